@@ -1,0 +1,95 @@
+"""Fixtures: real servers for the tests, and the check that a test leaves no process and no task behind."""
+
+import asyncio
+import inspect
+import os
+import signal
+import time
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+
+from support import processes
+from support.asyncssh_server import AsyncsshServer
+from support.dropbear import Dropbear, DropbearUnavailableError
+from support.keys import Keys
+from support.postgres import Postgres, PostgresMissingError
+from support.services import EchoServer
+from support.sshd import Sshd
+
+_GRACE_SECONDS = 1.0
+
+
+@pytest.fixture
+def keys(tmp_path: Path) -> Keys:
+    """Makes key pairs in the test's own directory."""
+    return Keys(tmp_path / "keys")
+
+
+@pytest.fixture
+async def sshd(tmp_path: Path) -> AsyncIterator[Sshd]:
+    async with Sshd(tmp_path / "sshd") as server:
+        yield server
+
+
+@pytest.fixture
+async def dropbear(tmp_path: Path) -> AsyncIterator[Dropbear]:
+    server = Dropbear(tmp_path / "dropbear")
+    try:
+        await server.start()
+    except DropbearUnavailableError as missing:
+        pytest.skip(str(missing))
+    try:
+        yield server
+    finally:
+        await server.stop()
+
+
+@pytest.fixture
+async def asyncssh_server(tmp_path: Path) -> AsyncIterator[AsyncsshServer]:
+    async with AsyncsshServer(tmp_path / "asyncssh") as server:
+        yield server
+
+
+@pytest.fixture
+async def echo() -> AsyncIterator[EchoServer]:
+    async with EchoServer() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    try:
+        server = Postgres()
+    except PostgresMissingError as missing:
+        pytest.skip(str(missing))
+    with server:
+        yield server
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left_behind(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Autouse comes first in and last out: every other fixture of the test has ended when this looks."""
+    if inspect.iscoroutinefunction(getattr(request, "function", None)):
+        request.getfixturevalue("no_task_is_left_behind")
+    before = set(processes.children(os.getpid()))
+    yield
+    deadline = time.monotonic() + _GRACE_SECONDS
+    while left := set(processes.children(os.getpid())) - before - processes.session_scoped:
+        if time.monotonic() > deadline:
+            lines = [processes.command_line(pid) for pid in left]
+            processes.send_signal(left, signal.SIGKILL)
+            pytest.fail(f"the test left processes behind: {lines}")
+        time.sleep(0.01)
+
+
+@pytest.fixture
+async def no_task_is_left_behind() -> AsyncIterator[None]:
+    before = asyncio.all_tasks()
+    yield
+    left = asyncio.all_tasks() - before - {asyncio.current_task()}
+    if left:
+        # Tasks that are just ending may take a few rounds of the loop.
+        _, left = await asyncio.wait(left, timeout=_GRACE_SECONDS)
+    assert not left, f"the test left tasks behind: {left}"

@@ -1,0 +1,186 @@
+"""Servers that misbehave below SSH, and a TCP proxy that plays the network going bad between two healthy ends."""
+
+import asyncio
+import socket
+import struct
+from typing import Self
+
+from support.services import TcpService
+from support.wait import free_port
+
+_CHUNK = 64 << 10
+
+
+def reset(transport: asyncio.WriteTransport) -> None:
+    """Close with RST instead of FIN."""
+    sock = transport.get_extra_info("socket")
+    if sock.fileno() != -1:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    transport.abort()
+
+
+class SilentListener(TcpService):
+    """Accepts and reads, and never says a word: not even its SSH version."""
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while await reader.read(_CHUNK):
+            pass
+
+
+class SlowBanner(TcpService):
+    """Sends its SSH version one byte at a time, then falls silent."""
+
+    def __init__(
+        self, banner: bytes = b"SSH-2.0-OpenSSH_9.2 slow\r\n", *, interval: float = 1.0, port: int = 0
+    ) -> None:
+        super().__init__(port=port)
+        self.banner, self.interval = banner, interval
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        for byte in self.banner:
+            writer.write(bytes([byte]))
+            await writer.drain()
+            await asyncio.sleep(self.interval)
+        while await reader.read(_CHUNK):
+            pass
+
+
+class CloseOnAccept(TcpService):
+    """Closes every connection before a byte, as sshd does above MaxStartups; with RST if `resets`."""
+
+    def __init__(self, *, resets: bool = False, port: int = 0) -> None:
+        super().__init__(port=port)
+        self.resets = resets
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if self.resets:
+            reset(writer.transport)
+
+
+class Blackhole:
+    """An address where connecting hangs: no answer, no refusal.
+
+    Linux drops a SYN for a listener whose accept queue is full. The backlog here is the least there is, nobody accepts,
+    and our own connections fill it; the client's kernel then repeats its SYN for minutes. Another loopback address
+    (127.0.0.2) gives a blackhole on the port of a server that works at 127.0.0.1.
+    """
+
+    def __init__(self, host: str = "127.0.0.1", port: int = 0) -> None:
+        self.host = host
+        listener = socket.create_server((host, port or free_port(host)), backlog=0)
+        self.port: int = listener.getsockname()[1]
+        self._sockets = [listener]
+        while self._fits_one_more():
+            pass
+
+    def _fits_one_more(self) -> bool:
+        client = socket.socket()
+        self._sockets.append(client)
+        client.settimeout(0.1)
+        try:
+            client.connect((self.host, self.port))
+        except TimeoutError:
+            return False
+        return True
+
+    def close(self) -> None:
+        for sock in self._sockets:
+            sock.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class TcpProxy(TcpService):
+    """Stands between a client and a server; its port stays the same.
+
+    A frozen proxy is a peer that went silent, not a cable that was cut: the kernel goes on acknowledging what the
+    proxy's buffers take. `latency` is in seconds, one way; `rate` in bytes per second, each connection and direction.
+    """
+
+    def __init__(
+        self,
+        target_host: str,
+        target_port: int,
+        *,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        latency: float = 0.0,
+        rate: float = 0.0,
+    ) -> None:
+        # Not an ephemeral port: it must still be free after `refuse`.
+        super().__init__(host=host, port=port or free_port(host))
+        self.target_host, self.target_port = target_host, target_port
+        self.latency, self.rate = latency, rate
+        self._relays = asyncio.Event()
+        self._relays.set()
+        self._writers: set[asyncio.StreamWriter] = set()
+
+    def freeze(self) -> None:
+        """Relay nothing more, neither bytes nor ends; connections stay open and new ones are accepted."""
+        self._relays.clear()
+
+    async def cut(self) -> None:
+        """RST on both sides of every connection."""
+        for writer in self._writers:
+            reset(writer.transport)
+        await self.drop_connections()
+
+    def refuse(self) -> None:
+        """Stop listening; connections stay."""
+        self.stop_listening()
+
+    async def restore(self) -> None:
+        """Listen again, relay again."""
+        self._relays.set()
+        if not self.listening:
+            await self.start()
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await self._relays.wait()
+        try:
+            far_reader, far_writer = await asyncio.open_connection(self.target_host, self.target_port)
+        except OSError:
+            reset(writer.transport)
+            return
+        ends = {writer, far_writer}
+        self._writers |= ends
+        try:
+            async with asyncio.TaskGroup() as pumps:
+                self._pump(pumps, reader, far_writer)
+                self._pump(pumps, far_reader, writer)
+        except* ConnectionError:
+            await self._relays.wait()
+            for end in ends:
+                reset(end.transport)
+        finally:
+            self._writers -= ends
+            far_writer.close()
+
+    def _pump(self, pumps: asyncio.TaskGroup, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        # What is under way on a long line; without latency a long queue would only delay what comes later.
+        on_the_line = asyncio.Queue[tuple[float, bytes]](maxsize=256 if self.latency else 1)
+        pumps.create_task(self._take(reader, on_the_line))
+        pumps.create_task(self._give(on_the_line, writer))
+
+    async def _take(self, reader: asyncio.StreamReader, on_the_line: asyncio.Queue[tuple[float, bytes]]) -> None:
+        data = b"more"
+        while data:
+            data = await reader.read(_CHUNK)
+            await on_the_line.put((asyncio.get_running_loop().time() + self.latency, data))
+
+    async def _give(self, on_the_line: asyncio.Queue[tuple[float, bytes]], writer: asyncio.StreamWriter) -> None:
+        while True:
+            due, data = await on_the_line.get()
+            await asyncio.sleep(due - asyncio.get_running_loop().time())
+            await self._relays.wait()
+            if not data:
+                break
+            writer.write(data)
+            await writer.drain()
+            if self.rate:
+                await asyncio.sleep(len(data) / self.rate)
+        writer.write_eof()

@@ -1,0 +1,148 @@
+"""A real PostgreSQL in a temporary directory, and psql to ask it: the database at the far end of a tunnel."""
+
+import asyncio
+import os
+import pwd
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from functools import cache
+from pathlib import Path
+from typing import Self
+
+from support.processes import session_scoped, tied_to_parent
+from support.wait import free_port
+
+_SUPERUSER = "postgres"
+
+
+class PostgresMissingError(Exception):
+    """PostgreSQL is not installed here."""
+
+
+class PsqlError(Exception):
+    """psql failed; the text is what it said."""
+
+
+@cache
+def _binary(name: str) -> str:
+    """Debian keeps the server's programs out of PATH, one directory per version."""
+    versions = sorted(Path("/usr/lib/postgresql").glob(f"*/bin/{name}"), key=lambda path: float(path.parts[4]))
+    found = str(versions[-1]) if versions else shutil.which(name)
+    if found is None:
+        raise PostgresMissingError(f"{name} is not installed (Debian: postgresql)")
+    return found
+
+
+def _unprivileged_user() -> pwd.struct_passwd | None:
+    """PostgreSQL refuses to run as root: the account to run it as then, else None."""
+    if os.geteuid() != 0:
+        return None
+    try:
+        return pwd.getpwnam("postgres")
+    except KeyError:
+        return pwd.getpwnam("nobody")
+
+
+class Postgres:
+    """One server; a plain context manager, so that a session-scoped fixture needs no event loop."""
+
+    def __init__(self) -> None:
+        self._initdb, self._postgres = _binary("initdb"), _binary("postgres")
+        self.host = "127.0.0.1"
+        self.port = free_port()
+        self.user = self.database = _SUPERUSER
+        self._account = _unprivileged_user()
+        # Not pytest's directory, which only its owner may enter; short, for a unix socket's path.
+        self.directory = Path(tempfile.mkdtemp(prefix="tunnels-pg-", dir="/tmp"))
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def socket_path(self) -> Path:
+        """Its unix socket, for `remoteSocket`."""
+        return self.directory / f".s.PGSQL.{self.port}"
+
+    def start(self) -> None:
+        data = self.directory / "data"
+        if self._account is not None:
+            os.chown(self.directory, self._account.pw_uid, self._account.pw_gid)
+        initdb = [self._initdb, "-D", str(data), "-U", _SUPERUSER, "-A", "trust", "-E", "UTF8", "--no-locale", "-N"]
+        subprocess.run(self._as_account(initdb), cwd="/", check=True, capture_output=True)
+        settings = {
+            "listen_addresses": self.host,
+            "port": str(self.port),
+            "unix_socket_directories": str(self.directory),
+            "fsync": "off",
+            "max_connections": "300",
+        }
+        flags = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
+        with (self.directory / "log").open("ab") as log:
+            self._process = subprocess.Popen(
+                # QUIT is its immediate shutdown: the postmaster takes its children with it.
+                self._as_account(tied_to_parent([self._postgres, "-D", str(data), *flags], by="QUIT")),
+                cwd="/",
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        session_scoped.add(self._process.pid)
+        self._wait_until_ready(self._process)
+
+    def _as_account(self, command: list[str]) -> list[str]:
+        if self._account is None:
+            return command
+        ids = ["--reuid", str(self._account.pw_uid), "--regid", str(self._account.pw_gid), "--clear-groups"]
+        return ["setpriv", *ids, "--", *command]
+
+    def _wait_until_ready(self, process: subprocess.Popen[bytes], within: float = 30.0) -> None:
+        ready = [_binary("pg_isready"), "-q", "-h", self.host, "-p", str(self.port)]
+        deadline = time.monotonic() + within
+        while subprocess.run(ready, check=False).returncode != 0:
+            if process.poll() is not None or time.monotonic() > deadline:
+                raise AssertionError(f"PostgreSQL did not start:\n{(self.directory / 'log').read_text()}")
+            time.sleep(0.02)
+
+    def stop(self) -> None:
+        if self._process is not None:
+            # QUIT does not wait for clients, and these data need no checkpoint.
+            self._process.send_signal(signal.SIGQUIT)
+            self._process.wait(timeout=10)
+            session_scoped.discard(self._process.pid)
+            self._process = None
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+    def __enter__(self) -> Self:
+        try:
+            self.start()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+
+async def psql(host: str, port: int, sql: str, *, within: float = 20.0) -> str:
+    """Run one statement with the real psql; its output without headings. PsqlError with its message if it fails."""
+    process = await asyncio.create_subprocess_exec(
+        _binary("psql"),
+        *("-X", "-A", "-t", "-q", "-v", "ON_ERROR_STOP=1"),
+        *("-h", host, "-p", str(port), "-U", _SUPERUSER, "-d", _SUPERUSER, "-c", sql),
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    try:
+        async with asyncio.timeout(within):
+            output, complaint = await process.communicate()
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    if process.returncode != 0:
+        raise PsqlError(complaint.decode().strip())
+    return output.decode().strip()

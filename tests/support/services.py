@@ -1,0 +1,252 @@
+"""Real services on loopback for tunnels to lead to: echo, checksummed transfers with half-close, silence, refusal."""
+
+import asyncio
+import hashlib
+import random
+import socket
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Self
+
+MIB = 1 << 20
+_CHUNK = 256 << 10
+
+
+class TcpService:
+    """A listener (TCP, or a unix socket given `path`) that serves each connection in a task and leaves none behind."""
+
+    def __init__(self, *, host: str = "127.0.0.1", port: int = 0, path: Path | None = None) -> None:
+        self.host, self.port, self.path = host, port, path
+        self.total = 0  # connections ever accepted
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._server: asyncio.Server | None = None
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        raise NotImplementedError
+
+    @property
+    def connections(self) -> int:
+        """Live now."""
+        return len(self._tasks)
+
+    @property
+    def address(self) -> str:
+        return str(self.path or f"{self.host}:{self.port}")
+
+    async def start(self) -> None:
+        if self.path is not None:
+            self._server = await asyncio.start_unix_server(self._accepted, self.path, limit=MIB)
+            return
+        self._server = await asyncio.start_server(self._accepted, self.host, self.port, limit=MIB, backlog=4096)
+        # Kept over stop and start.
+        self.port = self._server.sockets[0].getsockname()[1]
+
+    @property
+    def listening(self) -> bool:
+        return self._server is not None
+
+    def stop_listening(self) -> None:
+        """Refuse new connections; live ones stay."""
+        if self._server is not None:
+            self._server.close()
+            self._server = None
+
+    async def stop(self) -> None:
+        """Stop listening and drop every connection."""
+        self.stop_listening()
+        await self.drop_connections()
+
+    async def drop_connections(self) -> None:
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+
+    def _accepted(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.total += 1
+        task = asyncio.create_task(self.serve(reader, writer))
+        self._tasks.add(task)
+        task.add_done_callback(lambda done: self._finished(done, writer))
+
+    def _finished(self, task: asyncio.Task[None], writer: asyncio.StreamWriter) -> None:
+        self._tasks.discard(task)
+        error = None if task.cancelled() else task.exception()
+        if task.cancelled() or error:
+            writer.transport.abort()
+        else:
+            writer.close()
+        if error and not isinstance(error, ConnectionError):
+            raise error
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.stop()
+
+
+class EchoServer(TcpService):
+    """Sends back what it gets; after the client's EOF its own."""
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(_CHUNK):
+            writer.write(data)
+            await writer.drain()
+
+
+class GreetingServer(TcpService):
+    """Says which one it is and closes: shows where a tunnel leads."""
+
+    def __init__(self, greeting: str, *, host: str = "127.0.0.1", port: int = 0, path: Path | None = None) -> None:
+        super().__init__(host=host, port=port, path=path)
+        self.greeting = greeting
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(self.greeting.encode())
+        writer.write_eof()
+        await reader.read()
+
+
+class SilentService(TcpService):
+    """Accepts and never reads a byte nor sends one."""
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        transport = writer.transport
+        assert isinstance(transport, asyncio.ReadTransport)
+        transport.pause_reading()
+        await asyncio.Event().wait()
+
+
+class RefusingPort:
+    """A port that is bound but not listened on: connecting is refused, and nobody else can take it meanwhile."""
+
+    def __init__(self, host: str = "127.0.0.1", port: int = 0) -> None:
+        self.host, self._socket = host, socket.socket()
+        self._socket.bind((host, port))
+        self.port: int = self._socket.getsockname()[1]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._socket.close()
+
+
+class SinkSource(TcpService):
+    """Checksummed transfers; the client's first line says which.
+
+    `upload`: read to EOF, answer with the SHA-256 in hex, close (the client half-closes first).
+    `download N`: send N bytes, half-close, read to EOF (the server half-closes first); what came in is in `received`.
+    `after-eof N`: read to EOF, then send N bytes and close.
+    """
+
+    def __init__(self, *, host: str = "127.0.0.1", port: int = 0, path: Path | None = None) -> None:
+        super().__init__(host=host, port=port, path=path)
+        self.received: list[str] = []  # SHA-256 of what each finished client sent
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        match (await reader.readline()).decode().split():
+            case ["upload"]:
+                self.received.append(await sha_of(reader))
+                writer.write(self.received[-1].encode())
+            case ["download", size]:
+                await send_pattern(writer, int(size))
+                writer.write_eof()
+                self.received.append(await sha_of(reader))
+            case ["after-eof", size]:
+                self.received.append(await sha_of(reader))
+                await send_pattern(writer, int(size))
+            case other:
+                raise AssertionError(f"unknown request {other}")
+        await writer.drain()
+
+
+def pattern(size: int) -> Iterator[bytes]:
+    """`size` bytes that do not repeat: a random block, stamped with its position each time."""
+    block = random.Random(0).randbytes(MIB - 8)
+    for position in range(0, size, MIB):
+        yield (position.to_bytes(8) + block)[: size - position]
+
+
+async def send_pattern(writer: asyncio.StreamWriter, size: int) -> str:
+    """Send the pattern and return its SHA-256."""
+    digest = hashlib.sha256()
+    for block in pattern(size):
+        digest.update(block)
+        writer.write(block)
+        await writer.drain()
+    return digest.hexdigest()
+
+
+def pattern_sha(size: int) -> str:
+    digest = hashlib.sha256()
+    for block in pattern(size):
+        digest.update(block)
+    return digest.hexdigest()
+
+
+async def sha_of(reader: asyncio.StreamReader) -> str:
+    """SHA-256 of everything up to EOF."""
+    digest = hashlib.sha256()
+    while data := await reader.read(_CHUNK):
+        digest.update(data)
+    return digest.hexdigest()
+
+
+@asynccontextmanager
+async def connected(host: str, port: int) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+    """A client's connection, closed at the end whatever happens."""
+    reader, writer = await asyncio.open_connection(host, port, limit=MIB)
+    try:
+        yield reader, writer
+    except BaseException:
+        writer.transport.abort()
+        raise
+    writer.close()
+
+
+async def exchange(host: str, port: int, message: bytes = b"ping") -> bytes:
+    """Send, half-close, and return the whole answer: one use of an echo service."""
+    async with connected(host, port) as (reader, writer):
+        writer.write(message)
+        writer.write_eof()
+        return await reader.read()
+
+
+async def upload(host: str, port: int, size: int) -> tuple[str, str]:
+    """Send `size` bytes to a SinkSource: (SHA-256 sent, SHA-256 it saw)."""
+    async with connected(host, port) as (reader, writer):
+        writer.write(b"upload\n")
+        sent = await send_pattern(writer, size)
+        writer.write_eof()
+        return sent, (await reader.read()).decode()
+
+
+async def download(host: str, port: int, size: int) -> tuple[str, str]:
+    """Get `size` bytes from a SinkSource: (SHA-256 it sends, SHA-256 seen)."""
+    async with connected(host, port) as (reader, writer):
+        writer.write(f"download {size}\n".encode())
+        seen = await sha_of(reader)
+        writer.write_eof()
+        return pattern_sha(size), seen
+
+
+async def half_close_client_first(host: str, port: int, size: int = MIB) -> tuple[str, str]:
+    """Close our side, and only then get `size` bytes: (SHA-256 it sends, SHA-256 seen)."""
+    async with connected(host, port) as (reader, writer):
+        writer.write(f"after-eof {size}\n".encode())
+        writer.write_eof()
+        return pattern_sha(size), await sha_of(reader)
+
+
+async def half_close_server_first(host: str, port: int, size: int = MIB) -> str:
+    """Wait for the server's EOF, and only then send `size` bytes: their SHA-256, to look for in `received`."""
+    async with connected(host, port) as (reader, writer):
+        writer.write(b"download 0\n")
+        assert await reader.read() == b""
+        sent = await send_pattern(writer, size)
+        writer.write_eof()
+        return sent

@@ -1,0 +1,69 @@
+"""Waiting for a condition with a deadline, ports for the tests, and what a process has in use."""
+
+import asyncio
+import inspect
+import os
+import random
+import socket
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import TypeVar
+
+T = TypeVar("T")
+
+# Below the ephemeral ranges: no outgoing connection can take the port of a server that is down for a moment.
+_PORTS = range(15_000, 32_000)
+_given_out: set[int] = set()
+
+
+async def eventually(
+    condition: Callable[[], T | Awaitable[T]], *, within: float = 10.0, message: str = "", every: float = 0.005
+) -> T:
+    """Call `condition` until it is truthy and return that value; AssertionError after `within` seconds."""
+    deadline = time.monotonic() + within
+    while True:
+        result = condition()
+        value: T = await result if inspect.isawaitable(result) else result
+        if value:
+            return value
+        if time.monotonic() >= deadline:
+            raise AssertionError(f"not within {within:g} s: {message or _source_of(condition)}; last answer {value!r}")
+        await asyncio.sleep(every)
+
+
+def _source_of(condition: Callable[..., object]) -> str:
+    """A lambda has no name worth reading: its source line says what was awaited."""
+    try:
+        return " ".join(inspect.getsource(condition).split())
+    except (OSError, TypeError):
+        return repr(condition)
+
+
+def free_port(host: str = "127.0.0.1") -> int:
+    """A port that nobody listens on and that this process has not given out before."""
+    for _ in range(1000):
+        port = random.choice(_PORTS)
+        if port in _given_out:
+            continue
+        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+            try:
+                probe.bind((host, port))
+            except OSError:
+                continue
+        _given_out.add(port)
+        return port
+    raise RuntimeError(f"no free port on {host} in {_PORTS}")
+
+
+def fd_count(pid: int | None = None) -> int:
+    """How many file descriptors a process (this one by default) has open."""
+    own = pid is None or pid == os.getpid()
+    # Listing one's own descriptors opens one more.
+    return len(list(Path(f"/proc/{pid or 'self'}/fd").iterdir())) - own
+
+
+def rss_bytes(pid: int | None = None) -> int:
+    """Resident memory of a process (this one by default)."""
+    pages = int(Path(f"/proc/{pid or 'self'}/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")
