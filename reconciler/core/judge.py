@@ -1,0 +1,198 @@
+"""Desired and observed -> what each target and tunnel is, and why, in words. Pure.
+
+One judgement serves the log, `status`, the metrics and `/readyz`, so that they cannot disagree.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from reconciler.core.backoff import next_link_try, next_socket_try
+from reconciler.core.plan import is_wanted
+from reconciler.core.spec import Desired, TargetSpec, TunnelSpec
+from reconciler.core.status import (
+    Destination,
+    Failure,
+    LinkPhase,
+    LinkState,
+    Now,
+    Observed,
+    Reason,
+    SocketPhase,
+    SocketState,
+    Tries,
+)
+
+UNHEALTHY_AFTER = 3  # dial failures in a row, where no probe says more
+
+
+class Phase(StrEnum):
+    """What a target or tunnel is (DESIGN section 5)."""
+
+    PENDING = "pending"
+    CONNECTING = "connecting"
+    UP = "up"
+    UNHEALTHY = "unhealthy"
+    DOWN = "down"
+    DRAINING = "draining"
+    STANDBY = "standby"
+    OFF = "off"
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """A phase and, where it is not plainly up, why. `next_try` is monotonic seconds, None where none is due."""
+
+    phase: Phase
+    reason: Reason | None = None
+    message: str = ""
+    next_try: float | None = None
+
+    @property
+    def needs_action(self) -> bool:
+        return self.reason is not None and Failure(self.reason, "").needs_action
+
+
+@dataclass(frozen=True, slots=True)
+class TargetStatus:
+    """A target: `host` it is connected to ("" none), `links` that carry it."""
+
+    name: str
+    verdict: Verdict
+    host: str
+    links: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class TunnelStatus:
+    """A tunnel: `bound` is the address it listens on, or is to listen on."""
+
+    id: str
+    spec: TunnelSpec
+    verdict: Verdict
+    bound: str
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """Everything, in the order of the file."""
+
+    targets: tuple[TargetStatus, ...]
+    tunnels: tuple[TunnelStatus, ...]
+
+
+def judge(desired: Desired, observed: Observed, now: Now) -> Judgement:
+    """What is up, what is not, and why."""
+    by_target: dict[str, list[LinkState]] = {}
+    for link in observed.links:
+        by_target.setdefault(link.target, []).append(link)
+    targets = {
+        target.name: _judge_target(target, by_target.get(target.name, []), observed, now)
+        for target in desired.targets.values()
+    }
+    sockets = {socket.owner.id: socket for socket in observed.sockets.values()}
+    busy = {flow.key.tunnel for flow in observed.flows}
+    failures = {key.listen: tries for key, tries in observed.socket_tries.items()}
+    tunnels = []
+    for tunnel in desired.tunnels.values():
+        socket = sockets.pop(tunnel.id, None)
+        tries = failures.get(tunnel.listen) if socket is None else None
+        if not is_wanted(tunnel, desired, now.wall):
+            verdict = _off(tunnel, desired, draining=tunnel.id in busy)
+        else:
+            verdict = _judge_tunnel(tunnel, socket, tries, targets[tunnel.target].verdict, observed)
+        bound = socket.bound if socket is not None and socket.bound else str(tunnel.listen)
+        tunnels.append(TunnelStatus(tunnel.id, tunnel, verdict, bound))
+    return Judgement(tuple(targets.values()), tuple(tunnels))
+
+
+# --- targets ----------------------------------------------------------------------------------------------------
+
+
+def _judge_target(target: TargetSpec, links: list[LinkState], observed: Observed, now: Now) -> TargetStatus:
+    ready = [link for link in links if link.phase is LinkPhase.READY]
+    live = [link for link in ready if link.id not in observed.stalled]
+    host = str(ready[0].access.hop.hosts[ready[0].host]) if ready else ""
+    verdict = _target_verdict(target, links, ready, live, observed, now)
+    return TargetStatus(target.name, verdict, host, tuple(link.id for link in ready))
+
+
+def _target_verdict(
+    target: TargetSpec,
+    links: list[LinkState],
+    ready: list[LinkState],
+    live: list[LinkState],
+    observed: Observed,
+    now: Now,
+) -> Verdict:
+    tries = observed.link_tries.get(target.name)
+    if tries is not None and tries.access != target.access:
+        tries = None  # it is about a way that nobody asks for any more
+    if target.off:
+        return Verdict(Phase.OFF, message=f"{target.off}")
+    if live:
+        right = any(link.access == target.access and link.trusted for link in live)
+        if right or tries is None:
+            return Verdict(Phase.UP)
+        return Verdict(
+            Phase.UP,
+            tries.last.reason,
+            f"the old connection goes on; the new one cannot be made: {tries.last.message}",
+            _next_try(target, tries, observed, now),
+        )
+    if ready:
+        interval = target.settings.keepalive_interval
+        message = f"nothing was heard from the server for {interval:g} s: new clients wait until it answers"
+        return Verdict(Phase.DOWN, Reason.KEEPALIVE, message)
+    if tries is not None:
+        return Verdict(Phase.DOWN, tries.last.reason, tries.last.message, _next_try(target, tries, observed, now))
+    if any(link.phase is LinkPhase.DIALING for link in links):
+        return Verdict(Phase.CONNECTING)
+    if target.on_demand is not None:
+        return Verdict(Phase.STANDBY, message="connects when the first client comes")
+    return Verdict(Phase.PENDING)
+
+
+def _next_try(target: TargetSpec, tries: Tries, observed: Observed, now: Now) -> float:
+    demand = observed.demand.get(target.name)
+    held = demand is not None and demand.held > 0
+    stamp = observed.stamps.get(target.name, "")
+    return max(now.mono, next_link_try(tries, target.settings.reconnect, target.name, held, stamp))
+
+
+# --- tunnels ----------------------------------------------------------------------------------------------------
+
+
+def _off(tunnel: TunnelSpec, desired: Desired, *, draining: bool) -> Verdict:
+    target = desired.targets.get(tunnel.target)
+    why = tunnel.off or (target.off if target else "") or "expired"
+    if draining:
+        return Verdict(Phase.DRAINING, message=f"{why}: its last clients are leaving")
+    return Verdict(Phase.OFF, message=why)
+
+
+def _judge_tunnel(
+    tunnel: TunnelSpec, socket: SocketState | None, tries: Tries | None, target: Verdict, observed: Observed
+) -> Verdict:
+    if tries is not None:
+        if tunnel.policy.standby and tries.last.reason is Reason.REMOTE_PORT_IN_USE:
+            message = "another holds the port; this one takes over when it is free"
+            return Verdict(Phase.STANDBY, message=message, next_try=next_socket_try(tries, tunnel.id))
+        return Verdict(Phase.DOWN, tries.last.reason, tries.last.message, next_socket_try(tries, tunnel.id))
+    if target.phase is not Phase.UP:
+        return target
+    if socket is None or socket.phase is not SocketPhase.BOUND:
+        return Verdict(Phase.CONNECTING)
+    trouble = _trouble(tunnel, observed)
+    if trouble is not None and trouble.failure is not None:
+        return Verdict(Phase.UNHEALTHY, trouble.failure.reason, trouble.failure.message)
+    return Verdict(Phase.UP, message=target.message)
+
+
+def _trouble(tunnel: TunnelSpec, observed: Observed) -> Destination | None:
+    """What speaks against its destination: the probe if there is one, else the clients' own failures."""
+    health = tunnel.policy.health
+    heard = observed.probes.get(tunnel.id) if health else observed.destinations.get(tunnel.id)
+    enough = health.failure_threshold if health else UNHEALTHY_AFTER
+    return heard if heard is not None and heard.failures >= enough else None

@@ -1,0 +1,362 @@
+"""The planner: what is asked and what is there -> the next steps. Pure, level-triggered, the heart of the program.
+
+It keys things by what they are: sockets by address, links by access, flows by route. A policy edit, a retarget, a
+rename and two tunnels swapping ports are then one row (socket there, owner differs: `Assign`); make before break is
+"enough links with the right access are ready, so retire the wrong ones"; drain is "this flow's route or link is
+stale: give it a deadline", revival is "it is not stale any more: take it back".
+
+Steps come in the order stop, change, start: an address is let go before another tunnel asks for it.
+`Plan.wake_at` is the next moment at which time alone would change the answer.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from reconciler.core.actions import Action, Assign, Close, Cut, Dial, Drain, Move, Open, Retire, Tune
+from reconciler.core.backoff import next_link_try, next_socket_try
+from reconciler.core.spec import Addresses, Desired, Listen, Route, TargetSpec, TunnelSpec, is_choice, is_remote
+from reconciler.core.status import (
+    DrainCause,
+    Draining,
+    FlowState,
+    LinkPhase,
+    LinkState,
+    Now,
+    Observed,
+    SocketKey,
+    SocketPhase,
+    SocketState,
+)
+
+FAIL_BACK_EVERY = 60.0  # at most one real login a minute to see whether a preferred host is well
+WALL_CHECK_EVERY = 60.0  # a wall clock can jump: an expiry is looked at this often at least
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Steps to carry out in order, and when to plan again if nothing happens (monotonic; inf: never)."""
+
+    actions: tuple[Action, ...]
+    wake_at: float
+
+
+def make_plan(desired: Desired, observed: Observed, now: Now) -> Plan:
+    """The next steps from `observed` towards `desired`. Nothing to do: no actions."""
+    draft = _Draft(now)
+    wanted = _wanted_tunnels(desired, draft)
+    links = _plan_links(desired, observed, wanted, draft)
+    handed_over = _plan_sockets(desired, observed, wanted, links, draft)
+    _plan_flows(desired, observed, wanted, handed_over, draft)
+    return Plan((*draft.stop, *draft.change, *draft.start), draft.wake_at)
+
+
+def is_wanted(tunnel: TunnelSpec, desired: Desired, wall: float) -> bool:
+    """Whether the tunnel should be live at that wall time: not off, not expired, and its target not off."""
+    if tunnel.off or (tunnel.policy.expires_at is not None and tunnel.policy.expires_at <= wall):
+        return False
+    target = desired.targets.get(tunnel.target)
+    return target is not None and not target.off
+
+
+@dataclass(slots=True)
+class _Draft:
+    """A plan under way."""
+
+    now: Now
+    stop: list[Action] = field(default_factory=list)
+    change: list[Action] = field(default_factory=list)
+    start: list[Action] = field(default_factory=list)
+    wake_at: float = math.inf
+
+    def wake(self, at: float) -> None:
+        self.wake_at = min(self.wake_at, at)
+
+    def due(self, at: float) -> bool:
+        """Whether that moment has come; if not, it is one to wake at."""
+        if at <= self.now.mono:
+            return True
+        self.wake(at)
+        return False
+
+
+def _wanted_tunnels(desired: Desired, draft: _Draft) -> dict[str, TunnelSpec]:
+    wall = draft.now.wall
+    wanted = {}
+    for tunnel in desired.tunnels.values():
+        if not is_wanted(tunnel, desired, wall):
+            continue
+        wanted[tunnel.id] = tunnel
+        if tunnel.policy.expires_at is not None:
+            draft.wake(draft.now.mono + min(tunnel.policy.expires_at - wall, WALL_CHECK_EVERY))
+    return wanted
+
+
+# --- links ------------------------------------------------------------------------------------------------------
+
+
+def _plan_links(
+    desired: Desired, observed: Observed, wanted: dict[str, TunnelSpec], draft: _Draft
+) -> dict[str, list[LinkState]]:
+    """Dial, tune and retire. Returns the links of each target that are ready and stay so, the oldest first."""
+    by_target: defaultdict[str, list[LinkState]] = defaultdict(list)
+    for link in observed.links:
+        if link.phase is not LinkPhase.RETIRING:
+            by_target[link.target].append(link)
+    flows_on = _flows_by_link(observed)
+    needed = {tunnel.target for tunnel in wanted.values()}
+    serving = {tunnel.target for tunnel in wanted.values() if is_remote(tunnel.listen)}
+    staying: dict[str, list[LinkState]] = {}
+    for name in sorted(needed | by_target.keys()):
+        target = desired.targets.get(name)
+        links = by_target[name]
+        if (
+            target is not None
+            and name in needed
+            and (name in serving or _in_demand(target, links, flows_on, observed, draft))
+        ):
+            staying[name] = _plan_target(target, links, flows_on, observed, draft)
+        else:
+            # A link with clients is left to them: their own deadlines end it, and a tunnel put back finds it alive.
+            _retire((link for link in links if not flows_on.get(link.id)), "no tunnel needs it", draft)
+    return staying
+
+
+def _flows_by_link(observed: Observed) -> dict[int, int]:
+    counts: dict[int, int] = {}
+    for flow in observed.flows:
+        counts[flow.key.link] = counts.get(flow.key.link, 0) + flow.count
+    return counts
+
+
+def _in_demand(
+    target: TargetSpec, links: list[LinkState], flows_on: dict[int, int], observed: Observed, draft: _Draft
+) -> bool:
+    if target.on_demand is None:
+        return True
+    demand = observed.demand.get(target.name)
+    if demand is None:
+        return False
+    busy = demand.held > 0 or any(flows_on.get(link.id) for link in links)
+    return busy or not draft.due(demand.last_used + target.on_demand)
+
+
+def _plan_target(
+    target: TargetSpec, links: list[LinkState], flows_on: dict[int, int], observed: Observed, draft: _Draft
+) -> list[LinkState]:
+    right = [link for link in links if link.access == target.access and link.trusted]
+    ready = [link for link in right if link.phase is LinkPhase.READY]
+    # Fail-back only lowers the highest acceptable host: a link to a less preferred one is then a wrong one.
+    hosts = len(target.access.hop.hosts)
+    best = min((link.host for link in ready), default=hosts - 1)
+    good = [link for link in ready if link.host <= best]
+    dialing = [link for link in right if link.phase is LinkPhase.DIALING]
+
+    _retire(
+        (k for k in links if k.phase is LinkPhase.DIALING and k not in dialing), "it leads to the wrong place", draft
+    )
+    if len(good) >= target.connections:
+        surplus = sorted(good, key=lambda link: (flows_on.get(link.id, 0), -link.id))
+        surplus = surplus[: len(good) - target.connections]
+        retired = [k for k in links if k.phase is LinkPhase.READY and (k not in good or k in surplus)]
+        _retire(retired, "another connection has taken over", draft)
+        good = [link for link in good if link not in surplus]
+        # A dial for a host no better than what is there came too late; one for a better host is a fail-back.
+        _retire((link for link in dialing if link.limit > best), "enough connections are up", draft)
+        fail_back = not any(link.limit <= best for link in dialing)
+        if best > 0 and fail_back and _fail_back_due(target, good, observed, draft):
+            draft.start.append(Dial(target, best, "a preferred host may be back"))
+        staying = good
+    else:
+        limit = best + 1 if good else hosts
+        # A fail-back under way does not count: it may be trying a host that is dead while others are well.
+        dials = sum(link.limit >= limit for link in dialing)
+        _dial_missing(target, len(good), dials, limit, observed, draft)
+        staying = [link for link in links if link.phase is LinkPhase.READY]  # make before break: the old ones go on
+    for link in staying:
+        if link.settings != target.settings:
+            draft.change.append(Tune(link.id, target.name, target.settings, "its settings changed"))
+    return staying
+
+
+def _dial_missing(target: TargetSpec, good: int, dialing: int, limit: int, observed: Observed, draft: _Draft) -> None:
+    missing = target.connections - good - dialing
+    if missing <= 0:
+        return
+    tries = observed.link_tries.get(target.name)
+    if tries is None or tries.access != target.access:
+        why = "it is asked for" if tries is None else "the way to reach it changed"
+        draft.start.extend([Dial(target, limit, why)] * missing)
+        return
+    if dialing and tries.failures:
+        return  # after a failure one at a time: one answer tells as much as sixteen
+    demand = observed.demand.get(target.name)
+    held = demand is not None and demand.held > 0
+    stamp = observed.stamps.get(target.name, "")
+    if draft.due(next_link_try(tries, target.settings.reconnect, target.name, held, stamp)):
+        count = 1 if tries.failures else missing
+        draft.start.extend([Dial(target, limit, f"try again after: {tries.last.reason}")] * count)
+
+
+def _fail_back_due(target: TargetSpec, good: list[LinkState], observed: Observed, draft: _Draft) -> bool:
+    tries = observed.link_tries.get(target.name)
+    since = max(link.since for link in good)
+    return draft.due(max(since, tries.at if tries else since) + FAIL_BACK_EVERY)
+
+
+def _retire(links: Iterable[LinkState], why: str, draft: _Draft) -> None:
+    draft.stop.extend(Retire(link.id, link.target, why) for link in links)
+
+
+# --- sockets ----------------------------------------------------------------------------------------------------
+
+
+def _plan_sockets(
+    desired: Desired,
+    observed: Observed,
+    wanted: dict[str, TunnelSpec],
+    links: dict[str, list[LinkState]],
+    draft: _Draft,
+) -> set[Route]:
+    """Close what is asked for no more, hand over what changed owner, move what lost its link, open what is missing.
+
+    Returns the routes of the tunnels that a socket is handed to: their clients may change owners with it.
+    """
+    settled = set()
+    free: dict[SocketKey, SocketState] = {}
+    for key, socket in observed.sockets.items():
+        tunnel = wanted.get(socket.owner.id)
+        if (tunnel is socket.owner or tunnel == socket.owner) and socket.phase is not SocketPhase.CLOSING:
+            settled.add(socket.owner.id)
+            _follow_link(socket, links, draft)
+        else:
+            free[key] = socket
+    handed_over: set[Route] = set()
+    if len(settled) == len(wanted) and not free:
+        return handed_over
+    missing = []
+    # By name, so that the order of the file does not decide which of several equal sockets a tunnel gets.
+    for tunnel in sorted((t for t in wanted.values() if t.id not in settled), key=lambda tunnel: tunnel.id):
+        found = _claim(tunnel, free, desired)
+        if found is None:
+            missing.append(tunnel)
+        elif found.phase is not SocketPhase.CLOSING:
+            why = "renamed, or another tunnel's" if found.owner.id != tunnel.id else "its settings changed"
+            draft.change.append(Assign(found.key, tunnel, why))
+            handed_over.add(tunnel.route)
+            _follow_link(found, links, draft)
+    for socket in free.values():
+        if socket.phase is not SocketPhase.CLOSING:
+            draft.stop.append(Close(socket.key, "no tunnel asks for it"))
+    _open_missing(missing, observed, links, draft)
+    return handed_over
+
+
+def _follow_link(socket: SocketState, links: dict[str, list[LinkState]], draft: _Draft) -> None:
+    """A listener on the server lives by a link. One that is retiring hands it to one that stays."""
+    if socket.link is None or socket.phase is not SocketPhase.BOUND:
+        return
+    staying = links.get(socket.owner.target, [])
+    if staying and all(link.id != socket.link for link in staying):
+        draft.change.append(Move(socket.key, staying[0].id, "its connection was replaced"))
+
+
+def _claim(tunnel: TunnelSpec, free: dict[SocketKey, SocketState], desired: Desired) -> SocketState | None:
+    """The observed socket that is this tunnel's, taken out of `free`."""
+    if not is_choice(tunnel.listen):
+        return free.pop(SocketKey(tunnel.listen, 0), None)
+    # A chosen port is the tunnel's own first; else that of an owner which asks for it no more and led to the same
+    # place (a rename).
+    equal = [
+        socket
+        for socket in free.values()
+        if socket.key.listen == tunnel.listen and socket.phase is not SocketPhase.CLOSING
+    ]
+    own = [socket for socket in equal if socket.owner.id == tunnel.id]
+    orphans = [
+        socket
+        for socket in equal
+        if socket.owner.route == tunnel.route and not _asks_for(desired.tunnels.get(socket.owner.id), tunnel.listen)
+    ]
+    found = min(own or orphans, key=lambda socket: socket.key.slot, default=None)
+    return found and free.pop(found.key)
+
+
+def _asks_for(tunnel: TunnelSpec | None, listen: Listen) -> bool:
+    return tunnel is not None and not tunnel.off and tunnel.listen == listen
+
+
+def _open_missing(
+    missing: list[TunnelSpec], observed: Observed, links: dict[str, list[LinkState]], draft: _Draft
+) -> None:
+    if not missing:
+        return
+    taken = Addresses(socket.key.listen for socket in observed.sockets.values())
+    used = set(observed.sockets)
+    for tunnel in missing:
+        slot = 0
+        while is_choice(tunnel.listen) and SocketKey(tunnel.listen, slot) in used:
+            slot += 1
+        key = SocketKey(tunnel.listen, slot)
+        link = None
+        if is_remote(tunnel.listen):
+            staying = links.get(tunnel.target)
+            if not staying:
+                continue
+            link = staying[0].id
+        if taken.meets(tunnel.listen):
+            continue  # still held by what is being closed; its end is an event, and the next pass
+        used.add(key)  # taken or waiting: another tunnel with a chosen port does not share its troubles
+        tries = observed.socket_tries.get(key)
+        if tries is None or draft.due(next_socket_try(tries, tunnel.id)):
+            draft.start.append(Open(key, tunnel, link, "it is asked for"))
+            taken.add(tunnel.listen)
+
+
+# --- flows ------------------------------------------------------------------------------------------------------
+
+
+def _plan_flows(
+    desired: Desired, observed: Observed, wanted: dict[str, TunnelSpec], handed_over: set[Route], draft: _Draft
+) -> None:
+    """Give stale clients a deadline, take it back from revived ones, cut those whose time is up."""
+    retiring = {link.id for link in observed.links if link.phase is LinkPhase.RETIRING}
+    for flow in observed.flows:
+        if flow.key.route in handed_over:
+            continue  # whose these clients are is seen in the next pass
+        asked = _staleness(flow, desired, wanted, retiring)
+        if asked is None:
+            if flow.draining is not None:
+                draft.change.append(Drain(flow.key, None, "its tunnel is back"))
+        elif flow.draining is None or flow.draining.cause is not asked[0]:
+            draining = Draining(asked[0], _deadline(flow, *asked, draft.now.mono))
+            draft.change.append(Drain(flow.key, draining, _WHY[asked[0]]))
+            draft.wake(draining.deadline)
+        elif draft.due(flow.draining.deadline):
+            draft.stop.append(Cut(flow.key, "its time to drain is over"))
+
+
+_WHY = {DrainCause.ROUTE: "its tunnel leads elsewhere or is gone", DrainCause.LINK: "its connection was replaced"}
+
+
+def _staleness(
+    flow: FlowState, desired: Desired, wanted: dict[str, TunnelSpec], retiring: set[int]
+) -> tuple[DrainCause, float] | None:
+    """Why these clients may not stay, and for how long they may; None: they may."""
+    tunnel = wanted.get(flow.key.tunnel)
+    if tunnel is None or tunnel.route != flow.key.route:
+        return DrainCause.ROUTE, tunnel.policy.drain_timeout if tunnel else flow.drain_timeout
+    target = desired.targets.get(tunnel.target)
+    if flow.key.link in retiring and target is not None:
+        return DrainCause.LINK, target.settings.handover_timeout
+    return None
+
+
+def _deadline(flow: FlowState, cause: DrainCause, allowed: float, now: float) -> float:
+    deadline = now + allowed
+    if cause is DrainCause.ROUTE and flow.draining is not None:
+        return min(deadline, flow.draining.deadline)  # replaced first, then removed: the nearer end holds
+    return deadline
