@@ -1,0 +1,146 @@
+"""The actuator: carries out what the planner asks, and publishes what is there.
+
+Owns nothing itself but the parts that do: `Links` (SSH connections), `Sockets` (listeners), `Arrivals` (clients
+without a channel) and `Flows` (clients with one). In: actions. Out: `Observed`, meters, and `changed` whenever the
+planner should look again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import assert_never
+
+from reconciler.core.actions import Action, Assign, Close, Cut, Dial, Drain, Move, Open, Retire, Tune
+from reconciler.core.spec import NOTHING, Desired
+from reconciler.core.status import Demand, FlowKey, Observed, SocketKey
+from reconciler.ssh.arrivals import Arrivals
+from reconciler.ssh.flows import Flows
+from reconciler.ssh.link import Link
+from reconciler.ssh.links import Links
+from reconciler.ssh.relay import Meter
+from reconciler.ssh.sockets import Sockets
+
+
+class Fleet:
+    """See the module. It must be made inside the running loop that it is to live in. `environ` is where
+    secrets that the file names as variables are looked up.
+    """
+
+    def __init__(self, environ: Mapping[str, str], *, changed: Callable[[], None]) -> None:
+        self._desired = NOTHING
+        self._flows = Flows(self._emptied)
+        self._links = Links(self._flows, environ, changed=changed, lost=self._link_lost)
+        self._arrivals = Arrivals(
+            self._flows,
+            pick=lambda target: self._links.pick(target, self._desired),
+            wait=self._links.wait,
+            changed=changed,
+        )
+        self._sockets = Sockets(self._arrivals, changed=changed)
+        self._changed = changed
+
+    # --- the Actuator protocol ---------------------------------------------------------------------------------
+
+    def want(self, desired: Desired) -> None:
+        self._desired = desired
+        self._links.forget(desired)
+        self._arrivals.forget(desired.tunnels.keys() | self._flows.tunnels())
+
+    def apply(self, action: Action) -> None:  # noqa: C901 - one case for each action
+        match action:
+            case Dial():
+                self._links.dial(action.target, action.limit)
+            case Retire():
+                self._links.retire(action.link)
+                self._settle(action.link)
+            case Tune():
+                self._links.tune(action.link, action.settings)
+            case Open():
+                link = self._links.get(action.link) if action.link is not None else None
+                if link is not None or action.link is None:
+                    self._sockets.open(action.key, action.tunnel, link)
+            case Close():
+                self._sockets.close(action.key)
+            case Assign():
+                old = self._sockets.assign(action.key, action.tunnel)
+                self._flows.hand_over(action.key, old, action.tunnel, self._arrivals.meter(action.tunnel))
+            case Move():
+                self._move(action.key, action.link)
+            case Drain():
+                self._flows.drain(action.flow, action.draining)
+            case Cut():
+                self._flows.cut(action.flow, action.why)
+            case _:
+                assert_never(action)
+
+    def observe(self) -> Observed:
+        arrivals = self._arrivals
+        targets = self._desired.targets
+        return Observed(
+            links=self._links.states(),
+            sockets=MappingProxyType(self._sockets.states()),
+            flows=self._flows.states(),
+            link_tries=MappingProxyType(dict(self._links.tries)),
+            socket_tries=MappingProxyType(dict(self._sockets.tries)),
+            demand=MappingProxyType(
+                {
+                    name: Demand(arrivals.held.get(name, 0), arrivals.last_used.get(name, float("-inf")))
+                    for name in targets
+                }
+            ),
+            stamps=MappingProxyType({}),
+            destinations=MappingProxyType(dict(arrivals.destinations)),
+            probes=MappingProxyType({}),
+            stalled=frozenset(number for number, link in self._links.links().items() if link.stalled),
+        )
+
+    # --- for the reports ---------------------------------------------------------------------------------------
+
+    @property
+    def meters(self) -> Mapping[str, Meter]:
+        """By tunnel id, live."""
+        return MappingProxyType(self._arrivals.meters)
+
+    @property
+    def links(self) -> Mapping[int, Link]:
+        return self._links.links()
+
+    # --- the end -----------------------------------------------------------------------------------------------
+
+    async def close(self) -> None:
+        """End everything now, without draining."""
+        await self._sockets.abort_all()
+        for relay in self._flows.relays():
+            relay.cut("the program ends")
+        tasks = self._links.abort_all()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    # --- what one part tells another ---------------------------------------------------------------------------
+
+    def _move(self, key: SocketKey, number: int) -> None:
+        link = self._links.get(number)
+        state = self._sockets.states().get(key)
+        if link is None or state is None:
+            return
+        old = state.link
+        self._sockets.move(key, link, self._links.get(old) if old is not None else None)
+        if old is not None:
+            self._settle(old)
+
+    def _emptied(self, key: FlowKey) -> None:
+        self._settle(key.link)
+        self._changed()
+
+    def _settle(self, link: int) -> None:
+        """A retiring link ends with the last thing on it."""
+        idle = not self._flows.on_link(link) and not self._sockets.on_link(link)
+        if idle and self._links.is_retiring(link):
+            self._links.close(link)
+            self._changed()
+
+    def _link_lost(self, number: int) -> None:
+        self._sockets.link_lost(number)
+        for relay in self._flows.relays(link=number):
+            relay.link_lost()

@@ -1,0 +1,95 @@
+"""The live clients, grouped by what decides their fate: tunnel, route and link.
+
+Owns every relay from the moment its link is chosen until both its ends are closed. In: relays, and the planner's
+Drain and Cut. Out: `FlowState`s, and `emptied` with each group's key when its last client has left.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+
+from reconciler.core.spec import TunnelSpec
+from reconciler.core.status import Draining, FlowKey, FlowState, SocketKey
+from reconciler.ssh.relay import Meter, Relay
+
+
+@dataclass(slots=True)
+class _Group:
+    drain_timeout: float
+    relays: dict[Relay, SocketKey] = field(default_factory=dict)  # each with the socket it came in by
+    draining: Draining | None = None
+
+
+class Flows:
+    """See the module."""
+
+    def __init__(self, emptied: Callable[[FlowKey], None]) -> None:
+        self._emptied = emptied
+        self._groups: dict[FlowKey, _Group] = {}
+        self._keys: dict[Relay, FlowKey] = {}
+        self._on_link: dict[int, int] = {}
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    def add(self, relay: Relay, key: FlowKey, came_by: SocketKey, drain_timeout: float) -> None:
+        group = self._groups.setdefault(key, _Group(drain_timeout))
+        group.drain_timeout = drain_timeout
+        group.relays[relay] = came_by
+        self._keys[relay] = key
+        self._on_link[key.link] = self._on_link.get(key.link, 0) + 1
+        relay.meter.active += 1
+
+    def remove(self, relay: Relay) -> None:
+        key = self._keys.pop(relay)
+        self._on_link[key.link] -= 1
+        relay.meter.active -= 1
+        group = self._groups[key]
+        del group.relays[relay]
+        if not group.relays:
+            del self._groups[key]
+            if not self._on_link[key.link]:
+                del self._on_link[key.link]
+            self._emptied(key)
+
+    def on_link(self, link: int) -> int:
+        """How many clients a link carries."""
+        return self._on_link.get(link, 0)
+
+    def relays(self, *, link: int | None = None, tunnel: str | None = None) -> Iterator[Relay]:
+        """The relays of a link or of a tunnel, or all; safe to end while iterating."""
+        for relay, key in tuple(self._keys.items()):
+            if link in (None, key.link) and tunnel in (None, key.tunnel):
+                yield relay
+
+    def tunnels(self) -> set[str]:
+        """The ids of tunnels that have live clients."""
+        return {key.tunnel for key in self._groups}
+
+    def drain(self, key: FlowKey, draining: Draining | None) -> None:
+        if key in self._groups:
+            self._groups[key].draining = draining
+
+    def cut(self, key: FlowKey, why: str) -> None:
+        group = self._groups.get(key)
+        for relay in tuple(group.relays) if group else ():
+            relay.cut(why)
+
+    def hand_over(self, socket: SocketKey, old: TunnelSpec, new: TunnelSpec, meter: Meter) -> None:
+        """A socket changed owner: clients that came in by it and go where the new owner goes are the new owner's."""
+        if old.id == new.id:
+            return
+        for key, group in tuple(self._groups.items()):
+            if key.tunnel != old.id or key.route != new.route:
+                continue
+            for relay in [relay for relay, came_by in group.relays.items() if came_by == socket]:
+                self.remove(relay)
+                relay.meter = meter
+                self.add(relay, replace(key, tunnel=new.id), socket, new.policy.drain_timeout)
+
+    def states(self) -> tuple[FlowState, ...]:
+        return tuple(
+            FlowState(key, len(group.relays), group.drain_timeout, group.draining)
+            for key, group in self._groups.items()
+        )

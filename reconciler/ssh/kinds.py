@@ -1,0 +1,46 @@
+"""What tells the kinds of tunnel apart, in one place: route -> how a client's other end is reached.
+
+A kind is an acceptor (where clients come in: `listen.py` here, `Link.listen` on the server), perhaps a handshake,
+and a dialer (where they go). A new kind is a dataclass in the `Route` union of core/spec.py; `assert_never` then
+makes the type checker name every place that must know it, and this file is the one for dialling.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import assert_never
+
+from reconciler.core.spec import FarTcp, FarUnix, NearTcp, NearUnix, Route, Socks
+from reconciler.ssh.relay import Near
+
+
+def far_destination(route: Route, asked: FarTcp | None) -> FarTcp | FarUnix:
+    """What to open a channel to. `asked` is what a SOCKS client named."""
+    match route:
+        case FarTcp() | FarUnix():
+            return route
+        case Socks():
+            if asked is None:
+                raise AssertionError("a SOCKS client is dialled for only after its handshake")
+            return asked
+        case NearTcp() | NearUnix():
+            raise AssertionError("a remote tunnel's clients come from the far side")
+        case _:
+            assert_never(route)
+
+
+async def dial_near(route: Route, within: float) -> Near:
+    """Connect to a remote tunnel's destination from here. Raises OSError; TimeoutError after `within` seconds."""
+    loop = asyncio.get_running_loop()
+    near = Near(lambda _: None)
+    async with asyncio.timeout(within):
+        match route:
+            case NearTcp():
+                await loop.create_connection(lambda: near, route.host, route.port, happy_eyeballs_delay=0.25)
+            case NearUnix():
+                await loop.create_unix_connection(lambda: near, route.path)
+            case FarTcp() | FarUnix() | Socks():
+                raise AssertionError("a local tunnel's clients go to the far side")
+            case _:
+                assert_never(route)
+    return near

@@ -1,0 +1,227 @@
+"""One live SSH connection: its channels, its write gate, its keepalive, its end.
+
+Owns an asyncssh connection from the moment it is logged in. In: what `dial` brought. Out: channels and listeners on
+request; `lost` is called once, when the connection is gone, with the failure; `heard` when a silent one speaks again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import struct
+from collections.abc import Awaitable, Callable
+from itertools import islice
+from typing import cast
+
+import asyncssh
+
+from reconciler.core.spec import FarTcp, FarUnix, RemoteTcp, RemoteUnix, TargetSettings
+from reconciler.core.status import Failure
+from reconciler.ssh.dial import Dialled
+from reconciler.ssh.failures import from_lost
+from reconciler.ssh.relay import Far, Hold, Relay
+
+# Receive windows follow the path: one round trip's worth of a fast one, so that a download over 50 ms is not slower
+# than its line, and no more than that, because a larger one only moves the queue from the server into our caches
+# (measured: 2 MiB is the fastest on loopback, 64 MiB half as fast). They come from a budget for each link, so that
+# a thousand readers that stop reading cannot make us buffer more than the budget and a thousand small windows.
+WINDOW_RATE = 1 << 30  # bytes a second
+WINDOW_DEFAULT = 2 << 20
+WINDOW_MIN = 256 << 10
+WINDOW_BUDGET = 128 << 20
+LISTEN_WINDOW = 2 << 20  # asyncssh fixes it for all clients of a listener
+RELEASED_AT_ONCE = 4
+SILENT_GRACE = 0.5  # an idle link is silent for a whole interval by right; the answer needs this long to come
+
+
+class LinkClient(asyncssh.SSHClient):
+    """asyncssh's side of the link: remembers its end until somebody wants to know."""
+
+    def __init__(self) -> None:
+        self.ended = False
+        self.error: Exception | None = None
+        self.on_lost: Callable[[Exception | None], None] | None = None
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.ended, self.error = True, exc
+        if self.on_lost is not None:
+            self.on_lost(exc)
+
+
+class Link:
+    """See the module. `number` is its id in what is observed."""
+
+    def __init__(
+        self,
+        number: int,
+        dialled: Dialled,
+        client: LinkClient,
+        settings: TargetSettings,
+        lost: Callable[[Failure], None],
+        heard: Callable[[], None],
+    ) -> None:
+        self.number = number
+        self.host = dialled.host
+        self.dialled = dialled
+        self.connection = dialled.connection
+        self.full = False
+        self._settings = settings
+        self._lost = lost
+        self._heard_again = heard
+        self._loop = asyncio.get_running_loop()
+        self._last_heard = self._loop.time()
+        self._silent = False
+        self._waiting: dict[Relay, None] = {}  # an ordered set
+        self._granted = 0
+        self._closing = False
+        self._hook()
+        client.on_lost = self._connection_lost
+        if client.ended:
+            self._loop.call_soon(self._connection_lost, client.error)
+
+    # --- the connection ----------------------------------------------------------------------------------------
+
+    def _hook(self) -> None:
+        """Take over the connection's flow control and listen in on its life.
+
+        These are methods of asyncio's Protocol, which the transport calls by name; asyncssh's own do nothing
+        (pause_writing, resume_writing) or are called through (data_received).
+        """
+        connection = self.connection
+        receive = connection.data_received
+
+        def data_received(data: bytes, datatype: asyncssh.DataType = None) -> None:
+            self._last_heard = self._loop.time()
+            if self._silent:
+                self._silent = False
+                self._heard_again()
+            receive(data, datatype)
+
+        connection.data_received = data_received  # type: ignore[method-assign]  # the hook described above
+        connection.pause_writing = self._pause  # type: ignore[method-assign]  # as above
+        connection.resume_writing = self._resume  # type: ignore[method-assign]  # as above
+
+    def _pause(self) -> None:
+        self.full = True
+
+    def _resume(self) -> None:
+        self.full = False
+        self._release_some()
+
+    def _release_some(self) -> None:
+        # A few at a time, in the order in which they came: they read in the next turn of the loop, and if that fills
+        # the socket again the rest keep their places. Releasing all at once would put a buffer each in line.
+        for relay in tuple(islice(self._waiting, RELEASED_AT_ONCE)):
+            del self._waiting[relay]
+            relay.release_near(Hold.GATE)
+        if self._waiting:
+            self._loop.call_soon(self._release_more)
+
+    def _release_more(self) -> None:
+        if not self.full:
+            self._release_some()
+
+    def wait(self, relay: Relay) -> None:
+        """Stand in line until the socket has room; the relay has stopped reading."""
+        self._waiting[relay] = None
+
+    def leave(self, relay: Relay) -> None:
+        self._waiting.pop(relay, None)
+
+    @property
+    def gone(self) -> bool:
+        """It has ended, or is being ended."""
+        return self._closing
+
+    @property
+    def stalled(self) -> bool:
+        """Nothing was heard for one keepalive interval: it may be dead, so nobody new is sent into it."""
+        interval = self._settings.keepalive_interval
+        if interval and self._loop.time() - self._last_heard > interval + SILENT_GRACE:
+            self._silent = True
+        return self._silent
+
+    def tune(self, settings: TargetSettings) -> None:
+        """Apply settings that change in place."""
+        self._settings = settings
+        self.connection.set_keepalive(settings.keepalive_interval or None, settings.keepalive_count_max)
+
+    def rtt(self) -> float | None:
+        """The kernel's smoothed round trip time in seconds (TCP_INFO.tcpi_rtt), None where it cannot be known."""
+        sock = self.connection.get_extra_info("socket")
+        if sock is None or not hasattr(socket, "TCP_INFO"):
+            return None
+        info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 104)
+        return float(struct.unpack_from("=I", info, 68)[0]) / 1e6
+
+    def close(self) -> None:
+        """End it in an orderly way; `lost` is not called for an end we asked for."""
+        self._closing = True
+        self.connection.close()
+
+    def abort(self) -> None:
+        """End it now."""
+        self._closing = True
+        self.connection.abort()
+
+    def _connection_lost(self, exc: Exception | None) -> None:
+        if not self._closing:
+            self._closing = True
+            self._lost(from_lost(exc, ""))
+
+    # --- its channels ------------------------------------------------------------------------------------------
+
+    def window(self) -> int:
+        """The receive window of the next channel, in bytes; `release` gives it back."""
+        wanted = max(WINDOW_DEFAULT, int((self.rtt() or 0.0) * WINDOW_RATE))
+        window = max(WINDOW_MIN, min(wanted, (WINDOW_BUDGET - self._granted) // 2))
+        self._granted += window
+        return window
+
+    def release(self, window: int) -> None:
+        self._granted -= window
+
+    async def listen(
+        self,
+        listen: RemoteTcp | RemoteUnix,
+        accept: Callable[[str, int], Awaitable[asyncssh.SSHTCPSession[bytes]]],
+    ) -> asyncssh.SSHListener:
+        """Ask the server to listen. Raises asyncssh.ChannelListenError if it will not, without saying why."""
+        match listen:
+            case RemoteTcp():
+                return await self.connection.create_server(accept, listen.host, listen.port, window=LISTEN_WINDOW)
+            case RemoteUnix():
+                return await self.connection.create_unix_server(
+                    lambda: accept("", 0), listen.path, window=LISTEN_WINDOW
+                )
+
+    async def open(self, relay: Relay, to: FarTcp | FarUnix, origin: tuple[str, int], window: int) -> None:
+        """Open a channel for the relay. Raises what asyncssh raises, TimeoutError after the dial timeout.
+
+        The request itself is never cancelled: that would leak the channel on both sides (DESIGN section 10). One
+        that is answered too late is closed by the relay when it hears of it.
+        """
+        request = asyncio.ensure_future(self._request(relay, to, origin, window))
+        try:
+            done, _ = await asyncio.wait({request}, timeout=self._settings.dial_timeout)
+        finally:
+            if not request.done():
+                request.add_done_callback(_forget)
+        if not done:
+            raise TimeoutError(f"no answer within {self._settings.dial_timeout:g} s")
+        request.result()
+
+    async def _request(self, relay: Relay, to: FarTcp | FarUnix, origin: tuple[str, int], window: int) -> None:
+        match to:
+            case FarTcp():
+                await self.connection.create_connection(lambda: Far(relay), to.host, to.port, *origin, window=window)
+            case FarUnix():
+                # Far has all that a unix channel's session has; asyncssh's types know it as a TCP channel's only.
+                factory = cast("asyncssh.session.SSHUNIXSessionFactory[bytes]", lambda: Far(relay))
+                await self.connection.create_unix_connection(factory, to.path, window=window)
+
+
+def _forget(request: asyncio.Future[None]) -> None:
+    """A late answer: a success was closed by its relay, a failure concerns nobody any more."""
+    if not request.cancelled():
+        request.exception()

@@ -1,0 +1,206 @@
+"""The SSH connections: dialling them, handing them out to clients, losing and closing them.
+
+Owns every `Link` and its record, and the tries of targets that are not reached. In: the planner's Dial, Retire,
+Tune. Out: `LinkState`s and `Tries`, links for clients (`pick`, `wait`), and the calls `changed` (plan again) and
+`lost` (this link is gone, with everything on it).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+
+from reconciler.core import backoff
+from reconciler.core.spec import Desired, TargetSettings, TargetSpec
+from reconciler.core.status import Failure, LinkPhase, LinkState, Reason, Tries
+from reconciler.ssh.dial import DialFailed, dial, stamp
+from reconciler.ssh.flows import Flows
+from reconciler.ssh.link import Link, LinkClient
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class _Record:
+    state: LinkState
+    task: asyncio.Task[None] | None = None
+    link: Link | None = None
+
+
+class Links:
+    """See the module."""
+
+    def __init__(
+        self,
+        flows: Flows,
+        environ: Mapping[str, str],
+        *,
+        changed: Callable[[], None],
+        lost: Callable[[int], None],
+    ) -> None:
+        self._flows = flows
+        self._environ = environ
+        self._changed = changed
+        self._lost = lost
+        self._loop = asyncio.get_running_loop()
+        self._records: dict[int, _Record] = {}
+        self._next = 1
+        self._waiting: dict[str, set[asyncio.Future[None]]] = {}
+        self.tries: dict[str, Tries] = {}
+        self.came_back: dict[str, int] = {}
+
+    # --- what the planner asks ---------------------------------------------------------------------------------
+
+    def dial(self, target: TargetSpec, limit: int) -> None:
+        number, self._next = self._next, self._next + 1
+        now = self._loop.time()
+        state = LinkState(
+            number, target.name, target.access, target.settings, limit, -1, LinkPhase.DIALING, now, trusted=True
+        )
+        record = self._records[number] = _Record(state)
+        record.task = self._loop.create_task(self._dial(record, target), name=f"dial {target.name}")
+
+    async def _dial(self, record: _Record, target: TargetSpec) -> None:
+        client = LinkClient()
+        try:
+            dialled = await dial(
+                target.access,
+                target.settings,
+                record.state.limit,
+                name=target.name,
+                client=lambda: client,
+                environ=self._environ,
+            )
+        except DialFailed as error:
+            self._failed(record, error.failure)
+        except Exception as error:  # one target's bug must not end the others: it is reported as what it is
+            log.exception("%s: a fault of this program while connecting", target.name)
+            self._failed(record, Failure(Reason.INTERNAL, f"a fault of this program: {error!r}; please report it"))
+        else:
+            record.task = None
+            number = record.state.id
+            record.link = Link(
+                number,
+                dialled,
+                client,
+                target.settings,
+                lost=lambda failure: self._link_lost(number, failure),
+                heard=lambda: self._wake(target.name),
+            )
+            now = self._loop.time()
+            record.state = replace(record.state, phase=LinkPhase.READY, host=dialled.host, since=now)
+            self._wake(target.name)
+        self._changed()
+
+    def _failed(self, record: _Record, failure: Failure) -> None:
+        state = record.state
+        del self._records[state.id]
+        self.tries[state.target] = backoff.failed(
+            self.tries.get(state.target), failure, self._loop.time(), state.access, self._stamp(state)
+        )
+
+    def _stamp(self, state: LinkState) -> str:
+        return stamp(state.access, self._environ)
+
+    def retire(self, number: int) -> None:
+        record = self._records[number]
+        if record.link is None:
+            assert record.task is not None
+            record.task.cancel()
+            del self._records[number]
+        else:
+            record.state = replace(record.state, phase=LinkPhase.RETIRING, since=self._loop.time())
+
+    def tune(self, number: int, settings: TargetSettings) -> None:
+        record = self._records[number]
+        if record.link is not None:
+            record.link.tune(settings)
+        record.state = replace(record.state, settings=settings)
+
+    # --- what clients ask --------------------------------------------------------------------------------------
+
+    def pick(self, target: str, desired: Desired) -> Link | None:
+        """The link for a new client: of the present access if there is one, and the least loaded of those."""
+        spec = desired.targets.get(target)
+        usable = [
+            (spec is None or record.state.access != spec.access, self._flows.on_link(number), number, record.link)
+            for number, record in self._records.items()
+            if record.state.target == target
+            and record.state.phase is LinkPhase.READY
+            and record.link is not None
+            and not record.link.stalled
+        ]
+        return min(usable)[3] if usable else None
+
+    async def wait(self, target: str) -> None:
+        """Return when a link of this target may have become usable."""
+        future = self._loop.create_future()
+        waiting = self._waiting.setdefault(target, set())
+        waiting.add(future)
+        try:
+            await future
+        finally:
+            waiting.discard(future)
+
+    def _wake(self, target: str) -> None:
+        for future in self._waiting.pop(target, ()):
+            if not future.done():
+                future.set_result(None)
+
+    # --- ends --------------------------------------------------------------------------------------------------
+
+    def _link_lost(self, number: int, failure: Failure) -> None:
+        record = self._records.pop(number, None)
+        if record is None:
+            return
+        state = record.state
+        if state.phase is LinkPhase.READY:
+            now = self._loop.time()
+            self.tries[state.target] = backoff.lost(
+                self.tries.get(state.target), failure, now, now - state.since, state.access, self._stamp(state)
+            )
+        self._lost(number)
+        self._changed()
+
+    def get(self, number: int) -> Link | None:
+        """The live link of that number, None if it is gone or not there yet."""
+        record = self._records.get(number)
+        return record.link if record else None
+
+    def is_retiring(self, number: int) -> bool:
+        record = self._records.get(number)
+        return record is not None and record.state.phase is LinkPhase.RETIRING
+
+    def close(self, number: int) -> None:
+        """Close a retiring link that nobody uses any more."""
+        record = self._records.pop(number)
+        if record.link is not None:
+            record.link.close()
+
+    def abort_all(self) -> list[asyncio.Task[None]]:
+        """End everything now. Returns the dials that are being given up, to be awaited."""
+        tasks = [record.task for record in self._records.values() if record.task is not None]
+        for record in self._records.values():
+            if record.link is not None:
+                record.link.abort()
+            elif record.task is not None:
+                record.task.cancel()
+        self._records.clear()
+        return tasks
+
+    # --- what is there -----------------------------------------------------------------------------------------
+
+    def states(self) -> tuple[LinkState, ...]:
+        return tuple(record.state for record in self._records.values())
+
+    def links(self) -> Mapping[int, Link]:
+        """The live links, retiring ones included."""
+        return MappingProxyType({n: record.link for n, record in self._records.items() if record.link is not None})
+
+    def forget(self, desired: Desired) -> None:
+        """Drop the tries of targets that are asked for no more."""
+        for name in [name for name in self.tries if name not in desired.targets]:
+            del self.tries[name]

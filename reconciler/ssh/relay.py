@@ -1,0 +1,340 @@
+"""One client connection: a socket near us, a channel of an SSH link, bytes pumped and counted between them.
+
+Owns: the byte pump for every kind of tunnel, half-close in both orders, back-pressure both ways, the counters.
+In: a near transport (accepted or dialled by us) and, later, a far channel. Out: `ended` is called once, when both
+sides are closed, with why.
+
+What holds the near side's reading back is a set of reasons (`Hold`); it reads while the set is empty:
+  OPENING  the channel is not open yet, so that bytes wait in the kernel, not here
+  CHANNEL  the channel's send window is used up
+  GATE     the link's own socket is full: asyncssh would buffer without bound, and a small packet of another
+           client would wait behind it (DESIGN section 10)
+  RATE     the tunnel's bandwidth is used up
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import IntFlag
+from typing import Protocol
+
+import asyncssh
+
+
+class Hold(IntFlag):
+    """Why a side is not read from at the moment."""
+
+    NONE = 0
+    OPENING = 1
+    CHANNEL = 2
+    GATE = 4
+    RATE = 8
+    NEAR = 16  # (of the far side) the near socket's buffer is full
+
+
+@dataclass(slots=True)
+class Meter:
+    """What a tunnel's clients did, counted live. Bytes are as seen from us towards the SSH server."""
+
+    sent: int = 0
+    received: int = 0
+    active: int = 0
+    held: int = 0
+    results: dict[str, int] = field(default_factory=dict)
+
+    def count(self, result: str) -> None:
+        """One more client that ended its arrival like this: ok, denied, limit, hold_timeout, ..."""
+        self.results[result] = self.results.get(result, 0) + 1
+
+
+class Throttle(Protocol):
+    """A shared allowance of bytes; `take` gives the seconds to stop reading for after `count` more bytes."""
+
+    def take(self, count: int) -> float: ...
+
+
+class Gate(Protocol):
+    """What tells a relay that its link is full: it then stops reading and waits in line to be released."""
+
+    @property
+    def full(self) -> bool: ...
+
+    def wait(self, relay: Relay) -> None: ...
+
+    def leave(self, relay: Relay) -> None: ...
+
+
+_RESET = struct.pack("ii", 1, 0)  # SO_LINGER on, 0 s: closing sends RST, so that a client cannot mistake it for EOF
+
+# One read buffer serves all connections: what is read is handed on before the loop reads the next. 64 KiB: two SSH
+# packets, so that no client gets far ahead of its neighbours in one turn of the loop.
+_BUFFER = bytearray(65536)
+_VIEW = memoryview(_BUFFER)
+
+
+class Near(asyncio.BufferedProtocol):
+    """The socket side. Until the relay starts, what a client says goes to `early` (a handshake), if anywhere."""
+
+    def __init__(self, made: Callable[[Near], None]) -> None:
+        self._made = made
+        self.transport: asyncio.Transport
+        self.relay: Relay | None = None
+        self.early: Callable[[bytes], None] | None = None
+        self.lost = False
+        self.on_lost: Callable[[], None] | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self.transport = transport
+        transport.pause_reading()
+        self._made(self)
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return _VIEW
+
+    def buffer_updated(self, nbytes: int) -> None:
+        if self.relay is not None:
+            self.relay.near_data(_VIEW[:nbytes])
+        elif self.early is not None:
+            self.early(bytes(_VIEW[:nbytes]))
+
+    def eof_received(self) -> bool:
+        if self.relay is None:
+            return False  # gone in the middle of a handshake
+        self.relay.near_eof()
+        return True  # half-close: the other direction goes on
+
+    def pause_writing(self) -> None:
+        if self.relay is not None:
+            self.relay.hold_far(Hold.NEAR)
+
+    def resume_writing(self) -> None:
+        if self.relay is not None:
+            self.relay.release_far(Hold.NEAR)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.lost = True
+        if self.relay is not None:
+            self.relay.near_lost()
+        if self.on_lost is not None:
+            self.on_lost()
+
+    def reset(self) -> None:
+        """Close at once, with RST where the socket is TCP (a unix socket's client sees EOF, and cannot be told)."""
+        sock = self.transport.get_extra_info("socket")
+        if sock is not None and sock.family in (socket.AF_INET, socket.AF_INET6) and not self.lost:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+        self.transport.abort()
+
+
+class Far(asyncssh.SSHTCPSession[bytes]):
+    """The channel side. A unix channel's session has the same methods."""
+
+    def __init__(self, relay: Relay) -> None:
+        self._relay = relay
+
+    def connection_made(self, chan: asyncssh.SSHTCPChannel[bytes]) -> None:
+        self._relay.opened(chan)
+
+    def data_received(self, data: bytes, datatype: asyncssh.DataType) -> None:
+        self._relay.far_data(data)
+
+    def eof_received(self) -> bool:
+        self._relay.far_eof()
+        return True
+
+    def pause_writing(self) -> None:
+        self._relay.hold_near(Hold.CHANNEL)
+
+    def resume_writing(self) -> None:
+        self._relay.release_near(Hold.CHANNEL)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._relay.far_lost(exc)
+
+
+class Relay:
+    """The pair. Made with its near side; the far side comes by `opened` (it is the session's connection_made)."""
+
+    __slots__ = (
+        "_ended",
+        "_far_eof",
+        "_far_hold",
+        "_far_lost",
+        "_gate",
+        "_near_eof",
+        "_near_hold",
+        "_rate_down",
+        "_rate_up",
+        "_why",
+        "channel",
+        "last_moved",
+        "meter",
+        "near",
+        "received",
+        "sent",
+    )
+
+    def __init__(self, near: Near, meter: Meter, gate: Gate, ended: Callable[[Relay, str], None]) -> None:
+        self.near = near
+        self.meter = meter
+        self.channel: asyncssh.SSHTCPChannel[bytes] | None = None
+        self.sent = 0
+        self.received = 0
+        self.last_moved = asyncio.get_running_loop().time()
+        self._gate = gate
+        self._ended: Callable[[Relay, str], None] | None = ended
+        self._near_hold = Hold.OPENING
+        self._far_hold = Hold.NONE
+        self._near_eof = False
+        self._far_eof = False
+        self._far_lost = False
+        self._why = ""
+        self._rate_up: Throttle | None = None
+        self._rate_down: Throttle | None = None
+        near.relay = self
+
+    def throttle(self, up: Throttle | None, down: Throttle | None) -> None:
+        """Keep to these allowances from now on."""
+        self._rate_up, self._rate_down = up, down
+
+    # --- the far side ------------------------------------------------------------------------------------------
+
+    def opened(self, channel: asyncssh.SSHTCPChannel[bytes]) -> None:
+        """The channel is open: let the client speak."""
+        self.channel = channel
+        if self.near.lost or self._far_lost or self._ended is None:
+            channel.abort()  # the client left meanwhile, or was told that this took too long
+            return
+        self.release_near(Hold.OPENING)
+
+    def far_data(self, data: bytes) -> None:
+        count = len(data)
+        self.received += count
+        self.meter.received += count
+        self.near.transport.write(data)
+        if self._rate_down is not None and (pause := self._rate_down.take(count)):
+            self._rest(pause, self.hold_far, self.release_far)
+
+    def far_eof(self) -> None:
+        self._far_eof = True
+        if self._near_eof:
+            self._finish("both sides closed")
+        elif not self.near.lost:
+            self.near.transport.write_eof()
+
+    def far_lost(self, exc: Exception | None) -> None:
+        """The channel is closed; with an exception if its link died."""
+        self._far_lost = True
+        if not self.near.lost:
+            if exc is None:
+                self._why = self._why or "closed by the destination"
+                self.near.transport.close()  # what the client has not read yet is still delivered
+            else:
+                self._why = self._why or "the SSH connection was lost"
+                self.near.reset()
+        self._end_if_over()
+
+    def hold_far(self, why: Hold) -> None:
+        if not self._far_hold and self.channel is not None:
+            self.channel.pause_reading()
+        self._far_hold |= why
+
+    def release_far(self, why: Hold) -> None:
+        self._far_hold &= ~why
+        if not self._far_hold and self.channel is not None and not self._far_lost:
+            self.channel.resume_reading()
+
+    # --- the near side -----------------------------------------------------------------------------------------
+
+    def near_data(self, data: memoryview) -> None:
+        if self.channel is None or self._far_lost or self.channel.is_closing():
+            return  # it speaks to somebody who has gone; its own close follows
+        count = len(data)
+        self.sent += count
+        self.meter.sent += count
+        self.channel.write(data)  # copied there at once: bytes() here would copy twice
+        if self._gate.full:
+            self.hold_near(Hold.GATE)
+            self._gate.wait(self)
+        if self._rate_up is not None and (pause := self._rate_up.take(count)):
+            self._rest(pause, self.hold_near, self.release_near)
+
+    def near_eof(self) -> None:
+        self._near_eof = True
+        if self.channel is None or self._far_lost:
+            return
+        if self._far_eof:
+            self._finish("both sides closed")
+        elif not self.channel.is_closing():
+            self.channel.write_eof()
+
+    def near_lost(self) -> None:
+        self._why = self._why or ("both sides closed" if self._near_eof else "closed by the client")
+        if self.channel is not None and not self._far_lost:
+            # After both ends said EOF there is nothing to discard; a client that vanished wants nothing delivered.
+            if self._near_eof and self._far_eof:
+                self.channel.close()
+            else:
+                self.channel.abort()
+        self._end_if_over()
+
+    def hold_near(self, why: Hold) -> None:
+        if not self._near_hold and not self.near.lost:
+            self.near.transport.pause_reading()
+        self._near_hold |= why
+
+    def release_near(self, why: Hold) -> None:
+        self._near_hold &= ~why
+        if not self._near_hold and not self.near.lost and not self.near.transport.is_closing():
+            self.near.transport.resume_reading()
+
+    # --- the end -----------------------------------------------------------------------------------------------
+
+    def cut(self, why: str) -> None:
+        """End it now: RST to the client, an immediate close to the far side."""
+        self._why = self._why or why
+        if not self.near.lost:
+            self.near.reset()
+        if self.channel is not None and not self._far_lost:
+            self.channel.abort()
+        self._end_if_over()
+
+    def link_lost(self) -> None:
+        """The link died. If the channel was open it heard so itself; if it was still opening, this is how it hears."""
+        if self.channel is None:
+            self._far_lost = True
+            self.cut("the SSH connection was lost")
+
+    def abandon(self) -> None:
+        """The link died under the open: let go of the client, who will be given another relay."""
+        self.near.relay = None
+        if self._ended is not None:
+            ended, self._ended = self._ended, None
+            ended(self, "the SSH connection was lost")
+
+    def unopened(self) -> None:
+        """The channel could not be opened: nothing far is left to wait for."""
+        self._far_lost = True
+        self._end_if_over()
+
+    def _finish(self, why: str) -> None:
+        self._why = self._why or why
+        if self.channel is not None:
+            self.channel.close()
+        if not self.near.lost:
+            self.near.transport.close()
+
+    def _end_if_over(self) -> None:
+        if self.near.lost and (self._far_lost or self.channel is None) and self._ended is not None:
+            ended, self._ended = self._ended, None
+            self._gate.leave(self)
+            ended(self, self._why)
+
+    def _rest(self, pause: float, hold: Callable[[Hold], None], release: Callable[[Hold], None]) -> None:
+        hold(Hold.RATE)
+        asyncio.get_running_loop().call_later(pause, release, Hold.RATE)
