@@ -1,0 +1,48 @@
+"""Probes: does what a tunnel leads to really answer? The registry, and what a probe is written against.
+
+In: a way to open one fresh stream through the tunnel, what the file asks for, and the tunnel's route. Out: None, or a
+`Failure` with `Reason.PROBE` and a sentence. A probe knows nothing of SSH, sockets or retries: the `ssh` room passes a
+channel, sets the timeout by cancelling, and counts failures in a row.
+
+A new probe is one file in this folder: its name is the word in `health.type`, and it has an
+`async def probe(opener: Opener, health: Health, route: Route) -> Failure | None`. It is found by being there.
+
+A SOCKS tunnel has no destination of its own: it is probed with `tcp` and an opener that returns once the link answered.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from importlib import import_module
+from pkgutil import iter_modules
+from types import MappingProxyType
+from typing import Protocol
+
+from reconciler.core.spec import Health, Route
+from reconciler.core.status import Failure
+
+
+class Stream(Protocol):
+    """A byte stream both ways. What breaks it is raised as OSError, whatever carries it."""
+
+    async def read(self, limit: int) -> bytes:
+        """At least one byte and at most `limit`, or b"" when the far side has ended."""
+
+    def write(self, data: bytes) -> None: ...
+
+    def close(self) -> None:
+        """End it at once, without waiting; may be called after an error."""
+
+
+# Opens a stream through the tunnel, or says why that failed. Cancelled meanwhile, it must leave no channel behind.
+Opener = Callable[[], Awaitable[Stream | Failure]]
+
+ProbeFn = Callable[[Opener, Health, Route], Awaitable[Failure | None]]
+
+
+def _found() -> Mapping[str, ProbeFn]:
+    names = [module.name for module in iter_modules(__path__)]
+    return MappingProxyType({name: import_module(f"{__name__}.{name}").probe for name in names})
+
+
+PROBES = _found()  # last: the files found import the names above

@@ -1,0 +1,15 @@
+"""The tcp probe: well if the far side accepts a connection. Nothing is sent, nothing is read."""
+
+from __future__ import annotations
+
+from reconciler.core.spec import Health, Route
+from reconciler.core.status import Failure, Reason
+from reconciler.probes import Opener
+
+
+async def probe(opener: Opener, _health: Health, _route: Route) -> Failure | None:
+    stream = await opener()
+    if isinstance(stream, Failure):
+        return Failure(Reason.PROBE, stream.message)
+    stream.close()
+    return None

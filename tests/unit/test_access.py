@@ -1,0 +1,350 @@
+"""Source and destination rules: what they permit, what does not slip past them, and what their errors say."""
+
+from collections.abc import Callable
+from ipaddress import IPv4Address
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from reconciler.core.access import (
+    DestinationRules,
+    SourceRules,
+    check_destination_rule,
+    check_source_rule,
+    read_host,
+)
+
+
+def sources(*allow: str, deny: tuple[str, ...] = ()) -> SourceRules:
+    return SourceRules.parse(allow, deny)
+
+
+def places(*allow: str, deny: tuple[str, ...] = ()) -> DestinationRules:
+    return DestinationRules.parse(allow, deny)
+
+
+def complaint(check: Callable[[str], None], text: str) -> str:
+    """What the check says about this rule; "" for nothing."""
+    try:
+        check(text)
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
+# --- sources ---------------------------------------------------------------------------------------------------
+
+
+def test_without_rules_everybody_may_connect() -> None:
+    assert sources().permits("203.0.113.9")
+    assert sources().permits("2001:db8::1")
+
+
+def test_an_allow_list_shuts_out_everybody_else() -> None:
+    rules = sources("127.0.0.0/8", "2001:db8::/32")
+    assert rules.permits("127.9.9.9")
+    assert rules.permits("2001:db8::1")
+    assert not rules.permits("10.0.0.1")
+    assert not rules.permits("::1")
+
+
+def test_a_denied_source_stays_out_although_it_is_allowed() -> None:
+    rules = sources("10.0.0.0/8", deny=("10.1.0.0/16", "10.2.3.4"))
+    assert rules.permits("10.0.0.1")
+    assert not rules.permits("10.1.0.1")
+    assert not rules.permits("10.2.3.4")
+
+
+def test_with_a_deny_list_alone_everybody_else_may_connect() -> None:
+    assert sources(deny=("10.0.0.0/8",)).permits("192.0.2.1")
+
+
+def test_an_ipv4_client_of_a_dual_stack_listener_is_an_ipv4_client() -> None:
+    assert sources("127.0.0.0/8").permits("::ffff:127.0.0.1")
+    assert not sources(deny=("10.0.0.0/8",)).permits("::ffff:10.0.0.1")
+    assert not sources(deny=("::ffff:10.0.0.0/104",)).permits("10.0.0.1")
+
+
+def test_the_interface_of_a_link_local_client_does_not_matter() -> None:
+    assert sources("fe80::/10").permits("fe80::1%eth0")
+    assert not sources(deny=("fe80::/10",)).permits("fe80::1%wlan0")
+
+
+def test_a_client_of_a_unix_socket_has_no_address_to_judge() -> None:
+    assert sources("10.0.0.0/8", deny=("0.0.0.0/0", "::/0")).permits("")
+
+
+def test_a_client_whose_address_cannot_be_read_is_refused_where_there_are_rules() -> None:
+    assert not sources(deny=("10.0.0.0/8",)).permits("localhost")
+    assert sources().permits("localhost")
+
+
+@pytest.mark.parametrize("text", ["10.0.0.0/8", "192.0.2.7", "0.0.0.0/0", "::/0", "2001:db8::/32", "::1", "fe80::/10"])
+def test_addresses_and_networks_are_source_rules(text: str) -> None:
+    check_source_rule(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "advice"),
+    [
+        ("localhost", "write 10.0.0.0/8, 192.0.2.7"),
+        ("", "write 10.0.0.0/8"),
+        ("10.0.0", "write 10.0.0.0/8"),
+        ("10.0.0.1/8", "write 10.0.0.0/8 for all of it, or 10.0.0.1 for the host"),
+        ("10.0.0.0/33", "at most /32"),
+        ("::/129", "at most /128"),
+        ("10.0.0.0/255.0.0.0", "write 10.0.0.0/8"),
+        ("10.0.0.0/", "write 10.0.0.0/8"),
+        ("010.0.0.1", "write 10.0.0.0/8"),
+        ("[::1]", "2001:db8::/32"),
+        ("fe80::1%eth0", "2001:db8::/32"),
+        ("42", "write 10.0.0.0/8"),
+    ],
+)
+def test_a_bad_source_rule_says_what_would_be_right(text: str, advice: str) -> None:
+    with pytest.raises(ValueError, match=r"write|at most") as caught:
+        check_source_rule(text)
+    assert advice in str(caught.value)
+    assert repr(text) in str(caught.value)
+
+
+# --- destinations ----------------------------------------------------------------------------------------------
+
+
+def test_without_rules_every_destination_is_permitted() -> None:
+    assert places().permits("anything.example", 1)
+    assert places().permits("127.0.0.1", 65535)
+
+
+def test_a_name_is_permitted_on_its_port_and_no_other() -> None:
+    rules = places("db.internal:5432")
+    assert rules.permits("db.internal", 5432)
+    assert not rules.permits("db.internal", 5433)
+    assert not rules.permits("xdb.internal", 5432)
+
+
+@pytest.mark.parametrize("name", ["DB.Internal", "db.internal.", "DB.INTERNAL."])
+def test_names_are_compared_without_case_and_final_dot(name: str) -> None:
+    assert places("db.internal:5432").permits(name, 5432)
+    assert places("Db.Internal.:5432").permits(name, 5432)
+    assert not places(deny=("db.internal:*",)).permits(name, 5432)
+
+
+def test_a_suffix_covers_every_name_below_it_and_not_itself() -> None:
+    rules = places("*.internal:443")
+    assert rules.permits("a.internal", 443)
+    assert rules.permits("a.b.Internal.", 443)
+    assert not rules.permits("internal", 443)
+    assert not rules.permits("notinternal", 443)
+    assert not rules.permits("internal.example.com", 443)
+
+
+def test_ports_may_be_a_list_of_ports_and_ranges() -> None:
+    rules = places("a.internal:80,443,8000-8100")
+    assert [port for port in (80, 81, 443, 7999, 8000, 8050, 8100, 8101) if rules.permits("a.internal", port)] == [
+        80,
+        443,
+        8000,
+        8050,
+        8100,
+    ]
+
+
+def test_a_star_is_every_name_and_every_address() -> None:
+    rules = places("*:443")
+    assert rules.permits("example.com", 443)
+    assert rules.permits("10.0.0.1", 443)
+    assert rules.permits("::1", 443)
+    assert not rules.permits("example.com", 80)
+
+
+def test_addresses_are_matched_by_addresses_and_networks() -> None:
+    rules = places("10.0.0.0/8:*", "[2001:db8::/32]:443", "[::1]:80", "192.0.2.7:22")
+    assert rules.permits("10.255.0.1", 1)
+    assert rules.permits("2001:0DB8:0::5", 443)
+    assert rules.permits("::1", 80)
+    assert rules.permits("192.0.2.7", 22)
+    assert not rules.permits("11.0.0.1", 1)
+    assert not rules.permits("2001:db9::5", 443)
+
+
+def test_deny_wins() -> None:
+    rules = places("*.internal:*", deny=("secret.internal:*", "*:25"))
+    assert rules.permits("app.internal", 80)
+    assert not rules.permits("secret.internal", 80)
+    assert not rules.permits("app.internal", 25)
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "127.0.0.1",
+        "127.1",
+        "127.0.1",
+        "0x7f.1",
+        "0x7f000001",
+        "0X7F.0.0.1",
+        "2130706433",
+        "0177.0.0.1",
+        "017700000001",
+        "127.0.0.1.",
+        "127.1.",
+        "0",
+        "0.0.0.0",
+        "::ffff:127.0.0.1",
+        "::FFFF:7f00:1",
+        "::ffff:0.0.0.0",
+        "64:ff9b::7f00:1",
+        "127.0.0.1%lo",
+    ],
+)
+def test_no_notation_of_an_address_slips_past_its_deny(host: str) -> None:
+    assert not places("*:*", deny=("127.0.0.0/8:*",)).permits(host, 80)
+    assert not places(deny=("127.0.0.1:80",)).permits(host, 80)
+
+
+@pytest.mark.parametrize("host", ["::1", "::", "0:0:0:0:0:0:0:1", "0000::", "::0001"])
+def test_no_notation_of_the_ipv6_loopback_slips_past_its_deny(host: str) -> None:
+    assert not places("*:*", deny=("[::1]:*",)).permits(host, 80)
+
+
+def test_the_unspecified_address_is_denied_by_its_own_network_too() -> None:
+    assert not places(deny=("0.0.0.0/8:*",)).permits("0.0.0.0", 80)
+    assert places(deny=("0.0.0.0/8:*",)).permits("127.0.0.1", 80)
+
+
+def test_a_rule_in_ipv4_mapped_form_means_the_ipv4_addresses() -> None:
+    assert not places(deny=("[::ffff:10.0.0.0/104]:*",)).permits("10.1.2.3", 80)
+    assert places("[::ffff:10.0.0.1]:*").permits("10.0.0.1", 80)
+
+
+def test_a_deny_by_address_refuses_names_that_no_allow_rule_names() -> None:
+    rules = places("*:*", "*.corp.example:443", deny=("169.254.169.254:*",))
+    assert rules.permits("198.51.100.1", 80)
+    assert not rules.permits("metadata.attacker.example", 80)
+    assert rules.permits("wiki.corp.example", 443)
+    assert not rules.permits("wiki.corp.example", 80)
+    assert not places(deny=("10.0.0.0/8:*",)).permits("db.internal", 5432)
+
+
+def test_a_deny_by_address_leaves_names_alone_on_other_ports() -> None:
+    rules = places(deny=("10.0.0.0/8:22",))
+    assert rules.permits("db.internal", 5432)
+    assert not rules.permits("db.internal", 22)
+
+
+def test_rules_that_shut_out_every_name_can_be_told() -> None:
+    assert places(deny=("10.0.0.0/8:*",)).refuses_names
+    assert places("*:*", deny=("10.0.0.0/8:*",)).refuses_names
+    assert not places("*.internal:*", deny=("10.0.0.0/8:*",)).refuses_names
+    assert not places(deny=("db.internal:*",)).refuses_names
+    assert not places().refuses_names
+
+
+def test_a_refusal_says_which_rule_it_was() -> None:
+    rules = places("*.internal:443", "10.0.0.0/8:*", deny=("10.0.0.1:*", "db.internal:*"))
+    assert rules.refusal("a.internal", 443) == ""
+    assert rules.refusal("10.0.0.1", 80) == "10.0.0.1:80 is denied by 10.0.0.1:*"
+    assert "db.internal:*" in rules.refusal("DB.internal", 443)
+    assert rules.refusal("192.0.2.1", 80) == "192.0.2.1:80 is not among the allowed destinations"
+    assert "looked up on the far side" in rules.refusal("a.example", 443)
+    assert "usual form" in rules.refusal("127.1", 80)
+    assert "an allow rule that names it" in places(deny=("10.0.0.1:*",)).refusal("db.internal", 80)
+
+
+@pytest.mark.parametrize("host", ["", ".", "a..b", "a b", "a\nb", "K.internal", "\u212a.internal", "bücher.de", "a/b"])
+def test_what_is_no_host_is_refused_where_there_are_rules(host: str) -> None:
+    permitted = places("*:*").permits(host, 80)
+    assert permitted is (host == "K.internal")  # the ASCII letter; its lookalike, the Kelvin sign, is none
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "db.internal:443",
+        "*:*",
+        "*.internal:*",
+        "10.0.0.0/8:*",
+        "127.0.0.1:8000-8100",
+        "[::1]:80,443",
+        "[2001:db8::/32]:*",
+        "localhost:1-65535",
+        "_x.example:80, 443",
+        "1password.example:443",
+    ],
+)
+def test_these_are_destination_rules(text: str) -> None:
+    check_destination_rule(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "advice"),
+    [
+        ("", "write db.internal:443"),
+        ("db.internal", "write db.internal:443"),
+        ("db.internal:", "write 443, 8000-8100"),
+        ("db.internal:0", "ports from 1 to 65535"),
+        ("db.internal:65536", "ports from 1 to 65535"),
+        ("db.internal:9-8", "ports from 1 to 65535"),
+        ("db.internal:http", "ports from 1 to 65535"),
+        ("db.internal:-1", "ports from 1 to 65535"),
+        ("db.internal:80,", "ports from 1 to 65535"),
+        ("db.internal:²", "ports from 1 to 65535"),
+        ("db.internal:99999999999", "ports from 1 to 65535"),
+        (":443", "begin with a host"),
+        ("::1:443", "[2001:db8::/32]"),
+        ("[::1]", "[2001:db8::/32]"),
+        ("2001:db8::/32", "[2001:db8::/32]"),
+        ("[10.0.0.0/8]:443", "begin with a host"),
+        ("[db.internal]:443", "begin with a host"),
+        ("10.0.0.1/8:443", "write 10.0.0.0/8 for all of it"),
+        ("127.1:443", "in full such as 127.0.0.1"),
+        ("0x7f000001:443", "in full such as 127.0.0.1"),
+        ("*internal:443", "write *.internal:443"),
+        ("db.*:443", "write *.internal:443"),
+        ("*.*.internal:443", "write *.internal:443"),
+        ("*.:443", "write *.internal:443"),
+        ("*.10.0.0.1:443", "write *.internal:443"),
+        ("bücher.example:443", "xn--"),
+        ("https://a.example:443", "write db.internal:443"),
+    ],
+)
+def test_a_bad_destination_rule_says_what_would_be_right(text: str, advice: str) -> None:
+    with pytest.raises(ValueError, match="write") as caught:
+        check_destination_rule(text)
+    assert advice in str(caught.value)
+
+
+@given(st.text(max_size=30) | st.from_regex(r"[0-9a-fx*\[\]/.:,%-]{0,25}", fullmatch=True))
+def test_any_text_is_a_rule_or_an_error_with_a_sentence(text: str) -> None:
+    for sentence in (complaint(check_source_rule, text), complaint(check_destination_rule, text)):
+        assert not sentence or "write" in sentence or "at most" in sentence
+
+
+def _written(number: int, how: str) -> str:
+    match how:
+        case "hex":
+            return "0x" + number.to_bytes().hex()
+        case "octal":
+            return f"0{number:o}"
+        case _:
+            return str(number)
+
+
+@given(st.lists(st.sampled_from(["hex", "octal", "decimal"]), min_size=4, max_size=4), st.integers(0, 2**32 - 1))
+@example(["decimal"] * 4, 0x7F000001)
+def test_however_an_ipv4_address_is_written_its_deny_holds(how: list[str], number: int) -> None:
+    octets = number.to_bytes(4)
+    address = str(IPv4Address(number))
+    rules = places("*:*", deny=(f"{address}:*",))
+    assert not rules.permits(".".join(map(_written, octets, how)), 80)
+    assert not rules.permits(str(number), 80)
+    assert not rules.permits(hex(number), 80)
+
+
+@given(st.text(max_size=40))
+def test_a_host_in_its_compared_form_stays_the_same_when_read_again(text: str) -> None:
+    once = read_host(text)
+    if once is not None:
+        assert read_host(str(once)) == once
