@@ -69,6 +69,7 @@ class Loop:
         return plan
 
     async def _wait(self, wake_at: float) -> None:
+        await asyncio.sleep(0)  # an event that is set already would not let the others run
         pause = wake_at - self._clock.now().mono
         try:
             async with asyncio.timeout(pause if pause != float("inf") else None):

@@ -5,8 +5,10 @@ One judgement serves the log, `status`, the metrics and `/readyz`, so that they 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from types import MappingProxyType
 
 from reconciler.core.backoff import next_link_try, next_socket_try
 from reconciler.core.plan import is_wanted
@@ -24,6 +26,7 @@ from reconciler.core.status import (
     Tries,
 )
 
+_NONE_BROKEN: Mapping[str, str] = MappingProxyType({})
 UNHEALTHY_AFTER = 3  # dial failures in a row, where no probe says more
 
 
@@ -82,13 +85,15 @@ class Judgement:
     tunnels: tuple[TunnelStatus, ...]
 
 
-def judge(desired: Desired, observed: Observed, now: Now) -> Judgement:
-    """What is up, what is not, and why."""
+def judge(desired: Desired, observed: Observed, now: Now, broken: Mapping[str, str] = _NONE_BROKEN) -> Judgement:
+    """What is up, what is not, and why. `broken`: targets that the file's own gaps keep off, with the sentence."""
     by_target: dict[str, list[LinkState]] = {}
     for link in observed.links:
         by_target.setdefault(link.target, []).append(link)
     targets = {
-        target.name: _judge_target(target, by_target.get(target.name, []), observed, now)
+        target.name: TargetStatus(target.name, _broken(broken[target.name]), "", ())
+        if target.name in broken
+        else _judge_target(target, by_target.get(target.name, []), observed, now)
         for target in desired.targets.values()
     }
     sockets = {socket.owner.id: socket for socket in observed.sockets.values()}
@@ -98,13 +103,19 @@ def judge(desired: Desired, observed: Observed, now: Now) -> Judgement:
     for tunnel in desired.tunnels.values():
         socket = sockets.pop(tunnel.id, None)
         tries = failures.get(tunnel.listen) if socket is None else None
-        if not is_wanted(tunnel, desired, now.wall):
+        if tunnel.target in broken and not tunnel.off:
+            verdict = _broken(broken[tunnel.target])
+        elif not is_wanted(tunnel, desired, now.wall):
             verdict = _off(tunnel, desired, draining=tunnel.id in busy)
         else:
             verdict = _judge_tunnel(tunnel, socket, tries, targets[tunnel.target].verdict, observed)
         bound = socket.bound if socket is not None and socket.bound else str(tunnel.listen)
         tunnels.append(TunnelStatus(tunnel.id, tunnel, verdict, bound))
     return Judgement(tuple(targets.values()), tuple(tunnels))
+
+
+def _broken(message: str) -> Verdict:
+    return Verdict(Phase.DOWN, Reason.SECRET_UNREADABLE, message)
 
 
 # --- targets ----------------------------------------------------------------------------------------------------

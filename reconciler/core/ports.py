@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from typing import Protocol
 
 from reconciler.core.actions import Action
-from reconciler.core.spec import Desired
-from reconciler.core.status import Now, Observed
+from reconciler.core.spec import Desired, Health, Route
+from reconciler.core.status import Failure, Now, Observed
 
 
 class Clock(Protocol):
@@ -28,3 +29,22 @@ class Actuator(Protocol):
     def apply(self, action: Action) -> None: ...
 
     def observe(self) -> Observed: ...
+
+
+class Stream(Protocol):
+    """A byte stream both ways, for probes. What breaks it is raised as OSError, whatever carries it."""
+
+    async def read(self, limit: int) -> bytes:
+        """At least one byte and at most `limit`, or b"" when the far side has ended."""
+
+    def write(self, data: bytes) -> None: ...
+
+    def close(self) -> None:
+        """End it at once, without waiting; may be called after an error."""
+
+
+# Opens a stream through the tunnel, or says why that failed. Cancelled meanwhile, it leaves no channel behind.
+Opener = Callable[[], Awaitable[Stream | Failure]]
+
+# None: well. The caller bounds its time by cancelling it.
+ProbeFn = Callable[[Opener, Health, Route], Awaitable[Failure | None]]

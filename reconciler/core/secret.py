@@ -26,6 +26,10 @@ class Secret:
         """The text itself. Call it where the value leaves for its one user, never to build a message."""
         return self._value
 
+    def same_text(self, text: str) -> bool:
+        """Whether this is the secret, without a place where the two texts meet."""
+        return self == Secret(text)
+
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Secret) and self._digest == other._digest
 

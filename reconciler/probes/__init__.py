@@ -12,32 +12,12 @@ A SOCKS tunnel has no destination of its own: it is probed with `tcp` and an ope
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from importlib import import_module
 from pkgutil import iter_modules
 from types import MappingProxyType
-from typing import Protocol
 
-from reconciler.core.spec import Health, Route
-from reconciler.core.status import Failure
-
-
-class Stream(Protocol):
-    """A byte stream both ways. What breaks it is raised as OSError, whatever carries it."""
-
-    async def read(self, limit: int) -> bytes:
-        """At least one byte and at most `limit`, or b"" when the far side has ended."""
-
-    def write(self, data: bytes) -> None: ...
-
-    def close(self) -> None:
-        """End it at once, without waiting; may be called after an error."""
-
-
-# Opens a stream through the tunnel, or says why that failed. Cancelled meanwhile, it must leave no channel behind.
-Opener = Callable[[], Awaitable[Stream | Failure]]
-
-ProbeFn = Callable[[Opener, Health, Route], Awaitable[Failure | None]]
+from reconciler.core.ports import ProbeFn
 
 
 def _found() -> Mapping[str, ProbeFn]:
@@ -45,4 +25,4 @@ def _found() -> Mapping[str, ProbeFn]:
     return MappingProxyType({name: import_module(f"{__name__}.{name}").probe for name in names})
 
 
-PROBES = _found()  # last: the files found import the names above
+PROBES = _found()

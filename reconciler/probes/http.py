@@ -12,9 +12,9 @@ from http import HTTPStatus
 from typing import assert_never
 from urllib.parse import quote
 
+from reconciler.core.ports import Opener, Stream
 from reconciler.core.spec import FarTcp, FarUnix, Health, NearTcp, NearUnix, Route, Socks
 from reconciler.core.status import Failure, Reason
-from reconciler.probes import Opener, Stream
 
 _HEAD_LIMIT = 65536
 _READ = 4096

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from reconciler.core.ports import Opener
 from reconciler.core.spec import Health, Route
 from reconciler.core.status import Failure, Reason
-from reconciler.probes import Opener
 
 
 async def probe(opener: Opener, _health: Health, _route: Route) -> Failure | None:

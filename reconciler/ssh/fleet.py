@@ -34,6 +34,7 @@ class Fleet:
         self._links = Links(self._flows, environ, changed=changed, lost=self._link_lost)
         self._arrivals = Arrivals(
             self._flows,
+            environ,
             pick=lambda target: self._links.pick(target, self._desired),
             wait=self._links.wait,
             changed=changed,
@@ -66,6 +67,7 @@ class Fleet:
             case Assign():
                 old = self._sockets.assign(action.key, action.tunnel)
                 self._flows.hand_over(action.key, old, action.tunnel, self._arrivals.meter(action.tunnel))
+                self._arrivals.reapply(action.tunnel)
             case Move():
                 self._move(action.key, action.link)
             case Drain():

@@ -42,7 +42,9 @@ class Flows:
         relay.meter.active += 1
 
     def remove(self, relay: Relay) -> None:
-        key = self._keys.pop(relay)
+        key = self._keys.pop(relay, None)
+        if key is None:
+            return  # it was cut, and has ended only now
         self._on_link[key.link] -= 1
         relay.meter.active -= 1
         group = self._groups[key]
@@ -72,9 +74,11 @@ class Flows:
             self._groups[key].draining = draining
 
     def cut(self, key: FlowKey, why: str) -> None:
+        """End them now. They count as gone from here on, whenever the server answers their close."""
         group = self._groups.get(key)
         for relay in tuple(group.relays) if group else ():
             relay.cut(why)
+            self.remove(relay)
 
     def hand_over(self, socket: SocketKey, old: TunnelSpec, new: TunnelSpec, meter: Meter) -> None:
         """A socket changed owner: clients that came in by it and go where the new owner goes are the new owner's."""

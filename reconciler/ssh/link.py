@@ -134,6 +134,11 @@ class Link:
         return self._closing
 
     @property
+    def dial_timeout(self) -> float:
+        """How long a destination may take to answer, in seconds."""
+        return self._settings.dial_timeout
+
+    @property
     def stalled(self) -> bool:
         """Nothing was heard for one keepalive interval: it may be dead, so nobody new is sent into it."""
         interval = self._settings.keepalive_interval

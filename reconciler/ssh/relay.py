@@ -24,6 +24,8 @@ from typing import Protocol
 
 import asyncssh
 
+from reconciler.ssh.limits import Visitor
+
 
 class Hold(IntFlag):
     """Why a side is not read from at the moment."""
@@ -165,27 +167,35 @@ class Relay:
         "_far_eof",
         "_far_hold",
         "_far_lost",
+        "_first_words",
         "_gate",
+        "_moved",
+        "_moved_at",
         "_near_eof",
         "_near_hold",
         "_rate_down",
         "_rate_up",
         "_why",
         "channel",
-        "last_moved",
         "meter",
         "near",
         "received",
         "sent",
+        "visitor",
     )
 
-    def __init__(self, near: Near, meter: Meter, gate: Gate, ended: Callable[[Relay, str], None]) -> None:
+    def __init__(
+        self, near: Near, visitor: Visitor, meter: Meter, gate: Gate, ended: Callable[[Relay, str], None]
+    ) -> None:
         self.near = near
+        self.visitor = visitor
         self.meter = meter
         self.channel: asyncssh.SSHTCPChannel[bytes] | None = None
         self.sent = 0
         self.received = 0
-        self.last_moved = asyncio.get_running_loop().time()
+        self._moved = 0
+        self._moved_at = asyncio.get_running_loop().time()
+        self._first_words = (b"", b"")
         self._gate = gate
         self._ended: Callable[[Relay, str], None] | None = ended
         self._near_hold = Hold.OPENING
@@ -202,6 +212,17 @@ class Relay:
         """Keep to these allowances from now on."""
         self._rate_up, self._rate_down = up, down
 
+    def begin_with(self, to_client: bytes, to_server: bytes) -> None:
+        """What to say to each side when the channel opens: the end of a handshake, and what the client said after."""
+        self._first_words = (to_client, to_server)
+
+    def idle_for(self, now: float) -> float:
+        """For how long nothing has moved, as of the calls of this method (loop time)."""
+        moved = self.sent + self.received
+        if moved != self._moved:
+            self._moved, self._moved_at = moved, now
+        return now - self._moved_at
+
     # --- the far side ------------------------------------------------------------------------------------------
 
     def opened(self, channel: asyncssh.SSHTCPChannel[bytes]) -> None:
@@ -210,6 +231,11 @@ class Relay:
         if self.near.lost or self._far_lost or self._ended is None:
             channel.abort()  # the client left meanwhile, or was told that this took too long
             return
+        to_client, to_server = self._first_words
+        if to_client:
+            self.near.transport.write(to_client)
+        if to_server:
+            self.near_data(memoryview(to_server))
         self.release_near(Hold.OPENING)
 
     def far_data(self, data: bytes) -> None:

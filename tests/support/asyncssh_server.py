@@ -82,7 +82,7 @@ class AsyncsshServer:
 
     async def start(self) -> None:
         listener = socket.create_server((self.host, self.port), backlog=1024)
-        listener.setblocking(False)  # noqa: FBT003
+        listener.setblocking(False)
         self._listening = asyncio.create_task(self._accept(listener))
 
     async def stop(self) -> None:

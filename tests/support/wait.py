@@ -18,7 +18,7 @@ _given_out: set[int] = set()
 
 
 async def eventually(
-    condition: Callable[[], T | Awaitable[T]], *, within: float = 10.0, message: str = "", every: float = 0.005
+    condition: Callable[[], Awaitable[T]] | Callable[[], T], *, within: float = 10.0, message: str = "", every: float = 0.005
 ) -> T:
     """Call `condition` until it is truthy and return that value; AssertionError after `within` seconds."""
     deadline = time.monotonic() + within

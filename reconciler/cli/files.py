@@ -1,0 +1,46 @@
+"""FILE... and what restricts files: the arguments that `run`, `check` and others share."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
+
+import click
+
+from reconciler.config.load import Config
+from reconciler.config.options import Options
+
+
+def files(command: Callable[..., None]) -> Callable[..., None]:
+    """Give the command its configuration: the FILE arguments and options as one `Config`."""
+
+    @click.argument("paths", nargs=-1, metavar="[FILE]...", type=click.Path())
+    @click.option("--strict", is_flag=True, help="Warnings are errors, and so is a bad file among good ones.")
+    @click.option("--secrets-dir", metavar="DIR", default="", help="Secrets come from files in DIR and nowhere else.")
+    @click.option(
+        "--allow-env",
+        metavar="PREFIX",
+        multiple=True,
+        help="Files may name only variables that begin with PREFIX (may be repeated).",
+    )
+    @click.option("--allow-commands", is_flag=True, help="Files may run programs (proxyCommand).")
+    @wraps(command)
+    def with_config(
+        paths: tuple[str, ...],
+        strict: bool,
+        secrets_dir: str,
+        allow_env: tuple[str, ...],
+        allow_commands: bool,
+        **others: Any,  # the command's own options, as click found them
+    ) -> None:
+        options = Options(
+            strict=strict,
+            secrets_dir=secrets_dir,
+            allow_env=allow_env or None,
+            allow_commands=allow_commands,
+        )
+        command(config=Config(paths, environ=os.environ, options=options), **others)
+
+    return with_config

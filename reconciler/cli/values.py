@@ -1,0 +1,25 @@
+"""Values on the command line that are written as in the file."""
+
+from __future__ import annotations
+
+import click
+
+from reconciler.config.nodes import Scalar
+from reconciler.config.values import Wrong, duration
+
+
+class _Duration(click.ParamType[float]):
+    """`500ms`, `10s`, `5m`, `1h` -> seconds."""
+
+    name = "duration"
+
+    def convert(self, value: str | float, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        if isinstance(value, float):
+            return value
+        try:
+            return duration(Scalar(value, value))
+        except Wrong:
+            self.fail(f"{value!r} is not a duration; one looks like 500ms, 10s, 5m or 1h", param, ctx)
+
+
+DURATION = _Duration()

@@ -1,0 +1,60 @@
+"""The demo itself: brings up the world, runs the program on its file, and says what to try."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from reconciler.app import App
+from reconciler.config.load import Config
+from reconciler.core.judge import Phase
+from reconciler.demo.world import World, world
+from reconciler.report.journal import Change
+
+INTRO = """\
+An SSH server, a web service behind it and a file of tunnels are up, all inside this process.
+
+  The file:   {file}
+  Try:        curl http://127.0.0.1:{local_port}
+  Then edit:  change localPort in the file and save: the tunnel moves there in a moment.
+              Take the # away from the second tunnel: it opens, and the first does not notice.
+              Make a mistake: it is told with its line, and nothing changes.
+  From here:  sed -i s/{local_port}/{second_port}/ {file}
+              curl http://127.0.0.1:{second_port}
+
+Ctrl-C ends it and removes everything.
+"""
+
+
+async def show(say: Callable[[str], None], exit_after: float | None) -> int:
+    """Run until Ctrl-C, or for `exit_after` seconds. Returns the exit code: 1 if the tunnel never came up."""
+    with tempfile.TemporaryDirectory(prefix="tunnels-demo-") as directory:
+        async with world(Path(directory)) as places:
+            return await _run(places, say, exit_after)
+
+
+async def _run(places: World, say: Callable[[str], None], exit_after: float | None) -> int:
+    was_up = False
+
+    def on_change(change: Change) -> None:
+        nonlocal was_up
+        if change.verdict is not None and change.verdict.phase is Phase.PENDING:
+            return  # on its way: not worth a line here
+        say(f"  {change.sentence()}")
+        if change.subject.startswith("tunnel") and change.verdict is not None and change.verdict.phase is Phase.UP:
+            if not was_up:
+                say("")
+                say(INTRO.format(file=places.file, local_port=places.local_port, second_port=places.second_port))
+            was_up = True
+
+    app = App(Config([places.file], environ=os.environ), on_change=on_change)
+    with app.signals():
+        async with contextlib.AsyncExitStack() as stack:
+            if exit_after is not None:
+                stack.callback(asyncio.get_running_loop().call_later(exit_after, app.end).cancel)
+            await app.run()
+    return 0 if was_up else 1

@@ -1,0 +1,115 @@
+"""The demo's little world: a web service, an SSH server before it, keys, and the file to edit.
+
+In: an empty directory. Out: `World` with the addresses and the path of tunnels.yaml; everything listens on loopback.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+import asyncssh
+
+USER = "demo"
+
+TEMPLATE = """\
+# The demo's tunnels. Save a change and watch the other window.
+targets:
+  demo:                          # an SSH server; this one lives inside the demo
+    host: 127.0.0.1
+    port: {ssh_port}
+    user: {user}
+    privateKey: {key}
+    hostKeys: ["{host_key}"]
+    tunnels:
+      - name: web
+        type: local
+        localPort: {local_port}         # change this port and save: the tunnel moves
+        remotePort: {web_port}        # the web service, as the SSH server sees it (localhost there)
+        description: A web service that only the SSH server can reach
+
+      # Take the # away from these four lines and save: a second tunnel opens, the first does not notice.
+      # - name: again
+      #   type: local
+      #   localPort: {second_port}
+      #   remotePort: {web_port}
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """Where things are."""
+
+    file: Path
+    local_port: int
+    second_port: int
+    ssh_port: int
+
+
+@contextlib.asynccontextmanager
+async def world(directory: Path) -> AsyncIterator[World]:
+    """Everything running, until the block is left."""
+    web = await asyncio.start_server(_answer, "127.0.0.1", 0)
+    key, host_key = asyncssh.generate_private_key("ssh-ed25519"), asyncssh.generate_private_key("ssh-ed25519")
+    key_file = directory / "id_ed25519"
+    key.write_private_key(key_file)
+    key_file.chmod(0o600)
+    server = await asyncssh.create_server(
+        lambda: _Server(key.export_public_key()), "127.0.0.1", 0, server_host_keys=[host_key]
+    )
+    async with web, server:
+        places = World(directory / "tunnels.yaml", _free_port(), _free_port(), server.get_port())
+        places.file.write_text(
+            TEMPLATE.format(
+                ssh_port=places.ssh_port,
+                user=USER,
+                key=key_file,
+                host_key=host_key.export_public_key().decode().strip(),
+                local_port=places.local_port,
+                second_port=places.second_port,
+                web_port=web.sockets[0].getsockname()[1],
+            )
+        )
+        yield places
+
+
+class _Server(asyncssh.SSHServer):
+    """Lets the demo's user in with the demo's key, and forwards to loopback."""
+
+    def __init__(self, public_key: bytes) -> None:
+        self._public_key = asyncssh.import_public_key(public_key)
+
+    def begin_auth(self, username: str) -> bool:
+        return True
+
+    def public_key_auth_supported(self) -> bool:
+        return True
+
+    def validate_public_key(self, username: str, key: asyncssh.SSHKey) -> bool:
+        return username == USER and key == self._public_key
+
+    def connection_requested(self, dest_host: str, dest_port: int, orig_host: str, orig_port: int) -> bool:
+        return dest_host in ("localhost", "127.0.0.1")
+
+
+async def _answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """One HTTP request, one greeting."""
+    with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
+        await reader.readuntil(b"\r\n\r\n")
+        now = datetime.now().astimezone().strftime("%H:%M:%S")
+        body = f"Hello through the tunnel, at {now}.\n".encode()
+        head = f"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: {len(body)}\r\n\r\n"
+        writer.write(head.encode() + body)
+        await writer.drain()
+    writer.close()
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
