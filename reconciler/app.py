@@ -18,14 +18,16 @@ from reconciler.config.load import Config, Loaded
 from reconciler.config.watch import Watcher
 from reconciler.core.judge import Judgement, judge
 from reconciler.core.plan import Plan
-from reconciler.core.spec import NOTHING, Desired
+from reconciler.core.spec import NOTHING, Desired, TunnelSpec
 from reconciler.core.status import Now, Observed
 from reconciler.loop import Loop, SystemClock
+from reconciler.probes import PROBES
 from reconciler.report.journal import Change, Journal
 from reconciler.ssh.fleet import Fleet
 
 log = logging.getLogger(__name__)
 
+RECONNECT_EVERY = 300.0  # seconds between two connections replaced because a probe fails
 RESTART_AFTER = 1.0  # seconds before a failed helper task is started again
 
 
@@ -42,8 +44,11 @@ class App:
         self._reloads: set[asyncio.Task[Loaded]] = set()
         self._empty = asyncio.Event()
         self.loop = Loop(SystemClock(), self._observed)
-        self.fleet = Fleet(config.environ, changed=self.loop.wake)
+        self.fleet = Fleet(config.environ, PROBES, changed=self.loop.wake, failing=self._failing)
         self.loaded: Loaded | None = None
+        self._generations: dict[str, int] = {}
+        self._replaced: dict[str, float] = {}  # by target: when a failing probe last replaced its connection
+        self._moved: dict[str, int] = {}  # by tunnel with a failing probe: what its neighbours had moved by then
         self.judgement: Judgement | None = None
 
     # --- life --------------------------------------------------------------------------------------------------
@@ -56,7 +61,10 @@ class App:
         loaded = await self.load()
         if not loaded.usable or (self._config.options.strict and not loaded.valid):
             return 2
-        helpers = [asyncio.create_task(self._forever(self._watch, "the watcher"), name="watcher")]
+        helpers = [
+            asyncio.create_task(self._forever(self._watch, "the watcher"), name="watcher"),
+            asyncio.create_task(self._forever(self.fleet.tend, "the tender"), name="tender"),
+        ]
         reconciling = asyncio.create_task(self.loop.run(self.fleet), name="reconcile loop")
         ending = asyncio.create_task(self._end(), name="end")
         try:
@@ -116,7 +124,7 @@ class App:
                 change = await anext(watcher)
                 if change.config:
                     loaded = await self.load()
-                self.loop.wake()  # a key or a known hosts file may be what a target waits for
+                self.fleet.files_changed()  # a key or a known hosts file may be what a target waits for
 
     async def _end(self) -> None:
         await self._ending.wait()
@@ -144,9 +152,31 @@ class App:
                     log.log(level, "%s", problem)
         if before is not None and before.errors and not loaded.errors:
             log.info("the files are valid again")
-        if not self._ending.is_set():
-            self.loop.want(loaded.desired)
+        self._want()
         return loaded
+
+    def _want(self) -> None:
+        """Ask for what the files say, as changed by what was asked of this process since it started."""
+        if self.loaded is not None and not self._ending.is_set():
+            self.loop.want(self.loaded.desired.restarted(self._generations))
+
+    def restart(self, target: str) -> None:
+        """Give a target new connections, by make before break."""
+        self._generations[target] = self._generations.get(target, 0) + 1
+        self._want()
+
+    def _failing(self, tunnel: TunnelSpec) -> None:
+        """A probe that may replace the connection fails. Not too often, and not while others on it move data."""
+        now = asyncio.get_running_loop().time()
+        others = [
+            m for name, m in self.fleet.meters.items() if name.startswith(f"{tunnel.target}/") and name != tunnel.id
+        ]
+        moved = sum(meter.sent + meter.received for meter in others)
+        moved_before, self._moved[tunnel.id] = self._moved.get(tunnel.id), moved
+        if now - self._replaced.get(tunnel.target, -RECONNECT_EVERY) >= RECONNECT_EVERY and moved == moved_before:
+            self._replaced[tunnel.target] = now
+            log.warning("tunnel %s: its probe fails: the connection is replaced", tunnel.id)
+            self.restart(tunnel.target)
 
     def _observed(self, desired: Desired, observed: Observed, plan: Plan, now: Now) -> None:
         self.judgement = judge(desired, observed, now, self.loaded.broken if self.loaded else {})

@@ -27,7 +27,8 @@ from reconciler.ssh.flows import Flows
 from reconciler.ssh.kinds import dial_near, far_destination
 from reconciler.ssh.limits import Throttles, Visitor, destination_refused, forbids, source_allowed
 from reconciler.ssh.link import Link
-from reconciler.ssh.relay import Far, Meter, Near, Relay
+from reconciler.ssh.near import Near
+from reconciler.ssh.relay import Far, Meter, Relay
 from reconciler.ssh.socks import Asked, SocksRefusedError, greet
 
 log = logging.getLogger(__name__)

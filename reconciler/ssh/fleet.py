@@ -8,15 +8,19 @@ planner should look again.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import assert_never
 
 from reconciler.core.actions import Action, Assign, Close, Cut, Dial, Drain, Move, Open, Retire, Tune
-from reconciler.core.spec import NOTHING, Desired
+from reconciler.core.plan import is_wanted
+from reconciler.core.ports import ProbeFn
+from reconciler.core.spec import NOTHING, Desired, TunnelSpec
 from reconciler.core.status import Demand, FlowKey, Observed, SocketKey
 from reconciler.ssh.arrivals import Arrivals
 from reconciler.ssh.flows import Flows
+from reconciler.ssh.health import Probing
 from reconciler.ssh.link import Link
 from reconciler.ssh.links import Links
 from reconciler.ssh.relay import Meter
@@ -28,7 +32,14 @@ class Fleet:
     secrets that the file names as variables are looked up.
     """
 
-    def __init__(self, environ: Mapping[str, str], *, changed: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        environ: Mapping[str, str],
+        probes: Mapping[str, ProbeFn],
+        *,
+        changed: Callable[[], None],
+        failing: Callable[[TunnelSpec], None],
+    ) -> None:
         self._desired = NOTHING
         self._flows = Flows(self._emptied)
         self._links = Links(self._flows, environ, changed=changed, lost=self._link_lost)
@@ -40,13 +51,22 @@ class Fleet:
             changed=changed,
         )
         self._sockets = Sockets(self._arrivals, changed=changed)
+        self._probing = Probing(
+            probes,
+            pick=lambda target: self._links.pick(target, self._desired),
+            changed=changed,
+            failing=failing,
+        )
         self._changed = changed
 
     # --- the Actuator protocol ---------------------------------------------------------------------------------
 
     def want(self, desired: Desired) -> None:
+        if desired is self._desired:
+            return
         self._desired = desired
         self._links.forget(desired)
+        self._sockets.forget({tunnel.listen for tunnel in desired.tunnels.values()})
         self._arrivals.forget(desired.tunnels.keys() | self._flows.tunnels())
 
     def apply(self, action: Action) -> None:  # noqa: C901 - one case for each action
@@ -92,10 +112,10 @@ class Fleet:
                     for name in targets
                 }
             ),
-            stamps=MappingProxyType({}),
+            stamps=MappingProxyType(dict(self._links.stamps)),
             destinations=MappingProxyType(dict(arrivals.destinations)),
-            probes=MappingProxyType({}),
-            stalled=frozenset(number for number, link in self._links.links().items() if link.stalled),
+            probes=MappingProxyType(dict(self._probing.results)),
+            stalled=self._links.stalled(),
         )
 
     # --- for the reports ---------------------------------------------------------------------------------------
@@ -109,10 +129,36 @@ class Fleet:
     def links(self) -> Mapping[int, Link]:
         return self._links.links()
 
+    def files_changed(self) -> None:
+        """Files that targets name have other contents: a key or a known host may be what somebody waits for."""
+        if self._links.look_at_files():
+            self._changed()
+
+    # --- what only time tells ----------------------------------------------------------------------------------
+
+    async def tend(self) -> None:
+        """Look every second after what no event announces: silence, idleness, changed files, tunnels that expired."""
+        stalled: frozenset[int] = frozenset()
+        while True:
+            await asyncio.sleep(1.0)
+            if stalled != (stalled := self._links.stalled()) or self._links.look_at_files():
+                self._changed()
+            now = asyncio.get_running_loop().time()
+            for tunnel in self._desired.tunnels.values():
+                if tunnel.policy.idle_timeout:
+                    for relay in self._flows.relays(tunnel=tunnel.id):
+                        if relay.idle_for(now) >= tunnel.policy.idle_timeout:
+                            relay.cut("idle for too long")
+            wall = time.time()
+            self._probing.want(
+                {one.id: one for one in self._desired.tunnels.values() if is_wanted(one, self._desired, wall)}
+            )
+
     # --- the end -----------------------------------------------------------------------------------------------
 
     async def close(self) -> None:
         """End everything now, without draining."""
+        await self._probing.close()
         await self._sockets.abort_all()
         for relay in self._flows.relays():
             relay.cut("the program ends")

@@ -11,7 +11,7 @@ import asyncio
 from typing import assert_never
 
 from reconciler.core.spec import FarTcp, FarUnix, NearTcp, NearUnix, Route, Socks
-from reconciler.ssh.relay import Near
+from reconciler.ssh.near import Near
 
 
 def far_destination(route: Route, asked: FarTcp | None) -> FarTcp | FarUnix:

@@ -17,7 +17,7 @@ import asyncssh
 
 from reconciler.core.spec import FarTcp, FarUnix, RemoteTcp, RemoteUnix, TargetSettings
 from reconciler.core.status import Failure
-from reconciler.ssh.dial import Dialled
+from reconciler.ssh.dial import Dialled, still_trusted
 from reconciler.ssh.failures import from_lost
 from reconciler.ssh.relay import Far, Hold, Relay
 
@@ -129,6 +129,11 @@ class Link:
         self._waiting.pop(relay, None)
 
     @property
+    def trusted(self) -> bool:
+        """Whether the host keys it showed, and its jump hosts', would still be believed."""
+        return still_trusted(self.connection)
+
+    @property
     def gone(self) -> bool:
         """It has ended, or is being ended."""
         return self._closing
@@ -216,6 +221,25 @@ class Link:
             raise TimeoutError(f"no answer within {self._settings.dial_timeout:g} s")
         request.result()
 
+    async def open_stream(self, to: FarTcp | FarUnix) -> tuple[asyncssh.SSHReader[bytes], asyncssh.SSHWriter[bytes]]:
+        """A channel of our own, for a probe; never cancelled while it opens, as in `open`. Raises as `open` does."""
+        request = asyncio.ensure_future(self._stream(to))
+        try:
+            done, _ = await asyncio.wait({request}, timeout=self._settings.dial_timeout)
+        finally:
+            if not request.done():
+                request.add_done_callback(_close_late)
+        if not done:
+            raise TimeoutError(f"no answer within {self._settings.dial_timeout:g} s")
+        return request.result()
+
+    async def _stream(self, to: FarTcp | FarUnix) -> tuple[asyncssh.SSHReader[bytes], asyncssh.SSHWriter[bytes]]:
+        match to:
+            case FarTcp():
+                return await self.connection.open_connection(to.host, to.port)
+            case FarUnix():
+                return await self.connection.open_unix_connection(to.path)
+
     async def _request(self, relay: Relay, to: FarTcp | FarUnix, origin: tuple[str, int], window: int) -> None:
         match to:
             case FarTcp():
@@ -224,6 +248,11 @@ class Link:
                 # Far has all that a unix channel's session has; asyncssh's types know it as a TCP channel's only.
                 factory = cast("asyncssh.session.SSHUNIXSessionFactory[bytes]", lambda: Far(relay))
                 await self.connection.create_unix_connection(factory, to.path, window=window)
+
+
+def _close_late(request: asyncio.Future[tuple[asyncssh.SSHReader[bytes], asyncssh.SSHWriter[bytes]]]) -> None:
+    if not request.cancelled() and request.exception() is None:
+        request.result()[1].channel.abort()
 
 
 def _forget(request: asyncio.Future[None]) -> None:

@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 @dataclass(slots=True)
 class _Record:
     state: LinkState
+    stamp: str  # of the files it names: as the dial read them, then as its trust was last checked by them
     task: asyncio.Task[None] | None = None
     link: Link | None = None
 
@@ -50,7 +51,7 @@ class Links:
         self._next = 1
         self._waiting: dict[str, set[asyncio.Future[None]]] = {}
         self.tries: dict[str, Tries] = {}
-        self.came_back: dict[str, int] = {}
+        self.stamps: dict[str, str] = {}  # by target that has tries: the files it names, as they are now
 
     # --- what the planner asks ---------------------------------------------------------------------------------
 
@@ -60,7 +61,7 @@ class Links:
         state = LinkState(
             number, target.name, target.access, target.settings, limit, -1, LinkPhase.DIALING, now, trusted=True
         )
-        record = self._records[number] = _Record(state)
+        record = self._records[number] = _Record(state, stamp(target.access, self._environ))
         record.task = self._loop.create_task(self._dial(record, target), name=f"dial {target.name}")
 
     async def _dial(self, record: _Record, target: TargetSpec) -> None:
@@ -98,12 +99,10 @@ class Links:
     def _failed(self, record: _Record, failure: Failure) -> None:
         state = record.state
         del self._records[state.id]
-        self.tries[state.target] = backoff.failed(
-            self.tries.get(state.target), failure, self._loop.time(), state.access, self._stamp(state)
+        self.tries[state.target] = tries = backoff.failed(
+            self.tries.get(state.target), failure, self._loop.time(), state.access, record.stamp
         )
-
-    def _stamp(self, state: LinkState) -> str:
-        return stamp(state.access, self._environ)
+        self.stamps[state.target] = self._stamp_of(tries)
 
     def retire(self, number: int) -> None:
         record = self._records[number]
@@ -160,7 +159,7 @@ class Links:
         if state.phase is LinkPhase.READY:
             now = self._loop.time()
             self.tries[state.target] = backoff.lost(
-                self.tries.get(state.target), failure, now, now - state.since, state.access, self._stamp(state)
+                self.tries.get(state.target), failure, now, now - state.since, state.access, record.stamp
             )
         self._lost(number)
         self._changed()
@@ -200,7 +199,32 @@ class Links:
         """The live links, retiring ones included."""
         return MappingProxyType({n: record.link for n, record in self._records.items() if record.link is not None})
 
+    def stalled(self) -> frozenset[int]:
+        """Links from which nothing was heard for a keepalive interval."""
+        return frozenset(number for number, link in self.links().items() if link.stalled)
+
+    def look_at_files(self) -> bool:
+        """Notice what happened to the files that targets name. Whether anything did.
+
+        A changed credential is a reason to try again; changed known hosts may have taken a live link's key away.
+        """
+        before = dict(self.stamps)
+        self.stamps = {name: self._stamp_of(tries) for name, tries in self.tries.items()}
+        distrusted = False
+        for record in self._records.values():
+            now = stamp(record.state.access, self._environ)
+            if record.link is not None and now != record.stamp:
+                record.stamp = now
+                if record.state.trusted and not record.link.trusted:
+                    record.state = replace(record.state, trusted=False)
+                    distrusted = True
+        return distrusted or before != self.stamps
+
+    def _stamp_of(self, tries: Tries) -> str:
+        return stamp(tries.access, self._environ) if tries.access is not None else ""
+
     def forget(self, desired: Desired) -> None:
         """Drop the tries of targets that are asked for no more."""
         for name in [name for name in self.tries if name not in desired.targets]:
             del self.tries[name]
+            self.stamps.pop(name, None)

@@ -15,8 +15,6 @@ What holds the near side's reading back is a set of reasons (`Hold`); it reads w
 from __future__ import annotations
 
 import asyncio
-import socket
-import struct
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import IntFlag
@@ -25,6 +23,7 @@ from typing import Protocol
 import asyncssh
 
 from reconciler.ssh.limits import Visitor
+from reconciler.ssh.near import Near
 
 
 class Hold(IntFlag):
@@ -68,69 +67,6 @@ class Gate(Protocol):
     def wait(self, relay: Relay) -> None: ...
 
     def leave(self, relay: Relay) -> None: ...
-
-
-_RESET = struct.pack("ii", 1, 0)  # SO_LINGER on, 0 s: closing sends RST, so that a client cannot mistake it for EOF
-
-# One read buffer serves all connections: what is read is handed on before the loop reads the next. 64 KiB: two SSH
-# packets, so that no client gets far ahead of its neighbours in one turn of the loop.
-_BUFFER = bytearray(65536)
-_VIEW = memoryview(_BUFFER)
-
-
-class Near(asyncio.BufferedProtocol):
-    """The socket side. Until the relay starts, what a client says goes to `early` (a handshake), if anywhere."""
-
-    def __init__(self, made: Callable[[Near], None]) -> None:
-        self._made = made
-        self.transport: asyncio.Transport
-        self.relay: Relay | None = None
-        self.early: Callable[[bytes], None] | None = None
-        self.lost = False
-        self.on_lost: Callable[[], None] | None = None
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
-        transport.pause_reading()
-        self._made(self)
-
-    def get_buffer(self, sizehint: int) -> memoryview:
-        return _VIEW
-
-    def buffer_updated(self, nbytes: int) -> None:
-        if self.relay is not None:
-            self.relay.near_data(_VIEW[:nbytes])
-        elif self.early is not None:
-            self.early(bytes(_VIEW[:nbytes]))
-
-    def eof_received(self) -> bool:
-        if self.relay is None:
-            return False  # gone in the middle of a handshake
-        self.relay.near_eof()
-        return True  # half-close: the other direction goes on
-
-    def pause_writing(self) -> None:
-        if self.relay is not None:
-            self.relay.hold_far(Hold.NEAR)
-
-    def resume_writing(self) -> None:
-        if self.relay is not None:
-            self.relay.release_far(Hold.NEAR)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self.lost = True
-        if self.relay is not None:
-            self.relay.near_lost()
-        if self.on_lost is not None:
-            self.on_lost()
-
-    def reset(self) -> None:
-        """Close at once, with RST where the socket is TCP (a unix socket's client sees EOF, and cannot be told)."""
-        sock = self.transport.get_extra_info("socket")
-        if sock is not None and sock.family in (socket.AF_INET, socket.AF_INET6) and not self.lost:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
-        self.transport.abort()
 
 
 class Far(asyncssh.SSHTCPSession[bytes]):
@@ -289,6 +225,12 @@ class Relay:
             self._gate.wait(self)
         if self._rate_up is not None and (pause := self._rate_up.take(count)):
             self._rest(pause, self.hold_near, self.release_near)
+
+    def near_full(self) -> None:
+        self.hold_far(Hold.NEAR)
+
+    def near_drained(self) -> None:
+        self.release_far(Hold.NEAR)
 
     def near_eof(self) -> None:
         self._near_eof = True

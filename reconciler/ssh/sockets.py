@@ -15,13 +15,13 @@ from pathlib import Path
 import asyncssh
 
 from reconciler.core import backoff
-from reconciler.core.spec import Endpoint, LocalTcp, LocalUnix, RemoteTcp, RemoteUnix, TunnelSpec, is_choice
+from reconciler.core.spec import Endpoint, Listen, LocalTcp, LocalUnix, RemoteTcp, RemoteUnix, TunnelSpec, is_choice
 from reconciler.core.status import Failure, Reason, SocketKey, SocketPhase, SocketState, Tries
 from reconciler.ssh.arrivals import Arrivals, Door
 from reconciler.ssh.failures import from_listen
 from reconciler.ssh.link import Link
 from reconciler.ssh.listen import BACKLOG, Bound, bind
-from reconciler.ssh.relay import Near
+from reconciler.ssh.near import Near
 
 log = logging.getLogger(__name__)
 
@@ -204,7 +204,7 @@ class Sockets:
     def states(self) -> dict[SocketKey, SocketState]:
         return {key: record.state for key, record in self._records.items()}
 
-    def forget(self, wanted: set[SocketKey]) -> None:
+    def forget(self, wanted: set[Listen]) -> None:
         """Drop the tries of sockets that nobody asks for any more."""
-        for key in [key for key in self.tries if key not in wanted]:
+        for key in [key for key in self.tries if key.listen not in wanted]:
             del self.tries[key]

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from reconciler.core.socks5 import Connect, Event, Handshake, Login, Refused, Send
 from reconciler.core.spec import FarTcp, SocksUser, TunnelSpec
 from reconciler.ssh.attempt import DialFailed
-from reconciler.ssh.logins import read_text
-from reconciler.ssh.relay import Near
+from reconciler.ssh.near import Near
+from reconciler.ssh.reading import read_text
 
 HANDSHAKE_TIME = 10.0  # a client that has not said where it wants to go by then is not one
 

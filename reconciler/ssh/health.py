@@ -1,0 +1,169 @@
+"""Asking through a tunnel whether its destination is well, as often as its `health` says.
+
+Owns one task for each tunnel that has a probe. In: the tunnels that are wanted, the probes there are. Out: `results`
+by tunnel id, and `failing` when a tunnel whose probe asks for it should get a new connection. A probe is not run
+while the link is down: that has its own reason already.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable, Mapping
+
+import asyncssh
+
+from reconciler.core.ports import ProbeFn, Stream
+from reconciler.core.spec import FarTcp, FarUnix, Health, NearTcp, NearUnix, Socks, TunnelSpec
+from reconciler.core.status import Destination, Failure, Reason
+from reconciler.ssh.failures import from_channel_open
+from reconciler.ssh.link import Link
+
+log = logging.getLogger(__name__)
+
+
+class Probing:
+    """See the module. `pick` gives a usable link of a target or None."""
+
+    def __init__(
+        self,
+        probes: Mapping[str, ProbeFn],
+        *,
+        pick: Callable[[str], Link | None],
+        changed: Callable[[], None],
+        failing: Callable[[TunnelSpec], None],
+    ) -> None:
+        self._probes = probes
+        self._pick = pick
+        self._changed = changed
+        self._failing = failing
+        self._tasks: dict[str, tuple[TunnelSpec, asyncio.Task[None]]] = {}
+        self.results: dict[str, Destination] = {}
+
+    def want(self, tunnels: Mapping[str, TunnelSpec]) -> None:
+        """These are wanted now; a tunnel that leads elsewhere, or asks otherwise, is asked about anew."""
+        for tunnel in tunnels.values():
+            before = self._tasks.get(tunnel.id)
+            same = before is not None and (before[0].route, before[0].policy.health) == (
+                tunnel.route,
+                tunnel.policy.health,
+            )
+            if not same:
+                self._stop(tunnel.id)
+                if tunnel.policy.health is not None:
+                    task = asyncio.create_task(self._ask(tunnel, tunnel.policy.health), name=f"probe {tunnel.id}")
+                    self._tasks[tunnel.id] = (tunnel, task)
+        for tunnel_id in [one for one in self._tasks if one not in tunnels]:
+            self._stop(tunnel_id)
+
+    def _stop(self, tunnel_id: str) -> None:
+        task = self._tasks.pop(tunnel_id, None)
+        if task is not None:
+            task[1].cancel()
+        self.results.pop(tunnel_id, None)
+
+    async def close(self) -> None:
+        """Stop asking."""
+        tasks = [task for _, task in self._tasks.values()]
+        for tunnel_id in tuple(self._tasks):
+            self._stop(tunnel_id)
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _ask(self, tunnel: TunnelSpec, health: Health) -> None:
+        while True:
+            link = self._pick(tunnel.target)
+            if link is not None:
+                try:
+                    failure = await self._once(tunnel, health, link)
+                except Exception as error:  # a probe's bug is told as what it is, and the tunnel goes on
+                    log.exception("%s: a fault of this program in a probe", tunnel.id)
+                    failure = Failure(Reason.INTERNAL, f"a fault of this program: {error!r}; please report it")
+                if not link.gone:
+                    self._note(tunnel, health, failure)
+            await asyncio.sleep(health.interval if link is not None else min(health.interval, 1.0))
+
+    async def _once(self, tunnel: TunnelSpec, health: Health, link: Link) -> Failure | None:
+        async def opener() -> Stream | Failure:
+            try:
+                return await _open(tunnel, link)
+            except (asyncssh.ChannelOpenError, asyncssh.Error, OSError) as error:
+                return from_channel_open(error, str(tunnel.route))
+
+        try:
+            async with asyncio.timeout(health.timeout):
+                return await self._probes[health.type](opener, health, tunnel.route)
+        except TimeoutError:
+            return Failure(
+                Reason.PROBE, f"{tunnel.route} did not answer the {health.type} probe in {health.timeout:g} s"
+            )
+
+    def _note(self, tunnel: TunnelSpec, health: Health, failure: Failure | None) -> None:
+        before = self.results.get(tunnel.id)
+        failures = (before.failures if before else 0) + 1 if failure is not None else 0
+        self.results[tunnel.id] = Destination(failures, failure)
+        if before != self.results[tunnel.id]:
+            self._changed()
+        if failures >= health.failure_threshold and health.reconnect:
+            self._failing(tunnel)
+
+
+async def _open(tunnel: TunnelSpec, link: Link) -> Stream:
+    match tunnel.route:
+        case FarTcp() | FarUnix() as to:
+            return _Channel(*await link.open_stream(to))
+        case NearTcp() as near:
+            return _Socket(*await asyncio.open_connection(near.host, near.port))
+        case NearUnix() as near:
+            return _Socket(*await asyncio.open_unix_connection(near.path))
+        case Socks():
+            return _Nothing()  # the link is there and is heard: that is all a SOCKS tunnel promises
+
+
+class _Channel:
+    """A channel as a stream."""
+
+    def __init__(self, reader: asyncssh.SSHReader[bytes], writer: asyncssh.SSHWriter[bytes]) -> None:
+        self._reader = reader
+        self._writer = writer
+
+    async def read(self, limit: int) -> bytes:
+        try:
+            return await self._reader.read(limit)
+        except asyncssh.Error as error:
+            raise OSError(str(error)) from error
+
+    def write(self, data: bytes) -> None:
+        self._writer.write(data)
+
+    def close(self) -> None:
+        self._writer.channel.abort()
+
+
+class _Socket:
+    """A socket as a stream."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader = reader
+        self._writer = writer
+
+    async def read(self, limit: int) -> bytes:
+        return await self._reader.read(limit)
+
+    def write(self, data: bytes) -> None:
+        self._writer.write(data)
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError):
+            self._writer.transport.abort()
+
+
+class _Nothing:
+    """A stream to nobody."""
+
+    async def read(self, _limit: int) -> bytes:
+        return b""
+
+    def write(self, data: bytes) -> None: ...
+
+    def close(self) -> None: ...
