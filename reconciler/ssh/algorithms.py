@@ -1,0 +1,136 @@
+"""Which algorithms we offer, best first, and which names there are.
+
+asyncssh's own defaults put ChaCha20 first (half as fast as AES-GCM where the CPU has AES) and still hold SHA-1 key
+exchanges, MACs and signatures. A target's `algorithms` replaces an offer, and may name those again.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
+from asyncssh import compression, encryption, kex, mac, public_key
+
+from reconciler.core.spec import Algorithms
+
+KINDS = ("cipher", "kex", "mac", "hostKey")
+
+_KEX = (
+    "mlkem768x25519-sha256",
+    "sntrup761x25519-sha512",  # only where liboqs is installed
+    "sntrup761x25519-sha512@openssh.com",
+    "curve25519-sha256",
+    "curve25519-sha256@libssh.org",
+    "ecdh-sha2-nistp256",
+    "ecdh-sha2-nistp384",
+    "ecdh-sha2-nistp521",
+    "diffie-hellman-group-exchange-sha256",
+    "diffie-hellman-group16-sha512",
+    "diffie-hellman-group18-sha512",
+    "diffie-hellman-group14-sha256",
+)
+_AES_GCM = ("aes128-gcm@openssh.com", "aes256-gcm@openssh.com")
+_CHACHA = ("chacha20-poly1305@openssh.com",)
+_AES_CTR = ("aes128-ctr", "aes192-ctr", "aes256-ctr")
+_MAC = (
+    "umac-128-etm@openssh.com",
+    "hmac-sha2-256-etm@openssh.com",
+    "hmac-sha2-512-etm@openssh.com",
+    "umac-128@openssh.com",
+    "hmac-sha2-256",
+    "hmac-sha2-512",
+)
+_SIGNATURES = (
+    "ssh-ed25519",
+    "ecdsa-sha2-nistp256",
+    "ecdsa-sha2-nistp384",
+    "ecdsa-sha2-nistp521",
+    "sk-ssh-ed25519@openssh.com",
+    "sk-ecdsa-sha2-nistp256@openssh.com",
+    "ssh-ed448",
+    "rsa-sha2-512",
+    "rsa-sha2-256",
+)
+
+
+@cache
+def known(kind: str) -> tuple[str, ...]:
+    """Every name this installation knows for a field of `algorithms`: cipher, kex, mac or hostKey."""
+    names: dict[str, Callable[[], list[bytes]]] = {
+        "cipher": encryption.get_encryption_algs,
+        "kex": lambda: [name for name in kex.get_kex_algs() if not name.startswith(b"gss-")],
+        "mac": mac.get_mac_algs,
+        "hostKey": lambda: public_key.get_certificate_algs() + public_key.get_public_key_algs(),
+    }
+    return tuple(name.decode("ascii") for name in names[kind]())
+
+
+def unknown(algorithms: Algorithms) -> tuple[str, ...]:
+    """The names in `algorithms` that this installation does not know, as `kind: name`."""
+    chosen = zip(KINDS, (algorithms.cipher, algorithms.kex, algorithms.mac, algorithms.host_key), strict=True)
+    return tuple(f"{kind}: {name}" for kind, names in chosen for name in names if name not in known(kind))
+
+
+def kex_offer(algorithms: Algorithms) -> list[str]:
+    return list(algorithms.kex) or _available("kex", _KEX)
+
+
+def cipher_offer(algorithms: Algorithms) -> list[str]:
+    if algorithms.cipher:
+        return list(algorithms.cipher)
+    fast_first = (*_AES_GCM, *_CHACHA) if cpu_has_aes() else (*_CHACHA, *_AES_GCM)
+    return _available("cipher", (*fast_first, *_AES_CTR))
+
+
+def mac_offer(algorithms: Algorithms) -> list[str]:
+    return list(algorithms.mac) or _available("mac", _MAC)
+
+
+def signature_offer(algorithms: Algorithms) -> list[str]:
+    """Signatures we make when logging in. A server that needs ssh-rsa for its own key needs it for ours too."""
+    old = ["ssh-rsa"] if "ssh-rsa" in algorithms.host_key else []
+    return _available("hostKey", _SIGNATURES) + old
+
+
+def compression_offer(compress: bool) -> list[str]:
+    """To compress, `zlib@openssh.com` has to come first: the first common one is taken."""
+    names = [name.decode("ascii") for name in compression.get_compression_algs()]
+    return [name for name in ("zlib@openssh.com", "none") if name in names] if compress else ["none"]
+
+
+def host_key_offer(algorithms: Algorithms, first: tuple[str, ...], certificates: bool) -> list[str]:
+    """Host key types, those in `first` (of the keys we know) before others, so that a server shows one that we know.
+
+    The others stay in the offer: a server whose key was replaced by one of another type then shows it, and its
+    fingerprint gets into the message. Certificates are asked for only where an authority is known.
+    """
+    plain = list(algorithms.host_key) or _available("hostKey", _SIGNATURES)
+    if algorithms.host_key:
+        signed = [name for name in plain if "-cert-v0" in name]
+        plain = [name for name in plain if name not in signed]
+    else:
+        signed = _available("hostKey", tuple(_certificate_name(name) for name in _SIGNATURES))
+    preferred = [name for name in first if name in plain]
+    return (signed if certificates else []) + preferred + [name for name in plain if name not in preferred]
+
+
+@cache
+def cpu_has_aes() -> bool:
+    """Whether the CPU has AES instructions: Linux says so; elsewhere today's architectures have them."""
+    try:
+        info = Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return platform.machine().lower() in {"arm64", "aarch64", "x86_64", "amd64"}
+    flags = [line.partition(":")[2].split() for line in info.splitlines() if line.startswith(("flags", "Features"))]
+    return bool(flags) and "aes" in flags[0]
+
+
+def _available(kind: str, names: tuple[str, ...]) -> list[str]:
+    return [name for name in names if name in known(kind)]
+
+
+def _certificate_name(name: str) -> str:
+    """`ssh-ed25519` -> `ssh-ed25519-cert-v01@openssh.com`; the `@openssh.com` of the sk- types stays at the end."""
+    return name.removesuffix("@openssh.com") + "-cert-v01@openssh.com"

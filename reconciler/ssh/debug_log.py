@@ -1,0 +1,53 @@
+"""What asyncssh logs: warnings, and everything about the connections of targets with `logLevel: debug`.
+
+asyncssh has one logger for all connections and puts the connection's number in front of each message. A filter on that
+logger lets through the numbers that are asked for, with the target's name. Level 2 is the most it is ever set to: at 3
+it would log passwords.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+
+import asyncssh
+
+_LOGGER = logging.getLogger("asyncssh")
+_NUMBER = re.compile(r"\[(conn=\d+)[],]")
+_targets: dict[str, str] = {}
+
+
+def watch(connection: asyncssh.SSHClientConnection, target: str) -> None:
+    """Log everything about this connection from now on."""
+    if not _targets:
+        asyncssh.set_debug_level(2)
+        _LOGGER.setLevel(logging.DEBUG)
+        _LOGGER.addFilter(_filter)
+    _targets[_number(connection)] = target
+
+
+def unwatch(connection: asyncssh.SSHClientConnection) -> None:
+    """Log only warnings again, if it was watched at all. Call it at the connection's end too."""
+    if _targets.pop(_number(connection), None) is not None and not _targets:
+        _LOGGER.removeFilter(_filter)
+        quiet()
+
+
+def quiet() -> None:
+    """Warnings only, unless some connection is watched."""
+    if not _targets:
+        _LOGGER.setLevel(logging.WARNING)
+
+
+def _number(connection: asyncssh.SSHClientConnection) -> str:
+    text, _ = connection.logger.process("", {})
+    found = _NUMBER.match(text)
+    return found.group(1) if found else ""
+
+
+def _filter(record: logging.LogRecord) -> bool:
+    found = _NUMBER.match(str(record.msg))
+    target = _targets.get(found.group(1)) if found else None
+    if target is not None:
+        record.msg = f"{target}: {record.msg}"
+    return target is not None or record.levelno >= logging.WARNING

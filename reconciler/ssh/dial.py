@@ -1,0 +1,287 @@
+"""One attempt to connect and log in to a target: its hosts in order of preference, through its jump hosts.
+
+Owns everything that exists before there is a link: when `dial` raises or is cancelled, nothing of it is left. Each
+hop is a TCP connection of our own (or a channel of the hop before, or a proxy command), an SSH handshake and a login
+under one deadline. asyncssh is told everything explicitly; nothing of ~/.ssh or the environment is picked up.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass
+from weakref import WeakValueDictionary
+
+import asyncssh
+
+from reconciler.core.spec import Access, Endpoint, Hop, TargetSettings, TrustMode
+from reconciler.core.status import Failure, Reason
+from reconciler.ssh import eyeballs, proxy
+from reconciler.ssh.attempt import DialFailed, Stage, most_telling
+from reconciler.ssh.debug_log import quiet
+from reconciler.ssh.failures import from_dial, from_lost, no_common
+from reconciler.ssh.files import credential_files, stamp
+from reconciler.ssh.handshake import Handshake
+from reconciler.ssh.logins import Credentials, collect
+from reconciler.ssh.options import options
+from reconciler.ssh.through import Through
+from reconciler.ssh.trust import HostKeyCheck
+
+__all__ = ["DialFailed", "Dialled", "credential_files", "dial", "stamp", "still_trusted"]
+
+# To one address. sshd drops unauthenticated connections from the tenth on (MaxStartups), and counts one for a while
+# after it let us in: with 8 at once some of a hundred are dropped, and 6 are as fast.
+HANDSHAKES_AT_ONCE = 6
+
+
+@dataclass(frozen=True, slots=True)
+class Dialled:
+    """A logged-in connection. It closes its jump hosts' connections and its proxy command when it ends.
+
+    host                  index into access.hop.hosts
+    hops                  the jump hosts' connections, outermost first
+    seconds               how long it took
+    host_key_verified     False where checking is off, for any hop
+    certificate_expires   end of the certificate that logged in to the target (wall)
+    warnings              what is not as it should be with the credentials' files
+    """
+
+    connection: asyncssh.SSHClientConnection
+    host: int
+    hops: tuple[asyncssh.SSHClientConnection, ...]
+    seconds: float
+    host_key_verified: bool
+    certificate_expires: float | None
+    warnings: tuple[str, ...]
+
+
+async def dial(
+    access: Access,
+    settings: TargetSettings,
+    limit: int,
+    *,
+    name: str,
+    client: Callable[[], asyncssh.SSHClient],
+    environ: Mapping[str, str],
+) -> Dialled:
+    """Connect to the first of `access.hop.hosts[:limit]` that lets us in. Raises DialFailed.
+
+    `client` is called once, for the connection that is returned: it hears of its end, and of debug messages.
+    """
+    started = time.monotonic()
+    quiet()
+    hops = (*access.via, access.hop)
+    async with contextlib.AsyncExitStack() as stack:
+        credentials = []
+        for hop, seconds in zip(hops, settings.connect_timeouts, strict=False):
+            credentials.append(await collect(hop, environ, seconds))
+            stack.callback(credentials[-1].close)
+        tower: list[_Reached] = []
+        try:
+            for each in credentials:
+                tower.append(await _reach_any(_way(access, settings, each, tower, name), limit))
+            top = tower[-1]
+            _check_alive(top, str(access.hop.hosts[top.host]))
+            top.handshake.hand_over(client())
+            logged_in_with = top.handshake.latest
+            for reached in tower:
+                reached.handshake.forget()
+        except BaseException:
+            for reached in reversed(tower):
+                reached.connection.abort()
+            raise
+    return Dialled(
+        connection=top.connection,
+        host=top.host,
+        hops=tuple(reached.connection for reached in tower[:-1]),
+        seconds=time.monotonic() - started,
+        host_key_verified=all(hop.trust.mode is not TrustMode.OFF for hop in hops),
+        certificate_expires=logged_in_with.expires if logged_in_with else None,
+        warnings=tuple(warning for each in credentials for warning in each.warnings),
+    )
+
+
+def still_trusted(connection: asyncssh.SSHClientConnection) -> bool:
+    """Whether the host keys that a live connection and its jump hosts showed would still be believed."""
+    handshake = connection.get_owner()
+    while isinstance(handshake, Handshake):
+        if not handshake.check.still_trusted():
+            return False
+        handshake = handshake.below
+    return True
+
+
+def _check_alive(reached: _Reached, where: str) -> None:
+    """The server may have closed the connection as soon as it had let us in."""
+    if reached.handshake.lost:
+        raise DialFailed(from_lost(reached.handshake.error, where))
+
+
+# --- hop by hop -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Reached:
+    connection: asyncssh.SSHClientConnection
+    handshake: Handshake
+    host: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Way:
+    """How a hop is to be reached: over `below`, by `command`, or else by TCP; in `seconds` for each of its hosts."""
+
+    hop: Hop
+    credentials: Credentials
+    label: str  # "jump host 2 ", "" for the target itself
+    seconds: float
+    below: _Reached | None
+    command: tuple[str, ...]
+    keepalive: tuple[float, int]
+    debug: str
+
+    def where(self, endpoint: Endpoint) -> str:
+        return f"{self.label}({endpoint})" if self.label else str(endpoint)
+
+
+def _way(access: Access, settings: TargetSettings, credentials: Credentials, tower: list[_Reached], name: str) -> _Way:
+    number = len(tower)
+    last = number == len(access.via)
+    return _Way(
+        hop=access.hop if last else access.via[number],
+        credentials=credentials,
+        label="" if last else f"jump host {number + 1} ",
+        seconds=settings.connect_timeouts[number],
+        below=tower[-1] if tower else None,
+        command=access.proxy_command if not tower else (),
+        # A jump host that falls silent silences what it carries: the keepalive of the target's connection finds both.
+        keepalive=(settings.keepalive_interval, settings.keepalive_count_max) if last else (0.0, 1),
+        debug=name if settings.log_level == "debug" else "",
+    )
+
+
+async def _reach_any(way: _Way, limit: int) -> _Reached:
+    """The first of the hop's hosts that lets us in. `limit` is for the target's own hosts."""
+    failures = []
+    for host, endpoint in enumerate(way.hop.hosts if way.label else way.hop.hosts[:limit]):
+        try:
+            connection, handshake = await _reach(way, endpoint)
+        except DialFailed as failed:
+            failures.append(failed.failure)
+        else:
+            return _Reached(connection, handshake, host)
+    raise DialFailed(most_telling(failures))
+
+
+async def _reach(way: _Way, endpoint: Endpoint) -> tuple[asyncssh.SSHClientConnection, Handshake]:
+    """Connect and log in to this host."""
+    handshake = _handshake(way, endpoint)
+    check = handshake.check
+    try:
+        return await _attempt(way, endpoint, handshake, certificates=check.wants_certificate), handshake
+    except DialFailed:
+        if not check.foreign_authority_but_known_key:
+            raise
+    # As ssh does: a certificate that means nothing to us does not spoil a key that is known.
+    handshake = _handshake(way, endpoint)
+    return await _attempt(way, endpoint, handshake, certificates=False), handshake
+
+
+def _handshake(way: _Way, endpoint: Endpoint) -> Handshake:
+    check = HostKeyCheck(way.hop.trust, endpoint, way.where(endpoint))
+    return Handshake(check, way.credentials, way.below.handshake if way.below else None, way.debug)
+
+
+async def _attempt(
+    way: _Way, endpoint: Endpoint, handshake: Handshake, *, certificates: bool
+) -> asyncssh.SSHClientConnection:
+    """One connection, one handshake, one login, within the hop's time. Raises DialFailed; leaves nothing open."""
+    where = way.where(endpoint)
+    command: proxy.ProxyCommand | None = None
+    sock: socket.socket | None = None
+    try:
+        async with _gate(endpoint), asyncio.timeout(way.seconds):
+            if way.command:
+                command = await proxy.start(way.command, endpoint, way.hop.user, where)
+                sock = command.sock
+            elif way.below is None:
+                sock = await eyeballs.connect(endpoint)
+            connection = await asyncssh.connect(
+                endpoint.host,
+                endpoint.port,
+                sock=sock,
+                tunnel=Through(way.below.connection) if way.below else None,
+                client_factory=lambda: handshake,
+                **options(way.hop, way.credentials.methods, handshake.check, way.keepalive, certificates=certificates),
+            )
+    except BaseException as exc:
+        if sock is not None and handshake.connection is None:  # else it is the transport's, which is closed by now
+            sock.close()
+        failure = None if isinstance(exc, asyncio.CancelledError) else await _why(exc, way, where, handshake, command)
+        if command is not None:
+            command.close()
+        if failure is None:
+            raise
+        raise DialFailed(failure) from exc
+    # From here the connection closes what it stands on when it ends.
+    if way.below is not None:
+        connection.set_tunnel(way.below.connection)
+    elif command is not None:
+        connection.set_tunnel(command)
+    return connection
+
+
+async def _why(
+    exc: BaseException, way: _Way, where: str, handshake: Handshake, command: proxy.ProxyCommand | None
+) -> Failure | None:
+    """The failure for what an attempt raised; None for what is no failure of a dial."""
+    if not isinstance(exc, Exception):
+        return None
+    if isinstance(exc, DialFailed):
+        return exc.failure
+    if handshake.check.failure is not None:
+        return handshake.check.failure
+    if isinstance(exc, asyncssh.HostKeyNotVerifiable):
+        return handshake.check.certificate_refused(exc.reason)
+    if not isinstance(exc, TimeoutError):
+        if command is not None and handshake.stage <= Stage.BANNER and (failure := await command.failure(where)):
+            return failure
+        if handshake.stage is Stage.KEX and (failure := _no_common_host_key(handshake, where)):
+            return failure
+    failure = from_dial(exc, where, handshake.stage, way.seconds, _tried(way, handshake))
+    if failure.reason is Reason.AUTH and way.credentials.unusable is not None:
+        return way.credentials.unusable
+    return failure
+
+
+def _tried(way: _Way, handshake: Handshake) -> str:
+    """With what we tried to log in, for people."""
+    keys = [offer.label for offer in handshake.offered]
+    tried = [*keys[:2], f"{len(keys) - 2} more"] if len(keys) > 3 else keys
+    if handshake.password_sent:
+        tried.append("a password")
+    return f"{way.hop.user} with {', '.join(tried) or 'nothing it wants'}"
+
+
+def _no_common_host_key(handshake: Handshake, where: str) -> Failure | None:
+    """OpenSSH closes the connection without a word where no host key type is common. Both offers are at hand."""
+    ours, theirs = handshake.host_key_offers()
+    return no_common("host key", theirs, where) if theirs and not set(ours) & set(theirs) else None
+
+
+@contextlib.asynccontextmanager
+async def _gate(endpoint: Endpoint) -> AsyncIterator[None]:
+    """A place among the handshakes with this endpoint."""
+    key = id(asyncio.get_running_loop()), endpoint
+    gate = _gates.get(key)
+    if gate is None:
+        gate = _gates[key] = asyncio.Semaphore(HANDSHAKES_AT_ONCE)
+    async with gate:
+        yield
+
+
+# One that nobody uses is gone.
+_gates: WeakValueDictionary[tuple[int, Endpoint], asyncio.Semaphore] = WeakValueDictionary()

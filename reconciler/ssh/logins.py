@@ -1,0 +1,266 @@
+"""From the ways to log in that a hop names to what asyncssh offers the server: keys in order, and passwords.
+
+Owns reading credentials. Everything is read anew for each dial (a rotated file counts at once), in a thread, before
+the connection is made: an unreadable key costs the server nothing. Nothing ambient is picked up.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import stat
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+
+import asyncssh
+from asyncssh.public_key import CERT_TYPE_USER, SSHOpenSSHCertificate, decode_ssh_certificate
+
+from reconciler.core.secret import FromFile, Source
+from reconciler.core.spec import AgentLogin, Hop, KeyLogin, Login, PasswordLogin
+from reconciler.core.status import Failure, Reason
+from reconciler.ssh.attempt import DialFailed
+from reconciler.ssh.failures import printable
+from reconciler.ssh.reading import read_bytes, read_text, unreadable
+
+_OTHERS_MAY_READ = stat.S_IRWXG | stat.S_IRWXO
+_RSA_SHA512 = b"rsa-sha2-512"
+_FOREVER = 2**64 - 1  # of a certificate without an end
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """One key to offer. `expires` is the end of its certificate (wall)."""
+
+    pair: asyncssh.SSHKeyPair
+    label: str
+    expires: float | None
+
+    def __post_init__(self) -> None:
+        # As ssh does. asyncssh would take SHA-256 first, which hardened servers refuse without having said so.
+        names = self.pair.sig_algorithms
+        if _RSA_SHA512 in names:
+            self.pair.sig_algorithms = (_RSA_SHA512, *(name for name in names if name != _RSA_SHA512))
+
+
+@dataclass(slots=True)
+class Credentials:
+    """What one hop's logins came to. `unusable`: one that cannot be used now, while others can. Close after use."""
+
+    methods: tuple[str, ...]
+    keys: list[Offer] = field(default_factory=list)
+    passwords: list[str] = field(default_factory=list, repr=False)
+    warnings: list[str] = field(default_factory=list)
+    unusable: Failure | None = None
+    agents: list[asyncssh.SSHAgentClient] = field(default_factory=list)
+
+    def close(self) -> None:
+        for agent in self.agents:
+            agent.close()
+
+
+class _UnusableError(Exception):
+    """A login that cannot be used now; another of the same hop may do."""
+
+    def __init__(self, reason: Reason, message: str) -> None:
+        super().__init__(message)
+        self.failure = Failure(reason, message)
+
+
+async def collect(hop: Hop, environ: Mapping[str, str], seconds: float) -> Credentials:
+    """Read the hop's credentials. Raises DialFailed where one cannot be read, or none can be used."""
+    credentials = Credentials(_methods(hop))
+    try:
+        async with asyncio.timeout(seconds):
+            for login in hop.logins:
+                try:
+                    await _add(login, hop, environ, credentials)
+                except _UnusableError as unusable:
+                    credentials.unusable = credentials.unusable or unusable.failure
+    except TimeoutError:
+        credentials.close()
+        text = f"reading the keys for {hop.hosts[0]} took over {seconds:g} s: does the agent hang, or a file system?"
+        raise unreadable(text) from None
+    except BaseException:
+        credentials.close()
+        raise
+    if credentials.unusable and not credentials.keys and not credentials.passwords:
+        credentials.close()
+        raise DialFailed(credentials.unusable)
+    return credentials
+
+
+async def _add(login: Login, hop: Hop, environ: Mapping[str, str], credentials: Credentials) -> None:
+    match login:
+        case KeyLogin():
+            read = await asyncio.to_thread(_read_key, login, environ, hop.strict_key_permissions)
+            credentials.keys += read.offers
+            credentials.warnings += read.warnings
+        case AgentLogin():
+            await _ask_agent(login, environ, credentials)
+        case PasswordLogin():
+            text = await asyncio.to_thread(read_text, login.password, environ, "the password")
+            credentials.passwords.append(text)
+
+
+def _methods(hop: Hop) -> tuple[str, ...]:
+    """SSH's authentication methods in the order in which the logins first need them."""
+    methods: dict[str, None] = {}
+    for login in hop.logins:
+        if isinstance(login, PasswordLogin):
+            methods |= {"password": None, "keyboard-interactive": None}
+        else:
+            methods |= {"publickey": None}
+    return tuple(methods)
+
+
+# --- keys -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _KeyRead:
+    offers: list[Offer]
+    warnings: list[str]
+
+
+def _read_key(login: KeyLogin, environ: Mapping[str, str], strict_permissions: bool) -> _KeyRead:
+    content = read_bytes(login.key, environ, "the private key")
+    warnings = []
+    if isinstance(login.key, FromFile) and (warning := _permissions_of(login.key.path)):
+        if strict_permissions:
+            raise unreadable(f"{warning}: chmod 600 it, or set strictKeyPermissions: false")
+        warnings.append(warning)
+    passphrase = read_text(login.passphrase, environ, "the passphrase") if login.passphrase else None
+    key = _decoded_key(content, passphrase, str(login.key))
+    certificate = _certificate(login.certificate, key, environ) if login.certificate else None
+    # A key object, not its path: beside a path asyncssh would look for a certificate by itself.
+    pairs = asyncssh.load_keypairs([(key, certificate)] if certificate else [key])
+    expires = _expiry(certificate)
+    label = f"key {login.key}"
+    return _KeyRead([Offer(pair, label, expires if pair.has_cert else None) for pair in pairs], warnings)
+
+
+def _permissions_of(path: str) -> str:
+    mode = Path(path).stat().st_mode
+    return f"others may read the private key {path} (mode {stat.S_IMODE(mode):04o})" if mode & _OTHERS_MAY_READ else ""
+
+
+def _decoded_key(content: bytes, passphrase: str | None, place: str) -> asyncssh.SSHKey:
+    if b"\n" not in content.strip() and b"\\n" in content:
+        content = content.replace(b"\\n", b"\n")  # a key that went through an environment file
+    if content.startswith(b"PuTTY-User-Key-File"):
+        raise unreadable(f"{place} is a PuTTY key: convert it (puttygen KEY -O private-openssh)")
+    try:
+        return asyncssh.import_private_key(content, passphrase)
+    except asyncssh.KeyEncryptionError:
+        what = "the passphrase does not open" if passphrase else "no passphrase is given for"
+        raise unreadable(f"{what} the private key {place}") from None
+    except ValueError as error:
+        if "assphrase" in str(error):
+            raise unreadable(f"the private key {place} is encrypted: give its passphrase") from None
+        if content.lstrip().startswith((b"ssh-", b"ecdsa-", b"sk-")):
+            raise unreadable(f"{place} is a public key: name the private one") from None
+        raise unreadable(f"{place} is no private key that can be read: {_safe(error)}") from None
+
+
+def _safe(error: ValueError) -> str:
+    """What asyncssh says of what is wrong with a key: short and without content, but bounded all the same."""
+    return printable(str(error))
+
+
+# --- certificates -----------------------------------------------------------------------------------------------
+
+
+def _certificate(source: Source, key: asyncssh.SSHKey, environ: Mapping[str, str]) -> asyncssh.SSHCertificate:
+    content = read_bytes(source, environ, "the certificate")
+    try:
+        certificate = asyncssh.import_certificate(content)
+    except ValueError as error:
+        raise unreadable(f"{source} is no certificate that can be read: {_safe(error)}") from None
+    if certificate.key.public_data != key.public_data:
+        raise unreadable(f"the certificate {source} is for another key than the one it is given with")
+    _check_validity(certificate, str(source))
+    return certificate
+
+
+def _check_validity(certificate: asyncssh.SSHCertificate, place: str) -> None:
+    if not isinstance(certificate, SSHOpenSSHCertificate):
+        raise unreadable(f"{place} is not an OpenSSH certificate")
+    try:
+        certificate.validate(CERT_TYPE_USER, None)
+    except ValueError as error:
+        said = str(error)
+        if "type" in said:
+            raise unreadable(f"{place} is a host certificate: logging in takes one for users") from None
+        if "not yet" in said:
+            text = f"the certificate {place} is not valid before {_date(certificate._valid_after)}: is the clock right?"  # noqa: SLF001 - asyncssh has no public reading of it
+        else:
+            text = f"the certificate {place} expired on {_date(certificate._valid_before)}: have a new one signed"  # noqa: SLF001 - as above
+        raise _UnusableError(Reason.CERTIFICATE_EXPIRED, text) from None
+
+
+def _expiry(certificate: asyncssh.SSHCertificate | None) -> float | None:
+    if not isinstance(certificate, SSHOpenSSHCertificate) or certificate._valid_before >= _FOREVER:  # noqa: SLF001 - as above
+        return None
+    return float(certificate._valid_before)  # noqa: SLF001 - as above
+
+
+def _date(wall: float) -> str:
+    try:
+        return datetime.fromtimestamp(wall, UTC).strftime("%Y-%m-%d %H:%M UTC")
+    except (OverflowError, ValueError, OSError):
+        return "a date far away"
+
+
+# --- agents -----------------------------------------------------------------------------------------------------
+
+
+async def _ask_agent(login: AgentLogin, environ: Mapping[str, str], credentials: Credentials) -> None:
+    path = agent_socket(login, environ)
+    if not path:
+        text = "agent: true needs SSH_AUTH_SOCK, which is unset: start ssh-agent"
+        raise _UnusableError(Reason.SECRET_UNREADABLE, text)
+    only = await asyncio.to_thread(_public_key, login.only) if login.only else None
+    try:
+        agent = await asyncssh.connect_agent(path)
+        credentials.agents.append(agent)
+        pairs = await agent.get_keys()
+    except (OSError, ValueError) as error:
+        text = f"the SSH agent at {path} does not answer: {printable(getattr(error, 'strerror', None) or str(error))}"
+        raise _UnusableError(Reason.SECRET_UNREADABLE, text) from error
+    offers = [offer for pair in pairs if (offer := _agent_offer(pair, only, path)) is not None]
+    if not offers:
+        lacks = f"the key {login.only}" if login.only else "any key"
+        raise _UnusableError(Reason.SECRET_UNREADABLE, f"the SSH agent at {path} does not hold {lacks}: ssh-add it")
+    credentials.keys += offers
+
+
+def agent_socket(login: AgentLogin, environ: Mapping[str, str]) -> str:
+    return login.socket or environ.get("SSH_AUTH_SOCK", "")
+
+
+def _public_key(path: str) -> asyncssh.SSHKey:
+    content = read_bytes(FromFile(path), {}, "the public key")
+    try:
+        return asyncssh.import_public_key(content)
+    except ValueError as error:
+        raise unreadable(f"{path} is no public key that can be read: {_safe(error)}") from None
+
+
+def _agent_offer(pair: asyncssh.SSHKeyPair, only: asyncssh.SSHKey | None, path: str) -> Offer | None:
+    """The pair, if it is the one asked for (or its certificate) and no certificate that has run out."""
+    certificate = None
+    public = pair.public_data
+    if pair.has_cert:
+        try:
+            certificate = decode_ssh_certificate(pair.public_data)
+        except ValueError:
+            return None
+        public = certificate.key.public_data
+        expires = _expiry(certificate)
+        if expires is not None and expires <= time.time():
+            return None
+    if only is not None and public != only.public_data:
+        return None
+    return Offer(pair, f"agent {path}: {pair.get_comment() or 'a key'}", _expiry(certificate))

@@ -1,0 +1,109 @@
+"""Builders for tests of dialling: hops to the test servers, and a dial that closes what it opened."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import asyncssh
+import pytest
+
+from reconciler.core.secret import FromFile
+from reconciler.core.spec import (
+    Access,
+    Algorithms,
+    Endpoint,
+    Hop,
+    KeyLogin,
+    Reconnect,
+    TargetSettings,
+    Trust,
+    TrustMode,
+)
+from reconciler.core.status import Failure
+from reconciler.ssh.dial import Dialled, DialFailed, dial
+
+OURS = Algorithms(cipher=(), kex=(), mac=(), host_key=())
+
+
+class Server(Protocol):
+    """What the test servers have in common."""
+
+    host: str
+    port: int
+    user: str
+    known_hosts: Path
+
+    @property
+    def client_key(self) -> Path: ...
+
+
+def hop(server: Server, **fields: Any) -> Hop:
+    """Logs in to the server with its key, strictly; a field given replaces that."""
+    usual: dict[str, Any] = {
+        "hosts": (Endpoint(server.host, server.port),),
+        "user": server.user,
+        "logins": (key_login(server.client_key),),
+        "trust": strict(server.known_hosts),
+        "algorithms": OURS,
+        "compress": False,
+        "strict_key_permissions": False,
+    }
+    return Hop(**(usual | fields))
+
+
+def key_login(path: Path) -> KeyLogin:
+    return KeyLogin(FromFile(str(path)), None, None)
+
+
+def strict(*known_hosts: Path) -> Trust:
+    return trust(TrustMode.STRICT, *known_hosts)
+
+
+def trust(mode: TrustMode, *known_hosts: Path, host_keys: tuple[str, ...] = (), alias: str = "") -> Trust:
+    return Trust(mode, host_keys, tuple(str(path) for path in known_hosts), alias)
+
+
+def access(target: Hop, *via: Hop, proxy_command: tuple[str, ...] = ()) -> Access:
+    return Access(target, via, proxy_command)
+
+
+def settings(timeout: float = 10.0, keepalive: float = 0.0) -> TargetSettings:
+    return TargetSettings((timeout,) * 4, 5.0, keepalive, 2, 60.0, Reconnect(0.25, 30.0, 2.0), "info")
+
+
+@contextlib.asynccontextmanager
+async def dialled(
+    to: Access,
+    *,
+    limit: int = 99,
+    timeout: float = 10.0,
+    environ: Mapping[str, str] | None = None,
+    client: type[asyncssh.SSHClient] = asyncssh.SSHClient,
+) -> AsyncIterator[Dialled]:
+    result = await dial(to, settings(timeout), limit, name="test", client=client, environ=environ or {})
+    try:
+        yield result
+    finally:
+        result.connection.close()
+        await result.connection.wait_closed()
+
+
+async def failure_of(
+    to: Access, *, limit: int = 99, timeout: float = 10.0, environ: Mapping[str, str] | None = None
+) -> Failure:
+    """Why this dial fails; a test fails where it succeeds."""
+    with pytest.raises(DialFailed) as failed:
+        async with dialled(to, limit=limit, timeout=timeout, environ=environ):
+            pass
+    return failed.value.failure
+
+
+async def works(connection: asyncssh.SSHClientConnection) -> bool:
+    """Whether the connection still carries something."""
+    try:
+        return (await connection.run("echo yes", check=True)).stdout == "yes\n"
+    except (OSError, asyncssh.Error):
+        return False

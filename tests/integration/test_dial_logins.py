@@ -1,0 +1,382 @@
+"""Every way to log in, on a real sshd, and what is said when one does not work."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import subprocess
+import time
+from collections.abc import AsyncIterator, Iterator, Sequence
+from pathlib import Path
+
+import asyncssh
+import pytest
+
+from integration.dialling import access, dialled, failure_of, hop, key_login, strict
+from reconciler.core.secret import FromEnv, FromFile, Inline, Secret
+from reconciler.core.spec import AgentLogin, Endpoint, KeyLogin, Login, PasswordLogin
+from reconciler.core.status import Failure, Reason
+from support.keys import KeyPair, Keys
+from support.sshd import Sshd
+from support.wait import eventually, fd_count, free_port
+
+PASSPHRASE = "correct horse"
+
+
+async def with_login(sshd: Sshd, *logins: Login, environ: dict[str, str] | None = None) -> None:
+    """Log in, or raise."""
+    async with dialled(access(hop(sshd, logins=logins)), environ=environ) as result:
+        assert result.connection.get_extra_info("username") == sshd.user
+
+
+async def refused(sshd: Sshd, *logins: Login, environ: dict[str, str] | None = None) -> Failure:
+    return await failure_of(access(hop(sshd, logins=logins)), environ=environ)
+
+
+# --- keys -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["ssh-ed25519", "ecdsa-sha2-nistp256", "ssh-rsa"])
+async def test_a_key_logs_in(sshd: Sshd, keys: Keys, kind: str) -> None:
+    key = keys.make("id", kind=kind)
+    sshd.authorize(key)
+    await with_login(sshd, key_login(key.private))
+
+
+@pytest.mark.parametrize("form", ["openssh", "pkcs1-pem", "pkcs8-pem"])
+async def test_an_encrypted_key_logs_in_with_its_passphrase(sshd: Sshd, keys: Keys, form: str) -> None:
+    key = keys.make("id", kind="ssh-rsa")
+    sshd.authorize(key)
+    private = asyncssh.read_private_key(key.private)
+    key.private.write_bytes(private.export_private_key(form, passphrase=PASSPHRASE))
+    file = keys.directory / "passphrase"
+    file.write_text(PASSPHRASE + "\n")
+    await with_login(sshd, KeyLogin(FromFile(str(key.private)), FromFile(str(file)), None))
+
+
+async def test_a_key_logs_in_from_the_environment_also_with_its_line_ends_escaped(sshd: Sshd) -> None:
+    content = sshd.client_key.read_text()
+    login = KeyLogin(FromEnv("SSH_KEY"), None, None)
+    await with_login(sshd, login, environ={"SSH_KEY": content})
+    await with_login(sshd, login, environ={"SSH_KEY": content.rstrip().replace("\n", "\\n")})
+
+
+async def test_a_literal_key_logs_in(sshd: Sshd) -> None:
+    await with_login(sshd, KeyLogin(Inline(Secret(sshd.client_key.read_text())), None, None))
+
+
+async def test_the_second_key_is_tried_when_the_first_is_refused(sshd: Sshd, keys: Keys) -> None:
+    await with_login(sshd, key_login(keys.make("other").private), key_login(sshd.client_key))
+
+
+async def test_an_rsa_key_logs_in_to_a_server_that_takes_no_sha1(tmp_path: Path, keys: Keys) -> None:
+    key = keys.make("id", kind="ssh-rsa")
+    async with Sshd(tmp_path / "sshd", options={"PubkeyAcceptedAlgorithms": "rsa-sha2-512"}, client=key) as sshd:
+        await with_login(sshd, key_login(key.private))
+
+
+async def test_a_refused_key_is_named_and_the_user_too(sshd: Sshd, keys: Keys) -> None:
+    key = keys.make("other")
+    failure = await refused(sshd, key_login(key.private))
+    assert failure.reason is Reason.AUTH
+    assert f"{sshd.user} with key {key.private}" in failure.message
+
+
+async def test_no_way_to_log_in_is_said(sshd: Sshd) -> None:
+    assert (await refused(sshd)).reason is Reason.AUTH
+
+
+async def test_too_many_keys_are_a_matter_of_authentication(tmp_path: Path, keys: Keys) -> None:
+    async with Sshd(tmp_path / "sshd", options={"MaxAuthTries": "2"}) as sshd:
+        failure = await refused(sshd, *(key_login(keys.make(f"id{number}").private) for number in range(4)))
+    assert failure.reason is Reason.AUTH
+    assert "too many" in failure.message
+
+
+async def test_a_certificate_beside_the_key_is_not_picked_up(tmp_path: Path, keys: Keys) -> None:
+    """The server takes certificates only, and the key has one under the name that ssh looks for."""
+    authority, key = keys.make("ca"), keys.make("id")
+    keys.certify(key, authority)
+    async with sshd_with_authority(tmp_path, authority) as sshd:
+        assert (await refused(sshd, key_login(key.private))).reason is Reason.AUTH
+
+
+# --- what cannot be read ----------------------------------------------------------------------------------------
+
+
+def unreadable_keys(directory: Path, keys: Keys) -> Iterator[tuple[str, Login, str]]:
+    key = keys.make("id", passphrase=PASSPHRASE)
+    source = FromFile(str(key.private))
+    wrong, garbage = directory / "wrong", directory / "garbage"
+    wrong.write_text("wrong")
+    garbage.write_text("-----BEGIN OPENSSH PRIVATE KEY-----\nAAAA\n-----END OPENSSH PRIVATE KEY-----\n")
+    empty = directory / "empty"
+    empty.touch()
+    yield "missing", key_login(directory / "nowhere"), "No such file"
+    yield "directory", key_login(directory), "no regular file"
+    os.mkfifo(directory / "pipe")
+    yield "pipe", key_login(directory / "pipe"), "no regular file"
+    yield "empty", key_login(empty), "empty"
+    yield "garbage", key_login(garbage), "no private key"
+    yield "public", key_login(key.public), "public key"
+    yield "no passphrase", KeyLogin(source, None, None), "encrypted"
+    yield "wrong passphrase", KeyLogin(source, FromFile(str(wrong)), None), "passphrase does not open"
+    yield "unset", KeyLogin(FromEnv("NOT_SET"), None, None), "$NOT_SET"
+    yield "no password file", PasswordLogin(FromFile(str(directory / "pw"))), "No such file"
+    yield "no certificate", KeyLogin(source, Inline(Secret(PASSPHRASE)), FromFile(str(garbage))), "certificate"
+
+
+async def test_every_credential_that_cannot_be_read_is_named_and_never_shown(
+    sshd: Sshd, keys: Keys, tmp_path: Path
+) -> None:
+    for case, login, part in unreadable_keys(tmp_path, keys):
+        failure = await refused(sshd, login)
+        assert failure.reason is Reason.SECRET_UNREADABLE, case
+        assert part in failure.message, (case, failure.message)
+        assert "AAAA" not in failure.message, case
+        assert PASSPHRASE not in failure.message, case
+    assert sshd.sessions() == 0
+
+
+async def test_a_key_that_others_may_read_warns_and_strictly_is_refused(sshd: Sshd) -> None:
+    sshd.client_key.chmod(0o640)
+    async with dialled(access(hop(sshd))) as result:
+        assert "0640" in result.warnings[0]
+    failure = await failure_of(access(hop(sshd, strict_key_permissions=True)))
+    assert failure.reason is Reason.SECRET_UNREADABLE
+    assert "chmod 600" in failure.message
+
+
+async def test_a_user_without_a_name_can_dial(sshd: Sshd, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Under a random uid, as in OpenShift, there is no entry in passwd and often no variable."""
+
+    def nobody(_uid: int) -> None:
+        raise KeyError(_uid)
+
+    for variable in ("LOGNAME", "USER", "LNAME", "USERNAME"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setattr("pwd.getpwuid", nobody)
+    monkeypatch.setattr("os.environ", dict(os.environ))  # what is set stays in this test
+    await with_login(sshd, key_login(sshd.client_key))
+
+
+# --- certificates -----------------------------------------------------------------------------------------------
+
+
+@contextlib.asynccontextmanager
+async def sshd_with_authority(directory: Path, authority: KeyPair) -> AsyncIterator[Sshd]:
+    stranger = Keys(directory).make("stranger")
+    async with Sshd(
+        directory / "sshd-ca", options={"TrustedUserCAKeys": str(authority.public)}, client=stranger
+    ) as sshd:
+        yield sshd
+
+
+def with_certificate(key: KeyPair, certificate: Path) -> KeyLogin:
+    return KeyLogin(FromFile(str(key.private)), None, FromFile(str(certificate)))
+
+
+async def test_a_certificate_logs_in_and_its_end_is_known(tmp_path: Path, keys: Keys) -> None:
+    authority, key = keys.make("ca"), keys.make("id")
+    async with sshd_with_authority(tmp_path, authority) as sshd:
+        certificate = keys.certify(key, authority, principals=[sshd.user])
+        async with dialled(access(hop(sshd, logins=(with_certificate(key, certificate),)))) as result:
+            assert result.certificate_expires == pytest.approx(time.time() + 3600, abs=60)
+
+
+async def test_a_certificate_made_by_ssh_keygen_logs_in(tmp_path: Path, keys: Keys) -> None:
+    authority, key = keys.make("ca"), keys.make("id", kind="ssh-rsa")
+    async with sshd_with_authority(tmp_path, authority) as sshd:
+        await with_login(sshd, with_certificate(key, sign(key, authority, sshd.user)))
+
+
+def sign(key: KeyPair, authority: KeyPair, user: str) -> Path:
+    command = ["ssh-keygen", "-q", "-s", str(authority.private), "-I", "us", "-n", user, "-V", "+1h"]
+    subprocess.run([*command, str(key.public)], check=True)
+    return key.private.with_name(key.private.name + "-cert.pub")
+
+
+async def test_an_expired_certificate_says_when_and_costs_the_server_nothing(tmp_path: Path, keys: Keys) -> None:
+    authority, key = keys.make("ca"), keys.make("id")
+    async with sshd_with_authority(tmp_path, authority) as sshd:
+        certificate = keys.certify(key, authority, principals=[sshd.user], valid_before="20200102")
+        failure = await refused(sshd, with_certificate(key, certificate))
+        assert failure.reason is Reason.CERTIFICATE_EXPIRED
+        assert "2020-01-0" in failure.message
+        assert "Connection from" not in sshd.log_text()
+
+
+async def test_another_login_helps_where_a_certificate_has_expired(sshd: Sshd, keys: Keys) -> None:
+    authority, key = keys.make("ca"), keys.make("id")
+    expired = with_certificate(key, keys.certify(key, authority, valid_before="20200102"))
+    await with_login(sshd, expired, key_login(sshd.client_key))
+    # and where the other one does not help, the certificate is what has to be renewed
+    assert (await refused(sshd, expired, key_login(key.private))).reason is Reason.CERTIFICATE_EXPIRED
+
+
+async def test_a_certificate_for_another_key_is_found_out_here(sshd: Sshd, keys: Keys) -> None:
+    authority, key, other = keys.make("ca"), keys.make("id"), keys.make("other")
+    failure = await refused(sshd, with_certificate(key, keys.certify(other, authority)))
+    assert failure.reason is Reason.SECRET_UNREADABLE
+    assert "another key" in failure.message
+
+
+# --- agents -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+async def agent(tmp_path: Path) -> AsyncIterator[Path]:
+    path = tmp_path / "agent"
+    process = await asyncio.create_subprocess_exec("ssh-agent", "-D", "-a", str(path), stdout=subprocess.DEVNULL)
+    await eventually(path.exists)
+    yield path
+    process.terminate()
+    await process.wait()
+
+
+def add(agent: Path, *keys: KeyPair) -> None:
+    private = [str(key.private) for key in keys]
+    subprocess.run(["ssh-add", "-q", *private], check=True, env={**os.environ, "SSH_AUTH_SOCK": str(agent)})
+
+
+async def test_a_key_of_the_agent_logs_in(sshd: Sshd, keys: Keys, agent: Path) -> None:
+    add(agent, keys.make("other"), sshd.client)
+    before = fd_count()
+    await with_login(sshd, AgentLogin(str(agent), ""))
+    await with_login(sshd, AgentLogin("", ""), environ={"SSH_AUTH_SOCK": str(agent)})
+    await asyncio.sleep(0)
+    assert fd_count() <= before
+
+
+async def test_a_public_key_file_picks_the_one_key_of_the_agent(tmp_path: Path, keys: Keys, agent: Path) -> None:
+    others = [keys.make(f"other{number}") for number in range(4)]
+    async with Sshd(tmp_path / "sshd-one", options={"MaxAuthTries": "2"}) as sshd:
+        add(agent, *others, sshd.client)
+        assert (await refused(sshd, AgentLogin(str(agent), ""))).reason is Reason.AUTH
+        await with_login(sshd, AgentLogin(str(agent), str(sshd.client.public)))
+
+
+async def test_an_agent_that_is_not_there_is_said_unless_another_login_helps(sshd: Sshd, tmp_path: Path) -> None:
+    gone = AgentLogin(str(tmp_path / "gone"), "")
+    failure = await refused(sshd, gone)
+    assert failure.reason is Reason.SECRET_UNREADABLE
+    assert str(tmp_path / "gone") in failure.message
+    assert "SSH_AUTH_SOCK" in (await refused(sshd, AgentLogin("", ""))).message
+    await with_login(sshd, gone, key_login(sshd.client_key))
+
+
+async def test_an_agent_without_the_key_is_said(sshd: Sshd, keys: Keys, agent: Path) -> None:
+    add(agent, keys.make("other"))
+    failure = await refused(sshd, AgentLogin(str(agent), str(sshd.client.public)))
+    assert failure.reason is Reason.SECRET_UNREADABLE
+    assert "ssh-add" in failure.message
+
+
+@pytest.mark.parametrize("answers", [0, 1])
+async def test_an_agent_that_hangs_is_not_waited_for(sshd: Sshd, tmp_path: Path, agent: Path, answers: int) -> None:
+    """At the first question, which keys it has; or at the second, to sign."""
+    add(agent, sshd.client)
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        real_reader, real_writer = await asyncio.open_unix_connection(agent)
+        for _ in range(answers):
+            real_writer.write(await reader.read(65536))
+            writer.write(await real_reader.read(65536))
+        while await reader.read(65536):
+            pass
+        real_writer.close()
+        writer.close()
+
+    hanging = tmp_path / "hanging"
+    before = fd_count()
+    async with await asyncio.start_unix_server(serve, hanging):
+        to = access(hop(sshd, logins=(AgentLogin(str(hanging), ""),)))
+        failure = await failure_of(to, timeout=0.5)
+        assert failure.reason is (Reason.TIMEOUT if answers else Reason.SECRET_UNREADABLE)
+        await eventually(lambda: fd_count() <= before + 1)
+
+
+# --- passwords --------------------------------------------------------------------------------------------------
+
+
+class _Passwords(asyncssh.SSHServer):
+    """Takes the password `secret`, by the methods asked for; counts the tries."""
+
+    tries: list[str]
+    prompts: Sequence[tuple[str, bool]]
+    by_password = by_keyboard = False
+
+    def begin_auth(self, username: str) -> bool:
+        return True
+
+    def password_auth_supported(self) -> bool:
+        return self.by_password
+
+    def kbdint_auth_supported(self) -> bool:
+        return self.by_keyboard
+
+    def validate_password(self, username: str, password: str) -> bool:
+        self.tries.append(password)
+        return password == "secret"
+
+    def get_kbdint_challenge(
+        self, username: str, lang: str, submethods: str
+    ) -> tuple[str, str, str, Sequence[tuple[str, bool]]]:
+        return "", "", "", self.prompts
+
+    def validate_kbdint_response(self, username: str, responses: Sequence[str]) -> bool:
+        self.tries += responses
+        return list(responses) == ["secret"]
+
+
+@contextlib.asynccontextmanager
+async def password_server(
+    tmp_path: Path, tries: list[str], *, password: bool = False, keyboard: bool = False, prompt: str = "Password: "
+) -> AsyncIterator[Endpoint]:
+    server_key = asyncssh.generate_private_key("ssh-ed25519")
+    kind = type(
+        "Server",
+        (_Passwords,),
+        {"tries": tries, "prompts": [(prompt, False)], "by_password": password, "by_keyboard": keyboard},
+    )
+    endpoint = Endpoint("127.0.0.1", free_port())
+    (tmp_path / "known").write_text(
+        f"[{endpoint.host}]:{endpoint.port} {server_key.export_public_key().decode()}", encoding="ascii"
+    )
+    async with await asyncssh.listen(endpoint.host, endpoint.port, server_factory=kind, server_host_keys=[server_key]):
+        yield endpoint
+
+
+@pytest.mark.parametrize(("password", "keyboard"), [(True, False), (False, True), (True, True)])
+async def test_a_password_logs_in_by_either_method(
+    sshd: Sshd, tmp_path: Path, password: bool, keyboard: bool
+) -> None:
+    file = tmp_path / "password"
+    file.write_text("secret\n")
+    tries: list[str] = []
+    async with password_server(tmp_path, tries, password=password, keyboard=keyboard) as endpoint:
+        login = PasswordLogin(FromFile(str(file)))
+        to = hop(sshd, hosts=(endpoint,), logins=(login,), trust=strict(tmp_path / "known"))
+        async with dialled(access(to)):
+            assert tries == ["secret"]
+
+
+async def test_a_wrong_password_is_given_once_for_each_method_and_never_shown(sshd: Sshd, tmp_path: Path) -> None:
+    tries: list[str] = []
+    async with password_server(tmp_path, tries, password=True, keyboard=True) as endpoint:
+        login = PasswordLogin(Inline(Secret("hunter2")))
+        to = hop(sshd, hosts=(endpoint,), logins=(login,), trust=strict(tmp_path / "known"))
+        failure = await failure_of(access(to))
+    assert failure.reason is Reason.AUTH
+    assert "hunter2" not in failure.message
+    assert tries == ["hunter2", "hunter2"]
+
+
+async def test_a_prompt_for_a_code_is_not_answered_with_the_password(sshd: Sshd, tmp_path: Path) -> None:
+    tries: list[str] = []
+    async with password_server(tmp_path, tries, keyboard=True, prompt="Verification code: ") as endpoint:
+        login = PasswordLogin(Inline(Secret("secret")))
+        to = hop(sshd, hosts=(endpoint,), logins=(login,), trust=strict(tmp_path / "known"))
+        assert (await failure_of(access(to))).reason is Reason.AUTH
+    assert tries == []
