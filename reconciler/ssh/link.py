@@ -17,6 +17,7 @@ import asyncssh
 
 from reconciler.core.spec import FarTcp, FarUnix, RemoteTcp, RemoteUnix, TargetSettings
 from reconciler.core.status import Failure
+from reconciler.ssh import debug_log
 from reconciler.ssh.dial import Dialled, still_trusted
 from reconciler.ssh.failures import from_lost
 from reconciler.ssh.relay import Far, Hold, Relay
@@ -40,7 +41,11 @@ class LinkClient(asyncssh.SSHClient):
     def __init__(self) -> None:
         self.ended = False
         self.error: Exception | None = None
+        self.said = ""  # sshd says in a debug message why it will not listen, and nowhere else
         self.on_lost: Callable[[Exception | None], None] | None = None
+
+    def debug_msg_received(self, msg: str, lang: str, always_display: bool) -> None:
+        self.said = msg
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.ended, self.error = True, exc
@@ -54,6 +59,7 @@ class Link:
     def __init__(
         self,
         number: int,
+        target: str,
         dialled: Dialled,
         client: LinkClient,
         settings: TargetSettings,
@@ -61,9 +67,11 @@ class Link:
         heard: Callable[[], None],
     ) -> None:
         self.number = number
+        self.target = target
         self.host = dialled.host
         self.dialled = dialled
         self.connection = dialled.connection
+        self._client = client
         self.full = False
         self._settings = settings
         self._lost = lost
@@ -139,6 +147,11 @@ class Link:
         return self._closing
 
     @property
+    def said(self) -> str:
+        """What the server last said beside an answer, since `listen` asked."""
+        return self._client.said
+
+    @property
     def dial_timeout(self) -> float:
         """How long a destination may take to answer, in seconds."""
         return self._settings.dial_timeout
@@ -155,6 +168,10 @@ class Link:
         """Apply settings that change in place."""
         self._settings = settings
         self.connection.set_keepalive(settings.keepalive_interval or None, settings.keepalive_count_max)
+        if settings.log_level == "debug":
+            debug_log.watch(self.connection, self.target)
+        else:
+            debug_log.unwatch(self.connection)
 
     def rtt(self) -> float | None:
         """The kernel's smoothed round trip time in seconds (TCP_INFO.tcpi_rtt), None where it cannot be known."""
@@ -175,6 +192,7 @@ class Link:
         self.connection.abort()
 
     def _connection_lost(self, exc: Exception | None) -> None:
+        debug_log.unwatch(self.connection)
         if not self._closing:
             self._closing = True
             self._lost(from_lost(exc, ""))
@@ -196,7 +214,8 @@ class Link:
         listen: RemoteTcp | RemoteUnix,
         accept: Callable[[str, int], Awaitable[asyncssh.SSHTCPSession[bytes]]],
     ) -> asyncssh.SSHListener:
-        """Ask the server to listen. Raises asyncssh.ChannelListenError if it will not, without saying why."""
+        """Ask the server to listen. Raises asyncssh.ChannelListenError if it will not; `said` may tell why."""
+        self._client.said = ""
         match listen:
             case RemoteTcp():
                 return await self.connection.create_server(accept, listen.host, listen.port, window=LISTEN_WINDOW)

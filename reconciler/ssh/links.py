@@ -85,6 +85,7 @@ class Links:
             number = record.state.id
             record.link = Link(
                 number,
+                target.name,
                 dialled,
                 client,
                 target.settings,

@@ -130,7 +130,8 @@ class Sockets:
         except (OSError, asyncssh.Error, asyncssh.ChannelListenError) as error:
             self._shut(record)
             self._gone(record)
-            failure = from_listen(error, str(listen), local=isinstance(listen, (LocalTcp, LocalUnix)))
+            here = isinstance(listen, (LocalTcp, LocalUnix))
+            failure = from_listen(error, str(listen), local=here, said=link.said if link is not None else "")
             self.tries[key] = backoff.failed(self.tries.get(key), failure, self._loop.time(), None, "")
             return
         self.tries.pop(key, None)
