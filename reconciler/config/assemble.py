@@ -1,0 +1,125 @@
+"""Documents -> `Desired`: the targets and tunnels of all files together, and all that is wrong with them.
+
+Pure but for what a source's check looks at (whether a named file can be read). One pass finds everything; what could
+not be read has a stand-in, so `desired` is only to be used where `errors` is empty.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from reconciler.config.fields import Fields
+from reconciler.config.merge import Document, TargetEntry, definitions, entries_of
+from reconciler.config.options import Options
+from reconciler.config.problem import ErrorCode, Problem
+from reconciler.config.report import Report
+from reconciler.config.targets import UNSET, Targets
+from reconciler.config.tunnels import BuiltTunnel, tunnels_of
+from reconciler.core.spec import (
+    Addresses,
+    Desired,
+    TargetSpec,
+    is_remote,
+    overlaps,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Assembled:
+    """`broken`: by target, why it cannot be used although its file is right (a variable is not set)."""
+
+    desired: Desired
+    errors: tuple[Problem, ...]
+    warnings: tuple[Problem, ...]
+    broken: Mapping[str, str]
+    better: frozenset[tuple[str, int, int]]  # places of which more is said here than the schema could
+
+
+def assemble(
+    documents: Sequence[Document],
+    environ: Mapping[str, str],
+    options: Options,
+    already: Iterable[Problem] = (),
+    *,
+    incomplete: bool = False,
+) -> Assembled:
+    """`already`: what the schema has said about these documents. `incomplete`: a file is missing among them."""
+    report = Report(already)
+    entries = [entry for document in documents for entry in entries_of(document, report)]
+    defined = definitions(entries, report, incomplete=incomplete)
+    targets = list(Targets(defined, environ, options, report).build())
+    tunnels = [tunnel for entry in _in_order(entries) for tunnel in tunnels_of(entry, environ, options, report)]
+    _check_names(tunnels, report)
+    _check_on_demand(tunnels, targets, defined, report)
+    off = {target.name for target in targets if target.off}
+    _check_addresses([tunnel for tunnel in tunnels if not tunnel.spec.off and tunnel.spec.target not in off], report)
+    _check_port_files(tunnels, report)
+    desired = Desired.of(
+        (replace(t, off=UNSET) if t.name in report.broken else t for t in targets),
+        (replace(t.spec, off=UNSET) if t.spec.target in report.broken else t.spec for t in tunnels),
+    )
+    errors, warnings = tuple(report.errors), tuple(report.warnings)
+    if options.strict:
+        errors, warnings = errors + warnings, ()
+    return Assembled(desired, errors, warnings, dict(report.broken), frozenset(report.better))
+
+
+def _in_order(entries: Iterable[TargetEntry]) -> list[TargetEntry]:
+    """By target, the defining file first: so its tunnels are the first holders of their names."""
+    by_target: dict[str, list[TargetEntry]] = {}
+    for entry in entries:
+        by_target.setdefault(entry.name, []).append(entry)
+    return [entry for group in by_target.values() for entry in sorted(group, key=lambda e: not e.defines)]
+
+
+def _check_names(tunnels: Iterable[BuiltTunnel], report: Report) -> None:
+    first: dict[str, BuiltTunnel] = {}
+    for tunnel in tunnels:
+        if not tunnel.named and not tunnel.sound:
+            continue
+        other = first.setdefault(tunnel.spec.id, tunnel)
+        if other is tunnel:
+            continue
+        if tunnel.named or other.named:
+            message = f"tunnel {tunnel.spec.id} is defined twice, first at {other.at}: give this one another name"
+        else:
+            message = f"{tunnel.spec.id} by default, as the tunnel at {other.at}: give it a `name`"
+        report.error(tunnel.at, message, ErrorCode.DUPLICATE, other.at.file)
+
+
+def _check_on_demand(
+    tunnels: Iterable[BuiltTunnel], targets: Iterable[TargetSpec], defined: Mapping[str, TargetEntry], report: Report
+) -> None:
+    on_demand = {target.name for target in targets if target.on_demand is not None}
+    for tunnel in tunnels:
+        if tunnel.spec.target in on_demand and is_remote(tunnel.spec.listen):
+            entry = defined[tunnel.spec.target]
+            fields = Fields("target", entry.fields, entry.at, entry.table, report, entry.name)
+            where = fields.place("connect")
+            message = f"a remote tunnel needs a connection that is always there, but `connect` is onDemand at {where}"
+            report.error(tunnel.at, message, ErrorCode.CONFLICT, where.file)
+
+
+def _check_addresses(tunnels: Iterable[BuiltTunnel], report: Report) -> None:
+    taken = Addresses(())
+    before: list[BuiltTunnel] = []
+    for tunnel in tunnels:
+        listen = tunnel.spec.listen
+        if not tunnel.sound:
+            continue
+        if taken.meets(listen):
+            other = next(one for one in before if overlaps(one.spec.listen, listen))
+            message = f"listens on {listen}, as {other.spec.id} at {other.at} does on {other.spec.listen}: change one"
+            report.error(tunnel.at, message, ErrorCode.CONFLICT, other.at.file)
+        taken.add(listen)
+        before.append(tunnel)
+
+
+def _check_port_files(tunnels: Iterable[BuiltTunnel], report: Report) -> None:
+    first: dict[str, BuiltTunnel] = {}
+    for tunnel in tunnels:
+        path = tunnel.spec.policy.port_file
+        if path and (other := first.setdefault(path, tunnel)) is not tunnel:
+            message = f"writes its port to {path}, as {other.spec.id} at {other.at} does: change one"
+            report.error(tunnel.at, message, ErrorCode.CONFLICT, other.at.file)

@@ -1,0 +1,101 @@
+"""The short forms: the grammar of ssh's -L, -R and -D -> the long fields.
+
+In: `"[::1]:5433:pg.internal:5432"`. Out: the same as localHost, localPort, remoteHost, remotePort, each with the
+place of the short form. Whether a port is one is decided later, with the long fields.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+
+from reconciler.config.nodes import Node, Scalar
+from reconciler.config.read import typed
+from reconciler.config.values import Wrong
+
+_PART = re.compile(r"\[[^\]]*\]|[^:\[\]]*")
+_PORT = re.compile(r"[0-9]{1,5}(-[0-9]{1,5})?")
+
+Side = tuple[str, str]  # host and port; or "" and the path of a socket
+
+
+def long_fields(kind: str, node: Node) -> dict[str, Node]:
+    """What the short form of a `kind` says, by field; `type` included."""
+    made: dict[str, Node] = {"type": Scalar(kind, kind)}
+    if not isinstance(node, Scalar) or node.value is None or isinstance(node.value, bool):
+        raise Wrong
+    if node.unset:
+        unknown = ("localPort",) if kind == "socks" else ("localPort", "remotePort")
+        return made | dict.fromkeys(unknown, node)
+    if kind == "socks":
+        listen, dial = _socks(node.text), None
+    else:
+        listen, dial = _forward(node.text, kind)
+    near, far = (dial, listen) if kind == "remote" else (listen, dial)
+    return made | _side("local", near, node) | _side("remote", far, node)
+
+
+def _side(prefix: str, side: Side | None, at: Scalar) -> dict[str, Node]:
+    if side is None:
+        return {}
+    host, port = side
+    if "/" in port:
+        return {f"{prefix}Socket": replace(at, value=port, text=port)}
+    fields: dict[str, Node] = {f"{prefix}Port": replace(at, value=typed(port), text=port)}
+    if host:
+        fields[f"{prefix}Host"] = replace(at, value=host, text=host)
+    return fields
+
+
+def _socks(text: str) -> Side:
+    match _parts(text):
+        case [port] if _PORT.fullmatch(port):
+            return "", port
+        case [host, port] if _PORT.fullmatch(port):
+            return host or "*", port
+        case _:
+            raise Wrong
+
+
+def _forward(text: str, kind: str) -> tuple[Side, Side]:
+    match _parts(text):
+        case [port] if kind == "remote" and _PORT.fullmatch(port):
+            raise Wrong("a SOCKS server on the far side (ssh -R PORT) is not offered; [host:]port:host:port is right")
+        case [listen, path] if _is_path(path):
+            return _listen(["", listen] if not _is_path(listen) else [listen]), ("", path)
+        case [bind, port, path] if _is_path(path):
+            return _listen([bind or "*", port]), ("", path)
+        case [listen, host, port] if _PORT.fullmatch(port) and host:
+            return _listen([listen] if _is_path(listen) else ["", listen]), (host, port)
+        case [bind, listen, host, port] if _PORT.fullmatch(port) and host:
+            return _listen([bind or "*", listen]), (host, port)
+        case _:
+            raise Wrong
+
+
+def _listen(side: list[str]) -> Side:
+    match side:
+        case [path]:
+            return "", path
+        case [host, port] if _PORT.fullmatch(port):
+            return host, port
+        case _:
+            raise Wrong
+
+
+def _parts(text: str) -> list[str]:
+    """Split at colons outside brackets."""
+    parts, position = [], 0
+    while found := _PART.match(text, position):
+        parts.append(found[0])
+        position = found.end()
+        if position == len(text):
+            return parts
+        if text[position] != ":":
+            break
+        position += 1
+    raise Wrong
+
+
+def _is_path(part: str) -> bool:
+    return "/" in part

@@ -1,0 +1,238 @@
+"""One SSH server on the way: fields -> `Hop`: where, as whom, with which logins, trusting which keys.
+
+The same for a target and for an inline jump host: both have these fields.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from reconciler.config.fields import Fields
+from reconciler.config.nodes import Items, Node, Scalar
+from reconciler.config.options import Options, process_user
+from reconciler.config.problem import ErrorCode, WarningCode
+from reconciler.config.sources import Sources, unreadable
+from reconciler.config.values import (
+    Wrong,
+    duration_or_ms,
+    each,
+    filled,
+    host,
+    host_and_port,
+    host_key,
+    port,
+    scalar,
+    some_time,
+    switch,
+    text,
+)
+from reconciler.core.secret import FromFile, Source
+from reconciler.core.spec import (
+    AgentLogin,
+    Algorithms,
+    Endpoint,
+    Hop,
+    KeyLogin,
+    Login,
+    PasswordLogin,
+    Trust,
+    TrustMode,
+)
+
+_OUR_AGENT = ""  # $SSH_AUTH_SOCK
+
+
+def hop(fields: Fields, sources: Sources, options: Options) -> Hop:
+    """The server that these fields describe."""
+    algorithms = fields.nested("algorithms", "algorithms")
+    return Hop(
+        hosts=_hosts(fields),
+        user=_user(fields, options),
+        logins=_logins(fields, sources),
+        trust=_trust(fields, sources),
+        algorithms=_algorithms(algorithms) if algorithms else Algorithms((), (), (), ()),
+        compress=fields.read("compress", switch),
+        strict_key_permissions=fields.read("strictKeyPermissions", switch),
+    )
+
+
+def connect_timeout(fields: Fields) -> float:
+    """Seconds for TCP, handshake and login."""
+    if "connectionTimeout" in fields and "connectTimeout" not in fields:
+        warn_of_milliseconds(fields, "connectionTimeout")
+        given = fields.find("connectionTimeout", _positive_or_ms, None)
+        return fields.read("connectTimeout", some_time) if given is None else given
+    return fields.read("connectTimeout", some_time)
+
+
+def warn_of_milliseconds(fields: Fields, name: str) -> None:
+    node = fields.node(name)
+    if isinstance(node, Scalar) and isinstance(node.value, int) and 0 < node.value < 1000:
+        message = f"{node.value} is {node.value} milliseconds; write {node.value}s if seconds are meant"
+        fields.report.warn(fields.place(name), message, WarningCode.MILLISECONDS, *fields.beside(name))
+
+
+def _positive_or_ms(node: Node) -> float:
+    seconds = duration_or_ms(node)
+    if seconds <= 0:
+        raise Wrong("must be longer than 0s")
+    return seconds
+
+
+def _hosts(fields: Fields) -> tuple[Endpoint, ...]:
+    default_port = fields.read("port", port)
+    if "hosts" in fields:
+        found = fields.find("hosts", each(host_and_port), ())
+        return tuple(Endpoint(name, own_port or default_port) for name, own_port in found)
+    return (Endpoint(fields.find("host", _host_alone, "unknown"), default_port),)
+
+
+def _host_alone(node: Node) -> str:
+    """A host; what people write together is taken apart in the message."""
+    try:
+        return host(node)
+    except Wrong:
+        given = node.value if isinstance(node, Scalar) and not node.variables else None
+        if not isinstance(given, str):
+            raise
+        user, at, server = given.rpartition("@")
+        name, colon, number = server.partition(":")
+        parts = [f"user: {user}"] * bool(at) + [f"host: {name}"] + [f"port: {number}"] * bool(colon)
+        if name and len(parts) > 1 and ":" not in number:
+            raise Wrong(f'"{given}" is not a host alone; {", ".join(parts)} is right') from None
+        raise
+
+
+def _user(fields: Fields, options: Options) -> str:
+    if "user" in fields:
+        return fields.find("user", filled, "unknown")
+    user = process_user() if options.user is None else options.user
+    if not user:
+        message = "no user: add `user` (this process's own has no name)"
+        fields.report.error(fields.at, message, ErrorCode.MISSING)
+    return user
+
+
+def _logins(fields: Fields, sources: Sources) -> tuple[Login, ...]:
+    """Every way in, in the order of the file."""
+    keys = sources.keys(fields, "privateKey")
+    picked = [key.path for key in keys if isinstance(key, FromFile) and key.path.endswith(".pub")]
+    agent = _agent(fields, sources)
+    logins = [
+        login
+        for name in fields.fields
+        for login in _logins_of(name, fields, sources, keys=keys, agent=agent, all_of_agent=not picked)
+    ]
+    if not logins and not _said_wrong(fields):
+        message = "no way to log in: add privateKey, agent or password"
+        fields.report.warn(fields.at, message, WarningCode.NO_LOGIN, fields.table)
+    _check_companions(fields, has_own_key=len(keys) > len(picked))
+    return tuple(logins)
+
+
+def _said_wrong(fields: Fields) -> bool:
+    """Whether a way in is given that could not be read: that was said already."""
+    return any(name in fields for name in ("privateKey", "password"))
+
+
+def _logins_of(
+    name: str, fields: Fields, sources: Sources, *, keys: tuple[Source, ...], agent: str | None, all_of_agent: bool
+) -> Iterator[Login]:
+    match name:
+        case "privateKey":
+            passphrase = sources.secret(fields, "passphrase")
+            certificate = sources.key(fields, "certificate")
+            own = [key for key in keys if not _is_public(key)]
+            certified = _certified(own, certificate)
+            for key in keys:
+                if isinstance(key, FromFile) and _is_public(key):
+                    yield AgentLogin(agent or _OUR_AGENT, key.path)
+                else:
+                    yield KeyLogin(key, passphrase, certificate if key is certified else None)
+        case "agent" if agent is not None and all_of_agent:
+            yield AgentLogin(agent, "")
+        case "password":
+            if (password := sources.secret(fields, "password")) is not None:
+                yield PasswordLogin(password)
+        case _:
+            pass
+
+
+def _is_public(key: Source) -> bool:
+    return isinstance(key, FromFile) and key.path.endswith(".pub")
+
+
+def _certified(keys: list[Source], certificate: Source | None) -> Source | None:
+    """The key that the certificate is for: the one it is named like, else the first."""
+    if certificate is None or not keys:
+        return None
+    named = (key for key in keys if isinstance(key, FromFile) and str(certificate) == f"{key.path}-cert.pub")
+    return next(named, keys[0])
+
+
+def _check_companions(fields: Fields, *, has_own_key: bool) -> None:
+    for name in ("passphrase", "certificate"):
+        if fields.is_own(name) and not has_own_key and "privateKey" not in fields:
+            fields.error(name, f"`{name}` goes with a private key: add `privateKey`", ErrorCode.MISSING)
+
+
+def _agent(fields: Fields, sources: Sources) -> str | None:
+    """The agent's socket, "" for $SSH_AUTH_SOCK, None for no agent."""
+
+    def parse(node: Node) -> str | None:
+        value = scalar(node).value
+        if isinstance(value, bool):
+            return _OUR_AGENT if value else None
+        return sources.path(node)
+
+    socket = fields.read("agent", parse)
+    if socket == _OUR_AGENT and "agent" in fields and not sources.environ.get("SSH_AUTH_SOCK"):
+        message = "$SSH_AUTH_SOCK is not set"
+        place = fields.place("agent")
+        fields.report.warn(place, message, WarningCode.SECRET_UNREADABLE, *fields.beside("agent"))
+    return socket
+
+
+def _trust(fields: Fields, sources: Sources) -> Trust:
+    mode = fields.read("strictHostKeyChecking", _trust_mode)
+    if mode is TrustMode.OFF:
+        message = "host keys are not checked: anybody on the way can be the server; pin them with `hostKeys`"
+        place, beside = fields.place("strictHostKeyChecking"), fields.beside("strictHostKeyChecking")
+        fields.report.warn(place, message, WarningCode.HOST_KEYS_UNCHECKED, *beside)
+    host_keys = fields.find("hostKeys", each(host_key), ())
+    known_hosts: tuple[str, ...] = ()
+    if "knownHosts" in fields or not host_keys or mode is TrustMode.ACCEPT_NEW:
+        known_hosts = fields.read("knownHosts", lambda node: _paths(node, sources))
+    if "knownHosts" in fields and mode is TrustMode.STRICT:
+        _warn_of_unreadable(fields, known_hosts)
+    return Trust(mode, host_keys, known_hosts, fields.find("hostKeyAlias", filled, ""))
+
+
+def _warn_of_unreadable(fields: Fields, paths: tuple[str, ...]) -> None:
+    for path in paths:
+        if trouble := unreadable(path):
+            place, beside = fields.place("knownHosts"), fields.beside("knownHosts")
+            fields.report.warn(place, f"{path}: {trouble}", WarningCode.SECRET_UNREADABLE, *beside)
+
+
+def _paths(node: Node, sources: Sources) -> tuple[str, ...]:
+    return each(sources.path)(node) if isinstance(node, Items) else (sources.path(node),)
+
+
+def _trust_mode(node: Node) -> TrustMode:
+    match scalar(node).value:
+        case True:
+            return TrustMode.STRICT
+        case False:
+            return TrustMode.OFF
+        case "accept-new":
+            return TrustMode.ACCEPT_NEW
+        case _:
+            raise Wrong
+
+
+def _algorithms(fields: Fields) -> Algorithms:
+    def names(field: str) -> tuple[str, ...]:
+        return fields.find(field, each(text), ())
+
+    return Algorithms(names("cipher"), names("kex"), names("mac"), names("hostKey"))

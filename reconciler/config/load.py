@@ -1,0 +1,281 @@
+"""Files -> what is desired. A bad file keeps its own last good content; the others are applied.
+
+In: the paths of the command line, the environment, options. Out: `Loaded`: what to converge to, what was wrong, which
+files are valid. `Config` remembers the last good content from reload to reload; `load_files` and `load_text` load
+once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from reconciler.config.assemble import Assembled, assemble
+from reconciler.config.files import Found, Listing, default_paths, digest, find, listing, revision
+from reconciler.config.merge import Document
+from reconciler.config.named import named_files
+from reconciler.config.options import Options
+from reconciler.config.problem import ConfigError, ErrorCode, Place, Problem, by_place
+from reconciler.config.read import read
+from reconciler.config.sentences import violations
+from reconciler.config.variables import Variables
+from reconciler.core.spec import NOTHING, Desired
+
+_SHOWN_ERRORS = 3
+
+
+@dataclass(frozen=True, slots=True)
+class FileResult:
+    """One file of the latest load. `error`: its first problems, "" if it is valid."""
+
+    path: str
+    valid: bool
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """The result of one load.
+
+    desired       to converge to: bad files count with their last good content
+    files         each file and whether its content of now is in `desired`
+    errors, warnings   all of them, by place
+    revision      of the content that `desired` was made of; "" for none
+    rejected      of the content that was read, where it is not what `desired` was made of; else ""
+    broken        by target: why it cannot be used although its file is right (a variable is not set); such targets and
+                  their tunnels are in `desired`, off
+    watched       files that the specs name (keys, certificates, passwords, known hosts): a change of them matters too
+    """
+
+    desired: Desired
+    files: tuple[FileResult, ...]
+    errors: tuple[Problem, ...]
+    warnings: tuple[Problem, ...]
+    revision: str
+    rejected: str
+    broken: Mapping[str, str]
+    watched: frozenset[str]
+
+    @property
+    def valid(self) -> bool:
+        """Nothing is wrong."""
+        return not self.errors
+
+    @property
+    def usable(self) -> bool:
+        """At least one file is valid: what a start needs without --strict."""
+        return any(result.valid for result in self.files)
+
+
+@dataclass(frozen=True, slots=True)
+class _Candidate:
+    """One file as read now. `document` None: it gave nodes to nobody. `absent`: gone from its directory, for good."""
+
+    name: str
+    document: Document | None
+    problems: tuple[Problem, ...]
+    digest: str
+    absent: bool = False
+
+
+@dataclass(slots=True)
+class _Choice:
+    """Which content of each file is used: its new one, unless rejected."""
+
+    candidates: dict[str, _Candidate]
+    good: Mapping[str, Document]
+    rejected: set[str]
+    problems: dict[Problem, None] = field(default_factory=dict)
+
+    def documents(self) -> list[Document]:
+        found = (self._document(candidate) for candidate in self.candidates.values())
+        return [document for document in found if document is not None]
+
+    def _document(self, candidate: _Candidate) -> Document | None:
+        return self.good.get(candidate.name) if candidate.name in self.rejected else candidate.document
+
+    def is_changed(self, name: str) -> bool:
+        """Whether rejecting the file would make a difference."""
+        candidate = self.candidates.get(name)
+        if candidate is None or name in self.rejected:
+            return False
+        good = self.good.get(name)
+        return good is None or candidate.absent or good.digest != candidate.digest
+
+    def reject_for(self, errors: Sequence[Problem]) -> bool:
+        """Reject the files whose change led to these errors; False if there is none left to reject."""
+        if not errors:
+            return False
+        guilty = {p.file for p in errors if self.is_changed(p.file)}
+        guilty = guilty or {p.other for p in errors if self.is_changed(p.other)}
+        # A file that others lean on was changed or removed: the errors are in those others, which did not change.
+        guilty = guilty or {name for name in self.candidates if self.is_changed(name)}
+        self.rejected |= guilty
+        return bool(guilty)
+
+
+class Config:
+    """The files of one process. No paths: the default ones; `paths` are then those that were found first."""
+
+    def __init__(
+        self, paths: Sequence[str | Path] = (), *, environ: Mapping[str, str], options: Options | None = None
+    ) -> None:
+        self.paths = tuple(map(str, paths))
+        self.environ = environ
+        self.options = options or Options()
+        self._good: dict[str, Document] = {}
+        self._homes: dict[str, str] = {}  # by file, the path given that it was found under
+        self._parsed: dict[str, _Candidate] = {}
+        self._desired = NOTHING
+        self._broken: Mapping[str, str] = {}
+
+    def reload(self) -> Loaded:
+        """Read everything again. Blocks for as long as the disk does; raises nothing for any content."""
+        self.paths = self.paths or default_paths(self.environ)
+        listings = [listing(path) for path in self.paths]
+        problems = [found.problem for found in listings if found.problem is not None]
+        if not self.paths:
+            message = (
+                "no file given, and neither $TUNNELS_CONFIG, ./tunnels.yaml nor $XDG_CONFIG_HOME/tunnels/ is there"
+            )
+            problems.append(Problem.at(Place(""), message, ErrorCode.UNREADABLE))
+        candidates = {c.name: c for found in listings for c in self._candidates(found)}
+        return self._settle(candidates, problems)
+
+    def load(self, found: Iterable[Found]) -> Loaded:
+        """Take these files for all that there are."""
+        return self._settle({one.name: self._parse(one) for one in found}, [])
+
+    def _candidates(self, found: Listing) -> Iterable[_Candidate]:
+        known = [name for name, home in self._homes.items() if home == found.given]
+        # A directory that is gone altogether looks like a file that is missing, and gives no more of an answer.
+        was_directory = bool(known) and found.given not in known
+        complete = found.complete and not (was_directory and found.names == (found.given,))
+        for name in dict.fromkeys((*found.names, *known)):
+            if name in found.names:
+                candidate = self._parse(find(name))
+                if candidate.document is not None:
+                    self._homes[candidate.name] = found.given
+                yield candidate
+            elif complete:
+                yield _Candidate(name, None, (), "", absent=True)
+            else:
+                good = self._good.get(name)
+                yield _Candidate(name, good, (), good.digest if good else "")
+
+    def _parse(self, found: Found) -> _Candidate:
+        """A file's nodes and what is wrong with them; the same object while its bytes are the same."""
+        if found.problem is not None:
+            return _Candidate(found.name, None, (found.problem,), "")
+        content = digest(found.data)
+        before = self._parsed.get(found.name)
+        if before is not None and before.digest == content:
+            return before
+        self._parsed[found.name] = candidate = self._parse_bytes(found, content)
+        return candidate
+
+    def _parse_bytes(self, found: Found, content: str) -> _Candidate:
+        try:
+            raw = read(found.data, found.name)
+        except ConfigError as error:
+            return _Candidate(found.name, None, error.problems, content)
+        root, problems = Variables(self.environ, self.options.allow_env).expand(raw, found.name)
+        problems += violations(root, found.name)
+        return _Candidate(found.name, Document(found.name, found.directory, root, content), tuple(problems), content)
+
+    def _settle(self, candidates: dict[str, _Candidate], problems: Sequence[Problem]) -> Loaded:
+        choice = _Choice(candidates, self._good, {c.name for c in candidates.values() if c.problems})
+        errors = [*problems, *(p for c in candidates.values() for p in c.problems)]
+        as_written = self._assemble_as_written(choice, errors)
+        errors = [p for p in errors if p.code is not ErrorCode.VALUE or _spot(p) not in as_written.better]
+        errors += as_written.errors
+        choice.reject_for(as_written.errors)
+        applied, consequences = (as_written, []) if not errors else self._assemble_good(choice)
+        reported = {problem.file for problem in errors}
+        errors += [problem for problem in consequences if problem.file not in reported]
+        if applied is not None:
+            self._desired = applied.desired.sharing(self._desired)
+            self._broken = applied.broken
+            self._good = {document.file: document for document in choice.documents()}
+        self._forget_absent(candidates)
+        return self._loaded(choice, errors, as_written.warnings)
+
+    def _assemble_as_written(self, choice: _Choice, already: Sequence[Problem]) -> Assembled:
+        """Everything that is wrong with the files as they are; last good content only for what cannot be parsed."""
+        documents = [
+            document
+            for candidate in choice.candidates.values()
+            if not candidate.absent and (document := candidate.document or self._good.get(candidate.name)) is not None
+        ]
+        incomplete = len(documents) < sum(not c.absent for c in choice.candidates.values())
+        return assemble(documents, self.environ, self.options, already, incomplete=incomplete)
+
+    def _assemble_good(self, choice: _Choice) -> tuple[Assembled | None, list[Problem]]:
+        """The files that go together, bad ones with their last good content; and what else was found on the way."""
+        consequences: list[Problem] = []
+        while True:
+            assembled = assemble(choice.documents(), self.environ, self.options)
+            if not assembled.errors:
+                return assembled, consequences
+            consequences += assembled.errors
+            if not choice.reject_for(assembled.errors):
+                return None, consequences  # not even the last good content: what is live stays
+
+    def _forget_absent(self, candidates: Mapping[str, _Candidate]) -> None:
+        for name, candidate in candidates.items():
+            if candidate.absent and name not in self._good:
+                self._homes.pop(name, None)
+                self._parsed.pop(name, None)
+
+    def _loaded(self, choice: _Choice, errors: Iterable[Problem], warnings: Iterable[Problem]) -> Loaded:
+        listed = by_place(errors)
+        present = [c for c in choice.candidates.values() if not c.absent or c.name in choice.rejected]
+        applied = revision(document.digest for document in self._good.values())
+        kept = {document.file: document.digest for document in self._good.values()}
+        there = (c.digest or kept.get(c.name, "") for c in choice.candidates.values() if not c.absent)
+        seen = revision(content for content in there if content)
+        return Loaded(
+            desired=self._desired,
+            files=tuple(_result(c.name, listed, valid=c.name not in choice.rejected) for c in present),
+            errors=listed,
+            warnings=by_place(warnings),
+            revision=applied,
+            rejected=seen if listed and seen != applied else "",
+            broken=self._broken,
+            watched=frozenset(path for t in self._desired.targets.values() for path in named_files(t)),
+        )
+
+
+def load_files(
+    paths: Sequence[str | Path] = (), *, environ: Mapping[str, str], options: Options | None = None
+) -> Loaded:
+    """Load once: at the first load a bad file is left out."""
+    return Config(paths, environ=environ, options=options).reload()
+
+
+def load_text(
+    text: str | bytes,
+    name: str = "tunnels.yaml",
+    *,
+    environ: Mapping[str, str] | None = None,
+    options: Options | None = None,
+    directory: str = "/",
+) -> Loaded:
+    """Load one file from memory; `directory` is where its relative paths start."""
+    data = text if isinstance(text, bytes) else text.encode("utf-8", "surrogatepass")
+    config = Config((), environ={} if environ is None else environ, options=options)
+    return config.load([Found(name, directory, data)])
+
+
+def _spot(problem: Problem) -> tuple[str, int, int]:
+    return problem.file, problem.line, problem.column
+
+
+def _result(name: str, errors: Iterable[Problem], *, valid: bool) -> FileResult:
+    own = [str(problem) for problem in errors if problem.file == name]
+    if valid:
+        return FileResult(name, valid=True, error="")
+    more = [f"and {len(own) - _SHOWN_ERRORS} more"] if len(own) > _SHOWN_ERRORS else []
+    error = "; ".join(own[:_SHOWN_ERRORS] + more) or "goes against another file's last good content"
+    return FileResult(name, valid=False, error=error)

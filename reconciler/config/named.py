@@ -1,0 +1,32 @@
+"""The files that a target's spec names: when one of them changes, a waiting target tries at once (DESIGN section 4)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from reconciler.core.secret import FromFile, Source
+from reconciler.core.spec import AgentLogin, KeyLogin, Login, PasswordLogin, TargetSpec
+
+
+def named_files(target: TargetSpec) -> frozenset[str]:
+    """Keys, certificates, secrets and known hosts of all its hops."""
+    hops = (*target.access.via, target.access.hop)
+    known_hosts = frozenset(path for hop in hops for path in hop.trust.known_hosts)
+    return known_hosts | frozenset(path for hop in hops for login in hop.logins for path in _of_login(login))
+
+
+def _of_login(login: Login) -> Iterator[str]:
+    match login:
+        case KeyLogin(key, passphrase, certificate):
+            yield from _of_sources(key, passphrase, certificate)
+        case AgentLogin(only=public_key):
+            if public_key:
+                yield public_key
+        case PasswordLogin(password):
+            yield from _of_sources(password)
+
+
+def _of_sources(*sources: Source | None) -> Iterator[str]:
+    for source in sources:
+        if isinstance(source, FromFile):
+            yield source.path

@@ -1,0 +1,96 @@
+"""A file's content as values that know where they stand.
+
+`read` makes them, `variables` replaces scalars in them, everything after that reads them. They are frozen: a file
+that did not change is the identical object from reload to reload.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+Plain = str | int | float | bool | None
+
+
+@dataclass(frozen=True, slots=True)
+class Scalar:
+    """One value and its text as written.
+
+    variables     the names in it, for messages: the value of a variable is never shown
+    whole         the name of the variable that is all of the value, else ""
+    unset         the names in it that have no value: what it says is not known here
+    """
+
+    value: Plain
+    text: str
+    line: int = 0
+    column: int = 0
+    variables: tuple[str, ...] = ()
+    whole: str = ""
+    unset: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Items:
+    """A list."""
+
+    values: tuple[Node, ...]
+    line: int = 0
+    column: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A key, where it stands, and its value."""
+
+    key: str
+    value: Node
+    line: int = 0
+    column: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A mapping: keys are text and differ, order is the file's."""
+
+    entries: tuple[Entry, ...]
+    line: int = 0
+    column: int = 0
+
+    def __iter__(self) -> Iterator[Entry]:
+        return iter(self.entries)
+
+    def entry(self, key: str) -> Entry | None:
+        return next((entry for entry in self.entries if entry.key == key), None)
+
+    def get(self, key: str) -> Node | None:
+        entry = self.entry(key)
+        return entry.value if entry else None
+
+
+Node = Scalar | Items | Table
+
+
+def plain(node: Node) -> object:
+    """The value as JSON has it, for the schema validator."""
+    match node:
+        case Scalar():
+            return node.value
+        case Items():
+            return [plain(value) for value in node.values]
+        case Table():
+            return {entry.key: plain(entry.value) for entry in node}
+
+
+def made_of(value: object) -> Node:
+    """The node of a JSON value that stands in no file (a default of the schema)."""
+    match value:
+        case None | bool() | int() | float() | str():
+            text = value if isinstance(value, str) else str(value).lower()
+            return Scalar(value, text)
+        case list():
+            return Items(tuple(made_of(item) for item in value))
+        case dict():
+            return Table(tuple(Entry(str(key), made_of(item)) for key, item in value.items()))
+        case _:
+            raise TypeError(f"not a JSON value: {value!r}")

@@ -1,0 +1,56 @@
+"""What the command line allows the files: restrictions, and what the process would fill in."""
+
+from __future__ import annotations
+
+import os
+import pwd
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """All optional; the defaults restrict nothing but commands.
+
+    strict            warnings are errors
+    secrets_dir       files with secrets must lie in it; "" anywhere
+    allow_env         prefixes of the variables that files may name; None: all
+    allow_commands    `proxyCommand` may run programs
+    user              the default of `user`; None: the process's own
+    now               Unix time that `expiresAt` is compared with; None: the clock's
+    """
+
+    strict: bool = False
+    secrets_dir: str = ""
+    allow_env: tuple[str, ...] | None = None
+    allow_commands: bool = False
+    user: str | None = None
+    now: float | None = None
+
+
+def process_user() -> str:
+    """The name of the process's user, "" where it has none (a container with a random uid)."""
+    try:
+        return pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
+        return ""
+
+
+def home(environ: Mapping[str, str]) -> str:
+    """The home directory, for `~`."""
+    if given := environ.get("HOME"):
+        return given
+    try:
+        return pwd.getpwuid(os.getuid()).pw_dir
+    except KeyError:
+        return "/"
+
+
+def absolute(path: str, directory: str, environ: Mapping[str, str]) -> str:
+    """A path of a file, as an absolute one: `~` is the home directory, the rest counts from the file's own."""
+    if path == "~" or path.startswith("~/"):
+        path = home(environ) + path[1:]
+    elif path.startswith("~"):
+        path = os.path.expanduser(path)  # noqa: PTH111 - Path.expanduser raises for an unknown user
+    return os.path.normpath(Path(directory) / path)

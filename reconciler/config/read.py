@@ -1,0 +1,187 @@
+"""Bytes -> YAML nodes with line and column, bounded and safe.
+
+Any bytes at all give a `Node` or a `ConfigError`. PyYAML does the parsing and nothing else: what a scalar means is
+decided here (YAML's core schema without its traps), so `8022:22`, `022`, `yes` and dates are text, and aliases, tags,
+duplicate keys and deep nesting are refused where they stand.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import NoReturn
+
+import yaml
+
+from reconciler.config.nodes import Entry, Items, Node, Plain, Scalar, Table
+from reconciler.config.problem import ConfigError, ErrorCode, Place, Problem
+
+MAX_BYTES = 1024 * 1024
+MAX_DEPTH = 24
+MAX_KEY = 256
+
+_LOADER: type = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast, where libyaml is there
+_INT = re.compile(r"[-+]?(0|[1-9][0-9]{0,17})")  # no leading zero (octal), no colon (sexagesimal), no underscore
+_FLOAT = re.compile(r"[-+]?(0|[1-9][0-9]{0,17})\.[0-9]{1,17}")
+_WORDS: dict[str, Plain] = {"": None, "~": None, "null": None, "true": True, "false": False}
+_FOREIGN = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufefe\uff00-\ufffd\U00010000-\U0010ffff]")
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f\ud800-\udfff]")
+_NAMES = {yaml.AliasEvent: "an alias (*)", yaml.MappingStartEvent: "a mapping", yaml.SequenceStartEvent: "a list"}
+
+
+def read(data: bytes, file: str) -> Table:
+    """The mapping at the top of the file. Raises `ConfigError`; code `unreadable` where nothing is in it."""
+    return _Reader(file).document(_text(data, file))
+
+
+def _text(data: bytes, file: str) -> str:
+    if len(data) > MAX_BYTES:
+        _refuse(Place(file), f"larger than {MAX_BYTES // 1024} KiB: split it into several files")
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        before = data[: error.start]
+        line, start = before.count(b"\n") + 1, before.rfind(b"\n") + 1
+        column = len(before[start:].decode("utf-8", "replace")) + 1
+        byte = data[error.start]
+        _refuse(Place(file, line, column), f"byte 0x{byte:02x} is not UTF-8: save the file as UTF-8")
+    if found := _FOREIGN.search(text):
+        before_text = text[: found.start()]
+        line, start = before_text.count("\n") + 1, before_text.rfind("\n") + 1
+        place = Place(file, line, found.start() - start + 1)
+        _refuse(place, f"character U+{ord(found[0]):04X} does not belong in a YAML file: remove it")
+    return text
+
+
+def _refuse(place: Place, message: str, code: ErrorCode = ErrorCode.SYNTAX) -> NoReturn:
+    raise ConfigError(Problem.at(place, message, code))
+
+
+class _Reader:
+    """Turns the events of one file into nodes. What can be read past is gathered in `problems`."""
+
+    def __init__(self, file: str) -> None:
+        self.file = file
+        self.problems: list[Problem] = []
+
+    def document(self, text: str) -> Table:
+        events = self._events(text)
+        next(events)  # the stream starts
+        first = next(events)
+        if isinstance(first, yaml.StreamEndEvent):
+            _refuse(Place(self.file), "empty: `targets: {}` says that there are none", ErrorCode.UNREADABLE)
+        root = self._node(next(events), events, 0)
+        next(events)  # the document ends
+        after = next(events)
+        if not isinstance(after, yaml.StreamEndEvent):
+            self._wrong(after, "a second document begins here: put it into a file of its own")
+        if isinstance(root, Scalar) and root.value is None and not self.problems:
+            _refuse(Place(self.file), "empty: `targets: {}` says that there are none", ErrorCode.UNREADABLE)
+        if not isinstance(root, Table) and not self.problems:
+            place = Place(self.file, root.line, root.column)
+            _refuse(place, "not a mapping: a file begins with `targets:`")
+        if self.problems or not isinstance(root, Table):
+            raise ConfigError(*self.problems)
+        return root
+
+    def _events(self, text: str) -> Iterator[yaml.Event]:
+        try:
+            yield from yaml.parse(text, Loader=_LOADER)
+        except yaml.MarkedYAMLError as error:
+            mark = error.problem_mark or error.context_mark
+            place = Place(self.file, mark.line + 1, mark.column + 1) if mark else Place(self.file)
+            message = f"not YAML: {_said(error, text, place)}"
+            raise ConfigError(*self.problems, Problem.at(place, message, ErrorCode.SYNTAX)) from None
+        except (yaml.YAMLError, ValueError, RecursionError, OverflowError) as error:
+            # ValueError: an escape or a %YAML version beyond what Python's own types take.
+            problem = Problem.at(Place(self.file), f"not YAML: {error}", ErrorCode.SYNTAX)
+            raise ConfigError(*self.problems, problem) from None
+
+    def _node(self, event: yaml.Event, events: Iterator[yaml.Event], depth: int) -> Node:
+        line, column = _position(event)
+        if depth > MAX_DEPTH:
+            _refuse(Place(self.file, line, column), f"nested more than {MAX_DEPTH} deep")
+        anchor = getattr(event, "anchor", None)
+        if anchor and not isinstance(event, yaml.AliasEvent):
+            self._wrong(event, f"anchors (&{anchor}) are not taken: use `defaults`, or write the value out")
+        tag = getattr(event, "tag", None)
+        if tag is not None and tag != "!":
+            self._wrong(event, f"tags are not taken: remove {_shown_tag(tag)}")
+        match event:
+            case yaml.ScalarEvent():
+                return self._scalar(event, line, column)
+            case yaml.SequenceStartEvent():
+                values = []
+                while not isinstance(item := next(events), yaml.SequenceEndEvent):
+                    values.append(self._node(item, events, depth + 1))
+                return Items(tuple(values), line, column)
+            case yaml.MappingStartEvent():
+                return Table(tuple(self._entries(events, depth + 1)), line, column)
+            case _:
+                self._wrong(event, "aliases (*) are not taken: use `defaults`, or write the value out")
+                return Scalar(None, "", line, column)
+
+    def _entries(self, events: Iterator[yaml.Event], depth: int) -> Iterator[Entry]:
+        seen: dict[str, int] = {}
+        while not isinstance(event := next(events), yaml.MappingEndEvent):
+            key = self._node(event, events, depth)
+            value = self._node(next(events), events, depth)
+            if not isinstance(key, Scalar):
+                self._wrong(event, f"{_NAMES.get(type(event), 'this')} cannot be a key: a key is text")
+                continue
+            if not key.text or len(key.text) > MAX_KEY:
+                self._wrong(event, f"a key has from 1 to {MAX_KEY} characters")
+                continue
+            if key.text in seen:
+                self._wrong(event, f"`{key.text}` stands here twice, first on line {seen[key.text]}: keep one")
+                continue
+            seen[key.text] = key.line
+            yield Entry(key.text, value, key.line, key.column)
+
+    def _scalar(self, event: yaml.ScalarEvent, line: int, column: int) -> Scalar:
+        text = str(event.value)
+        if found := _CONTROL.search(text):
+            self._wrong(event, f"character U+{ord(found[0]):04X} does not belong in a value")
+            return Scalar("", "", line, column)
+        if not event.style and event.tag is None:  # plain: "" from the C parser, None from the other
+            return Scalar(typed(text), text, line, column)
+        return Scalar(text, text, line, column)
+
+    def _wrong(self, event: yaml.Event, message: str) -> None:
+        line, column = _position(event)
+        self.problems.append(Problem.at(Place(self.file, line, column), message, ErrorCode.SYNTAX))
+
+
+def typed(text: str) -> Plain:
+    """What a plain (unquoted) scalar means."""
+    if text in _WORDS:
+        return _WORDS[text]
+    if _INT.fullmatch(text):
+        return int(text)
+    if _FLOAT.fullmatch(text):
+        return float(text)
+    return text
+
+
+def _position(event: yaml.Event) -> tuple[int, int]:
+    mark = event.start_mark
+    return (mark.line + 1, mark.column + 1) if mark else (0, 0)
+
+
+def _shown_tag(tag: str) -> str:
+    return tag.replace("tag:yaml.org,2002:", "!!") if tag.startswith("tag:yaml.org") else f"!{tag.lstrip('!')}"
+
+
+def _said(error: yaml.MarkedYAMLError, text: str, place: Place) -> str:
+    """The parser's complaint; in our words where people meet it every day."""
+    problem = error.problem or "it cannot be parsed"
+    lines = text.split("\n")
+    line = lines[place.line - 1] if 0 < place.line <= len(lines) else ""
+    at = line[place.column - 1 : place.column]
+    if "cannot start any token" in problem and at:
+        return "a tab cannot indent, use spaces" if at == "\t" else f"a value cannot begin with {at}, put it in quotes"
+    if "mapping values are not allowed" in problem:
+        return "a second `: ` on this line; put the value in quotes, or check the indentation"
+    if "${" in line and "flow" in (error.context or ""):
+        return "put ${…} in quotes where it stands between braces or brackets"
+    return f"{problem} {error.context}" if error.context else problem

@@ -1,0 +1,144 @@
+"""Secrets: a field's node -> where its content comes from (`core.secret.Source`).
+
+The content is not read here, except that a missing file or variable is a warning: a machine that only checks need not
+have it. In: nodes and the restrictions of the command line. Out: sources, warnings, errors for what may not be named.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from reconciler.config.fields import Fields
+from reconciler.config.nodes import Entry, Items, Node, Scalar, Table
+from reconciler.config.options import Options, absolute
+from reconciler.config.problem import ErrorCode, Place, WarningCode
+from reconciler.config.values import Unset, Wrong, filled
+from reconciler.config.variables import Variables
+from reconciler.core.secret import FromEnv, FromFile, Inline, Secret, Source
+
+_KEY_BEGINS = "-----BEGIN "
+
+
+class Sources:
+    """Makes sources for the fields of one file. `directory` is where its relative paths start."""
+
+    def __init__(self, directory: str, environ: Mapping[str, str], options: Options) -> None:
+        self.directory = directory
+        self.environ = environ
+        self.secrets_dir = options.secrets_dir
+        self.variables = Variables(environ, options.allow_env)
+
+    def path(self, node: Node) -> str:
+        """A path of the file, absolute."""
+        return absolute(filled(node), self.directory, self.environ)
+
+    def secret(self, fields: Fields, name: str) -> Source | None:
+        """A password or passphrase."""
+        return fields.find(name, lambda node: self._source(fields, name, node, self._literal), None)
+
+    def key(self, fields: Fields, name: str) -> Source | None:
+        """A key or a certificate: text is a path, unless it is the thing itself."""
+        return fields.find(name, lambda node: self._source(fields, name, node, self._path_or_key), None)
+
+    def keys(self, fields: Fields, name: str) -> tuple[Source, ...]:
+        """One key or several."""
+
+        def parse(node: Node) -> tuple[Source, ...]:
+            nodes = node.values if isinstance(node, Items) else (node,)
+            found = (self._source(fields, name, one, self._path_or_key) for one in nodes)
+            return tuple(source for source in found if source is not None)
+
+        return fields.find(name, parse, ())
+
+    def _source(
+        self, fields: Fields, name: str, node: Node, of_text: Callable[[Fields, str, Scalar], Source]
+    ) -> Source | None:
+        match node:
+            case Table():
+                return self._named(fields, name, node)
+            case Scalar(whole=variable) if variable and self._holds_secret(node):
+                return self._checked(fields, name, node, FromEnv(variable))
+            case Scalar(value=None) | Items():
+                raise Wrong(node=node)
+            case Scalar() if node.unset:
+                raise Unset(node)
+            case Scalar(value=bool(), variables=()):
+                raise Wrong(node=node)
+            case Scalar():
+                return self._checked(fields, name, node, of_text(fields, name, node))
+
+    def _holds_secret(self, node: Scalar) -> bool:
+        """Whether a value that is wholly one variable is the secret itself, rather than a path to it."""
+        return not node.text or self.is_literal(node.text)
+
+    def is_literal(self, text: str) -> bool:
+        return _KEY_BEGINS in text or "\n" in text.strip()
+
+    def _named(self, fields: Fields, name: str, node: Table) -> Source | None:
+        match [entry for entry in node if not entry.key.startswith("x-")]:
+            case [Entry(key="file", value=value)]:
+                return self._checked(fields, name, node, FromFile(self.path(value)))
+            case [Entry(key="env", value=value)]:
+                variable = filled(value)
+                if refusal := self.variables.refusal(variable):
+                    fields.error(name, refusal, ErrorCode.FORBIDDEN)
+                return self._checked(fields, name, node, FromEnv(variable))
+            case entries:
+                if all(entry.key in ("file", "env") for entry in entries):
+                    raise Wrong("takes one of `file` and `env`: {file: path} or {env: NAME} is right")
+                return None  # said as an unknown key
+
+    def _literal(self, fields: Fields, name: str, node: Scalar) -> Source:
+        if node.whole:
+            return FromEnv(node.whole)
+        if not node.text:
+            raise Wrong("is empty", node)
+        message = "a secret stands in the file: {file: …} or {env: …} keep it out"
+        fields.report.warn(_at(fields, name, node), message, WarningCode.LITERAL_SECRET, *fields.beside(name))
+        return Inline(Secret(node.text))
+
+    def _path_or_key(self, fields: Fields, name: str, node: Scalar) -> Source:
+        if self.is_literal(node.text):
+            return self._literal(fields, name, node)
+        return FromFile(self.path(node))
+
+    def _checked(self, fields: Fields, name: str, node: Node, source: Source) -> Source:
+        place = _at(fields, name, node)
+        beside = (*fields.beside(name), *([node] if isinstance(node, Table) else []))
+        match source:
+            case FromFile(path):
+                if self.secrets_dir and not _lies_in(path, self.secrets_dir):
+                    message = f"{path} may not be read: --secrets-dir allows {self.secrets_dir}"
+                    fields.report.error(place, message, ErrorCode.FORBIDDEN)
+                elif trouble := unreadable(path):
+                    fields.report.warn(place, f"{path}: {trouble}", WarningCode.SECRET_UNREADABLE, *beside)
+            case FromEnv(variable) if not self.environ.get(variable):
+                fields.report.warn(place, f"${variable} is not set", WarningCode.SECRET_UNREADABLE, *beside)
+            case _:
+                pass
+        return source
+
+
+def unreadable(path: str) -> str:
+    """Why a file cannot be read, or ""."""
+    if not os.path.exists(path):  # noqa: PTH110 - Path.exists raises where a folder may not be searched
+        return "there is no such file"
+    if Path(path).is_dir():
+        return "this is a directory"
+    return "" if os.access(path, os.R_OK) else "it may not be read"
+
+
+def _lies_in(path: str, directory: str) -> bool:
+    """Whether the path, and what it leads to, are inside: a link out of the directory is no way around it."""
+    root = os.path.realpath(directory)
+    lexical = Path(path).is_relative_to(Path(os.path.abspath(directory))) or Path(path).is_relative_to(root)  # noqa: PTH100
+    return lexical and Path(os.path.realpath(path)).is_relative_to(root)
+
+
+def _at(fields: Fields, name: str, node: Node) -> Place:
+    place = fields.place(name)
+    if isinstance(node, Scalar) and node.line:
+        return Place(place.file, node.line, node.column, place.path)
+    return place

@@ -1,0 +1,224 @@
+"""Notices when the content of files changes: configuration, and the keys and known hosts that it names.
+
+inotify (through watchfiles) is a hint that makes it quick; reading and hashing everything every few seconds is the
+guarantee. Contents are compared, never times. Watched are the directories of every hop of each symlink chain, because
+a watch of the file itself goes blind after the first atomic rename or ConfigMap swap; `active` says whether hints
+arrive at all.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import os
+import stat
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from watchfiles import awatch
+
+from reconciler.config.files import STDIN, listing
+
+_INTERVAL = 2.0
+_SETTLE = 0.02  # a file that is being written is read again until it stays the same,
+_SETTLE_ROUNDS = 25  # but not for ever: half a second
+_MAX_HOPS = 40  # as the kernel has it
+_GROUP_MS = 40  # hints that come together
+_STEP_MS = 25  # how often watchfiles looks: the latency of a hint
+
+_Contents = Mapping[str, bytes | None]  # by path: a digest, None where there is nothing to read
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """Which files have other contents now (or are new, or gone): configuration, and the others that are watched."""
+
+    config: frozenset[str]
+    named: frozenset[str]
+
+
+class Watcher:
+    """`async with Watcher(paths) as watcher: async for change in watcher: …`
+
+    What counts as changed is compared with what was there when the `async with` began, so begin it before the first
+    load. `paths` are files and directories; `watch_also` sets the files that the loaded specs name.
+    """
+
+    def __init__(self, paths: Sequence[str | Path], *, interval: float = _INTERVAL) -> None:
+        self.active = False
+        self._paths = tuple(path for path in map(str, paths) if path != STDIN)
+        self._interval = interval
+        self._named: frozenset[str] = frozenset()
+        self._config_seen: _Contents = {}
+        self._named_seen: dict[str, bytes | None] = {}
+        self._hint = asyncio.Event()
+        self._stop = asyncio.Event()
+        self._directories_changed = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> Self:
+        self._config_seen = await asyncio.to_thread(_contents_of_config, self._paths)
+        self._task = asyncio.create_task(self._hints(), name="config watch")
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Waits until the thread of watchfiles has ended."""
+        self._stop.set()
+        self._directories_changed.set()
+        if self._task is not None:
+            self._task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._task
+        self.active = False
+
+    def watch_also(self, named: Iterable[str]) -> None:
+        """The files that specs name, all of them; a new one is compared with what it holds now."""
+        wanted = frozenset(named)
+        added = wanted - self._named
+        self._named_seen = {path: seen for path, seen in self._named_seen.items() if path in wanted}
+        self._named_seen |= _contents(added)
+        self._named = wanted
+        self._directories_changed.set()
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Change:
+        while True:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._interval):
+                    await self._hint.wait()
+            self._hint.clear()
+            if change := await self._look():
+                return change
+
+    async def _look(self) -> Change | None:
+        config, named = await self._settled()
+        changed = Change(_differing(self._config_seen, config), _differing(self._named_seen, named))
+        if not changed.config and not changed.named:
+            return None
+        self._config_seen = config
+        # Only those still wanted: watch_also may have been called meanwhile.
+        self._named_seen = {path: named.get(path, seen) for path, seen in self._named_seen.items()}
+        self._directories_changed.set()
+        return changed
+
+    async def _settled(self) -> tuple[_Contents, _Contents]:
+        """The contents, once two looks in a row agree: not those of a file half written."""
+        now = await self._read()
+        if now == (self._config_seen, self._named_seen):
+            return now
+        for _ in range(_SETTLE_ROUNDS):
+            await asyncio.sleep(_SETTLE)
+            before, now = now, await self._read()
+            if now == before:
+                break
+        return now
+
+    async def _read(self) -> tuple[_Contents, _Contents]:
+        named = self._named
+        return await asyncio.to_thread(lambda: (_contents_of_config(self._paths), _contents(named)))
+
+    async def _hints(self) -> None:
+        """Set `_hint` whenever something happens near the files; begin anew when other directories matter."""
+        while not self._stop.is_set():
+            self._directories_changed.clear()
+            directories = await asyncio.to_thread(_directories, (*self._paths, *self._named))
+            # What happened between the last look and this watch gave no hint.
+            self._hint.set()
+            try:
+                await self._hints_from(directories)
+            except (OSError, RuntimeError):  # no inotify instance or watch left, or a directory vanished just now
+                self.active = False
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(self._interval):
+                        await self._directories_changed.wait()
+
+    async def _hints_from(self, directories: Sequence[str]) -> None:
+        """Until the directories change. The watch is ended by its own event, which ends its thread too."""
+        ended = asyncio.Event()
+        relay = asyncio.create_task(self._end_with_directories(directories, ended))
+        hints = awatch(
+            *directories,
+            watch_filter=None,
+            debounce=_GROUP_MS,
+            step=_STEP_MS,
+            stop_event=ended,
+            recursive=False,
+            force_polling=False,
+            ignore_permission_denied=True,
+        )
+        try:
+            async with aclosing(hints):
+                self.active = True
+                async for _ in hints:
+                    self._hint.set()
+        finally:
+            ended.set()
+            relay.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await relay
+
+    async def _end_with_directories(self, directories: Sequence[str], ended: asyncio.Event) -> None:
+        while True:
+            await self._directories_changed.wait()
+            self._directories_changed.clear()
+            now = await asyncio.to_thread(_directories, (*self._paths, *self._named))
+            if self._stop.is_set() or now != directories:
+                ended.set()
+                return
+
+
+def _differing(before: _Contents, now: _Contents) -> frozenset[str]:
+    return frozenset(path for path in before.keys() | now.keys() if before.get(path) != now.get(path))
+
+
+def _contents_of_config(paths: Iterable[str]) -> _Contents:
+    """Of the files that are there now: one that comes or goes is a change as well."""
+    return _contents(name for path in paths for name in listing(path).names)
+
+
+def _contents(paths: Iterable[str]) -> dict[str, bytes | None]:
+    return {path: _digest(path) for path in paths}
+
+
+def _digest(path: str) -> bytes | None:
+    try:
+        if not stat.S_ISREG(os.stat(path).st_mode):  # noqa: PTH116 - a pipe would block, and is read only once
+            return None
+        with Path(path).open("rb") as file:
+            return hashlib.file_digest(file, "sha256").digest()
+    except (OSError, ValueError):
+        return None
+
+
+def _directories(paths: Iterable[str]) -> list[str]:
+    """The directories in which something has to happen for a path to mean another content; those that exist."""
+    found: set[str] = set()
+    for path in paths:
+        found |= _on_the_way(Path(path).absolute(), _MAX_HOPS)
+    return sorted(found)
+
+
+def _on_the_way(path: Path, hops: int) -> set[str]:
+    """The directory of the path, of each link that its parts go through, and of what these point to."""
+    found = {str(_existing(path if path.is_dir() else path.parent))}
+    for part in (path, *path.parents):
+        if not part.is_symlink() or not hops:
+            continue
+        found.add(str(part.parent))
+        target = part.parent / part.readlink()
+        found |= _on_the_way(target / path.relative_to(part), hops - 1)
+    return found
+
+
+def _existing(directory: Path) -> Path:
+    """The directory, or the nearest one above it that is there to see it appear."""
+    return next(one for one in (directory, *directory.parents) if one.is_dir())

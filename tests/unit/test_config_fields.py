@@ -1,0 +1,475 @@
+"""What the fields of the file mean: text -> spec."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from reconciler.config.effective import to_json
+from reconciler.config.load import Loaded, load_text
+from reconciler.config.options import Options
+from reconciler.core.secret import FromEnv, FromFile, Inline, Secret
+from reconciler.core.spec import (
+    AgentLogin,
+    Algorithms,
+    Endpoint,
+    FarTcp,
+    FarUnix,
+    Health,
+    KeyLogin,
+    Listen,
+    LocalTcp,
+    LocalUnix,
+    NearTcp,
+    NearUnix,
+    PasswordLogin,
+    Reconnect,
+    RemoteTcp,
+    RemoteUnix,
+    Route,
+    Socks,
+    SocksUser,
+    TargetSpec,
+    TrustMode,
+    TunnelSpec,
+)
+
+ENVIRON = {"HOME": "/home/me", "SSH_AUTH_SOCK": "/run/agent", "PW": "hunter2", "PORT": "5432", "ON": "true"}
+KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJ2Fj3bqbdZDP0Xy3VSlBcgwSt2SKFA8qSiOoDqnaWhs"
+
+
+def load(text: str, **options: Any) -> Loaded:
+    loaded = load_text(
+        text, environ=ENVIRON, options=Options(user="me", now=1_780_000_000.0, **options), directory="/etc/tunnels"
+    )
+    assert [str(problem) for problem in loaded.errors] == []
+    return loaded
+
+
+def target(fields: str) -> TargetSpec:
+    """A target with these fields (flow style) and a host."""
+    return load(f"targets: {{prod: {{host: h, {fields}}}}}").desired.targets["prod"]
+
+
+def tunnel(fields: str) -> TunnelSpec:
+    """The one tunnel with these fields."""
+    loaded = load(f"targets: {{prod: {{host: h, agent: true, tunnels: [{{{fields}}}]}}}}")
+    (only,) = loaded.desired.tunnels.values()
+    return only
+
+
+def codes(text: str) -> list[str]:
+    return [str(problem.code) for problem in load(text).warnings]
+
+
+# --- targets ---------------------------------------------------------------------------------------------------
+
+
+def test_hosts_in_order_of_preference_with_ports_of_their_own() -> None:
+    spec = load("targets: {p: {hosts: [a, 'b:2222', '[::1]:23', 'fd00::1'], port: 24, agent: true}}").desired.targets[
+        "p"
+    ]
+    assert spec.access.hop.hosts == (
+        Endpoint("a", 24),
+        Endpoint("b", 2222),
+        Endpoint("::1", 23),
+        Endpoint("fd00::1", 24),
+    )
+
+
+def test_the_process_user_is_the_default_and_a_process_without_one_is_asked_for_it() -> None:
+    assert target("agent: true").access.hop.user == "me"
+    (problem,) = load_text("targets: {p: {host: h, agent: true}}", options=Options(user="")).errors
+    assert str(problem) == "tunnels.yaml:1:11: targets.p: no user: add `user` (this process's own has no name)"
+
+
+def test_ways_to_log_in_are_tried_in_the_order_of_the_file() -> None:
+    spec = target(
+        "password: {env: PW}, agent: true, privateKey: [~/.ssh/a, {file: b}, {env: PW}], passphrase: {file: /pp}"
+    )
+    pp = FromFile("/pp")
+    assert spec.access.hop.logins == (
+        PasswordLogin(FromEnv("PW")),
+        AgentLogin("", ""),
+        KeyLogin(FromFile("/home/me/.ssh/a"), pp, None),
+        KeyLogin(FromFile("/etc/tunnels/b"), pp, None),
+        KeyLogin(FromEnv("PW"), pp, None),
+    )
+
+
+def test_a_pub_file_picks_that_key_of_the_agent_and_no_other() -> None:
+    spec = target("privateKey: ~/.ssh/yubi.pub, agent: ~/agent.sock")
+    assert spec.access.hop.logins == (AgentLogin("/home/me/agent.sock", "/home/me/.ssh/yubi.pub"),)
+
+
+def test_a_certificate_goes_with_the_key_that_it_is_named_like() -> None:
+    spec = target("privateKey: [/a, /b], certificate: /b-cert.pub")
+    assert spec.access.hop.logins == (
+        KeyLogin(FromFile("/a"), None, None),
+        KeyLogin(FromFile("/b"), None, FromFile("/b-cert.pub")),
+    )
+    spec = target("privateKey: [/a, /b], certificate: /other.pub")
+    first, _ = spec.access.hop.logins
+    assert first == KeyLogin(FromFile("/a"), None, FromFile("/other.pub"))
+
+
+def test_a_literal_secret_is_taken_with_a_warning() -> None:
+    loaded = load("targets: {p: {host: h, password: 12345}}")
+    assert loaded.desired.targets["p"].access.hop.logins == (PasswordLogin(Inline(Secret("12345"))),)
+    assert [problem.code for problem in loaded.warnings] == ["literal-secret"]
+    assert "12345" not in repr(loaded)
+
+
+def test_a_secret_that_is_wholly_one_variable_is_read_when_it_is_used() -> None:
+    spec = target("password: '${PW}', privateKey: '${NO_SUCH}'")
+    assert spec.access.hop.logins == (PasswordLogin(FromEnv("PW")), KeyLogin(FromEnv("NO_SUCH"), None, None))
+
+
+def test_the_default_of_a_secrets_variable_is_a_literal() -> None:
+    assert codes("targets: {p: {host: h, password: '${NO:-x}'}}") == ["literal-secret"]
+
+
+def test_the_value_of_a_variable_is_in_no_message() -> None:
+    tunnels = "[{socks: 1, allow: ['${PW}'], local: '${PW}'}]"
+    text = "targets: {p: {host: h, port: '${PW}', hosts: ['${PW}:x'], tunnels: " + tunnels + "}}"
+    loaded = load_text(text, environ=ENVIRON)
+    assert len(loaded.errors) >= 4
+    assert "hunter2" not in repr(loaded)
+
+
+def test_a_private_key_variable_may_hold_a_path_or_the_key() -> None:
+    environ = ENVIRON | {"A": "~/.ssh/a", "B": "-----BEGIN OPENSSH PRIVATE KEY-----\nx\n"}
+    loaded = load_text("targets: {p: {host: h, privateKey: ['${A}', '${B}']}}", environ=environ)
+    logins = loaded.desired.targets["p"].access.hop.logins
+    assert logins == (KeyLogin(FromFile("/home/me/.ssh/a"), None, None), KeyLogin(FromEnv("B"), None, None))
+
+
+def test_trust() -> None:
+    assert target("agent: true").access.hop.trust.known_hosts == ("/home/me/.ssh/known_hosts",)
+    pinned = target(f"agent: true, hostKeys: ['{KEY}', '@cert-authority {KEY}'], hostKeyAlias: x").access.hop.trust
+    assert (pinned.host_keys, pinned.known_hosts, pinned.alias) == ((KEY, f"@cert-authority {KEY}"), (), "x")
+    new = target("agent: true, strictHostKeyChecking: accept-new, knownHosts: [a, b]").access.hop.trust
+    assert (new.mode, new.known_hosts) == (TrustMode.ACCEPT_NEW, ("/etc/tunnels/a", "/etc/tunnels/b"))
+    assert codes("targets: {p: {host: h, agent: true, strictHostKeyChecking: false}}") == ["host-keys-unchecked"]
+
+
+def test_settings() -> None:
+    spec = target(
+        "agent: true, connectTimeout: 5s, dialTimeout: 500ms, keepaliveInterval: 1m, keepaliveCountMax: 0, "
+        "compress: true, "
+        "algorithms: {cipher: [c1, c2], hostKey: [k]}, connect: onDemand, idleTimeout: 1h, sshConnections: 4, "
+        "reconnect: {max: 1m}, handoverTimeout: 0s, strictKeyPermissions: true, logLevel: debug, enabled: false"
+    )
+    settings, hop = spec.settings, spec.access.hop
+    assert settings.connect_timeouts == (5.0,)
+    assert (settings.dial_timeout, settings.keepalive_interval, settings.keepalive_count_max) == (0.5, 60.0, 0)
+    assert settings.reconnect == Reconnect(0.25, 60.0, 2.0)
+    assert (settings.handover_timeout, settings.log_level) == (0.0, "debug")
+    assert hop.algorithms == Algorithms(("c1", "c2"), (), (), ("k",))
+    assert (hop.compress, hop.strict_key_permissions) == (True, True)
+    assert (spec.on_demand, spec.connections, spec.off) == (3600.0, 4, "disabled")
+
+
+def test_the_seeds_bare_numbers_are_milliseconds() -> None:
+    spec = target("agent: true, connectionTimeout: 60000, keepaliveInterval: 10000")
+    assert (spec.settings.connect_timeouts, spec.settings.keepalive_interval) == ((60.0,), 10.0)
+    assert codes("targets: {p: {host: h, agent: true, keepaliveInterval: 10}}") == ["milliseconds"]
+
+
+def test_a_proxy_command_needs_permission() -> None:
+    loaded = load("targets: {p: {host: h, agent: true, proxyCommand: [nc, '%h', 22]}}", allow_commands=True)
+    assert loaded.desired.targets["p"].access.proxy_command == ("nc", "%h", "22")
+
+
+# --- jump hosts ------------------------------------------------------------------------------------------------
+
+JUMPS = """
+defaults:
+  target: {user: deploy, agent: true, connectTimeout: 7s}
+targets:
+  outer: {host: outer, proxyCommand: [nc]}
+  middle: {host: middle, jumpHost: outer, user: m, connectTimeout: 8s}
+  inner: {host: inner, user: i, password: {env: PW}, jumpHosts: [middle, {host: inline, port: 23}]}
+"""
+
+
+def test_a_jump_host_by_name_brings_its_own_jumps_and_an_inline_one_inherits_the_defaults_only() -> None:
+    access = load(JUMPS, allow_commands=True).desired.targets["inner"].access
+    assert [(str(hop.hosts[0]), hop.user) for hop in access.via] == [
+        ("outer:22", "deploy"),
+        ("middle:22", "m"),
+        ("inline:23", "deploy"),
+    ]
+    assert access.via[2].logins == (AgentLogin("", ""),)
+    assert access.proxy_command == ("nc",)
+    assert load(JUMPS, allow_commands=True).desired.targets["inner"].settings.connect_timeouts == (7.0, 8.0, 7.0, 7.0)
+
+
+def test_a_default_jump_host_goes_not_through_itself() -> None:
+    loaded = load(
+        "defaults: {target: {agent: true, jumpHosts: [a, b]}}\ntargets: {a: {host: a}, b: {host: b}, c: {host: c}}"
+    )
+    via = {name: [hop.hosts[0].host for hop in t.access.via] for name, t in loaded.desired.targets.items()}
+    assert via == {"a": [], "b": ["a"], "c": ["a", "b"]}
+
+
+# --- tunnels ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("fields", "listen", "route"),
+    [
+        ("type: local, localPort: 1, remotePort: 2", LocalTcp("127.0.0.1", 1, 1), FarTcp("prod", "localhost", 2)),
+        ("type: remote, remotePort: 1, localPort: 2", RemoteTcp("prod", "127.0.0.1", 1), NearTcp("localhost", 2)),
+        ("type: socks, port: 1", LocalTcp("127.0.0.1", 1, 1), Socks("prod")),
+        ("type: socks, localPort: 1, localHost: '::1'", LocalTcp("::1", 1, 1), Socks("prod")),
+        ("type: socks, port: 1, host: 127.0.0.2", LocalTcp("127.0.0.2", 1, 1), Socks("prod")),
+        ("local: '1:h:2'", LocalTcp("127.0.0.1", 1, 1), FarTcp("prod", "h", 2)),
+        ("local: '0:h:2'", LocalTcp("127.0.0.1", 0, 0), FarTcp("prod", "h", 2)),
+        ("local: '10-20:h:2'", LocalTcp("127.0.0.1", 10, 20), FarTcp("prod", "h", 2)),
+        ("local: '127.0.0.9:1:h:2'", LocalTcp("127.0.0.9", 1, 1), FarTcp("prod", "h", 2)),
+        ("local: '[::1]:1:[fd00::1]:2'", LocalTcp("::1", 1, 1), FarTcp("prod", "fd00::1", 2)),
+        ("local: '*:1:h:2'", LocalTcp("*", 1, 1), FarTcp("prod", "h", 2)),
+        ("local: ':1:h:2'", LocalTcp("*", 1, 1), FarTcp("prod", "h", 2)),
+        ("local: '1:/run/s'", LocalTcp("127.0.0.1", 1, 1), FarUnix("prod", "/run/s")),
+        ("local: 'h:1:/run/s'", LocalTcp("h", 1, 1), FarUnix("prod", "/run/s")),
+        ("local: '/run/l:h:2'", LocalUnix("/run/l", 0o600, ""), FarTcp("prod", "h", 2)),
+        ("local: '/run/l:/run/s'", LocalUnix("/run/l", 0o600, ""), FarUnix("prod", "/run/s")),
+        ("remote: '1:h:2'", RemoteTcp("prod", "127.0.0.1", 1), NearTcp("h", 2)),
+        ("remote: '0.0.0.0:1:h:2'", RemoteTcp("prod", "0.0.0.0", 1), NearTcp("h", 2)),
+        ("remote: '/run/r:h:2'", RemoteUnix("prod", "/run/r"), NearTcp("h", 2)),
+        ("remote: '1:./s'", RemoteTcp("prod", "127.0.0.1", 1), NearUnix("/etc/tunnels/s")),
+        ("socks: 1080", LocalTcp("127.0.0.1", 1080, 1080), Socks("prod")),
+        ("socks: '[::1]:1080'", LocalTcp("::1", 1080, 1080), Socks("prod")),
+        (
+            "type: local, localSocket: s, mode: 0660, group: app, remoteSocket: /r",
+            LocalUnix("/etc/tunnels/s", 0o660, "app"),
+            FarUnix("prod", "/r"),
+        ),
+        ("type: socks, localSocket: /s", LocalUnix("/s", 0o600, ""), Socks("prod")),
+        ("type: remote, remoteSocket: /r, localSocket: ~/s", RemoteUnix("prod", "/r"), NearUnix("/home/me/s")),
+        ("type: local, localPort: '${PORT}', remotePort: '${NO:-7}'", LocalTcp("127.0.0.1", 5432, 5432), None),
+    ],
+)
+def test_where_a_tunnel_listens_and_where_it_leads(fields: str, listen: Listen, route: Route | None) -> None:
+    spec = tunnel(fields)
+    assert (spec.listen, spec.route) == (listen, route or FarTcp("prod", "localhost", 7))
+
+
+@pytest.mark.parametrize(
+    ("fields", "name"),
+    [
+        ("local: '1:h:2'", "local-1"),
+        ("local: '10-20:h:2'", "local-10-20"),
+        ("remote: '8080:h:2'", "remote-8080"),
+        ("socks: 1080", "socks-1080"),
+        ("local: '/run/My Socket:h:2'", "local-my-socket"),
+        ("local: '1:h:2', name: pg", "pg"),
+    ],
+)
+def test_a_tunnel_is_called_by_its_name_or_its_type_and_port(fields: str, name: str) -> None:
+    assert tunnel(fields).id == f"prod/{name}"
+
+
+def test_policy() -> None:
+    policy = tunnel(
+        "type: socks, port: 1080, description: d, labels: {team: data, n: 1}, allow: [10.0.0.0/8], deny: ['::1'], "
+        "maxConnections: 5, holdTimeout: 0s, idleTimeout: 1h, drainTimeout: 1m, bandwidthLimit: 1.5MiB/s, "
+        "allowDestinations: ['*.x:443'], denyDestinations: ['bad.x:*'], critical: false, audit: true, "
+        "expiresAt: 2027-01-31T00:00:00+01:00, portFile: p, "
+        "auth: [{username: u, password: {env: PW}}, {username: v, password: {file: /v}}]"
+    ).policy
+    assert policy.labels == (("team", "data"), ("n", "1"))
+    assert (policy.allow, policy.deny, policy.max_connections) == (("10.0.0.0/8",), ("::1",), 5)
+    assert (policy.hold_timeout, policy.idle_timeout, policy.drain_timeout) == (0.0, 3600.0, 60.0)
+    assert policy.bandwidth_limit == 1_572_864
+    assert (policy.allow_destinations, policy.deny_destinations) == (("*.x:443",), ("bad.x:*",))
+    assert (policy.critical, policy.audit, policy.port_file) == (False, True, "/etc/tunnels/p")
+    assert policy.expires_at == 1_801_350_000.0
+    assert policy.users == (SocksUser("u", FromEnv("PW")), SocksUser("v", FromFile("/v")))
+
+
+def test_health() -> None:
+    http = tunnel(
+        "local: '1:h:2', health: {type: http, path: /health, onFailure: reconnect, timeout: 1s}"
+    ).policy.health
+    assert http == Health("http", "/health", 30.0, 1.0, 3, reconnect=True)
+    assert tunnel("local: '1:h:2', health: {type: tcp}").policy.health == Health(
+        "tcp", "", 30.0, 5.0, 3, reconnect=False
+    )
+    assert tunnel("local: '1:h:2'").policy.health is None
+
+
+def test_clients_are_audited_by_default_where_others_than_this_machine_may_come_from() -> None:
+    assert tunnel("local: '0.0.0.0:1:h:2'").policy.audit
+    assert not tunnel("local: '127.1.2.3:1:h:2'").policy.audit
+    assert not tunnel("local: '0.0.0.0:1:h:2', audit: false").policy.audit
+
+
+# --- defaults and variables ------------------------------------------------------------------------------------
+
+
+def test_the_nearest_wins_lists_replace_and_deny_lists_add_up() -> None:
+    loaded = load("""
+defaults:
+  target: {user: deploy, agent: true, reconnect: {initial: 1s}, knownHosts: /a, port: 23}
+  tunnel: {maxConnections: 5, allow: [10.0.0.0/8], deny: [10.0.0.1], labels: {team: a, env: x}, health: {type: http}}
+targets:
+  p:
+    host: h
+    user: other
+    reconnect: {max: 9s}
+    tunnels:
+      - {local: "1:h:2"}
+      - {local: "2:h:2", maxConnections: 6, allow: ["::1"], deny: [10.0.0.2], labels: {team: b}, health: false}
+      - {socks: 3}
+""")
+    spec = loaded.desired.targets["p"]
+    assert (spec.access.hop.user, spec.access.hop.hosts[0].port) == ("other", 23)
+    assert spec.settings.reconnect == Reconnect(1.0, 9.0, 2.0)
+    first, second, third = (t.policy for t in loaded.desired.tunnels.values())
+    assert (first.max_connections, first.allow, first.deny) == (5, ("10.0.0.0/8",), ("10.0.0.1",))
+    assert (second.max_connections, second.allow, second.deny) == (6, ("::1",), ("10.0.0.1", "10.0.0.2"))
+    assert dict(second.labels) == {"team": "b", "env": "x"}
+    assert (first.health is None, second.health, third.health) == (False, None, None)
+
+
+def test_an_alternative_spelling_replaces_the_inherited_one() -> None:
+    loaded = load(f"""
+defaults: {{target: {{agent: true, connectionTimeout: 1000, knownHosts: /a, jumpHost: {{host: j}}}},
+            tunnel: {{localSocket: /s, type: socks}}}}
+targets: {{p: {{host: h, connectTimeout: 2s, hostKeys: ['{KEY}'], jumpHosts: [],
+                tunnels: [{{port: 1}}, {{local: '2:h:3'}}]}}}}
+""")
+    spec = loaded.desired.targets["p"]
+    assert (spec.settings.connect_timeouts, spec.access.via, spec.access.hop.trust.known_hosts) == ((2.0,), (), ())
+    assert [str(t.listen) for t in loaded.desired.tunnels.values()] == ["127.0.0.1:1", "127.0.0.1:2"]
+
+
+def test_variables_expand_in_any_value_and_take_the_type_that_the_field_wants() -> None:
+    spec = target(
+        "agent: true, user: '${PORT}', port: '${PORT}', compress: '${ON}', hostKeyAlias: 'a-${PORT}-$$-${NO:-d}'"
+    )
+    assert (spec.access.hop.user, spec.access.hop.hosts[0].port, spec.access.hop.compress) == ("5432", 5432, True)
+    assert spec.access.hop.trust.alias == "a-5432-$-d"
+
+
+def test_an_unset_variable_breaks_its_target_and_those_that_go_through_it_and_nothing_else() -> None:
+    text = """
+targets:
+  a: {host: "${NO_A}", agent: true, tunnels: [{local: "${NO_B}", name: x}, {local: "1:h:2"}]}
+  b: {host: b, agent: true, jumpHost: a, tunnels: [{local: "2:h:2"}]}
+  c: {host: c, agent: true, tunnels: [{local: "3:h:2"}]}
+"""
+    loaded = load(text)
+    assert set(loaded.broken) == {"a", "b"}
+    assert loaded.broken["a"].startswith("tunnels.yaml:3:13: targets.a.host: ${NO_A} is not set")
+    off = {t.id: t.off for t in loaded.desired.tunnels.values()}
+    assert off == {
+        "a/x": "unset variable",
+        "a/local-1": "unset variable",
+        "b/local-2": "unset variable",
+        "c/local-3": "",
+    }
+    assert [str(problem.code) for problem in loaded.warnings] == ["unset-variable", "unset-variable"]
+    assert not load_text(text, environ={}, options=Options(strict=True)).usable
+
+
+# --- restrictions and warnings ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("fields", "code"),
+    [
+        ("host: h", "no-login"),
+        ("host: h, password: x", "literal-secret"),
+        ("host: h, privateKey: /no/such", "secret-unreadable"),
+        ("host: h, password: {env: NO_SUCH}", "secret-unreadable"),
+        ("host: h, agent: true, knownHosts: /no/such", "secret-unreadable"),
+        ("host: h, agent: true, tunnels: [{local: '0.0.0.0:1:h:2'}]", "beyond-loopback"),
+        ("host: h, agent: true, tunnels: [{remote: '0.0.0.0:1:h:2'}]", "remote-beyond-loopback"),
+        ("host: h, agent: true, tunnels: [{local: '1:h:2', expiresAt: 2020-01-01T00:00:00Z}]", "expired"),
+        ("host: h, agent: true, tunnels: [{socks: 1, denyDestinations: ['10.0.0.0/8:*']}]", "names-refused"),
+    ],
+)
+def test_a_warning_can_be_waived_beside_its_field(fields: str, code: str) -> None:
+    assert codes(f"targets: {{p: {{{fields}}}}}") == [code]
+    beside = f"x-allow: [{code}]"
+    waived = fields.replace("}]", f", {beside}}}]") if "tunnels" in fields else f"{fields}, {beside}"
+    assert codes(f"targets: {{p: {{{waived}}}}}") == []
+    strict = load_text(f"targets: {{p: {{{fields}}}}}", environ=ENVIRON, options=Options(strict=True))
+    assert [str(problem.code) for problem in strict.errors] == [code]
+
+
+def test_an_open_proxy_is_named() -> None:
+    assert codes("targets: {p: {host: h, agent: true, tunnels: [{socks: '*:1'}]}}") == ["open-proxy", "beyond-loopback"]
+
+
+def test_secrets_may_be_kept_to_a_directory_and_variables_to_prefixes(tmp_path: Path) -> None:
+    secrets = tmp_path / "secrets"
+    secrets.mkdir()
+    (secrets / "in").write_text("x")
+    (tmp_path / "out").write_text("x")
+    (secrets / "link").symlink_to(tmp_path / "out")
+
+    def errors(fields: str) -> list[str]:
+        options = Options(secrets_dir=str(secrets), allow_env=("APP_",))
+        text = f"targets: {{p: {{host: h, {fields}}}}}"
+        return [
+            p.message for p in load_text(text, environ={"HOME": "/", "APP_X": "1", "PW": "2"}, options=options).errors
+        ]
+
+    assert errors(f"privateKey: {secrets}/in, password: {{env: APP_X}}, hostKeyAlias: '${{APP_X}}'") == []
+    for path in (tmp_path / "out", secrets / "link", secrets / ".." / "out"):
+        (message,) = errors(f"privateKey: {path}")
+        assert "--secrets-dir" in message
+    for fields in ("password: {env: PW}", "agent: true, user: '${PW}'"):
+        assert errors(fields) == ["PW may not be read: --allow-env allows APP_*"]
+
+
+# --- the file with nothing left out ----------------------------------------------------------------------------
+
+FULL = f"""
+targets:
+  j: {{host: j, agent: /sock, connectTimeout: 3s, hostKeys: ['{KEY}']}}
+  p:
+    hosts: [a, "[::1]:23"]
+    user: u
+    password: {{env: PW}}
+    privateKey: [/k, x.pub]
+    passphrase: {{file: /pp}}
+    certificate: /k-cert.pub
+    jumpHosts: [j]
+    connect: onDemand
+    algorithms: {{cipher: [c]}}
+    tunnels:
+      - {{local: "[::1]:1:db:2", health: {{type: http}}, bandwidthLimit: 1kB/s, expiresAt: 2030-01-01T00:00:00Z}}
+      - {{local: "10-20:/s", portFile: /p, labels: {{a: b}}, deny: [10.0.0.0/8]}}
+      - {{type: local, localSocket: /l, group: g, mode: "0640", remotePort: 3}}
+      - {{socks: 1080, auth: {{username: u, password: {{file: /s}}}}, allowDestinations: ["a:1"], enabled: false}}
+  r:
+    host: r
+    agent: true
+    strictHostKeyChecking: accept-new
+    hostKeyAlias: x
+    tunnels:
+      - {{remote: "0:h:2", onConflict: standby, critical: false}}
+      - {{remote: "/r:./s"}}
+"""
+
+
+def test_what_is_printed_with_defaults_filled_in_means_the_same() -> None:
+    first = load(FULL).desired
+    printed = json.dumps(to_json(first))
+    assert load(printed).desired == first
+    assert load(yaml.safe_dump(to_json(first))).desired == first
+
+
+def test_what_is_printed_shows_no_secret() -> None:
+    printed = json.dumps(to_json(load("targets: {p: {host: h, password: hunter3}}").desired))
+    assert "hunter3" not in printed
+    assert '"password": "***"' in printed

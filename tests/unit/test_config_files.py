@@ -1,0 +1,221 @@
+"""Several files, and what stays when one of them goes bad, goes missing, or goes."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import pytest
+
+from reconciler.config.files import default_paths
+from reconciler.config.load import Config, Loaded, load_files
+from reconciler.config.options import Options
+
+ENVIRON = {"HOME": "/home/me"}
+OPTIONS = Options(user="me")
+A = "targets: {a: {host: a, agent: true, tunnels: [{local: '1:h:1'}]}}"
+B = "targets: {b: {host: b, agent: true, tunnels: [{local: '2:h:1'}]}}"
+
+
+def config(*paths: Path) -> Config:
+    return Config(paths, environ=ENVIRON, options=OPTIONS)
+
+
+def tunnels(loaded: Loaded) -> list[str]:
+    return sorted(loaded.desired.tunnels)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "a.yaml").write_text(A)
+    (tmp_path / "b.yml").write_text(B)
+    (tmp_path / "notes.txt").write_text("[")
+    (tmp_path / ".hidden.yaml").write_text("[")
+    return tmp_path
+
+
+def test_the_yaml_files_of_a_directory_are_one_configuration(folder: Path) -> None:
+    loaded = config(folder).reload()
+    assert loaded.errors == ()
+    assert tunnels(loaded) == ["a/local-1", "b/local-2"]
+    assert [result.path for result in loaded.files] == [str(folder / "a.yaml"), str(folder / "b.yml")]
+
+
+def test_a_file_adds_tunnels_to_a_target_of_another_with_its_own_defaults(folder: Path) -> None:
+    (folder / "c.yaml").write_text(
+        "defaults: {tunnel: {maxConnections: 7}}\ntargets: {a: {tunnels: [{local: '3:h:1', portFile: p}]}}"
+    )
+    loaded = config(folder).reload()
+    assert tunnels(loaded) == ["a/local-1", "a/local-3", "b/local-2"]
+    assert loaded.desired.tunnels["a/local-3"].policy.max_connections == 7
+    assert loaded.desired.tunnels["a/local-3"].policy.port_file == str(folder / "p")
+    assert loaded.desired.tunnels["a/local-1"].policy.max_connections == 0
+
+
+@pytest.mark.parametrize("bad", ["targets: [", "", "# nothing", "targets: {a: {hots: a}}", "targets:", "defaults: {}"])
+def test_a_bad_file_keeps_its_own_last_good_content_and_the_others_are_applied(folder: Path, bad: str) -> None:
+    files = config(folder)
+    before = files.reload()
+    (folder / "a.yaml").write_text(bad)
+    (folder / "b.yml").write_text(B.replace("2:h", "4:h"))
+    loaded = files.reload()
+    assert tunnels(loaded) == ["a/local-1", "b/local-4"]
+    assert [(result.valid, bool(result.error)) for result in loaded.files] == [(False, True), (True, False)]
+    assert loaded.rejected not in ("", loaded.revision, before.revision)
+    (folder / "a.yaml").write_text(A)
+    assert files.reload().errors == ()
+
+
+def test_targets_that_are_none_are_none(folder: Path) -> None:
+    files = config(folder)
+    files.reload()
+    (folder / "a.yaml").write_text("targets: {}")
+    assert tunnels(files.reload()) == ["b/local-2"]
+
+
+def test_a_file_gone_from_a_directory_with_others_is_removed(folder: Path) -> None:
+    files = config(folder)
+    files.reload()
+    (folder / "a.yaml").unlink()
+    loaded = files.reload()
+    assert loaded.errors == ()
+    assert tunnels(loaded) == ["b/local-2"]
+    assert [result.path for result in loaded.files] == [str(folder / "b.yml")]
+
+
+def test_an_empty_directory_is_no_answer(folder: Path) -> None:
+    files = config(folder)
+    files.reload()
+    for name in ("a.yaml", "b.yml"):
+        (folder / name).unlink()
+    loaded = files.reload()
+    assert tunnels(loaded) == ["a/local-1", "b/local-2"]
+    assert [str(problem) for problem in loaded.errors] == [f"{folder}: no *.yaml or *.yml in this directory"]
+
+
+def test_a_directory_that_is_gone_is_no_answer(tmp_path: Path) -> None:
+    inner = tmp_path / "inner"
+    inner.mkdir()
+    (inner / "x.yaml").write_text(A)
+    files = config(inner)
+    files.reload()
+    (inner / "x.yaml").unlink()
+    inner.rmdir()
+    assert tunnels(files.reload()) == ["a/local-1"]
+
+
+def test_a_named_file_that_is_missing_is_no_answer(folder: Path) -> None:
+    files = config(folder / "a.yaml", folder / "b.yml")
+    files.reload()
+    (folder / "a.yaml").unlink()
+    loaded = files.reload()
+    assert tunnels(loaded) == ["a/local-1", "b/local-2"]
+    assert [str(problem) for problem in loaded.errors] == [f"{folder}/a.yaml: cannot be read: there is no such file"]
+
+
+def test_a_link_that_leads_nowhere_is_not_a_file_that_is_gone(folder: Path) -> None:
+    files = config(folder)
+    files.reload()
+    (folder / "a.yaml").unlink()
+    (folder / "a.yaml").symlink_to("nowhere")
+    loaded = files.reload()
+    assert tunnels(loaded) == ["a/local-1", "b/local-2"]
+    assert not loaded.valid
+
+
+def test_at_start_a_bad_file_is_left_out(folder: Path) -> None:
+    (folder / "a.yaml").write_text("targets: [")
+    loaded = config(folder).reload()
+    assert tunnels(loaded) == ["b/local-2"]
+    assert loaded.usable
+    assert not loaded.valid
+
+
+def test_nothing_valid_is_nothing_usable(tmp_path: Path) -> None:
+    loaded = load_files([tmp_path / "none.yaml"], environ=ENVIRON)
+    assert not loaded.usable
+    assert loaded.revision == ""
+    assert not loaded.desired.targets
+
+
+def test_of_two_files_that_clash_the_one_that_changed_is_held_back(folder: Path) -> None:
+    files = config(folder)
+    files.reload()
+    (folder / "a.yaml").write_text(A.replace("1:h", "2:h"))
+    loaded = files.reload()
+    assert tunnels(loaded) == ["a/local-1", "b/local-2"]
+    assert [result.valid for result in loaded.files] == [False, True]
+    assert [problem.message for problem in loaded.errors] == [
+        f"listens on 127.0.0.1:2, as a/local-2 at {folder}/a.yaml:1:47 does on 127.0.0.1:2: change one"
+    ]
+
+
+def test_a_file_that_others_lean_on_is_not_taken_from_under_them(folder: Path) -> None:
+    (folder / "c.yaml").write_text("targets: {a: {tunnels: [{local: '3:h:1'}]}}")
+    files = config(folder)
+    before = files.reload()
+    (folder / "a.yaml").unlink()
+    loaded = files.reload()
+    assert loaded.desired == before.desired
+    assert loaded.rejected not in ("", loaded.revision)
+    assert [problem.message for problem in loaded.errors] == ["no host: add `host`; no other file says where a is"]
+    (folder / "c.yaml").unlink()
+    assert tunnels(files.reload()) == ["b/local-2"]
+
+
+def test_two_files_may_trade_a_tunnel_in_one_edit(folder: Path) -> None:
+    files = config(folder)
+    files.reload()
+    (folder / "a.yaml").write_text(A.replace("1:h", "2:h"))
+    (folder / "b.yml").write_text(B.replace("2:h", "1:h"))
+    loaded = files.reload()
+    assert loaded.errors == ()
+    assert tunnels(loaded) == ["a/local-2", "b/local-1"]
+
+
+def test_what_did_not_change_is_the_identical_object(folder: Path) -> None:
+    files = config(folder)
+    before = files.reload().desired
+    (folder / "a.yaml").write_text(A.replace("1:h", "9:h"))
+    after = files.reload().desired
+    assert after.tunnels["b/local-2"] is before.tunnels["b/local-2"]
+    assert after.targets["a"] is before.targets["a"]
+
+
+def test_the_revision_of_one_file_is_its_sha256_wherever_it_lies(folder: Path) -> None:
+    loaded = config(folder / "a.yaml").reload()
+    assert loaded.revision == "sha256:" + hashlib.sha256(A.encode()).hexdigest()
+    assert config(folder / "b.yml", folder / "a.yaml").reload().revision == config(folder).reload().revision
+
+
+def test_files_that_the_specs_name_are_told(folder: Path) -> None:
+    (folder / "a.yaml").write_text("targets: {a: {host: a, privateKey: k, password: {file: /p}, knownHosts: h}}")
+    assert load_files([folder / "a.yaml"], environ=ENVIRON).watched == {f"{folder}/k", "/p", f"{folder}/h"}
+
+
+def test_default_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    home = tmp_path / "home"
+    environ = {"HOME": str(home)}
+    assert default_paths(environ) == ()
+    (message,) = (problem.message for problem in load_files(environ=environ).errors)
+    assert message.startswith("no file given")
+    (home / ".config" / "tunnels").mkdir(parents=True)
+    assert default_paths(environ) == (str(home / ".config" / "tunnels"),)
+    (tmp_path / "tunnels.yaml").write_text(A)
+    assert default_paths(environ) == ("tunnels.yaml",)
+    assert tunnels(load_files(environ=environ)) == ["a/local-1"]
+    assert default_paths(environ | {"TUNNELS_CONFIG": "/x"}) == ("/x",)
+
+
+def test_a_default_file_that_vanishes_is_no_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    files = Config(environ=ENVIRON, options=OPTIONS)
+    assert files.reload().desired.targets == {}
+    (tmp_path / "tunnels.yaml").write_text(A)
+    assert tunnels(files.reload()) == ["a/local-1"]
+    (tmp_path / "tunnels.yaml").unlink()
+    loaded = files.reload()
+    assert tunnels(loaded) == ["a/local-1"]
+    assert not loaded.valid
+    assert loaded.rejected == ""

@@ -1,0 +1,190 @@
+"""Changes are seen, soon, in whatever way people and Kubernetes make them."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+from collections.abc import AsyncIterator, Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from reconciler.config import watch
+from reconciler.config.watch import Change, Watcher
+
+NEVER = 60.0  # an interval so long that only hints can be the reason
+
+
+async def after(watcher: Watcher, edit: Callable[[], object]) -> Change:
+    """The first change seen after an edit."""
+    edit()
+    return await asyncio.wait_for(anext(watcher), 10)
+
+
+async def hints_arrive(watcher: Watcher) -> None:
+    async with asyncio.timeout(10):
+        while not watcher.active:  # noqa: ASYNC110 - an attribute for a gauge; there is no event behind it
+            await asyncio.sleep(0.001)
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    folder = tmp_path / "config"
+    folder.mkdir()
+    (folder / "a.yaml").write_text("1")
+    return folder
+
+
+@pytest.fixture
+async def watcher(config: Path) -> AsyncIterator[Watcher]:
+    async with Watcher([config], interval=NEVER) as watcher:
+        await hints_arrive(watcher)
+        yield watcher
+
+
+def changed(*paths: Path) -> Change:
+    return Change(frozenset(map(str, paths)), frozenset())
+
+
+async def test_an_edit_in_place(watcher: Watcher, config: Path) -> None:
+    assert await after(watcher, lambda: (config / "a.yaml").write_text("2")) == changed(config / "a.yaml")
+
+
+async def test_an_edit_by_rename_again_and_again(watcher: Watcher, config: Path) -> None:
+    def edit(text: str) -> None:
+        (config / ".new").write_text(text)
+        (config / ".new").rename(config / "a.yaml")
+
+    for turn in range(2, 5):
+        assert await after(watcher, partial(edit, str(turn))) == changed(config / "a.yaml")
+
+
+async def test_a_file_comes_goes_and_comes_back(watcher: Watcher, config: Path) -> None:
+    new = config / "b.yml"
+    for edit in (lambda: new.write_text("1"), new.unlink, lambda: new.write_text("1")):
+        assert await after(watcher, edit) == changed(new)
+
+
+async def test_a_configmap_swaps_its_data_link_again_and_again(tmp_path: Path) -> None:
+    mount = tmp_path / "mount"
+    mount.mkdir()
+
+    def publish(version: str) -> None:
+        (mount / f"..{version}").mkdir()
+        (mount / f"..{version}" / "a.yaml").write_text(version)
+        (mount / "..data_tmp").symlink_to(f"..{version}")
+        (mount / "..data_tmp").rename(mount / "..data")
+
+    publish("v1")
+    (mount / "a.yaml").symlink_to("..data/a.yaml")
+    elsewhere = tmp_path / "elsewhere.yaml"
+    elsewhere.symlink_to(mount / "a.yaml")
+    for path in (mount, mount / "a.yaml", elsewhere):
+        async with Watcher([path], interval=NEVER) as watcher:
+            await hints_arrive(watcher)
+            for turn in range(3):
+                change = await after(watcher, partial(publish, f"{path.name}{turn}"))
+                assert change == changed(mount / "a.yaml" if path == mount else path)
+
+
+async def test_a_directory_that_is_not_there_yet(tmp_path: Path) -> None:
+    folder = tmp_path / "later" / "still"
+    async with Watcher([folder / "a.yaml"], interval=NEVER) as watcher:
+        await hints_arrive(watcher)
+
+        def edit() -> None:
+            folder.mkdir(parents=True)
+            (folder / "a.yaml").write_text("1")
+
+        assert await after(watcher, edit) == changed(folder / "a.yaml")
+
+
+async def test_the_same_content_again_is_no_change(watcher: Watcher, config: Path) -> None:
+    (config / "a.yaml").write_text("1")
+    os.utime(config / "a.yaml", (1, 1))
+    assert await after(watcher, lambda: (config / "b.yaml").write_text("x")) == changed(config / "b.yaml")
+
+
+async def test_files_that_the_specs_name(watcher: Watcher, tmp_path: Path) -> None:
+    key = tmp_path / "keys" / "id"
+    key.parent.mkdir()
+    key.write_text("old")
+    watcher.watch_also([str(key)])
+    assert await after(watcher, lambda: key.write_text("new")) == Change(frozenset(), frozenset({str(key)}))
+    watcher.watch_also([])
+    key.write_text("newer")
+    change = await after(watcher, lambda: (tmp_path / "config" / "a.yaml").write_text("2"))
+    assert change == changed(tmp_path / "config" / "a.yaml")
+
+
+async def test_without_hints_changes_are_still_seen_and_it_says_so(
+    config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_inotify(*_: object, **__: object) -> Any:
+        raise OSError(28, "inotify watch limit reached")
+
+    monkeypatch.setattr(watch, "awatch", no_inotify)
+    async with Watcher([config], interval=0.05) as watcher:
+        assert await after(watcher, lambda: (config / "a.yaml").write_text("2")) == changed(config / "a.yaml")
+        assert not watcher.active
+
+
+async def test_an_edit_is_seen_well_before_the_next_look(watcher: Watcher, config: Path) -> None:
+    async with asyncio.timeout(1):
+        await after(watcher, lambda: (config / "a.yaml").write_text("2"))
+
+
+async def test_a_file_half_written_is_not_taken_for_an_edit(
+    watcher: Watcher, config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watch, "_SETTLE", 0.5)  # far more than the pauses of a slow writer on a busy machine
+
+    async def write_slowly() -> None:
+        with (config / "a.yaml").open("w") as file:
+            for part in range(10):
+                file.write(str(part))
+                file.flush()
+                await asyncio.sleep(0.01)
+
+    writing = asyncio.create_task(write_slowly())
+    await asyncio.wait_for(anext(watcher), 10)
+    assert (config / "a.yaml").read_text() == "0123456789"
+    await writing
+
+
+async def test_a_pipe_does_not_block(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.yaml")
+    async with Watcher([tmp_path / "pipe.yaml", tmp_path / "a.yaml"], interval=0.05) as watcher:
+        assert await after(watcher, lambda: (tmp_path / "a.yaml").write_text("x")) == changed(tmp_path / "a.yaml")
+
+
+async def test_cancelling_ends_it_at_once_and_leaves_no_thread_at_work(config: Path) -> None:
+    ready = asyncio.Event()
+
+    async def run() -> None:
+        async with Watcher([config], interval=NEVER) as watcher:
+            await hints_arrive(watcher)
+            ready.set()
+            async for _ in watcher:
+                pass
+
+    task = asyncio.create_task(run())
+    await ready.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asyncio.wait_for(task, 1)
+
+
+def test_nothing_is_left_after_the_loop_ends(config: Path) -> None:
+    async def run() -> None:
+        async with Watcher([config]) as watcher:
+            await hints_arrive(watcher)
+
+    before = set(threading.enumerate())
+    asyncio.run(run())
+    for thread in set(threading.enumerate()) - before:
+        thread.join(5)
+        assert not thread.is_alive()
