@@ -134,7 +134,8 @@ class ServerProcess:
 
     async def start(self) -> None:
         """Return once it listens."""
-        assert not self.running, "already started"
+        started = self.running  # a name of its own: mypy would take the property for false from here on
+        assert not started, "already started"
         seen = len(self.log_text())
         self._process = self._spawn()
         try:

@@ -6,9 +6,9 @@ import os
 import random
 import socket
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar, overload
 
 T = TypeVar("T")
 
@@ -17,14 +17,26 @@ _PORTS = range(15_000, 32_000)
 _given_out: set[int] = set()
 
 
+@overload
 async def eventually(
-    condition: Callable[[], Awaitable[T]] | Callable[[], T], *, within: float = 10.0, message: str = "", every: float = 0.005
-) -> T:
+    condition: Callable[[], Coroutine[Any, Any, T]], *, within: float = 10.0, message: str = "", every: float = 0.005
+) -> T: ...
+
+
+@overload
+async def eventually(
+    condition: Callable[[], T], *, within: float = 10.0, message: str = "", every: float = 0.005
+) -> T: ...
+
+
+async def eventually(
+    condition: Callable[[], Any], *, within: float = 10.0, message: str = "", every: float = 0.005
+) -> Any:
     """Call `condition` until it is truthy and return that value; AssertionError after `within` seconds."""
     deadline = time.monotonic() + within
     while True:
         result = condition()
-        value: T = await result if inspect.isawaitable(result) else result
+        value = await result if inspect.isawaitable(result) else result
         if value:
             return value
         if time.monotonic() >= deadline:
