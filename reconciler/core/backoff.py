@@ -18,6 +18,7 @@ GUARDED = frozenset({Reason.AUTH, Reason.HOST_KEY, Reason.CERTIFICATE_EXPIRED})
 
 HURRY_FOR = 10.0  # of an outage, quick failures are retried...
 HURRY = 0.2  # ...at most this far apart
+PATIENCE = 0.1  # later they wait at most this share of the outage, which so ends a tenth later at most
 HELD = 2.0  # while a client is held, quick failures are retried at least this often
 GUARDED_INITIAL, GUARDED_MAX = 60.0, 900.0
 SOCKET_RETRY = 1.0  # a taken port may be free at any moment, and asking costs nothing
@@ -63,8 +64,9 @@ def next_link_try(tries: Tries, reconnect: Reconnect, name: str, held: bool, sta
     if reason in GUARDED:
         delay = _grown(GUARDED_INITIAL, 2.0, tries.failures, GUARDED_MAX)
     elif reason in QUICK:
-        if tries.at - tries.since < HURRY_FOR:
-            delay = min(delay, HURRY)
+        age = tries.at - tries.since
+        # The hurried tries count too: without the second bound the wait would jump from HURRY to the maximum.
+        delay = min(delay, HURRY if age < HURRY_FOR else age * PATIENCE)
         if held:
             delay = min(delay, HELD)
     return tries.at + delay * _jitter(name, tries.failures)

@@ -325,7 +325,7 @@ def _plan_flows(
     """Give stale clients a deadline, take it back from revived ones, cut those whose time is up."""
     retiring = {link.id for link in observed.links if link.phase is LinkPhase.RETIRING}
     for flow in observed.flows:
-        if flow.key.route in handed_over:
+        if handed_over and flow.key.route in handed_over:
             continue  # whose these clients are is seen in the next pass
         asked = _staleness(flow, desired, wanted, retiring)
         if asked is None:
@@ -347,8 +347,10 @@ def _staleness(
 ) -> tuple[DrainCause, float] | None:
     """Why these clients may not stay, and for how long they may; None: they may."""
     tunnel = wanted.get(flow.key.tunnel)
-    if tunnel is None or tunnel.route != flow.key.route:
-        return DrainCause.ROUTE, tunnel.policy.drain_timeout if tunnel else flow.drain_timeout
+    if tunnel is None:
+        return DrainCause.ROUTE, flow.drain_timeout
+    if tunnel.route is not flow.key.route and tunnel.route != flow.key.route:
+        return DrainCause.ROUTE, tunnel.policy.drain_timeout
     target = desired.targets.get(tunnel.target)
     if flow.key.link in retiring and target is not None:
         return DrainCause.LINK, target.settings.handover_timeout

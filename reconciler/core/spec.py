@@ -452,9 +452,14 @@ def _place(listen: Listen) -> object:
 
 
 def _hosts_meet(one: str, other: str) -> bool:
-    if one == other:
+    if _named(one) & _named(other):
         return True
     return bool(_families(one) & _families(other)) and (_is_any(one) or _is_any(other))
+
+
+def _named(host: str) -> frozenset[str]:
+    """The addresses that a listen host is known to mean without asking anybody."""
+    return frozenset({"127.0.0.1", "::1", host}) if host == "localhost" else frozenset({host})
 
 
 def _is_any(host: str) -> bool:

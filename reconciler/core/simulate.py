@@ -1,0 +1,467 @@
+"""The in-memory actuator: links, sockets and clients without a single packet.
+
+`tunnels plan` runs the planner against a kind one, where everything succeeds at once (`foresee`). Tests run it
+against an unkind one, where nothing goes on by itself: they choose what finishes, what fails and when. Both raise
+ImpossibleError at a step which no world could carry out, so that every use of them checks the planner too.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+from typing import assert_never
+
+from reconciler.core import backoff
+from reconciler.core.actions import Action, Assign, Close, Cut, Dial, Drain, Move, Open, Retire, Tune
+from reconciler.core.plan import make_plan
+from reconciler.core.spec import (
+    NOTHING,
+    Addresses,
+    Desired,
+    Endpoint,
+    Listen,
+    RemoteUnix,
+    TunnelSpec,
+    is_choice,
+    is_remote,
+)
+from reconciler.core.status import (
+    Demand,
+    Draining,
+    Failure,
+    FlowKey,
+    FlowState,
+    LinkPhase,
+    LinkState,
+    Now,
+    Observed,
+    Reason,
+    SocketKey,
+    SocketPhase,
+    SocketState,
+)
+
+MAX_PASSES = 100  # a plan settles in three or four; more than this is a planner that contradicts itself
+
+
+class ImpossibleError(Exception):
+    """The planner asked for what cannot be done in the world as it is, or never came to an end."""
+
+
+def foresee(desired: Desired, observed: Observed, now: Now) -> tuple[Action, ...]:
+    """All steps from `observed` to `desired`, in order, if each succeeds at once and no time passes.
+
+    What waits for its next try is tried now; clients who drain are still there at the end.
+    """
+    up = {link.target for link in observed.links if link.phase is LinkPhase.READY}
+    tries = {name: tries for name, tries in observed.link_tries.items() if name in up}
+    world = Simulator(replace(observed, link_tries=tries, socket_tries={}), now, kind=True)
+    return converge(world, desired)
+
+
+def converge(world: Simulator, desired: Desired) -> tuple[Action, ...]:
+    """Plan and apply until nothing is left to do now. Returns the steps taken; raises ImpossibleError if it goes on."""
+    world.want(desired)
+    done: list[Action] = []
+    for _ in range(MAX_PASSES):
+        actions = make_plan(desired, world.observe(), world.now()).actions
+        if not actions:
+            return tuple(done)
+        for action in actions:
+            world.apply(action)
+        world.check()
+        done.extend(actions)
+    raise ImpossibleError(f"it does not settle: after {MAX_PASSES} passes it still asks for {done[-1]}")
+
+
+@dataclass(slots=True)
+class _Clients:
+    """The live clients of one flow, by the socket they came in by."""
+
+    by_socket: Counter[SocketKey]
+    drain_timeout: float
+    draining: Draining | None
+
+
+class Simulator:
+    """A world that can be told what happens in it.
+
+    kind          what can finish does so at once; otherwise when `finish` or `settle` says so
+    unreachable   SSH servers which cannot be reached
+    busy          addresses which another program holds
+    stamps        as in `Observed`
+    """
+
+    def __init__(self, observed: Observed, now: Now, *, kind: bool) -> None:
+        self.kind = kind
+        self.unreachable: set[Endpoint] = set()
+        self.busy: set[Listen] = set()
+        self.stamps = dict(observed.stamps)
+        self._desired = NOTHING
+        self._now = now
+        self._links = {link.id: link for link in observed.links}
+        self._last_id = max(self._links, default=0)
+        self._choices = 0
+        self._sockets = dict(observed.sockets)
+        self._addresses = Addresses(key.listen for key in self._sockets)
+        self._flows = _flows_of(observed)
+        self._link_tries = dict(observed.link_tries)
+        self._socket_tries = dict(observed.socket_tries)
+        self._waiting: Counter[SocketKey] = Counter()  # clients who are held, by the socket they came in by
+        self._last_used = {name: demand.last_used for name, demand in observed.demand.items()}
+        self._held = {name: demand.held for name, demand in observed.demand.items() if demand.held}
+        # In the order in which they began; a dict because a set has none.
+        self._under_way: dict[int | SocketKey, None] = dict.fromkeys(
+            [link.id for link in observed.links if link.phase is not LinkPhase.READY]
+            + [key for key, socket in observed.sockets.items() if socket.phase is not SocketPhase.BOUND]
+        )
+        if kind:
+            self.settle()
+
+    # --- what the loop sees (ports.Actuator, ports.Clock) ---
+
+    def want(self, desired: Desired) -> None:
+        self._desired = desired
+
+    def now(self) -> Now:
+        return self._now
+
+    def observe(self) -> Observed:
+        self._forget_what_is_over()
+        return Observed(
+            links=tuple(self._links.values()),
+            sockets=MappingProxyType(dict(self._sockets)),
+            flows=tuple(
+                FlowState(key, clients.by_socket.total(), clients.drain_timeout, clients.draining)
+                for key, clients in self._flows.items()
+            ),
+            link_tries=MappingProxyType(dict(self._link_tries)),
+            socket_tries=MappingProxyType(dict(self._socket_tries)),
+            demand=MappingProxyType(self._demand()),
+            stamps=MappingProxyType(dict(self.stamps)),
+            destinations=MappingProxyType({}),
+            probes=MappingProxyType({}),
+            stalled=frozenset(),
+        )
+
+    def apply(self, action: Action) -> None:
+        self._carry_out(action)
+        if self.kind:
+            self.settle()
+
+    def _carry_out(self, action: Action) -> None:
+        match action:
+            case Dial():
+                self._dial(action)
+            case Retire():
+                self._retire(action)
+            case Tune(link=link, settings=settings):
+                self._links[link] = replace(self._ready(link, action), settings=settings)
+            case Open():
+                self._open(action)
+            case Close(key=key):
+                self._begin(replace(self._live(key, action), phase=SocketPhase.CLOSING))
+            case Assign():
+                self._assign(action)
+            case Move():
+                self._move(action)
+            case Drain(flow=flow, draining=draining):
+                self._clients(flow, action).draining = draining
+            case Cut(flow=flow):
+                self._clients(flow, action)
+                del self._flows[flow]
+            case _:
+                assert_never(action)
+
+    def check(self) -> None:
+        """Raise ImpossibleError unless what holds between two passes does."""
+        owners = Counter(s.owner.id for s in self._sockets.values() if s.phase is not SocketPhase.CLOSING)
+        for owner, count in owners.items():
+            _require(count == 1, f"one socket for one tunnel, not {count}", owner)
+        for socket in self._sockets.values():
+            fits = socket.phase is SocketPhase.CLOSING or socket.owner.listen == socket.key.listen
+            _require(fits, "a socket's owner is a tunnel that asks for it", socket)
+
+    # --- what happens in it ---
+
+    def elapse(self, seconds: float) -> None:
+        self._now = Now(self._now.mono + seconds, self._now.wall + seconds)
+
+    def jump(self, seconds: float) -> None:
+        """The wall clock is set, as by NTP or after a laptop slept."""
+        self._now = Now(self._now.mono, self._now.wall + seconds)
+
+    def under_way(self) -> tuple[int | SocketKey, ...]:
+        """The links and sockets that could `finish` now."""
+        return tuple(what for what in self._under_way if isinstance(what, SocketKey) or self._can_finish(what))
+
+    def settle(self) -> None:
+        """All that can finish does, well or (unreachable, busy) not."""
+        while ready := self.under_way():
+            for what in ready:
+                if what in self._under_way:
+                    self.finish(what)
+
+    def finish(self, what: int | SocketKey, failure: Failure | None = None) -> None:
+        """A dial, an opening or an end comes to its end; `failure` makes a dial or an opening fail."""
+        del self._under_way[what]
+        if isinstance(what, SocketKey):
+            self._finish_socket(self._sockets[what], failure)
+        elif self._links[what].phase is LinkPhase.DIALING:
+            self._finish_dial(self._links[what], failure)
+        else:
+            del self._links[what]
+
+    def lose(self, link_id: int, failure: Failure) -> None:
+        """A connection breaks: its clients and its listeners on the server go with it."""
+        link = self._links.pop(link_id)
+        self._under_way.pop(link_id, None)
+        for flow in [key for key in self._flows if key.link == link_id]:
+            self._last_used[link.target] = self._now.mono
+            del self._flows[flow]
+        for socket in [socket for socket in self._sockets.values() if socket.link == link_id]:
+            self._gone(socket.key)
+        target = self._desired.targets.get(link.target)
+        # The loss of a link that was to be replaced says nothing about the way to its replacement.
+        wrong = target is None or target.access != link.access or not link.trusted
+        if wrong or link.phase is LinkPhase.RETIRING:
+            return
+        previous, now, stamp = self._link_tries.get(link.target), self._now.mono, self.stamps.get(link.target, "")
+        if link.phase is LinkPhase.READY:
+            tries = backoff.lost(previous, failure, now, now - link.since, link.access, stamp)
+        else:
+            tries = backoff.failed(previous, failure, now, link.access, stamp)
+        self._link_tries[link.target] = tries
+
+    def distrust(self, link_id: int) -> None:
+        """Its host key is not among the known ones any more."""
+        self._links[link_id] = replace(self._links[link_id], trusted=False)
+
+    def arrive(self, tunnel_id: str) -> FlowKey | None:
+        """A client comes to a tunnel's socket. None: it is held, or refused as nothing listens."""
+        for socket in self._sockets.values():
+            if socket.owner.id == tunnel_id and socket.phase is SocketPhase.BOUND:
+                return self._accept(socket)
+        return None
+
+    def leave(self, flow: FlowKey) -> None:
+        """One of these clients goes."""
+        clients = self._flows[flow]
+        clients.by_socket[next(iter(+clients.by_socket))] -= 1
+        self._last_used[self._links[flow.link].target] = self._now.mono
+        if not clients.by_socket.total():
+            del self._flows[flow]
+
+    def give_up(self) -> None:
+        """All clients who are held go away."""
+        self._waiting.clear()
+
+    # --- links ---
+
+    def _dial(self, dial: Dial) -> None:
+        target = dial.target
+        _require(self._desired.targets.get(target.name) == target and not target.off, "a wanted target", dial)
+        _require(0 < dial.limit <= len(target.access.hop.hosts), "a limit within the hosts", dial)
+        dialing = [k for k in self._links.values() if k.target == target.name and k.phase is LinkPhase.DIALING]
+        # Beside those to all acceptable hosts there may be as many to preferred ones only.
+        _require(len(dialing) < 2 * target.connections, "no more dials than connections", dial)
+        self._last_id += 1
+        self._under_way[self._last_id] = None
+        self._links[self._last_id] = LinkState(
+            id=self._last_id,
+            target=target.name,
+            access=target.access,
+            settings=target.settings,
+            limit=dial.limit,
+            host=-1,
+            phase=LinkPhase.DIALING,
+            since=self._now.mono,
+            trusted=True,
+        )
+
+    def _retire(self, retire: Retire) -> None:
+        link = self._links.get(retire.link)
+        if link is None or link.phase is LinkPhase.RETIRING:
+            raise ImpossibleError(f"a link that is there and not retiring: {retire}")
+        self._links[link.id] = replace(link, phase=LinkPhase.RETIRING, since=self._now.mono)
+        self._under_way[link.id] = None
+
+    def _finish_dial(self, link: LinkState, failure: Failure | None) -> None:
+        hosts = link.access.hop.hosts[: link.limit]
+        reached = [index for index, host in enumerate(hosts) if host not in self.unreachable]
+        if failure is None and not reached:
+            failure = Failure(Reason.UNREACHABLE, "no host of it can be reached")
+        if failure is not None:
+            self.lose(link.id, failure)
+            return
+        self._links[link.id] = replace(link, host=reached[0], phase=LinkPhase.READY, since=self._now.mono)
+        self._admit()
+
+    def _can_finish(self, link_id: int) -> bool:
+        """A dial can; a retiring link only when nobody uses it."""
+        if self._links[link_id].phase is LinkPhase.DIALING:
+            return True
+        return all(flow.link != link_id for flow in self._flows) and all(
+            socket.link != link_id for socket in self._sockets.values()
+        )
+
+    def _ready(self, link_id: int, action: Action) -> LinkState:
+        link = self._links.get(link_id)
+        if link is None or link.phase is not LinkPhase.READY:
+            raise ImpossibleError(f"a link that is ready: {action}")
+        return link
+
+    def _forget_what_is_over(self) -> None:
+        for link in self._links.values():
+            tries = self._link_tries.get(link.target)
+            ready = link.phase is LinkPhase.READY
+            if ready and tries is not None and backoff.is_over(tries, link.since, self._now.mono):
+                del self._link_tries[link.target]
+
+    # --- sockets ---
+
+    def _open(self, step: Open) -> None:
+        _require(step.key not in self._sockets, "a socket that is not there yet", step)
+        _require(not self._addresses.meets(step.key.listen), "an address that is free", step)
+        _require(
+            step.key.listen == step.tunnel.listen and self._is_asked_for(step.tunnel), "a tunnel wanted there", step
+        )
+        _require(
+            is_remote(step.key.listen) == (step.link is not None),
+            "a link for a remote listener, and for no other",
+            step,
+        )
+        if step.link is not None:
+            _require(self._ready(step.link, step).target == step.tunnel.target, "a link of its target", step)
+        self._addresses.add(step.key.listen)
+        self._begin(SocketState(step.key, step.tunnel, SocketPhase.OPENING, step.link, ""))
+
+    def _assign(self, step: Assign) -> None:
+        socket, tunnel = self._live(step.key, step), step.tunnel
+        _require(step.key.listen == tunnel.listen and self._is_asked_for(tunnel), "a tunnel wanted there", step)
+        self._sockets[step.key] = replace(socket, owner=tunnel)
+        for flow, clients in list(self._flows.items()):
+            if flow.route == tunnel.route and flow.tunnel != tunnel.id and clients.by_socket[step.key]:
+                self._rename(flow, tunnel, step.key)
+        for flow, clients in self._flows.items():
+            if flow.tunnel == tunnel.id:
+                clients.drain_timeout = tunnel.policy.drain_timeout
+
+    def _rename(self, flow: FlowKey, tunnel: TunnelSpec, key: SocketKey) -> None:
+        """The clients that came in by this socket are the new owner's now."""
+        old = self._flows[flow]
+        new = self._flows.setdefault(
+            replace(flow, tunnel=tunnel.id), _Clients(Counter(), tunnel.policy.drain_timeout, old.draining)
+        )
+        new.by_socket[key] += old.by_socket.pop(key)
+        if not old.by_socket.total():
+            del self._flows[flow]
+
+    def _move(self, step: Move) -> None:
+        socket, link = self._live(step.key, step), self._ready(step.link, step)
+        bound = socket.phase is SocketPhase.BOUND
+        _require(bound and socket.link not in (None, link.id), "a remote listener, to another link", step)
+        _require(link.target == socket.owner.target, "a link of its target", step)
+        self._begin(replace(socket, phase=SocketPhase.OPENING, link=link.id))
+
+    def _begin(self, socket: SocketState) -> None:
+        self._sockets[socket.key] = socket
+        self._under_way[socket.key] = None
+
+    def _finish_socket(self, socket: SocketState, failure: Failure | None) -> None:
+        key = socket.key
+        if socket.phase is SocketPhase.CLOSING:
+            self._gone(key)
+            return
+        if failure is None and key.listen in self.busy:
+            reason = Reason.LOCAL_PORT_IN_USE if socket.link is None else Reason.REMOTE_PORT_IN_USE
+            failure = Failure(reason, "another program listens there")
+        if failure is not None:
+            self._gone(key)
+            tries = backoff.failed(self._socket_tries.get(key), failure, self._now.mono, None, "")
+            self._socket_tries[key] = tries
+            return
+        self._socket_tries.pop(key, None)
+        bound = socket.bound or self._address(key.listen)
+        self._sockets[key] = replace(socket, phase=SocketPhase.BOUND, bound=bound)
+
+    def _address(self, listen: Listen) -> str:
+        """Where it is bound. Each chosen port is another one; which number it is does not matter here."""
+        if not is_choice(listen):
+            return str(listen)
+        self._choices += 1
+        return f"{listen} chosen as number {self._choices}"
+
+    def _gone(self, key: SocketKey) -> None:
+        del self._sockets[key]
+        del self._waiting[key]
+        self._under_way.pop(key, None)
+        self._addresses.remove(key.listen)
+
+    def _live(self, key: SocketKey, action: Action) -> SocketState:
+        socket = self._sockets.get(key)
+        if socket is None or socket.phase is SocketPhase.CLOSING:
+            raise ImpossibleError(f"a socket that is there and not closing: {action}")
+        return socket
+
+    def _is_asked_for(self, tunnel: TunnelSpec) -> bool:
+        return not tunnel.off and self._desired.tunnels.get(tunnel.id) == tunnel
+
+    # --- clients ---
+
+    def _accept(self, socket: SocketState) -> FlowKey | None:
+        owner = socket.owner
+        self._last_used[owner.target] = self._now.mono
+        links = [
+            link.id
+            for link in self._links.values()
+            if (link.id == socket.link if socket.link is not None else link.phase is LinkPhase.READY)
+            and link.target == owner.target
+        ]
+        if not links:
+            self._waiting[socket.key] += 1
+            return None
+        load: Counter[int] = Counter()
+        for flow, clients in self._flows.items():
+            load[flow.link] += clients.by_socket.total()
+        key = FlowKey(owner.id, owner.route, min(links, key=lambda link: (load[link], link)))
+        clients = self._flows.setdefault(key, _Clients(Counter(), owner.policy.drain_timeout, None))
+        clients.by_socket[socket.key] += 1
+        return key
+
+    def _admit(self) -> None:
+        """A link is up: those who were held try again."""
+        waiting, self._waiting = self._waiting, Counter()
+        for key in waiting.elements():
+            self._accept(self._sockets[key])
+
+    def _demand(self) -> dict[str, Demand]:
+        held = Counter(self._held)
+        for key, count in self._waiting.items():
+            held[self._sockets[key].owner.target] += count
+        return {name: Demand(held[name], at) for name, at in self._last_used.items()}
+
+    def _clients(self, flow: FlowKey, action: Action) -> _Clients:
+        clients = self._flows.get(flow)
+        if clients is None:
+            raise ImpossibleError(f"clients that are there: {action}")
+        return clients
+
+
+def _flows_of(observed: Observed) -> dict[FlowKey, _Clients]:
+    """The clients of an observed world. Which socket they came in by is not told: it was most likely their tunnel's."""
+    entrances: defaultdict[str, list[SocketKey]] = defaultdict(list)
+    for socket in observed.sockets.values():
+        entrances[socket.owner.id].append(socket.key)
+    flows = {}
+    for flow in observed.flows:
+        gone = SocketKey(RemoteUnix("", ""), 0)
+        by_socket = Counter({next(iter(entrances[flow.key.tunnel]), gone): flow.count})
+        flows[flow.key] = _Clients(by_socket, flow.drain_timeout, flow.draining)
+    return flows
+
+
+def _require(holds: bool, what: str, where: object) -> None:
+    if not holds:
+        raise ImpossibleError(f"{what}: {where}")
