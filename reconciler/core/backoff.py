@@ -24,7 +24,8 @@ GUARDED_INITIAL, GUARDED_MAX = 60.0, 900.0
 SOCKET_RETRY = 1.0  # a taken port may be free at any moment, and asking costs nothing
 SOCKET_FORBIDDEN_MAX = 60.0
 WELL_AFTER = 10.0  # a link up this long starts the next outage afresh
-AT_ONCE_AFTER = 1.0  # a link that lived this long is tried again at once when lost
+AT_ONCE_AFTER = 1.0  # a link that lived this long is tried again at once when lost,
+AT_ONCE_LOSSES = 16  # and so are the first short-lived ones of an outage: a restarted server kills a few sessions
 
 
 def failed(previous: Tries | None, failure: Failure, now: float, access: Access | None, stamp: str) -> Tries:
@@ -42,7 +43,8 @@ def lost(previous: Tries | None, failure: Failure, now: float, up_for: float, ac
     """
     if up_for >= WELL_AFTER or previous is None or previous.access != access:
         return Tries(0, failure, now, now, True, access, stamp)
-    return Tries(previous.failures + 1, failure, now, previous.since, up_for >= AT_ONCE_AFTER, access, stamp)
+    at_once = up_for >= AT_ONCE_AFTER or previous.failures < AT_ONCE_LOSSES
+    return Tries(previous.failures + 1, failure, now, previous.since, at_once, access, stamp)
 
 
 def is_over(tries: Tries, up_since: float, now: float) -> bool:

@@ -92,11 +92,11 @@ def test_a_link_lost_after_it_was_well_starts_a_new_outage() -> None:
 
 
 def test_a_link_lost_early_goes_on_with_the_outage_and_is_tried_at_once_if_it_lived_a_second() -> None:
-    before = failing(Reason.REFUSED, 9)
+    before = failing(Reason.REFUSED, backoff.AT_ONCE_LOSSES)
     closed = Failure(Reason.CLOSED_BY_SERVER, "")
     lived, stillborn = (backoff.lost(before, closed, 50.0, up_for, HERE, "") for up_for in (1.0, 0.9))
-    assert (lived.failures, lived.since, delay(lived)) == (10, 0.0, 0)
-    assert (stillborn.failures, stillborn.since) == (10, 0.0)
+    assert (lived.failures, lived.since, delay(lived)) == (backoff.AT_ONCE_LOSSES + 1, 0.0, 0)
+    assert (stillborn.failures, stillborn.since) == (backoff.AT_ONCE_LOSSES + 1, 0.0)
     assert delay(stillborn) > 0
 
 
