@@ -23,7 +23,7 @@ from reconciler.core.spec import (
     TrustMode,
 )
 from reconciler.core.status import Failure
-from reconciler.ssh.dial import Dialled, DialFailed, dial
+from reconciler.ssh.dial import DialFailed, Dialled, dial
 
 OURS = Algorithms(cipher=(), kex=(), mac=(), host_key=())
 
@@ -79,11 +79,11 @@ async def dialled(
     to: Access,
     *,
     limit: int = 99,
-    timeout: float = 10.0,
+    connect_timeout: float = 10.0,
     environ: Mapping[str, str] | None = None,
     client: type[asyncssh.SSHClient] = asyncssh.SSHClient,
 ) -> AsyncIterator[Dialled]:
-    result = await dial(to, settings(timeout), limit, name="test", client=client, environ=environ or {})
+    result = await dial(to, settings(connect_timeout), limit, name="test", client=client, environ=environ or {})
     try:
         yield result
     finally:
@@ -92,11 +92,11 @@ async def dialled(
 
 
 async def failure_of(
-    to: Access, *, limit: int = 99, timeout: float = 10.0, environ: Mapping[str, str] | None = None
+    to: Access, *, limit: int = 99, connect_timeout: float = 10.0, environ: Mapping[str, str] | None = None
 ) -> Failure:
     """Why this dial fails; a test fails where it succeeds."""
     with pytest.raises(DialFailed) as failed:
-        async with dialled(to, limit=limit, timeout=timeout, environ=environ):
+        async with dialled(to, limit=limit, connect_timeout=connect_timeout, environ=environ):
             pass
     return failed.value.failure
 

@@ -136,7 +136,7 @@ async def test_a_name_that_is_not_resolved(sshd: Sshd, name: str) -> None:
 
 async def test_an_address_that_never_answers(sshd: Sshd) -> None:
     with Blackhole() as hole:
-        failure = await failure_of(access(hop(sshd, hosts=(Endpoint(hole.host, hole.port),))), timeout=0.3)
+        failure = await failure_of(access(hop(sshd, hosts=(Endpoint(hole.host, hole.port),))), connect_timeout=0.3)
     assert failure.reason is Reason.TIMEOUT
     assert "did not answer within 0.3 s" in failure.message
 
@@ -144,7 +144,7 @@ async def test_an_address_that_never_answers(sshd: Sshd) -> None:
 async def test_a_listener_that_says_nothing(sshd: Sshd) -> None:
     before = fd_count()
     async with SilentListener() as silent:
-        failure = await failure_of(access(hop(sshd, hosts=(Endpoint(silent.host, silent.port),))), timeout=0.3)
+        failure = await failure_of(access(hop(sshd, hosts=(Endpoint(silent.host, silent.port),))), connect_timeout=0.3)
         await eventually(lambda: silent.connections == 0)
     assert failure.reason is Reason.TIMEOUT
     assert "said nothing" in failure.message
@@ -163,7 +163,7 @@ async def test_a_server_that_is_stopped_in_the_handshake(sshd: Sshd) -> None:
         sshd.pause()
         try:
             to = hop(sshd, hosts=(Endpoint(proxy.host, proxy.port),), trust=trust(TrustMode.OFF))
-            failure = await failure_of(access(to), timeout=0.5)
+            failure = await failure_of(access(to), connect_timeout=0.5)
         finally:
             sshd.resume()
     assert failure.reason is Reason.TIMEOUT
@@ -307,7 +307,7 @@ async def test_what_a_jump_host_cannot_reach_is_told_apart(tmp_path: Path, sshd:
     assert (await failure_of(access(unknown, hop(sshd)))).reason is Reason.DNS
     with Blackhole() as hole:
         silent = hop(sshd, hosts=(Endpoint(hole.host, hole.port),))
-        assert (await failure_of(access(silent, hop(sshd)), timeout=0.5)).reason is Reason.TIMEOUT
+        assert (await failure_of(access(silent, hop(sshd)), connect_timeout=0.5)).reason is Reason.TIMEOUT
     async with Sshd(tmp_path / "closed", options={"AllowTcpForwarding": "no"}) as closed:
         failure = await failure_of(access(hop(sshd), hop(closed)))
     assert failure.reason is Reason.FORBIDDEN_BY_SERVER
@@ -380,7 +380,7 @@ async def test_a_proxy_command_that_is_not_there(sshd: Sshd) -> None:
 
 
 async def test_a_proxy_command_that_says_nothing_is_ended_at_the_deadline(sshd: Sshd) -> None:
-    failure = await failure_of(access(hop(sshd), proxy_command=("sleep", "1000")), timeout=0.3)
+    failure = await failure_of(access(hop(sshd), proxy_command=("sleep", "1000")), connect_timeout=0.3)
     assert failure.reason is Reason.TIMEOUT
 
 
@@ -403,9 +403,7 @@ async def test_a_dial_cancelled_at_any_moment_leaves_nothing(sshd: Sshd, way: st
         pass
     before = fd_count()
     for delay in moments():
-        attempt = asyncio.create_task(
-            dial(to, settings(), 1, name="test", client=asyncssh.SSHClient, environ={})
-        )
+        attempt = asyncio.create_task(dial(to, settings(), 1, name="test", client=asyncssh.SSHClient, environ={}))
         await asyncio.sleep(delay)
         attempt.cancel()
         asked = time.monotonic()

@@ -292,7 +292,7 @@ async def test_an_agent_that_hangs_is_not_waited_for(sshd: Sshd, tmp_path: Path,
     before = fd_count()
     async with await asyncio.start_unix_server(serve, hanging):
         to = access(hop(sshd, logins=(AgentLogin(str(hanging), ""),)))
-        failure = await failure_of(to, timeout=0.5)
+        failure = await failure_of(to, connect_timeout=0.5)
         assert failure.reason is (Reason.TIMEOUT if answers else Reason.SECRET_UNREADABLE)
         await eventually(lambda: fd_count() <= before + 1)
 
@@ -349,9 +349,7 @@ async def password_server(
 
 
 @pytest.mark.parametrize(("password", "keyboard"), [(True, False), (False, True), (True, True)])
-async def test_a_password_logs_in_by_either_method(
-    sshd: Sshd, tmp_path: Path, password: bool, keyboard: bool
-) -> None:
+async def test_a_password_logs_in_by_either_method(sshd: Sshd, tmp_path: Path, password: bool, keyboard: bool) -> None:
     file = tmp_path / "password"
     file.write_text("secret\n")
     tries: list[str] = []

@@ -7,6 +7,7 @@ import socket
 from pathlib import Path
 
 import pytest
+
 from support.faults import reset
 from support.postgres import Postgres, psql
 from support.services import (

@@ -88,9 +88,7 @@ async def test_a_server_with_several_keys_shows_the_one_that_is_known(tmp_path: 
 
 
 async def test_a_revoked_key_is_refused_also_where_it_is_known(sshd: Sshd) -> None:
-    sshd.known_hosts.write_text(
-        f"{name(sshd)} {sshd.host_public_key}\n@revoked * {sshd.host_public_key}\n"
-    )
+    sshd.known_hosts.write_text(f"{name(sshd)} {sshd.host_public_key}\n@revoked * {sshd.host_public_key}\n")
     for mode in (TrustMode.STRICT, TrustMode.ACCEPT_NEW):
         assert "@revoked" in (await refused(sshd, trust(mode, sshd.known_hosts))).message
 
