@@ -5,14 +5,15 @@ One judgement serves the log, `status`, the metrics and `/readyz`, so that they 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from ipaddress import ip_address
 from types import MappingProxyType
 
 from reconciler.core.backoff import next_link_try, next_socket_try
 from reconciler.core.plan import is_wanted
-from reconciler.core.spec import Desired, TargetSpec, TunnelSpec
+from reconciler.core.spec import Desired, Listen, RemoteTcp, TargetSpec, TunnelSpec
 from reconciler.core.status import (
     Destination,
     Failure,
@@ -51,6 +52,7 @@ class Verdict:
     reason: Reason | None = None
     message: str = ""
     next_try: float | None = None
+    failures: int = 0  # in a row
 
     @property
     def needs_action(self) -> bool:
@@ -79,14 +81,37 @@ class TunnelStatus:
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """Everything, in the order of the file."""
+    """Everything, in the order of the file. `leaving`: removed tunnels whose last clients are still there."""
 
     targets: tuple[TargetStatus, ...]
     tunnels: tuple[TunnelStatus, ...]
+    leaving: tuple[TunnelStatus, ...] = ()
 
 
-def judge(desired: Desired, observed: Observed, now: Now, broken: Mapping[str, str] = _NONE_BROKEN) -> Judgement:
-    """What is up, what is not, and why. `broken`: targets that the file's own gaps keep off, with the sentence."""
+def is_settled(desired: Desired, observed: Observed) -> bool:
+    """Whether nothing is under way for the first time: what goes on is retries, probes and clients who drain."""
+    if any(socket.phase is not SocketPhase.BOUND for socket in observed.sockets.values()):
+        return False
+    for link in observed.links:
+        if link.phase is LinkPhase.DIALING:
+            tries = observed.link_tries.get(link.target)
+            target = desired.targets.get(link.target)
+            if target is None or tries is None or tries.access != target.access:
+                return False
+    return True
+
+
+def judge(
+    desired: Desired,
+    observed: Observed,
+    now: Now,
+    broken: Mapping[str, str] = _NONE_BROKEN,
+    removed: Iterable[TunnelSpec] = (),
+) -> Judgement:
+    """What is up, what is not, and why.
+
+    `broken`: targets that the file's own gaps keep off, with the sentence. `removed`: tunnels that were asked for.
+    """
     by_target: dict[str, list[LinkState]] = {}
     for link in observed.links:
         by_target.setdefault(link.target, []).append(link)
@@ -102,7 +127,8 @@ def judge(desired: Desired, observed: Observed, now: Now, broken: Mapping[str, s
     tunnels = []
     for tunnel in desired.tunnels.values():
         socket = sockets.pop(tunnel.id, None)
-        tries = failures.get(tunnel.listen) if socket is None else None
+        # Trying again does not make it well: the last failure holds until the socket is bound.
+        tries = failures.get(tunnel.listen) if socket is None or socket.phase is SocketPhase.OPENING else None
         if tunnel.target in broken and not tunnel.off:
             verdict = _broken(broken[tunnel.target])
         elif not is_wanted(tunnel, desired, now.wall):
@@ -111,7 +137,12 @@ def judge(desired: Desired, observed: Observed, now: Now, broken: Mapping[str, s
             verdict = _judge_tunnel(tunnel, socket, tries, targets[tunnel.target].verdict, observed)
         bound = socket.bound if socket is not None and socket.bound else str(tunnel.listen)
         tunnels.append(TunnelStatus(tunnel.id, tunnel, verdict, bound))
-    return Judgement(tuple(targets.values()), tuple(tunnels))
+    leaving = tuple(
+        TunnelStatus(gone.id, gone, _leaving("removed"), str(gone.listen))
+        for gone in removed
+        if gone.id in busy and gone.id not in desired.tunnels
+    )
+    return Judgement(tuple(targets.values()), tuple(tunnels), leaving)
 
 
 def _broken(message: str) -> Verdict:
@@ -151,13 +182,15 @@ def _target_verdict(
             tries.last.reason,
             f"the old connection goes on; the new one cannot be made: {tries.last.message}",
             _next_try(target, tries, observed, now),
+            tries.failures,
         )
     if ready:
         interval = target.settings.keepalive_interval
         message = f"nothing was heard from the server for {interval:g} s: new clients wait until it answers"
         return Verdict(Phase.DOWN, Reason.KEEPALIVE, message)
     if tries is not None:
-        return Verdict(Phase.DOWN, tries.last.reason, tries.last.message, _next_try(target, tries, observed, now))
+        due = _next_try(target, tries, observed, now)
+        return Verdict(Phase.DOWN, tries.last.reason, tries.last.message, due, tries.failures)
     if any(link.phase is LinkPhase.DIALING for link in links):
         return Verdict(Phase.CONNECTING)
     if target.on_demand is not None:
@@ -179,8 +212,12 @@ def _off(tunnel: TunnelSpec, desired: Desired, *, draining: bool) -> Verdict:
     target = desired.targets.get(tunnel.target)
     why = tunnel.off or (target.off if target else "") or "expired"
     if draining:
-        return Verdict(Phase.DRAINING, message=f"{why}: its last clients are leaving")
+        return _leaving(why)
     return Verdict(Phase.OFF, message=why)
+
+
+def _leaving(why: str) -> Verdict:
+    return Verdict(Phase.DRAINING, message=f"{why}: its last clients are leaving")
 
 
 def _judge_tunnel(
@@ -190,15 +227,34 @@ def _judge_tunnel(
         if tunnel.policy.standby and tries.last.reason is Reason.REMOTE_PORT_IN_USE:
             message = "another holds the port; this one takes over when it is free"
             return Verdict(Phase.STANDBY, message=message, next_try=next_socket_try(tries, tunnel.id))
-        return Verdict(Phase.DOWN, tries.last.reason, tries.last.message, next_socket_try(tries, tunnel.id))
+        due = next_socket_try(tries, tunnel.id)
+        return Verdict(Phase.DOWN, tries.last.reason, tries.last.message, due, tries.failures)
     if target.phase is not Phase.UP:
         return target
     if socket is None or socket.phase is not SocketPhase.BOUND:
         return Verdict(Phase.CONNECTING)
     trouble = _trouble(tunnel, observed)
     if trouble is not None and trouble.failure is not None:
-        return Verdict(Phase.UNHEALTHY, trouble.failure.reason, trouble.failure.message)
-    return Verdict(Phase.UP, message=target.message)
+        return Verdict(Phase.UNHEALTHY, trouble.failure.reason, trouble.failure.message, failures=trouble.failures)
+    return Verdict(Phase.UP, message=target.message or _doubt(tunnel.listen, socket.bound))
+
+
+def _doubt(listen: Listen, bound: str) -> str:
+    """What is not as it was asked for, or cannot be known, about the interfaces that a server listens on."""
+    if not isinstance(listen, RemoteTcp):
+        return ""
+    if bound.startswith("*:"):
+        return f"the server listens on every interface, not on {listen.host} alone: its GatewayPorts says so"
+    if not _is_loopback(listen.host):
+        return f"{listen.host} is asked for: sshd without GatewayPorts listens on loopback alone and does not say so"
+    return ""
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def _trouble(tunnel: TunnelSpec, observed: Observed) -> Destination | None:

@@ -324,10 +324,11 @@ def _plan_flows(
 ) -> None:
     """Give stale clients a deadline, take it back from revived ones, cut those whose time is up."""
     retiring = {link.id for link in observed.links if link.phase is LinkPhase.RETIRING}
+    doors = _Doors(wanted)
     for flow in observed.flows:
         if handed_over and flow.key.route in handed_over:
             continue  # whose these clients are is seen in the next pass
-        asked = _staleness(flow, desired, wanted, retiring)
+        asked = _staleness(flow, desired, wanted, doors, retiring)
         if asked is None:
             if flow.draining is not None:
                 draft.change.append(Drain(flow.key, None, "its tunnel is back"))
@@ -339,17 +340,36 @@ def _plan_flows(
             draft.stop.append(Cut(flow.key, "its time to drain is over"))
 
 
-_WHY = {DrainCause.ROUTE: "its tunnel leads elsewhere or is gone", DrainCause.LINK: "its connection was replaced"}
+class _Doors:
+    """The addresses that anybody wants to listen on: who came in by another one is drained (a port was changed), who
+    came in by one that only changed hands is not (two tunnels swapped ports).
+    """
+
+    def __init__(self, wanted: dict[str, TunnelSpec]) -> None:
+        self._wanted = wanted
+        self._listens: set[Listen] | None = None
+
+    def stay_open(self, listen: Listen, tunnel: TunnelSpec) -> bool:
+        if tunnel.listen is listen or tunnel.listen == listen:
+            return True
+        if self._listens is None:  # hashing ten thousand addresses is for the pass that needs it
+            self._listens = {tunnel.listen for tunnel in self._wanted.values()}
+        return listen in self._listens
+
+
+_WHY = {DrainCause.ROUTE: "its tunnel is elsewhere now, or gone", DrainCause.LINK: "its connection was replaced"}
 
 
 def _staleness(
-    flow: FlowState, desired: Desired, wanted: dict[str, TunnelSpec], retiring: set[int]
+    flow: FlowState, desired: Desired, wanted: dict[str, TunnelSpec], doors: _Doors, retiring: set[int]
 ) -> tuple[DrainCause, float] | None:
     """Why these clients may not stay, and for how long they may; None: they may."""
     tunnel = wanted.get(flow.key.tunnel)
     if tunnel is None:
         return DrainCause.ROUTE, flow.drain_timeout
     if tunnel.route is not flow.key.route and tunnel.route != flow.key.route:
+        return DrainCause.ROUTE, tunnel.policy.drain_timeout
+    if not doors.stay_open(flow.key.listen, tunnel):
         return DrainCause.ROUTE, tunnel.policy.drain_timeout
     target = desired.targets.get(tunnel.target)
     if flow.key.link in retiring and target is not None:

@@ -425,7 +425,7 @@ class Simulator:
         load: Counter[int] = Counter()
         for flow, clients in self._flows.items():
             load[flow.link] += clients.by_socket.total()
-        key = FlowKey(owner.id, owner.route, min(links, key=lambda link: (load[link], link)))
+        key = FlowKey(owner.id, socket.key.listen, owner.route, min(links, key=lambda link: (load[link], link)))
         clients = self._flows.setdefault(key, _Clients(Counter(), owner.policy.drain_timeout, None))
         clients.by_socket[socket.key] += 1
         return key

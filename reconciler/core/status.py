@@ -167,9 +167,10 @@ class Draining:
 
 @dataclass(frozen=True, slots=True)
 class FlowKey:
-    """Live clients that share a fate: of one tunnel, to one route, over one link."""
+    """Live clients that share a fate: of one tunnel, in by one address, to one route, over one link."""
 
     tunnel: str
+    listen: Listen
     route: Route
     link: int
 

@@ -306,6 +306,16 @@ def test_another_port_closes_the_old_socket_and_opens_a_new_one(world: World) ->
     assert told(world.settled(target(), local(port=2))) == ["close 127.0.0.1:1", "open 127.0.0.1:2 for prod/db"]
 
 
+def test_clients_that_came_in_by_the_old_port_are_drained(world: World) -> None:
+    world.settled(target(), local(port=1))
+    old = world.arrive("prod/db")
+    world.settled(target(), local(port=2))
+    new = world.arrive("prod/db")
+    assert {flow.key: flow.draining is not None for flow in world.observe().flows} == {old: True, new: False}
+    assert told(world.wait(30.1)) == ["cut prod/db"]
+    assert [flow.key for flow in world.observe().flows] == [new]
+
+
 @pytest.mark.parametrize(("old", "new"), [("127.0.0.1", "0.0.0.0"), ("0.0.0.0", "127.0.0.1"), ("::1", "::")])
 def test_an_overlapping_address_waits_until_the_old_one_is_released(world: World, old: str, new: str) -> None:
     world.settled(target(), local(host=old))
@@ -328,6 +338,20 @@ def test_two_tunnels_exchange_overlapping_addresses(world: World) -> None:
         "prod/a": "0.0.0.0:2",
         "prod/b": "127.0.0.1:1",
     }
+
+
+def test_of_two_tunnels_that_overlap_one_listens_and_the_other_waits(world: World) -> None:
+    """The file is checked for that; should two come through nevertheless, they do not fight."""
+    asked = (target(), local("prod/a", host="127.0.0.1"), local("prod/b", host="0.0.0.0"))
+    assert told(world.settled(*asked)) == ["dial prod", "open 127.0.0.1:5432 for prod/a"]
+    assert world.wait(60) == []
+    assert "open 0.0.0.0:5432 for prod/b" in told(world.settled(asked[0], asked[2]))
+
+
+def test_the_order_of_the_file_does_not_decide_who_gets_which_socket(world: World) -> None:
+    tunnels = [local("prod/b", 0), local("prod/a", 0)]
+    plans = [make_plan(desired(target(), *some), world.observe(), world.now()) for some in (tunnels, tunnels[::-1])]
+    assert plans[0] == plans[1]
 
 
 def test_other_permissions_of_a_unix_socket_are_another_socket(world: World) -> None:

@@ -8,7 +8,7 @@ from reconciler.core.actions import Action, Assign, Close, Cut, Dial, Drain, Mov
 from reconciler.core.plan import make_plan
 from reconciler.core.ports import Actuator, Clock
 from reconciler.core.simulate import ImpossibleError, Simulator, converge, foresee
-from reconciler.core.spec import FarTcp
+from reconciler.core.spec import FarTcp, LocalTcp
 from reconciler.core.status import EMPTY, FlowKey, LinkPhase, Now, SocketKey, SocketPhase
 from unit.build import AUTH, REFUSED, START, World, desired, local, remote, target, told
 
@@ -86,7 +86,7 @@ def test_a_planner_that_contradicts_itself_is_stopped(monkeypatch: pytest.Monkey
         converge(world, desired(target(), local()))
 
 
-FLOW = FlowKey("prod/db", FarTcp("prod", "db", 5432), 1)
+FLOW = FlowKey("prod/db", LocalTcp("127.0.0.1", 5432, 5432), FarTcp("prod", "db", 5432), 1)
 KEY = SocketKey(local().listen, 0)
 REMOTE_KEY = SocketKey(remote().listen, 0)
 

@@ -1,0 +1,42 @@
+"""How long something takes, by bucket: what a histogram metric needs, without a metrics library."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Distribution:
+    """What was observed up to a moment: cumulative `counts` for each of `bounds` (seconds) and last for everything."""
+
+    bounds: tuple[float, ...]
+    counts: tuple[int, ...]
+    total: float
+
+    @property
+    def count(self) -> int:
+        return self.counts[-1]
+
+
+class Histogram:
+    """Counts durations; `bounds` are the buckets' upper ends in seconds, ascending."""
+
+    __slots__ = ("_bounds", "_counts", "_total")
+
+    def __init__(self, bounds: tuple[float, ...]) -> None:
+        self._bounds = bounds
+        self._counts = [0] * (len(bounds) + 1)
+        self._total = 0.0
+
+    def observe(self, seconds: float) -> None:
+        self._counts[bisect_left(self._bounds, seconds)] += 1
+        self._total += seconds
+
+    def frozen(self) -> Distribution:
+        """As it is now."""
+        counts, so_far = [], 0
+        for count in self._counts:
+            so_far += count
+            counts.append(so_far)
+        return Distribution(self._bounds, tuple(counts), self._total)
