@@ -188,14 +188,23 @@ def _target_verdict(
         interval = target.settings.keepalive_interval
         message = f"nothing was heard from the server for {interval:g} s: new clients wait until it answers"
         return Verdict(Phase.DOWN, Reason.KEEPALIVE, message)
-    if tries is not None:
+    if tries is not None and not (_rests(target, links, observed, now) and not tries.last.needs_action):
         due = _next_try(target, tries, observed, now)
         return Verdict(Phase.DOWN, tries.last.reason, tries.last.message, due, tries.failures)
     if any(link.phase is LinkPhase.DIALING for link in links):
         return Verdict(Phase.CONNECTING)
     if target.on_demand is not None:
-        return Verdict(Phase.STANDBY, message="connects when the first client comes")
+        last = f"; the last connection: {tries.last.message}" if tries is not None else ""
+        return Verdict(Phase.STANDBY, message=f"connects when the first client comes{last}")
     return Verdict(Phase.PENDING)
+
+
+def _rests(target: TargetSpec, links: list[LinkState], observed: Observed, now: Now) -> bool:
+    """Whether it is on demand and nobody wants it: it is not tried again, so nothing is wrong with it."""
+    if target.on_demand is None or links:
+        return False
+    demand = observed.demand.get(target.name)
+    return demand is None or (demand.held == 0 and demand.last_used + target.on_demand <= now.mono)
 
 
 def _next_try(target: TargetSpec, tries: Tries, observed: Observed, now: Now) -> float:
@@ -229,9 +238,10 @@ def _judge_tunnel(
             return Verdict(Phase.STANDBY, message=message, next_try=next_socket_try(tries, tunnel.id))
         due = next_socket_try(tries, tunnel.id)
         return Verdict(Phase.DOWN, tries.last.reason, tries.last.message, due, tries.failures)
-    if target.phase is not Phase.UP:
+    bound = socket is not None and socket.phase is SocketPhase.BOUND
+    if target.phase is not Phase.UP and (bound or target.phase is not Phase.STANDBY):
         return target
-    if socket is None or socket.phase is not SocketPhase.BOUND:
+    if socket is None or not bound:
         return Verdict(Phase.CONNECTING)
     trouble = _trouble(tunnel, observed)
     if trouble is not None and trouble.failure is not None:

@@ -13,44 +13,27 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import socket
 from collections.abc import Callable, Coroutine, Mapping
-from dataclasses import dataclass, field
+from typing import Any
 
 import asyncssh
 
 from reconciler.core.socks5 import Reply, reply
 from reconciler.core.spec import Socks, TunnelSpec
-from reconciler.core.status import Destination, Failure, FlowKey, SocketState
+from reconciler.core.status import Destination, Failure, FlowKey
+from reconciler.ssh.doorstep import Door, Doorstep, TurnedAway, origin_of
 from reconciler.ssh.failures import from_channel_open, socks_reply
 from reconciler.ssh.flows import Flows
 from reconciler.ssh.kinds import dial_near, far_destination
+from reconciler.ssh.ledger import Entry, Ledger
 from reconciler.ssh.limits import Throttles, Visitor, destination_refused, forbids, source_allowed
 from reconciler.ssh.link import Link
 from reconciler.ssh.near import Near
 from reconciler.ssh.relay import Far, Meter, Relay
 from reconciler.ssh.socks import Asked, SocksRefusedError, greet
+from reconciler.ssh.tally import Tally
 
 log = logging.getLogger(__name__)
-
-HELD_CHECK = 1.0  # how often a waiting client is asked whether it is still there
-
-
-@dataclass(slots=True)
-class Door:
-    """A listening socket as its clients see it: whose it is now, and who stands on the doorstep."""
-
-    state: SocketState
-    waiting: set[asyncio.Task[None]] = field(default_factory=set)
-
-
-class _TurnedAway(Exception):  # noqa: N818 - it is a decision about a client, not an error
-    """The client gets no channel. `result` is what it is counted as, `said` what it is told (nothing: RST)."""
-
-    def __init__(self, result: str, said: bytes = b"") -> None:
-        super().__init__(result)
-        self.result = result
-        self.said = said
 
 
 class Arrivals:
@@ -64,18 +47,20 @@ class Arrivals:
         pick: Callable[[str], Link | None],
         wait: Callable[[str], Coroutine[None, None, None]],
         changed: Callable[[], None],
+        tally: Tally,
+        ledger: Ledger,
     ) -> None:
         self._flows = flows
         self._environ = environ
-        self._pick = pick
-        self._wait = wait
+        self._tally = tally
+        self._ledger = ledger
         self._changed = changed
+        self.doorstep = Doorstep(pick, wait, changed, self.meter)
         self._loop = asyncio.get_running_loop()
+        self._tasks: set[asyncio.Task[object]] = set()
         self._throttles = Throttles()
         self.meters: dict[str, Meter] = {}
         self.destinations: dict[str, Destination] = {}
-        self.held: dict[str, int] = {}  # by target
-        self.last_used: dict[str, float] = {}  # by target
 
     def meter(self, tunnel: TunnelSpec) -> Meter:
         return self.meters.setdefault(tunnel.id, Meter())
@@ -84,6 +69,13 @@ class Arrivals:
         """Its socket is closing: nobody who waits will be let in."""
         for task in tuple(door.waiting):
             task.cancel()
+
+    async def close(self) -> None:
+        """Let nobody in any more, and wait until the last of them is sent away."""
+        tasks = tuple(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     def reapply(self, tunnel: TunnelSpec) -> None:
         """The tunnel's policy changed: it holds for live clients too."""
@@ -99,62 +91,81 @@ class Arrivals:
         """A client connected."""
         tunnel = door.state.owner
         meter = self.meter(tunnel)
-        if not source_allowed(tunnel, _origin(near)[0]):
+        if not source_allowed(tunnel, origin_of(near)[0]):
             meter.count("denied")
             near.reset()
-        elif (limit := tunnel.policy.max_connections) and len(door.waiting) + meter.active >= limit:
+        elif self._is_full(door):
             meter.count("limit")
             near.reset()
         else:
             task = self._loop.create_task(self._arrive(door, near))
             door.waiting.add(task)
             task.add_done_callback(door.waiting.discard)
+            # Not in the task itself: one that is cancelled before its first step never runs, and the client would hang.
+            task.add_done_callback(lambda done: near.reset() if done.cancelled() else None)
+            self._until_done(task)
+
+    def _is_full(self, door: Door) -> bool:
+        policy = door.state.owner.policy
+        present = len(door.waiting) + door.dialling + self.meter(door.state.owner).active
+        return 0 < policy.max_connections <= present
+
+    def _until_done(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     async def _arrive(self, door: Door, near: Near) -> None:
+        entry = self._ledger.arrived(door.state.owner, *origin_of(near))
         try:
             asked = await self._greet(door, near) if isinstance(door.state.owner.route, Socks) else None
             give_up_at = self._loop.time() + door.state.owner.policy.hold_timeout
-            while not await self._connect(door, near, asked, give_up_at):
+            while not await self._connect(door, near, asked, give_up_at, entry):
                 pass
-        except _TurnedAway as end:
+        except TurnedAway as end:
             self.meter(door.state.owner).count(end.result)
             if end.said and not near.lost:
                 near.transport.write(end.said)
                 near.transport.close()
             else:
                 near.reset()
-        except asyncio.CancelledError:
-            near.reset()
-            raise
         except Exception:  # one client's bug must not be silent, nor leave the client hanging
             log.exception("%s: a fault of this program while a client connected", door.state.owner.id)
             near.reset()
+        finally:
+            if not entry.opened:
+                self._ledger.ended(entry, "")
 
     async def _greet(self, door: Door, near: Near) -> Asked:
         tunnel = door.state.owner
         try:
             asked = await greet(near, tunnel, self._environ)
         except SocksRefusedError as refused:
-            log.info("tunnel %s: client %s was refused: %s", tunnel.id, _origin(near)[0], refused)
-            raise _TurnedAway("auth_failed" if refused.login else "denied", refused.reply) from None
+            log.info("tunnel %s: client %s was refused: %s", tunnel.id, origin_of(near)[0], refused)
+            raise TurnedAway("auth_failed" if refused.login else "denied", refused.reply) from None
         except (ConnectionError, TimeoutError):
-            raise _TurnedAway("denied") from None
+            raise TurnedAway("denied") from None
         if why := destination_refused(door.state.owner, asked.to):
-            log.info("tunnel %s: client %s was refused: %s", tunnel.id, _origin(near)[0], why)
-            raise _TurnedAway("denied", reply(Reply.NOT_ALLOWED))
+            log.info("tunnel %s: client %s was refused: %s", tunnel.id, origin_of(near)[0], why)
+            raise TurnedAway("denied", reply(Reply.NOT_ALLOWED))
         return asked
 
-    async def _connect(self, door: Door, near: Near, asked: Asked | None, give_up_at: float) -> bool:
+    async def _connect(self, door: Door, near: Near, asked: Asked | None, give_up_at: float, entry: Entry) -> bool:
         """One attempt. False: the link died under it, and the client should wait again."""
-        link = await self._hold(door, near, give_up_at, reply(Reply.GENERAL_FAILURE) if asked else b"")
+        link = await self.doorstep.hold(door, near, give_up_at, reply(Reply.GENERAL_FAILURE) if asked else b"")
         tunnel = door.state.owner  # as it is now: it may have been edited while the client waited
         to = far_destination(tunnel.route, asked.to if asked else None)
-        origin = _origin(near)
+        origin = origin_of(near)
         visitor = Visitor(origin[0], str(to), asked.to if asked else None, asked.user if asked else None)
+        if forbids(tunnel, visitor):
+            raise TurnedAway("denied", reply(Reply.NOT_ALLOWED) if asked else b"")
+        task = asyncio.current_task()
+        assert task is not None
+        door.waiting.discard(task)  # from here it is one of the flows
         window = link.window()
-        relay = self._enter(near, visitor, door, link, window)
+        relay = self._enter(near, visitor, door, tunnel, link, window, entry)
         if asked is not None:
             relay.begin_with(reply(Reply.SUCCEEDED), asked.rest)
+        began = self._loop.time()
         try:
             await link.open(relay, to, origin, window)
         except asyncio.CancelledError:
@@ -163,43 +174,20 @@ class Arrivals:
         except (asyncssh.ChannelOpenError, asyncssh.Error, OSError) as error:
             if link.gone and not near.lost:
                 relay.abandon()
+                door.waiting.add(task)
+                entry.relay = entry.link = None
                 return False
             if asked is None:  # what one SOCKS client asks for in vain says nothing about the next one's
                 self._unreachable(tunnel, from_channel_open(error, str(to)))
             relay.unopened()
-            raise _TurnedAway("dial_failed", reply(Reply(socks_reply(error))) if asked else b"") from None
+            raise TurnedAway("dial_failed", reply(Reply(socks_reply(error))) if asked else b"") from None
+        finally:
+            self._tally.target(tunnel.target).dials.observe(self._loop.time() - began)
+        if not near.lost:
+            self._ledger.opened(entry)
         self._reached(tunnel)
         relay.meter.count("ok")
         return True
-
-    async def _hold(self, door: Door, near: Near, give_up_at: float, farewell: bytes) -> Link:
-        """A usable link, as soon as there is one."""
-        target = door.state.owner.target
-        link = self._pick(target)
-        if link is not None:
-            return link
-        meter = self.meter(door.state.owner)
-        meter.held += 1
-        self.held[target] = self.held.get(target, 0) + 1
-        self._changed()  # a held client hurries the next try, and wakes an on-demand target
-        try:
-            while link is None:
-                now = self._loop.time()
-                if now >= give_up_at:
-                    raise _TurnedAway("hold_timeout", farewell)
-                if _has_gone(near):
-                    raise _TurnedAway("left")
-                try:
-                    async with asyncio.timeout(min(HELD_CHECK, give_up_at - now)):
-                        await self._wait(target)
-                except TimeoutError:
-                    pass  # time to look whether it is still there
-                link = self._pick(target)
-        finally:
-            meter.held -= 1
-            self.held[target] -= 1
-            self.last_used[target] = self._loop.time()
-        return link
 
     # --- clients that come in on the server --------------------------------------------------------------------
 
@@ -210,41 +198,65 @@ class Arrivals:
         if host and not source_allowed(tunnel, host):
             meter.count("denied")
             raise asyncssh.ChannelOpenError(asyncssh.OPEN_ADMINISTRATIVELY_PROHIBITED, "not allowed")
-        if (limit := tunnel.policy.max_connections) and meter.active >= limit:
+        if self._is_full(door):
             meter.count("limit")
             raise asyncssh.ChannelOpenError(asyncssh.OPEN_RESOURCE_SHORTAGE, "too many connections")
+        entry = self._ledger.arrived(tunnel, host, port)
+        visitor = Visitor(host, str(tunnel.route))
         try:
-            near = await dial_near(tunnel.route, link.dial_timeout)
-        except OSError as error:
-            self._unreachable(tunnel, from_channel_open(error, str(tunnel.route)))
-            meter.count("dial_failed")
-            raise asyncssh.ChannelOpenError(asyncssh.OPEN_CONNECT_FAILED, "the destination is not reached") from None
-        relay = self._enter(near, Visitor(host, str(tunnel.route)), door, link, 0)
-        if link.gone:
-            relay.link_lost()
+            near = await self._dial(door, tunnel, link)
+        except BaseException:
+            self._ledger.ended(entry, "")
+            raise
+        if link.gone or forbids(door.state.owner, visitor):  # meanwhile
+            self._ledger.ended(entry, "")
+            near.reset()
+            raise asyncssh.ChannelOpenError(asyncssh.OPEN_ADMINISTRATIVELY_PROHIBITED, "not allowed any more")
+        relay = self._enter(near, visitor, door, tunnel, link, 0, entry)
+        self._ledger.opened(entry)
         self._reached(tunnel)
         meter.count("ok")
         return Far(relay)
 
+    async def _dial(self, door: Door, tunnel: TunnelSpec, link: Link) -> Near:
+        task = asyncio.current_task()
+        assert task is not None
+        self._until_done(task)
+        began = self._loop.time()
+        door.dialling += 1
+        try:
+            return await dial_near(tunnel.route, link.dial_timeout)
+        except OSError as error:
+            self._unreachable(tunnel, from_channel_open(error, str(tunnel.route)))
+            self.meter(tunnel).count("dial_failed")
+            raise asyncssh.ChannelOpenError(asyncssh.OPEN_CONNECT_FAILED, "the destination is not reached") from None
+        finally:
+            door.dialling -= 1
+            self._tally.target(tunnel.target).dials.observe(self._loop.time() - began)
+
     # --- in, and out again -------------------------------------------------------------------------------------
 
-    def _enter(self, near: Near, visitor: Visitor, door: Door, link: Link, window: int) -> Relay:
-        tunnel = door.state.owner
-
-        def ended(relay: Relay, _why: str) -> None:
+    def _enter(
+        self, near: Near, visitor: Visitor, door: Door, tunnel: TunnelSpec, link: Link, window: int, entry: Entry
+    ) -> Relay:
+        def ended(relay: Relay, why: str) -> None:
             link.release(window)
-            self.last_used[tunnel.target] = self._loop.time()
+            self.doorstep.used(tunnel.target)
             self._flows.remove(relay)
+            if entry.opened:
+                self._ledger.ended(entry, why)
 
         relay = Relay(near, visitor, self.meter(tunnel), link, ended)
         relay.throttle(*self._throttles.of(tunnel))
-        key = FlowKey(tunnel.id, tunnel.route, link.number)
+        entry.relay, entry.link = relay, link.number
+        key = FlowKey(tunnel.id, door.state.key.listen, tunnel.route, link.number)
         self._flows.add(relay, key, door.state.key, tunnel.policy.drain_timeout)
         return relay
 
     def _unreachable(self, tunnel: TunnelSpec, failure: Failure) -> None:
         before = self.destinations.get(tunnel.id)
         self.destinations[tunnel.id] = Destination(before.failures + 1 if before else 1, failure)
+        self._tally.failures(tunnel.id)[failure.reason] += 1
         self._changed()
 
     def _reached(self, tunnel: TunnelSpec) -> None:
@@ -257,24 +269,4 @@ class Arrivals:
         for store in (self.meters, self.destinations):
             for tunnel in [tunnel for tunnel in store if tunnel not in live]:
                 store.pop(tunnel)
-
-
-def _origin(near: Near) -> tuple[str, int]:
-    peer = near.transport.get_extra_info("peername")
-    return (str(peer[0]), int(peer[1])) if isinstance(peer, tuple) else ("", 0)
-
-
-_TCP_CLOSE = 7  # tcpi_state of a connection that was reset
-
-
-def _has_gone(near: Near) -> bool:
-    """Whether a client that is not read from has reset its connection; only TCP_INFO can tell (DESIGN section 10)."""
-    sock = near.transport.get_extra_info("socket")
-    if near.lost:
-        return True
-    if sock is None or sock.family == socket.AF_UNIX or not hasattr(socket, "TCP_INFO"):
-        return False
-    try:
-        return bool(sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == _TCP_CLOSE)
-    except OSError:
-        return True
+        self.doorstep.forget({tunnel.partition("/")[0] for tunnel in live})

@@ -36,7 +36,9 @@ _SAYS_TIMEOUT = re.compile(r"timed? ?out", re.IGNORECASE)
 _SAYS_NO_NETWORK = re.compile(r"network is unreachable|network unreachable", re.IGNORECASE)
 _SAYS_NO_ROUTE = re.compile(r"no route|unreachable|host is down", re.IGNORECASE)
 _SAYS_CLOSED = re.compile(r"^SSH connection closed", re.IGNORECASE)  # asyncssh's own words
-_SAYS_FORWARDING_IS_OFF = re.compile(r"disabled port forwarding|forwarding (is )?(disabled|refused)", re.IGNORECASE)
+_SAYS_FORWARDING_IS_OFF = re.compile(
+    r"disabled (port|streamlocal) forwarding|forwarding (is )?(disabled|refused)", re.IGNORECASE
+)
 
 
 def printable(text: str) -> str:
@@ -321,7 +323,14 @@ def _remote_listen(exc: BaseException, address: str, said: str) -> Failure:
             return Failure(Reason.TIMEOUT, f"the SSH server did not answer the request to listen on {address}")
         case asyncssh.ChannelListenError() if _SAYS_FORWARDING_IS_OFF.search(said):
             hint = "see AllowTcpForwarding and PermitListen there; ports below 1024 need root"
+            if address.startswith("/"):
+                hint = "see AllowStreamLocalForwarding there"
             return Failure(Reason.FORBIDDEN_BY_SERVER, f"the SSH server forbids listening on {address}: {hint}")
+        case asyncssh.ChannelListenError() if address.startswith("/"):
+            hint = (
+                "the file is there, perhaps left by an earlier connection (sshd replaces it with StreamLocalBindUnlink)"
+            )
+            return Failure(Reason.REMOTE_PORT_IN_USE, f"the SSH server refuses to listen on {address}: {hint}")
         case asyncssh.ChannelListenError():
             hint = "the port is in use there, or not allowed (PermitListen)"
             return Failure(Reason.REMOTE_PORT_IN_USE, f"the SSH server refuses to listen on {address}: {hint}")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
 from typing import assert_never
 
@@ -17,14 +17,16 @@ from reconciler.core.actions import Action, Assign, Close, Cut, Dial, Drain, Mov
 from reconciler.core.plan import is_wanted
 from reconciler.core.ports import ProbeFn
 from reconciler.core.spec import NOTHING, Desired, TunnelSpec
-from reconciler.core.status import Demand, FlowKey, Observed, SocketKey
+from reconciler.core.status import Demand, FlowKey, LinkPhase, Observed, SocketKey
 from reconciler.ssh.arrivals import Arrivals
 from reconciler.ssh.flows import Flows
 from reconciler.ssh.health import Probing
+from reconciler.ssh.ledger import Audit, Ledger, Visit
 from reconciler.ssh.link import Link
 from reconciler.ssh.links import Links
 from reconciler.ssh.relay import Meter
 from reconciler.ssh.sockets import Sockets
+from reconciler.ssh.tally import Tally
 
 
 class Fleet:
@@ -39,23 +41,30 @@ class Fleet:
         *,
         changed: Callable[[], None],
         failing: Callable[[TunnelSpec], None],
+        audit: Audit | None = None,
     ) -> None:
         self._desired = NOTHING
+        self.tally = Tally()
+        self._ledger = Ledger(audit)
         self._flows = Flows(self._emptied)
-        self._links = Links(self._flows, environ, changed=changed, lost=self._link_lost)
+        self._links = Links(self._flows, environ, changed=changed, lost=self._link_lost, tally=self.tally)
         self._arrivals = Arrivals(
             self._flows,
             environ,
             pick=lambda target: self._links.pick(target, self._desired),
             wait=self._links.wait,
             changed=changed,
+            tally=self.tally,
+            ledger=self._ledger,
         )
-        self._sockets = Sockets(self._arrivals, changed=changed)
+        self._sockets = Sockets(self._arrivals, changed=changed, left=self._settle, tally=self.tally)
         self._probing = Probing(
             probes,
             pick=lambda target: self._links.pick(target, self._desired),
+            wait=self._links.wait,
             changed=changed,
             failing=failing,
+            tally=self.tally,
         )
         self._changed = changed
 
@@ -65,9 +74,11 @@ class Fleet:
         if desired is self._desired:
             return
         self._desired = desired
-        self._links.forget(desired)
-        self._sockets.forget({tunnel.listen for tunnel in desired.tunnels.values()})
-        self._arrivals.forget(desired.tunnels.keys() | self._flows.tunnels())
+        self._links.want(desired)
+        self._sockets.forget(desired)
+        tunnels = desired.tunnels.keys() | self._flows.tunnels()
+        self._arrivals.forget(tunnels)
+        self.tally.forget(desired.targets.keys() | {tunnel.partition("/")[0] for tunnel in tunnels}, tunnels)
 
     def apply(self, action: Action) -> None:  # noqa: C901 - one case for each action
         match action:
@@ -98,7 +109,7 @@ class Fleet:
                 assert_never(action)
 
     def observe(self) -> Observed:
-        arrivals = self._arrivals
+        arrivals, doorstep = self._arrivals, self._arrivals.doorstep
         targets = self._desired.targets
         return Observed(
             links=self._links.states(),
@@ -106,12 +117,7 @@ class Fleet:
             flows=self._flows.states(),
             link_tries=MappingProxyType(dict(self._links.tries)),
             socket_tries=MappingProxyType(dict(self._sockets.tries)),
-            demand=MappingProxyType(
-                {
-                    name: Demand(arrivals.held.get(name, 0), arrivals.last_used.get(name, float("-inf")))
-                    for name in targets
-                }
-            ),
+            demand=MappingProxyType({name: Demand(doorstep.held(name), doorstep.last_used(name)) for name in targets}),
             stamps=MappingProxyType(dict(self._links.stamps)),
             destinations=MappingProxyType(dict(arrivals.destinations)),
             probes=MappingProxyType(dict(self._probing.results)),
@@ -129,6 +135,28 @@ class Fleet:
     def links(self) -> Mapping[int, Link]:
         return self._links.links()
 
+    def usable(self, target: str) -> Link | None:
+        """The link that a new client of the target would get."""
+        return self._links.pick(target, self._desired)
+
+    def visits(self) -> Iterator[Visit]:
+        """Everybody who is connected, or waits to be; the oldest first."""
+        return self._ledger.visits(self._flows.tunnel_of)
+
+    def retire_now(self, target: str) -> None:
+        """Cut every client of the target's connections; these end as soon as their listeners have moved."""
+        for state in self._links.states():
+            if state.target == target and state.phase is LinkPhase.READY:
+                self._links.retire(state.id)
+                self.cut("restarted by a person", link=state.id)
+                self._settle(state.id)
+
+    def cut(self, why: str, *, link: int | None = None, tunnel: str | None = None) -> None:
+        """End the clients of a link or of a tunnel now."""
+        for relay in self._flows.relays(link=link, tunnel=tunnel):
+            relay.cut(why)
+            self._flows.remove(relay)
+
     def files_changed(self) -> None:
         """Files that targets name have other contents: a key or a known host may be what somebody waits for."""
         if self._links.look_at_files():
@@ -141,7 +169,8 @@ class Fleet:
         stalled: frozenset[int] = frozenset()
         while True:
             await asyncio.sleep(1.0)
-            if stalled != (stalled := self._links.stalled()) or self._links.look_at_files():
+            outages = self._links.end_outages()
+            if stalled != (stalled := self._links.stalled()) or self._links.look_at_files() or outages:
                 self._changed()
             now = asyncio.get_running_loop().time()
             for tunnel in self._desired.tunnels.values():
@@ -164,6 +193,7 @@ class Fleet:
             relay.cut("the program ends")
         tasks = self._links.abort_all()
         await asyncio.gather(*tasks, return_exceptions=True)
+        await self._arrivals.close()
 
     # --- what one part tells another ---------------------------------------------------------------------------
 
@@ -173,7 +203,7 @@ class Fleet:
         if link is None or state is None:
             return
         old = state.link
-        self._sockets.move(key, link, self._links.get(old) if old is not None else None)
+        self._sockets.move(key, link)
         if old is not None:
             self._settle(old)
 
@@ -190,5 +220,3 @@ class Fleet:
 
     def _link_lost(self, number: int) -> None:
         self._sockets.link_lost(number)
-        for relay in self._flows.relays(link=number):
-            relay.link_lost()

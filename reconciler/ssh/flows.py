@@ -55,6 +55,11 @@ class Flows:
                 del self._on_link[key.link]
             self._emptied(key)
 
+    def tunnel_of(self, relay: Relay) -> str | None:
+        """Whose client it is now."""
+        key = self._keys.get(relay)
+        return key.tunnel if key is not None else None
+
     def on_link(self, link: int) -> int:
         """How many clients a link carries."""
         return self._on_link.get(link, 0)

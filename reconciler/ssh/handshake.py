@@ -13,6 +13,7 @@ import asyncssh
 from reconciler.ssh.attempt import Stage
 from reconciler.ssh.debug_log import unwatch, watch
 from reconciler.ssh.logins import Credentials, Offer
+from reconciler.ssh.negotiated import name_lists, strings
 from reconciler.ssh.trust import HostKeyCheck
 
 _ONE_TIME = ("code", "token", "otp", "verification", "pin")
@@ -56,8 +57,8 @@ class Handshake(asyncssh.SSHClient):
         """The host key types that we and the server offered; none before the key exchange began."""
         if self._connection is None:
             return [], []
-        hashed = _strings(self._connection.get_hash_prefix())
-        return _host_key_types(hashed[2]), _host_key_types(hashed[3])
+        hashed = strings(self._connection.get_hash_prefix())
+        return name_lists(hashed[2])[1], name_lists(hashed[3])[1]
 
     def hand_over(self, link: asyncssh.SSHClient) -> None:
         """From now on the connection's end is `link`'s business."""
@@ -132,19 +133,3 @@ class Handshake(asyncssh.SSHClient):
     def _send(self, password: str) -> str:
         self.password_sent, self.latest = True, None
         return password
-
-
-def _host_key_types(kexinit: bytes) -> list[str]:
-    """The second name list of an SSH_MSG_KEXINIT (RFC 4253 section 7.1): after the type and a cookie of 16 bytes."""
-    lists = _strings(kexinit[17:], 2)
-    return lists[1].decode("ascii", "replace").split(",") if len(lists) > 1 else []
-
-
-def _strings(data: bytes, most: int = 4) -> list[bytes]:
-    """The leading strings of SSH's form: each a length of four bytes, and that many bytes."""
-    found: list[bytes] = []
-    while len(data) >= 4 and len(found) < most:  # a length
-        length = int.from_bytes(data[:4])
-        found.append(data[4 : 4 + length])
-        data = data[4 + length :]
-    return found

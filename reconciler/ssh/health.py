@@ -10,32 +10,37 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 
 import asyncssh
 
 from reconciler.core.ports import ProbeFn, Stream
-from reconciler.core.spec import FarTcp, FarUnix, Health, NearTcp, NearUnix, Socks, TunnelSpec
+from reconciler.core.spec import FarTcp, FarUnix, Health, NearTcp, NearUnix, Route, Socks, TunnelSpec
 from reconciler.core.status import Destination, Failure, Reason
 from reconciler.ssh.failures import from_channel_open
 from reconciler.ssh.link import Link
+from reconciler.ssh.tally import Tally
 
 log = logging.getLogger(__name__)
 
 
 class Probing:
-    """See the module. `pick` gives a usable link of a target or None."""
+    """See the module. `pick` gives a usable link of a target or None, `wait` returns when there may be another one."""
 
     def __init__(
         self,
         probes: Mapping[str, ProbeFn],
         *,
         pick: Callable[[str], Link | None],
+        wait: Callable[[str], Coroutine[None, None, None]],
         changed: Callable[[], None],
         failing: Callable[[TunnelSpec], None],
+        tally: Tally,
     ) -> None:
         self._probes = probes
+        self._tally = tally
         self._pick = pick
+        self._wait = wait
         self._changed = changed
         self._failing = failing
         self._tasks: dict[str, tuple[TunnelSpec, asyncio.Task[None]]] = {}
@@ -45,11 +50,7 @@ class Probing:
         """These are wanted now; a tunnel that leads elsewhere, or asks otherwise, is asked about anew."""
         for tunnel in tunnels.values():
             before = self._tasks.get(tunnel.id)
-            same = before is not None and (before[0].route, before[0].policy.health) == (
-                tunnel.route,
-                tunnel.policy.health,
-            )
-            if not same:
+            if before is None or _asked(before[0]) != _asked(tunnel):
                 self._stop(tunnel.id)
                 if tunnel.policy.health is not None:
                     task = asyncio.create_task(self._ask(tunnel, tunnel.policy.health), name=f"probe {tunnel.id}")
@@ -74,14 +75,19 @@ class Probing:
         while True:
             link = self._pick(tunnel.target)
             if link is not None:
+                began = asyncio.get_running_loop().time()
                 try:
                     failure = await self._once(tunnel, health, link)
                 except Exception as error:  # a probe's bug is told as what it is, and the tunnel goes on
                     log.exception("%s: a fault of this program in a probe", tunnel.id)
                     failure = Failure(Reason.INTERNAL, f"a fault of this program: {error!r}; please report it")
                 if not link.gone:
+                    self._tally.target(tunnel.target).probes.observe(asyncio.get_running_loop().time() - began)
                     self._note(tunnel, health, failure)
-            await asyncio.sleep(health.interval if link is not None else min(health.interval, 1.0))
+            # A new connection is asked about at once: what was said over the old one may not hold for it.
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(health.interval):
+                    await self._wait(tunnel.target)
 
     async def _once(self, tunnel: TunnelSpec, health: Health, link: Link) -> Failure | None:
         async def opener() -> Stream | Failure:
@@ -102,10 +108,17 @@ class Probing:
         before = self.results.get(tunnel.id)
         failures = (before.failures if before else 0) + 1 if failure is not None else 0
         self.results[tunnel.id] = Destination(failures, failure)
+        if failure is not None:
+            self._tally.failures(tunnel.id)[failure.reason] += 1
         if before != self.results[tunnel.id]:
             self._changed()
         if failures >= health.failure_threshold and health.reconnect:
             self._failing(tunnel)
+
+
+def _asked(tunnel: TunnelSpec) -> tuple[str, Route, Health | None]:
+    """What a probe depends on."""
+    return tunnel.target, tunnel.route, tunnel.policy.health
 
 
 async def _open(tunnel: TunnelSpec, link: Link) -> Stream:

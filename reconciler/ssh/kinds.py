@@ -8,10 +8,14 @@ makes the type checker name every place that must know it, and this file is the 
 from __future__ import annotations
 
 import asyncio
+import socket
 from typing import assert_never
 
-from reconciler.core.spec import FarTcp, FarUnix, NearTcp, NearUnix, Route, Socks
+from reconciler.core.spec import Endpoint, FarTcp, FarUnix, NearTcp, NearUnix, Route, Socks
+from reconciler.ssh import eyeballs
 from reconciler.ssh.near import Near
+
+_QUEUE_FULL_PAUSE = 0.02  # seconds
 
 
 def far_destination(route: Route, asked: FarTcp | None) -> FarTcp | FarUnix:
@@ -36,11 +40,35 @@ async def dial_near(route: Route, within: float) -> Near:
     async with asyncio.timeout(within):
         match route:
             case NearTcp():
-                await loop.create_connection(lambda: near, route.host, route.port, happy_eyeballs_delay=0.25)
+                sock = await eyeballs.connect(Endpoint(route.host, route.port))
+                await loop.create_connection(lambda: near, sock=sock)
             case NearUnix():
-                await loop.create_unix_connection(lambda: near, route.path)
+                await loop.create_unix_connection(lambda: near, sock=await _connected(route.path))
             case FarTcp() | FarUnix() | Socks():
                 raise AssertionError("a local tunnel's clients go to the far side")
             case _:
                 assert_never(route)
     return near
+
+
+async def _connected(path: str) -> socket.socket:
+    """A socket that is connected to a path."""
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        sock.setblocking(False)
+        await _connect(sock, path)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+async def _connect(sock: socket.socket, path: str) -> None:
+    """Wait for room in its queue. Nothing tells when there is some, and where it is full asyncio would take a socket
+    that is not connected for one that is.
+    """
+    while True:
+        try:
+            return sock.connect(path)
+        except BlockingIOError:
+            await asyncio.sleep(_QUEUE_FULL_PAUSE)

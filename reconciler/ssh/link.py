@@ -9,17 +9,19 @@ from __future__ import annotations
 import asyncio
 import socket
 import struct
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from itertools import islice
-from typing import cast
+from typing import Any, cast
 
 import asyncssh
+from asyncssh.constants import MSG_IGNORE
 
-from reconciler.core.spec import FarTcp, FarUnix, RemoteTcp, RemoteUnix, TargetSettings
+from reconciler.core.spec import FarTcp, FarUnix, TargetSettings
 from reconciler.core.status import Failure
 from reconciler.ssh import debug_log
 from reconciler.ssh.dial import Dialled, still_trusted
 from reconciler.ssh.failures import from_lost
+from reconciler.ssh.forwards import Forwards
 from reconciler.ssh.relay import Far, Hold, Relay
 
 # Receive windows follow the path: one round trip's worth of a fast one, so that a download over 50 ms is not slower
@@ -30,7 +32,6 @@ WINDOW_RATE = 1 << 30  # bytes a second
 WINDOW_DEFAULT = 2 << 20
 WINDOW_MIN = 256 << 10
 WINDOW_BUDGET = 128 << 20
-LISTEN_WINDOW = 2 << 20  # asyncssh fixes it for all clients of a listener
 RELEASED_AT_ONCE = 4
 SILENT_GRACE = 0.5  # an idle link is silent for a whole interval by right; the answer needs this long to come
 
@@ -41,11 +42,12 @@ class LinkClient(asyncssh.SSHClient):
     def __init__(self) -> None:
         self.ended = False
         self.error: Exception | None = None
-        self.said = ""  # sshd says in a debug message why it will not listen, and nowhere else
         self.on_lost: Callable[[Exception | None], None] | None = None
+        self.on_debug: Callable[[str], None] | None = None
 
     def debug_msg_received(self, msg: str, lang: str, always_display: bool) -> None:
-        self.said = msg
+        if self.on_debug is not None:
+            self.on_debug(msg)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.ended, self.error = True, exc
@@ -71,7 +73,7 @@ class Link:
         self.host = dialled.host
         self.dialled = dialled
         self.connection = dialled.connection
-        self._client = client
+        self.forwards = Forwards(dialled.connection)
         self.full = False
         self._settings = settings
         self._lost = lost
@@ -82,8 +84,11 @@ class Link:
         self._waiting: dict[Relay, None] = {}  # an ordered set
         self._granted = 0
         self._closing = False
+        self._receiving = False
+        self._unflushed: list[Relay] = []
         self._hook()
         client.on_lost = self._connection_lost
+        client.on_debug = self.forwards.heard
         if client.ended:
             self._loop.call_soon(self._connection_lost, client.error)
 
@@ -93,7 +98,8 @@ class Link:
         """Take over the connection's flow control and listen in on its life.
 
         These are methods of asyncio's Protocol, which the transport calls by name; asyncssh's own do nothing
-        (pause_writing, resume_writing) or are called through (data_received).
+        (pause_writing, resume_writing) or are called through (data_received). send_packet is asyncssh's own, and calls
+        itself with an SSH_MSG_IGNORE before each packet, as CBC ciphers need it; with others that is half the work.
         """
         connection = self.connection
         receive = connection.data_received
@@ -103,8 +109,23 @@ class Link:
             if self._silent:
                 self._silent = False
                 self._heard_again()
-            receive(data, datatype)
+            self._receiving = True
+            try:
+                receive(data, datatype)
+            finally:
+                self._receiving = False
+                unflushed, self._unflushed = self._unflushed, []
+                for relay in unflushed:
+                    relay.flush()
 
+        send = connection.send_packet
+
+        def send_packet(pkttype: int, *args: bytes, handler: Any = None) -> None:
+            if pkttype != MSG_IGNORE:
+                send(pkttype, *args, handler=handler)
+
+        if not str(connection.get_extra_info("send_cipher")).endswith("-cbc"):
+            connection.send_packet = send_packet  # type: ignore[method-assign]  # the hook described above
         connection.data_received = data_received  # type: ignore[method-assign]  # the hook described above
         connection.pause_writing = self._pause  # type: ignore[method-assign]  # as above
         connection.resume_writing = self._resume  # type: ignore[method-assign]  # as above
@@ -129,6 +150,12 @@ class Link:
         if not self.full:
             self._release_some()
 
+    def flushes_later(self, relay: Relay) -> bool:
+        """Inside a read there may be more for this client: it is written when the read has been taken apart."""
+        if self._receiving:
+            self._unflushed.append(relay)
+        return self._receiving
+
     def wait(self, relay: Relay) -> None:
         """Stand in line until the socket has room; the relay has stopped reading."""
         self._waiting[relay] = None
@@ -145,11 +172,6 @@ class Link:
     def gone(self) -> bool:
         """It has ended, or is being ended."""
         return self._closing
-
-    @property
-    def said(self) -> str:
-        """What the server last said beside an answer, since `listen` asked."""
-        return self._client.said
 
     @property
     def dial_timeout(self) -> float:
@@ -209,21 +231,6 @@ class Link:
     def release(self, window: int) -> None:
         self._granted -= window
 
-    async def listen(
-        self,
-        listen: RemoteTcp | RemoteUnix,
-        accept: Callable[[str, int], Awaitable[asyncssh.SSHTCPSession[bytes]]],
-    ) -> asyncssh.SSHListener:
-        """Ask the server to listen. Raises asyncssh.ChannelListenError if it will not; `said` may tell why."""
-        self._client.said = ""
-        match listen:
-            case RemoteTcp():
-                return await self.connection.create_server(accept, listen.host, listen.port, window=LISTEN_WINDOW)
-            case RemoteUnix():
-                return await self.connection.create_unix_server(
-                    lambda: accept("", 0), listen.path, window=LISTEN_WINDOW
-                )
-
     async def open(self, relay: Relay, to: FarTcp | FarUnix, origin: tuple[str, int], window: int) -> None:
         """Open a channel for the relay. Raises what asyncssh raises, TimeoutError after the dial timeout.
 
@@ -262,11 +269,17 @@ class Link:
     async def _request(self, relay: Relay, to: FarTcp | FarUnix, origin: tuple[str, int], window: int) -> None:
         match to:
             case FarTcp():
-                await self.connection.create_connection(lambda: Far(relay), to.host, to.port, *origin, window=window)
+                await self.connection.create_connection(lambda: self._far(relay), to.host, to.port, *origin, window=window)
             case FarUnix():
                 # Far has all that a unix channel's session has; asyncssh's types know it as a TCP channel's only.
-                factory = cast("asyncssh.session.SSHUNIXSessionFactory[bytes]", lambda: Far(relay))
+                factory = cast("asyncssh.session.SSHUNIXSessionFactory[bytes]", lambda: self._far(relay))
                 await self.connection.create_unix_connection(factory, to.path, window=window)
+
+    def _far(self, relay: Relay) -> Far:
+        """The channel is open, unless the answer and the end of the connection came in one turn of the loop."""
+        if self.gone:
+            raise asyncssh.ChannelOpenError(asyncssh.OPEN_CONNECT_FAILED, "SSH connection closed")
+        return Far(relay)
 
 
 def _close_late(request: asyncio.Future[tuple[asyncssh.SSHReader[bytes], asyncssh.SSHWriter[bytes]]]) -> None:

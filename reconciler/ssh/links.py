@@ -14,11 +14,12 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 from reconciler.core import backoff
-from reconciler.core.spec import Desired, TargetSettings, TargetSpec
+from reconciler.core.spec import NOTHING, Desired, TargetSettings, TargetSpec
 from reconciler.core.status import Failure, LinkPhase, LinkState, Reason, Tries
 from reconciler.ssh.dial import DialFailed, dial, stamp
 from reconciler.ssh.flows import Flows
 from reconciler.ssh.link import Link, LinkClient
+from reconciler.ssh.tally import Tally
 
 log = logging.getLogger(__name__)
 
@@ -41,8 +42,10 @@ class Links:
         *,
         changed: Callable[[], None],
         lost: Callable[[int], None],
+        tally: Tally,
     ) -> None:
         self._flows = flows
+        self._tally = tally
         self._environ = environ
         self._changed = changed
         self._lost = lost
@@ -50,6 +53,7 @@ class Links:
         self._records: dict[int, _Record] = {}
         self._next = 1
         self._waiting: dict[str, set[asyncio.Future[None]]] = {}
+        self._desired = NOTHING
         self.tries: dict[str, Tries] = {}
         self.stamps: dict[str, str] = {}  # by target that has tries: the files it names, as they are now
 
@@ -94,12 +98,19 @@ class Links:
             )
             now = self._loop.time()
             record.state = replace(record.state, phase=LinkPhase.READY, host=dialled.host, since=now)
+            tally = self._tally.target(target.name)
+            tally.connects.observe(dialled.seconds)
+            tally.certificate_expires = dialled.certificate_expires
             self._wake(target.name)
         self._changed()
 
     def _failed(self, record: _Record, failure: Failure) -> None:
+        """The dial failed. One for an access that nobody asks for any more says nothing about the one that is."""
         state = record.state
         del self._records[state.id]
+        if not self._is_wanted(state):
+            return
+        self._tally.target(state.target).failures[failure.reason] += 1
         self.tries[state.target] = tries = backoff.failed(
             self.tries.get(state.target), failure, self._loop.time(), state.access, record.stamp
         )
@@ -159,9 +170,11 @@ class Links:
         state = record.state
         if state.phase is LinkPhase.READY:
             now = self._loop.time()
-            self.tries[state.target] = backoff.lost(
-                self.tries.get(state.target), failure, now, now - state.since, state.access, record.stamp
-            )
+            self._tally.target(state.target).failures[failure.reason] += 1
+            if state.trusted and self._is_wanted(state):
+                self.tries[state.target] = backoff.lost(
+                    self.tries.get(state.target), failure, now, now - state.since, state.access, record.stamp
+                )
         self._lost(number)
         self._changed()
 
@@ -224,8 +237,28 @@ class Links:
     def _stamp_of(self, tries: Tries) -> str:
         return stamp(tries.access, self._environ) if tries.access is not None else ""
 
-    def forget(self, desired: Desired) -> None:
-        """Drop the tries of targets that are asked for no more."""
+    def _is_wanted(self, state: LinkState) -> bool:
+        target = self._desired.targets.get(state.target)
+        return target is not None and target.access == state.access
+
+    def end_outages(self) -> bool:
+        """Drop the tries of targets that have been well for long enough. Whether there were any."""
+        now = self._loop.time()
+        over = {
+            record.state.target
+            for record in self._records.values()
+            if record.state.phase is LinkPhase.READY
+            and (tries := self.tries.get(record.state.target)) is not None
+            and backoff.is_over(tries, record.state.since, now)
+        }
+        for name in over:
+            del self.tries[name]
+            self.stamps.pop(name, None)
+        return bool(over)
+
+    def want(self, desired: Desired) -> None:
+        """This is asked for: drop the tries of targets that are not."""
+        self._desired = desired
         for name in [name for name in self.tries if name not in desired.targets]:
             del self.tries[name]
             self.stamps.pop(name, None)

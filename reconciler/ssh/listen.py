@@ -37,7 +37,7 @@ class Bound:
         if self.path:
             Path(self.path).unlink(missing_ok=True)
         if self.lock >= 0:
-            os.close(self.lock)
+            _unlock(self.path, self.lock)
 
 
 async def bind(listen: LocalTcp | LocalUnix, previous: int = 0) -> Bound:
@@ -129,38 +129,60 @@ def _bind_unix(listen: LocalUnix) -> Bound:
     The lock file beside it settles a race of two processes; it is held while the socket lives. asyncio would unlink
     a live socket without asking (DESIGN section 10).
     """
+    group = _group(listen.group) if listen.group else -1
     lock = _lock(listen.path)
     try:
         _remove_stale(listen.path)
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        try:
-            sock.setblocking(False)
-            mask = os.umask(0o177)  # private from its first moment; widened below
-            try:
-                sock.bind(listen.path)
-            finally:
-                os.umask(mask)
-            if listen.group:
-                os.chown(listen.path, -1, _group(listen.group))
-            Path(listen.path).chmod(listen.mode)
-            sock.listen(BACKLOG)
-        except OSError:
-            sock.close()
-            raise
+        return Bound((_listening_unix(listen, group),), listen.path, listen.path, lock)
     except OSError:
-        os.close(lock)
+        _unlock(listen.path, lock)
         raise
-    return Bound((sock,), listen.path, listen.path, lock)
+
+
+def _listening_unix(listen: LocalUnix, group: int) -> socket.socket:
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        sock.setblocking(False)
+        mask = os.umask(0o177)  # private from its first moment; widened below
+        try:
+            sock.bind(listen.path)
+        finally:
+            os.umask(mask)
+    except OSError:
+        sock.close()
+        raise
+    try:
+        if group >= 0:
+            os.chown(listen.path, -1, group)
+        Path(listen.path).chmod(listen.mode)
+        sock.listen(BACKLOG)
+    except OSError:
+        sock.close()
+        Path(listen.path).unlink(missing_ok=True)
+        raise
+    return sock
 
 
 def _lock(path: str) -> int:
-    descriptor = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    """Hold the lock file of this path. It goes with the socket: what was locked must still be what is there."""
+    descriptor = os.open(_lock_file(path), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+        if not os.path.samestat(os.fstat(descriptor), os.lstat(_lock_file(path))):
+            raise BlockingIOError  # noqa: TRY301 - its holder has just left: the next try finds it free
+    except (BlockingIOError, FileNotFoundError):
         os.close(descriptor)
         raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE), path) from None
     return descriptor
+
+
+def _unlock(path: str, descriptor: int) -> None:
+    Path(_lock_file(path)).unlink(missing_ok=True)
+    os.close(descriptor)
+
+
+def _lock_file(path: str) -> str:
+    return f"{path}.lock"
 
 
 def _remove_stale(path: str) -> None:

@@ -7,6 +7,7 @@ events. Out: the same, to its `relay`; before there is one, bytes go to `early` 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 import struct
 from collections.abc import Callable
@@ -28,7 +29,7 @@ class Owner(Protocol):
     def near_lost(self) -> None: ...
 
 
-_RESET = struct.pack("ii", 1, 0)  # SO_LINGER on, 0 s: closing sends RST, so that a client cannot mistake it for EOF
+RESET = struct.pack("ii", 1, 0)  # SO_LINGER on, 0 s: closing sends RST, so that a client cannot mistake it for EOF
 
 # One read buffer serves all connections: what is read is handed on before the loop reads the next. 64 KiB: two SSH
 # packets, so that no client gets far ahead of its neighbours in one turn of the loop.
@@ -83,9 +84,15 @@ class Near(asyncio.BufferedProtocol):
         if self.on_lost is not None:
             self.on_lost()
 
+    def write_eof(self) -> None:
+        """Say that no more will come. One that was reset just now cannot be told, and its loss is heard of next."""
+        # asyncio lets shutdown's error through; in a channel's callback it would end the whole SSH connection.
+        with contextlib.suppress(OSError):
+            self.transport.write_eof()
+
     def reset(self) -> None:
         """Close at once, with RST where the socket is TCP (a unix socket's client sees EOF, and cannot be told)."""
         sock = self.transport.get_extra_info("socket")
         if sock is not None and sock.family in (socket.AF_INET, socket.AF_INET6) and not self.lost:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
         self.transport.abort()

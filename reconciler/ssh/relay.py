@@ -64,6 +64,9 @@ class Gate(Protocol):
     @property
     def full(self) -> bool: ...
 
+    def flushes_later(self, relay: Relay) -> bool:
+        """Whether more may follow in this very read: `flush` is then called when it has been taken apart."""
+
     def wait(self, relay: Relay) -> None: ...
 
     def leave(self, relay: Relay) -> None: ...
@@ -111,6 +114,7 @@ class Relay:
         "_near_hold",
         "_rate_down",
         "_rate_up",
+        "_unwritten",
         "_why",
         "channel",
         "meter",
@@ -132,6 +136,7 @@ class Relay:
         self._moved = 0
         self._moved_at = asyncio.get_running_loop().time()
         self._first_words = (b"", b"")
+        self._unwritten: list[bytes] = []
         self._gate = gate
         self._ended: Callable[[Relay, str], None] | None = ended
         self._near_hold = Hold.OPENING
@@ -178,19 +183,32 @@ class Relay:
         count = len(data)
         self.received += count
         self.meter.received += count
-        self.near.transport.write(data)
+        if self._unwritten:
+            self._unwritten.append(data)
+        elif self._gate.flushes_later(self):
+            self._unwritten = [data]
+        else:
+            self.near.transport.write(data)
         if self._rate_down is not None and (pause := self._rate_down.take(count)):
             self._rest(pause, self.hold_far, self.release_far)
 
+    def flush(self) -> None:
+        """Write what came in one read with one call: a packet is 32 KiB, and a read may hold eight of them."""
+        data, self._unwritten = self._unwritten, []
+        if data and not self.near.lost:
+            self.near.transport.write(data[0] if len(data) == 1 else b"".join(data))
+
     def far_eof(self) -> None:
+        self.flush()
         self._far_eof = True
         if self._near_eof:
             self._finish("both sides closed")
         elif not self.near.lost:
-            self.near.transport.write_eof()
+            self.near.write_eof()
 
     def far_lost(self, exc: Exception | None) -> None:
         """The channel is closed; with an exception if its link died."""
+        self.flush()
         self._far_lost = True
         if not self.near.lost:
             if exc is None:
@@ -271,12 +289,6 @@ class Relay:
         if self.channel is not None and not self._far_lost:
             self.channel.abort()
         self._end_if_over()
-
-    def link_lost(self) -> None:
-        """The link died. If the channel was open it heard so itself; if it was still opening, this is how it hears."""
-        if self.channel is None:
-            self._far_lost = True
-            self.cut("the SSH connection was lost")
 
     def abandon(self) -> None:
         """The link died under the open: let go of the client, who will be given another relay."""

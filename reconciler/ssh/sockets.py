@@ -1,12 +1,14 @@
 """The listening sockets, here and on the servers, and who owns each.
 
 Owns every listener and its record, and the tries of those that cannot be opened. In: the planner's Open, Close,
-Assign, Move. Out: `SocketState`s and `Tries`, each client that comes in (`arrivals`), and `changed` (plan again).
+Assign, Move. Out: `SocketState`s and `Tries`, each client that comes in (`arrivals`), `changed` (plan
+again) and `left` with the link that carries a listener less.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field, replace
@@ -15,15 +17,33 @@ from pathlib import Path
 import asyncssh
 
 from reconciler.core import backoff
-from reconciler.core.spec import Endpoint, Listen, LocalTcp, LocalUnix, RemoteTcp, RemoteUnix, TunnelSpec, is_choice
+from reconciler.core.spec import (
+    Desired,
+    Listen,
+    LocalTcp,
+    LocalUnix,
+    RemoteTcp,
+    RemoteUnix,
+    TunnelSpec,
+    is_choice,
+    is_remote,
+)
 from reconciler.core.status import Failure, Reason, SocketKey, SocketPhase, SocketState, Tries
-from reconciler.ssh.arrivals import Arrivals, Door
+from reconciler.ssh.accept import Acceptor, Spare
+from reconciler.ssh.arrivals import Arrivals
+from reconciler.ssh.doorstep import Door
 from reconciler.ssh.failures import from_listen
+from reconciler.ssh.forwards import Forward, ListenRefusedError
 from reconciler.ssh.link import Link
-from reconciler.ssh.listen import BACKLOG, Bound, bind
-from reconciler.ssh.near import Near
+from reconciler.ssh.listen import Bound, bind
+from reconciler.ssh.tally import Tally
 
 log = logging.getLogger(__name__)
+
+CROWDED_EVERY = 60.0  # seconds between two warnings that there is no room for clients
+
+# Between the requests of a hand-over to another connection, in seconds; then it is a taken port like any other.
+HANDOVER_PAUSES = (0.0, 0.05, 0.2, 0.5)
 
 
 @dataclass(slots=True)
@@ -31,20 +51,28 @@ class _Record(Door):
     """A socket's state is also the door that its clients come through."""
 
     bound: Bound | None = None
-    servers: list[asyncio.Server] = field(default_factory=list)
-    listener: asyncssh.SSHListener | None = None
+    acceptors: list[Acceptor] = field(default_factory=list)
+    forward: Forward | None = None
+    carrier: Link | None = None  # of `forward`
     task: asyncio.Task[None] | None = None
 
 
 class Sockets:
     """See the module."""
 
-    def __init__(self, arrivals: Arrivals, *, changed: Callable[[], None]) -> None:
+    def __init__(
+        self, arrivals: Arrivals, *, changed: Callable[[], None], left: Callable[[int], None], tally: Tally
+    ) -> None:
         self._arrivals = arrivals
+        self._tally = tally
         self._changed = changed
+        self._left = left
         self._loop = asyncio.get_running_loop()
         self._records: dict[SocketKey, _Record] = {}
+        self._spare = Spare()
+        self._crowded_at = -CROWDED_EVERY
         self._ports: dict[str, int] = {}  # by tunnel id: the chosen port it had last
+        self._kept: dict[SocketKey, Link] = {}  # replaced connections whose server does not give the port back
         self.tries: dict[SocketKey, Tries] = {}
 
     # --- what the planner asks ---------------------------------------------------------------------------------
@@ -64,14 +92,11 @@ class Sockets:
             self._publish(record)
         return old
 
-    def move(self, key: SocketKey, link: Link, old: Link | None) -> None:
+    def move(self, key: SocketKey, link: Link) -> None:
         """Carry a remote listener by another link: cancel on the old and request on the new, sent together."""
         record = self._records[key]
-        if record.listener is not None and old is not None:
-            record.listener.close()
-        record.listener = None
         record.state = replace(record.state, phase=SocketPhase.OPENING, link=link.number)
-        self._begin(record, self._open(record, link))
+        self._begin(record, self._hand_over(record, link))
 
     def close(self, key: SocketKey) -> None:
         """Stop listening now; whoever is still on the doorstep is turned away."""
@@ -99,13 +124,13 @@ class Sockets:
             self._shut(record)
         tasks = [record.task for record in self._records.values() if record.task is not None]
         self._records.clear()
+        self._spare.give_up()
         await asyncio.gather(*tasks, return_exceptions=True)
 
     # --- carrying it out ---------------------------------------------------------------------------------------
 
     def _begin(self, record: _Record, work: Coroutine[None, None, None]) -> None:
         async def supervised() -> None:
-            key = record.state.key
             try:
                 await work
             except Exception as error:  # one socket's bug must not end the others: it is reported as what it is
@@ -113,28 +138,61 @@ class Sockets:
                 self._shut(record)
                 self._gone(record)
                 failure = Failure(Reason.INTERNAL, f"a fault of this program: {error!r}; please report it")
-                self.tries[key] = backoff.failed(self.tries.get(key), failure, self._loop.time(), None, "")
+                self._note(record, failure)
             self._changed()
 
         record.task = self._loop.create_task(supervised(), name=f"socket {record.state.owner.id}")
 
     async def _open(self, record: _Record, link: Link | None) -> None:
-        key = record.state.key
-        listen = key.listen
+        listen = record.state.key.listen
         try:
             if isinstance(listen, (LocalTcp, LocalUnix)):
                 address = await self._open_here(record, listen)
             else:
                 assert link is not None
                 address = await self._open_there(record, listen, link)
-        except (OSError, asyncssh.Error, asyncssh.ChannelListenError) as error:
-            self._shut(record)
-            self._gone(record)
-            here = isinstance(listen, (LocalTcp, LocalUnix))
-            failure = from_listen(error, str(listen), local=here, said=link.said if link is not None else "")
-            self.tries[key] = backoff.failed(self.tries.get(key), failure, self._loop.time(), None, "")
-            return
-        self.tries.pop(key, None)
+        except (OSError, asyncssh.Error, ListenRefusedError) as error:
+            self._failed(record, error)
+        else:
+            await self._opened(record, address)
+
+    async def _hand_over(self, record: _Record, link: Link) -> None:
+        """The server's two processes do not wait for each other: the request may come before the cancel."""
+        listen = record.state.key.listen
+        assert isinstance(listen, RemoteTcp | RemoteUnix)
+        released = self._loop.create_task(self._release(record), name=f"cancel {record.state.owner.id}")
+        for pause in HANDOVER_PAUSES:
+            try:
+                await self._request(record, self._with_last_port(record, listen), link)
+            except ListenRefusedError:
+                await asyncio.wait({released})
+                await asyncio.sleep(pause)
+            except (OSError, asyncssh.Error):
+                break  # the next one, too, is gone
+            else:
+                break
+        await self._open(record, link)
+
+    def _failed(self, record: _Record, error: OSError | asyncssh.Error | ListenRefusedError) -> None:
+        key = record.state.key
+        self._shut(record)
+        self._gone(record)
+        said = error.said if isinstance(error, ListenRefusedError) else ""
+        failure = from_listen(error, str(key.listen), local=not is_remote(key.listen), said=said)
+        kept_by = self._kept.get(key)
+        if failure.reason is Reason.REMOTE_PORT_IN_USE and kept_by is not None and not kept_by.gone:
+            text = "the old connection keeps it until its clients have left: this server does not give ports back"
+            failure = replace(failure, message=f"{failure.message}; {text}")
+        self._note(record, failure)
+
+    def _note(self, record: _Record, failure: Failure) -> None:
+        key = record.state.key
+        self.tries[key] = backoff.failed(self.tries.get(key), failure, self._loop.time(), None, "")
+        self._tally.failures(record.state.owner.id)[failure.reason] += 1
+
+    async def _opened(self, record: _Record, address: str) -> None:
+        self.tries.pop(record.state.key, None)
+        self._kept.pop(record.state.key, None)
         record.task = None
         if record.state.phase is SocketPhase.CLOSING:
             await self._close(record)
@@ -145,31 +203,60 @@ class Sockets:
     async def _open_here(self, record: _Record, listen: LocalTcp | LocalUnix) -> str:
         record.bound = await bind(listen, self._ports.get(record.state.owner.id, 0))
         for sock in record.bound.sockets:
-            server = await self._loop.create_server(
-                lambda: Near(lambda near: self._arrivals.accept(record, near)), sock=sock, backlog=BACKLOG
+            record.acceptors.append(
+                Acceptor(
+                    sock, self._spare, lambda near: self._arrivals.accept(record, near), lambda: self._crowded(record)
+                )
             )
-            record.servers.append(server)
         return record.bound.address
 
+    def _crowded(self, record: _Record) -> None:
+        """A client was sent away because this process may not have another descriptor."""
+        tunnel = record.state.owner
+        self._arrivals.meter(tunnel).count("limit")
+        self._tally.failures(tunnel.id)[Reason.RESOURCES] += 1
+        now = self._loop.time()
+        if now - self._crowded_at >= CROWDED_EVERY:
+            self._crowded_at = now
+            log.warning("%s: no room for another client: raise the limit of open files (ulimit -n)", tunnel.id)
+
     async def _open_there(self, record: _Record, listen: RemoteTcp | RemoteUnix, link: Link) -> str:
-        record.listener = await link.listen(
+        if record.forward is None and (last := self._with_last_port(record, listen)) != listen:
+            with contextlib.suppress(ListenRefusedError):
+                await self._request(record, last, link)
+        if record.forward is None:
+            await self._request(record, listen, link)
+        assert record.forward is not None
+        return record.forward.address
+
+    async def _request(self, record: _Record, listen: RemoteTcp | RemoteUnix, link: Link) -> None:
+        record.forward = await link.forwards.listen(
             listen, lambda host, port: self._arrivals.accept_far(record, link, host, port)
         )
-        if isinstance(listen, RemoteUnix):
-            return listen.path
-        return str(Endpoint(listen.host, record.listener.get_port()))
+        record.carrier = link
+
+    def _with_last_port(self, record: _Record, listen: RemoteTcp | RemoteUnix) -> RemoteTcp | RemoteUnix:
+        """The same address; where the server chooses the port, the one that it chose last."""
+        last = self._ports.get(record.state.owner.id)
+        return replace(listen, port=last) if isinstance(listen, RemoteTcp) and not listen.port and last else listen
+
+    def _release(self, record: _Record) -> Coroutine[None, None, None]:
+        """Take the listener on the server, if there is one, from the record; the rest is to be awaited."""
+        forward, link = record.forward, record.carrier
+        record.forward = record.carrier = None
+        if link is not None and not link.forwards.cancels:
+            self._kept[record.state.key] = link
+        return _cancel(forward, link)
 
     async def _close(self, record: _Record) -> None:
-        if record.listener is not None:
-            record.listener.close()
-            await record.listener.wait_closed()
+        await self._release(record)
         self._shut(record)
         self._gone(record)
 
     def _shut(self, record: _Record) -> None:
-        for server in record.servers:
-            server.close()
-        record.servers.clear()
+        for acceptor in record.acceptors:
+            acceptor.close()
+        record.acceptors.clear()
         if record.bound is not None:
             record.bound.close()
             record.bound = None
@@ -178,14 +265,17 @@ class Sockets:
         # Only if it still is this record's place: a lost link's sockets are dropped while their tasks end.
         if self._records.get(record.state.key) is record:
             del self._records[record.state.key]
+            if record.state.link is not None:
+                self._left(record.state.link)
 
     def _publish(self, record: _Record) -> None:
-        """Remember and, if asked, write down a chosen port."""
-        owner = record.state.owner
-        if not is_choice(record.state.key.listen):
+        """Remember a chosen port, and write down which it is if that is asked for."""
+        owner, listen = record.state.owner, record.state.key.listen
+        if isinstance(listen, LocalUnix | RemoteUnix):
             return
         port = record.state.bound.rpartition(":")[2]
-        self._ports[owner.id] = int(port)
+        if is_choice(listen):
+            self._ports[owner.id] = int(port)
         if owner.policy.port_file:
             path = Path(owner.policy.port_file)
             beside = path.with_name(f".{path.name}.new")
@@ -205,7 +295,16 @@ class Sockets:
     def states(self) -> dict[SocketKey, SocketState]:
         return {key: record.state for key, record in self._records.items()}
 
-    def forget(self, wanted: set[Listen]) -> None:
-        """Drop the tries of sockets that nobody asks for any more."""
-        for key in [key for key in self.tries if key.listen not in wanted]:
-            del self.tries[key]
+    def forget(self, desired: Desired) -> None:
+        """Drop what was remembered of sockets and tunnels that nobody asks for any more."""
+        wanted: set[Listen] = {tunnel.listen for tunnel in desired.tunnels.values()}
+        for store in (self.tries, self._kept):
+            for key in [key for key in store if key.listen not in wanted]:
+                del store[key]
+        for tunnel in self._ports.keys() - desired.tunnels.keys():
+            del self._ports[tunnel]
+
+
+async def _cancel(forward: Forward | None, link: Link | None) -> None:
+    if forward is not None and link is not None:
+        await link.forwards.close(forward)

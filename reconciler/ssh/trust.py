@@ -8,6 +8,7 @@ Out: yes or no, and with no the sentence that says why.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import stat
 import tempfile
@@ -21,6 +22,7 @@ from reconciler.ssh.attempt import DialFailed
 from reconciler.ssh.failures import printable
 from reconciler.ssh.known_hosts import Knowledge, KnownKey, look_up, lookup_name
 
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 _LINE_MAX = 120  # a longer line to add (RSA) is left out of the sentence: `tunnels trust` prints it
 
 
@@ -127,8 +129,8 @@ class HostKeyCheck:
         # Accept-new would believe it again if nothing else is known.
         return self._trust.mode is TrustMode.ACCEPT_NEW and not known.keys and not known.authorities
 
-    def _refuse(self, message: str) -> bool:
-        self.failure = Failure(Reason.HOST_KEY, message)
+    def _refuse(self, message: str, reason: Reason = Reason.HOST_KEY) -> bool:
+        self.failure = Failure(reason, message)
         return False
 
     def _revoked(self, key: asyncssh.SSHKey) -> str:
@@ -161,10 +163,10 @@ class HostKeyCheck:
         try:
             append_line(Path(path), f"{lookup_name(self._trust, self._endpoint)} {_public_line(key)}")
         except OSError as error:
-            return self._refuse(
-                f"cannot pin the new host key of {self._where} in {path}: {error.strerror}; make that writable, "
-                f"or put it into hostKeys: {_shown(key)}"
-            )
+            text = f"cannot pin the new host key of {self._where} in {path}: {error.strerror}"
+            if error.errno in _FULL:  # of the disk, not of the key: it is tried again without anybody's help
+                return self._refuse(f"{text}; make room there", Reason.RESOURCES)
+            return self._refuse(f"{text}; make that writable, or put it into hostKeys: {_shown(key)}")
         return True
 
 

@@ -4,7 +4,7 @@ import asyncio
 import hashlib
 import random
 import socket
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Self
@@ -36,7 +36,7 @@ class TcpService:
 
     async def start(self) -> None:
         if self.path is not None:
-            self._server = await asyncio.start_unix_server(self._accepted, self.path, limit=MIB)
+            self._server = await asyncio.start_unix_server(self._accepted, self.path, limit=MIB, backlog=4096)
             return
         self._server = await asyncio.start_server(self._accepted, self.host, self.port, limit=MIB, backlog=4096)
         # Kept over stop and start.
@@ -196,10 +196,28 @@ async def sha_of(reader: asyncio.StreamReader) -> str:
     return digest.hexdigest()
 
 
+Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+# How a client gets to a host and port: by TCP, or as test_kinds and the SOCKS tests do.
+Opening = Callable[[str, int], Awaitable[Streams]]
+
+
+async def by_tcp(host: str, port: int) -> Streams:
+    return await asyncio.open_connection(host, port, limit=MIB)
+
+
+def by_unix(path: Path) -> Opening:
+    """A client of this unix socket, wherever it says that it goes."""
+
+    async def opening(_host: str, _port: int) -> Streams:
+        return await asyncio.open_unix_connection(path, limit=MIB)
+
+    return opening
+
+
 @asynccontextmanager
-async def connected(host: str, port: int) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+async def connected(host: str, port: int, opening: Opening = by_tcp) -> AsyncIterator[Streams]:
     """A client's connection, closed at the end whatever happens."""
-    reader, writer = await asyncio.open_connection(host, port, limit=MIB)
+    reader, writer = await opening(host, port)
     try:
         yield reader, writer
     except BaseException:
@@ -208,43 +226,43 @@ async def connected(host: str, port: int) -> AsyncIterator[tuple[asyncio.StreamR
     writer.close()
 
 
-async def exchange(host: str, port: int, message: bytes = b"ping") -> bytes:
+async def exchange(host: str, port: int, message: bytes = b"ping", opening: Opening = by_tcp) -> bytes:
     """Send, half-close, and return the whole answer: one use of an echo service."""
-    async with connected(host, port) as (reader, writer):
+    async with connected(host, port, opening) as (reader, writer):
         writer.write(message)
         writer.write_eof()
         return await reader.read()
 
 
-async def upload(host: str, port: int, size: int) -> tuple[str, str]:
+async def upload(host: str, port: int, size: int, opening: Opening = by_tcp) -> tuple[str, str]:
     """Send `size` bytes to a SinkSource: (SHA-256 sent, SHA-256 it saw)."""
-    async with connected(host, port) as (reader, writer):
+    async with connected(host, port, opening) as (reader, writer):
         writer.write(b"upload\n")
         sent = await send_pattern(writer, size)
         writer.write_eof()
         return sent, (await reader.read()).decode()
 
 
-async def download(host: str, port: int, size: int) -> tuple[str, str]:
+async def download(host: str, port: int, size: int, opening: Opening = by_tcp) -> tuple[str, str]:
     """Get `size` bytes from a SinkSource: (SHA-256 it sends, SHA-256 seen)."""
-    async with connected(host, port) as (reader, writer):
+    async with connected(host, port, opening) as (reader, writer):
         writer.write(f"download {size}\n".encode())
         seen = await sha_of(reader)
         writer.write_eof()
         return pattern_sha(size), seen
 
 
-async def half_close_client_first(host: str, port: int, size: int = MIB) -> tuple[str, str]:
+async def half_close_client_first(host: str, port: int, size: int = MIB, opening: Opening = by_tcp) -> tuple[str, str]:
     """Close our side, and only then get `size` bytes: (SHA-256 it sends, SHA-256 seen)."""
-    async with connected(host, port) as (reader, writer):
+    async with connected(host, port, opening) as (reader, writer):
         writer.write(f"after-eof {size}\n".encode())
         writer.write_eof()
         return pattern_sha(size), await sha_of(reader)
 
 
-async def half_close_server_first(host: str, port: int, size: int = MIB) -> str:
+async def half_close_server_first(host: str, port: int, size: int = MIB, opening: Opening = by_tcp) -> str:
     """Wait for the server's EOF, and only then send `size` bytes: their SHA-256, to look for in `received`."""
-    async with connected(host, port) as (reader, writer):
+    async with connected(host, port, opening) as (reader, writer):
         writer.write(b"download 0\n")
         assert await reader.read() == b""
         sent = await send_pattern(writer, size)

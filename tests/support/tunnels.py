@@ -9,33 +9,77 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
+from typing import Protocol
 
 from reconciler.app import App
 from reconciler.config.load import Config
 from reconciler.core.judge import Phase, Verdict
 from reconciler.report.journal import Change
-from support.sshd import Sshd
-from support.wait import eventually
+from reconciler.ssh.link import Link
+from reconciler.ssh.relay import Meter
+from support.wait import eventually, fd_count
 
 
-def target(sshd: Sshd, name: str = "server", **fields: object) -> str:
-    """The lines of a target that logs in to this server, up to its tunnels; add them with two spaces more."""
+class Server(Protocol):
+    """What each of the SSH servers of `support` has."""
+
+    @property
+    def host(self) -> str: ...
+
+    @property
+    def port(self) -> int: ...
+
+    @property
+    def user(self) -> str: ...
+
+    @property
+    def client_key(self) -> Path: ...
+
+    @property
+    def known_hosts(self) -> Path: ...
+
+
+def target(server: Server, name: str = "server", **fields: object) -> str:
+    """The lines of a target that logs in to this server, up to its tunnels; add them with two spaces more.
+
+    A field that is None is left out.
+    """
     known = {
-        "host": sshd.host,
-        "port": sshd.port,
-        "user": sshd.user,
-        "privateKey": sshd.client_key,
-        "knownHosts": sshd.known_hosts,
+        "host": server.host,
+        "port": server.port,
+        "user": server.user,
+        "privateKey": server.client_key,
+        "knownHosts": server.known_hosts,
         **fields,
     }
-    lines = "".join(f"    {key}: {value}\n" for key, value in known.items())
+    lines = "".join(f"    {key}: {value}\n" for key, value in known.items() if value is not None)
     return f"  {name}:\n{lines}    tunnels:\n"
 
 
-def local(name: str, port: int, to: int, **fields: object) -> str:
-    """The lines of a local forward to a port of this machine."""
+def file(server: Server, *tunnels: str, **fields: object) -> str:
+    """A whole file: one target, called "server", with these tunnels."""
+    return "targets:\n" + target(server, "server", **fields) + "".join(tunnels)
+
+
+def tunnel(name: str, kind: str, **fields: object) -> str:
+    """The line of a tunnel."""
     more = "".join(f", {key}: {value}" for key, value in fields.items())
-    return f"      - {{name: {name}, type: local, localPort: {port}, remoteHost: 127.0.0.1, remotePort: {to}{more}}}\n"
+    return f"      - {{name: {name}, type: {kind}{more}}}\n"
+
+
+def local(name: str, port: int | str, to: int, **fields: object) -> str:
+    """The line of a local forward to a port of this machine."""
+    return tunnel(name, "local", localPort=port, remoteHost="127.0.0.1", remotePort=to, **fields)
+
+
+def remote(name: str, port: int, to: int, **fields: object) -> str:
+    """The line of a remote forward to a port of this machine."""
+    return tunnel(name, "remote", remotePort=port, localHost="127.0.0.1", localPort=to, **fields)
+
+
+def socks(name: str, port: int, **fields: object) -> str:
+    """The line of a SOCKS tunnel."""
+    return tunnel(name, "socks", localPort=port, **fields)
 
 
 class Running:
@@ -52,11 +96,62 @@ class Running:
         beside.write_text(text)
         beside.replace(self.file)
 
+    def restart(self, target: str) -> None:
+        """Ask for a new connection, made before the old one is given up."""
+        self.app.restart([target], "the test wants it")
+
     def verdict(self, tunnel: str) -> Verdict | None:
         """What the tunnel is, None while it is not known."""
         judgement = self.app.judgement
         found = [one.verdict for one in judgement.tunnels if one.id == tunnel] if judgement else []
         return found[0] if found else None
+
+    def bound(self, tunnel: str) -> str:
+        """The address it listens on, or is to listen on."""
+        assert self.app.judgement is not None
+        return next(one.bound for one in self.app.judgement.tunnels if one.id == tunnel)
+
+    def bound_port(self, tunnel: str) -> int:
+        return int(self.bound(tunnel).rpartition(":")[2])
+
+    def meter(self, tunnel: str) -> Meter:
+        """What its clients did so far; there is none before the first of them."""
+        return self.app.fleet.meters.get(tunnel, Meter())
+
+    def results(self, tunnel: str) -> Mapping[str, int]:
+        """How its clients' arrivals ended, counted."""
+        return self.meter(tunnel).results
+
+    @property
+    def links(self) -> list[Link]:
+        """The live SSH connections, the oldest first."""
+        return list(self.app.fleet.links.values())
+
+    async def replaced(self, links: list[Link]) -> None:
+        """Wait until none of these connections is left, and others are there."""
+        await eventually(lambda: bool(self.links) and not set(self.links) & set(links), message="new connections")
+
+    async def nobody_is_connected(self) -> None:
+        """Wait until no client is left, nor anything of one on a connection."""
+        meters = self.app.fleet.meters.values()
+        await eventually(lambda: all(m.active == 0 and m.held == 0 for m in meters), message="no client is left")
+        await eventually(
+            lambda: not any(link.connection._channels for link in self.links), message="no channel is left"
+        )
+
+    @contextlib.asynccontextmanager
+    async def nothing_left_behind(self) -> AsyncIterator[None]:
+        """What happens in the block leaves no client, channel, window, task or descriptor behind."""
+        await self.nobody_is_connected()
+        tasks, descriptors = _tasks_for_clients(), fd_count()
+        yield
+        await self.nobody_is_connected()
+        try:
+            await eventually(lambda: len(_tasks_for_clients()) <= len(tasks))
+        except AssertionError:
+            raise AssertionError(f"tasks are left: {tasks} became {_tasks_for_clients()}") from None
+        await eventually(lambda: fd_count() <= descriptors, message="no descriptor is left")
+        await eventually(lambda: not any(link._granted for link in self.links), message="no window is left")
 
     def phases(self) -> Mapping[str, Phase]:
         """Of each tunnel."""
@@ -83,6 +178,12 @@ class Running:
             return bool(phases) and named and all(phase is Phase.UP for phase in phases.values())
 
         await eventually(reached, within=within, message=f"all are up: {self.phases()}")
+
+
+def _tasks_for_clients() -> list[str]:
+    """What runs in the program's ssh room and in asyncssh; the watcher's tasks come and go as they like."""
+    codes = [getattr(task.get_coro(), "cr_code", None) for task in asyncio.all_tasks()]
+    return [code.co_name for code in codes if code is not None and "ssh/" in code.co_filename]
 
 
 @contextlib.asynccontextmanager

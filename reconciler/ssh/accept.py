@@ -1,0 +1,106 @@
+"""Taking clients in at our listening sockets, also when no descriptor is left for one.
+
+Owns the readiness of each listening socket, and one spare descriptor for the process. In: sockets that listen. Out: a
+`Near` for each client; `crowded` for each who had to be sent away. asyncio's own servers, without descriptors, fail
+`backlog` times in a row, log each with a traceback, every second again, and leave the clients waiting: here the spare
+is given up to take a client in and tell it at once, by a reset, that there is no room.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import socket
+from collections.abc import Callable
+
+from reconciler.ssh.near import RESET, Near
+
+AT_ONCE = 64  # clients taken in before others have their turn
+RETRY_AFTER = 0.2  # seconds, where not even the spare can be had
+_NO_ROOM = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+
+
+class Spare:
+    """A descriptor that is kept only to be given up."""
+
+    def __init__(self) -> None:
+        self._descriptor = -1
+        self.take_back()
+
+    def take_back(self) -> bool:
+        """Have it again. Whether that was possible."""
+        if self._descriptor < 0:
+            try:
+                self._descriptor = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+            except OSError:
+                return False
+        return True
+
+    def give_up(self) -> None:
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+        self._descriptor = -1
+
+
+class Acceptor:
+    """Takes clients in at one socket until `close`, which leaves the socket itself open."""
+
+    def __init__(
+        self, sock: socket.socket, spare: Spare, accepted: Callable[[Near], None], crowded: Callable[[], None]
+    ) -> None:
+        self._sock = sock
+        self._spare = spare
+        self._accepted = accepted
+        self._crowded = crowded
+        self._loop = asyncio.get_running_loop()
+        self._tasks: set[asyncio.Task[object]] = set()
+        self._retry: asyncio.TimerHandle | None = None
+        self._listen()
+
+    def _listen(self) -> None:
+        self._retry = None
+        self._loop.add_reader(self._sock, self._ready)
+
+    def close(self) -> None:
+        """Take nobody in any more."""
+        if self._retry is not None:
+            self._retry.cancel()
+        self._loop.remove_reader(self._sock)
+
+    def _ready(self) -> None:
+        for _ in range(AT_ONCE):
+            try:
+                client, _ = self._sock.accept()
+            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+                return
+            except OSError as error:
+                if error.errno not in _NO_ROOM:
+                    raise
+                if not self._send_away():
+                    self._loop.remove_reader(self._sock)  # it would be ready again and again
+                    self._retry = self._loop.call_later(RETRY_AFTER, self._listen)
+                    return
+            else:
+                self._take_in(client)
+
+    def _take_in(self, client: socket.socket) -> None:
+        client.setblocking(False)
+        making = self._loop.connect_accepted_socket(lambda: Near(self._accepted), client)
+        task: asyncio.Task[object] = self._loop.create_task(making)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def _send_away(self) -> bool:
+        """Tell the next client that there is no room. False: there is not even room for that."""
+        if not self._spare.take_back():
+            return False
+        self._spare.give_up()
+        try:
+            client, _ = self._sock.accept()
+        except OSError as error:
+            return error.errno not in _NO_ROOM  # it has left
+        with client:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+        self._crowded()
+        return self._spare.take_back()

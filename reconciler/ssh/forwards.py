@@ -1,0 +1,126 @@
+"""The listeners that an SSH server keeps for one connection of ours.
+
+Owns the requests to listen and to cancel (RFC 4254 section 7.1). In: an address, and who takes its clients. Out:
+`Forward`s, or ListenRefusedError with what the server said. How servers differ:
+- A refusal carries no reason. OpenSSH sends a debug message before it where forwarding is off.
+- OpenSSH with `GatewayPorts yes` listens on every interface, whatever was asked; a debug message tells that, too. With
+  `no` it listens on loopback only, and nothing tells.
+- Dropbear refuses to cancel, and its port stays bound until the connection ends. Its listeners are kept here when they
+  are closed, let nobody in, and are taken up again when the same address is asked for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+import asyncssh
+
+from reconciler.core.spec import Endpoint, RemoteTcp, RemoteUnix
+
+WINDOW = 2 << 20  # receive window in bytes; asyncssh fixes it for all clients of a listener
+_HEARD_MAX = 32  # debug messages kept for one request: a server may send any number
+
+_WIDENED = re.compile(r'listen address "([^"]*)" overridden by server GatewayPorts')
+
+Accept = Callable[[str, int], Awaitable[asyncssh.SSHTCPSession[bytes]]]
+
+
+class ListenRefusedError(asyncssh.ChannelListenError):
+    """The server will not listen. `said`: its debug messages meanwhile, which may tell why."""
+
+    def __init__(self, said: str) -> None:
+        super().__init__("the server refuses to listen")
+        self.said = said
+
+
+@dataclass(slots=True, eq=False)
+class Forward:
+    """A listener on the server, at `address`. While `accept` is None nobody is let in."""
+
+    address: str
+    accept: Accept | None
+    listener: asyncssh.SSHListener | None = None
+
+    async def take(self, host: str, port: int) -> asyncssh.SSHTCPSession[bytes]:
+        if self.accept is None:
+            raise asyncssh.ChannelOpenError(asyncssh.OPEN_CONNECT_FAILED, "nobody listens here any more")
+        return await self.accept(host, port)
+
+
+class Forwards:
+    """See the module."""
+
+    def __init__(self, connection: asyncssh.SSHClientConnection) -> None:
+        self._connection = connection
+        self.cancels = "dropbear" not in str(connection.get_extra_info("server_version", "")).lower()
+        self._closed: dict[RemoteTcp | RemoteUnix, Forward] = {}  # where the server does not cancel
+        self._listening: dict[Forward, RemoteTcp | RemoteUnix] = {}
+        self._hearing: list[list[str]] = []  # for each request under way, what the server says meanwhile
+        self._asking_why = asyncio.Lock()
+
+    def heard(self, message: str) -> None:
+        """A debug message of the server."""
+        for said in self._hearing:
+            if len(said) < _HEARD_MAX:
+                said.append(message)
+
+    async def listen(self, listen: RemoteTcp | RemoteUnix, accept: Accept) -> Forward:
+        """Ask the server to listen. Raises ListenRefusedError; asyncssh.Error if the connection is lost."""
+        forward = self._closed.pop(listen, None)
+        if forward is not None:
+            forward.accept = accept
+        else:
+            forward = await self._ask(listen, accept)
+        self._listening[forward] = listen
+        return forward
+
+    async def close(self, forward: Forward) -> None:
+        """Let nobody in any more and, where the server does that, have it stop listening."""
+        forward.accept = None
+        listen = self._listening.pop(forward)
+        if not self.cancels:
+            self._closed[listen] = forward
+        elif forward.listener is not None:
+            forward.listener.close()
+            await forward.listener.wait_closed()
+
+    async def _ask(self, listen: RemoteTcp | RemoteUnix, accept: Accept) -> Forward:
+        forward = Forward("", accept)
+        try:
+            said = await self._request(listen, forward)
+        except ListenRefusedError:
+            # Many may be under way at once. Asked again alone, what the server says is about this one.
+            async with self._asking_why:
+                said = await self._request(listen, forward)
+        forward.address = _address(listen, forward, said)
+        return forward
+
+    async def _request(self, listen: RemoteTcp | RemoteUnix, forward: Forward) -> list[str]:
+        said = list[str]()
+        self._hearing.append(said)
+        try:
+            match listen:
+                case RemoteTcp():
+                    forward.listener = await self._connection.create_server(
+                        forward.take, listen.host, listen.port, window=WINDOW
+                    )
+                case RemoteUnix():
+                    forward.listener = await self._connection.create_unix_server(
+                        lambda: forward.take("", 0), listen.path, window=WINDOW
+                    )
+        except asyncssh.ChannelListenError:
+            raise ListenRefusedError("\n".join(said)) from None
+        finally:
+            self._hearing = [one for one in self._hearing if one is not said]
+        return said
+
+
+def _address(listen: RemoteTcp | RemoteUnix, forward: Forward, said: list[str]) -> str:
+    if isinstance(listen, RemoteUnix):
+        return listen.path
+    widened = {match[1] for message in said if (match := _WIDENED.search(message))}
+    port = forward.listener.get_port() if forward.listener is not None else listen.port
+    return str(Endpoint("*" if listen.host in widened else listen.host, port))

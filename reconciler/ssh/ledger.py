@@ -1,0 +1,98 @@
+"""Who is connected at the moment, and who waits: for `tunnels connections` and for the audit.
+
+Owns one entry for each client from when it is let in to its end. In: a call at each of these moments, from Arrivals.
+Out: `Visit`s, and to `audit` each opening and each end of a client of a tunnel whose policy asks for it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+
+from reconciler.core.spec import Endpoint, TunnelSpec
+from reconciler.ssh.relay import Relay
+
+
+@dataclass(frozen=True, slots=True)
+class Visit:
+    """One client. `since` is Unix time, `origin` and `user` "" where there is none, `link` None while it waits."""
+
+    id: int
+    tunnel: str
+    origin: str
+    to: str
+    user: str
+    since: float
+    sent: int
+    received: int
+    link: int | None
+
+
+# Called with the client, "" when its connection opens and why it ended when it ends, and how long it was there.
+Audit = Callable[[Visit, str, float], None]
+
+
+@dataclass(slots=True, eq=False)
+class Entry:
+    """One client's line."""
+
+    id: int
+    tunnel: TunnelSpec
+    origin: str
+    since: float
+    began: float  # monotonic
+    relay: Relay | None = None
+    link: int | None = None
+    opened: bool = False
+
+    def visit(self) -> Visit:
+        relay = self.relay
+        user = relay.visitor.user if relay is not None else None
+        return Visit(
+            id=self.id,
+            tunnel=self.tunnel.id,
+            origin=self.origin,
+            to=relay.visitor.to if relay is not None else str(self.tunnel.route),
+            user=user.name if user is not None else "",
+            since=self.since,
+            sent=relay.sent if relay is not None else 0,
+            received=relay.received if relay is not None else 0,
+            link=self.link,
+        )
+
+
+class Ledger:
+    """See the module."""
+
+    def __init__(self, audit: Audit | None = None) -> None:
+        self._audit = audit
+        self._entries: dict[int, Entry] = {}
+        self._next = 1
+
+    def arrived(self, tunnel: TunnelSpec, host: str, port: int) -> Entry:
+        """A client that may come in."""
+        origin = str(Endpoint(host, port)) if host else ""
+        entry = Entry(self._next, tunnel, origin, time.time(), time.monotonic())
+        self._next += 1
+        self._entries[entry.id] = entry
+        return entry
+
+    def opened(self, entry: Entry) -> None:
+        """Its connection to the destination is open."""
+        entry.opened = True
+        if self._audit is not None and entry.tunnel.policy.audit:
+            self._audit(entry.visit(), "", 0.0)
+
+    def ended(self, entry: Entry, why: str) -> None:
+        """It has gone. Called again: nothing."""
+        if self._entries.pop(entry.id, None) is None:
+            return
+        if entry.opened and self._audit is not None and entry.tunnel.policy.audit:
+            self._audit(entry.visit(), why, time.monotonic() - entry.began)
+
+    def visits(self, owner: Callable[[Relay], str | None]) -> Iterator[Visit]:
+        """Everybody, the oldest first. `owner` tells whose a relay is now: a tunnel may have been renamed since."""
+        for entry in tuple(self._entries.values()):
+            now = owner(entry.relay) if entry.relay is not None else None
+            yield replace(entry.visit(), tunnel=now) if now is not None else entry.visit()

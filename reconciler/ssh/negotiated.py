@@ -1,0 +1,38 @@
+"""What an SSH connection agreed on. The cipher is told by asyncssh; the key exchange only both sides' offers."""
+
+from __future__ import annotations
+
+import asyncssh
+
+# RFC 8308 and OpenSSH's strict kex stand in the list of algorithms, and are none.
+_MARKERS = ("ext-info-", "kex-strict-")
+
+
+def cipher(connection: asyncssh.SSHClientConnection) -> str:
+    """The cipher of what we send, "" where it cannot be known."""
+    return str(connection.get_extra_info("send_cipher") or "")
+
+
+def kex(connection: asyncssh.SSHClientConnection) -> str:
+    """The key exchange method: the first of ours that the server offers too (RFC 4253 section 7.1)."""
+    hashed = strings(connection.get_hash_prefix())
+    if len(hashed) < 4:  # both versions, both offers
+        return ""
+    ours, theirs = name_lists(hashed[2])[0], name_lists(hashed[3])[0]
+    return next((name for name in ours if name in theirs and not name.startswith(_MARKERS)), "")
+
+
+def name_lists(kexinit: bytes) -> list[list[str]]:
+    """The first two name lists of an SSH_MSG_KEXINIT, key exchange and host keys: after a type and a cookie of 16."""
+    lists = [found.decode("ascii", "replace").split(",") for found in strings(kexinit[17:], 2)]
+    return [*lists, [], []][:2]
+
+
+def strings(data: bytes, most: int = 4) -> list[bytes]:
+    """The leading strings of SSH's form: each a length of four bytes, and that many bytes."""
+    found: list[bytes] = []
+    while len(data) >= 4 and len(found) < most:  # a length
+        length = int.from_bytes(data[:4])
+        found.append(data[4 : 4 + length])
+        data = data[4 + length :]
+    return found

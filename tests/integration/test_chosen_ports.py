@@ -1,0 +1,114 @@
+"""Ports that are chosen when the tunnel opens: any free one, or the first free one of a range; where they are told."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+
+from reconciler.core.judge import Phase
+from support.services import EchoServer, exchange
+from support.sshd import Sshd
+from support.tunnels import file, local, running, socks
+from support.wait import eventually, free_port
+
+
+async def test_port_0_is_kept_while_the_bastion_restarts(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> None:
+    async with running(tmp_path, file(sshd, local("echo", 0, echo.port))) as tunnels:
+        await tunnels.all_up()
+        port = tunnels.bound_port("server/echo")
+        for _ in range(2):
+            await sshd.restart()
+            assert await exchange("127.0.0.1", port) == b"ping"
+        assert tunnels.bound_port("server/echo") == port
+
+
+async def test_port_0_is_kept_when_the_tunnel_was_off_for_a_while(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> None:
+    async with running(tmp_path, file(sshd, local("echo", 0, echo.port))) as tunnels:
+        await tunnels.all_up()
+        port = tunnels.bound_port("server/echo")
+        tunnels.edit(file(sshd, local("echo", 0, echo.port, enabled="false")))
+        await tunnels.until("server/echo", Phase.OFF)
+        tunnels.edit(file(sshd, local("echo", 0, echo.port)))
+        await tunnels.until("server/echo", Phase.UP)
+        assert tunnels.bound_port("server/echo") == port
+
+
+async def test_several_tunnels_with_port_0_have_each_their_own(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> None:
+    lines = "".join(local(f"echo{number}", 0, echo.port) for number in range(3)) + socks("proxy", 0)
+    async with running(tmp_path, file(sshd, lines)) as tunnels:
+        await tunnels.all_up()
+        ports = {tunnels.bound_port(f"server/{name}") for name in ("echo0", "echo1", "echo2", "proxy")}
+        assert len(ports) == 4
+
+
+async def test_a_range_takes_its_first_free_port(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> None:
+    first = two_free_ports()
+    line = local("echo", f'"{first}-{first + 1}"', echo.port)
+    with socket.create_server(("127.0.0.1", first)):
+        async with running(tmp_path, file(sshd, line)) as tunnels:
+            await tunnels.all_up()
+            assert tunnels.bound_port("server/echo") == first + 1
+            assert await exchange("127.0.0.1", first + 1) == b"ping"
+
+
+async def test_a_range_that_is_taken_is_told_and_taken_over_when_a_port_is_free(
+    sshd: Sshd, echo: EchoServer, tmp_path: Path
+) -> None:
+    first = two_free_ports()
+    line = local("echo", f'"{first}-{first + 1}"', echo.port)
+    with socket.create_server(("127.0.0.1", first)), socket.create_server(("127.0.0.1", first + 1)) as last:
+        async with running(tmp_path, file(sshd, line)) as tunnels:
+            verdict = await tunnels.until("server/echo", Phase.DOWN)
+            assert verdict.reason == "local_port_in_use"
+            assert f"{first}-{first + 1}" in verdict.message
+            last.close()
+            await tunnels.until("server/echo", Phase.UP)
+            assert tunnels.bound_port("server/echo") == first + 1
+
+
+async def test_two_tunnels_share_a_range(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> None:
+    first = two_free_ports()
+    lines = "".join(local(name, f'"{first}-{first + 1}"', echo.port) for name in ("one", "two"))
+    async with running(tmp_path, file(sshd, lines)) as tunnels:
+        await tunnels.all_up()
+        assert {tunnels.bound_port("server/one"), tunnels.bound_port("server/two")} == {first, first + 1}
+
+
+async def test_the_port_is_written_to_its_file_for_others_to_read(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> None:
+    written, elsewhere = tmp_path / "made for it" / "echo.port", tmp_path / "other.port"
+    async with running(tmp_path, file(sshd, local("echo", 0, echo.port, portFile=f'"{written}"'))) as tunnels:
+        await tunnels.all_up()
+        port = tunnels.bound_port("server/echo")
+        assert written.read_text() == f"{port}\n"
+        assert [path.name for path in written.parent.iterdir()] == ["echo.port"], "nothing half-written beside it"
+        tunnels.edit(file(sshd, local("echo", 0, echo.port, portFile=elsewhere)))
+        await tunnels.all_up()
+        await eventually(lambda: elsewhere.exists() and elsewhere.read_text() == f"{port}\n")
+
+
+async def test_a_fixed_port_is_written_to_its_file_too(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> None:
+    port, written = free_port(), tmp_path / "echo.port"
+    async with running(tmp_path, file(sshd, local("echo", port, echo.port, portFile=written))) as tunnels:
+        await tunnels.all_up()
+        assert written.read_text() == f"{port}\n"
+
+
+async def test_a_port_file_that_cannot_be_written_costs_nobody_the_tunnel(
+    sshd: Sshd, echo: EchoServer, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("")
+    line = local("echo", 0, echo.port, portFile=tmp_path / "file" / "echo.port")
+    async with running(tmp_path, file(sshd, line)) as tunnels:
+        await tunnels.all_up()
+        assert await exchange("127.0.0.1", tunnels.bound_port("server/echo")) == b"ping"
+
+
+def two_free_ports() -> int:
+    """The first of two free neighbours."""
+    while True:
+        port = free_port()
+        try:
+            with socket.create_server(("127.0.0.1", port + 1)):
+                return port
+        except OSError:
+            continue

@@ -1,0 +1,342 @@
+"""Remote forwards: a listener on the server, a destination here; what each server says of it, and what it does not."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from functools import partial
+from pathlib import Path
+
+from reconciler.core.judge import Phase
+from support.asyncssh_server import AsyncsshServer
+from support.dropbear import Dropbear
+from support.faults import Blackhole
+from support.services import EchoServer, GreetingServer, RefusingPort, connected, exchange
+from support.sshd import Sshd
+from support.tunnels import file, remote, running, target, tunnel
+from support.wait import eventually, free_port
+
+
+async def test_the_listener_comes_back_after_a_bastion_restart(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> None:
+    port = free_port()
+    async with running(tmp_path, file(sshd, remote("back", port, echo.port))) as tunnels:
+        await tunnels.all_up()
+        for _ in range(3):
+            await sshd.restart()
+            await eventually(partial(answers, port))
+        await tunnels.all_up()
+
+
+async def test_the_listener_on_dropbear_comes_back_too(dropbear: Dropbear, echo: EchoServer, tmp_path: Path) -> None:
+    port = free_port()
+    async with running(tmp_path, file(dropbear, remote("back", port, echo.port))) as tunnels:
+        await tunnels.all_up()
+        await dropbear.restart()
+        await eventually(partial(answers, port))
+
+
+async def test_an_edit_moves_the_listener_to_another_port(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> None:
+    old, new = free_port(), free_port()
+    async with running(tmp_path, file(sshd, remote("back", old, echo.port))) as tunnels:
+        await tunnels.all_up()
+        async with connected("127.0.0.1", old) as (reader, writer):
+            writer.write(b"1")
+            assert await reader.readexactly(1) == b"1"
+            tunnels.edit(file(sshd, remote("back", new, echo.port)))
+            await eventually(partial(answers, new))
+            await eventually(partial(refuses, old))
+            writer.write(b"2")  # its client may finish
+            assert await reader.readexactly(1) == b"2"
+
+
+async def test_a_retarget_leads_new_clients_elsewhere_by_the_same_listener(sshd: Sshd, tmp_path: Path) -> None:
+    port = free_port()
+    async with GreetingServer("old") as old, GreetingServer("new") as new:
+        async with running(tmp_path, file(sshd, remote("back", port, old.port))) as tunnels:
+            await tunnels.all_up()
+            assert await exchange("127.0.0.1", port, b"") == b"old"
+            tunnels.edit(file(sshd, remote("back", port, new.port)))
+
+            async def leads_to_the_new() -> bool:
+                return await exchange("127.0.0.1", port, b"") == b"new"  # and never refuses
+
+            await eventually(leads_to_the_new)
+
+
+async def test_a_new_connection_takes_the_listener_over_and_live_clients_stay(
+    sshd: Sshd, echo: EchoServer, tmp_path: Path
+) -> None:
+    """Make before break: keepalive settings and the like change in place, another way to reach the server does not."""
+    port = free_port()
+    async with running(tmp_path, file(sshd, remote("back", port, echo.port))) as tunnels:
+        await tunnels.all_up()
+        async with connected("127.0.0.1", port) as (reader, writer):
+            writer.write(b"1")
+            assert await reader.readexactly(1) == b"1"
+            old = tunnels.links[0]
+            tunnels.restart("server")
+            await eventually(lambda: tunnels.links[-1] is not old)
+            await eventually(partial(answers, port))
+            await tunnels.all_up()
+            writer.write(b"2")
+            assert await reader.readexactly(1) == b"2"
+            [flow] = [flow for flow in tunnels.app.fleet.observe().flows if flow.key.link == old.number]
+            assert flow.count == 1
+        await eventually(lambda: old not in tunnels.links, message="the old connection ends with its last client")
+        assert await answers(port)
+
+
+async def test_port_0_shows_the_port_that_the_server_chose(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> None:
+    written = tmp_path / "port"
+    line = remote("back", 0, echo.port, portFile=written)
+    async with running(tmp_path, file(sshd, line)) as tunnels:
+        await tunnels.all_up()
+        port = tunnels.bound_port("server/back")
+        assert port > 0
+        assert written.read_text() == f"{port}\n"
+        assert await answers(port)
+
+
+async def test_port_0_is_asked_for_again_by_its_number(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> None:
+    async with running(tmp_path, file(sshd, remote("back", 0, echo.port))) as tunnels:
+        await tunnels.all_up()
+        port = tunnels.bound_port("server/back")
+        await sshd.restart()
+        await eventually(partial(answers, port))
+        await tunnels.all_up()
+        assert tunnels.bound_port("server/back") == port
+
+
+async def test_two_tunnels_may_both_leave_the_port_to_the_server(sshd: Sshd, tmp_path: Path) -> None:
+    async with GreetingServer("one") as one, GreetingServer("two") as two:
+        async with running(tmp_path, file(sshd, remote("one", 0, one.port), remote("two", 0, two.port))) as tunnels:
+            await tunnels.all_up()
+            for name in ("one", "two"):
+                assert await exchange("127.0.0.1", tunnels.bound_port(f"server/{name}"), b"") == name.encode()
+
+
+async def test_a_destination_that_is_down_is_told_to_the_far_client_and_counted(sshd: Sshd, tmp_path: Path) -> None:
+    port = free_port()
+    with RefusingPort() as dead:
+        async with running(tmp_path, file(sshd, remote("back", port, dead.port))) as tunnels:
+            await tunnels.all_up()
+            async with tunnels.nothing_left_behind():
+                for _ in range(3):
+                    assert await seen_closed(port)
+            verdict = await tunnels.until("server/back", Phase.UNHEALTHY)
+            assert verdict.reason == "destination"
+            assert f"127.0.0.1:{dead.port} refuses connections" in verdict.message
+            assert tunnels.results("server/back") == {"dial_failed": 3}
+
+
+async def test_a_name_with_an_address_of_each_ip_version_says_refused_as_one_address_does(
+    sshd: Sshd, tmp_path: Path
+) -> None:
+    port = free_port()
+    with RefusingPort() as dead:
+        line = tunnel("back", "remote", remotePort=port, localHost="localhost", localPort=dead.port)
+        async with running(tmp_path, file(sshd, line)) as tunnels:
+            await tunnels.all_up()
+            for _ in range(3):
+                assert await seen_closed(port)
+            verdict = await tunnels.until("server/back", Phase.UNHEALTHY)
+            assert f"localhost:{dead.port} refuses connections" in verdict.message
+
+
+async def test_a_destination_here_that_never_answers_is_given_up(sshd: Sshd, tmp_path: Path) -> None:
+    port = free_port()
+    with Blackhole() as hole:
+        async with running(tmp_path, file(sshd, remote("back", port, hole.port), dialTimeout="300ms")) as tunnels:
+            await tunnels.all_up()
+            async with tunnels.nothing_left_behind():
+                assert await seen_closed(port)
+            assert tunnels.results("server/back") == {"dial_failed": 1}
+
+
+async def test_clients_over_the_limit_are_closed_also_while_others_are_being_connected(
+    sshd: Sshd, tmp_path: Path
+) -> None:
+    port = free_port()
+    with Blackhole() as hole:
+        line = remote("back", port, hole.port, maxConnections=2)
+        async with running(tmp_path, file(sshd, line, dialTimeout="2s")) as tunnels:
+            await tunnels.all_up()
+            await asyncio.gather(*(seen_closed(port) for _ in range(5)))
+            assert tunnels.results("server/back") == {"limit": 3, "dial_failed": 2}
+
+
+async def test_a_taken_port_is_told_and_taken_over_when_free(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> None:
+    port = free_port()
+    squatter = socket.create_server(("127.0.0.1", port))
+    async with running(tmp_path, file(sshd, remote("back", port, echo.port))) as tunnels:
+        verdict = await tunnels.until("server/back", Phase.DOWN)
+        assert verdict.reason == "remote_port_in_use"
+        squatter.close()
+        await tunnels.until("server/back", Phase.UP)
+        assert await answers(port)
+
+
+async def test_a_standby_waits_for_the_port_and_takes_over(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> None:
+    port = free_port()
+    line = remote("back", port, echo.port, onConflict="standby")
+    async with running(directory(tmp_path, "first"), file(sshd, line)) as first:
+        await first.all_up()
+        async with running(directory(tmp_path, "second"), file(sshd, line)) as second:
+            verdict = await second.until("server/back", Phase.STANDBY)
+            assert verdict.reason is None
+            assert first.phases() == {"server/back": Phase.UP}
+            first.app.end()
+            await second.until("server/back", Phase.UP)
+            assert await answers(port)
+
+
+async def test_a_server_that_forbids_listening_is_named_as_the_cause(tmp_path: Path) -> None:
+    async with Sshd(tmp_path / "sshd", options={"AllowTcpForwarding": "local"}) as sshd:
+        async with running(tmp_path, file(sshd, remote("back", free_port(), 1))) as tunnels:
+            verdict = await tunnels.until("server/back", Phase.DOWN)
+            assert verdict.reason == "forbidden_by_server"
+            assert "AllowTcpForwarding" in verdict.message
+            assert verdict.needs_action
+
+
+async def test_a_standby_is_no_standby_where_listening_is_forbidden(tmp_path: Path) -> None:
+    async with Sshd(tmp_path / "sshd", options={"DisableForwarding": "yes"}) as sshd:
+        line = remote("back", free_port(), 1, onConflict="standby")
+        async with running(tmp_path, file(sshd, line)) as tunnels:
+            verdict = await tunnels.until("server/back", Phase.DOWN)
+            assert verdict.reason == "forbidden_by_server"
+
+
+async def test_a_server_that_widens_the_address_is_found_out(tmp_path: Path, echo: EchoServer) -> None:
+    port = free_port()
+    async with Sshd(tmp_path / "sshd", options={"GatewayPorts": "yes"}) as sshd:
+        async with running(tmp_path, file(sshd, remote("back", port, echo.port))) as tunnels:
+            await tunnels.all_up()
+            assert listens_on(port) == {"0.0.0.0"}
+            assert tunnels.bound("server/back") == f"*:{port}"
+
+
+async def test_a_server_that_may_have_narrowed_the_address_is_not_trusted(sshd: Sshd, tmp_path: Path) -> None:
+    """OpenSSH reports success and listens on loopback only, without a word: status says what cannot be known."""
+    port = free_port()
+    async with running(tmp_path, file(sshd, remote("back", port, 1, remoteHost="0.0.0.0"))) as tunnels:
+        verdict = await tunnels.until("server/back", Phase.UP)
+        assert listens_on(port) == {"127.0.0.1"}
+        assert "GatewayPorts" in verdict.message
+
+
+async def test_gateway_ports_that_leave_the_choice_to_the_client_give_what_it_asks_for(
+    tmp_path: Path, echo: EchoServer
+) -> None:
+    port = free_port()
+    async with Sshd(tmp_path / "sshd", options={"GatewayPorts": "clientspecified"}) as sshd:
+        async with running(tmp_path, file(sshd, remote("back", port, echo.port, remoteHost="0.0.0.0"))) as tunnels:
+            await tunnels.all_up()
+            assert listens_on(port) == {"0.0.0.0"}
+            assert await answers(port)
+
+
+async def test_a_tunnel_switched_off_and_on_again_gets_its_port_back(
+    sshd: Sshd, echo: EchoServer, tmp_path: Path
+) -> None:
+    port = free_port()
+    async with running(tmp_path, file(sshd, remote("back", port, echo.port))) as tunnels:
+        await tunnels.all_up()
+        tunnels.edit(file(sshd, remote("back", port, echo.port, enabled="false")))
+        await tunnels.until("server/back", Phase.OFF)
+        await eventually(partial(refuses, port))
+        tunnels.edit(file(sshd, remote("back", port, echo.port)))
+        await tunnels.until("server/back", Phase.UP)
+        assert await answers(port)
+
+
+async def test_a_listener_is_taken_up_again_on_a_server_that_does_not_cancel(
+    dropbear: Dropbear, echo: EchoServer, tmp_path: Path
+) -> None:
+    """Dropbear refuses to cancel: the port stays bound, and asking for it once more would find it in use."""
+    port, other = free_port(), free_port()
+    keep = remote("keep", other, echo.port)
+    async with running(tmp_path, file(dropbear, keep, remote("back", port, echo.port))) as tunnels:
+        await tunnels.all_up()
+        tunnels.edit(file(dropbear, keep, remote("back", port, echo.port, enabled="false")))
+        await tunnels.until("server/back", Phase.OFF)
+        assert await seen_closed(port)  # it still listens, and nobody is let in
+        tunnels.edit(file(dropbear, keep, remote("back", port, echo.port)))
+        await tunnels.until("server/back", Phase.UP)
+        assert await answers(port)
+
+
+async def test_a_new_connection_takes_over_where_the_old_one_must_go_first(
+    dropbear: Dropbear, echo: EchoServer, tmp_path: Path
+) -> None:
+    port = free_port()
+    async with running(tmp_path, file(dropbear, remote("back", port, echo.port))) as tunnels:
+        await tunnels.all_up()
+        old = tunnels.links[0]
+        async with connected("127.0.0.1", port) as (reader, writer):
+            writer.write(b"1")
+            assert await reader.readexactly(1) == b"1"
+            tunnels.restart("server")
+            verdict = await tunnels.until("server/back", Phase.DOWN)
+            assert verdict.reason == "remote_port_in_use"
+            assert "old connection" in verdict.message
+            writer.write(b"2")
+            assert await reader.readexactly(1) == b"2"
+        await tunnels.until("server/back", Phase.UP)
+        assert tunnels.links[0] is not old
+        assert await answers(port)
+
+
+async def test_a_listener_request_that_fails_for_one_tunnel_costs_the_others_nothing(
+    asyncssh_server: AsyncsshServer, echo: EchoServer, tmp_path: Path
+) -> None:
+    kept, asked = free_port(), free_port()
+    text = "targets:\n" + target(asyncssh_server) + remote("kept", kept, echo.port)
+    async with running(tmp_path, text) as tunnels:
+        await tunnels.all_up()
+        asyncssh_server.refuse_listeners = True
+        tunnels.edit(text + remote("asked", asked, echo.port))
+        await tunnels.until("server/asked", Phase.DOWN)
+        assert await answers(kept)
+        asyncssh_server.refuse_listeners = False
+        await tunnels.until("server/asked", Phase.UP)
+
+
+def directory(parent: Path, name: str) -> Path:
+    (parent / name).mkdir()
+    return parent / name
+
+
+async def answers(port: int) -> bool:
+    try:
+        return await exchange("127.0.0.1", port) == b"ping"
+    except OSError:
+        return False
+
+
+async def refuses(port: int) -> bool:
+    try:
+        await exchange("127.0.0.1", port)
+    except ConnectionRefusedError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
+async def seen_closed(port: int) -> bool:
+    """Whether a client is let in and then sent away without a byte."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    try:
+        return await reader.read() == b""
+    except ConnectionResetError:
+        return True
+    finally:
+        writer.transport.abort()
+
+
+def listens_on(port: int) -> set[str]:
+    """The IPv4 addresses on which somebody listens on this port."""
+    rows = [line.split() for line in Path("/proc/self/net/tcp").read_text().splitlines()[1:]]
+    addresses = [row[1].split(":") for row in rows if row[3] == "0A"]
+    return {socket.inet_ntoa(bytes.fromhex(host)[::-1]) for host, hexed in addresses if int(hexed, 16) == port}

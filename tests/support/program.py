@@ -1,0 +1,86 @@
+"""The program as a process of its own: to be killed, starved and measured."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import resource
+import signal
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+from support.processes import tied_to_parent
+from support.services import exchange
+from support.wait import eventually, rss_bytes
+
+
+class Program:
+    """A running `tunnels run`."""
+
+    def __init__(self, process: asyncio.subprocess.Process, log: Path) -> None:
+        self._process = process
+        self._log = log
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def log_text(self) -> str:
+        return self._log.read_text()
+
+    def limit_descriptors(self, more: int | None) -> None:
+        """From now on it may have so many more open than it has; None: as many as we may."""
+        highest = max(int(entry.name) for entry in Path(f"/proc/{self.pid}/fd").iterdir())
+        hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        soft = min(highest + 1 + more, hard[1]) if more is not None else hard[0]
+        resource.prlimit(self.pid, resource.RLIMIT_NOFILE, (soft, hard[1]))
+
+    def rss(self) -> int:
+        return rss_bytes(self.pid)
+
+    def cpu_seconds(self) -> float:
+        """What it used so far."""
+        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    async def kill(self) -> None:
+        """SIGKILL: no goodbye to anybody."""
+        self._process.kill()
+        await self._process.wait()
+
+    async def end(self) -> int:
+        """SIGTERM twice: at once, in the orderly way. Its exit code."""
+        for _ in range(2):
+            with contextlib.suppress(ProcessLookupError):
+                self._process.send_signal(signal.SIGTERM)
+        return await asyncio.wait_for(self._process.wait(), 10)
+
+
+@contextlib.asynccontextmanager
+async def program(file: Path, *options: str) -> AsyncIterator[Program]:
+    """`tunnels run` on this file, killed at the end if it still runs."""
+    log = file.with_suffix(".log")
+    command = [sys.executable, "-m", "reconciler", "run", str(file), "--listen", "none", "--control", "none", *options]
+    environ = {"HOME": str(file.parent), "PATH": os.environ["PATH"]}
+    with log.open("ab") as out:
+        process = await asyncio.create_subprocess_exec(*tied_to_parent(command), stdout=out, stderr=out, env=environ)
+    try:
+        yield Program(process, log)
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+
+
+async def answers(port: int, *, within: float = 20.0) -> None:
+    """Wait until an echo service answers behind this port."""
+
+    async def answered() -> bool:
+        try:
+            return await exchange("127.0.0.1", port) == b"ping"
+        except OSError:
+            return False
+
+    await eventually(answered, within=within, message=f"an answer on port {port}")

@@ -1,0 +1,38 @@
+"""A real Redis in a temporary directory, and redis-cli to ask it."""
+
+import asyncio
+from pathlib import Path
+
+from support.processes import ServerProcess, tied_to_parent
+from support.wait import free_port
+
+
+class Redis(ServerProcess):
+    """One server that keeps nothing; `socket_path` is its unix socket."""
+
+    def __init__(self, directory: Path) -> None:
+        directory.mkdir(parents=True, exist_ok=True)
+        super().__init__(directory / "redis.log", ready="Ready to accept connections")
+        self.host = "127.0.0.1"
+        self.port = free_port()
+        self.socket_path = directory / "redis.sock"
+        self._directory = directory
+
+    def command(self) -> list[str]:
+        server = ["redis-server", "--bind", self.host, "--port", str(self.port)]
+        server += ["--unixsocket", str(self.socket_path), "--dir", str(self._directory)]
+        return tied_to_parent([*server, "--save", "", "--appendonly", "no", "--daemonize", "no"])
+
+
+async def redis_cli(*arguments: str, within: float = 20.0) -> str:
+    """Run the real redis-cli; what it printed."""
+    process = await asyncio.create_subprocess_exec(
+        "redis-cli", *arguments, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE
+    )
+    try:
+        async with asyncio.timeout(within):
+            output, _ = await process.communicate()
+    finally:
+        if process.returncode is None:
+            process.kill()
+    return output.decode()
