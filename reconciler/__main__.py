@@ -1,8 +1,6 @@
 """`python -m reconciler` is the same as `tunnels`."""
 
-import sys
-
 from reconciler.cli.main import main
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main(prog_name="tunnels")

@@ -1,9 +1,9 @@
 """The composition root: file -> desired -> loop -> fleet, with signals and an orderly end.
 
-Owns the process's tasks. In: the configuration of the command line. Out: changes to
-whoever listens, and the exit code. A task that fails never ends another: the watcher is started again, and a failure
-of the loop itself, which would be a fault of this program, is reported and ends the process, so that its supervisor
-starts it afresh.
+Owns the process's tasks. In: the configuration of the command line, and what people ask of the running process. Out:
+changes to whoever listens, snapshots, and the exit code. A task that fails never ends another: the watcher is started
+again, and a failure of the loop itself, which would be a fault of this program, is reported and ends the process, so
+that its supervisor starts it afresh.
 """
 
 from __future__ import annotations
@@ -12,43 +12,66 @@ import asyncio
 import contextlib
 import logging
 import signal
-from collections.abc import Callable, Coroutine, Iterator
+import time
+from collections import deque
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
 
+from reconciler import audit
 from reconciler.config.load import Config, Loaded
 from reconciler.config.watch import Watcher
-from reconciler.core.judge import Judgement, judge
+from reconciler.core.judge import Judgement, is_settled, judge
+from reconciler.core.overlay import Overlay, Shard
 from reconciler.core.plan import Plan
 from reconciler.core.spec import NOTHING, Desired, TunnelSpec
-from reconciler.core.status import Now, Observed
+from reconciler.core.status import EMPTY, Now, Observed
+from reconciler.loads import Loads
 from reconciler.loop import Loop, SystemClock
 from reconciler.probes import PROBES
+from reconciler.report.events import Event, Events, of_clients
 from reconciler.report.journal import Change, Journal
+from reconciler.report.snapshot import Pulse, Snapshot
+from reconciler.report.telling import Teller
+from reconciler.snapshots import Camera
 from reconciler.ssh.fleet import Fleet
+from reconciler.ssh.ledger import Visit
 
 log = logging.getLogger(__name__)
 
 RECONNECT_EVERY = 300.0  # seconds between two connections replaced because a probe fails
 RESTART_AFTER = 1.0  # seconds before a failed helper task is started again
+PULSE = 0.5  # how often the event loop's lag is measured,
+PULSES_KEPT = 30  # and of how many the worst is told: more than a scrape interval's
 
 
 class App:
     """See the module. `on_change` hears of every change, after the log has."""
 
-    def __init__(self, config: Config, *, on_change: Callable[[Change], None] | None = None) -> None:
-        self._config = config
+    def __init__(
+        self, config: Config, *, on_change: Callable[[Change], None] | None = None, shard: Shard | None = None
+    ) -> None:
+        self.config = config
         self._on_change = on_change
         self._journal = Journal()
+        self._teller = Teller()
+        self.events = Events()
         self._ending = asyncio.Event()
         self._hurry = asyncio.Event()
-        self._loading = asyncio.Lock()
-        self._reloads: set[asyncio.Task[Loaded]] = set()
         self._empty = asyncio.Event()
+        self._passed = asyncio.Event()
+        self._reloads: set[asyncio.Task[Loaded]] = set()
+        self.loads = Loads(config, self.events.tell)
+        self._overlay = Overlay(shard)
         self.loop = Loop(SystemClock(), self._observed)
-        self.fleet = Fleet(config.environ, PROBES, changed=self.loop.wake, failing=self._failing)
-        self.loaded: Loaded | None = None
-        self._generations: dict[str, int] = {}
+        self.fleet = Fleet(config.environ, PROBES, changed=self.loop.wake, failing=self._failing, audit=self._audit)
+        self._camera = Camera(self.loop, self.fleet, self.loads, self._journal)
+        self._watcher: Watcher | None = None
+        self._lags = deque([0.0], maxlen=PULSES_KEPT)
         self._replaced: dict[str, float] = {}  # by target: when a failing probe last replaced its connection
         self._moved: dict[str, int] = {}  # by tunnel with a failing probe: what its neighbours had moved by then
+        self._asked: Desired = NOTHING  # of the last pass
+        self._removed: Mapping[str, TunnelSpec] = {}  # whose clients may still be there
+        self._settled_for: Desired | None = None
+        self._seen: Observed = EMPTY
         self.judgement: Judgement | None = None
 
     # --- life --------------------------------------------------------------------------------------------------
@@ -59,11 +82,12 @@ class App:
         A bad file among good ones is left out, unless the options are strict.
         """
         loaded = await self.load()
-        if not loaded.usable or (self._config.options.strict and not loaded.valid):
+        if not loaded.usable or (self.config.options.strict and not loaded.valid):
             return 2
         helpers = [
             asyncio.create_task(self._forever(self._watch, "the watcher"), name="watcher"),
             asyncio.create_task(self._forever(self.fleet.tend, "the tender"), name="tender"),
+            asyncio.create_task(self._forever(self._beat, "the pulse"), name="pulse"),
         ]
         reconciling = asyncio.create_task(self.loop.run(self.fleet), name="reconcile loop")
         ending = asyncio.create_task(self._end(), name="end")
@@ -78,6 +102,7 @@ class App:
                 task.cancel()
             await asyncio.gather(*helpers, reconciling, ending, return_exceptions=True)
             await self.fleet.close()
+            self.events.close()
 
     def end(self) -> None:
         """Stop accepting, let the clients drain, then return from `run`. Called again: end at once."""
@@ -89,7 +114,7 @@ class App:
 
     def reload(self) -> None:
         """Read the files again, as if they had changed."""
-        task = asyncio.get_running_loop().create_task(self.load(), name="reload")
+        task = asyncio.get_running_loop().create_task(self.load(asked=True), name="reload")
         self._reloads.add(task)
         task.add_done_callback(self._reloads.discard)
 
@@ -117,7 +142,8 @@ class App:
             await asyncio.sleep(RESTART_AFTER)
 
     async def _watch(self) -> None:
-        async with Watcher(self._config.paths) as watcher:
+        async with Watcher(self.config.paths) as watcher:
+            self._watcher = watcher
             loaded = await self.load()  # what changed between the first load and the begin of the watch
             while True:
                 watcher.watch_also(loaded.watched)
@@ -125,6 +151,15 @@ class App:
                 if change.config:
                     loaded = await self.load()
                 self.fleet.files_changed()  # a key or a known hosts file may be what a target waits for
+
+    async def _beat(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            due = loop.time() + PULSE
+            await asyncio.sleep(PULSE)
+            self._lags.append(max(0.0, loop.time() - due))
+            if over := self._overlay.over_by(time.time()):
+                self.resume(over, "its pause is over")
 
     async def _end(self) -> None:
         await self._ending.wait()
@@ -136,34 +171,48 @@ class App:
             for task in waiting:
                 task.cancel()
 
-    # --- what flows through ------------------------------------------------------------------------------------
+    # --- what is asked -----------------------------------------------------------------------------------------
 
-    async def load(self) -> Loaded:
+    async def load(self, *, asked: bool = False) -> Loaded:
         """Read the files; what is valid is asked for from now on. Each problem is told when it is new."""
-        async with self._loading:
-            before, self.loaded = self.loaded, await asyncio.to_thread(self._config.reload)
-            loaded = self.loaded
-        for level, problems, known in (
-            (logging.ERROR, loaded.errors, before.errors if before else ()),
-            (logging.WARNING, loaded.warnings, before.warnings if before else ()),
-        ):
-            for problem in problems:
-                if problem not in known:
-                    log.log(level, "%s", problem)
-        if before is not None and before.errors and not loaded.errors:
-            log.info("the files are valid again")
+        loaded = await self.loads.load(asked=asked)
         self._want()
         return loaded
 
-    def _want(self) -> None:
-        """Ask for what the files say, as changed by what was asked of this process since it started."""
-        if self.loaded is not None and not self._ending.is_set():
-            self.loop.want(self.loaded.desired.restarted(self._generations))
+    def over(self, desired: Desired) -> Desired:
+        """What files that say this would mean for this process, as it is asked to be."""
+        return self._overlay.over(desired).sharing(self.loop.desired)
 
-    def restart(self, target: str) -> None:
-        """Give a target new connections, by make before break."""
-        self._generations[target] = self._generations.get(target, 0) + 1
+    def _want(self) -> None:
+        if self.loads.latest is not None and not self._ending.is_set():
+            self.loop.want(self._overlay.over(self.loads.latest.desired))
+
+    def restart(self, targets: Iterable[str], why: str) -> None:
+        """Give targets new connections, by make before break."""
+        for target in targets:
+            self._overlay.restart(target)
+            self._tell(f"target {target}", "restarted", why)
         self._want()
+
+    def pause(self, tunnels: Iterable[str], until: float | None, why: str) -> None:
+        """Turn tunnels off until then (Unix time), or until they are resumed; no reload changes that."""
+        for tunnel in tunnels:
+            self._overlay.pause([tunnel], until)
+            self._tell(f"tunnel {tunnel}", "paused", why)
+        self._want()
+
+    def resume(self, tunnels: Iterable[str], why: str) -> None:
+        """Turn them on again."""
+        for tunnel in tunnels:
+            self._overlay.resume([tunnel])
+            self._tell(f"tunnel {tunnel}", "resumed", why)
+        self._want()
+
+    def _tell(self, subject: str, what: str, why: str) -> None:
+        kind, _, name = subject.partition(" ")
+        fields = {"target": name.partition("/")[0], "tunnel": name if kind == "tunnel" else None}
+        log.info("%s is %s: %s", subject, what, why, extra=fields)
+        self.events.tell(Event(time.time(), subject, what, message=why))
 
     def _failing(self, tunnel: TunnelSpec) -> None:
         """A probe that may replace the connection fails. Not too often, and not while others on it move data."""
@@ -175,15 +224,67 @@ class App:
         moved_before, self._moved[tunnel.id] = self._moved.get(tunnel.id), moved
         if now - self._replaced.get(tunnel.target, -RECONNECT_EVERY) >= RECONNECT_EVERY and moved == moved_before:
             self._replaced[tunnel.target] = now
-            log.warning("tunnel %s: its probe fails: the connection is replaced", tunnel.id)
-            self.restart(tunnel.target)
+            self.restart([tunnel.target], f"the probe of tunnel {tunnel.id} fails")
+
+    # --- what is there -----------------------------------------------------------------------------------------
+
+    @property
+    def loaded(self) -> Loaded | None:
+        """The latest content of the files."""
+        return self.loads.latest
+
+    def pulse(self) -> Pulse:
+        """Signs of life, without looking at all tunnels."""
+        passed = self.loop.passed_at
+        age = self.loop.now().mono - passed if passed is not None else None
+        return Pulse(age, max(self._lags), self._ending.is_set())
+
+    def snapshot(self) -> Snapshot:
+        """Everything that can be told about this moment."""
+        return self._camera.take(
+            self.judgement or Judgement((), ()),
+            self._seen,
+            self.pulse(),
+            settled=self.settled,
+            watching=self._watcher is not None and self._watcher.active,
+        )
+
+    @property
+    def settled(self) -> bool:
+        """Nothing is left to do for what is asked now but to wait, or to try again."""
+        return self._settled_for is self.loop.desired
+
+    async def passed(self) -> None:
+        """Return after the next pass of the loop."""
+        await self._passed.wait()
 
     def _observed(self, desired: Desired, observed: Observed, plan: Plan, now: Now) -> None:
-        self.judgement = judge(desired, observed, now, self.loaded.broken if self.loaded else {})
-        for change in self._journal.note(self.judgement, now.wall):
-            log.log(logging.WARNING if change.is_trouble else logging.INFO, "%s", change.sentence())
-            if self._on_change is not None:
+        self._note_removed(desired, observed)
+        broken = self.loads.latest.broken if self.loads.latest else {}
+        self.judgement = judge(desired, observed, now, broken, self._removed.values())
+        self._seen = observed
+        self._settled_for = desired if not plan.actions and is_settled(desired, observed) else None
+        changes = self._journal.note(self.judgement, now.wall)
+        self._teller.tell(changes, self.judgement, now.mono)
+        for event in (*map(Event.of, changes), *of_clients(plan.actions, observed, now.wall)):
+            self.events.tell(event)
+        if self._on_change is not None:
+            for change in changes:
                 self._on_change(change)
         idle = not (observed.links or observed.sockets or observed.flows or plan.actions)
         if self._ending.is_set() and desired is self.loop.desired and idle:
             self._empty.set()
+        self._passed.set()
+        self._passed = asyncio.Event()
+
+    def _note_removed(self, desired: Desired, observed: Observed) -> None:
+        """Remember the tunnels that are asked for no more while they have clients."""
+        if desired is self._asked and not self._removed:
+            return
+        busy = {flow.key.tunnel for flow in observed.flows}
+        before = (*self._removed.values(), *self._asked.tunnels.values())
+        self._removed = {gone.id: gone for gone in before if gone.id in busy and gone.id not in desired.tunnels}
+        self._asked = desired
+
+    def _audit(self, visit: Visit, why: str, seconds: float) -> None:
+        audit.write(visit, why, seconds, self.loads.latest.revision if self.loads.latest else "")

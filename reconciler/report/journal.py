@@ -61,7 +61,7 @@ class Journal:
         seen = {}
         for target in judgement.targets:
             seen[f"target {target.name}"] = (target.verdict, target.host)
-        for tunnel in judgement.tunnels:
+        for tunnel in (*judgement.tunnels, *judgement.leaving):
             seen[f"tunnel {tunnel.id}"] = (tunnel.verdict, f"{tunnel.bound} -> {tunnel.spec.route}")
         changes = []
         for subject, (verdict, detail) in seen.items():

@@ -1,0 +1,45 @@
+// The configuration: which revision is in force, whether it is what is live, and what is wrong with a file.
+
+import { byId, setData, setText, setTitle } from './dom.js';
+import { clock, millis, span } from './words.js';
+
+let shown = '';
+
+export function showConfig(config, now) {
+  const revision = config.revision ?? '';
+  setText(byId('revision'), revision.replace(/^sha256:/, '').slice(0, 12) || '–');
+  setTitle(byId('revision'), revision);
+  const loaded = millis(config.loadedAt);
+  setText(byId('loaded'), Number.isNaN(loaded) ? '–' : `${clock(loaded)}, ${span(now - loaded)} ago`);
+  setText(byId('converged'), config.converged ? 'converged' : 'converging…');
+  setData(byId('converged'), 'state', config.converged ? 'good' : 'busy');
+  const files = config.files ?? [];
+  const key = JSON.stringify(files);
+  if (key === shown) return;
+  shown = key;
+  byId('files').replaceChildren(...files.map(fileNode));
+}
+
+export function isInvalid(config) {
+  return (config?.files ?? []).some((file) => !file.valid);
+}
+
+function fileNode(file) {
+  const node = document.createElement('li');
+  node.dataset.valid = file.valid ? 'yes' : 'no';
+  node.append(element('code', file.path ?? ''), ' ', element('span', file.valid ? 'valid' : 'not valid'));
+  if (!file.valid) {
+    const error = element('pre', file.error ?? '');
+    error.tabIndex = 0; // it may have to be scrolled, also without a mouse
+    error.setAttribute('role', 'region');
+    error.setAttribute('aria-label', `What is wrong with ${file.path}`);
+    node.append(error, element('p', 'Its last good content stays in force.'));
+  }
+  return node;
+}
+
+function element(name, text) {
+  const node = document.createElement(name);
+  node.textContent = text;
+  return node;
+}

@@ -1,0 +1,71 @@
+// The way of a client's bytes, drawn: listen → (jump hosts) → server → destination, with the part that is broken.
+
+// Which part a reason speaks about; every other one is about the SSH connection.
+const AT_LISTENER = new Set(['local_port_in_use', 'remote_port_in_use', 'bind', 'forbidden_by_server']);
+const AT_DESTINATION = new Set(['destination', 'probe']);
+const CARRIES_NOTHING = new Set(['down', 'unhealthy']);
+
+export class Route {
+  #node;
+  #drawn = '';
+
+  constructor(node) {
+    this.#node = node;
+  }
+
+  draw(tunnel, target) {
+    const stops = stopsOf(tunnel, target);
+    const broken = brokenAt(tunnel, target, stops);
+    const key = JSON.stringify([stops, broken]);
+    if (key === this.#drawn) return;
+    this.#drawn = key;
+    const parts = stops.flatMap((stop, index) => {
+      const node = stopNode(stop, broken.stop === index);
+      return index === 0 ? [node] : [' ', wireNode(stop.ssh, broken.wires.includes(index)), ' ', node];
+    });
+    this.#node.replaceChildren(...parts);
+  }
+}
+
+// `ssh`: the wire that leads to this stop is inside the SSH connection.
+function stopsOf(tunnel, target) {
+  const via = (target?.via ?? []).map((hop) => ({ text: hop, role: 'jump', ssh: true }));
+  const listen = { text: tunnel.listen || '?', role: 'listen', ssh: false };
+  const dial = { text: tunnel.dial || '?', role: 'dial', ssh: false };
+  if (tunnel.type === 'remote') {
+    // The listener is on the server: from there the bytes come back here.
+    return [listen, ...via.reverse(), { text: 'here', role: 'here', ssh: true }, dial];
+  }
+  const server = target?.host || target?.hosts?.[0] || tunnel.target;
+  return [listen, ...via, { text: server, role: 'server', ssh: true }, dial];
+}
+
+// The stop at fault (-1: none), and the wires, each by the stop it leads to, that carry nothing.
+function brokenAt(tunnel, target, stops) {
+  if (!CARRIES_NOTHING.has(tunnel.phase)) return { stop: -1, wires: [] };
+  const listener = AT_LISTENER.has(tunnel.reason);
+  const last = stops.length - 1;
+  if (AT_DESTINATION.has(tunnel.reason)) return { stop: last, wires: [last] };
+  // Without its last hop an SSH connection has none.
+  const ssh = [...stops.keys()].filter((index) => stops[index].ssh);
+  return { stop: listener ? 0 : -1, wires: listener && target?.phase !== 'down' ? [] : ssh };
+}
+
+function stopNode(stop, broken) {
+  const node = document.createElement('code');
+  node.className = 'stop';
+  node.dataset.role = stop.role;
+  if (broken) node.dataset.broken = 'yes';
+  node.textContent = stop.text;
+  return node;
+}
+
+function wireNode(ssh, broken) {
+  const node = document.createElement('span');
+  node.className = 'wire';
+  if (ssh) node.dataset.ssh = 'yes';
+  if (broken) node.dataset.broken = 'yes';
+  node.title = `${ssh ? 'inside SSH' : 'outside SSH'}${broken ? ': broken' : ''}`;
+  node.textContent = broken ? '✕' : '→';
+  return node;
+}

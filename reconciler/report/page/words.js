@@ -1,0 +1,49 @@
+// Figures and times -> words. Pure: no document, no clock of its own.
+
+// The server's times: RFC 3339, or Unix seconds. NaN where there is none.
+export function millis(time) {
+  if (time === null || time === undefined || time === '') return NaN;
+  return typeof time === 'number' ? time * 1000 : Date.parse(time);
+}
+
+// Binary units, as bandwidthLimit has them in the file; three digits say enough.
+export function bytes(count) {
+  const units = ['B', 'KiB', 'MiB', 'GiB', 'TiB'];
+  let unit = 0;
+  let value = count;
+  while (value >= 999.5 && unit < units.length - 1) {
+    value /= 1024;
+    unit += 1;
+  }
+  const digits = unit === 0 || value >= 99.95 ? 0 : value >= 9.995 ? 1 : 2;
+  return `${value.toFixed(digits)} ${units[unit]}`;
+}
+
+export function rate(perSecond) {
+  return perSecond < 1 ? '0' : `${bytes(perSecond)}/s`;
+}
+
+// "8 s", "3 min", "2 h 5 min", "4 d": coarser the longer it is, so that a row does not change without need.
+export function span(ms) {
+  const seconds = Math.max(0, Math.round(ms / 1000));
+  if (seconds < 60) return `${seconds} s`;
+  const minutes = Math.floor(seconds / 60);
+  if (minutes < 60) return `${minutes} min`;
+  const hours = Math.floor(minutes / 60);
+  if (hours < 24) return minutes % 60 ? `${hours} h ${minutes % 60} min` : `${hours} h`;
+  const days = Math.floor(hours / 24);
+  return hours % 24 && days < 7 ? `${days} d ${hours % 24} h` : `${days} d`;
+}
+
+export function clock(ms) {
+  return Number.isNaN(ms) ? '' : new Date(ms).toLocaleTimeString([], { hour12: false });
+}
+
+export function roundTrip(seconds) {
+  const ms = seconds * 1000;
+  return `${ms < 10 ? ms.toFixed(1) : ms.toFixed(0)} ms`;
+}
+
+export function count(number, noun) {
+  return number === 1 ? `1 ${noun}` : `${number} ${noun}s`;
+}

@@ -1,0 +1,48 @@
+"""Server-sent events: what happens, as it happens, to one reader."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Iterable
+
+from aiohttp import web
+
+from reconciler.report.events import Event, Events
+
+STILL_HERE = 15.0  # seconds between two signs of life, so that proxies and readers know
+WRITE_WITHIN = 10.0  # a reader that does not read is let go
+
+
+async def stream(request: web.Request, events: Events) -> web.StreamResponse:
+    """Tell the events that are kept (those after Last-Event-ID, if the reader comes back) and then each new one."""
+    response = web.StreamResponse(headers={"Content-Type": "text/event-stream", "Cache-Control": "no-store"})
+    await response.prepare(request)
+    last = request.headers.get("Last-Event-ID", "")
+    number = int(last) if last.isdecimal() and len(last) < 16 else 0
+    try:
+        while True:
+            number, news = events.since(number)
+            await _write(response, _lines(number - len(news) + 1, news))
+            try:
+                async with asyncio.timeout(STILL_HERE):
+                    if not await events.more(number):
+                        break
+            except TimeoutError:
+                await _write(response, b": still here\n\n")
+    except (ConnectionError, TimeoutError):
+        return response  # it left, or does not read
+    await response.write_eof()
+    return response
+
+
+def _lines(first: int, events: Iterable[Event]) -> bytes:
+    return b"".join(
+        f"id: {number}\ndata: {json.dumps(event.to_json())}\n\n".encode() for number, event in enumerate(events, first)
+    )
+
+
+async def _write(response: web.StreamResponse, data: bytes) -> None:
+    if data:
+        async with asyncio.timeout(WRITE_WITHIN):
+            await response.write(data)

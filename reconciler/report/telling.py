@@ -1,0 +1,90 @@
+"""Log lines: one for each change, and for what keeps failing a reminder at growing intervals.
+
+Owns when each subject was last spoken of. In: the changes of a pass and the judgement they come from. Out: log lines
+with the fields target, tunnel and reason. A thing that fails ever again, for the same reason or by turns for several,
+is told once, then after 10 s, 20 s, ... 10 min, each time with its count.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from reconciler.core.judge import Judgement, Phase, Verdict
+from reconciler.report.journal import Change
+
+log = logging.getLogger(__name__)
+
+FIRST, LONGEST = 10.0, 600.0  # seconds
+_TROUBLE = (Phase.DOWN, Phase.UNHEALTHY)
+
+
+@dataclass(slots=True)
+class _Spoken:
+    at: float
+    pause: float
+    failures: int
+
+
+class Teller:
+    """See the module."""
+
+    def __init__(self) -> None:
+        self._spoken: dict[str, _Spoken] = {}
+
+    def tell(self, changes: Iterable[Change], judgement: Judgement, now: float) -> None:
+        """`now` is monotonic."""
+        for change in changes:
+            before = self._spoken.get(change.subject)
+            if not change.is_trouble:
+                self._spoken.pop(change.subject, None)
+            elif before is None or change.before not in _TROUBLE:
+                self._spoken[change.subject] = _Spoken(now, FIRST, _failures(change.verdict))
+            else:
+                continue  # it fails in another way than before: part of what its reminders tell
+            _log(change.subject, change.verdict, change.sentence())
+        for subject, verdict in _own_troubles(judgement):
+            self._remind(subject, verdict, now)
+
+    def _remind(self, subject: str, verdict: Verdict, now: float) -> None:
+        spoken = self._spoken.get(subject)
+        if spoken is None or verdict.failures <= spoken.failures or now < spoken.at + spoken.pause:
+            return
+        self._spoken[subject] = _Spoken(now, min(2 * spoken.pause, LONGEST), verdict.failures)
+        reason = f" ({verdict.reason})" if verdict.reason is not None else ""
+        count = f"{_ordinal(verdict.failures)} failure in a row"
+        _log(subject, verdict, f"{subject} is still {verdict.phase}{reason}: {verdict.message} ({count})")
+
+
+def _own_troubles(judgement: Judgement) -> Iterable[tuple[str, Verdict]]:
+    """Targets in trouble, and tunnels with troubles that are not their target's."""
+    of_target = {}
+    for target in judgement.targets:
+        of_target[target.name] = target.verdict
+        if target.verdict.phase in _TROUBLE:
+            yield f"target {target.name}", target.verdict
+    for tunnel in judgement.tunnels:
+        if tunnel.verdict.phase in _TROUBLE and tunnel.verdict is not of_target.get(tunnel.spec.target):
+            yield f"tunnel {tunnel.id}", tunnel.verdict
+
+
+def _log(subject: str, verdict: Verdict | None, text: str) -> None:
+    kind, _, name = subject.partition(" ")
+    trouble = verdict is not None and verdict.phase in _TROUBLE
+    fields = {
+        "target": name.partition("/")[0],
+        "tunnel": name if kind == "tunnel" else None,
+        "reason": verdict.reason.value if verdict is not None and verdict.reason is not None else None,
+    }
+    log.log(logging.WARNING if trouble else logging.INFO, "%s", text, extra=fields)
+
+
+def _failures(verdict: Verdict | None) -> int:
+    return verdict.failures if verdict is not None else 0
+
+
+def _ordinal(number: int) -> str:
+    if number % 100 in (11, 12, 13):
+        return f"{number}th"
+    return f"{number}{ {1: 'st', 2: 'nd', 3: 'rd'}.get(number % 10, 'th') }"

@@ -1,0 +1,127 @@
+"""Takes the snapshot: copies what the reports tell out of the judgement, the fleet, the journal and the files.
+
+In: the parts of the running process. Out: `report.Snapshot`, which shares nothing with them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from reconciler import __version__
+from reconciler.config.load import Loaded
+from reconciler.core.judge import Judgement, TargetStatus, TunnelStatus, Verdict
+from reconciler.core.status import Now, Observed, Reason
+from reconciler.loads import Loads
+from reconciler.loop import Loop
+from reconciler.report.journal import Journal
+from reconciler.report.snapshot import (
+    Condition,
+    ConfigSnapshot,
+    FileSnapshot,
+    Pulse,
+    Snapshot,
+    TargetSnapshot,
+    TunnelSnapshot,
+)
+from reconciler.ssh.fleet import Fleet
+from reconciler.ssh.negotiated import cipher, kex
+from reconciler.ssh.relay import Meter
+
+_NO_METER = Meter()
+
+
+@dataclass(frozen=True, slots=True)
+class Camera:
+    """Looks at the running process."""
+
+    loop: Loop
+    fleet: Fleet
+    loads: Loads
+    journal: Journal
+
+    def take(
+        self, judgement: Judgement, observed: Observed, pulse: Pulse, *, settled: bool, watching: bool
+    ) -> Snapshot:
+        """The snapshot of now, with the judgement of the last pass."""
+        now = self.loop.now()
+        return Snapshot(
+            at=now.wall,
+            version=__version__,
+            config=self._config(self.loads.latest, settled=settled, watching=watching),
+            targets=tuple(self._target(target, now) for target in judgement.targets),
+            tunnels=tuple(self._tunnel(tunnel, observed, now) for tunnel in (*judgement.tunnels, *judgement.leaving)),
+            reconciles=self.loop.passes.frozen(),
+            pulse=pulse,
+        )
+
+    def _config(self, loaded: Loaded | None, *, settled: bool, watching: bool) -> ConfigSnapshot:
+        loads = self.loads
+        return ConfigSnapshot(
+            files=tuple(FileSnapshot(f.path, f.valid, f.error) for f in loaded.files) if loaded else (),
+            revision=loaded.revision if loaded else "",
+            rejected=loaded.rejected if loaded else "",
+            errors=tuple(map(str, loaded.errors)) if loaded else (),
+            loaded_at=loads.loaded_at,
+            succeeded_at=loads.succeeded_at,
+            reloads=loads.reloads,
+            failed=loads.failed,
+            converged=settled,
+            watching=watching,
+        )
+
+    def _target(self, target: TargetStatus, now: Now) -> TargetSnapshot:
+        tally = self.fleet.tally.target(target.name)
+        live = self.fleet.links
+        link = next((live[number] for number in target.links if number in live), None)
+        return TargetSnapshot(
+            name=target.name,
+            condition=self._condition(f"target {target.name}", target.verdict, now, tally.failures),
+            host=target.host,
+            cipher=cipher(link.connection) if link else "",
+            kex=kex(link.connection) if link else "",
+            rtt=link.rtt() if link else None,
+            host_key_verified=link.dialled.host_key_verified if link else None,
+            certificate_expires=tally.certificate_expires,
+            connects=tally.connects.frozen(),
+            dials=tally.dials.frozen(),
+            probes=tally.probes.frozen(),
+        )
+
+    def _tunnel(self, tunnel: TunnelStatus, observed: Observed, now: Now) -> TunnelSnapshot:
+        meter = self.fleet.meters.get(tunnel.id, _NO_METER)
+        spec, policy = tunnel.spec, tunnel.spec.policy
+        probed = observed.probes.get(tunnel.id) if policy.health else None
+        return TunnelSnapshot(
+            id=tunnel.id,
+            target=spec.target,
+            name=spec.name,
+            kind=spec.kind,
+            condition=self._condition(f"tunnel {tunnel.id}", tunnel.verdict, now, self.fleet.tally.failures(tunnel.id)),
+            listen=tunnel.bound,
+            asked=str(spec.listen),
+            dial=str(spec.route),
+            connections=meter.active,
+            held=meter.held,
+            sent=meter.sent,
+            received=meter.received,
+            results=MappingProxyType(dict(meter.results)),
+            description=policy.description,
+            labels=policy.labels,
+            critical=policy.critical,
+            expires_at=policy.expires_at,
+            probe=probed.failure is None if probed is not None else None,
+        )
+
+    def _condition(self, subject: str, verdict: Verdict, now: Now, failures: dict[Reason, int]) -> Condition:
+        due = verdict.next_try
+        return Condition(
+            phase=verdict.phase,
+            reason=verdict.reason,
+            message=verdict.message,
+            needs_action=verdict.needs_action,
+            next_try_at=now.wall + due - now.mono if due is not None else None,
+            since=self.journal.since(subject),
+            reconnects=self.journal.reconnects(subject),
+            failures=MappingProxyType(dict(failures)),
+        )

@@ -1,0 +1,114 @@
+"""Log lines: one for each change, reminders that grow rarer, the audit, and nothing that forges a line."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from reconciler.cli import logs
+from reconciler.core.judge import Judgement, Phase, TargetStatus, Verdict
+from reconciler.core.status import Reason
+from reconciler.report.journal import Journal
+from reconciler.report.telling import Teller
+from support.services import EchoServer, connected, exchange
+from support.sshd import Sshd
+from support.tunnels import file, local, running, target
+from support.wait import eventually, free_port
+
+
+@pytest.fixture(params=["text", "json"])
+def written(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[io.StringIO]:
+    """What `run --log-format ...` writes to stderr."""
+    root = logging.getLogger()
+    before = root.handlers[:], root.level
+    lines = io.StringIO()
+    monkeypatch.setattr("sys.stderr", lines)
+    root.handlers.clear()
+    logs.set_up("info", request.param)
+    yield lines
+    root.handlers[:], level = before
+    root.setLevel(level)
+
+
+def test_a_message_cannot_forge_a_line_nor_drive_a_terminal(written: io.StringIO) -> None:
+    evil = "bye\n2026-11-22T10:00:00.000Z INFO    tunnel a/b is up\x1b[2J\u2028\x85"
+    logging.getLogger("reconciler").warning("the server said %s", evil, extra={"target": "a\nb"})
+    [line] = written.getvalue().splitlines()
+    assert not [c for c in line if not c.isprintable()]
+
+
+def test_a_traceback_is_kept_whole(written: io.StringIO) -> None:
+    try:
+        int("1\n\x1b[2J")
+    except ValueError:
+        logging.getLogger("reconciler").exception("it failed")
+    assert "ValueError: invalid literal" in written.getvalue()
+    assert "\x1b" not in written.getvalue()
+
+
+async def test_each_change_is_a_line_with_fields(
+    sshd: Sshd, echo: EchoServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    text = file(sshd, local("echo", free_port(), echo.port)) + target(sshd, "dead", port=free_port())
+    async with running(tmp_path, text + local("never", free_port(), echo.port)) as tunnels:
+        await tunnels.until("server/echo", Phase.UP)
+        await tunnels.until("dead/never", Phase.DOWN)
+    lines = [json.loads(logs._Json().format(record)) for record in caplog.records]
+    [up] = [line for line in lines if line["message"].startswith("tunnel server/echo is up")]
+    assert (up["target"], up["tunnel"], up["level"]) == ("server", "server/echo", "info")
+    down = next(line for line in lines if line["message"].startswith("tunnel dead/never is down"))
+    assert (down["tunnel"], down["reason"], down["level"]) == ("dead/never", "refused", "warning")
+
+
+def test_what_keeps_failing_is_told_ever_more_rarely_with_its_count(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    journal, teller = Journal(), Teller()
+    for second in range(3600):
+        reason = Reason.REFUSED if second % 2 else Reason.TIMEOUT
+        verdict = Verdict(Phase.DOWN, reason, "nobody is there", None, failures=second + 1)
+        judgement = Judgement((TargetStatus("prod", verdict, "", ()),), ())
+        teller.tell(journal.note(judgement, second), judgement, float(second))
+    told = [record.message for record in caplog.records]
+    assert len(told) == 11, "after 0, 10, 30, 70, ... s, and then every 10 min"
+    assert told[0] == "target prod is down (timeout): nobody is there"
+    assert told[1] == "target prod is still down (timeout): nobody is there (11th failure in a row)"
+    assert told[2].endswith("(31st failure in a row)")
+    caplog.clear()
+    well = Judgement((TargetStatus("prod", Verdict(Phase.UP), "", ()),), ())
+    teller.tell(journal.note(well, 3600), well, 3600.0)
+    assert [record.message for record in caplog.records] == ["target prod is up"]
+
+
+async def test_the_audit_says_who_went_where_and_how_it_ended(
+    sshd: Sshd, echo: EchoServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    port, unheard = free_port(), free_port()
+    text = file(sshd, local("echo", port, echo.port, audit="true"), local("unheard", unheard, echo.port))
+    async with running(tmp_path, text) as tunnels:
+        await tunnels.all_up()
+        await exchange("127.0.0.1", unheard)
+        async with connected("127.0.0.1", port) as (reader, writer):
+            ours = "{}:{}".format(*writer.get_extra_info("sockname"))
+            writer.write(b"four")
+            assert await reader.readexactly(4) == b"four"
+        await eventually(lambda: len(audited(caplog)) == 2)
+        opened, ended = audited(caplog)
+        assert tunnels.app.loaded is not None
+        for line in (opened, ended):
+            assert (line["tunnel"], line["origin"], line["to"]) == ("server/echo", ours, f"127.0.0.1:{echo.port}")
+            assert line["revision"] == tunnels.app.loaded.revision
+            assert line["connection"] == opened["connection"]
+        assert (ended["sent"], ended["received"], ended["why"]) == (4, 4, "both sides closed")
+        assert f"client {ours} to 127.0.0.1:{echo.port}: ended after" in str(ended["message"])
+
+
+def audited(caplog: pytest.LogCaptureFixture) -> list[dict[str, object]]:
+    records = [record for record in caplog.records if record.name == "reconciler.audit"]
+    return [json.loads(logs._Json().format(record)) for record in records]

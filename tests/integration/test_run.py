@@ -1,0 +1,136 @@
+"""`tunnels run` with its endpoints, and `run FILE -- CMD`, as processes."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+from support.endpoints import client_of
+from support.services import EchoServer
+from support.sshd import Sshd
+from support.tunnels import file, local, target
+from support.wait import eventually, free_port
+
+NOWHERE = ("--listen", "none", "--control", "none")
+
+
+@contextlib.asynccontextmanager
+async def run(*arguments: object, **environ: str) -> AsyncIterator[asyncio.subprocess.Process]:
+    """A running `tunnels run`; killed when the block is left, if it still runs."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "reconciler", "run", *map(str, arguments)),
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        env={**os.environ, **environ},
+    )
+    try:
+        yield process
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.communicate()
+
+
+async def ran(*arguments: object, **environ: str) -> tuple[int, str, str]:
+    """Exit code, stdout and stderr of one that ends by itself."""
+    async with run(*arguments, **environ) as process:
+        out, err = await asyncio.wait_for(process.communicate(), 60)
+        assert process.returncode is not None
+        return process.returncode, out.decode(), err.decode()
+
+
+def written(directory: Path, text: str) -> Path:
+    (directory / "tunnels.yaml").write_text(text)
+    return directory / "tunnels.yaml"
+
+
+async def test_endpoints_and_logs_are_told_by_the_environment(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> None:
+    path, port = tmp_path / "c.sock", free_port()
+    where = written(tmp_path, file(sshd, local("echo", free_port(), echo.port)))
+    environ = {
+        "TUNNELS_CONFIG": str(where),
+        "TUNNELS_LISTEN": f"127.0.0.1:{port}",
+        "TUNNELS_CONTROL": str(path),
+        "TUNNELS_LOG_FORMAT": "json",
+        "TUNNELS_LOG_LEVEL": "warning",
+    }
+    async with run(**environ) as process, client_of(path=str(path)) as control:
+        await eventually(path.exists, within=30)
+        assert await control.get("/api/v1/wait") == {"ok": True}
+        async with client_of(address=f"127.0.0.1:{port}") as http:
+            assert await http.text("/readyz") == (200, "ok\n")
+        where.write_text("targets: 1\n")
+        assert (await control.post("/api/v1/reload"))["valid"] is False
+        assert process.stderr is not None
+        line = json.loads(await asyncio.wait_for(process.stderr.readline(), 10))
+        assert line["level"] == "error"
+        assert "tunnels.yaml:1" in line["message"]
+        process.send_signal(signal.SIGTERM)
+        assert await asyncio.wait_for(process.wait(), 20) == 0
+    assert not path.exists()
+
+
+async def test_a_program_beside_the_tunnels_finds_their_ports_and_gives_the_exit_code(
+    sshd: Sshd, echo: EchoServer, tmp_path: Path
+) -> None:
+    where = written(tmp_path, file(sshd, local("my-echo.1", 0, echo.port)))
+    script = (
+        "import os, socket, sys; "
+        "s = socket.create_connection((os.environ['TUNNEL_SERVER_MY_ECHO_1_HOST'], "
+        "int(os.environ['TUNNEL_SERVER_MY_ECHO_1_PORT']))); "
+        "s.sendall(b'ping'); print(s.recv(4).decode(), *sys.argv[1:]); sys.exit(7)"
+    )
+    code, out, _ = await ran(where, *NOWHERE, "--", sys.executable, "-c", script, "--flag", "--")
+    assert (code, out) == (7, "ping --flag --\n")
+
+
+async def test_a_program_is_not_run_if_the_tunnels_do_not_come_up(sshd: Sshd, tmp_path: Path) -> None:
+    where = written(tmp_path, "targets:\n" + target(sshd, "dead", port=free_port()) + local("x", free_port(), 1))
+    code, out, err = await ran(where, *NOWHERE, "--timeout", "1s", "--", "echo", "it ran")
+    assert (code, out) == (1, "")
+    assert "not within 1 s: dead/x is down (refused)" in err
+
+
+async def test_a_program_that_cannot_be_run_is_127(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> None:
+    where = written(tmp_path, file(sshd, local("echo", 0, echo.port)))
+    code, _, err = await ran(where, *NOWHERE, "--", "no-such-program-here")
+    assert code == 127
+    assert "cannot run no-such-program-here" in err
+
+
+async def test_sigterm_is_the_programs(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> None:
+    where = written(tmp_path, file(sshd, local("echo", 0, echo.port)))
+    script = "trap 'echo told; exit 3' TERM; echo ready; while :; do sleep 0.05; done"
+    async with run(where, *NOWHERE, "--", "sh", "-c", script) as process:
+        assert process.stdout is not None
+        assert await asyncio.wait_for(process.stdout.readline(), 30) == b"ready\n"
+        process.send_signal(signal.SIGTERM)
+        assert await asyncio.wait_for(process.stdout.readline(), 10) == b"told\n"
+        assert await asyncio.wait_for(process.wait(), 10) == 3
+
+
+async def test_shards_share_the_targets(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> None:
+    names = [f"t{number}" for number in range(6)]
+    where = written(tmp_path, "targets:\n" + "".join(target(sshd, n) + local("x", 0, echo.port) for n in names))
+    code = "import os; print(*sorted(n[7:9] for n in os.environ if n.startswith('TUNNEL_') and n.endswith('_PORT')))"
+    found: list[str] = []
+    for index in range(2):
+        _, out, err = await ran(where, *NOWHERE, "--shard", f"{index}/2", "--", sys.executable, "-c", code)
+        assert out, err
+        found += out.lower().split()
+    assert sorted(found) == names
+
+
+async def test_wrong_flags_are_2(tmp_path: Path) -> None:
+    where = written(tmp_path, "targets: {}\n")
+    for flags in (("--shard", "3/3"), ("--listen", "nowhere"), ("--control", str(tmp_path / "no" / "c.sock"))):
+        code, _, err = await ran(where, *flags)
+        assert code == 2, err
+    assert (await ran(where, "--"))[0] == 2

@@ -1,0 +1,74 @@
+"""What people asked of the process, laid over the files: pauses, restarts, the shard; and what a glob means."""
+
+from __future__ import annotations
+
+import pytest
+
+from reconciler.core.overlay import NoSuchTunnelError, Overlay, Shard, meant
+from unit.build import desired, local, target
+
+FILES = desired(
+    target("prod"), target("test"), local("prod/db", 1), local("prod/web", 2), local("test/db", 3, off="disabled")
+)
+
+
+def test_nothing_asked_is_what_the_files_say() -> None:
+    assert Overlay().over(FILES) is FILES
+
+
+def test_a_pause_is_laid_over_any_content_and_ends() -> None:
+    overlay = Overlay()
+    overlay.pause(["prod/db", "prod/gone"], 100.0)
+    overlay.pause(["test/db"], None)
+    assert {t.id: t.off for t in overlay.over(FILES).tunnels.values()} == {
+        "prod/db": "paused",
+        "prod/web": "",
+        "test/db": "disabled",
+    }
+    assert overlay.over_by(99.0) == []
+    assert overlay.over_by(100.0) == ["prod/db", "prod/gone"]
+    overlay.resume(["prod/db", "prod/gone", "test/db"])
+    assert overlay.over(FILES) == FILES
+
+
+def test_each_restart_is_another_access() -> None:
+    overlay = Overlay()
+    seen = set()
+    for _ in range(3):
+        seen.add(overlay.over(FILES).targets["prod"].access)
+        overlay.restart("prod")
+    assert len(seen) == 3
+    assert overlay.over(FILES).targets["test"] == FILES.targets["test"]
+
+
+def test_shards_share_the_targets_out_each_to_one() -> None:
+    many = desired(*(target(f"t{n}") for n in range(100)), *(local(f"t{n}/x", n + 1) for n in range(100)))
+    parts = [Overlay(Shard(index, 3)).over(many) for index in range(3)]
+    assert sorted(name for part in parts for name in part.targets) == sorted(many.targets)
+    assert all(tunnel.target in part.targets for part in parts for tunnel in part.tunnels.values())
+    assert all(len(part.targets) == len(part.tunnels) > 15 for part in parts)
+    assert [next(i for i in range(3) if Shard(i, 3).has(name)) for name in ("prod", "test")] == PINNED
+
+
+# zlib.crc32 modulo 3: another answer would move everybody's tunnels to other replicas with an upgrade.
+PINNED = [1, 1]
+
+
+@pytest.mark.parametrize(
+    ("patterns", "ids"),
+    [
+        (["prod"], ["prod/db", "prod/web"]),
+        (["prod/db"], ["prod/db"]),
+        (["*/db"], ["prod/db", "test/db"]),
+        (["test/db", "prod/db"], ["prod/db", "test/db"]),
+        (["*"], ["prod/db", "prod/web", "test/db"]),
+        (["PROD"], None),
+        (["prod", "nothing*"], None),
+    ],
+)
+def test_globs_mean_tunnels_by_id_or_by_target(patterns: list[str], ids: list[str] | None) -> None:
+    if ids is None:
+        with pytest.raises(NoSuchTunnelError, match="there are: prod/db, prod/web, test/db"):
+            meant(patterns, FILES)
+    else:
+        assert [tunnel.id for tunnel in meant(patterns, FILES)] == ids
