@@ -8,7 +8,10 @@ import sys
 
 import click
 
+from reconciler.cli import options
 from reconciler.cli.files import files
+from reconciler.cli.logins import Login, log_in_to_all
+from reconciler.cli.table import clean, count
 from reconciler.config.effective import to_json
 from reconciler.config.load import Config, Loaded
 
@@ -16,32 +19,38 @@ from reconciler.config.load import Config, Loaded
 @click.command("check")
 @files
 @click.option("--each", is_flag=True, help="Each file by itself, not merged with the others.")
-@click.option(
-    "--output",
-    type=click.Choice(["text", "json"]),
-    default="text",
-    show_default=True,
-    help="json: the result with all defaults filled in, and its revision.",
-)
-def command(config: Config, each: bool, output: str) -> None:
-    """Validate FILE..., and say what to mend: every mistake at once, each with its line.
+@click.option("--connect", is_flag=True, help="Also log in to every target, and open nothing.")
+@options.output("the result with all defaults filled in, and its revision.")
+def command(config: Config, each: bool, connect: bool, output: str) -> None:
+    r"""Validate FILE..., and say what to mend: every mistake at once, each with its line.
 
-    Exits 0 if the files are valid, 2 if not. Warnings do not count, unless --strict is given.
+    \b
+    tunnels check
+    tunnels check --strict --each teams/*.yaml
+    tunnels check --connect tunnels.yaml
+
+    Exits 0 if the files are valid (and, with --connect, every target lets us in), 2 if not. Warnings do not count,
+    unless --strict is given.
     """
     configs = (
         [Config([path], environ=os.environ, options=config.options) for path in config.paths] if each else [config]
     )
-    results = [one.reload() for one in configs]
+    well = True
+    found = []
+    for one in configs:
+        result = one.reload()
+        logins = log_in_to_all(result, config.environ) if connect and result.valid else []
+        well &= result.valid and all(login.ok for login in logins)
+        if output == "json":
+            found.append(_json(result, logins if connect else None))
+        else:
+            _tell(result, logins)
     if output == "json":
-        found = [_json(result) for result in results]
         click.echo(json.dumps(found if each else found[0], indent=2))
-    else:
-        for result in results:
-            _tell(result)
-    sys.exit(0 if all(result.valid for result in results) else 2)
+    sys.exit(0 if well else 2)
 
 
-def _tell(result: Loaded) -> None:
+def _tell(result: Loaded, logins: list[Login]) -> None:
     for problem in result.errors:
         click.echo(f"error: {problem}", err=True)
     for problem in result.warnings:
@@ -49,18 +58,22 @@ def _tell(result: Loaded) -> None:
     if result.valid:
         targets, tunnels = len(result.desired.targets), len(result.desired.tunnels)
         names = ", ".join(file.path for file in result.files)
-        click.echo(f"{names}: valid, {_count(targets, 'target')} and {_count(tunnels, 'tunnel')}")
+        click.echo(f"{names}: valid, {count(targets, 'target')} and {count(tunnels, 'tunnel')}")
+    for login in logins:
+        said = "" if login.ok else f"error: ({login.reason}) "
+        click.echo(f"{said}target {login.target}: {clean(login.message)}", err=not login.ok)
 
 
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
-
-
-def _json(result: Loaded) -> dict[str, object]:
-    return {
+def _json(result: Loaded, logins: list[Login] | None) -> dict[str, object]:
+    made: dict[str, object] = {
         "valid": result.valid,
         "revision": result.revision,
         "errors": [str(problem) for problem in result.errors],
         "warnings": [str(problem) for problem in result.warnings],
         "config": to_json(result.desired),
     }
+    if logins is not None:
+        made["logins"] = [
+            {"target": one.target, "ok": one.ok, "reason": one.reason or None, "message": one.message} for one in logins
+        ]
+    return made

@@ -15,10 +15,14 @@ from reconciler.demo.show import show
 @click.command("demo")
 @click.option("--exit-after", type=DURATION, metavar="DURATION", help="End by itself after this time, such as 5s.")
 def command(exit_after: float | None) -> None:
-    """Watch tunnels converge.
+    r"""Watch tunnels converge.
 
     Starts an SSH server, a small web service behind it and a tunnels.yaml, all on this machine and gone afterwards,
     and tells you what to curl and what to edit.
+
+    \b
+    tunnels demo
+    tunnels demo --exit-after 30s
     """
     logs.set_up("error")  # the demo tells changes in its own way; mistakes in the file are errors
     sys.exit(asyncio.run(show(click.echo, exit_after)))

@@ -6,8 +6,12 @@ Exit codes (DESIGN section 6): 0 done, 1 not so, 2 wrong use or invalid file, 3 
 from __future__ import annotations
 
 import importlib
+import io
+import keyword
+import sys
 
 import click
+from click.shell_completion import CompletionItem
 
 from reconciler import __version__
 
@@ -15,8 +19,22 @@ from reconciler import __version__
 VERBS = {
     "run": "Converge on the file, and keep converging",
     "check": "Validate files, and say what to mend",
+    "plan": "Show what would be done with a file, without doing it",
+    "status": "What is up, what is not, and why",
+    "diagnose": "Try a tunnel hop by hop, and say what to do",
+    "wait": "Wait until tunnels are up",
+    "restart": "Give tunnels new SSH connections",
+    "pause": "Turn tunnels off without editing the file",
+    "resume": "Turn paused tunnels on again",
+    "reload": "Have the running process read its files again",
+    "connections": "The live clients",
+    "port": "Print the port that a tunnel listens on",
+    "events": "What changed, when, and why",
+    "trust": "Fetch host keys, to compare and to paste",
+    "import": "Make a tunnels.yaml of ssh command lines or ssh_config",
     "schema": "Print the JSON Schema of the file",
     "demo": "Watch tunnels converge against an embedded server",
+    "completion": "Print what makes a shell complete the commands",
 }
 
 
@@ -29,16 +47,36 @@ class _Verbs(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in VERBS:
             return None
-        module = importlib.import_module(f"reconciler.cli.{cmd_name.replace('-', '_')}")
+        name = f"{cmd_name}_" if keyword.iskeyword(cmd_name) else cmd_name  # import
+        module = importlib.import_module(f"reconciler.cli.{name}")
         command: click.Command = module.command
-        return command
+        return _as_written(command)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        near = [verb for verb in VERBS if verb[:2] == args[0][:2]]
+        if args[0] not in VERBS and near and not ctx.resilient_parsing:
+            ctx.fail(f"there is no command {args[0]}; did you mean {' or '.join(near)}?")
+        return super().resolve_command(ctx, args)
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Without importing them all, as click would for their first lines."""
+        verbs = [CompletionItem(verb, help=said) for verb, said in VERBS.items() if verb.startswith(incomplete)]
+        return verbs if not incomplete.startswith("-") else super(click.Group, self).shell_complete(ctx, incomplete)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
             formatter.write_dl(list(VERBS.items()))
 
 
-@click.group(cls=_Verbs, context_settings={"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "TUNNELS"})
+def _as_written(command: click.Command) -> click.Command:
+    r"""A raw docstring has `\b` as two characters; click wants the one that keeps the lines below it as they are."""
+    command.help = (command.help or "").replace("\\b\n", "\b\n")
+    return command
+
+
+@click.group(cls=_Verbs, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, message="tunnel-reconciler %(version)s")
 def main() -> None:
     r"""SSH tunnels as a file: edit tunnels.yaml, and it comes true.
@@ -46,5 +84,16 @@ def main() -> None:
     \b
     tunnels demo                    see it work, nothing needed
     tunnels check tunnels.yaml      validate a file
+    tunnels plan tunnels.yaml       see what it would do
     tunnels run tunnels.yaml        open its tunnels and keep them open
+    tunnels status                  what is up, what is not, and why
+    tunnels diagnose prod/postgres  find out where one is stuck
+
+    `tunnels COMMAND --help` has examples. `tunnels completion bash` completes commands and ids.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a letter that the terminal does not have must not end the command
+            stream.reconfigure(errors="backslashreplace")
+
+
+_as_written(main)

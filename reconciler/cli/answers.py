@@ -1,0 +1,100 @@
+"""The shapes of what the control socket answers (DESIGN section 7), for the type checker: at run it is plain JSON."""
+
+from __future__ import annotations
+
+from typing import NotRequired, TypedDict
+
+
+class File(TypedDict):
+    path: str
+    valid: bool
+    error: str | None
+
+
+class Config(TypedDict):
+    files: list[File]
+    revision: str | None
+    loadedAt: str | None
+    converged: bool
+
+
+class Target(TypedDict):
+    name: str
+    phase: str
+    reason: str | None
+    message: str | None
+    needsAction: bool
+    nextTryAt: str | None
+    host: str | None
+    since: str | None
+    reconnects: int
+
+
+class Tunnel(TypedDict):
+    id: str
+    target: str
+    name: str
+    type: str
+    phase: str
+    up: bool
+    reason: str | None
+    message: str | None
+    needsAction: bool
+    listen: str
+    dial: str
+    connections: int
+    held: int
+    bytesSent: int
+    bytesReceived: int
+    reconnects: int
+    since: str | None
+    nextTryAt: NotRequired[str | None]
+
+
+class Status(TypedDict):
+    config: Config
+    targets: list[Target]
+    tunnels: list[Tunnel]
+
+
+class Event(TypedDict):
+    at: str
+    subject: str
+    phase: str | None
+    before: str | None
+    reason: str | None
+    message: str | None
+
+
+# A live client. `from` is no name in Python, hence this form.
+Client = TypedDict(
+    "Client",
+    {
+        "id": str,
+        "tunnel": str,
+        "from": str | None,
+        "to": str | None,
+        "user": str | None,
+        "since": str | None,
+        "bytesSent": int,
+        "bytesReceived": int,
+        "link": int | None,
+        "state": str,
+    },
+)
+
+
+class Step(TypedDict):
+    step: str
+    ok: bool
+    detail: str | None
+    fix: str | None
+
+
+class PlannedStep(TypedDict):
+    """`action` is the planner's word in small letters, `subject` as in events: "target prod", "tunnel prod/pg"."""
+
+    action: str
+    subject: str
+    why: str
+    clients: int

@@ -1,0 +1,102 @@
+"""`tunnels run FILE... -- CMD...`: a program that runs beside the tunnels, for as long as it lasts.
+
+In: the app, and the program with its arguments. Out: its exit code. Signals go on to it, as if we were not there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import re
+import signal
+from collections.abc import Iterable, Iterator
+
+import click
+
+from reconciler.app import App
+from reconciler.core.judge import TunnelStatus
+from reconciler.core.spec import LocalTcp
+from reconciler.orders import Orders
+from reconciler.report.control import NotSoError
+
+_NOT_UP, _NOT_FOUND, _NOT_EXECUTABLE = 1, 127, 126  # the last two as a shell says them
+_KILLED = 128  # and the signal's number
+_NOT_IN_A_NAME = re.compile(r"[^A-Z0-9]")
+
+
+async def run_beside(app: App, program: tuple[str, ...], within: float) -> int:
+    """Converge, run the program, end with it."""
+    running = asyncio.create_task(app.run(), name="tunnels")
+    try:
+        code = await _up(app, running, within)
+        return code if code is not None else await _run(app, program)
+    finally:
+        app.end()
+        app.end()
+        await running
+
+
+async def _up(app: App, running: asyncio.Task[int], within: float) -> int | None:
+    """None once all tunnels are up; else the code to exit with."""
+    waiting = asyncio.create_task(Orders(app).wait("", (), within))
+    with app.signals():
+        await asyncio.wait({running, waiting}, return_when=asyncio.FIRST_COMPLETED)
+    if not waiting.done():
+        waiting.cancel()
+        await asyncio.gather(waiting, return_exceptions=True)
+        return running.result() or _NOT_UP
+    try:
+        waiting.result()
+    except NotSoError as no:
+        click.echo(f"error: {no}", err=True)
+        return _NOT_UP
+    return None
+
+
+async def _run(app: App, program: tuple[str, ...]) -> int:
+    judgement = app.judgement
+    environ = {**app.config.environ, **variables(judgement.tunnels if judgement else ())}
+    try:
+        process = await asyncio.create_subprocess_exec(*program, env=environ)
+    except OSError as error:
+        click.echo(f"error: cannot run {program[0]}: {error.strerror}", err=True)
+        return _NOT_FOUND if isinstance(error, FileNotFoundError) else _NOT_EXECUTABLE
+    with _passing_on(process):
+        code = await process.wait()
+    return code if code >= 0 else _KILLED - code
+
+
+@contextlib.contextmanager
+def _passing_on(process: asyncio.subprocess.Process) -> Iterator[None]:
+    """SIGTERM and SIGHUP are the program's. A terminal's Ctrl-C it has got already: we only wait for what it does."""
+    loop = asyncio.get_running_loop()
+
+    def send(number: signal.Signals) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            process.send_signal(number)
+
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        loop.add_signal_handler(number, send, number)
+    loop.add_signal_handler(signal.SIGINT, lambda: None)
+    try:
+        yield
+    finally:
+        for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
+            loop.remove_signal_handler(number)
+
+
+def variables(tunnels: Iterable[TunnelStatus]) -> dict[str, str]:
+    """TUNNEL_<TARGET>_<NAME>_HOST and _PORT of each tunnel that listens here on TCP."""
+    made = {}
+    for tunnel in tunnels:
+        if isinstance(tunnel.spec.listen, LocalTcp):
+            name = _NOT_IN_A_NAME.sub("_", f"{tunnel.spec.target}_{tunnel.spec.name}".upper())
+            host, _, port = tunnel.bound.rpartition(":")
+            host = host.removeprefix("[").removesuffix("]")
+            made[f"TUNNEL_{name}_HOST"] = _REACHED_BY.get(host, host)
+            made[f"TUNNEL_{name}_PORT"] = port
+    return made
+
+
+# What listens everywhere is reached on loopback.
+_REACHED_BY = {"*": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - names; nothing is bound here

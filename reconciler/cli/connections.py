@@ -1,0 +1,62 @@
+"""`tunnels connections`."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+
+import click
+
+from reconciler.cli import options
+from reconciler.cli.answers import Client
+from reconciler.cli.client import Control
+from reconciler.cli.ids import is_meant
+from reconciler.cli.table import Cell, Column, seconds_since, size, span, table, width
+
+_COLUMNS = (
+    Column("TUNNEL", least=16),
+    Column("FROM", least=14),
+    Column("TO", least=12),
+    Column("STATE"),
+    Column("SINCE", right=True),
+    Column("SENT", right=True),
+    Column("RECEIVED", right=True),
+    Column("USER", extra=True),
+)
+
+
+@click.command("connections")
+@options.ids()
+@options.output("the list, as /api/v1/connections has it.")
+@options.control
+def command(ids: tuple[str, ...], output: str, control: Control) -> None:
+    r"""The live clients: who is connected through which tunnel, since when, and how much they moved.
+
+    Sent is towards the SSH server, received is from there.
+
+    \b
+    tunnels connections
+    tunnels connections prod/postgres
+    """
+    found: list[Client] = control.get("/api/v1/connections")["connections"]
+    clients = [client for client in found if not ids or is_meant(client["tunnel"], ids)]
+    if output == "json":
+        click.echo(json.dumps({"connections": clients}, indent=2, ensure_ascii=False))
+    elif clients:
+        now = datetime.now(UTC)
+        click.echo("\n".join(table(_COLUMNS, [_row(client, now) for client in clients], width())))
+    else:
+        click.echo("nobody is connected")
+
+
+def _row(client: Client, now: datetime) -> list[Cell]:
+    return [
+        Cell(client["tunnel"]),
+        Cell(client["from"] or "(unix socket)"),
+        Cell(client["to"] or ""),
+        Cell(client["state"]),
+        Cell(span(seconds_since(client["since"], now))),
+        Cell(size(client["bytesSent"])),
+        Cell(size(client["bytesReceived"])),
+        Cell(client["user"] or ""),
+    ]

@@ -1,0 +1,52 @@
+"""`tunnels diagnose`."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from reconciler.cli import options
+from reconciler.cli.answers import Status, Step
+from reconciler.cli.client import Control, NothingRuns
+from reconciler.cli.ids import chosen
+from reconciler.cli.status_view import wrapped
+from reconciler.cli.table import clean, is_unicode, painted, width
+
+_WITHIN = 180.0  # several hops, each with its timeouts
+
+
+@click.command("diagnose")
+@options.one_id
+@options.control
+def command(pattern: str, control: Control) -> None:
+    r"""Try a tunnel hop by hop, then its destination: what works, what does not, and what to do.
+
+    The running process does it, with its credentials and from where it is. Live connections are left alone.
+
+    \b
+    tunnels diagnose prod/postgres
+    """
+    try:
+        status: Status = control.get("/api/v1/status")
+    except NothingRuns as nothing:
+        raise NothingRuns(f"{nothing.message}; `tunnels check --connect FILE` tries the logins from here") from None
+    well = True
+    for number, tunnel in enumerate(chosen(status["tunnels"], [pattern])):
+        click.echo(("\n" if number else "") + tunnel["id"])
+        steps: list[Step] = control.get("/api/v1/diagnose", within=_WITHIN, id=tunnel["id"])["steps"]
+        click.echo("\n".join(line for step in steps for line in _lines(step)))
+        well &= all(step["ok"] for step in steps)
+    sys.exit(0 if well else 1)
+
+
+def _lines(step: Step) -> list[str]:
+    good, bad = ("✓", "✗") if is_unicode() else ("ok  ", "FAIL")
+    mark = painted(good, "green") if step["ok"] else painted(bad, "red")
+    detail = clean(step["detail"] or "")
+    head = f"{mark} {clean(step['step'])}"
+    if step["ok"]:
+        return [f"{head}: {detail}" if detail else head]
+    said = [*(wrapped(detail, width()) if detail else [])]
+    fix = wrapped(f"Fix: {clean(step['fix'])}", width()) if step["fix"] else []
+    return [head, *said, *(painted(line, "yellow") for line in fix)]

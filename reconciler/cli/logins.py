@@ -1,0 +1,67 @@
+"""Logging in to every target and opening nothing: what `check --connect` does."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import asyncssh
+
+from reconciler.config.load import Loaded
+from reconciler.core.spec import TargetSpec
+from reconciler.ssh.dial import DialFailed, dial
+
+_AT_ONCE = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Login:
+    """What came of one target. `message` is a sentence; `reason` is from the closed set, "" where it let us in."""
+
+    target: str
+    reason: str
+    message: str
+
+    @property
+    def ok(self) -> bool:
+        return not self.reason
+
+
+def log_in_to_all(loaded: Loaded, environ: Mapping[str, str]) -> list[Login]:
+    """In the order of the files; targets that are off are passed over, unless it is a gap that keeps them off."""
+    return asyncio.run(_all(loaded, environ))
+
+
+async def _all(loaded: Loaded, environ: Mapping[str, str]) -> list[Login]:
+    gate = asyncio.Semaphore(_AT_ONCE)
+
+    async def one(target: TargetSpec) -> Login:
+        if target.name in loaded.broken:
+            return Login(target.name, "secret_unreadable", loaded.broken[target.name])
+        async with gate:
+            return await _log_in(target, environ)
+
+    targets = [target for target in loaded.desired.targets.values() if not target.off or target.name in loaded.broken]
+    return list(await asyncio.gather(*map(one, targets)))
+
+
+async def _log_in(target: TargetSpec, environ: Mapping[str, str]) -> Login:
+    access = target.access
+    try:
+        dialled = await dial(
+            access,
+            target.settings,
+            len(access.hop.hosts),
+            name=target.name,
+            client=asyncssh.SSHClient,
+            environ=environ,
+        )
+    except DialFailed as failed:
+        return Login(target.name, failed.failure.reason, failed.failure.message)
+    dialled.connection.close()
+    await dialled.connection.wait_closed()
+    said = [f"{access.hop.hosts[dialled.host]} lets {access.hop.user} in ({dialled.seconds:.2f} s)"]
+    if not dialled.host_key_verified:
+        said.append("host keys are not checked")
+    return Login(target.name, "", "; ".join([*said, *dialled.warnings]))

@@ -1,0 +1,30 @@
+"""`tunnels pause`."""
+
+from __future__ import annotations
+
+import click
+
+from reconciler.cli import options
+from reconciler.cli.client import Control
+from reconciler.cli.values import DURATION
+from reconciler.config.values import shown_duration
+
+
+@click.command("pause")
+@options.ids()
+@click.option("--all", "everything", is_flag=True, help="All tunnels.")
+@click.option("--for", "seconds", type=DURATION, metavar="DURATION", help="Resume by itself after this time.")
+@options.control
+def command(ids: tuple[str, ...], everything: bool, seconds: float | None, control: Control) -> None:
+    r"""Turn tunnels off without editing the file.
+
+    They stop accepting at once, and live clients drain. It lasts until `resume`, or until the process ends.
+
+    \b
+    tunnels pause prod/postgres --for 1h
+    tunnels pause --all
+    """
+    body = {"ids": options.all_or_ids(ids, everything), "seconds": seconds}
+    until = f" for {shown_duration(seconds)}" if seconds else ""
+    for done in control.post("/api/v1/pause", body)["done"]:
+        click.echo(f"{done}: paused{until}")

@@ -1,0 +1,45 @@
+"""`tunnels port`."""
+
+from __future__ import annotations
+
+import re
+
+import click
+
+from reconciler.cli import options
+from reconciler.cli.answers import Status, Tunnel
+from reconciler.cli.client import Control, Trouble
+from reconciler.cli.ids import chosen
+
+_PORT = re.compile(r":([0-9]+)(?: on .*)?$")  # "127.0.0.1:5432", or "127.0.0.1:8080 on prod"
+_UNBOUND = frozenset({"local_port_in_use", "bind", "remote_port_in_use", "forbidden_by_server"})
+
+
+@click.command("port")
+@options.one_id
+@options.control
+def command(pattern: str, control: Control) -> None:
+    r"""Print the port that a tunnel listens on, and nothing else.
+
+    For `localPort: 0` and ranges, where it is chosen when the tunnel starts.
+
+    \b
+    psql -h localhost -p "$(tunnels port prod/postgres)"
+    """
+    status: Status = control.get("/api/v1/status")
+    found = chosen(status["tunnels"], [pattern])
+    if len(found) > 1:
+        raise Trouble(f"{pattern} means {len(found)} tunnels, {found[0]['id']} and {found[1]['id']} among them")
+    click.echo(_port(found[0]))
+
+
+def _port(tunnel: Tunnel) -> str:
+    name, listen = tunnel["id"], tunnel["listen"]
+    if tunnel["phase"] == "off" or tunnel["reason"] in _UNBOUND:
+        raise Trouble(f"{name} is {tunnel['phase']} and has no port now: {tunnel['message'] or tunnel['reason']}")
+    matched = _PORT.search(listen)
+    if matched is not None and matched[1] != "0":
+        return matched[1]
+    if "/" in listen:
+        raise Trouble(f"{name} has no port: it listens on the socket {listen}")
+    raise Trouble(f"{name} has no port yet: it is {tunnel['phase']}; `tunnels wait {name}` waits for it")

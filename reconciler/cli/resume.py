@@ -1,0 +1,25 @@
+"""`tunnels resume`."""
+
+from __future__ import annotations
+
+import click
+
+from reconciler.cli import options
+from reconciler.cli.client import Control
+
+
+@click.command("resume")
+@options.ids()
+@click.option("--all", "everything", is_flag=True, help="All tunnels.")
+@options.control
+def command(ids: tuple[str, ...], everything: bool, control: Control) -> None:
+    r"""Turn paused tunnels on again.
+
+    Clients that were still draining stay.
+
+    \b
+    tunnels resume prod/postgres
+    tunnels resume --all
+    """
+    for done in control.post("/api/v1/resume", {"ids": options.all_or_ids(ids, everything)})["done"]:
+        click.echo(f"{done}: resumed")

@@ -1,0 +1,92 @@
+"""`tunnels status`."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+import sys
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+import click
+
+from reconciler.cli import options, status_view
+from reconciler.cli.answers import Status
+from reconciler.cli.client import Control, NothingRuns, Trouble
+from reconciler.cli.ids import chosen
+from reconciler.cli.table import clean, width
+
+_EVERY = 1.0  # seconds between two looks of --watch
+_HOME, _TO_END_OF_LINE, _TO_END_OF_SCREEN = "\x1b[H", "\x1b[K", "\x1b[J"
+_NOTHING_RUNS = 3
+
+_Show = Callable[[Status, bool], None]
+
+
+@click.command("status")
+@options.ids()
+@click.option("--watch", is_flag=True, help="Look again every second, until Ctrl-C.")
+@options.output("all that is known, as /api/v1/status has it; with --watch a line each time.")
+@options.control
+def command(ids: tuple[str, ...], watch: bool, output: str, control: Control) -> None:
+    r"""What is up, what is not, and why.
+
+    An ID is target/name, a target, or a glob over either.
+
+    \b
+    tunnels status
+    tunnels status 'prod/*'
+    tunnels status --output json | jq '.tunnels[] | select(.up | not) | .id'
+
+    Exits 0 if all of them are up (those that are off or standing by do not count), 1 if not, 3 if nothing runs.
+    """
+    show = _json if output == "json" else _text
+    code = 0
+    with contextlib.suppress(KeyboardInterrupt):
+        while True:
+            code = _look(ids, control, show, watch)
+            if not watch:
+                break
+            time.sleep(_EVERY)
+    sys.exit(code)
+
+
+def _look(ids: tuple[str, ...], control: Control, show: _Show, watch: bool) -> int:
+    try:
+        status: Status = control.get("/api/v1/status")
+        status["tunnels"] = chosen(status["tunnels"], ids)
+    except Trouble as trouble:
+        if watch and show is _text:
+            _screen([clean(trouble.message)])
+        else:
+            trouble.show()
+        return _NOTHING_RUNS if isinstance(trouble, NothingRuns) else 1
+    if ids:
+        named = {tunnel["target"] for tunnel in status["tunnels"]}
+        status["targets"] = [target for target in status["targets"] if target["name"] in named]
+    show(status, watch)
+    return 0 if all(status_view.is_fine(tunnel) for tunnel in status["tunnels"]) else 1
+
+
+def _json(status: Status, watch: bool) -> None:
+    click.echo(json.dumps(status, indent=None if watch else 2, ensure_ascii=False))
+
+
+def _text(status: Status, watch: bool) -> None:
+    now = datetime.now(UTC)
+    if watch:
+        _screen(status_view.lines(status, now, width(), shutil.get_terminal_size().lines - 1))
+    else:
+        click.echo("\n".join(status_view.lines(status, now, width())))
+
+
+def _screen(lines: list[str]) -> None:
+    """In place of what stood there; without flicker, as nothing is blanked before it is written anew."""
+    if sys.stdout.isatty():
+        end = f"{_TO_END_OF_LINE}\n"
+        sys.stdout.write(_HOME + end.join([*lines, ""]) + _TO_END_OF_SCREEN)
+        sys.stdout.flush()
+    else:
+        click.echo("\n".join([*lines, ""]))

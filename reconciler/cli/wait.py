@@ -1,0 +1,53 @@
+"""`tunnels wait`."""
+
+from __future__ import annotations
+
+import time
+
+import click
+
+from reconciler.cli import options
+from reconciler.cli.client import Control, NothingRuns, Refused, Trouble
+from reconciler.cli.values import DURATION
+
+_RETRY = 0.1  # seconds between two looks for a process that is still to start
+_SLACK = 5.0  # the process answers when the time is over; it may be a little late
+
+
+@click.command("wait")
+@options.ids()
+@click.option(
+    "--revision",
+    default="",
+    metavar="R",
+    help="Also wait until files with this revision are loaded and converged; `check --output json` says theirs.",
+)
+@click.option("--timeout", type=DURATION, default="30s", show_default=True, metavar="DURATION", help="At most so long.")
+@options.control
+def command(ids: tuple[str, ...], revision: str, timeout: float, control: Control) -> None:
+    r"""Wait until tunnels are up: those named, or all.
+
+    Waits for the process too, if it is only just starting.
+
+    \b
+    tunnels run tunnels.yaml & tunnels wait && psql -h localhost -p 5432
+    tunnels wait 'prod/*' --timeout 2m
+    tunnels wait --revision "$(tunnels check --output json tunnels.yaml | jq -r .revision)"
+
+    Exits 0 when they are, 1 if they are not in time, and at once if that revision was rejected.
+    """
+    deadline = time.monotonic() + timeout
+    while True:
+        left = max(0.0, deadline - time.monotonic())
+        query = {"revision": revision, "ids": ",".join(ids), "timeout": f"{left:.3f}"}
+        try:
+            control.get("/api/v1/wait", within=left + _SLACK, **{name: said for name, said in query.items() if said})
+        except Refused:
+            raise
+        except Trouble as trouble:  # it is starting, or being replaced
+            if time.monotonic() + _RETRY >= deadline:
+                said = "in time: " if isinstance(trouble, NothingRuns) else ""
+                raise Trouble(f"{said}{trouble.message}") from None
+            time.sleep(_RETRY)
+        else:
+            return

@@ -1,0 +1,114 @@
+"""The commands as processes: run one to its end, or keep `tunnels run` going and ask it things."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from support.wait import eventually
+
+WITHIN = 30.0
+
+
+class Ran(NamedTuple):
+    """How a command ended."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+
+@contextlib.asynccontextmanager
+async def process(
+    *arguments: object, env: Mapping[str, str] | None = None, cwd: Path | None = None
+) -> AsyncIterator[asyncio.subprocess.Process]:
+    """A running `tunnels`, everything piped; killed when the block is left, if it still runs."""
+    started = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "reconciler",
+        *map(str, arguments),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        env=_environment(env),
+        cwd=cwd,
+    )
+    try:
+        yield started
+    finally:
+        if started.returncode is None:
+            started.kill()
+        await started.communicate()
+
+
+def _environment(more: Mapping[str, str] | None) -> dict[str, str]:
+    """Ours, without what would lead commands to another process than the test's."""
+    ours = {name: value for name, value in os.environ.items() if not name.startswith(("TUNNELS_", "XDG_"))}
+    return ours | {"PYTHONPATH": str(Path(__file__).parents[2]), **(more or {})}
+
+
+async def ran(
+    *arguments: object, env: Mapping[str, str] | None = None, stdin: str = "", cwd: Path | None = None
+) -> Ran:
+    """A command that ends by itself."""
+    async with process(*arguments, env=env, cwd=cwd) as started:
+        out, err = await asyncio.wait_for(started.communicate(stdin.encode()), WITHIN)
+        assert started.returncode is not None
+        return Ran(started.returncode, out.decode(), err.decode())
+
+
+class Program:
+    """A running `tunnels run`, its file and its control socket."""
+
+    def __init__(self, file: Path, control: Path) -> None:
+        self.file = file
+        self.control = control
+
+    async def ran(self, *arguments: object, env: Mapping[str, str] | None = None, stdin: str = "") -> Ran:
+        """A command that asks this process."""
+        return await ran(*arguments, env={"TUNNELS_CONTROL": str(self.control), **(env or {})}, stdin=stdin)
+
+    def edit(self, text: str) -> None:
+        beside = self.file.with_name(".edited")
+        beside.write_text(text)
+        beside.replace(self.file)
+
+
+@contextlib.asynccontextmanager
+async def program(directory: Path, text: str) -> AsyncIterator[Program]:
+    """`tunnels run` on a file with this text, serving its control socket and nothing else."""
+    file, control = directory / "tunnels.yaml", directory / "control.sock"
+    file.write_text(text)
+    async with process("run", "--control", control, "--listen", "none", file) as started:
+        reader = asyncio.create_task(_drain(started))
+        try:
+            await eventually(control.exists, within=WITHIN, message="it listens for commands")
+            yield Program(file, control)
+            started.send_signal(signal.SIGTERM)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(started.wait(), 2)
+            if started.returncode is None:
+                started.send_signal(signal.SIGTERM)  # a test may leave its clients to drain
+            assert await asyncio.wait_for(started.wait(), 10) == 0
+        finally:
+            reader.cancel()
+            await asyncio.gather(reader, return_exceptions=True)
+
+
+async def _drain(started: asyncio.subprocess.Process) -> None:
+    """Show its log where the test fails, and never let it wait for a reader."""
+    assert started.stderr is not None
+    while line := await started.stderr.readline():
+        sys.stderr.write(line.decode())

@@ -1,0 +1,300 @@
+"""The commands that ask or change a running process, against a real one with a real sshd behind it."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import os
+import pty
+import re
+from pathlib import Path
+
+import pytest
+
+from integration.commands import Program, process, program, ran
+from support.services import EchoServer, connected, exchange
+from support.sshd import Sshd
+from support.tunnels import local, target
+from support.wait import eventually, free_port
+
+NOBODY = {"TUNNELS_CONTROL": "/nonexistent/tunnels.sock"}
+
+
+def dead(port: int) -> str:
+    """A target on a port where nothing listens."""
+    return (
+        f"  gone:\n    host: 127.0.0.1\n    port: {port}\n    user: nobody\n    password: {{env: PW}}\n"
+        f"    tunnels:\n      - {{name: db, local: '{free_port()}:db:5432'}}\n"
+    )
+
+
+async def test_status_is_0_when_all_is_up_and_shows_where_each_leads(
+    sshd: Sshd, echo: EchoServer, tmp_path: Path
+) -> None:
+    port = free_port()
+    async with program(tmp_path, "targets:\n" + target(sshd) + local("echo", port, echo.port)) as run:
+        assert (await run.ran("wait")).code == 0
+        status = await run.ran("status")
+        assert status.code == 0
+        assert re.search(rf"server/echo +up +127\.0\.0\.1:{port} +127\.0\.0\.1:{echo.port} +0 ", status.out)
+        assert "1 tunnel up" in status.out
+        assert "\x1b" not in status.out, "colour is for terminals"
+
+
+async def test_status_says_which_hop_what_to_do_and_when_it_is_tried_again(tmp_path: Path) -> None:
+    nobody_there = free_port()
+    async with program(tmp_path, "targets:\n" + dead(nobody_there)) as run:
+        assert (await run.ran("wait", "--timeout", "500ms")).code == 1
+        status = await run.ran("status", env={"COLUMNS": "80"})
+        assert status.code == 1
+        assert "gone/db has been down for" in status.out
+        assert all(len(line) <= 80 for line in status.out.splitlines())
+        shown = await run.ran("status", "--output", "json")
+        assert shown.code == 1
+        assert shown.json["tunnels"][0]["reason"] in ("secret_unreadable", "refused")
+
+
+async def test_status_takes_globs_and_a_name_that_is_none_is_told(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> None:
+    text = "targets:\n" + target(sshd) + local("one", free_port(), echo.port) + local("two", free_port(), echo.port)
+    async with program(tmp_path, text) as run:
+        await run.ran("wait")
+        assert [one["name"] for one in (await run.ran("status", "*/t*", "--output", "json")).json["tunnels"]] == ["two"]
+        assert len((await run.ran("status", "server", "--output", "json")).json["tunnels"]) == 2
+        missing = await run.ran("status", "three")
+        assert missing.code == 1
+        assert "no tunnel is called three; there are server/one, server/two" in missing.err
+
+
+async def test_status_is_3_when_nothing_runs_and_says_where_it_looked(tmp_path: Path) -> None:
+    nothing = await ran("status", env=NOBODY)
+    assert (nothing.code, nothing.out) == (3, "")
+    assert "/nonexistent/tunnels.sock (not there)" in nothing.err
+    left = tmp_path / "tunnels.sock"
+    async with await asyncio.start_unix_server(lambda _r, w: w.close(), left) as server:
+        server.close()
+    stale = await ran("status", "--control", left)
+    assert stale.code == 3
+    assert f"{left} (left over: its process has ended)" in stale.err
+    for command in (["wait", "--timeout", "0s"], ["restart", "--all"], ["reload"], ["port", "a"], ["events"]):
+        assert (await ran(*command, env=NOBODY)).code == 1, command
+
+
+async def test_status_is_coloured_on_a_terminal_unless_no_color_is_set(
+    sshd: Sshd, echo: EchoServer, tmp_path: Path
+) -> None:
+    async with program(tmp_path, "targets:\n" + target(sshd) + local("echo", free_port(), echo.port)) as run:
+        await run.ran("wait")
+        assert "\x1b[32mup" in await on_a_terminal(run, {})
+        assert "\x1b[" not in await on_a_terminal(run, {"NO_COLOR": "1"})
+
+
+async def on_a_terminal(run: Program, env: dict[str, str]) -> str:
+    """What `tunnels status` shows on a terminal."""
+    import subprocess
+    import sys
+
+    ours, theirs = pty.openpty()
+    try:
+        command = [sys.executable, "-m", "reconciler", "status", "--control", str(run.control)]
+        environment = {
+            "PATH": os.environ["PATH"],
+            "TERM": "xterm",
+            "PYTHONPATH": os.environ.get("PYTHONPATH", "."),
+            **env,
+        }
+        await asyncio.to_thread(
+            subprocess.run, command, stdout=theirs, stderr=theirs, env=environment, check=False, timeout=30
+        )
+        return os.read(ours, 65536).decode()
+    finally:
+        os.close(ours)
+        os.close(theirs)
+
+
+async def test_watch_goes_on_through_changes_until_it_is_interrupted(
+    sshd: Sshd, echo: EchoServer, tmp_path: Path
+) -> None:
+    async with program(tmp_path, "targets:\n" + target(sshd) + local("echo", free_port(), echo.port)) as run:
+        await run.ran("wait")
+        async with process("status", "--watch", "--output", "json", "--control", run.control) as watch:
+            assert watch.stdout is not None
+            phases = [json.loads(await watch.stdout.readline())["tunnels"][0]["phase"]]
+            await run.ran("pause", "--all")
+            while "off" not in phases:
+                phases.append(json.loads(await asyncio.wait_for(watch.stdout.readline(), 10))["tunnels"][0]["phase"])
+            assert phases[0] == "up"
+            watch.send_signal(2)
+            assert await asyncio.wait_for(watch.wait(), 10) == 0, "off is not trouble"
+
+
+async def test_wait_waits_for_a_process_that_is_only_starting(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> None:
+    control = {"TUNNELS_CONTROL": str(tmp_path / "control.sock")}
+    waiting = asyncio.create_task(ran("wait", "server/echo", env=control))
+    await asyncio.sleep(0.3)  # it has looked in vain by now
+    async with program(tmp_path, "targets:\n" + target(sshd) + local("echo", free_port(), echo.port)):
+        assert (await waiting).code == 0
+
+
+async def test_wait_for_a_revision_ends_when_it_converged_and_at_once_when_it_was_rejected(
+    sshd: Sshd, echo: EchoServer, tmp_path: Path
+) -> None:
+    first = "targets:\n" + target(sshd) + local("echo", free_port(), echo.port)
+    second = first + local("more", free_port(), echo.port)
+    bad = second + local("worse", free_port(), 99999)
+    (tmp_path / "second.yaml").write_text(second)
+    (tmp_path / "bad.yaml").write_text(bad)
+    revision = (await ran("check", "--output", "json", tmp_path / "second.yaml")).json["revision"]
+    async with program(tmp_path, first) as run:
+        assert (await run.ran("wait")).code == 0
+        assert (await run.ran("wait", "--revision", revision, "--timeout", "200ms")).code == 1
+        run.edit(second)
+        assert (await run.ran("wait", "--revision", revision)).code == 0
+        assert (await run.ran("wait", "server/more", "--timeout", "0s")).code == 0
+        run.edit(bad)
+        rejected = "sha256:" + hashlib.sha256(bad.encode()).hexdigest()
+        refused = await run.ran("wait", "--revision", rejected)
+        assert refused.code == 1
+        assert "99999" in refused.err
+
+
+async def test_plan_asks_the_running_process_and_counts_its_clients(
+    sshd: Sshd, echo: EchoServer, tmp_path: Path
+) -> None:
+    port = free_port()
+    before = "targets:\n" + target(sshd) + local("echo", port, echo.port) + local("stays", free_port(), echo.port)
+    after = "targets:\n" + target(sshd) + local("stays", free_port(), echo.port, holdTimeout="1s")
+    new = tmp_path / "new.yaml"
+    async with program(tmp_path, before) as run:
+        await run.ran("wait")
+        same = await run.ran("plan", "--exit-code", run.file)
+        assert (same.code, same.out) == (0, "Nothing to do.\n")
+        new.write_text(after)
+        async with connected("127.0.0.1", port):
+            await eventually(lambda: echo.connections == 1)
+            plan = await run.ran("plan", "--exit-code", new)
+            assert plan.code == 1
+            assert re.search(r"- close +server/echo", plan.out)
+            assert re.search(r"- drain +server/echo .*\(1 live client\)", plan.out)
+            assert (await run.ran("plan", "-", stdin=after)).out == plan.out
+        assert (await run.ran("status")).code == 0, "nothing was done"
+        new.write_text("targets: {a: {hots: b}}")
+        invalid = await run.ran("plan", new)
+        assert invalid.code == 2
+        assert "did you mean" in invalid.err
+
+
+async def test_restart_makes_a_new_connection_and_keeps_clients_unless_now(
+    sshd: Sshd, echo: EchoServer, tmp_path: Path
+) -> None:
+    port = free_port()
+    async with program(tmp_path, "targets:\n" + target(sshd) + local("echo", port, echo.port)) as run:
+        await run.ran("wait")
+        async with connected("127.0.0.1", port) as (reader, writer):
+            writer.write(b"a")
+            assert await reader.readexactly(1) == b"a"
+            assert (await run.ran("restart", "server/*")).out == "server/echo: restarted\n"
+            writer.write(b"b")
+            assert await reader.readexactly(1) == b"b"
+            assert (await run.ran("restart", "server", "--now")).code == 0
+            with pytest.raises((ConnectionError, asyncio.IncompleteReadError)):
+                await reader.readexactly(1)
+        assert (await run.ran("wait")).code == 0
+        assert await exchange("127.0.0.1", port) == b"ping"
+        assert (await run.ran("restart", "nothing")).code == 1
+        assert (await run.ran("restart")).code == 2, "no ID needs --all"
+
+
+async def test_pause_turns_a_tunnel_off_and_resume_on_again(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> None:
+    text = "targets:\n" + target(sshd) + local("one", free_port(), echo.port) + local("two", free_port(), echo.port)
+    async with program(tmp_path, text) as run:
+        await run.ran("wait")
+        assert (await run.ran("pause", "server/one", "--for", "1h")).out == "server/one: paused for 1h\n"
+        status = await run.ran("status")
+        assert status.code == 0
+        assert re.search(r"server/one +paused", status.out)
+        assert "no port now: paused" in (await run.ran("port", "server/one")).err
+        assert (await run.ran("resume", "--all")).code == 0
+        assert (await run.ran("wait")).code == 0
+        assert "2 tunnels up" in (await run.ran("status")).out
+
+
+async def test_reload_tells_the_mistakes(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> None:
+    text = "targets:\n" + target(sshd) + local("echo", free_port(), echo.port)
+    async with program(tmp_path, text) as run:
+        await run.ran("wait")
+        assert re.fullmatch(r"valid: sha256:[0-9a-f]{64}\n", (await run.ran("reload")).out)
+        run.edit("targets:\n  server:\n    hots: a\n")
+        bad = await run.ran("reload")
+        assert bad.code == 1
+        assert f"error: {run.file}:3:" in bad.err
+        status = await run.ran("status")
+        assert f"{run.file} is not valid: what it said before still holds." in status.out
+
+
+async def test_connections_events_and_port_tell_what_is_there(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> None:
+    async with program(tmp_path, "targets:\n" + target(sshd) + local("any", 0, echo.port)) as run:
+        await run.ran("wait")
+        port = int((await run.ran("port", "server/any")).out)
+        assert (await run.ran("connections")).out == "nobody is connected\n"
+        async with connected("127.0.0.1", port) as (reader, writer):
+            writer.write(b"hello")
+            await reader.readexactly(5)
+            assert re.search(r"server/any +127\.0\.0\.1:\d+ .* 5B +5B\n", (await run.ran("connections")).out)
+            [client] = (await run.ran("connections", "server", "--output", "json")).json["connections"]
+            assert client["bytesSent"] == 5
+            assert (await run.ran("connections", "other/*")).out == "nobody is connected\n"
+        events = await run.ran("events")
+        assert re.search(r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d  tunnel server/any  .*up", events.out, re.MULTILINE)
+        async with process("events", "server/any", "--follow", "--control", run.control) as follow:
+            assert follow.stdout is not None
+            await run.ran("pause", "server/any")
+            lines = b""
+            while b"paused" not in lines:
+                lines += await asyncio.wait_for(follow.stdout.readline(), 10)
+            assert b"target server" not in lines
+
+
+async def test_diagnose_goes_hop_by_hop_and_says_what_to_do(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> None:
+    text = (
+        "targets:\n" + target(sshd) + local("echo", free_port(), echo.port) + local("nobody", free_port(), free_port())
+    )
+    async with program(tmp_path, text + target(sshd, "stranger", user="nobody") + local("x", free_port(), 1)) as run:
+        await run.ran("wait", "server")
+        well = await run.ran("diagnose", "server/echo")
+        assert well.code == 0
+        assert "✓" in well.out
+        assert "✗" not in well.out
+        nobody = await run.ran("diagnose", "server/nobody", env={"PYTHONIOENCODING": "ascii"})
+        assert nobody.code == 1
+        assert "ok   server: log in" in nobody.out
+        assert re.search(r"FAIL destination\n +.*\n +Fix: start the destination", nobody.out)
+        stranger = await run.ran("diagnose", "stranger/*")
+        assert stranger.code == 1
+        assert "Fix: correct user or key here" in stranger.out
+    assert "check --connect" in (await ran("diagnose", "a/b", env=NOBODY)).err
+
+
+async def test_ids_of_the_running_process_complete_in_the_shell(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> None:
+    async with program(tmp_path, "targets:\n" + target(sshd) + local("echo", free_port(), echo.port)) as run:
+        await run.ran("wait")
+        completing = {"_TUNNELS_COMPLETE": "bash_complete", "COMP_WORDS": "tunnels status ser", "COMP_CWORD": "2"}
+        assert "server/echo" in (await run.ran(env=completing)).out
+    assert "_TUNNELS_COMPLETE=bash_complete" in (await ran("completion", "bash")).out
+
+
+async def test_variables_that_others_set_are_no_options() -> None:
+    """Images set TUNNELS_VERSION, and Kubernetes TUNNELS_PORT for a service called tunnels."""
+    foreign = {"TUNNELS_VERSION": "1.2", "TUNNELS_PORT": "tcp://10.0.0.1:9722", "TUNNELS_STATUS_WATCH": "x"}
+    assert (await ran("schema", env=foreign)).code == 0
+    assert (await ran("status", env={**NOBODY, **foreign})).code == 3
+
+
+async def test_every_command_explains_itself_with_an_example() -> None:
+    overview = (await ran("-h")).out
+    verbs = re.findall(r"^  ([a-z]+)  ", overview.partition("Commands:")[2], re.MULTILINE)
+    assert len(verbs) > 15
+    for verb, explained in zip(verbs, await asyncio.gather(*(ran(verb, "-h") for verb in verbs)), strict=True):
+        assert explained.code == 0
+        assert re.search(rf"tunnels {verb}\b", explained.out.partition("\n\n")[2]), f"{verb}: no example"
+        assert max(map(len, explained.out.splitlines())) <= 100, verb

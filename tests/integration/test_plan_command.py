@@ -1,0 +1,100 @@
+"""`tunnels plan` without a running process: from nothing, and between two files."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from pathlib import Path
+
+from integration.commands import ran
+
+OLD = """
+targets:
+  prod:
+    host: bastion.example.com
+    user: u
+    agent: true
+    tunnels:
+      - {name: db, local: "5432:db1:5432", holdTimeout: 5s}
+      - {name: gone, local: "5433:x:1"}
+      - {name: moves, local: "5434:x:2"}
+"""
+NEW = """
+targets:
+  prod:
+    host: bastion.example.com
+    user: u
+    agent: true
+    tunnels:
+      - {name: db, local: "5432:db2:5432", holdTimeout: 30s}
+      - {name: moves, local: "5435:x:2"}
+      - {name: fresh, socks: 1080}
+"""
+
+
+def files(directory: Path) -> tuple[Path, Path]:
+    old, new = directory / "old.yaml", directory / "new.yaml"
+    old.write_text(OLD)
+    new.write_text(NEW)
+    return old, new
+
+
+async def test_between_two_files_it_names_each_step_and_each_field(tmp_path: Path) -> None:
+    old, new = files(tmp_path)
+    plan = await ran("plan", new, "--from", old)
+    assert plan.code == 0
+    assert [" ".join(line.split()) for line in plan.out.splitlines()] == [
+        "~ assign prod/db its settings changed: remoteHost db1 -> db2, holdTimeout 5s -> 30s",
+        "+ open prod/fresh 127.0.0.1:1080 -> (each client's choice)",
+        "- close prod/gone no tunnel asks for it",
+        "- close prod/moves no tunnel asks for it",
+        "+ open prod/moves 127.0.0.1:5435 -> x:2",
+        "",
+        "1 tunnel to open, 2 to change, 1 to close.",
+    ]
+    assert (await ran("plan", new, "--from", old, "--exit-code")).code == 1
+    assert (await ran("plan", new, "--from", old)).out == plan.out, "stable"
+
+
+async def test_json_has_the_same_steps(tmp_path: Path) -> None:
+    old, new = files(tmp_path)
+    found = (await ran("plan", new, "--from", old, "--output", "json")).json
+    assert found["errors"] == []
+    assert [(one["action"], one["subject"], one["clients"]) for one in found["actions"]] == [
+        ("assign", "tunnel prod/db", 0),
+        ("open", "tunnel prod/fresh", 0),
+        ("close", "tunnel prod/gone", 0),
+        ("close", "tunnel prod/moves", 0),
+        ("open", "tunnel prod/moves", 0),
+    ]
+
+
+async def test_nothing_to_do_is_said_and_is_exit_code_0(tmp_path: Path) -> None:
+    old, _ = files(tmp_path)
+    same = await ran("plan", old, "--from", old, "--exit-code")
+    assert (same.code, same.out) == (0, "Nothing to do.\n")
+
+
+async def test_a_pipe_lies_where_the_other_file_does(tmp_path: Path) -> None:
+    """`git show main:tunnels.yaml | tunnels plan tunnels.yaml --from -`: relative paths have not changed."""
+    text = OLD.replace("agent: true", "privateKey: keys/id")
+    new = tmp_path / "new.yaml"
+    new.write_text(text)
+    same = await ran("plan", new, "--from", "-", "--exit-code", stdin=text)
+    assert (same.code, same.out) == (0, "Nothing to do.\n")
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    writing = asyncio.create_task(asyncio.to_thread(fifo.write_text, text))
+    assert (await ran("plan", new, "--from", fifo, "--exit-code")).code == 0
+    await writing
+
+
+async def test_a_bad_file_is_2_with_its_lines(tmp_path: Path) -> None:
+    old, _ = files(tmp_path)
+    bad = tmp_path / "bad.yaml"
+    bad.write_text("targets: {a: {host: b, tunnels: [{local: x}]}}")
+    plan = await ran("plan", bad, "--from", old, "--exit-code")
+    assert (plan.code, plan.out) == (2, "")
+    assert f"error: {bad}:1:" in plan.err
+    assert (await ran("plan", tmp_path / "missing.yaml", "--from", old)).code == 2
+    assert (await ran("plan", old, env={"TUNNELS_CONTROL": "/nonexistent/tunnels.sock"})).code == 2

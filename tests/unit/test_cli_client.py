@@ -1,0 +1,123 @@
+"""Finding the running process, and what is said where none is found."""
+
+from __future__ import annotations
+
+import json
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from reconciler.cli import client
+from reconciler.cli.client import Control, NothingRuns, Refused, Trouble
+from reconciler.cli.main import main
+
+
+@contextmanager
+def answering(path: Path, answer: bytes) -> Iterator[None]:
+    """A process that gives each request this answer."""
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        listener.listen()
+
+        def serve() -> None:
+            while True:
+                try:
+                    connection, _ = listener.accept()
+                except OSError:
+                    return
+                with connection:
+                    connection.recv(65536)
+                    connection.sendall(answer)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        try:
+            yield
+        finally:
+            listener.shutdown(socket.SHUT_RDWR)
+            thread.join()
+
+
+def http(status: str, body: object) -> bytes:
+    text = body if isinstance(body, str) else json.dumps(body)
+    return f"HTTP/1.1 {status}\r\nContent-Length: {len(text)}\r\nConnection: close\r\n\r\n{text}".encode()
+
+
+def run(monkeypatch: pytest.MonkeyPatch, paths: list[Path], *arguments: str) -> Result:
+    """A command of a user whose process may listen at these places."""
+    monkeypatch.setattr(client, "socket_paths", lambda _: tuple(map(str, paths)))
+    monkeypatch.delenv("TUNNELS_CONTROL", raising=False)
+    return CliRunner().invoke(main, list(arguments))
+
+
+def test_the_first_place_where_somebody_listens_is_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stale, live = tmp_path / "stale", tmp_path / "live"
+    with socket.socket(socket.AF_UNIX) as left:
+        left.bind(str(stale))
+    with answering(live, http("200 OK", {"done": ["a/b"]})):
+        result = run(monkeypatch, [tmp_path / "none", stale, live], "restart", "--all")
+    assert (result.exit_code, result.stdout) == (0, "a/b: restarted\n")
+
+
+def test_where_nobody_does_it_says_where_it_looked_and_what_names_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stale = tmp_path / "stale"
+    with socket.socket(socket.AF_UNIX) as left:
+        left.bind(str(stale))
+    result = run(monkeypatch, [tmp_path / "none", stale], "status")
+    assert result.exit_code == 3
+    assert f"{tmp_path}/none (not there), {stale} (left over: its process has ended)" in result.stderr
+    assert "--control or $TUNNELS_CONTROL" in result.stderr
+
+
+def test_plan_without_a_process_is_from_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "tunnels.yaml"
+    file.write_text('targets: {a: {host: b.example.com, user: u, agent: true, tunnels: [{local: "1:h:2"}]}}')
+    result = run(monkeypatch, [tmp_path / "none"], "plan", str(file))
+    assert result.exit_code == 0
+    assert "nothing runs" in result.stderr
+    assert [line.split()[:3] for line in result.stdout.splitlines()] == [
+        ["+", "dial", "a"],
+        ["+", "open", "a/local-1"],
+        [],
+        ["1", "tunnel", "to"],
+    ]
+
+
+def test_plan_does_not_guess_where_a_socket_was_named(tmp_path: Path) -> None:
+    file = tmp_path / "tunnels.yaml"
+    file.write_text("targets: {}")
+    result = CliRunner().invoke(main, ["plan", str(file), "--control", str(tmp_path / "none")])
+    assert result.exit_code == 2
+    assert "no `tunnels run` answers" in result.stderr
+
+
+def test_a_refusal_keeps_its_sentence(tmp_path: Path) -> None:
+    with answering(tmp_path / "s", http("404 Not Found", {"error": "no tunnel matches 'x'"})):
+        with pytest.raises(Refused, match="no tunnel matches 'x'") as refused:
+            Control(str(tmp_path / "s")).post("/api/v1/pause", {"ids": ["x"]})
+    assert refused.value.status == 404
+
+
+@pytest.mark.parametrize("answer", [b"", b"nonsense\r\n\r\n", http("200 OK", "no JSON"), http("500 Oh", "<html>")])
+def test_an_answer_without_sense_is_no_traceback(tmp_path: Path, answer: bytes) -> None:
+    with answering(tmp_path / "s", answer):
+        with pytest.raises(Trouble):
+            Control(str(tmp_path / "s")).get("/api/v1/status")
+
+
+def test_a_path_too_long_for_a_socket_is_told(tmp_path: Path) -> None:
+    with pytest.raises(NothingRuns, match="too long"):
+        Control(str(tmp_path / ("x" * 200))).get("/api/v1/status")
+
+
+def test_events_come_one_by_one(tmp_path: Path) -> None:
+    lines = 'id: 1\ndata: {"a": 1}\n\n: still here\n\nid: 2\ndata: {"a": 2}\n\n'
+    with answering(tmp_path / "s", http("200 OK", lines)):
+        assert list(Control(str(tmp_path / "s")).follow("/api/v1/events", follow="1")) == [{"a": 1}, {"a": 2}]
