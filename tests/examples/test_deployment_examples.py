@@ -1,0 +1,198 @@
+"""The Dockerfile and the examples of how to run it: what can be told without Docker, Kubernetes or systemd at work."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[2]
+EXAMPLES = ROOT / "examples"
+Json = dict[str, Any]
+
+
+def documents(path: Path) -> list[Json]:
+    return [one for one in yaml.safe_load_all(path.read_text()) if one is not None]
+
+
+def every_yaml() -> list[Path]:
+    return sorted(path for path in EXAMPLES.rglob("*") if path.suffix in (".yaml", ".yml"))
+
+
+@pytest.mark.parametrize("path", every_yaml(), ids=lambda path: str(path.relative_to(EXAMPLES)))
+def test_every_yaml_file_parses(path: Path) -> None:
+    assert documents(path)
+
+
+# --- the tunnels in them ----------------------------------------------------------------------------------------------
+
+
+def _embedded() -> Iterator[tuple[str, str]]:
+    for path in every_yaml():
+        name = str(path.relative_to(EXAMPLES))
+        for document in documents(path):
+            if document.get("kind") == "ConfigMap":
+                for key, text in document["data"].items():
+                    yield f"{name}:{key}", text
+            elif "targets" in document:
+                yield name, path.read_text()
+
+
+EMBEDDED = list(_embedded())
+
+
+def check(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "reconciler", "check", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60, cwd=ROOT)
+
+
+@pytest.mark.parametrize(("name", "text"), EMBEDDED, ids=[name for name, _ in EMBEDDED])
+def test_every_tunnels_file_in_the_examples_is_valid(name: str, text: str, tmp_path: Path) -> None:
+    file = tmp_path / "tunnels.yaml"
+    file.write_text(text)
+    done = check(str(file))
+    assert done.returncode == 0, f"{name}: {done.stderr}"
+    # What a machine without the secrets says, and nothing else.
+    codes = set(re.findall(r"\[([a-z-]+)\]$", done.stderr, re.MULTILINE))
+    assert codes <= {"secret-unreadable", "unset-variable"}, f"{name}: {done.stderr}"
+
+
+def test_there_are_tunnels_in_the_examples_at_all() -> None:
+    assert len(EMBEDDED) >= 6
+
+
+def test_the_file_of_the_pipelines_passes_their_strict_check() -> None:
+    done = check("--strict", "examples/ci/tunnels.yaml")
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_pipelines_name_commands_and_options_that_exist() -> None:
+    text = "".join((EXAMPLES / "ci" / name).read_text() for name in ("github-actions.yaml", "gitlab-ci.yaml"))
+    assert text.count("tunnels check --strict tunnels.yaml") == 2
+    assert text.count("tunnels plan tunnels.yaml --from -") == 2
+    command = [sys.executable, "-m", "reconciler", "plan", "examples/ci/tunnels.yaml", "--from", "-"]
+    old = (EXAMPLES / "ci" / "tunnels.yaml").read_text().replace("5432, remoteHost", "5433, remoteHost")
+    done = subprocess.run(command, input=old, capture_output=True, text=True, check=False, timeout=60, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    assert "prod/postgres" in done.stdout
+
+
+# --- Kubernetes -------------------------------------------------------------------------------------------------------
+
+
+def _pods() -> Iterator[tuple[str, Json, Json]]:
+    """Each pod that runs tunnels, and the container that does."""
+    for name in ("sidecar.yaml", "gateway.yaml"):
+        for document in documents(EXAMPLES / "kubernetes" / name):
+            if document["kind"] == "Deployment":
+                pod = document["spec"]["template"]["spec"]
+                own = [*pod.get("initContainers", []), *pod["containers"]]
+                yield name, pod, next(one for one in own if one["name"] == "tunnels")
+
+
+PODS = list(_pods())
+
+
+@pytest.mark.parametrize(("name", "pod", "tunnels"), PODS, ids=[name for name, _, _ in PODS])
+def test_the_kubelet_can_ask_and_the_application_is_not_taken_out_with_the_bastion(
+    name: str, pod: Json, tunnels: Json
+) -> None:
+    assert tunnels["args"] == ["run", "--listen", "0.0.0.0:9722", "/etc/tunnels"]
+    assert tunnels["startupProbe"]["httpGet"]["path"] == "/readyz"
+    assert tunnels["livenessProbe"]["httpGet"]["path"] == "/livez"
+    assert "readinessProbe" not in tunnels
+    ports = {port["name"]: port["containerPort"] for port in tunnels["ports"]}
+    assert ports[tunnels["livenessProbe"]["httpGet"]["port"]] == 9722
+    assert (tunnels in pod.get("initContainers", [])) == (tunnels.get("restartPolicy") == "Always"), name
+
+
+@pytest.mark.parametrize(("name", "pod", "tunnels"), PODS, ids=[name for name, _, _ in PODS])
+def test_the_pods_are_hardened_and_their_configuration_is_a_folder(name: str, pod: Json, tunnels: Json) -> None:
+    context = {**pod["securityContext"], **tunnels["securityContext"]}
+    assert context["runAsNonRoot"], name
+    assert context["runAsUser"] == context["fsGroup"] == 65532
+    assert context["readOnlyRootFilesystem"]
+    assert not context["allowPrivilegeEscalation"]
+    assert context["capabilities"] == {"drop": ["ALL"]}
+    assert context["seccompProfile"] == {"type": "RuntimeDefault"}
+    assert pod["automountServiceAccountToken"] is False
+    assert not any("subPath" in mount for mount in tunnels["volumeMounts"])
+    assert {mount["name"] for mount in tunnels["volumeMounts"]} <= {volume["name"] for volume in pod["volumes"]}
+    assert pod["terminationGracePeriodSeconds"] > 30  # drainTimeout
+
+
+# --- systemd ----------------------------------------------------------------------------------------------------------
+
+
+def test_systemd_accepts_the_unit(tmp_path: Path) -> None:
+    program = shutil.which("systemd-analyze")
+    if program is None:
+        pytest.skip("systemd-analyze is not installed (Debian: systemd)")
+    text = (EXAMPLES / "systemd" / "tunnels.service").read_text()
+    unit = tmp_path / "tunnels.service"
+    # It looks whether the programs exist; ours is not installed here.
+    unit.write_text(re.sub(r"^ExecStart=\S+", f"ExecStart={shutil.which('true')}", text, flags=re.MULTILINE))
+    command = [program, "verify", "--man=no", str(unit)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 0, done.stderr
+    ours = [line for line in done.stderr.splitlines() if "tunnels.service" in line]
+    assert not ours
+
+
+# --- the image --------------------------------------------------------------------------------------------------------
+
+
+def instructions() -> list[tuple[str, str]]:
+    """The Dockerfile's instructions with their lines joined; comments left out."""
+    lines = [line for line in (ROOT / "Dockerfile").read_text().splitlines() if not line.startswith("#")]
+    joined = re.sub(r"\\\n\s*", "", "\n".join(lines))
+    return [(word, rest) for word, _, rest in (line.partition(" ") for line in joined.splitlines() if line)]
+
+
+def test_everything_the_image_is_made_of_exists_and_is_let_through() -> None:
+    allowed = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
+    copied = [rest.split()[:-1] for word, rest in instructions() if word == "COPY" and not rest.startswith("--from")]
+    assert copied
+    for source in (source for sources in copied for source in sources):
+        assert (ROOT / source).exists(), source
+        assert source.split("/")[0] in allowed, f"{source} is not in .dockerignore's list"
+
+
+def test_every_package_of_the_image_is_locked_by_its_hash() -> None:
+    pip = [rest for word, rest in instructions() if word == "RUN" and "pip" in rest and "venv" not in rest]
+    from_index = [one for one in pip if "--no-index" not in one]
+    assert len(from_index) == 2
+    assert all("--require-hashes" in one and "--only-binary=:all:" in one for one in from_index)
+    assert all("--no-deps" in one for one in pip if "--no-index" in one)
+
+
+def test_the_image_runs_as_a_number_from_a_base_that_can_be_chosen() -> None:
+    said = dict(instructions())  # of the last stage, where a word comes twice
+    bases = [rest.split()[0] for word, rest in instructions() if word == "FROM"]
+    assert bases == ["${BASE}", "${BASE}"]
+    assert next(iter(instructions())) == ("ARG", "BASE=python:3.13-slim-bookworm")
+    assert said["USER"] == "65532:65532"
+    assert said["STOPSIGNAL"] == "SIGTERM"
+    assert said["ENTRYPOINT"] == '["tunnels"]'
+    assert said["CMD"] == '["run", "/etc/tunnels"]'
+    last_stage = instructions()[[word for word, _ in instructions()].index("FROM", 2) :]
+    assert "RUN" not in {word for word, _ in last_stage}, "the final stage needs no shell"
+
+
+def test_the_wheel_that_the_image_installs_has_the_page_and_the_schema_in_it(tmp_path: Path) -> None:
+    options = ["--no-deps", "--no-index", "--no-build-isolation", "--wheel-dir", str(tmp_path)]
+    command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "wheel", "--quiet", *options, str(ROOT)]
+    subprocess.run(command, check=True, timeout=100, capture_output=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    names = set(zipfile.ZipFile(wheel).namelist())
+    page = {str(path.relative_to(ROOT)) for path in (ROOT / "reconciler" / "report" / "page").iterdir()}
+    assert page <= names
+    assert "reconciler/schemas/tunnels.schema.json" in names

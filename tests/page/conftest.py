@@ -1,0 +1,28 @@
+"""One Chromium for the session, a page of its own for each test."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+
+from page.browser import Chromium, ChromiumMissingError, Tab, new_tab
+
+
+@pytest.fixture(scope="session")
+def chromium() -> Iterator[Chromium]:
+    try:
+        browser = Chromium()
+    except ChromiumMissingError as missing:
+        pytest.skip(str(missing))
+    with browser:
+        yield browser
+
+
+@pytest.fixture
+async def tab(chromium: Chromium) -> AsyncIterator[Tab]:
+    """A page that has to end without an error, a warning or a refusal of its content policy."""
+    async with new_tab(chromium) as tab:
+        await tab.size(1280, 3000)  # all rows in sight: what is not has no text to read
+        yield tab
+        assert not tab.complaints

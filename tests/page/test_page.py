@@ -1,0 +1,558 @@
+"""The status page in a real browser, against made-up status."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import AsyncIterator
+from itertools import pairwise
+
+import pytest
+
+from page import world as worlds
+from page.browser import Tab
+from page.fake import CSP, FakeServer
+from page.world import ATTACK, PROBE, REFUSED, World, stamp, tunnel
+from reconciler.core.judge import Phase
+from support.wait import eventually
+
+ROW = "[...document.querySelectorAll('.tunnel')].find(row => row.querySelector('.name').title === {})"
+
+
+@pytest.fixture
+async def failing() -> AsyncIterator[FakeServer]:
+    async with FakeServer(worlds.some_failing()) as server:
+        yield server
+
+
+@pytest.fixture
+async def well() -> AsyncIterator[FakeServer]:
+    async with FakeServer(worlds.all_up()) as server:
+        yield server
+
+
+def row(tunnel_id: str) -> str:
+    return ROW.format(json.dumps(tunnel_id))
+
+
+async def opened(tab: Tab, server: FakeServer, view: str = "") -> None:
+    await tab.open(server.url + view)
+    await tab.until("document.querySelectorAll('.tunnel').length > 0")
+
+
+async def shown(tab: Tab) -> list[str]:
+    found: list[str] = await tab.run("[...document.querySelectorAll('.tunnel .name')].map(name => name.title)")
+    return found
+
+
+async def text(tab: Tab, expression: str) -> str:
+    found: str = await tab.run(f"({expression}).innerText.replace(/\\s+/g, ' ').trim()")
+    return found
+
+
+# --- what it shows ----------------------------------------------------------------------------------------------------
+
+
+async def test_every_tunnel_is_there_under_its_target_with_its_phase_in_words(tab: Tab, failing: FakeServer) -> None:
+    await opened(tab, failing)
+    for one in failing.world.tunnels:
+        assert await tab.run(f"{row(one['id'])}.querySelector('.word').textContent") == one["phase"]
+        assert await tab.run(f"{row(one['id'])}.closest('.target').querySelector('.name').textContent") == one["target"]
+
+
+async def test_every_phase_has_a_shape_of_its_own(tab: Tab, well: FakeServer) -> None:
+    """Colour alone would tell nothing to one man in twelve."""
+    for index, phase in enumerate(Phase):
+        well.world.tunnels.append(
+            tunnel("prod", f"phase-{index}", f"127.0.0.1:{7000 + index}", "x:1", phase=phase.value)
+        )
+    await opened(tab, well)
+    shapes: dict[str, list[str]] = {}
+    for phase in Phase:
+        style = await tab.run(
+            f"""(() => {{
+            const shape = document.querySelector('.tunnel .phase[data-phase={phase}] .shape');
+            const style = getComputedStyle(shape);
+            const filled = style.backgroundColor !== 'rgba(0, 0, 0, 0)';
+            const closed = style.borderRightColor === style.borderLeftColor;
+            return [style.clipPath, style.borderRadius, style.height, filled, closed].join();
+            }})()"""
+        )
+        shapes.setdefault(style, []).append(phase)
+    assert len(shapes) == len(Phase), shapes
+
+
+async def test_a_problem_says_its_reason_its_sentence_and_when_it_is_tried_again(tab: Tab, failing: FakeServer) -> None:
+    await opened(tab, failing)
+    said = await text(tab, f"{row('staging/web')}.querySelector('.why')")
+    assert said == f"probe {PROBE}"
+    said = await text(tab, f"{row('prod/redis')}.querySelector('.why')")
+    assert said.startswith("local_port_in_use port 6379 is taken by redis-server")
+    assert "next try in" in said or "trying now" in said
+
+
+async def test_a_targets_trouble_is_told_once_and_not_for_each_of_its_tunnels(tab: Tab, failing: FakeServer) -> None:
+    await opened(tab, failing)
+    page: str = await text(tab, "document.getElementById('targets')")
+    assert page.count(REFUSED) == 1
+    assert (await text(tab, f"{row('prod/postgres')}.querySelector('.since')")).startswith("refused for")
+
+
+async def test_what_a_person_has_to_mend_is_marked(tab: Tab, failing: FakeServer) -> None:
+    await opened(tab, failing)
+    marked = await tab.run(
+        "[...document.querySelectorAll('.target .action')].filter(mark => mark.checkVisibility())"
+        ".map(mark => mark.closest('.target').querySelector('.name').textContent)"
+    )
+    assert marked == ["search"]
+
+
+async def test_a_countdown_runs_by_itself(tab: Tab, failing: FakeServer) -> None:
+    failing.world.retries["prod/redis"] = 500.0
+    await opened(tab, failing)
+    words = f"{row('prod/redis')}.querySelector('.next').textContent"
+    before = await tab.run(words)
+    assert before.startswith("next try in 8 min")
+    failing.world.retries["prod/redis"] = 30.0
+    before = await tab.until(f"({words}).endsWith(' s') && {words}")
+    await tab.until(f"{words} !== {json.dumps(before)}")
+
+
+async def test_the_route_is_drawn_from_the_listener_to_the_destination(tab: Tab, well: FakeServer) -> None:
+    await opened(tab, well)
+    assert (await tab.run(f"{row('prod/postgres')}.querySelector('.route').textContent")).split(" → ") == [
+        "127.0.0.1:5432",
+        "jump.example.com:22",
+        "bastion.eu.example.com:22",
+        "db.internal:5432",
+    ]
+    # The other way round: the server listens, and it comes back here.
+    assert await tab.run(f"{row('edge/webhook')}.querySelector('.route').textContent") == (
+        "127.0.0.1:8080 on edge → here → localhost:3000"
+    )
+
+
+@pytest.mark.parametrize(
+    ("tunnel_id", "broken"),
+    [
+        ("prod/redis", ["127.0.0.1:6379", "✕", "✕"]),  # its target is down as well
+        ("staging/web", ["✕", "web.internal:80"]),
+        ("prod/replica", ["✕", "✕"]),
+        ("staging/browse", []),
+    ],
+)
+async def test_the_broken_part_of_a_route_is_marked(
+    tab: Tab, failing: FakeServer, tunnel_id: str, broken: list[str]
+) -> None:
+    await opened(tab, failing)
+    marked = f"[...{row(tunnel_id)}.querySelectorAll('.route [data-broken]')].map(part => part.textContent)"
+    assert await tab.run(marked) == broken
+
+
+async def test_a_status_without_jump_hosts_or_configured_hosts_still_draws_a_route(
+    tab: Tab, failing: FakeServer
+) -> None:
+    for target in failing.world.targets:
+        del target["via"], target["hosts"]
+    await opened(tab, failing)
+    assert await tab.run(f"{row('prod/replica')}.querySelector('.route').textContent") == (
+        "127.0.0.1:5433 ✕ prod → db-2.internal:5432"
+    )
+
+
+async def test_throughput_comes_from_the_difference_of_the_counters(tab: Tab, well: FakeServer) -> None:
+    well.world.rates["prod/postgres"] = (3 * 1024**2, 0.0)
+    await opened(tab, well)
+    sent = f"{row('prod/postgres')}.querySelector('.sent').textContent"
+    await tab.until(f"/^[0-9.]+ MiB.s$/.test({sent})")
+    well.world.rates["prod/postgres"] = (0.0, 0.0)  # the counter goes back: another process
+    await tab.until(f"{sent} === '0'")
+
+
+async def test_clients_are_counted_and_those_that_wait_are_counted_apart(tab: Tab, failing: FakeServer) -> None:
+    await opened(tab, failing)
+    assert await text(tab, f"{row('prod/postgres')}.querySelector('.clients')") == "0 clients 7 held"
+    assert await text(tab, f"{row('staging/browse')}.querySelector('.clients')") == "5 clients"
+
+
+async def test_an_invalid_file_is_shown_with_its_errors(tab: Tab, failing: FakeServer) -> None:
+    await opened(tab, failing)
+    files = await text(tab, "document.getElementById('files')")
+    assert "tunnels.yaml valid" in files
+    assert "search.yaml not valid" in files
+    assert "did you mean localPort?" in files
+    assert await text(tab, "document.getElementById('converged')") == "converging…"
+    assert await text(tab, "document.getElementById('revision')") == "8c1f0a92d4e6"
+
+
+async def test_the_last_events_are_told_newest_first_and_once(tab: Tab, well: FakeServer) -> None:
+    await opened(tab, well)
+    await tab.until("document.querySelectorAll('#events li').length === 4")
+    newest = "document.querySelector('#events li')"
+    assert "tunnel staging/browse" in await text(tab, newest)
+    event = well.world.turn("staging/web", "unhealthy", "probe", PROBE)
+    well.tell(event)
+    well.tell(event)
+    await tab.until(f"{newest}.innerText.includes('up → unhealthy')")
+    assert PROBE in await text(tab, newest)
+    assert await tab.run("document.querySelectorAll('#events li').length") == 5
+
+
+# --- what comes from elsewhere is text --------------------------------------------------------------------------------
+
+
+async def test_markup_in_names_addresses_and_messages_stays_text(tab: Tab) -> None:
+    async with FakeServer(worlds.hostile()) as server:
+        await opened(tab, server)
+        await tab.until("document.querySelectorAll('#events li').length > 0")
+        assert await tab.run("window.broken === undefined")
+        assert await tab.run("document.querySelectorAll('img, script:not([src])').length") == 0
+        places = "h2 .name, .host, .tunnel h3, .stop, .tunnel .message, .note, .files code, .files pre, .subject"
+        texts = await tab.run(f"[...document.querySelectorAll({json.dumps(places)})].map(node => node.textContent)")
+        assert sum(ATTACK in one for one in texts) >= 9
+        assert await tab.run(f"document.querySelector('.target h2 .name').textContent === {json.dumps(ATTACK)}")
+
+
+async def test_a_strict_content_policy_refuses_nothing_the_page_does(tab: Tab, failing: FakeServer) -> None:
+    """The fixture looks at the console; this makes sure that the policy was there and that it bites."""
+    await opened(tab, failing)
+    assert await tab.run("fetch('').then(answer => answer.headers.get('Content-Security-Policy'))") == CSP
+    await tab.run("document.body.append(Object.assign(document.createElement('script'), {text: 'window.inline = 1'}))")
+    assert await tab.run("window.inline === undefined")
+    await eventually(lambda: tab.complaints, message="the policy's refusal is in the console")
+    tab.complaints.clear()
+
+
+# --- it lives ---------------------------------------------------------------------------------------------------------
+
+
+async def test_a_change_shows_without_a_reload_and_touches_no_other_row(tab: Tab, well: FakeServer) -> None:
+    well.world.rates.clear()
+    await opened(tab, well)
+    await tab.run("void (window.mark = document.querySelector('.tunnel'))")
+    await tab.run(
+        f"""void (window.touched = [], new MutationObserver(all => touched.push(...all.map(one =>
+            (one.target.closest ?? (() => null)).call(one.target, '.tunnel')?.querySelector('.name').title)))
+            .observe({row("staging/web")}.parentNode,
+                {{subtree: true, childList: true, attributes: true, characterData: true}}))"""
+    )
+    well.tell(well.world.turn("staging/web", "unhealthy", "probe", PROBE))
+    await tab.until(f"{row('staging/web')}.querySelector('.word').textContent === 'unhealthy'")
+    assert set(await tab.run("touched")) == {"staging/web"}
+    assert await tab.run("window.mark === document.querySelector('.tunnel')")
+
+
+async def test_tunnels_come_and_go_in_the_order_of_the_file(tab: Tab, well: FakeServer) -> None:
+    await opened(tab, well)
+    well.world.tunnels = [one for one in well.world.tunnels if one["id"] != "prod/replica"]
+    well.world.tunnels.insert(0, tunnel("prod", "first", "127.0.0.1:5000", "db.internal:5000"))
+    well.world.targets.reverse()
+    await tab.until("document.querySelector('.target .name').textContent === 'edge'")
+    prod = [one for one in await shown(tab) if one.startswith("prod/")]
+    assert prod == ["prod/first", "prod/postgres", "prod/redis", "prod/docker"]
+
+
+async def test_an_event_hurries_the_next_question(tab: Tab, well: FakeServer) -> None:
+    await opened(tab, well)
+    await eventually(lambda: well.listeners, message="the page listens to events")
+    asked = well.asked
+    well.tell(well.world.turn("staging/web", "down", "refused", REFUSED))
+    await eventually(lambda: well.asked > asked)
+
+
+async def test_it_polls_also_where_no_events_come(tab: Tab, well: FakeServer) -> None:
+    await opened(tab, well)
+    well.world.turn("staging/web", "unhealthy", "probe", PROBE)
+    await tab.until(f"{row('staging/web')}.querySelector('.word').textContent === 'unhealthy'")
+
+
+async def test_changes_are_announced_to_those_who_listen(tab: Tab, well: FakeServer) -> None:
+    await opened(tab, well)
+    assert await tab.run("document.getElementById('announce').ariaLive ?? 'polite'") == "polite"
+    well.tell(well.world.turn("staging/web", "unhealthy", "probe", PROBE))
+    said = "document.getElementById('announce').textContent"
+    await tab.until(f"{said} === 'tunnel staging/web is unhealthy. 1 tunnel with problems'")
+
+
+async def test_lost_contact_is_plain_to_see_and_ends_by_itself(tab: Tab, well: FakeServer) -> None:
+    await opened(tab, well)
+    assert await tab.run("document.title") == "all well · tunnels"
+    await well.vanish()
+    await tab.until("document.getElementById('lost').checkVisibility()")
+    said = await text(tab, "document.getElementById('lost')")
+    assert said.startswith(
+        f"No contact with 127.0.0.1:{well.port}: nothing answers there. What is shown is what was known at"
+    )
+    assert await tab.run("document.title") == "no contact · tunnels"
+    await tab.until("/^no contact for/.test(document.getElementById('contact').innerText.trim())")
+    assert len(await shown(tab)) == 8  # the last that was known stays
+    well.world.turn("staging/web", "down", "refused", REFUSED)
+    await well.come_back()
+    await tab.until("!document.getElementById('lost').checkVisibility()")
+    assert await tab.run(f"{row('staging/web')}.querySelector('.word').textContent") == "down"
+    assert await tab.run("document.title") == "1 problem · tunnels"
+
+
+async def test_an_answer_that_is_no_status_counts_as_lost_contact(tab: Tab, well: FakeServer) -> None:
+    await opened(tab, well)
+    well.status_code = 503
+    await tab.until("document.getElementById('lost').innerText.includes('it answers 503')")
+    tab.complaints.clear()
+
+
+# --- finding ----------------------------------------------------------------------------------------------------------
+
+
+async def test_slash_goes_to_the_filter_which_finds_by_any_word(tab: Tab, failing: FakeServer) -> None:
+    await opened(tab, failing)
+    await tab.press("/", text="/")
+    assert await tab.run("document.activeElement.id") == "filter"
+    await tab.type("team=data")
+    await tab.until("document.querySelectorAll('.tunnel').length === 2")
+    assert await shown(tab) == ["prod/postgres", "prod/replica"]
+    await tab.type(" 5433")
+    await tab.until("document.querySelectorAll('.tunnel').length === 1")
+    await tab.press("Escape", code=27)
+    await tab.until(f"document.querySelectorAll('.tunnel').length === {len(failing.world.tunnels)}")
+    await tab.type("nothing like it")
+    await tab.until("document.getElementById('nothing').checkVisibility()")
+
+
+async def test_only_problems_leaves_what_is_down_or_unhealthy(tab: Tab, failing: FakeServer) -> None:
+    await opened(tab, failing)
+    await tab.run("document.getElementById('problems').click()")
+    trouble = [one["id"] for one in failing.world.tunnels if one["phase"] in ("down", "unhealthy")]
+    assert sorted(await shown(tab)) == sorted(trouble)
+    assert await tab.run("document.getElementById('problems').ariaPressed") == "true"
+    failing.tell(failing.world.turn("staging/web", "up"))
+    await tab.until(f"document.querySelectorAll('.tunnel').length === {len(trouble) - 1}")
+
+
+async def test_a_view_is_in_the_address_and_can_be_linked_to(tab: Tab, failing: FakeServer) -> None:
+    await opened(tab, failing, "#q=edge&phase=standby")
+    assert await shown(tab) == ["edge/leader"]
+    await tab.press("Escape", code=27)
+    await tab.until("location.hash === ''")
+
+
+async def test_no_problem_at_all_is_said(tab: Tab, well: FakeServer) -> None:
+    await tab.open(well.url + "#problems=1")
+    await tab.until("document.getElementById('nothing').innerText === 'No problems among 8 tunnels.'")
+
+
+async def test_everything_can_be_reached_and_used_with_the_keyboard(tab: Tab, failing: FakeServer) -> None:
+    await opened(tab, failing)
+    reached: list[str] = []
+    while "BODY" not in reached:
+        await tab.press("Tab", code=9)
+        reached.append(
+            await tab.run(
+                "document.activeElement.id || document.activeElement.className || document.activeElement.tagName"
+            )
+        )
+        outlined = await tab.run("getComputedStyle(document.activeElement).outlineStyle !== 'none'")
+        assert outlined or reached[-1] in ("BODY", "targets"), f"{reached[-1]} does not show that it has the focus"
+        if reached[-1] == "problems":
+            await tab.press(" ", text=" ", code=32)
+    assert reached[:3] == ["skip", "filter", "problems"]
+    assert reached.count("chip") == len({one["phase"] for one in failing.world.tunnels})
+    assert {"PRE", "events"} <= set(reached)  # what scrolls
+    assert await tab.run("document.getElementById('problems').ariaPressed") == "true"
+
+
+# --- looks ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("width", [320, 390, 768, 1280])
+@pytest.mark.parametrize("case", ["some_failing", "hostile"])
+async def test_nothing_scrolls_sideways(tab: Tab, width: int, case: str) -> None:
+    world: World = getattr(worlds, case)()
+    async with FakeServer(world) as server:
+        await tab.size(width, 844, phone=width < 500)
+        await opened(tab, server)
+        await tab.until("document.querySelectorAll('#events li').length > 0")
+        too_wide = await tab.run(
+            """[...document.querySelectorAll('body *')].filter(node => node.checkVisibility()
+            && !node.closest('.unseen, .skip, pre') && node.getBoundingClientRect().right > innerWidth + 0.5)
+            .map(node => `${node.tagName}.${node.className}`)"""
+        )
+        assert too_wide == []
+        assert await tab.run("document.scrollingElement.scrollWidth <= innerWidth")
+
+
+CONTRAST = """(() => {
+  const context = document.createElement('canvas').getContext('2d', {willReadFrequently: true});
+  const parse = colour => {
+    context.clearRect(0, 0, 1, 1);
+    context.fillStyle = colour;
+    context.fillRect(0, 0, 1, 1);
+    return [...context.getImageData(0, 0, 1, 1).data];
+  };
+  const luminance = ([r, g, b]) => [r, g, b].map(value => value / 255)
+    .map(value => value <= 0.04045 ? value / 12.92 : ((value + 0.055) / 1.055) ** 2.4)
+    .reduce((sum, value, index) => sum + value * [0.2126, 0.7152, 0.0722][index], 0);
+  const ground = node => {
+    for (let at = node; at !== null; at = at.parentElement) {
+      const colour = parse(getComputedStyle(at).backgroundColor);
+      if (colour[3] === 255) return colour;
+    }
+    return parse('white');
+  };
+  const ratio = (one, other) => {
+    const [high, low] = [luminance(one), luminance(other)].sort((a, b) => b - a);
+    return (high + 0.05) / (low + 0.05);
+  };
+  const low = new Map();
+  let pairs = new Set();
+  const check = (node, colour, behind, least, what) => {
+    const found = ratio(parse(colour), behind);
+    pairs.add(`${colour} on ${behind}`);
+    if (found < least) low.set(`${what} ${node.tagName}.${node.className}: ${colour} on ${behind}`, found.toFixed(2));
+  };
+  for (const node of document.querySelectorAll('body *')) {
+    if (!node.checkVisibility() || node.closest('template')) continue;
+    const style = getComputedStyle(node);
+    const hasText = [...node.childNodes].some(child => child.nodeType === 3 && child.data.trim());
+    if (hasText) check(node, style.color, ground(node), 4.5, 'text');
+    if (node.matches('.shape, .beat')) {
+      const filled = style.backgroundColor !== 'rgba(0, 0, 0, 0)';
+      check(node, filled ? style.backgroundColor : style.borderLeftColor, ground(node.parentElement), 3, 'shape');
+    }
+    if (node.matches('button, input')) check(node, style.borderTopColor, ground(node.parentElement), 3, 'edge');
+    if (node.matches('path')) check(node, style.stroke, ground(node), 3, 'line');
+  }
+  const input = document.getElementById('filter');
+  check(input, getComputedStyle(input, '::placeholder').color, ground(input), 4.5, 'placeholder');
+  return {low: Object.fromEntries(low), pairs: pairs.size};
+})()"""
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+async def test_every_text_and_shape_stands_out_from_its_ground(tab: Tab, failing: FakeServer, scheme: str) -> None:
+    """WCAG 2.2 AA: 4.5:1 for text, 3:1 for shapes and for the edges of what can be pressed; measured as rendered."""
+    await tab.media(prefers_color_scheme=scheme, prefers_reduced_motion="reduce")
+    await tab.size(1280, 6000)  # content-visibility leaves nothing out
+    await opened(tab, failing)
+    await tab.until("document.querySelectorAll('#events li').length > 0")
+    found = await tab.run(CONTRAST)
+    assert found["low"] == {}
+    assert found["pairs"] > 15
+    await failing.vanish()
+    await tab.until("document.getElementById('lost').checkVisibility()")
+    assert (await tab.run(CONTRAST))["low"] == {}
+    tab.complaints.clear()
+
+
+async def test_nothing_moves_for_those_who_asked_for_stillness(tab: Tab, failing: FakeServer) -> None:
+    await opened(tab, failing)
+    assert await tab.run("document.getAnimations().length") > 0
+    await tab.media(prefers_reduced_motion="reduce")
+    await tab.until("document.getAnimations().length === 0")
+
+
+async def test_the_document_reads_well_without_eyes(tab: Tab, failing: FakeServer) -> None:
+    """Each field to fill in and each button has a name, headings do not skip a level, identifiers are unique."""
+    await opened(tab, failing)
+    nodes = (await tab.call("Accessibility.getFullAXTree"))["nodes"]
+    roles = {"button", "searchbox", "link", "region", "alert", "group", "search", "main", "complementary"}
+    nameless = [
+        one
+        for one in nodes
+        if one.get("role", {}).get("value") in roles - {"main", "complementary", "alert", "region"}
+        and not one["ignored"]
+        and not one["name"]["value"]
+    ]
+    assert not nameless
+    levels = await tab.run("[...document.querySelectorAll('h1, h2, h3')].map(head => Number(head.tagName[1]))")
+    assert levels[0] == 1
+    assert all(after <= before + 1 for before, after in pairwise(levels))
+    ids = await tab.run("[...document.querySelectorAll('[id]')].map(node => node.id)")
+    assert len(ids) == len(set(ids))
+
+
+# --- size -------------------------------------------------------------------------------------------------------------
+
+
+async def test_a_thousand_tunnels_that_all_change_are_updated(tab: Tab) -> None:
+    """Prints what an update costs; asserts only that it arrives, and that an unseen row is not laid out."""
+    async with FakeServer(worlds.thousand()) as server:
+        await opened(tab, server)
+        assert await tab.run("document.querySelectorAll('.tunnel').length") == 1000
+        sent = f"{row('site-00/service-00')}.querySelector('.sent').textContent"
+        await tab.until(f"/.B.s$/.test({sent})")
+        before = await metrics(tab)
+        asked = server.asked
+        frames = await tab.run(
+            """new Promise(done => {
+              const times = [];
+              const end = performance.now() + 6500;
+              const frame = now => { times.push(now); now < end ? requestAnimationFrame(frame) : done(times); };
+              requestAnimationFrame(frame);
+            })"""
+        )
+        after = await metrics(tab)
+        updates = server.asked - asked
+        gaps = sorted(later - earlier for earlier, later in pairwise(frames))
+        costs = {name: 1000 * (after[name] - before[name]) / max(updates, 1) for name in before}
+        print(f"\n1,000 tunnels, {updates} updates: ", end="")
+        print(", ".join(f"{name} {ms:.1f} ms" for name, ms in costs.items()), "an update; ", end="")
+        print(f"longest frame {gaps[-1]:.0f} ms, median {gaps[len(gaps) // 2]:.0f} ms")
+        assert updates >= 2
+        assert await tab.run(
+            f"!{row('site-49/service-19')}.querySelector('.name').checkVisibility({{contentVisibilityAuto: true}})"
+        )
+
+
+async def metrics(tab: Tab) -> dict[str, float]:
+    await tab.call("Performance.enable")
+    found = {one["name"]: one["value"] for one in (await tab.call("Performance.getMetrics"))["metrics"]}
+    return {name: found[f"{name}Duration"] for name in ("Script", "RecalcStyle", "Layout", "Task")}
+
+
+async def test_filtering_a_thousand_tunnels(tab: Tab) -> None:
+    async with FakeServer(worlds.thousand()) as server:
+        await opened(tab, server)
+        cost = await tab.run(
+            """(() => { const input = document.getElementById('filter'); input.value = 'site-49';
+            const began = performance.now(); input.dispatchEvent(new Event('input')); document.body.offsetHeight;
+            return performance.now() - began; })()"""
+        )
+        print(f"\nfiltering 1,000 tunnels: {cost:.1f} ms")
+        assert await tab.run("document.querySelectorAll('.tunnel').length") == 20
+
+
+async def test_figures_in_words(tab: Tab, well: FakeServer) -> None:
+    await tab.open(well.url)
+    words = {
+        "bytes(0)": "0 B",
+        "bytes(1023)": "1.00 KiB",
+        "bytes(1536)": "1.50 KiB",
+        "bytes(15 * 1024 ** 2)": "15.0 MiB",
+        "bytes(2 ** 40)": "1.00 TiB",
+        "rate(0.4)": "0",
+        "span(59_400)": "59 s",
+        "span(125 * 60_000)": "2 h 5 min",
+        "span(49 * 3600_000)": "2 d 1 h",
+        "roundTrip(0.0042)": "4.2 ms",
+        "count(1, 'tunnel')": "1 tunnel",
+        "clock(NaN)": "",
+        "millis(1.5)": 1500,
+        "millis('2027-01-31T00:00:00Z')": 1_801_353_600_000,
+        "Number.isNaN(millis(null))": True,
+    }
+    names = "bytes, rate, span, roundTrip, count, clock, millis"
+    said = await tab.run(f"import('./page/words.js').then(({{{names}}}) => [{', '.join(words)}])")
+    assert dict(zip(words, said, strict=True)) == words
+
+
+async def test_a_clock_that_differs_from_the_servers_does_not_bend_the_countdown(tab: Tab, well: FakeServer) -> None:
+    """The browser's clock runs an hour late; the Date header tells."""
+    await tab.call(
+        "Page.addScriptToEvaluateOnNewDocument",
+        source="const real = Date.now; Date.now = () => real() - 3600_000;",
+    )
+    well.world.turn("staging/web", "down", "refused", REFUSED)
+    well.world.find("staging/web")["nextTryAt"] = stamp(time.time() + 45 * 60)
+    await opened(tab, well)
+    said = await tab.run(f"{row('staging/web')}.querySelector('.next').textContent")
+    assert said in ("next try in 45 min", "next try in 44 min")

@@ -1,0 +1,309 @@
+"""Status as the program tells it (DESIGN section 7), made up: realistic, changing, hostile or very large."""
+
+from __future__ import annotations
+
+import random
+import time
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+Json = dict[str, Any]
+
+NEEDS_ACTION = {"auth", "host_key", "certificate_expired", "secret_unreadable", "bind", "forbidden_by_server"}
+REFUSED = "bastion.eu.example.com:22 refuses the connection: sshd is not running there, or a firewall says no"
+AUTH = "the server accepts none of the keys: add the public key of /etc/tunnels/id_ed25519 to deploy's authorized_keys"
+IN_USE = (
+    "port 6379 is taken by redis-server (process 4711): stop it, or choose another localPort; tried again every second"
+)
+DESTINATION = "db-2.internal:5432 refuses: the last 3 clients were turned away; is the service running?"
+PROBE = "GET /health answered 503 three times in a row"
+UNREACHED: Json = {"host": "", "cipher": None, "kex": None, "rttSeconds": None, "hostKeyVerified": None}
+INVALID = """\
+tunnels.d/search.yaml:14:9: targets.search.tunnels[2].localPrt: there is no such field; did you mean localPort?
+tunnels.d/search.yaml:21:20: targets.search.keepaliveInterval: 10 is in no unit: write 10s"""
+
+
+def stamp(at: float) -> str:
+    """Unix time as the program writes it."""
+    return datetime.fromtimestamp(at, UTC).isoformat().replace("+00:00", "Z")
+
+
+def target(name: str, server: str, **fields: Any) -> Json:
+    return {
+        "name": name,
+        "phase": "up",
+        "reason": None,
+        "message": "",
+        "needsAction": False,
+        "nextTryAt": None,
+        "host": server,  # the one it is connected to
+        "hosts": [server],
+        "via": [],
+        "since": stamp(time.time() - 3 * 3600),
+        "reconnects": 0,
+        "cipher": "aes128-gcm@openssh.com",
+        "kex": "mlkem768x25519-sha256",
+        "rttSeconds": 0.0183,
+        "hostKeyVerified": True,
+        **fields,
+    }
+
+
+def tunnel(target: str, name: str, listen: str, dial: str, **fields: Any) -> Json:
+    return {
+        "id": f"{target}/{name}",
+        "target": target,
+        "name": name,
+        "type": "local",
+        "phase": "up",
+        "up": True,
+        "reason": None,
+        "message": "",
+        "needsAction": False,
+        "nextTryAt": None,
+        "listen": listen,
+        "dial": dial,
+        "connections": 0,
+        "held": 0,
+        "bytesSent": 0,
+        "bytesReceived": 0,
+        "reconnects": 0,
+        "since": stamp(time.time() - 3 * 3600),
+        "description": "",
+        "labels": {},
+        **fields,
+    }
+
+
+@dataclass
+class World:
+    """What there is. `rates` are bytes a second, sent and received, by tunnel; `retries` seconds between tries."""
+
+    targets: list[Json]
+    tunnels: list[Json]
+    files: list[Json]
+    rates: dict[str, tuple[float, float]] = field(default_factory=dict)
+    events: list[Json] = field(default_factory=list)
+    retries: dict[str, float] = field(default_factory=dict)
+    converged: bool = True
+    began: float = field(default_factory=time.time)
+
+    def status(self) -> Json:
+        elapsed = time.time() - self.began + 3600
+        for one in self.tunnels:
+            sent, received = self.rates.get(one["id"], (0.0, 0.0))
+            one["bytesSent"], one["bytesReceived"] = int(sent * elapsed), int(received * elapsed)
+        for name, every in self.retries.items():
+            left = every - (time.time() - self.began) % every
+            self.find(name)["nextTryAt"] = stamp(time.time() + left)
+        config = {
+            "files": self.files,
+            "revision": "sha256:8c1f0a92d4e67b35aa0e4f12c9d8f7b6e5a4938271605f4e3d2c1b0a99887766",
+            "loadedAt": stamp(self.began - 4000),
+            "converged": self.converged,
+        }
+        return {"config": config, "targets": self.targets, "tunnels": self.tunnels}
+
+    def find(self, name: str) -> Json:
+        """A tunnel by its id, a target by its name."""
+        return next(one for one in [*self.tunnels, *self.targets] if name in (one.get("id"), one["name"]))
+
+    def turn(
+        self, name: str, phase: str, reason: str | None = None, message: str = "", next_try: float | None = None
+    ) -> Json:
+        """Make it something else, as the program would, and return the event."""
+        thing = self.find(name)
+        before = thing["phase"]
+        now = time.time()
+        thing.update(
+            phase=phase,
+            reason=reason,
+            message=message,
+            needsAction=reason in NEEDS_ACTION,
+            nextTryAt=None if next_try is None else stamp(now + next_try),
+            since=stamp(now),
+        )
+        self.retries.pop(name, None)
+        if next_try is not None:
+            self.retries[name] = next_try
+        if "up" in thing:
+            thing["up"] = phase == "up"
+        subject = f"tunnel {name}" if "id" in thing else f"target {name}"
+        event = {
+            "at": stamp(now),
+            "subject": subject,
+            "phase": phase,
+            "before": before,
+            "reason": reason,
+            "message": message,
+        }
+        self.events.append(event)
+        return event
+
+
+def all_up() -> World:
+    """A small team's tunnels, everything in order."""
+    targets = [
+        target("prod", "bastion.eu.example.com:22", via=["jump.example.com:22"], reconnects=1),
+        target("staging", "bastion.staging.example.com:2222", rttSeconds=0.0042, since=stamp(time.time() - 520)),
+        target("edge", "edge-01.example.net:22", rttSeconds=0.087, cipher="chacha20-poly1305@openssh.com"),
+    ]
+    tunnels = [
+        tunnel(
+            "prod",
+            "postgres",
+            "127.0.0.1:5432",
+            "db.internal:5432",
+            connections=12,
+            description="PostgreSQL",
+            labels={"team": "data"},
+        ),
+        tunnel(
+            "prod",
+            "replica",
+            "127.0.0.1:5433",
+            "db-2.internal:5432",
+            connections=3,
+            description="read replica",
+            labels={"team": "data"},
+        ),
+        tunnel("prod", "redis", "127.0.0.1:6379", "redis.internal:6379", connections=40, reconnects=1),
+        tunnel("prod", "docker", "/run/tunnels/docker.sock", "/var/run/docker.sock", since=stamp(time.time() - 1500)),
+        tunnel("staging", "web", "127.0.0.1:8080", "web.internal:80", connections=2, since=stamp(time.time() - 520)),
+        tunnel(
+            "staging",
+            "browse",
+            "127.0.0.1:1080",
+            "(each client's choice)",
+            type="socks",
+            connections=5,
+            since=stamp(time.time() - 520),
+        ),
+        tunnel(
+            "edge",
+            "webhook",
+            "127.0.0.1:8080 on edge",
+            "localhost:3000",
+            type="remote",
+            connections=1,
+            description="callbacks to the laptop",
+        ),
+        tunnel("edge", "metrics", "127.0.0.1:9100 on edge", "localhost:9100", type="remote"),
+    ]
+    rates = {
+        "prod/postgres": (48_200.0, 812_000.0),
+        "prod/replica": (9_100.0, 15_400_000.0),
+        "prod/redis": (1_260_000.0, 2_830_000.0),
+        "staging/web": (640.0, 5_200.0),
+        "staging/browse": (22_000.0, 380_000.0),
+        "edge/webhook": (310.0, 90.0),
+    }
+    files = [{"path": "/etc/tunnels/tunnels.yaml", "valid": True, "error": None}]
+    world = World(targets, tunnels, files, rates)
+    world.events = [
+        _event(520, "target staging", "connecting", "up", None, ""),
+        _event(519.9, "tunnel staging/web", "connecting", "up", None, "127.0.0.1:8080 -> web.internal:80"),
+        _event(519.8, "tunnel staging/browse", "connecting", "up", None, "127.0.0.1:1080 -> (each client's choice)"),
+        _event(1500, "tunnel prod/docker", None, "up", None, "/run/tunnels/docker.sock -> /var/run/docker.sock"),
+    ]
+    return world
+
+
+def _event(ago: float, subject: str, before: str | None, phase: str, reason: str | None, message: str) -> Json:
+    at = stamp(time.time() - ago)
+    return {"at": at, "subject": subject, "phase": phase, "before": before, "reason": reason, "message": message}
+
+
+def some_failing() -> World:
+    """The same with most kinds of trouble, and every phase."""
+    world = all_up()
+    world.targets.insert(0, target("search", "search.example.com:22", **UNREACHED))
+    world.tunnels += [
+        tunnel("search", "elastic", "127.0.0.1:9200", "es.internal:9200", held=2),
+        tunnel("search", "kibana", "127.0.0.1:5601", "kibana.internal:5601"),
+        tunnel("staging", "debug", "127.0.0.1:4000", "app.internal:4000", expiresAt=stamp(time.time() + 5400)),
+        tunnel("staging", "break-glass", "127.0.0.1:5434", "db.internal:5432"),
+        tunnel("edge", "leader", "0.0.0.0:8443 on edge", "localhost:8443", type="remote"),
+        tunnel("edge", "logs", "127.0.0.1:5140 on edge", "localhost:5140", type="remote"),
+    ]
+    world.turn("prod", "down", "refused", REFUSED, 9)
+    for name in ("postgres", "replica", "docker"):
+        world.turn(f"prod/{name}", "down", "refused", REFUSED, 9)
+        world.find(f"prod/{name}").update(connections=0)
+    world.find("prod").update(UNREACHED)
+    world.find("prod/postgres").update(held=7)
+    world.rates = {"staging/web": (640.0, 5_200.0), "staging/browse": (22_000.0, 1_380_000.0)}
+    world.turn("prod/redis", "down", "local_port_in_use", IN_USE, 3)
+    world.find("prod/redis").update(connections=0)
+    world.turn("search", "down", "auth", AUTH, 840)
+    for name in ("elastic", "kibana"):
+        world.turn(f"search/{name}", "down", "auth", AUTH, 840)
+    world.turn("staging/web", "unhealthy", "probe", PROBE)
+    world.turn("staging/break-glass", "off", None, "expired")
+    world.turn("staging/debug", "connecting")
+    world.turn("edge/webhook", "draining", None, "disabled: its last clients are leaving")
+    world.turn("edge/leader", "standby", None, "another holds the port; this one takes over when it is free", 3)
+    world.turn("edge/logs", "pending")
+    world.find("edge").update(hostKeyVerified=False)
+    world.files.append({"path": "/etc/tunnels/tunnels.d/search.yaml", "valid": False, "error": INVALID})
+    world.converged = False
+    for ago, event in enumerate(reversed(world.events)):
+        event["at"] = event["at"] if ago > 12 else stamp(time.time() - 7 * ago - 3)
+    return world
+
+
+ATTACK = "<img src=x onerror=\"window.broken='yes'\"><script>window.broken='yes'</script>'\"&amp;</p>"
+
+
+def hostile() -> World:
+    """Markup wherever a name, an address or a message comes from elsewhere."""
+    targets = [
+        target(ATTACK, ATTACK, via=[ATTACK], cipher=ATTACK, kex=ATTACK, phase="down", reason=ATTACK, message=ATTACK)
+    ]
+    tunnels = [
+        tunnel(
+            ATTACK,
+            ATTACK,
+            ATTACK,
+            ATTACK,
+            phase="down",
+            reason="dns",
+            message=f"it said: {ATTACK}",
+            description=ATTACK,
+            labels={ATTACK: ATTACK},
+        ),
+        tunnel(ATTACK, "javascript", "javascript:window.broken='yes'", "127.0.0.1:1", phase=ATTACK, type=ATTACK),
+    ]
+    world = World(targets, tunnels, [{"path": ATTACK, "valid": False, "error": ATTACK}])
+    world.events = [
+        {
+            "at": stamp(time.time()),
+            "subject": ATTACK,
+            "phase": ATTACK,
+            "before": ATTACK,
+            "reason": ATTACK,
+            "message": ATTACK,
+        }
+    ]
+    return world
+
+
+def thousand(targets: int = 50, tunnels_each: int = 20) -> World:
+    """1,000 tunnels, all of them with traffic, so that every row changes with every answer."""
+    dice = random.Random(1)
+    world = World([], [], [{"path": "/etc/tunnels", "valid": True, "error": None}])
+    for number in range(targets):
+        name = f"site-{number:02}"
+        world.targets.append(target(name, f"bastion.{name}.example.com:22"))
+        for index in range(tunnels_each):
+            one = tunnel(
+                name,
+                f"service-{index:02}",
+                f"127.0.0.1:{20_000 + number * 100 + index}",
+                f"service-{index}.internal:443",
+            )
+            one["connections"] = dice.randrange(9)
+            world.tunnels.append(one)
+            world.rates[one["id"]] = (dice.random() * 1e5, dice.random() * 1e6)
+    return world
