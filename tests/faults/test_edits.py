@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import sys
 import time
 from functools import partial
@@ -12,41 +11,13 @@ from pathlib import Path
 import pytest
 
 from reconciler.core.judge import Phase
+from support.clients import Mover, listening_inodes
 from support.services import EchoServer, GreetingServer, connected, exchange
 from support.sshd import Sshd
 from support.tunnels import local, running, target
 from support.wait import eventually, free_port
 
 TUNNELS = 50
-
-
-class Mover:
-    """A client that moves data without a pause and knows at every moment that nothing was lost."""
-
-    def __init__(self, port: int) -> None:
-        self.port = port
-        self.rounds = 0
-        self.stop = asyncio.Event()
-        self.task = asyncio.create_task(self._run())
-
-    async def _run(self) -> None:
-        async with connected("127.0.0.1", self.port) as (reader, writer):
-            while not self.stop.is_set():
-                block = os.urandom(4096)
-                writer.write(block)
-                assert await reader.readexactly(len(block)) == block
-                self.rounds += 1
-
-    async def moves(self) -> None:
-        """Wait until it has moved some more."""
-        before = self.rounds
-        await eventually(lambda: self.rounds > before + 1 or self.task.done())
-        if self.task.done():
-            await self.task
-
-    async def end(self) -> None:
-        self.stop.set()
-        await self.task
 
 
 async def test_of_fifty_tunnels_one_edited_one_removed_one_added_leaves_the_others_alone(
@@ -219,9 +190,3 @@ async def greeting(port: int) -> bytes:
 
 async def greets(port: int, text: bytes) -> bool:
     return await greeting(port) == text
-
-
-def listening_inodes() -> dict[int, str]:
-    """Port -> inode of the socket that listens on it in this process's network."""
-    rows = [line.split() for line in Path("/proc/self/net/tcp").read_text().splitlines()[1:]]
-    return {int(row[1].rpartition(":")[2], 16): row[9] for row in rows if row[3] == "0A"}

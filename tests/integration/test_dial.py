@@ -462,7 +462,9 @@ async def test_a_hundred_targets_of_one_server_connect_at_once(tmp_path: Path) -
     """By default, sshd drops unauthenticated connections from the tenth on."""
     strictly = {"MaxStartups": "10:100:10"}
     async with Sshd(tmp_path / "sshd", options=strictly) as sshd, contextlib.AsyncExitStack() as stack:
-        await asyncio.gather(*(stack.enter_async_context(dialled(access(hop(sshd)), connect_timeout=60)) for _ in range(100)))
+        await asyncio.gather(
+            *(stack.enter_async_context(dialled(access(hop(sshd)), connect_timeout=60)) for _ in range(100))
+        )
         assert sshd.sessions() == 100
 
 

@@ -1,0 +1,145 @@
+"""The way to the server swallows everything: noticed in time, nobody new is sent into it, and it heals by itself."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from reconciler.core.judge import Phase
+from support.netns import Namespace, SshdThere
+from support.services import EchoServer, TcpService, exchange
+from support.sshd import Sshd
+from support.tunnels import Running, file, local, running
+from support.wait import eventually, free_port, rss_bytes
+
+INTERVAL, COUNT = 1.0, 2
+LIMIT = INTERVAL * (COUNT + 1) + 1  # what is asked of us: down within that
+UPLOADS = 8
+MIB = 1 << 20
+
+
+class Sink(TcpService):
+    """Swallows everything."""
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while await reader.read(MIB):
+            pass
+
+
+@dataclass(frozen=True)
+class Way:
+    """A server, the address at which it reaches this machine, and how the way to it is cut and mended."""
+
+    sshd: Sshd
+    back: str
+    cut: Callable[[], None]
+    mend: Callable[[], None]
+
+
+@contextlib.asynccontextmanager
+async def lost_packets(directory: Path) -> AsyncIterator[Way]:
+    if not Namespace.possible():
+        pytest.skip("only root can make a network namespace")
+    with Namespace() as namespace:
+        async with SshdThere(directory, namespace) as sshd:
+            yield Way(sshd, namespace.here, namespace.blackhole, namespace.restore)
+
+
+@contextlib.asynccontextmanager
+async def stopped_server(directory: Path) -> AsyncIterator[Way]:
+    async with Sshd(directory) as sshd:
+        yield Way(sshd, "127.0.0.1", sshd.pause, sshd.resume)
+
+
+async def flood(port: int) -> None:
+    """Send without end, as fast as it goes; after a cut once more."""
+    block = bytes(MIB)
+    while True:
+        with contextlib.suppress(ConnectionError):
+            _, writer = await asyncio.open_connection("127.0.0.1", port)
+            try:
+                while True:
+                    writer.write(block)
+                    await writer.drain()
+            finally:
+                writer.transport.abort()
+
+
+@pytest.mark.parametrize(
+    ("way", "uploads"),
+    [(lost_packets, 0), (lost_packets, UPLOADS), (stopped_server, UPLOADS)],
+    ids=["packets lost, idle", "packets lost, loaded", "server stopped, loaded"],
+)
+async def test_a_dead_way_is_noticed_in_time_holds_new_clients_before_and_heals(
+    way: Callable[[Path], contextlib.AbstractAsyncContextManager[Way]],
+    uploads: int,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    async with way(tmp_path / "sshd") as there, EchoServer(host=there.back) as echo, Sink(host=there.back) as sink:
+        port, drain = free_port(), free_port()
+        text = file(
+            there.sshd,
+            f"      - {{name: echo, local: '{port}:{there.back}:{echo.port}', holdTimeout: 60s}}\n",
+            f"      - {{name: sink, local: '{drain}:{there.back}:{sink.port}', holdTimeout: 60s}}\n",
+            keepaliveInterval=f"{INTERVAL:g}s",
+            keepaliveCountMax=COUNT,
+            connectTimeout="2s",
+            reconnect="{max: 1s}",
+        )
+        async with running(tmp_path, text) as tunnels:
+            await tunnels.all_up()
+            flooding = [asyncio.create_task(flood(drain)) for _ in range(uploads)]
+            await eventually(lambda: tunnels.meter("server/sink").sent > 32 * MIB or not uploads)
+            before = rss_bytes()
+            there.cut()
+            try:
+                held, lost, peak, clients = await the_outage(tunnels, port)
+            finally:
+                there.mend()
+            mended = time.monotonic()
+            answers = await asyncio.wait_for(asyncio.gather(*clients), 30)
+            healed = time.monotonic() - mended
+            for task in flooding:
+                task.cancel()
+            await asyncio.gather(*flooding, return_exceptions=True)
+        with capsys.disabled():
+            print(
+                f"\n  keepalive {INTERVAL:g} s x {COUNT + 1}, {uploads} uploads: new clients held after {held:.2f} s, "
+                f"down after {lost:.2f} s (at most {LIMIT:g}), RSS +{(peak - before) / MIB:.1f} MiB; "
+                f"mended: all clients answered after {healed:.2f} s"
+            )
+        assert answers == [b"ping", b"ping"]
+        assert lost <= LIMIT
+        assert held <= INTERVAL * COUNT + 1
+        assert peak - before < 64 * MIB
+
+
+async def the_outage(tunnels: Running, port: int) -> tuple[float, float, int, list[asyncio.Task[bytes]]]:
+    """Seconds until new clients are held, and until the link is given up; the peak of memory, and two clients."""
+    began = time.monotonic()
+    (link,) = tunnels.links
+    early = asyncio.create_task(exchange("127.0.0.1", port))  # nobody can know yet: it goes into the dead link
+    verdict = await tunnels.until("server/echo", Phase.DOWN, within=LIMIT * 3)
+    held = time.monotonic() - began
+    assert verdict.reason == "keepalive", verdict
+    channels = len(link.connection._channels)
+    late = asyncio.create_task(exchange("127.0.0.1", port))
+    await eventually(lambda: tunnels.meter("server/echo").held > 0, message="a client that comes now is held")
+    peak = rss_bytes()
+    assert len(link.connection._channels) == channels, "and not sent into the dead link"
+    while not link.gone:
+        peak = max(peak, rss_bytes())
+        await asyncio.sleep(0.02)
+        assert time.monotonic() - began < LIMIT * 3, "the link is given up"
+    lost = time.monotonic() - began
+    verdict = await tunnels.until("server/echo", Phase.DOWN)
+    await eventually(lambda: tunnels.meter("server/echo").held == 2, message="both wait for another link")
+    assert not early.done()
+    return held, lost, max(peak, rss_bytes()), [early, late]

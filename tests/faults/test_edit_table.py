@@ -1,0 +1,475 @@
+"""What an edit does, row by row (DESIGN section 4), on a real server and with clients that move data."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from reconciler.config.files import digest
+from reconciler.core.judge import Phase
+from reconciler.ssh.link import Link
+from support.clients import Mover, all_move, listening_inodes, moving
+from support.keys import KeyPair, Keys
+from support.services import MIB, EchoServer, GreetingServer, Streams, connected, exchange
+from support.sshd import Sshd
+from support.tunnels import Running, file, local, remote, running, socks, target
+from support.wait import eventually, free_port
+
+CLIENTS = 5
+
+
+@pytest.fixture
+async def neighbour(echo: EchoServer) -> AsyncIterator[GreetingServer]:
+    """A service that is not the echo."""
+    async with GreetingServer("the other place") as server:
+        yield server
+
+
+# --- policy: in place; live clients kept ------------------------------------------------------------------------
+
+
+async def test_a_policy_edit_keeps_every_client_but_one_that_the_new_rule_forbids(
+    sshd: Sshd, echo: EchoServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    port = free_port()
+    async with running(tmp_path, file(sshd, local("echo", port, echo.port))) as tunnels:
+        await tunnels.all_up()
+        inode, links = listening_inodes()[port], tunnels.links
+        async with moving([port] * CLIENTS) as movers:
+            stranger = Mover(port, opening=coming_from("127.0.0.2"))
+            await stranger.moves()
+            edits: dict[str, object] = {
+                "description": "PostgreSQL",
+                "labels": "{team: data}",
+                "critical": "false",
+                "maxConnections": 3,  # fewer than there are: nobody is sent away for it
+                "drainTimeout": "1s",
+                "holdTimeout": "1s",
+                "idleTimeout": "1h",
+                "bandwidthLimit": "50MiB/s",
+                "audit": "true",
+                "health": "{type: tcp}",
+                "expiresAt": "2099-01-01T00:00:00Z",
+                "allow": "[127.0.0.0/8]",
+            }
+            for number in range(len(edits)):
+                fields = dict(list(edits.items())[: number + 1])
+                tunnels.edit(file(sshd, local("echo", port, echo.port, **fields)))
+                await is_asked(tunnels)
+                await all_move([*movers, stranger])
+            tunnels.edit(file(sshd, local("echo", port, echo.port, deny="[127.0.0.2/32]")))
+            await stranger.is_cut()
+            await all_move(movers)
+        assert listening_inodes()[port] == inode
+        assert tunnels.links == links
+    with capsys.disabled():
+        print(f"\n  {len(edits) + 1} policy edits: 0 of {CLIENTS} allowed clients cut, the forbidden one was")
+
+
+async def test_settings_of_a_target_change_on_its_live_connection(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> None:
+    port = free_port()
+    async with running(tmp_path, file(sshd, local("echo", port, echo.port))) as tunnels:
+        await tunnels.all_up()
+        links = tunnels.links
+        async with moving([port] * CLIENTS):
+            fields = {"keepaliveInterval": "3s", "dialTimeout": "2s", "handoverTimeout": "1h", "connectTimeout": "3s"}
+            tunnels.edit(file(sshd, local("echo", port, echo.port), **fields))
+            await eventually(lambda: tunnels.links[0].dial_timeout == 2)
+            assert tunnels.links == links
+
+
+# --- route: in place; live clients drained ----------------------------------------------------------------------
+
+
+async def test_a_retargeted_local_forward_never_closes_its_port_and_drains_its_clients(
+    sshd: Sshd, echo: EchoServer, neighbour: GreetingServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    port = free_port()
+    line = partial(local, "one", port, drainTimeout="700ms")
+    async with running(tmp_path, file(sshd, line(echo.port))) as tunnels:
+        await tunnels.all_up()
+        inode, links = listening_inodes()[port], tunnels.links
+        movers = [Mover(port) for _ in range(CLIENTS)]
+        await all_move(movers)
+        async with knocking(port) as knocks:
+            tunnels.edit(file(sshd, line(neighbour.port)))
+            await eventually(partial(greets, port))
+            await all_move(movers)  # they are draining
+            for mover in movers:
+                await mover.is_cut()  # and their time is up
+        assert knocks.refused == 0
+        assert (listening_inodes()[port], tunnels.links) == (inode, links)
+    with capsys.disabled():
+        print(f"\n  a local forward retargeted: 0 of {knocks.count} connects refused, {CLIENTS} clients drained")
+
+
+async def test_a_retargeted_remote_forward_never_closes_its_port_and_drains_its_clients(
+    sshd: Sshd, echo: EchoServer, neighbour: GreetingServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    port = free_port()
+    line = partial(remote, "one", port, drainTimeout="700ms")
+    async with running(tmp_path, file(sshd, line(echo.port))) as tunnels:
+        await tunnels.all_up()
+        inode, links = listening_inodes()[port], tunnels.links
+        movers = [Mover(port) for _ in range(CLIENTS)]
+        await all_move(movers)
+        async with knocking(port) as knocks:
+            tunnels.edit(file(sshd, line(neighbour.port)))
+            await eventually(partial(greets, port))
+            await all_move(movers)
+            for mover in movers:
+                await mover.is_cut()
+        assert knocks.refused == 0
+        assert (listening_inodes()[port], tunnels.links) == (inode, links)
+    with capsys.disabled():
+        print(f"\n  a remote forward retargeted: 0 of {knocks.count} connects refused, {CLIENTS} clients drained")
+
+
+async def test_a_tunnel_given_to_another_target_never_closes_its_port(
+    sshd: Sshd, echo: EchoServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    port, other = free_port(), free_port()
+    line, keep = local("one", port, echo.port, drainTimeout="700ms"), local("keep", other, echo.port)
+    here, there = target(sshd, "here"), target(sshd, "there") + local("other", free_port(), echo.port)
+    async with running(tmp_path, "targets:\n" + here + line + keep + there) as tunnels:
+        await tunnels.all_up()
+        inode = listening_inodes()[port]
+        async with moving([other]), knocking(port) as knocks:
+            movers = [Mover(port) for _ in range(CLIENTS)]
+            await all_move(movers)
+            tunnels.edit("targets:\n" + here + keep + there + line)
+            await tunnels.all_up("here/keep", "there/other", "there/one")
+            await all_move(movers)
+            for mover in movers:
+                await mover.is_cut()
+            assert await exchange("127.0.0.1", port) == b"ping"
+        assert knocks.refused == 0
+        assert listening_inodes()[port] == inode
+    with capsys.disabled():
+        print(f"\n  a tunnel given to another target: 0 of {knocks.count} connects refused")
+
+
+# --- names and ports that change hands: in place; kept ------------------------------------------------------------
+
+
+async def test_a_renamed_tunnel_keeps_its_socket_and_its_clients(
+    sshd: Sshd, echo: EchoServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    near, far = free_port(), free_port()
+    async with running(tmp_path, file(sshd, local("old", near, echo.port), remote("gone", far, echo.port))) as tunnels:
+        await tunnels.all_up()
+        inodes = listening_inodes()
+        async with moving([near, far] * CLIENTS):
+            tunnels.edit(file(sshd, local("new", near, echo.port), remote("here", far, echo.port)))
+            await tunnels.all_up("server/new", "server/here")
+            await eventually(lambda: tunnels.meter("server/new").active == tunnels.meter("server/here").active == CLIENTS)
+            assert not any(flow.draining for flow in tunnels.app.fleet.observe().flows)
+        now = listening_inodes()
+        assert (now[near], now[far]) == (inodes[near], inodes[far])
+    with capsys.disabled():
+        print(f"\n  a local and a remote forward renamed: 0 of {2 * CLIENTS} clients cut, both are the new names'")
+
+
+async def test_two_tunnels_swap_ports_and_nobody_is_cut(
+    sshd: Sshd, echo: EchoServer, neighbour: GreetingServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one, two = free_port(), free_port()
+    async with running(tmp_path, file(sshd, local("a", one, echo.port), local("b", two, neighbour.port))) as tunnels:
+        await tunnels.all_up()
+        inodes = listening_inodes()
+        async with moving([one] * CLIENTS), connected("127.0.0.1", two) as (reader, writer):
+            assert await reader.read(100) == b"the other place"
+            tunnels.edit(file(sshd, local("a", two, echo.port), local("b", one, neighbour.port)))
+            await eventually(partial(greets, one))
+            assert await exchange("127.0.0.1", two) == b"ping"
+            assert not any(flow.draining for flow in tunnels.app.fleet.observe().flows)
+            writer.write_eof()
+        now = listening_inodes()
+        assert (now[one], now[two]) == (inodes[one], inodes[two])
+    with capsys.disabled():
+        print(f"\n  two tunnels swapped ports: 0 of {CLIENTS + 1} clients cut, the sockets are the same")
+
+
+# --- access: make before break ------------------------------------------------------------------------------------
+
+
+async def test_remote_forwards_move_to_the_new_connection_and_their_clients_stay(
+    sshd: Sshd, echo: EchoServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The far port may refuse for one round trip, while the server's one process has let go and the other not begun."""
+    port = free_port()
+    async with running(tmp_path, file(sshd, remote("one", port, echo.port))) as tunnels:
+        await tunnels.all_up()
+        async with moving([port] * CLIENTS), knocking(port) as knocks:
+            for _ in range(10):
+                (old, *_), count = tunnels.links[::-1], knocks.count
+                tunnels.app.restart(["server"], "the test asks for it")
+                await eventually(lambda old=old: tunnels.links[-1] is not old)  # type: ignore[misc]
+                await tunnels.all_up()
+                await eventually(lambda count=count: knocks.count > count + 3)  # type: ignore[misc]
+        await eventually(lambda: len(tunnels.links) == 1)
+    with capsys.disabled():
+        print(
+            f"\n  10 hand-overs of a remote forward: 0 of {CLIENTS} clients cut, {knocks.refused} of {knocks.count} "
+            f"connects refused, the port was away for {knocks.longest * 1000:.0f} ms at most"
+        )
+
+
+async def test_known_hosts_that_still_name_the_key_replace_nothing_and_others_replace_the_connection(
+    keys: Keys, echo: EchoServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    second = keys.make("host_ecdsa", kind="ecdsa-sha2-nistp256")
+    port = free_port()
+    two_keys = {"HostKey": f"{tmp_path}/sshd/host\nHostKey {second.private}"}
+    async with Sshd(tmp_path / "sshd", options=two_keys) as sshd:
+        first_line = sshd.known_hosts.read_text()
+        second_line = f"[{sshd.host}]:{sshd.port} {' '.join(second.public_line.split()[:2])}\n"
+        async with running(tmp_path, file(sshd, local("echo", port, echo.port))) as tunnels:
+            await tunnels.all_up()
+            (link,) = tunnels.links
+            async with moving([port] * CLIENTS):
+                before = record(tunnels, link)
+                sshd.known_hosts.write_text("# a comment\n" + second_line + first_line)
+                await eventually(lambda: record(tunnels, link) != before, message="the new content is looked at")
+                assert tunnels.links == [link]
+                sshd.known_hosts.write_text(second_line)
+                await eventually(lambda: tunnels.links[-1] is not link, message="its key is not believed any more")
+                await tunnels.all_up()
+                (_, replacing) = tunnels.links
+                stranger = keys.make("stranger", kind="ecdsa-sha2-nistp256")
+                sshd.known_hosts.write_text(second_line.replace(*(key_of(pair) for pair in (second, stranger))))
+                verdict = await eventually(partial(complaint, tunnels))
+                assert "another host key" in verdict
+                assert tunnels.phases() == {"server/echo": Phase.UP}, "the last good connection goes on"
+                assert replacing in tunnels.links
+                sshd.known_hosts.write_text(second_line)
+                await eventually(lambda: not complaint(tunnels))
+    with capsys.disabled():
+        print(f"\n  known hosts: a key still named kept the connection, another replaced it, 0 of {CLIENTS} clients cut")
+
+
+async def test_credentials_that_change_are_for_the_next_connection_or_at_once_for_one_that_waits(
+    sshd: Sshd, echo: EchoServer, keys: Keys, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    port = free_port()
+    key = keys.make("changing")
+    sshd.authorize(key)
+    right, wrong = key.private.read_bytes(), keys.make("stranger").private.read_bytes()
+    text = file(sshd, local("echo", port, echo.port, holdTimeout="30s"), privateKey=key.private)
+    async with running(tmp_path, text) as tunnels:
+        await tunnels.all_up()
+        (link,) = tunnels.links
+        async with moving([port] * CLIENTS):
+            before = record(tunnels, link)
+            key.private.write_bytes(wrong)
+            await eventually(lambda: record(tunnels, link) != before, message="the new content is looked at")
+            assert tunnels.links == [link], "a live connection is not replaced"
+            assert tunnels.phases() == {"server/echo": Phase.UP}
+        await sshd.kill_sessions()
+        verdict = await tunnels.until("server/echo", Phase.DOWN)
+        await eventually(lambda: (v := tunnels.verdict("server/echo")) is not None and v.needs_action)
+        verdict = tunnels.verdict("server/echo")
+        assert verdict is not None
+        assert verdict.next_try is not None
+        waits = verdict.next_try - time.monotonic()
+        assert waits > 30, "servers ban guessers"
+        mended = time.monotonic()
+        key.private.write_bytes(right)
+        await tunnels.until("server/echo", Phase.UP)
+        took = time.monotonic() - mended
+    with capsys.disabled():
+        print(f"\n  a key mended while its next try was {waits:.0f} s away: up after {took:.2f} s")
+
+
+# --- listen address and type: close, then open; drained -----------------------------------------------------------
+
+
+async def test_a_changed_address_or_type_opens_another_socket_and_drains_the_clients_of_the_old(
+    sshd: Sshd, echo: EchoServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    port, new = free_port(), free_port()
+    short = {"drainTimeout": "700ms"}
+    async with running(tmp_path, file(sshd, local("one", port, echo.port, **short))) as tunnels:
+        await tunnels.all_up()
+        for text in (
+            local("one", new, echo.port, **short),
+            local("one", port, echo.port, localHost="127.0.0.2", **short),
+            socks("one", port, **short),
+        ):
+            came_by = tunnels.bound("server/one")
+            host, _, number = came_by.rpartition(":")
+            movers = [Mover(int(number), opening=going_to(host)) for _ in range(CLIENTS)]
+            await all_move(movers)
+            tunnels.edit(file(sshd, text))
+            await eventually(lambda came_by=came_by: tunnels.bound("server/one") != came_by or "socks" in text)  # type: ignore[misc]
+            await tunnels.all_up()
+            await all_move(movers)
+            for mover in movers:
+                await mover.is_cut()
+            with pytest.raises(ConnectionRefusedError):
+                await exchange(host, int(number))
+    with capsys.disabled():
+        print(f"\n  port, address and type changed: {3 * CLIENTS} clients drained, none cut before its time")
+
+
+# --- removed, off, expired: stop accepting at once, drain; put back: revived -----------------------------------------
+
+
+async def test_a_tunnel_that_is_removed_disabled_or_expired_refuses_at_once_and_drains(
+    sshd: Sshd, echo: EchoServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    port, far, other = free_port(), free_port(), free_port()
+    keep = local("keep", other, echo.port)
+
+    def both(**fields: object) -> str:
+        return local("one", port, echo.port, drainTimeout="1s", **fields) + remote(
+            "two", far, echo.port, drainTimeout="1s", **fields
+        )
+
+    async with running(tmp_path, file(sshd, keep + both())) as tunnels:
+        await tunnels.all_up()
+        async with moving([other] * CLIENTS):
+            for way in ("removed", "enabled: false", "expired"):
+                await tunnels.all_up("server/keep", "server/one", "server/two")
+                movers = [Mover(one) for one in (port, far) for _ in range(CLIENTS)]
+                await all_move(movers)
+                soon = datetime.fromtimestamp(time.time() + 1, UTC).isoformat()
+                gone = {
+                    "removed": "",
+                    "enabled: false": both(enabled="false"),
+                    "expired": both(expiresAt=soon),
+                }[way]
+                tunnels.edit(file(sshd, keep + gone))
+                for one in (port, far):
+                    await eventually(partial(is_refused, one))
+                await all_move(movers)
+                for mover in movers:
+                    await mover.is_cut()
+                if way != "removed":
+                    assert await tunnels.until("server/one", Phase.OFF)
+                tunnels.edit(file(sshd, keep + both()))
+    with capsys.disabled():
+        print(f"\n  removed, disabled, expired: refused at once, {6 * CLIENTS} clients drained, 0 of the neighbour's cut")
+
+
+async def test_a_tunnel_put_back_while_it_drains_keeps_its_clients(
+    sshd: Sshd, echo: EchoServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    port, far = free_port(), free_port()
+    both = local("one", port, echo.port), remote("two", far, echo.port)
+    gone = local("one", port, echo.port, enabled="false"), remote("two", far, echo.port, enabled="false")
+    async with running(tmp_path, file(sshd, *both)) as tunnels:
+        await tunnels.all_up()
+        links = tunnels.links
+        async with moving([port, far] * CLIENTS):
+            for away in ((), gone, ()):
+                tunnels.edit(file(sshd, *away) if away else "targets: {}\n")
+                for one in (port, far):
+                    await eventually(partial(is_refused, one))
+                tunnels.edit(file(sshd, *both))
+                await tunnels.all_up("server/one", "server/two")
+                await eventually(lambda: not any(flow.draining for flow in tunnels.app.fleet.observe().flows))
+        assert tunnels.links == links, "the connection lives by its clients meanwhile"
+    with capsys.disabled():
+        print(f"\n  taken away and put back three times: 0 of {2 * CLIENTS} clients cut")
+
+
+# --- helpers ------------------------------------------------------------------------------------------------------
+
+
+class Knocks:
+    """A client that comes again and again. `longest` is how long nobody got in, in seconds."""
+
+    def __init__(self) -> None:
+        self.count = self.refused = 0
+        self.longest = 0.0
+
+
+@contextlib.asynccontextmanager
+async def knocking(port: int) -> AsyncIterator[Knocks]:
+    """Connect every few milliseconds, and count who is refused."""
+    knocks = Knocks()
+
+    async def knock() -> None:
+        well = time.monotonic()
+        while True:
+            knocks.count += 1
+            try:
+                _, writer = await asyncio.open_connection("127.0.0.1", port)
+                writer.transport.abort()
+                knocks.longest = max(knocks.longest, time.monotonic() - well if well else 0.0)
+                well = 0.0
+            except ConnectionRefusedError:
+                knocks.refused += 1
+                well = well or time.monotonic()
+            await asyncio.sleep(0.005)
+
+    task = asyncio.create_task(knock())
+    try:
+        yield knocks
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+def coming_from(host: str):  # noqa: ANN201 - an Opening
+    """A client whose address is another one of this machine's."""
+
+    async def opening(to: str, port: int) -> Streams:
+        return await asyncio.open_connection(to, port, limit=MIB, local_addr=(host, 0))
+
+    return opening
+
+
+def going_to(host: str):  # noqa: ANN201 - an Opening
+    """A client that connects there, wherever it is told to go."""
+
+    async def opening(_to: str, port: int) -> Streams:
+        return await asyncio.open_connection(host, port, limit=MIB)
+
+    return opening
+
+
+async def is_asked(tunnels: Running) -> None:
+    """Wait until what the file says now has been planned for."""
+    revision = f"sha256:{digest(tunnels.file.read_bytes())}"
+    await eventually(lambda: (config := tunnels.app.snapshot().config).revision == revision and config.converged)
+
+
+async def greets(port: int) -> bool:
+    async with connected("127.0.0.1", port) as (reader, writer):
+        writer.write_eof()
+        return await reader.read(100) == b"the other place"
+
+
+async def is_refused(port: int) -> bool:
+    try:
+        await exchange("127.0.0.1", port)
+    except ConnectionRefusedError:
+        return True
+    except ConnectionError:
+        pass
+    return False
+
+
+def complaint(tunnels: Running) -> str:
+    """What the target says although it is up."""
+    assert tunnels.app.judgement is not None
+    verdict = tunnels.app.judgement.targets[0].verdict
+    return verdict.message if verdict.phase is Phase.UP and verdict.reason is not None else ""
+
+
+def key_of(pair: KeyPair) -> str:
+    return pair.public_line.split()[1]
+
+
+def record(tunnels: Running, link: Link) -> str:
+    """The state of the link's files as they were looked at last."""
+    return tunnels.app.fleet._links._records[link.number].stamp

@@ -1,0 +1,101 @@
+"""A connection is replaced while fifty clients transfer: nobody notices. One that cannot be made replaces nothing."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from reconciler.core.judge import Phase
+from support.clients import FULL, moving
+from support.keys import Keys
+from support.services import EchoServer, SinkSource, download, exchange, upload
+from support.sshd import Sshd
+from support.tunnels import Running, file, local, running
+from support.wait import eventually, free_port
+
+CLIENTS = 50
+REPLACEMENTS = 100 if FULL else 10
+SIZE = 1 << 19
+CIPHERS = ("aes128-gcm@openssh.com", "aes256-gcm@openssh.com")
+
+
+async def test_a_connection_replaced_ten_times_under_fifty_transfers_spoils_none(
+    sshd: Sshd, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    port = free_port()
+    whole = 0
+    replaced = asyncio.Event()
+
+    async def transfer() -> None:
+        nonlocal whole
+        while not replaced.is_set():
+            for way in (download, upload):
+                sent, seen = await way("127.0.0.1", port, SIZE)
+                assert sent == seen
+                whole += 1
+
+    async with SinkSource() as service:
+
+        def text(cipher: str) -> str:
+            return file(sshd, local("data", port, service.port), algorithms=f"{{cipher: [{cipher}]}}")
+
+        async with running(tmp_path, text(CIPHERS[0])) as tunnels:
+            await tunnels.all_up()
+            clients = [asyncio.create_task(transfer()) for _ in range(CLIENTS)]
+            for turn in range(REPLACEMENTS):
+                before = newest(tunnels)
+                if turn % 2:
+                    tunnels.app.restart(["server"], "the test asks for it")
+                else:
+                    tunnels.edit(text(CIPHERS[(turn // 2 + 1) % 2]))
+                await eventually(lambda before=before: newest(tunnels) > before, within=20)  # type: ignore[misc]
+                at_least = whole + CLIENTS
+                await eventually(lambda at_least=at_least: whole > at_least, within=20)  # type: ignore[misc]
+            replaced.set()
+            await asyncio.gather(*clients)
+            assert newest(tunnels) == REPLACEMENTS + 1, "each was replaced once"
+            await eventually(lambda: len(tunnels.links) == 1, message="the replaced ones end with their last clients")
+    with capsys.disabled():
+        print(f"\n  {REPLACEMENTS} connections replaced under {CLIENTS} clients: {whole} transfers whole, 0 not")
+
+
+async def test_a_new_access_that_does_not_work_leaves_the_old_connection_and_says_why(
+    sshd: Sshd, echo: EchoServer, keys: Keys, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    port = free_port()
+    tunnel = local("echo", port, echo.port)
+    stranger = keys.make("stranger")
+    async with running(tmp_path, file(sshd, tunnel)) as tunnels:
+        await tunnels.all_up()
+        (before,) = tunnels.links
+        async with moving([port] * 5):
+            tunnels.edit(file(sshd, tunnel, privateKey=stranger.private))
+
+            def told() -> str:
+                assert tunnels.app.judgement is not None
+                verdict = tunnels.app.judgement.targets[0].verdict
+                return verdict.message if verdict.reason == "auth" else ""
+
+            said = await eventually(told)
+            verdict = tunnels.verdict("server/echo")
+            assert verdict is not None
+            assert verdict.message == said, "its tunnels say it as well"
+            assert "the old connection goes on" in said
+            assert str(stranger.private) in said, "the key that does not work is named"
+            assert tunnels.phases() == {"server/echo": Phase.UP}
+            assert await exchange("127.0.0.1", port) == b"ping", "new clients are carried too"
+            assert tunnels.links == [before]
+            sshd.authorize(stranger)  # nothing here tells us: the way out is the file
+            tunnels.edit(file(sshd, tunnel, privateKey=stranger.private, compress="true"))
+            await eventually(lambda: tunnels.links[-1] is not before)
+            await eventually(lambda: not told())
+        await eventually(lambda: before not in tunnels.links)
+    with capsys.disabled():
+        print(f"\n  a wrong key in the new access, 0 of 5 clients cut: {said}")
+
+
+def newest(tunnels: Running) -> int:
+    """The number of the latest connection."""
+    return max(link.number for link in tunnels.links)

@@ -1,0 +1,163 @@
+"""What an SSH client is tried with everywhere: chains, what a server forbids, new keys under load, rotated host keys."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from pathlib import Path
+
+import pytest
+
+from reconciler.core.judge import Phase
+from support.clients import moving
+from support.keys import Keys
+from support.services import MIB, EchoServer, SinkSource, by_tcp, download, exchange, upload
+from support.socks_client import by_socks
+from support.sshd import Sshd
+from support.tunnels import Running, file, local, remote, running, socks
+from support.wait import eventually, free_port, rss_bytes
+
+
+async def test_a_chain_through_every_kind_of_forward_carries_all_bytes_both_ways(
+    sshd: Sshd, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # client -> socks -> sshd -> remote listener -> here -> local listener -> sshd -> remote listener -> service
+    proxy, first, second, third = (free_port() for _ in range(4))
+    async with SinkSource() as service:
+        text = file(
+            sshd,
+            socks("proxy", proxy),
+            remote("first", first, second),
+            local("second", second, third),
+            remote("third", third, service.port),
+        )
+        async with running(tmp_path, text) as tunnels:
+            await tunnels.all_up()
+            began = time.monotonic()
+            sent, seen = await upload("127.0.0.1", first, 8 * MIB, by_socks(proxy))
+            assert sent == seen
+            sent, seen = await download("127.0.0.1", first, 8 * MIB, by_socks(proxy))
+            assert sent == seen
+            took = time.monotonic() - began
+            await tunnels.nobody_is_connected()
+    with capsys.disabled():
+        print(f"\n  socks, remote, local, remote in a chain on one connection: 2 x 8 MiB whole in {took:.2f} s")
+
+
+FORBIDDEN = [
+    ({"AllowTcpForwarding": "no"}, "forbidden", "forbidden"),
+    ({"AllowTcpForwarding": "local"}, "up", "forbidden"),
+    ({"AllowTcpForwarding": "remote"}, "forbidden", "up"),
+    ({"DisableForwarding": "yes"}, "forbidden", "forbidden"),
+    ({"PermitOpen": "127.0.0.1:{echo}"}, "up", "up"),
+    ({"PermitOpen": "127.0.0.1:1"}, "forbidden", "up"),
+    ({"PermitListen": "127.0.0.1:{far}"}, "up", "up"),
+    ({"PermitListen": "127.0.0.1:1"}, "up", "forbidden"),
+]
+
+
+@pytest.mark.parametrize(
+    ("options", "here", "there"), FORBIDDEN, ids=[" ".join(next(iter(one[0].items()))) for one in FORBIDDEN]
+)
+async def test_what_the_server_forbids_is_named_and_the_rest_works(
+    options: dict[str, str], here: str, there: str, echo: EchoServer, tmp_path: Path
+) -> None:
+    port, far = free_port(), free_port()
+    options = {key: value.format(echo=echo.port, far=far) for key, value in options.items()}
+    async with Sshd(tmp_path / "sshd", options=options) as sshd:
+        text = file(sshd, local("here", port, echo.port), remote("there", far, echo.port))
+        async with running(tmp_path, text) as tunnels:
+            for name, place, expected in (("server/here", port, here), ("server/there", far, there)):
+                if expected == "up":
+                    await tunnels.until(name, Phase.UP)
+                    assert await exchange("127.0.0.1", place) == b"ping"
+                else:
+                    await is_forbidden(tunnels, name, place)
+
+
+async def is_forbidden(tunnels: Running, name: str, port: int) -> None:
+    """A local forward is refused when clients come, a remote one when it is asked for."""
+    if name == "server/here":
+        await tunnels.until(name, Phase.UP)
+        for _ in range(3):
+            with pytest.raises(ConnectionError):
+                await exchange("127.0.0.1", port)
+    verdict = await tunnels.until(name, Phase.UNHEALTHY if name == "server/here" else Phase.DOWN)
+    assert verdict.reason == "forbidden_by_server", verdict
+    assert verdict.needs_action
+
+
+@pytest.mark.parametrize("side", ["server", "client"])
+async def test_keys_exchanged_anew_under_load_lose_nothing(
+    side: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    port, size = free_port(), 32 * MIB
+    options = {"LogLevel": "DEBUG1"} | ({"RekeyLimit": "1M"} if side == "server" else {})
+    async with Sshd(tmp_path / "sshd", options=options) as sshd, SinkSource() as service, EchoServer() as echo:
+        other = free_port()
+        async with running(tmp_path, file(sshd, local("sink", port, service.port), local("echo", other, echo.port))) as tunnels:
+            await tunnels.all_up()
+            if side == "client":
+                tunnels.links[0].connection._rekey_bytes = MIB
+            before = rss_bytes()
+            async with moving([other], pause=0.001) as (mover,):
+                jobs = [job("127.0.0.1", port, size) for job in (upload, download) for _ in range(2)]
+                for sent, seen in await asyncio.gather(*jobs):
+                    assert sent == seen
+                rounds = mover.rounds
+            growth = (rss_bytes() - before) / MIB
+            assert len(tunnels.links) == 1
+            assert tunnels.app.fleet.tally.target("server").failures == {}
+        times = sshd.log_text().count("SSH2_MSG_NEWKEYS received") - 1
+    with capsys.disabled():
+        print(f"\n  {times} new keys, asked for by the {side}: 4 x 32 MiB whole, 0 of {rounds} exchanges lost, RSS +{growth:.0f} MiB")
+    assert times > 10
+
+
+async def test_a_login_waits_for_the_server_to_throw_out_who_does_not_log_in(
+    echo: EchoServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    port = free_port()
+    async with Sshd(tmp_path / "sshd", options={"MaxStartups": "1", "LoginGraceTime": "2"}) as sshd:
+        reader, writer = await by_tcp(sshd.host, sshd.port)  # takes the only place, and says nothing
+        await reader.readline()
+        began = time.monotonic()
+        async with running(tmp_path, file(sshd, local("echo", port, echo.port), reconnect="{max: 500ms}")) as tunnels:
+            verdict = await tunnels.until("server/echo", Phase.DOWN)
+            assert verdict.reason == "server_busy", verdict
+            await tunnels.all_up()
+            took = time.monotonic() - began
+            assert await exchange("127.0.0.1", port) == b"ping"
+        writer.transport.abort()
+    with capsys.disabled():
+        print(f"\n  the only place for logins taken for 2 s: server_busy, then up after {took:.2f} s")
+
+
+@pytest.mark.parametrize("checking", ["true", "accept-new"])
+async def test_a_rotated_host_key_is_believed_only_where_the_new_one_was_made_known(
+    checking: str, echo: EchoServer, tmp_path: Path, keys: Keys, capsys: pytest.CaptureFixture[str]
+) -> None:
+    port = free_port()
+    new = keys.make("new_host", kind="ecdsa-sha2-nistp256")
+    async with Sshd(tmp_path / "sshd") as sshd:
+        text = file(sshd, local("echo", port, echo.port, holdTimeout="10s"), strictHostKeyChecking=checking)
+        async with running(tmp_path, text) as tunnels:
+            await tunnels.all_up()
+            sshd.options["hostkey"] = str(new.private)  # sshd takes both lines: its keywords have no case
+            await sshd.restart()
+            await tunnels.until("server/echo", Phase.UP)
+            assert await exchange("127.0.0.1", port) == b"ping", "the old key is still shown to who knows it"
+            known = sshd.known_hosts.read_text()
+            assert new.public_line.split()[1] not in known, "nothing is added that nobody compared"
+            sshd.options["HostKey"] = sshd.options.pop("hostkey")
+            await sshd.restart()
+            await eventually(lambda: (one := tunnels.verdict("server/echo")) and one.reason == "host_key")
+            assert sshd.known_hosts.read_text() == known
+            added = time.monotonic()
+            sshd.known_hosts.write_text(known + f"[{sshd.host}]:{sshd.port} {new.public_line}\n")
+            await tunnels.all_up()
+            took = time.monotonic() - added
+            assert await exchange("127.0.0.1", port) == b"ping"
+    with capsys.disabled():
+        print(f"\n  host key rotated ({checking}): refused, and up {took:.2f} s after the new key was made known")
