@@ -17,7 +17,6 @@ Fields = dict[str, object]
 _CUMULATIVE = frozenset({"identityfile", "certificatefile", "localforward", "remoteforward", "dynamicforward"})
 _FORWARDS = {"localforward": "local", "remoteforward": "remote", "dynamicforward": "socks"}
 _DEFAULT_KEYS = ("id_ed25519", "id_ecdsa", "id_rsa")
-_JUMPS_MAX = 8
 
 # So here anyway, or about sessions and terminals, which tunnels do not have.
 _WITHOUT_MEANING = frozenset(
@@ -36,9 +35,13 @@ _WITHOUT_MEANING = frozenset(
 _ALGORITHMS = {"ciphers": "cipher", "kexalgorithms": "kex", "macs": "mac", "hostkeyalgorithms": "hostKey"}
 
 
+class NoWayError(Exception):
+    """The server cannot be reached in the way that was asked for."""
+
+
 @dataclass(slots=True)
 class Carried:
-    """One target to be: `fields` of tunnels.yaml, `forwards` as (kind, short form, as it was said)."""
+    """One target to be. `fields` of the file, none for one that cannot be; `forwards`: kind, short form, as said."""
 
     where: str
     host: str
@@ -59,8 +62,11 @@ class Carrier:
         own = [*asked.keywords, *self.config.of(asked.host)]
         lost = list(asked.lost)
         fields = self._server(asked.host, own, lost)
-        fields |= self._way(own, lost, ())
         fields |= _settings(own, lost)
+        try:
+            fields |= self._way(own, lost, ())
+        except NoWayError as error:  # straight ahead it would be another way, perhaps to another server
+            return Carried(asked.where, asked.host, {}, [], [*lost, f"{error}: all of it is left out"])
         any_host = next((one.value for one in own if one.name == "gatewayports"), "no") == "yes"
         forwards = [_forward(one, any_host) for one in _cumulated(own) if one.name in _FORWARDS]
         return Carried(asked.where, asked.host, fields, forwards, lost)
@@ -109,50 +115,50 @@ class Carrier:
         first = _first(own)
         jump, command = first.get("proxyjump", "none"), first.get("proxycommand", "none")
         if jump == "none" and command != "none":
-            jump, command = self._jump_in(command, lost)
-        if command == "none" or jump != "none":
-            hops = self._hops(jump, lost, trail) if jump != "none" else []
-            return {"jumpHosts": hops} if len(hops) > 1 else ({"jumpHost": hops[0]} if hops else {})
-        return {"proxyCommand": command.split()} if self.commands else {}
+            jump = _jump_in(command)
+            if not jump:
+                return {"proxyCommand": self._argv(command)}
+        hops = self._hops(jump, lost, trail) if jump != "none" else []
+        return {"jumpHosts": hops} if len(hops) > 1 else ({"jumpHost": hops[0]} if hops else {})
 
     def _hops(self, jumps: str, lost: list[str], trail: tuple[str, ...]) -> list[Fields]:
         made: list[Fields] = []
-        for text in jumps.split(","):
-            url = text.strip() if text.strip().startswith("ssh://") else f"ssh://{text.strip()}"
+        for text in map(str.strip, jumps.split(",")):
             try:
-                host, said = destination(url)
+                host, said = destination(text if text.startswith("ssh://") else f"ssh://{text}")
             except NotSshError as error:
-                lost.append(f"ProxyJump {error}")
-                continue
+                raise NoWayError(f"ProxyJump {error}") from None
             own = [*said, *self.config.of(host)]
-            if host in trail or len(trail) >= _JUMPS_MAX:
-                lost.append(f"ProxyJump {text}: leads round in a circle")
-                continue
+            if host in trail:
+                raise NoWayError(f"ProxyJump {text} leads round in a circle")
             if not made:  # only the first hop's own jump hosts count, as with ssh
                 before = self._way(own, lost, (*trail, host))
+                if "proxyCommand" in before:
+                    raise NoWayError(f"ProxyJump {text} has a ProxyCommand, which is understood of the target only")
                 one, several = before.get("jumpHost"), before.get("jumpHosts")
                 made += several if isinstance(several, list) else ([one] if isinstance(one, dict) else [])
             made.append(self._server(host, own, lost))
         return made
 
-    def _jump_in(self, command: str, lost: list[str]) -> tuple[str, str]:
-        """`ssh -W %h:%p user@jump` is a jump host; the rest has to be run."""
-        try:
-            asked = command_line(command, "")
-        except NotSshError:
-            asked = None
-        known = {"-w", "user", "port"}
-        if asked is not None and not asked.lost and {one.name for one in asked.keywords} <= known:
-            first = _first(asked.keywords)
-            if first.get("-w") in ("%h:%p", "[%h]:%p"):
-                user, port = first.get("user", ""), first.get("port", "")
-                return f"{user}{'@' if user else ''}{asked.host}{':' if port else ''}{port}", "none"
+    def _argv(self, command: str) -> list[str]:
         if re.search(r"[|;&<>$`'\"\\]", command):
-            lost.append(f"ProxyCommand {command}: needs a shell, and none is used")
-            return "none", "none"
+            raise NoWayError(f"ProxyCommand {command} needs a shell, and none is used")
         if not self.commands:
-            lost.append(f"ProxyCommand {command}: a program to run; --allow-commands carries it over")
-        return "none", command
+            raise NoWayError(f"ProxyCommand {command} is a program to run; --allow-commands carries it over")
+        return command.split()
+
+
+def _jump_in(command: str) -> str:
+    """The jump host in `ssh -W %h:%p user@jump`, as ProxyJump has it; "" where the command is another one."""
+    try:
+        asked = command_line(command, "")
+    except NotSshError:
+        return ""
+    first = _first(asked.keywords)
+    if asked.lost or not first.keys() <= {"-w", "user", "port"} or first.get("-w") not in ("%h:%p", "[%h]:%p"):
+        return ""
+    user, port = first.get("user", ""), first.get("port", "")
+    return f"{user}{'@' if user else ''}{asked.host}{':' if port else ''}{port}"
 
 
 def _first(own: Iterable[Keyword]) -> dict[str, str]:

@@ -135,11 +135,10 @@ def _reason(error: OSError) -> str:
 def _content(answer: http.client.HTTPResponse) -> Any:
     """The JSON of a good answer; a bad one is raised with its own sentence."""
     text = answer.read().decode("utf-8", "replace")
+    if answer.status == http.client.OK:
+        return json.loads(text)
     try:
-        content = json.loads(text)
-    except ValueError:
-        content = {"error": text.strip()}
-    if answer.status != http.client.OK:
-        said = content.get("error") if isinstance(content, dict) else None
-        raise Refused(answer.status, str(said or f"it answered {answer.status} {answer.reason}"))
-    return content
+        said = json.loads(text)["error"]
+    except (ValueError, KeyError, TypeError):
+        said = f"it answered {answer.status} {answer.reason}"
+    raise Refused(answer.status, str(said))

@@ -95,7 +95,7 @@ def _distinct(carried: Iterable[Carried]) -> list[Carried]:
     """`Host prod prod-alias` is one server, not two."""
     made: list[Carried] = []
     for one in carried:
-        if all((one.fields, one.forwards) != (other.fields, other.forwards) for other in made):
+        if not one.fields or all((one.fields, one.forwards) != (it.fields, it.forwards) for it in made):
             made.append(one)
     return made
 
@@ -111,6 +111,8 @@ class _File:
 
     def add(self, carried: Carried) -> list[str]:
         """Returns what could not be carried over."""
+        if not carried.fields:
+            return []
         if not carried.forwards:
             return ["no -L, -R or -D: nothing to forward"]
         problems = self._drop_invalid(carried.fields)

@@ -8,6 +8,8 @@ import json
 import os
 import pty
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -91,9 +93,6 @@ async def test_status_is_coloured_on_a_terminal_unless_no_color_is_set(
 
 async def on_a_terminal(run: Program, env: dict[str, str]) -> str:
     """What `tunnels status` shows on a terminal."""
-    import subprocess
-    import sys
-
     ours, theirs = pty.openpty()
     try:
         command = [sys.executable, "-m", "reconciler", "status", "--control", str(run.control)]

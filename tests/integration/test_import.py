@@ -77,7 +77,6 @@ ExecStart=/usr/bin/ssh -NL 7000:x:1 ssh://u@b.example.com:2200
     ("arguments", "named"),
     [
         ("-X", "-X: no counterpart"),
-        ("-o ProxyCommand=nc", "ProxyCommand nc: a program to run; --allow-commands carries it over"),
         ("-R 9100", "a SOCKS server on the far side"),
         ("-L nonsense", '"nonsense" is not a forward'),
         ("-L 1:h:2", "127.0.0.1:1 is taken by another one"),
@@ -165,7 +164,7 @@ async def test_a_certificate_beside_the_key_comes_along_as_ssh_takes_it(tmp_path
 
 
 async def test_without_its_way_there_a_target_is_left_out(tmp_path: Path) -> None:
-    for wrong in ("-J u@[", "-p 99999", "-o HostName=a@b"):
+    for wrong in ("-J u@[", "-p 99999", "-o HostName=a@b", "-o ProxyCommand=nc"):
         result, targets = await imported("--", f"ssh -NL 1:h:2 {wrong} a.example.com", home=tmp_path)
         assert (result.code, targets) == (1, {}), wrong
         assert "not carried over: command: " in result.err

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
 import threading
 from collections.abc import Iterator
@@ -31,7 +32,7 @@ def answering(path: Path, answer: bytes) -> Iterator[None]:
                 except OSError:
                     return
                 with connection:
-                    connection.recv(65536)
+                    _read_request(connection)
                     connection.sendall(answer)
 
         thread = threading.Thread(target=serve)
@@ -41,6 +42,13 @@ def answering(path: Path, answer: bytes) -> Iterator[None]:
         finally:
             listener.shutdown(socket.SHUT_RDWR)
             thread.join()
+
+
+def _read_request(connection: socket.socket) -> None:
+    head, _, body = connection.recv(65536).partition(b"\r\n\r\n")
+    length = re.search(rb"Content-Length: (\d+)", head)
+    while length is not None and len(body) < int(length[1]):
+        body += connection.recv(65536)
 
 
 def http(status: str, body: object) -> bytes:

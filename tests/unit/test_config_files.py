@@ -52,7 +52,11 @@ def test_a_file_adds_tunnels_to_a_target_of_another_with_its_own_defaults(folder
     assert loaded.desired.tunnels["a/local-1"].policy.max_connections == 0
 
 
-@pytest.mark.parametrize("bad", ["targets: [", "", "# nothing", "targets: {a: {hots: a}}", "targets:", "defaults: {}"])
+UNKNOWN_AND_MISSING = "targets: {a: {host: a, agent: true, tunnels: [{type: local, localPrt: 1, remotePort: 1}]}}"
+BAD = ["targets: [", "", "# nothing", "targets: {a: {hots: a}}", UNKNOWN_AND_MISSING, "targets:", "defaults: {}"]
+
+
+@pytest.mark.parametrize("bad", BAD)
 def test_a_bad_file_keeps_its_own_last_good_content_and_the_others_are_applied(folder: Path, bad: str) -> None:
     files = config(folder)
     before = files.reload()
