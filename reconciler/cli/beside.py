@@ -56,30 +56,47 @@ async def _up(app: App, running: asyncio.Task[int], within: float) -> int | None
 async def _run(app: App, program: tuple[str, ...]) -> int:
     judgement = app.judgement
     environ = {**app.config.environ, **variables(judgement.tunnels if judgement else ())}
-    try:
-        process = await asyncio.create_subprocess_exec(*program, env=environ)
-    except OSError as error:
-        click.echo(f"error: cannot run {program[0]}: {error.strerror}", err=True)
-        return _NOT_FOUND if isinstance(error, FileNotFoundError) else _NOT_EXECUTABLE
-    with _passing_on(process):
+    with _passing_on() as passing:  # before it starts: a signal that comes between would end us and not the program
+        try:
+            process = await asyncio.create_subprocess_exec(*program, env=environ)
+        except OSError as error:
+            click.echo(f"error: cannot run {program[0]}: {error.strerror}", err=True)
+            return _NOT_FOUND if isinstance(error, FileNotFoundError) else _NOT_EXECUTABLE
+        passing.to(process)
         code = await process.wait()
     return code if code >= 0 else _KILLED - code
 
 
+class _Passing:
+    """Hands signals to the program, and those that came before it as soon as it is there."""
+
+    def __init__(self) -> None:
+        self._process: asyncio.subprocess.Process | None = None
+        self._early: list[signal.Signals] = []
+
+    def to(self, process: asyncio.subprocess.Process) -> None:
+        self._process = process
+        for number in self._early:
+            self.send(number)
+
+    def send(self, number: signal.Signals) -> None:
+        if self._process is None:
+            self._early.append(number)
+            return
+        with contextlib.suppress(ProcessLookupError):
+            self._process.send_signal(number)
+
+
 @contextlib.contextmanager
-def _passing_on(process: asyncio.subprocess.Process) -> Iterator[None]:
+def _passing_on() -> Iterator[_Passing]:
     """SIGTERM and SIGHUP are the program's. A terminal's Ctrl-C it has got already: we only wait for what it does."""
     loop = asyncio.get_running_loop()
-
-    def send(number: signal.Signals) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            process.send_signal(number)
-
+    passing = _Passing()
     for number in (signal.SIGTERM, signal.SIGHUP):
-        loop.add_signal_handler(number, send, number)
+        loop.add_signal_handler(number, passing.send, number)
     loop.add_signal_handler(signal.SIGINT, lambda: None)
     try:
-        yield
+        yield passing
     finally:
         for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
             loop.remove_signal_handler(number)
