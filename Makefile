@@ -20,7 +20,7 @@ DEV := $(VENV)/.dev-$(VERSION)
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help demo test pytest lint bench lock clean system-packages
+.PHONY: help demo test pytest lint bench soak lock clean system-packages
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -46,6 +46,9 @@ lint: $(PROJECT) $(DEV) ## Run the linters alone
 
 bench: $(PROJECT) $(DEV) ## Measure against autossh and ssh (tests/bench)
 	PYTHONPATH=tests $(BIN)/python -m bench $(ARGS)
+
+soak: $(PROJECT) $(DEV) ## Trouble without end for ten minutes (SOAK_SECONDS): what grows? Draws soak.svg
+	SOAK_SECONDS=$${SOAK_SECONDS:-600} SOAK_SVG=$${SOAK_SVG:-soak.svg} $(BIN)/pytest tests/faults/test_soak.py $(ARGS)
 
 lock: ## Choose the newest versions of everything and write requirements/
 	@test -x .venv-lock/bin/uv || { $(PYTHON) -m venv .venv-lock && .venv-lock/bin/pip --quiet install uv; }

@@ -39,6 +39,7 @@ log = logging.getLogger(__name__)
 
 RECONNECT_EVERY = 300.0  # seconds between two connections replaced because a probe fails
 RESTART_AFTER = 1.0  # seconds before a failed helper task is started again
+GOODBYE = 2.0  # seconds that servers have to answer when the last client has left, before the end goes on without them
 PULSE = 0.5  # how often the event loop's lag is measured,
 PULSES_KEPT = 30  # and of how many the worst is told: more than a scrape interval's
 
@@ -56,7 +57,8 @@ class App:
         self.events = Events()
         self._ending = asyncio.Event()
         self._hurry = asyncio.Event()
-        self._empty = asyncio.Event()
+        self._deserted = asyncio.Event()  # at the end: no client is left
+        self._empty = asyncio.Event()  # nor anything else
         self._passed = asyncio.Event()
         self._reloads: set[asyncio.Task[Loaded]] = set()
         self.loads = Loads(config, self.events.tell)
@@ -164,12 +166,19 @@ class App:
     async def _end(self) -> None:
         await self._ending.wait()
         self.loop.want(NOTHING)
-        waiting = [asyncio.create_task(self._empty.wait()), asyncio.create_task(self._hurry.wait())]
+        waiting = [asyncio.create_task(self._farewell()), asyncio.create_task(self._hurry.wait())]
         try:
             await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
         finally:
             for task in waiting:
                 task.cancel()
+
+    async def _farewell(self) -> None:
+        """Until nothing is left. Clients have their drain timeouts; servers that do not answer have `GOODBYE`."""
+        await self._deserted.wait()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(GOODBYE):
+                await self._empty.wait()
 
     # --- what is asked -----------------------------------------------------------------------------------------
 
@@ -271,9 +280,10 @@ class App:
         if self._on_change is not None:
             for change in changes:
                 self._on_change(change)
-        idle = not (observed.links or observed.sockets or observed.flows or plan.actions)
-        if self._ending.is_set() and desired is self.loop.desired and idle:
-            self._empty.set()
+        if self._ending.is_set() and desired is self.loop.desired and not observed.flows and not plan.actions:
+            self._deserted.set()
+            if not observed.links and not observed.sockets:
+                self._empty.set()
         self._passed.set()
         self._passed = asyncio.Event()
 

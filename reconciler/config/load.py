@@ -103,14 +103,19 @@ class _Choice:
         good = self.good.get(name)
         return good is None or candidate.absent or good.digest != candidate.digest
 
-    def reject_for(self, errors: Sequence[Problem]) -> bool:
-        """Reject the files whose change led to these errors; False if there is none left to reject."""
-        if not errors:
-            return False
+    def reject_named(self, errors: Sequence[Problem]) -> bool:
+        """Reject the files whose change these errors name; False if they name none that is left to reject."""
         guilty = {p.file for p in errors if self.is_changed(p.file)}
         guilty = guilty or {p.other for p in errors if self.is_changed(p.other)}
+        self.rejected |= guilty
+        return bool(guilty)
+
+    def reject_for(self, errors: Sequence[Problem]) -> bool:
+        """Reject the files whose change led to these errors; False if there is none left to reject."""
+        if not errors or self.reject_named(errors):
+            return bool(errors)
         # A file that others lean on was changed or removed: the errors are in those others, which did not change.
-        guilty = guilty or {name for name in self.candidates if self.is_changed(name)}
+        guilty = {name for name in self.candidates if self.is_changed(name)}
         self.rejected |= guilty
         return bool(guilty)
 
@@ -190,7 +195,8 @@ class Config:
         as_written = self._assemble_as_written(choice, errors)
         errors = [p for p in errors if p.code is not ErrorCode.VALUE or _spot(p) not in as_written.better]
         errors += as_written.errors
-        choice.reject_for(as_written.errors)
+        # Only those that are named: an error of a file that is rejected already is no reason to reject the others.
+        choice.reject_named(as_written.errors)
         applied, consequences = (as_written, []) if not errors else self._assemble_good(choice)
         reported = {problem.file for problem in errors}
         errors += [problem for problem in consequences if problem.file not in reported]

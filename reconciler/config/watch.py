@@ -2,8 +2,9 @@
 
 inotify (through watchfiles) is a hint that makes it quick; reading and hashing everything every few seconds is the
 guarantee. Contents are compared, never times. Watched are the directories of every hop of each symlink chain, because
-a watch of the file itself goes blind after the first atomic rename or ConfigMap swap; `active` says whether hints
-arrive at all.
+a watch of the file itself goes blind after the first atomic rename or ConfigMap swap; and the files all the same,
+because a single file that is mounted here has no directory in which its writes show. `active` says whether hints arrive
+at all.
 """
 
 from __future__ import annotations
@@ -58,7 +59,7 @@ class Watcher:
         self._named_seen: dict[str, bytes | None] = {}
         self._hint = asyncio.Event()
         self._stop = asyncio.Event()
-        self._directories_changed = asyncio.Event()
+        self._places_changed = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
@@ -71,7 +72,7 @@ class Watcher:
     ) -> None:
         """Waits until the thread of watchfiles has ended."""
         self._stop.set()
-        self._directories_changed.set()
+        self._places_changed.set()
         if self._task is not None:
             self._task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
@@ -85,7 +86,7 @@ class Watcher:
         self._named_seen = {path: seen for path, seen in self._named_seen.items() if path in wanted}
         self._named_seen |= _contents(added)
         self._named = wanted
-        self._directories_changed.set()
+        self._places_changed.set()
 
     def __aiter__(self) -> Self:
         return self
@@ -107,7 +108,7 @@ class Watcher:
         self._config_seen = config
         # Only those still wanted: watch_also may have been called meanwhile.
         self._named_seen = {path: named.get(path, seen) for path, seen in self._named_seen.items()}
-        self._directories_changed.set()
+        self._places_changed.set()
         return changed
 
     async def _settled(self) -> tuple[_Contents, _Contents]:
@@ -127,26 +128,26 @@ class Watcher:
         return await asyncio.to_thread(lambda: (_contents_of_config(self._paths), _contents(named)))
 
     async def _hints(self) -> None:
-        """Set `_hint` whenever something happens near the files; begin anew when other directories matter."""
+        """Set `_hint` whenever something happens near the files; begin anew when other places matter."""
         while not self._stop.is_set():
-            self._directories_changed.clear()
-            directories = await asyncio.to_thread(_directories, (*self._paths, *self._named))
+            self._places_changed.clear()
+            places = await asyncio.to_thread(_places, (*self._paths, *self._named))
             # What happened between the last look and this watch gave no hint.
             self._hint.set()
             try:
-                await self._hints_from(directories)
-            except (OSError, RuntimeError):  # no inotify instance or watch left, or a directory vanished just now
+                await self._hints_from(places)
+            except (OSError, RuntimeError):  # no inotify instance or watch left, or a place vanished just now
                 self.active = False
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(self._interval):
-                        await self._directories_changed.wait()
+                        await self._places_changed.wait()
 
-    async def _hints_from(self, directories: Sequence[str]) -> None:
-        """Until the directories change. The watch is ended by its own event, which ends its thread too."""
+    async def _hints_from(self, places: Sequence[str]) -> None:
+        """Until the places change. The watch is ended by its own event, which ends its thread too."""
         ended = asyncio.Event()
-        relay = asyncio.create_task(self._end_with_directories(directories, ended))
+        relay = asyncio.create_task(self._end_with_places(places, ended))
         hints = awatch(
-            *directories,
+            *places,
             watch_filter=None,
             debounce=_GROUP_MS,
             step=_STEP_MS,
@@ -166,12 +167,12 @@ class Watcher:
             with contextlib.suppress(asyncio.CancelledError):
                 await relay
 
-    async def _end_with_directories(self, directories: Sequence[str], ended: asyncio.Event) -> None:
+    async def _end_with_places(self, places: Sequence[str], ended: asyncio.Event) -> None:
         while True:
-            await self._directories_changed.wait()
-            self._directories_changed.clear()
-            now = await asyncio.to_thread(_directories, (*self._paths, *self._named))
-            if self._stop.is_set() or now != directories:
+            await self._places_changed.wait()
+            self._places_changed.clear()
+            now = await asyncio.to_thread(_places, (*self._paths, *self._named))
+            if self._stop.is_set() or now != places:
                 ended.set()
                 return
 
@@ -199,11 +200,13 @@ def _digest(path: str) -> bytes | None:
         return None
 
 
-def _directories(paths: Iterable[str]) -> list[str]:
-    """The directories in which something has to happen for a path to mean another content; those that exist."""
+def _places(paths: Iterable[str]) -> list[str]:
+    """Where something has to happen for a path to mean another content: files and directories, those that exist."""
     found: set[str] = set()
-    for path in paths:
-        found |= _on_the_way(Path(path).absolute(), _MAX_HOPS)
+    for path in map(Path, paths):
+        found |= _on_the_way(path.absolute(), _MAX_HOPS)
+        if path.is_file():
+            found.add(str(path))
     return sorted(found)
 
 

@@ -269,7 +269,9 @@ class Link:
     async def _request(self, relay: Relay, to: FarTcp | FarUnix, origin: tuple[str, int], window: int) -> None:
         match to:
             case FarTcp():
-                await self.connection.create_connection(lambda: self._far(relay), to.host, to.port, *origin, window=window)
+                await self.connection.create_connection(
+                    lambda: self._far(relay), to.host, to.port, *origin, window=window
+                )
             case FarUnix():
                 # Far has all that a unix channel's session has; asyncssh's types know it as a TCP channel's only.
                 factory = cast("asyncssh.session.SSHUNIXSessionFactory[bytes]", lambda: self._far(relay))

@@ -257,7 +257,7 @@ class Links:
         return bool(over)
 
     def want(self, desired: Desired) -> None:
-        """This is asked for: drop the tries of targets that are not."""
+        """What is asked for now: drop the tries of targets that are not."""
         self._desired = desired
         for name in [name for name in self.tries if name not in desired.targets]:
             del self.tries[name]

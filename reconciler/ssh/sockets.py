@@ -12,7 +12,6 @@ import contextlib
 import logging
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 import asyncssh
 
@@ -25,12 +24,12 @@ from reconciler.core.spec import (
     RemoteTcp,
     RemoteUnix,
     TunnelSpec,
-    is_choice,
     is_remote,
 )
 from reconciler.core.status import Failure, Reason, SocketKey, SocketPhase, SocketState, Tries
 from reconciler.ssh.accept import Acceptor, Spare
 from reconciler.ssh.arrivals import Arrivals
+from reconciler.ssh.chosen import ChosenPorts
 from reconciler.ssh.doorstep import Door
 from reconciler.ssh.failures import from_listen
 from reconciler.ssh.forwards import Forward, ListenRefusedError
@@ -71,7 +70,7 @@ class Sockets:
         self._records: dict[SocketKey, _Record] = {}
         self._spare = Spare()
         self._crowded_at = -CROWDED_EVERY
-        self._ports: dict[str, int] = {}  # by tunnel id: the chosen port it had last
+        self._ports = ChosenPorts()
         self._kept: dict[SocketKey, Link] = {}  # replaced connections whose server does not give the port back
         self.tries: dict[SocketKey, Tries] = {}
 
@@ -201,7 +200,7 @@ class Sockets:
         self._publish(record)
 
     async def _open_here(self, record: _Record, listen: LocalTcp | LocalUnix) -> str:
-        record.bound = await bind(listen, self._ports.get(record.state.owner.id, 0))
+        record.bound = await bind(listen, self._ports.last(record.state.owner))
         for sock in record.bound.sockets:
             record.acceptors.append(
                 Acceptor(
@@ -237,7 +236,7 @@ class Sockets:
 
     def _with_last_port(self, record: _Record, listen: RemoteTcp | RemoteUnix) -> RemoteTcp | RemoteUnix:
         """The same address; where the server chooses the port, the one that it chose last."""
-        last = self._ports.get(record.state.owner.id)
+        last = self._ports.last(record.state.owner)
         return replace(listen, port=last) if isinstance(listen, RemoteTcp) and not listen.port and last else listen
 
     def _release(self, record: _Record) -> Coroutine[None, None, None]:
@@ -269,22 +268,7 @@ class Sockets:
                 self._left(record.state.link)
 
     def _publish(self, record: _Record) -> None:
-        """Remember a chosen port, and write down which it is if that is asked for."""
-        owner, listen = record.state.owner, record.state.key.listen
-        if isinstance(listen, LocalUnix | RemoteUnix):
-            return
-        port = record.state.bound.rpartition(":")[2]
-        if is_choice(listen):
-            self._ports[owner.id] = int(port)
-        if owner.policy.port_file:
-            path = Path(owner.policy.port_file)
-            beside = path.with_name(f".{path.name}.new")
-            try:
-                path.parent.mkdir(parents=True, exist_ok=True)
-                beside.write_text(f"{port}\n")
-                beside.replace(path)
-            except OSError as error:
-                log.warning("%s: cannot write its portFile %s: %s", owner.id, path, error.strerror)
+        self._ports.bound(record.state.owner, record.state.key.listen, record.state.bound)
 
     # --- what is there -----------------------------------------------------------------------------------------
 
@@ -301,8 +285,7 @@ class Sockets:
         for store in (self.tries, self._kept):
             for key in [key for key in store if key.listen not in wanted]:
                 del store[key]
-        for tunnel in self._ports.keys() - desired.tunnels.keys():
-            del self._ports[tunnel]
+        self._ports.forget(desired.tunnels.keys())
 
 
 async def _cancel(forward: Forward | None, link: Link | None) -> None:

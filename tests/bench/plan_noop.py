@@ -27,7 +27,9 @@ def main() -> None:
     idle = world.observe()
     link = {link.target: link.id for link in idle.links}
     flows = tuple(
-        FlowState(FlowKey(socket.owner.id, socket.key.listen, socket.owner.route, link[socket.owner.target]), 1, 30.0, None)
+        FlowState(
+            FlowKey(socket.owner.id, socket.key.listen, socket.owner.route, link[socket.owner.target]), 1, 30.0, None
+        )
         for socket in idle.sockets.values()
     )
     for what, observed in (("no clients", idle), ("a client each", replace(idle, flows=flows))):

@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -224,28 +224,34 @@ async def jump_host_dies(scene: Scene) -> AsyncIterator[Trouble]:
         yield Trouble(text, begin=jump.stop, end=jump.start, says="jump host")
 
 
+@contextlib.contextmanager
+def small_disk(place: Path) -> Iterator[None]:
+    place.mkdir()
+    made = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16k", "tmpfs", place], capture_output=True, check=False)
+    if made.returncode:
+        pytest.skip("only root can make a small disk")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", place], check=True)
+
+
 @contextlib.asynccontextmanager
 async def disk_full_under_known_hosts(scene: Scene) -> AsyncIterator[Trouble]:
     disk = scene.path / "disk"
-    disk.mkdir()
-    made = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16k", "tmpfs", disk], capture_output=True, check=False)
-    if made.returncode:
-        pytest.skip("only root can make a small disk")
     known, ballast = disk / "known_hosts", disk / "ballast"
-    known.write_text("# mine\n")
-    with contextlib.suppress(OSError), ballast.open("wb", buffering=0) as file:
-        while True:
-            file.write(bytes(4096))
+    with small_disk(disk):
+        known.write_text("# mine\n")
+        with contextlib.suppress(OSError), ballast.open("wb", buffering=0) as file:
+            while True:
+                file.write(bytes(4096))
 
-    async def room() -> None:
-        assert known.read_text() == "# mine\n", "what could not be extended is as it was"
-        ballast.unlink()
+        async def room() -> None:
+            assert known.read_text() == "# mine\n", "what could not be extended is as it was"
+            ballast.unlink()
 
-    try:
         text = scene.target(knownHosts=known, strictHostKeyChecking="accept-new") + scene.line
         yield Trouble(text, end=room, says="No space left")
-    finally:
-        subprocess.run(["umount", disk], check=True)
 
 
 TABLE: list[tuple[Fault, Phase, Reason]] = [

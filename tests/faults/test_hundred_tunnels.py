@@ -9,7 +9,7 @@ from statistics import median
 
 import pytest
 
-from support.clients import FULL, Mover, all_move, listening_inodes
+from support.clients import FULL, LONG, Mover, all_move, listening_inodes
 from support.services import EchoServer, exchange
 from support.sshd import Sshd
 from support.tunnels import Running, local, running, target
@@ -38,6 +38,7 @@ class File:
         return "".join(lines)
 
 
+@pytest.mark.timeout(LONG)
 async def test_an_edit_under_load_costs_only_what_it_names(
     sshd: Sshd, echo: EchoServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

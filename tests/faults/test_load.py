@@ -14,12 +14,11 @@ import pytest
 from reconciler.core.judge import Phase
 from support.asyncssh_server import AsyncsshServer
 from support.clients import moving
-from support.services import EchoServer, TcpService, by_tcp
+from support.services import MIB, EchoServer, TcpService, by_tcp
 from support.sshd import Sshd
 from support.tunnels import file, local, running, socks
 from support.wait import eventually, free_port, rss_bytes
 
-MIB = 1 << 20
 READERS = 200
 LORISES = 200
 EARLY = 200 * MIB

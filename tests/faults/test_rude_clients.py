@@ -39,7 +39,8 @@ async def test_a_reset_that_crosses_a_half_close_costs_the_others_nothing(
     """A half-close of a connection that was reset just now fails; it once took the SSH connection along."""
     port, other = free_port(), free_port()
     async with Waiting() as service:
-        async with running(tmp_path, file(sshd, kind("one", port, service.port), local("echo", other, echo.port))) as run:
+        text = file(sshd, kind("one", port, service.port), local("echo", other, echo.port))
+        async with running(tmp_path, text) as run:
             await run.all_up()
             links = run.links
             async with moving([other] * 3) as movers:

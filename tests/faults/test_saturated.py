@@ -13,25 +13,14 @@ import pytest
 
 from support.faults import TcpProxy
 from support.processes import tied_to_parent
-from support.services import EchoServer, TcpService, by_tcp, connected
+from support.services import MIB, EchoServer, Sink, by_tcp, connected
 from support.sshd import Sshd
 from support.tunnels import file, local, running
 from support.wait import eventually, free_port
 
-MIB = 1 << 20
 LINE = 5_000_000  # bytes a second
 UPLOADS = 8
 ECHOES = 4
-
-
-class Sink(TcpService):
-    """Swallows everything."""
-
-    total_bytes = 0
-
-    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        while data := await reader.read(MIB):
-            self.total_bytes += len(data)
 
 
 async def flood(port: int) -> None:
@@ -45,14 +34,14 @@ async def flood(port: int) -> None:
         writer.transport.abort()
 
 
-async def echo_under_load(echo: int, sink: int, swallowed: Sink) -> list[float]:
+async def echo_under_load(echo: int, sink: int, service: Sink) -> list[float]:
     """How long each small exchange takes on a line that is full."""
     took = []
     async with connected("127.0.0.1", echo) as (reader, writer):
         floods = [asyncio.create_task(flood(sink)) for _ in range(UPLOADS)]
         try:
-            before = swallowed.total_bytes
-            await eventually(lambda: swallowed.total_bytes > before + LINE, within=30)
+            before = service.swallowed
+            await eventually(lambda: service.swallowed > before + LINE, within=30)
             for _ in range(ECHOES):
                 began = time.monotonic()
                 writer.write(b"ping")
@@ -112,7 +101,8 @@ async def test_an_echo_beside_uploads_that_fill_the_line_is_as_quick_as_with_ssh
     mine, peer = statistics.median(ours), statistics.median(theirs)
     with capsys.disabled():
         print(
-            f"\n  {UPLOADS} uploads over {LINE / 1e6:g} MB/s, an echo takes: ours {mine:.2f} s (worst {max(ours):.2f}), "
-            f"ssh -L {peer:.2f} s (worst {max(theirs):.2f}): {mine / peer:.2f} x"
+            f"\n  {UPLOADS} uploads over {LINE / 1e6:g} MB/s, an echo takes: "
+            f"ours {mine:.2f} s (worst {max(ours):.2f}), ssh -L {peer:.2f} s (worst {max(theirs):.2f}): "
+            f"{mine / peer:.2f} x"
         )
     assert mine < 4 * peer

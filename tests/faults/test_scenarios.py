@@ -1,9 +1,8 @@
-"""What an SSH client is tried with everywhere: chains, what a server forbids, new keys under load, rotated host keys."""
+"""What every SSH client is tried with: chains, what a server forbids, new keys under load, rotated host keys."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
 from pathlib import Path
 
@@ -96,7 +95,9 @@ async def test_keys_exchanged_anew_under_load_lose_nothing(
     options = {"LogLevel": "DEBUG1"} | ({"RekeyLimit": "1M"} if side == "server" else {})
     async with Sshd(tmp_path / "sshd", options=options) as sshd, SinkSource() as service, EchoServer() as echo:
         other = free_port()
-        async with running(tmp_path, file(sshd, local("sink", port, service.port), local("echo", other, echo.port))) as tunnels:
+        async with running(
+            tmp_path, file(sshd, local("sink", port, service.port), local("echo", other, echo.port))
+        ) as tunnels:
             await tunnels.all_up()
             if side == "client":
                 tunnels.links[0].connection._rekey_bytes = MIB
@@ -111,7 +112,10 @@ async def test_keys_exchanged_anew_under_load_lose_nothing(
             assert tunnels.app.fleet.tally.target("server").failures == {}
         times = sshd.log_text().count("SSH2_MSG_NEWKEYS received") - 1
     with capsys.disabled():
-        print(f"\n  {times} new keys, asked for by the {side}: 4 x 32 MiB whole, 0 of {rounds} exchanges lost, RSS +{growth:.0f} MiB")
+        print(
+            f"\n  {times} new keys, asked for by the {side}: 4 x 32 MiB whole, 0 of {rounds} exchanges lost, "
+            f"RSS +{growth:.0f} MiB"
+        )
     assert times > 10
 
 

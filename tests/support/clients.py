@@ -13,6 +13,7 @@ from support.wait import eventually
 
 # How often the long tests repeat what they do: the whole number is for a machine that has the time.
 FULL = os.environ.get("FAULTS_FULL") == "1"
+LONG = 1800 if FULL else 120  # seconds for one of these
 
 
 class Mover:

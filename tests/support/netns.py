@@ -1,4 +1,4 @@
-"""A network of its own for a server, so that its packets can be lost without a word: a real blackhole, for root only."""
+"""A network of its own for a server, so that its packets can be lost: a real blackhole, for root only."""
 
 import os
 import shutil

@@ -128,10 +128,20 @@ class Postgres:
 
 async def psql(host: str, port: int, sql: str, *, within: float = 20.0) -> str:
     """Run one statement with the real psql; its output without headings. PsqlError with its message if it fails."""
+    quiet = ["-X", "-A", "-t", "-q", "-v", "ON_ERROR_STOP=1"]
+    return (await _asked("psql", host, port, [*quiet, "-c", sql], within)).decode().strip()
+
+
+async def pg_dump(host: str, port: int, *, within: float = 60.0) -> bytes:
+    """The whole database by the real pg_dump, without the lines that differ each time."""
+    lines = (await _asked("pg_dump", host, port, [], within)).splitlines(keepends=True)
+    return b"".join(line for line in lines if not line.startswith((b"\\restrict", b"\\unrestrict")))
+
+
+async def _asked(program: str, host: str, port: int, arguments: list[str], within: float) -> bytes:
     process = await asyncio.create_subprocess_exec(
-        _binary("psql"),
-        *("-X", "-A", "-t", "-q", "-v", "ON_ERROR_STOP=1"),
-        *("-h", host, "-p", str(port), "-U", _SUPERUSER, "-d", _SUPERUSER, "-c", sql),
+        _binary(program),
+        *("-h", host, "-p", str(port), "-U", _SUPERUSER, "-d", _SUPERUSER, *arguments),
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
@@ -145,4 +155,4 @@ async def psql(host: str, port: int, sql: str, *, within: float = 20.0) -> str:
             await process.wait()
     if process.returncode != 0:
         raise PsqlError(complaint.decode().strip())
-    return output.decode().strip()
+    return output

@@ -50,6 +50,13 @@ class Program:
         self._process.kill()
         await self._process.wait()
 
+    def send(self, number: signal.Signals) -> None:
+        self._process.send_signal(number)
+
+    async def ended(self, within: float = 20.0) -> int:
+        """Its exit code, when it has ended by itself."""
+        return await asyncio.wait_for(self._process.wait(), within)
+
     async def end(self) -> int:
         """SIGTERM twice: at once, in the orderly way. Its exit code."""
         for _ in range(2):

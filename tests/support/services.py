@@ -120,6 +120,16 @@ class SilentService(TcpService):
         await asyncio.Event().wait()
 
 
+class Sink(TcpService):
+    """Swallows everything, and counts it."""
+
+    swallowed = 0
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(_CHUNK):
+            self.swallowed += len(data)
+
+
 class RefusingPort:
     """A port that is bound but not listened on: connecting is refused, and nobody else can take it meanwhile."""
 

@@ -128,8 +128,16 @@ class Running:
         return list(self.app.fleet.links.values())
 
     async def replaced(self, links: list[Link]) -> None:
-        """Wait until none of these connections is left, and others are there."""
-        await eventually(lambda: bool(self.links) and not set(self.links) & set(links), message="new connections")
+        """Wait until none of these connections is left, others are there, and that is what is judged by."""
+        old = {link.number for link in links}
+
+        def others() -> bool:
+            judged = (
+                {number for one in self.app.judgement.targets for number in one.links} if self.app.judgement else set()
+            )
+            return bool(judged) and not judged & old and not self.app.fleet.links.keys() & old
+
+        await eventually(others, within=20, message="new connections")
 
     async def nobody_is_connected(self) -> None:
         """Wait until no client is left, nor anything of one on a connection."""
@@ -150,7 +158,11 @@ class Running:
             await eventually(lambda: len(_tasks_for_clients()) <= len(tasks))
         except AssertionError:
             raise AssertionError(f"tasks are left: {tasks} became {_tasks_for_clients()}") from None
-        await eventually(lambda: fd_count() <= descriptors, message="no descriptor is left")
+        try:
+            await eventually(lambda: fd_count() <= descriptors)
+        except AssertionError:
+            open_now = sorted(str(path.readlink()) for path in Path("/proc/self/fd").iterdir() if path.is_symlink())
+            raise AssertionError(f"{descriptors} descriptors became {fd_count()}: {open_now}") from None
         await eventually(lambda: not any(link._granted for link in self.links), message="no window is left")
 
     def phases(self) -> Mapping[str, Phase]:

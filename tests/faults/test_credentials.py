@@ -1,0 +1,105 @@
+"""Certificates that are renewed and run out, known hosts that we write ourselves: live connections do not care."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import time
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from support.clients import moving
+from support.keys import KeyPair, Keys
+from support.postgres import Postgres, pg_dump, psql
+from support.services import EchoServer
+from support.sshd import Sshd
+from support.tunnels import Running, file, local, running, target
+from support.wait import eventually, free_port
+
+# Some 12 MB of dump.
+BIG = "create table big as select n, md5(n::text) as word from generate_series(1, 300000) n"
+
+
+async def test_a_dump_outlives_the_certificate_that_its_connection_logged_in_with(
+    keys: Keys, postgres: Postgres, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    port = free_port()
+    authority, key = keys.make("ca"), keys.make("id")
+    stranger = keys.make("stranger")
+    options = {"TrustedUserCAKeys": str(authority.public)}
+    await psql("127.0.0.1", postgres.port, BIG)
+    direct = await pg_dump("127.0.0.1", postgres.port)
+    async with Sshd(tmp_path / "sshd", options=options, client=stranger) as sshd:
+        sshd.authorized_keys.write_text("")  # the certificate is the only way in
+        expires = int(time.time()) + 4
+        certificate = renew(keys, key, authority, sshd, expires)
+
+        def text(**fields: str) -> str:
+            tunnel = local("database", port, postgres.port, **fields)
+            return file(sshd, tunnel, privateKey=key.private, certificate=certificate)
+
+        async with running(tmp_path, text(bandwidthLimit="1MiB/s")) as tunnels:
+            await tunnels.all_up()
+            (link,) = tunnels.links
+            assert link.dialled.certificate_expires == expires
+            dump = asyncio.create_task(pg_dump("127.0.0.1", port))
+            newest = expires
+            for number in (1, 2, 3):
+                newest += 3600
+                renew(keys, key, authority, sshd, newest)
+                await eventually(partial(has_moved, tunnels, number * 500_000))
+            await eventually(lambda: time.time() > expires)
+            assert not dump.done(), "the certificate ran out while the dump went on"
+            tunnels.edit(text())  # nobody wants to wait for the rest of it at that rate
+            through = await dump
+            assert hashlib.sha256(through).hexdigest() == hashlib.sha256(direct).hexdigest()
+            assert tunnels.links == [link], "a live connection is not replaced for a newer certificate"
+            tunnels.app.restart(["server"], "the test asks for it")
+            await eventually(lambda: tunnels.links[-1] is not link)
+            assert tunnels.links[-1].dialled.certificate_expires == newest
+            assert await psql("127.0.0.1", port, "select 1") == "1"
+    await psql("127.0.0.1", postgres.port, "drop table big")
+    with capsys.disabled():
+        print(
+            f"\n  certificate renewed 3 times and run out under a pg_dump of {len(direct) / 1e6:.0f} MB: the dump is "
+            f"whole, the connection the same; the next one logs in with the newest"
+        )
+
+
+async def test_a_host_key_that_accept_new_writes_down_disturbs_nobody(
+    sshd: Sshd, echo: EchoServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """All targets share one known_hosts file, and each new host changes it for all of them."""
+    ports = [free_port() for _ in range(4)]
+    known = tmp_path / "known_hosts"
+    known.write_text(sshd.known_hosts.read_text())
+    first = "targets:\n" + target(sshd, "first", knownHosts=known) + local("echo", ports[0], echo.port)
+    others = "".join(
+        target(sshd, f"new{number}", host=f"127.0.0.{number + 2}", knownHosts=known, strictHostKeyChecking="accept-new")
+        + local("echo", port, echo.port)
+        for number, port in enumerate(ports[1:])
+    )
+    sshd.options["ListenAddress"] = f"0.0.0.0:{sshd.port}"
+    await sshd.restart()
+    async with running(tmp_path, first) as tunnels:
+        await tunnels.all_up()
+        async with moving([ports[0]] * 5):
+            tunnels.edit(first + others)
+            await tunnels.all_up("first/echo", *(f"new{number}/echo" for number in range(3)))
+            looked_at = tunnels.app.fleet._links
+            await eventually(lambda: len({record.stamp for record in looked_at._records.values()}) <= 2)
+            assert len(tunnels.links) == len(ports)
+            assert max(link.number for link in tunnels.links) == len(ports), "each was made once"
+    assert len(known.read_text().splitlines()) == len(ports)
+    with capsys.disabled():
+        print(f"\n  accept-new wrote {len(ports) - 1} lines into the known hosts of all: 0 connections replaced")
+
+
+def renew(keys: Keys, key: KeyPair, authority: KeyPair, sshd: Sshd, expires: int) -> Path:
+    return keys.certify(key, authority, principals=[sshd.user], valid_before=expires)
+
+
+def has_moved(tunnels: Running, count: int) -> bool:
+    return tunnels.meter("server/database").received >= count

@@ -1,0 +1,140 @@
+"""The end of the process: nobody new, the old ones may finish, the server gives the ports back, exit 0."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from support.clients import Mover, all_move
+from support.program import answers, program
+from support.services import EchoServer, connected, exchange
+from support.sshd import Sshd
+from support.tunnels import file, local, remote
+from support.wait import eventually, free_port
+
+DRAIN = 3.0
+BUSY = 3  # a machine may be this many times slower than what is promised
+
+
+class Place:
+    """A local and a remote forward of a program, and its file."""
+
+    def __init__(self, sshd: Sshd, echo: EchoServer, directory: Path) -> None:
+        self.near, self.far = free_port(), free_port()
+        drain = {"drainTimeout": f"{DRAIN:g}s"}
+        self.config = directory / "tunnels.yaml"
+        lines = local("near", self.near, echo.port, **drain), remote("far", self.far, echo.port, **drain)
+        self.config.write_text(file(sshd, *lines))
+
+    @property
+    def ports(self) -> tuple[int, int]:
+        return self.near, self.far
+
+    async def answers(self) -> None:
+        for port in self.ports:
+            await answers(port)
+
+    async def is_closed(self) -> bool:
+        return all([await refuses(port) for port in self.ports])
+
+
+@pytest.fixture
+def place(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> Place:
+    return Place(sshd, echo, tmp_path)
+
+
+async def test_the_end_takes_nobody_new_and_waits_for_those_who_are_there(
+    place: Place, sshd: Sshd, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async with program(place.config) as tunnels:
+        await place.answers()
+        movers = [Mover(port) for port in place.ports]
+        await all_move(movers)
+        tunnels.send(signal.SIGTERM)
+        told = time.monotonic()
+        await eventually(place.is_closed)
+        refused = time.monotonic() - told
+        await all_move(movers)
+        for mover in movers:
+            await mover.end()
+        left = time.monotonic()
+        assert await tunnels.ended() == 0
+        took = time.monotonic() - left
+        assert "Traceback" not in tunnels.log_text()
+    await eventually(lambda: not sshd.sessions())
+    assert time.monotonic() - told < DRAIN * BUSY
+    with capsys.disabled():
+        print(f"\n  ending: both ports refused after {refused:.2f} s, exit 0 {took:.2f} s after the last client left")
+
+
+async def test_who_does_not_leave_is_cut_at_the_end_of_the_drain_timeout(
+    place: Place, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async with program(place.config) as tunnels:
+        await place.answers()
+        async with connected("127.0.0.1", place.near) as (reader, writer):
+            writer.write(b"x")
+            assert await reader.readexactly(1) == b"x"
+            tunnels.send(signal.SIGTERM)
+            told = time.monotonic()
+            with pytest.raises(ConnectionResetError):
+                await asyncio.wait_for(reader.read(1), DRAIN * BUSY)
+            assert await tunnels.ended() == 0
+            took = time.monotonic() - told
+    assert took < DRAIN * BUSY
+    with capsys.disabled():
+        print(f"\n  ending with a client that stays: exit 0 after {took:.2f} s of {DRAIN:g} s drainTimeout")
+
+
+@pytest.mark.parametrize("first", [signal.SIGTERM, signal.SIGINT])
+async def test_a_second_signal_ends_at_once(
+    first: signal.Signals, place: Place, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async with program(place.config) as tunnels:
+        await place.answers()
+        async with connected("127.0.0.1", place.near) as (reader, writer):
+            writer.write(b"x")
+            assert await reader.readexactly(1) == b"x"
+            tunnels.send(first)
+            await eventually(place.is_closed)
+            tunnels.send(signal.SIGTERM)
+            told = time.monotonic()
+            assert await tunnels.ended() == 0
+            took = time.monotonic() - told
+            with pytest.raises(ConnectionResetError):
+                await reader.read(1)
+    with capsys.disabled():
+        print(f"\n  a second signal: exit 0 after {took:.2f} s")
+
+
+async def test_a_server_that_is_frozen_does_not_hold_up_the_end(
+    place: Place, sshd: Sshd, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async with program(place.config) as tunnels:
+        await place.answers()
+        sshd.pause()
+        try:
+            tunnels.send(signal.SIGTERM)
+            told = time.monotonic()
+            assert await tunnels.ended() == 0
+            took = time.monotonic() - told
+        finally:
+            sshd.resume()
+    assert took < DRAIN * BUSY
+    with capsys.disabled():
+        print(f"\n  ending while the server is frozen: exit 0 after {took:.2f} s")
+
+
+async def refuses(port: int) -> bool:
+    try:
+        async with asyncio.timeout(5):
+            await exchange("127.0.0.1", port)
+    except ConnectionRefusedError:
+        return True
+    except ConnectionError:
+        pass
+    return False

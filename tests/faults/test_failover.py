@@ -1,0 +1,111 @@
+"""Hosts in order of preference: the next one when one dies, and back without cutting anybody."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from reconciler.core import plan
+from reconciler.core.actions import Dial
+from reconciler.core.status import LinkPhase
+from support.clients import all_move, moving
+from support.services import EchoServer, exchange
+from support.sshd import Sshd
+from support.tunnels import Running, file, local, running
+from support.wait import eventually, free_port
+from unit import build
+from unit.build import World
+
+A_DAY = 86_400.0
+
+
+@contextlib.asynccontextmanager
+async def two_hosts(directory: Path) -> AsyncIterator[tuple[Sshd, Sshd]]:
+    """Two servers that let in one key; what the first knows of host keys holds for both."""
+    async with Sshd(directory / "first") as first, Sshd(directory / "second", client=first.client) as second:
+        with first.known_hosts.open("a") as known:
+            known.write(second.known_hosts.read_text())
+        yield first, second
+
+
+async def test_clients_fail_over_and_fail_back_without_being_refused_or_cut(
+    echo: EchoServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(plan, "FAIL_BACK_EVERY", 0.5)
+    port = free_port()
+    async with two_hosts(tmp_path) as (first, second):
+        hosts = f'["{first.host}:{first.port}", "{second.host}:{second.port}"]'
+        text = file(first, local("echo", port, echo.port), host=None, port=None, hosts=hosts)
+        async with running(tmp_path, text) as tunnels:
+            await tunnels.all_up()
+            assert host(tunnels) == 0
+            await first.stop()
+            died = time.monotonic()
+            assert await exchange("127.0.0.1", port) == b"ping", "held, then carried by the other host"
+            over = time.monotonic() - died
+            assert host(tunnels) == 1
+            async with moving([port] * 5) as movers:
+                await asyncio.sleep(1.2)  # the scenario: the preferred host is looked at, twice, in vain
+                await all_move(movers)
+                assert host(tunnels) == 1
+                await first.start()
+                back = time.monotonic()
+                await eventually(lambda: host(tunnels) == 0)
+                took = time.monotonic() - back
+                assert await exchange("127.0.0.1", port) == b"ping"
+                await all_move(movers)  # on the old connection
+                assert second.sessions() == 1
+            await eventually(lambda: not second.sessions(), message="it ends with its last client")
+    with capsys.disabled():
+        print(
+            f"\n  a preferred host gone: clients on the next one after {over:.2f} s; back: new ones there after "
+            f"{took:.2f} s (looked at every 0.5 s here), 0 of 5 clients cut"
+        )
+
+
+@pytest.mark.parametrize("healthy_for", [0.0, 20.0])
+def test_a_preferred_host_is_tried_once_a_minute_at_most(
+    healthy_for: float, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A day of the planner's own clock, in which it is dead, or comes up for a moment each time that it is tried."""
+    world = World()
+    world.settled(build.target("prod", hosts=("a.example.com", "b.example.com")), build.local("prod/pg", 5432))
+    preferred = world.link().access.hop.hosts[0]
+    world.unreachable.add(preferred)
+    world.lose(world.link().id, build.CLOSED)
+    world.all_well()
+    assert world.link().host == 1
+    start = world.now().mono
+    tries = list[float]()
+    while world.now().mono < start + A_DAY:
+        steps = world.passes()
+        if any(isinstance(step, Dial) and step.limit == 1 for step in steps):
+            tries.append(world.now().mono)
+            if healthy_for:
+                world.unreachable.discard(preferred)
+        world.all_well()
+        (ready,) = world.links(LinkPhase.READY)
+        if ready.host == 0:
+            world.elapse(healthy_for)
+            world.unreachable.add(preferred)
+            world.lose(ready.id, build.CLOSED)
+            world.all_well()
+        world.elapse(max(0.001, min(world.wake_at() - world.now().mono, 60.0)))
+    apart = min(later - sooner for sooner, later in pairwise(tries))
+    with capsys.disabled():
+        print(
+            f"\n  a preferred host well for {healthy_for:.0f} s a time: {len(tries)} tries a day, {apart:.0f} s apart"
+        )
+    assert apart >= plan.FAIL_BACK_EVERY
+
+
+def host(tunnels: Running) -> int:
+    """The host of the connection that new clients get."""
+    ready = [link for link in tunnels.app.fleet.observe().links if link.phase is LinkPhase.READY]
+    return ready[-1].host if ready else -1

@@ -1,0 +1,182 @@
+"""Clients that come and go, edits, servers that restart, over and over: nothing grows.
+
+`make soak` does this for ten minutes (SOAK_SECONDS) and draws what it sampled (SOAK_SVG); the suite for twenty seconds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import itertools
+import os
+import random
+import statistics
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from support.services import EchoServer, by_tcp, by_unix, connected
+from support.socks_client import by_socks
+from support.sshd import Sshd
+from support.tunnels import Running, file, local, remote, running, socks
+from support.wait import eventually, fd_count, free_port, rss_bytes
+
+SECONDS = float(os.environ.get("SOAK_SECONDS", "20"))
+CLIENTS = 8
+ROUND = 1.0  # seconds of trouble between two samples, which are taken when all is quiet again
+MIB = 1 << 20
+BARS = "▁▂▃▄▅▆▇█"
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What is in use at a quiet moment."""
+
+    at: float
+    memory: float  # MiB
+    descriptors: int
+    tasks: int
+
+
+class Soak:
+    """The churn around one running program."""
+
+    def __init__(self, sshd: Sshd, echo: EchoServer, directory: Path) -> None:
+        self._sshd = sshd
+        self._echo = echo
+        self._path = directory / "soak.sock"
+        self._ports = {name: free_port() for name in ("steady", "remote", "proxy", "coming", "going")}
+        self._spare_ports = itertools.cycle([free_port(), free_port()])
+        self.clients = self.lost = self.edits = self.restarts = 0
+        self.samples = list[Sample]()
+
+    def text(self, turn: int = 0) -> str:
+        """Another file each time: a tunnel that comes and goes, one that moves, another cipher, other limits."""
+        to, ports = self._echo.port, self._ports
+        lines = [
+            local("steady", ports["steady"], to, holdTimeout="20s", maxConnections=100 + turn % 2),
+            f"      - {{name: unix, type: local, localSocket: {self._path}, remotePort: {to}, holdTimeout: 20s}}\n",
+            remote("remote", ports["remote"], to),
+            socks("proxy", ports["proxy"], holdTimeout="20s"),
+            local("moving", next(self._spare_ports), to, drainTimeout="100ms"),
+        ]
+        if turn % 3:
+            lines.append(local("coming", ports["coming"], to, drainTimeout="100ms"))
+        cipher = ("aes128-gcm@openssh.com", "aes256-ctr")[turn // 4 % 2]
+        return file(self._sshd, *lines, algorithms=f"{{cipher: [{cipher}]}}", reconnect="{max: 500ms}")
+
+    async def run(self, tunnels: Running) -> None:
+        began = time.monotonic()
+        for turn in itertools.count(1):
+            await self._round(tunnels, turn)
+            gc.collect()
+            now = time.monotonic() - began
+            self.samples.append(Sample(now, rss_bytes() / MIB, fd_count(), len(asyncio.all_tasks())))
+            if now > SECONDS:
+                return
+
+    async def _round(self, tunnels: Running, turn: int) -> None:
+        stop = asyncio.Event()
+        clients = [asyncio.create_task(self._come_and_go(stop, number)) for number in range(CLIENTS)]
+        await asyncio.sleep(ROUND / 3)
+        tunnels.edit(self.text(turn))
+        self.edits += 1
+        await asyncio.sleep(ROUND / 3)
+        if turn % 3 == 0:
+            await (self._sshd.restart() if turn % 2 else self._sshd.kill_sessions())
+            self.restarts += 1
+        await asyncio.sleep(ROUND / 3)
+        stop.set()
+        await asyncio.gather(*clients)
+        await tunnels.all_up()
+        await tunnels.nobody_is_connected()
+        await eventually(lambda: len(tunnels.links) == 1, message="the connections of earlier files are gone")
+
+    async def _come_and_go(self, stop: asyncio.Event, number: int) -> None:
+        dice = random.Random(number)
+        ports = self._ports
+        ways = [
+            (by_tcp, ports["steady"]),
+            (by_unix(self._path), 0),
+            (by_tcp, ports["remote"]),
+            (by_socks(ports["proxy"]), self._echo.port),
+            (by_tcp, ports["coming"]),
+        ]
+        while not stop.is_set():
+            opening, port = dice.choice(ways)
+            block = dice.randbytes(dice.randint(1, 200_000))
+            self.clients += 1
+            try:
+                async with connected("127.0.0.1", port, opening) as (reader, writer):
+                    writer.write(block)
+                    if dice.random() < 0.2:
+                        raise ConnectionResetError  # leaves in the middle, without a word
+                    async with asyncio.timeout(20):
+                        assert await reader.readexactly(len(block)) == block
+            except (OSError, asyncio.IncompleteReadError):
+                self.lost += 1
+                await asyncio.sleep(0.01)
+
+
+def slope(samples: list[Sample], figure: str) -> float:
+    """By how much it grows in an hour; the first third is for warming up."""
+    kept = samples[len(samples) // 3 :]
+    times, values = [one.at for one in kept], [float(getattr(one, figure)) for one in kept]
+    return statistics.linear_regression(times, values).slope * 3600
+
+
+def sparkline(values: list[float]) -> str:
+    """At most sixty bars, from the least to the most."""
+    step = max(1, -(-len(values) // 60))
+    shown = [statistics.fmean(values[at : at + step]) for at in range(0, len(values), step)]
+    low, high = min(shown), max(shown)
+    return "".join(BARS[int((value - low) / ((high - low) or 1) * (len(BARS) - 1))] for value in shown)
+
+
+def svg(samples: list[Sample]) -> str:
+    """Three curves above each other."""
+    parts = []
+    for row, figure in enumerate(("memory", "descriptors", "tasks")):
+        values = [float(getattr(one, figure)) for one in samples]
+        top = max(values) * 1.1
+        points = " ".join(
+            f"{40 + 740 * one.at / samples[-1].at:.1f},{150 + 170 * row - 130 * value / top:.1f}"
+            for one, value in zip(samples, values, strict=True)
+        )
+        parts.append(
+            f'<text x="40" y="{15 + 170 * row}">{figure}: {values[0]:.0f} to {values[-1]:.0f}</text>'
+            f'<line x1="40" x2="780" y1="{150 + 170 * row}" y2="{150 + 170 * row}" stroke="#bbb"/>'
+            f'<polyline fill="none" stroke="#06c" points="{points}"/>'
+        )
+    body = "".join(parts)
+    return f'<svg xmlns="http://www.w3.org/2000/svg" width="800" height="520" font-family="sans-serif">{body}</svg>\n'
+
+
+@pytest.mark.timeout(SECONDS * 2 + 120)
+async def test_nothing_grows_however_much_comes_and_goes(
+    sshd: Sshd, echo: EchoServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    soak = Soak(sshd, echo, tmp_path)
+    async with running(tmp_path, soak.text()) as tunnels:
+        await tunnels.all_up()
+        await soak.run(tunnels)
+    samples = soak.samples
+    with capsys.disabled():
+        print(
+            f"\n  {samples[-1].at:.0f} s: {soak.clients} clients ({soak.lost} left or were cut), {soak.edits} edits, "
+            f"{soak.restarts} restarts; {len(samples)} samples"
+        )
+        for figure, unit in (("memory", "MiB"), ("descriptors", ""), ("tasks", "")):
+            values = [float(getattr(one, figure)) for one in samples]
+            print(
+                f"  {figure:<11} {sparkline(values)} {min(values):.0f} to {max(values):.0f} {unit}, "
+                f"slope {slope(samples, figure):+.1f} {unit} an hour"
+            )
+    if picture := os.environ.get("SOAK_SVG"):
+        Path(picture).write_text(svg(samples))
+    warm = samples[len(samples) // 3]
+    assert samples[-1].descriptors <= warm.descriptors + 2
+    assert samples[-1].tasks <= warm.tasks + 2
+    assert samples[-1].memory <= warm.memory + 16

@@ -1,0 +1,137 @@
+"""A wrong key on twenty processes behind one address: the server must not ban them, nor their healthy neighbour."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from pathlib import Path
+
+import pytest
+
+from reconciler.core.judge import Phase
+from reconciler.core.status import Failure, LinkPhase, Reason
+from support.keys import Keys
+from support.services import EchoServer, exchange
+from support.sshd import Sshd
+from support.tunnels import Running, file, local, running
+from support.wait import eventually, free_port
+from unit import build
+from unit.build import START, World
+
+PROCESSES = 20
+WRONG_KEY = Failure(Reason.AUTH, "permission denied")
+SHUT_OUT = Failure(Reason.SERVER_BUSY, "closed before the banner")
+
+HOUR, WINDOW, LOGINS = 3600.0, 600.0, 5
+PENALTY, PENALTY_MIN, PENALTY_MAX = 5.0, 15.0, 600.0  # sshd's PerSourcePenalties for failed logins, since 9.8
+
+
+class Strict:
+    """A server that shuts an address out while its penalties add up to more than a little (OpenSSH's srclimit.c)."""
+
+    def __init__(self) -> None:
+        self._penalty_until = 0.0
+        self._shut_out_until = 0.0
+        self.shut_out = 0.0
+
+    def answers(self, now: float) -> Failure:
+        if now < self._shut_out_until:
+            return SHUT_OUT
+        self._penalty_until = min(max(self._penalty_until, now) + PENALTY, now + PENALTY_MAX)
+        if self._penalty_until - now >= PENALTY_MIN:
+            self._shut_out_until = self._penalty_until
+            self.shut_out += self._shut_out_until - now
+        return WRONG_KEY
+
+
+@pytest.mark.parametrize("clients_wait", [False, True])
+def test_a_wrong_key_on_twenty_processes_is_tried_five_times_in_ten_minutes_at_most(
+    capsys: pytest.CaptureFixture[str], *, clients_wait: bool
+) -> None:
+    """An hour of the planner's own clock; also with clients who wait, which hurries other failures."""
+    server = Strict()
+    worlds = [World() for _ in range(PROCESSES)]
+    logins: list[list[float]] = [[] for _ in worlds]
+    dials = 0
+    for world in worlds:
+        world.edit(build.target("prod"), build.local("prod/pg", 5432))
+        for socket in world.sockets():
+            world.finish(socket.key)
+        if clients_wait:
+            world.arrive("prod/pg")
+            assert world.observe().demand["prod"].held
+    now = START.mono
+    while now < START.mono + HOUR:
+        for mine, world in zip(logins, worlds, strict=True):
+            world.elapse(now - world.now().mono)
+            world.passes()
+            for link in world.links(LinkPhase.DIALING):
+                answer = server.answers(now)
+                world.finish(link.id, answer)
+                dials += 1
+                if answer is WRONG_KEY:
+                    mine.append(now)
+        now = max(now + 0.001, min(world.wake_at() for world in worlds))
+    worst = max(in_any_window(mine) for mine in logins)
+    with capsys.disabled():
+        print(
+            f"\n  a wrong key on {PROCESSES} processes, an hour: at most {worst} logins of one in any ten minutes, "
+            f"{sum(map(len, logins))} logins and {dials - sum(map(len, logins))} connects to a shut door in all; "
+            f"the address was shut out for {server.shut_out:.0f} s"
+        )
+    assert worst <= LOGINS
+
+
+async def test_beside_twenty_wrong_keys_a_healthy_neighbour_is_back_within_seconds(
+    echo: EchoServer, keys: Keys, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each process has an address of its own to dial, so that none waits for another's turn."""
+    strict = {"MaxStartups": "5:50:10", "MaxAuthTries": "2", "LoginGraceTime": "10", "ListenAddress": ""}
+    wrong, port = keys.make("wrong"), free_port()
+    async with contextlib.AsyncExitStack() as stack:
+        sshd = Sshd(tmp_path / "sshd", options=strict)
+        sshd.options["ListenAddress"] = f"0.0.0.0:{sshd.port}"
+        await stack.enter_async_context(sshd)
+        healthy = await stack.enter_async_context(running(tmp_path, file(sshd, local("echo", port, echo.port))))
+        await healthy.all_up()
+        others = []
+        for number in range(PROCESSES):
+            directory = tmp_path / str(number)
+            directory.mkdir()
+            text = file(
+                sshd,
+                local("echo", free_port(), echo.port),
+                host=f"127.0.0.{number + 2}",
+                privateKey=wrong.private,
+                hostKeys=f'["{sshd.host_public_key}"]',
+            )
+            others.append(await stack.enter_async_context(running(directory, text)))
+        took = []
+        for moment in ("in the middle of it", "when all were told"):
+            if moment == "when all were told":
+                for other in others:
+                    verdict = await other.until("server/echo", Phase.DOWN, within=20)
+                await eventually(lambda: all(needs_action(other) for other in others), within=30)
+            await sshd.kill_sessions()
+            killed = time.monotonic()
+            assert await exchange("127.0.0.1", port) == b"ping"
+            took.append(time.monotonic() - killed)
+            verdict = await healthy.until("server/echo", Phase.UP)
+            assert verdict.reason is None
+        logins = sshd.log_text().count("Connection closed by authenticating user")
+    with capsys.disabled():
+        print(
+            f"\n  beside {PROCESSES} wrong keys ({logins} logins) on a strict sshd: a healthy neighbour was back after "
+            f"{took[0]:.2f} s in the middle of it, {took[1]:.2f} s when all were told"
+        )
+    assert max(took) < 5
+
+
+def in_any_window(moments: list[float]) -> int:
+    """The most of them within ten minutes."""
+    return max(sum(first <= one < first + WINDOW for one in moments) for first in moments)
+
+
+def needs_action(tunnels: Running) -> bool:
+    verdict = tunnels.verdict("server/echo")
+    return verdict is not None and verdict.needs_action

@@ -1,0 +1,91 @@
+"""The machine sleeps, the process is stopped, the clock is set: tunnels go on."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from reconciler.core import plan
+from reconciler.core.judge import Phase
+from reconciler.core.status import Now
+from reconciler.loop import SystemClock
+from support.clients import FULL, moving
+from support.program import answers, program
+from support.services import EchoServer
+from support.sshd import Sshd
+from support.tunnels import file, local, remote, running
+from support.wait import eventually, free_port
+
+ASLEEP = 60.0 if FULL else 5.0
+HOUR = 3600.0
+
+
+async def test_a_suspended_process_is_back_at_once(
+    echo: EchoServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    waits, gives_up = await asyncio.gather(
+        suspended(echo, tmp_path / "waits", {}),
+        suspended(echo, tmp_path / "gives-up", {"ClientAliveInterval": "1", "ClientAliveCountMax": "1"}),
+    )
+    with capsys.disabled():
+        print(
+            f"\n  asleep for {ASLEEP:g} s: both tunnels carry again {waits:.2f} s after waking, "
+            f"{gives_up:.2f} s where the server had given up"
+        )
+
+
+async def suspended(echo: EchoServer, directory: Path, options: dict[str, str]) -> float:
+    """How long after its waking a process carries clients again, both ways; with a server that has these options."""
+    port, far = free_port(), free_port()
+    async with Sshd(directory / "sshd", options=options) as sshd:
+        config = directory / "tunnels.yaml"
+        lines = local("near", port, echo.port), remote("far", far, echo.port)
+        config.write_text(file(sshd, *lines, keepaliveInterval="1s", keepaliveCountMax=1))
+        async with program(config) as tunnels:
+            for place in (port, far):
+                await answers(place)
+            tunnels.send(signal.SIGSTOP)
+            await asyncio.sleep(ASLEEP)  # the scenario
+            tunnels.send(signal.SIGCONT)
+            woken = time.monotonic()
+            for place in (port, far):
+                await answers(place)
+            took = time.monotonic() - woken
+            assert await tunnels.end() == 0
+            said = tunnels.log_text()
+            assert "Traceback" not in said, said
+            assert "fault of this program" not in said, said
+    return took
+
+
+async def test_a_wall_clock_that_jumps_changes_nothing_but_what_expires(
+    sshd: Sshd,
+    echo: EchoServer,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    jumped = 0.0
+    monkeypatch.setattr(SystemClock, "now", lambda _: Now(time.monotonic(), time.time() + jumped))
+    monkeypatch.setattr(plan, "WALL_CHECK_EVERY", 0.1)
+    port, glass = free_port(), free_port()
+    expires = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() + 2 * HOUR))
+    lines = local("echo", port, echo.port), local("glass", glass, echo.port, expiresAt=expires)
+    async with running(tmp_path, file(sshd, *lines)) as tunnels:
+        await tunnels.all_up()
+        links = tunnels.links
+        async with moving([port] * 3):
+            for hours, phase in ((1, Phase.UP), (-24, Phase.UP), (3, Phase.OFF), (24 * 365, Phase.OFF), (0, Phase.UP)):
+                jumped = hours * HOUR
+                tunnels.app.loop.wake()
+                await tunnels.app.passed()
+                await tunnels.until("server/glass", phase)
+                assert tunnels.phases()["server/echo"] is Phase.UP
+        await eventually(lambda: tunnels.phases()["server/glass"] is Phase.UP)
+        assert tunnels.links == links
+    with capsys.disabled():
+        print("\n  the wall clock set by +1 h, -1 day, +3 h, +1 year, back: only what expires went and came back")
