@@ -187,11 +187,16 @@ WAYS: list[type[Saved]] = [Vim, Emacs, Sed, Renamed, InPlace, ConfigMap, GitSync
 
 @pytest.fixture(params=[True, False], ids=["with inotify", "without inotify"])
 def hints(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
-    if not request.param:
+    """Each alone: with hints, the look every few seconds is put off, so that it cannot make up for a lost one."""
 
-        def none_left(*_: Any, **__: Any) -> AsyncIterator[Any]:
-            raise OSError("no inotify instance left")
+    def none_left(*_: Any, **__: Any) -> AsyncIterator[Any]:
+        raise OSError("no inotify instance left")
 
+    if request.param:
+        defaults = watch.Watcher.__init__.__kwdefaults__
+        assert defaults is not None
+        monkeypatch.setitem(defaults, "interval", 3600.0)
+    else:
         monkeypatch.setattr(watch, "awatch", none_left)
     return bool(request.param)
 
