@@ -34,10 +34,10 @@ from reconciler.report.telling import Teller
 from reconciler.snapshots import Camera
 from reconciler.ssh.fleet import Fleet
 from reconciler.ssh.ledger import Visit
+from reconciler.ssh.replacements import Replacements
 
 log = logging.getLogger(__name__)
 
-RECONNECT_EVERY = 300.0  # seconds between two connections replaced because a probe fails
 RESTART_AFTER = 1.0  # seconds before a failed helper task is started again
 GOODBYE = 2.0  # seconds that servers have to answer when the last client has left, before the end goes on without them
 PULSE = 0.5  # how often the event loop's lag is measured,
@@ -68,8 +68,7 @@ class App:
         self._camera = Camera(self.loop, self.fleet, self.loads, self._journal)
         self._watcher: Watcher | None = None
         self._lags = deque([0.0], maxlen=PULSES_KEPT)
-        self._replaced: dict[str, float] = {}  # by target: when a failing probe last replaced its connection
-        self._moved: dict[str, int] = {}  # by tunnel with a failing probe: what its neighbours had moved by then
+        self._replacements = Replacements()
         self._asked: Desired = NOTHING  # of the last pass
         self._removed: Mapping[str, TunnelSpec] = {}  # whose clients may still be there
         self._settled_for: Desired | None = None
@@ -224,15 +223,8 @@ class App:
         self.events.tell(Event(time.time(), subject, what, message=why))
 
     def _failing(self, tunnel: TunnelSpec) -> None:
-        """A probe that may replace the connection fails. Not too often, and not while others on it move data."""
-        now = asyncio.get_running_loop().time()
-        others = [
-            m for name, m in self.fleet.meters.items() if name.startswith(f"{tunnel.target}/") and name != tunnel.id
-        ]
-        moved = sum(meter.sent + meter.received for meter in others)
-        moved_before, self._moved[tunnel.id] = self._moved.get(tunnel.id), moved
-        if now - self._replaced.get(tunnel.target, -RECONNECT_EVERY) >= RECONNECT_EVERY and moved == moved_before:
-            self._replaced[tunnel.target] = now
+        """A probe that may replace the connection fails."""
+        if self._replacements.is_due(tunnel, self.fleet.meters, self.loop.now().mono):
             self.restart([tunnel.target], f"the probe of tunnel {tunnel.id} fails")
 
     # --- what is there -----------------------------------------------------------------------------------------

@@ -9,9 +9,12 @@ import os
 import signal
 import sys
 from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
 
-from support.endpoints import client_of
+import aiohttp
+
+from support.endpoints import Client, client_of
 from support.services import EchoServer
 from support.sshd import Sshd
 from support.tunnels import file, local, target
@@ -46,6 +49,14 @@ async def ran(*arguments: object, **environ: str) -> tuple[int, str, str]:
         return process.returncode, out.decode(), err.decode()
 
 
+async def is_up(control: Client) -> bool:
+    """Whether the process answers, and says so."""
+    try:
+        return bool((await control.get("/api/v1/wait"))["ok"])
+    except aiohttp.ClientConnectionError:
+        return False
+
+
 def written(directory: Path, text: str) -> Path:
     (directory / "tunnels.yaml").write_text(text)
     return directory / "tunnels.yaml"
@@ -62,8 +73,7 @@ async def test_endpoints_and_logs_are_told_by_the_environment(sshd: Sshd, echo: 
         "TUNNELS_LOG_LEVEL": "warning",
     }
     async with run(**environ) as process, client_of(path=str(path)) as control:
-        await eventually(path.exists, within=30)
-        assert await control.get("/api/v1/wait") == {"ok": True}
+        await eventually(partial(is_up, control), within=30)
         async with client_of(address=f"127.0.0.1:{port}") as http:
             assert await http.text("/readyz") == (200, "ok\n")
         where.write_text("targets: 1\n")

@@ -1,0 +1,34 @@
+"""When a failing probe may have its target's connection replaced.
+
+Owns the memory for it: not too often, and never while other tunnels on the connection move data, because then it is
+the destination that is unwell and not the way there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from reconciler.core.spec import TunnelSpec
+from reconciler.ssh.relay import Meter
+
+EVERY = 300.0  # seconds between two of them, for one target
+
+
+class Replacements:
+    """See the module. `now` is monotonic."""
+
+    def __init__(self) -> None:
+        self._replaced: dict[str, float] = {}  # by target: when it last happened
+        self._moved: dict[str, int] = {}  # by tunnel with a failing probe: what its neighbours had moved by then
+
+    def is_due(self, tunnel: TunnelSpec, meters: Mapping[str, Meter], now: float) -> bool:
+        """Whether to replace it now that the tunnel's probe has failed once more; it counts as done."""
+        neighbours = [
+            meter for name, meter in meters.items() if name.startswith(f"{tunnel.target}/") and name != tunnel.id
+        ]
+        moved = sum(meter.sent + meter.received for meter in neighbours)
+        before, self._moved[tunnel.id] = self._moved.get(tunnel.id), moved
+        if moved != before or now - self._replaced.get(tunnel.target, -EVERY) < EVERY:
+            return False
+        self._replaced[tunnel.target] = now
+        return True
