@@ -1,0 +1,58 @@
+"""Tunnels inside a Python program."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from reconciler.api import ConfigError, TunnelsNotUpError, open_tunnels
+from support.services import EchoServer, exchange
+from support.sshd import Sshd
+from support.tunnels import local, target
+from support.wait import free_port
+
+
+def content(sshd: Sshd, to: int, **fields: object) -> dict[str, object]:
+    """The content of a file, as a program would write it."""
+    tunnel = {"name": "echo", "type": "local", "localPort": 0, "remoteHost": "127.0.0.1", "remotePort": to}
+    return {
+        "targets": {
+            "server": {
+                "host": sshd.host,
+                "port": sshd.port,
+                "user": sshd.user,
+                "privateKey": str(sshd.client_key),
+                "knownHosts": str(sshd.known_hosts),
+                **fields,
+                "tunnels": [tunnel],
+            }
+        }
+    }
+
+
+async def test_a_mapping_opens_tunnels_for_the_length_of_a_block(sshd: Sshd, echo: EchoServer) -> None:
+    async with open_tunnels(content(sshd, echo.port)) as tunnels:
+        port = tunnels.port("server/echo")
+        assert await exchange("127.0.0.1", port) == b"ping"
+        with pytest.raises(KeyError):
+            tunnels["server/other"]
+    with pytest.raises(ConnectionRefusedError):
+        await exchange("127.0.0.1", port)
+
+
+async def test_a_file_does_too(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> None:
+    port, file = free_port(), tmp_path / "tunnels.yaml"
+    file.write_text("targets:\n" + target(sshd) + local("echo", port, echo.port))
+    async with open_tunnels(file) as tunnels:
+        assert [one.id for one in tunnels.all()] == ["server/echo"]
+        assert await exchange("127.0.0.1", port) == b"ping"
+
+
+async def test_mistakes_and_reasons_are_exceptions(sshd: Sshd, echo: EchoServer) -> None:
+    with pytest.raises(ConfigError, match="did you mean"):
+        async with open_tunnels(content(sshd, echo.port, usr="x")):
+            pass
+    with pytest.raises(TunnelsNotUpError, match="server/echo: down"):
+        async with open_tunnels(content(sshd, echo.port, port=free_port()), within=1.0):
+            pass
