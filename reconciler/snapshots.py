@@ -72,11 +72,15 @@ class Camera:
 
     def _target(self, target: TargetStatus, now: Now) -> TargetSnapshot:
         tally = self.fleet.tally.target(target.name)
+        asked = self.loop.desired.targets.get(target.name)
+        access = asked.access if asked is not None else None
         live = self.fleet.links
         link = next((live[number] for number in target.links if number in live), None)
         return TargetSnapshot(
             name=target.name,
             condition=self._condition(f"target {target.name}", target.verdict, now, tally.failures),
+            hosts=tuple(map(str, access.hop.hosts)) if access else (),
+            via=tuple(str(hop.hosts[0]) for hop in access.via) if access else (),
             host=target.host,
             cipher=cipher(link.connection) if link else "",
             kex=kex(link.connection) if link else "",

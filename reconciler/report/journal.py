@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from reconciler.core.judge import Judgement, Phase, Verdict
+from reconciler.core.judge import Judgement, Phase, TargetStatus, TunnelStatus, Verdict
 from reconciler.core.status import Reason
 
 
@@ -58,20 +58,20 @@ class Journal:
 
     def note(self, judgement: Judgement, wall: float) -> list[Change]:
         """The changes since the last judgement, targets first."""
-        seen = {}
-        for target in judgement.targets:
-            seen[f"target {target.name}"] = (target.verdict, target.host)
-        for tunnel in (*judgement.tunnels, *judgement.leaving):
-            seen[f"tunnel {tunnel.id}"] = (tunnel.verdict, f"{tunnel.bound} -> {tunnel.spec.route}")
+        seen = {f"target {target.name}": target for target in judgement.targets} | {
+            f"tunnel {tunnel.id}": tunnel for tunnel in (*judgement.tunnels, *judgement.leaving)
+        }
         changes = []
-        for subject, (verdict, detail) in seen.items():
-            memory = self._memories.get(subject)
+        for subject, status in seen.items():
+            verdict, memory = status.verdict, self._memories.get(subject)
             if memory is None:
+                detail = _detail(status)
                 memory = self._memories[subject] = _Memory(verdict.phase, verdict.reason, detail, wall)
                 changes.append(Change(subject, None, verdict, detail, wall))
             elif (memory.phase, memory.reason) != (verdict.phase, verdict.reason) or (
-                verdict.phase is Phase.UP and memory.detail != detail
+                verdict.phase is Phase.UP and memory.detail != _detail(status)
             ):
+                detail = _detail(status)
                 changes.append(Change(subject, memory.phase, verdict, detail, wall))
                 if memory.phase is not verdict.phase:
                     memory.since = wall
@@ -89,3 +89,12 @@ class Journal:
     def reconnects(self, subject: str) -> int:
         """How often it came back up after having been up."""
         return self._memories[subject].reconnects
+
+
+def _detail(status: TargetStatus | TunnelStatus) -> str:
+    """Where it leads."""
+    match status:
+        case TargetStatus():
+            return status.host
+        case TunnelStatus():
+            return f"{status.bound} -> {status.spec.route}"

@@ -71,10 +71,15 @@ class Condition:
 
 @dataclass(frozen=True, slots=True)
 class TargetSnapshot:
-    """An SSH server. `host`, `cipher`, `kex` "" and the others None where there is no connection to ask."""
+    """An SSH server: `hosts` as asked for, `via` the first host of each jump host, outermost first.
+
+    `host`, `cipher`, `kex` are "" and the others None where there is no connection to ask.
+    """
 
     name: str
     condition: Condition
+    hosts: tuple[str, ...]
+    via: tuple[str, ...]
     host: str
     cipher: str
     kex: str
@@ -162,7 +167,7 @@ Json = dict[str, object]
 
 
 def to_json(snapshot: Snapshot) -> Json:
-    """The form of DESIGN section 7."""
+    """The form of DESIGN section 7, and for the page: a target's hosts and jump hosts, a tunnel's expiry."""
     config = snapshot.config
     return {
         "config": {
@@ -181,6 +186,8 @@ def _target(target: TargetSnapshot) -> Json:
         "name": target.name,
         **_condition(target.condition),
         "host": target.host or None,
+        "hosts": list(target.hosts),
+        "via": list(target.via),
         "cipher": target.cipher or None,
         "kex": target.kex or None,
         "rttSeconds": target.rtt,
@@ -202,6 +209,7 @@ def _tunnel(tunnel: TunnelSnapshot) -> Json:
         "held": tunnel.held,
         "bytesSent": tunnel.sent,
         "bytesReceived": tunnel.received,
+        "expiresAt": iso(tunnel.expires_at),
         "description": tunnel.description,
         "labels": dict(tunnel.labels),
     }

@@ -43,7 +43,7 @@ def snapshot() -> Snapshot:
         version="0",
         config=config,
         targets=tuple(
-            TargetSnapshot(f"t{n}", up, "a:22", "aes", "x", 0.01, True, None, connects, dials, dials)
+            TargetSnapshot(f"t{n}", up, ("a:22",), (), "a:22", "aes", "x", 0.01, True, None, connects, dials, dials)
             for n in range(TARGETS)
         ),
         tunnels=tuple(_tunnel(n, up) for n in range(TUNNELS)),
