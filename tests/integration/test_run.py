@@ -76,7 +76,8 @@ async def test_endpoints_and_logs_are_told_by_the_environment(sshd: Sshd, echo: 
         await eventually(partial(is_up, control), within=30)
         async with client_of(address=f"127.0.0.1:{port}") as http:
             assert await http.text("/readyz") == (200, "ok\n")
-        where.write_text("targets: 1\n")
+        (tmp_path / ".new").write_text("targets: 1\n")
+        (tmp_path / ".new").replace(where)
         assert (await control.post("/api/v1/reload"))["valid"] is False
         assert process.stderr is not None
         line = json.loads(await asyncio.wait_for(process.stderr.readline(), 10))
