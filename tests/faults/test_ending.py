@@ -11,7 +11,7 @@ import pytest
 
 from support.clients import Mover, all_move
 from support.program import answers, program
-from support.services import EchoServer, connected, exchange
+from support.services import EchoServer, connected, refuses
 from support.sshd import Sshd
 from support.tunnels import file, local, remote
 from support.wait import eventually, free_port
@@ -127,14 +127,3 @@ async def test_a_server_that_is_frozen_does_not_hold_up_the_end(
     assert took < DRAIN * BUSY
     with capsys.disabled():
         print(f"\n  ending while the server is frozen: exit 0 after {took:.2f} s")
-
-
-async def refuses(port: int) -> bool:
-    try:
-        async with asyncio.timeout(5):
-            await exchange("127.0.0.1", port)
-    except ConnectionRefusedError:
-        return True
-    except ConnectionError:
-        pass
-    return False

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from support.services import EchoServer, connected, exchange
+from support.services import EchoServer, connected, exchange, refuses
 from support.sshd import Sshd
 from support.tunnels import local, target
 from support.wait import eventually, free_port
@@ -104,7 +104,7 @@ async def test_sigterm_lets_a_client_finish_and_a_second_one_does_not(
             writer.write(b"a")
             assert await reader.readexactly(1) == b"a"
             run.send_signal(signal.SIGTERM)
-            await eventually(partial(refused, port))
+            await eventually(partial(refuses, port))
             writer.write(b"b")
             assert await reader.readexactly(1) == b"b", "a live client drains"
             run.send_signal(signal.SIGTERM)
@@ -154,15 +154,6 @@ async def test_help_and_version_answer_and_a_wrong_verb_is_2() -> None:
     assert "demo" in out
     assert (await ran("--version"))[0] == 0
     assert (await ran("nonsense"))[0] == 2
-
-
-async def refused(port: int) -> bool:
-    try:
-        _, writer = await asyncio.open_connection("127.0.0.1", port)
-    except ConnectionRefusedError:
-        return True
-    writer.close()
-    return False
 
 
 async def get(port: int) -> bytes:

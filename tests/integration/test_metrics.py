@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import datetime as dt
 from functools import partial
 from pathlib import Path
+
+import pytest
 
 from reconciler.core.judge import Phase
 from reconciler.report.exposition import labels
 from reconciler.report.metrics import RESULTS
 from support.endpoints import Client, whole
 from support.metrics import OPENMETRICS, Scraped, complaints, scrape
-from support.services import EchoServer, connected, exchange
+from support.services import EchoServer, connected, exchange, refuses
 from support.sshd import Sshd
 from support.tunnels import file, local, socks, target
 from support.wait import eventually, free_port
@@ -68,6 +71,25 @@ async def test_off_and_standby_are_not_down(sshd: Sshd, echo: EchoServer, tmp_pa
         assert page.values("ssh_target_up", target="lazy") == []
         assert page.value("ssh_target_failures_total", target="dead", reason="refused") >= 1
         assert page.values("ssh_target_rtt_seconds", target="dead") == []
+
+
+async def test_access_that_expires_is_off_and_neither_unready_nor_an_alert(
+    sshd: Sshd, echo: EchoServer, tmp_path: Path
+) -> None:
+    """Break-glass access: at its end the port closes, /readyz stays 200, and no series says down."""
+    port, end = free_port(), dt.datetime.now(dt.UTC) + dt.timedelta(seconds=2)
+    glass = local("breakglass", port, echo.port, expiresAt=end.isoformat(timespec="milliseconds"))
+    async with whole(tmp_path, file(sshd, glass, local("keep", free_port(), echo.port))) as it:
+        await it.tunnels.all_up()
+        page = await scrape(it.http)
+        assert page.value("ssh_tunnel_expiry_timestamp_seconds", tunnel="breakglass") == pytest.approx(end.timestamp())
+        await it.tunnels.until("server/breakglass", Phase.OFF)
+        await eventually(partial(refuses, port))
+        assert await it.http.text("/readyz") == (200, "ok\n")
+        page = await scrape(it.http)
+        assert page.values("ssh_tunnel_up", tunnel="breakglass") == []
+        assert page.value("ssh_tunnel_phase", tunnel="breakglass", phase="off") == 1
+        assert page.value("ssh_tunnel_up", tunnel="keep") == 1
 
 
 async def test_bytes_are_counted_while_they_flow(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> None:

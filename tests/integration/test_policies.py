@@ -23,6 +23,7 @@ from support.services import (
     connected,
     download,
     exchange,
+    refuses,
     upload,
 )
 from support.sshd import Sshd
@@ -517,16 +518,6 @@ async def is_reset(port: int, source: str = "127.0.0.1") -> bool:
         return True
     finally:
         writer.transport.abort()
-
-
-async def refuses(port: int) -> bool:
-    try:
-        await exchange("127.0.0.1", port)
-    except ConnectionRefusedError:
-        return True
-    except OSError:
-        return False
-    return False
 
 
 def per_link(flows: object) -> list[int]:

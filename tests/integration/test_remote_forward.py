@@ -11,7 +11,7 @@ from reconciler.core.judge import Phase
 from support.asyncssh_server import AsyncsshServer
 from support.dropbear import Dropbear
 from support.faults import Blackhole
-from support.services import EchoServer, GreetingServer, RefusingPort, connected, exchange
+from support.services import EchoServer, GreetingServer, RefusingPort, connected, exchange, refuses
 from support.sshd import Sshd
 from support.tunnels import file, remote, running, target, tunnel
 from support.wait import eventually, free_port
@@ -312,16 +312,6 @@ async def answers(port: int) -> bool:
         return await exchange("127.0.0.1", port) == b"ping"
     except OSError:
         return False
-
-
-async def refuses(port: int) -> bool:
-    try:
-        await exchange("127.0.0.1", port)
-    except ConnectionRefusedError:
-        return True
-    except OSError:
-        return False
-    return False
 
 
 async def seen_closed(port: int) -> bool:

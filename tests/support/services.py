@@ -244,6 +244,18 @@ async def exchange(host: str, port: int, message: bytes = b"ping", opening: Open
         return await reader.read()
 
 
+async def refuses(port: int) -> bool:
+    """Whether nobody listens on that port of loopback any more."""
+    try:
+        _, writer = await asyncio.open_connection("127.0.0.1", port)
+    except ConnectionRefusedError:
+        return True
+    except OSError:
+        return False  # it was closed in the middle of our connecting
+    writer.close()
+    return False
+
+
 async def upload(host: str, port: int, size: int, opening: Opening = by_tcp) -> tuple[str, str]:
     """Send `size` bytes to a SinkSource: (SHA-256 sent, SHA-256 it saw)."""
     async with connected(host, port, opening) as (reader, writer):
