@@ -17,7 +17,7 @@ from reconciler.cli.ssh_words import Asked, NotSshError, SshConfig, command_line
 from reconciler.cli.table import clean
 from reconciler.config.load import Loaded, load_text
 from reconciler.config.options import Options
-from reconciler.core.spec import Addresses
+from reconciler.core.addresses import Addresses
 
 _NAME_MAX = 63
 _WAY = ("host", "port", "jumpHost", "jumpHosts", "proxyCommand")

@@ -16,13 +16,8 @@ from reconciler.config.problem import ErrorCode, Problem
 from reconciler.config.report import Report
 from reconciler.config.targets import UNSET, Targets
 from reconciler.config.tunnels import BuiltTunnel, tunnels_of
-from reconciler.core.spec import (
-    Addresses,
-    Desired,
-    TargetSpec,
-    is_remote,
-    overlaps,
-)
+from reconciler.core.addresses import Addresses, is_remote, overlaps
+from reconciler.core.spec import Desired, TargetSpec
 
 
 @dataclass(frozen=True, slots=True)

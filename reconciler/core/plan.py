@@ -17,8 +17,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from reconciler.core.actions import Action, Assign, Close, Cut, Dial, Drain, Move, Open, Retire, Tune
+from reconciler.core.addresses import Addresses, is_choice, is_remote
 from reconciler.core.backoff import next_link_try, next_socket_try
-from reconciler.core.spec import Addresses, Desired, Listen, Route, TargetSpec, TunnelSpec, is_choice, is_remote
+from reconciler.core.spec import Desired, Listen, Route, TargetSpec, TunnelSpec
 from reconciler.core.status import (
     DrainCause,
     Draining,

@@ -14,18 +14,9 @@ from typing import assert_never
 
 from reconciler.core import backoff
 from reconciler.core.actions import Action, Assign, Close, Cut, Dial, Drain, Move, Open, Retire, Tune
+from reconciler.core.addresses import Addresses, is_choice, is_remote
 from reconciler.core.plan import make_plan
-from reconciler.core.spec import (
-    NOTHING,
-    Addresses,
-    Desired,
-    Endpoint,
-    Listen,
-    RemoteUnix,
-    TunnelSpec,
-    is_choice,
-    is_remote,
-)
+from reconciler.core.spec import NOTHING, Desired, Endpoint, Listen, RemoteUnix, TunnelSpec
 from reconciler.core.status import (
     Demand,
     Draining,

@@ -9,7 +9,8 @@ import logging
 from collections.abc import Collection
 from pathlib import Path
 
-from reconciler.core.spec import Listen, LocalUnix, RemoteUnix, TunnelSpec, is_choice
+from reconciler.core.addresses import is_choice
+from reconciler.core.spec import Listen, LocalUnix, RemoteUnix, TunnelSpec
 
 log = logging.getLogger(__name__)
 

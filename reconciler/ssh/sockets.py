@@ -16,16 +16,8 @@ from dataclasses import dataclass, field, replace
 import asyncssh
 
 from reconciler.core import backoff
-from reconciler.core.spec import (
-    Desired,
-    Listen,
-    LocalTcp,
-    LocalUnix,
-    RemoteTcp,
-    RemoteUnix,
-    TunnelSpec,
-    is_remote,
-)
+from reconciler.core.addresses import is_remote
+from reconciler.core.spec import Desired, Listen, LocalTcp, LocalUnix, RemoteTcp, RemoteUnix, TunnelSpec
 from reconciler.core.status import Failure, Reason, SocketKey, SocketPhase, SocketState, Tries
 from reconciler.ssh.accept import Acceptor, Spare
 from reconciler.ssh.arrivals import Arrivals

@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from reconciler.core.actions import Action, Close, Cut, Dial, Drain, Retire
+from reconciler.core.addresses import Addresses, is_choice
 from reconciler.core.plan import is_wanted, make_plan
-from reconciler.core.spec import Addresses, Desired, Endpoint, FarTcp, RemoteTcp, TargetSpec, TunnelSpec, is_choice
+from reconciler.core.spec import Desired, Endpoint, FarTcp, RemoteTcp, TargetSpec, TunnelSpec
 from reconciler.core.status import Failure, LinkPhase, LinkState, Now, Observed, Reason, SocketPhase
 from unit.build import AUTH, CLOSED, REFUSED, START, TIMEOUT, World, local, remote, target
 

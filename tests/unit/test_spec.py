@@ -4,9 +4,9 @@ import itertools
 
 import pytest
 
+from reconciler.core.addresses import Addresses, is_choice, is_remote, overlaps
 from reconciler.core.spec import (
     NOTHING,
-    Addresses,
     Endpoint,
     FarUnix,
     Listen,
@@ -16,9 +16,6 @@ from reconciler.core.spec import (
     NearUnix,
     RemoteTcp,
     RemoteUnix,
-    is_choice,
-    is_remote,
-    overlaps,
 )
 from unit.build import desired, local, remote, socks, target, tunnel
 
