@@ -39,11 +39,13 @@ class Teller:
             before = self._spoken.get(change.subject)
             if not change.is_trouble:
                 self._spoken.pop(change.subject, None)
-            elif before is None or change.before not in _TROUBLE:
+            elif before is None or change.before not in _TROUBLE or _needs_action(change.verdict):
                 self._spoken[change.subject] = _Spoken(now, FIRST, _failures(change.verdict))
             else:
-                continue  # it fails in another way than before: part of what its reminders tell
-            _log(change.subject, change.verdict, change.sentence())
+                continue  # it fails in another way, which needs no person either: its reminders tell
+            # What is only just asked for says nothing yet: of a thousand tunnels, nobody wants a thousand such lines.
+            level = logging.DEBUG if change.before is None and _is_pending(change.verdict) else None
+            _log(change.subject, change.verdict, change.sentence(), level)
         for subject, verdict in _own_troubles(judgement):
             self._remind(subject, verdict, now)
 
@@ -69,7 +71,15 @@ def _own_troubles(judgement: Judgement) -> Iterable[tuple[str, Verdict]]:
             yield f"tunnel {tunnel.id}", tunnel.verdict
 
 
-def _log(subject: str, verdict: Verdict | None, text: str) -> None:
+def _needs_action(verdict: Verdict | None) -> bool:
+    return verdict is not None and verdict.needs_action
+
+
+def _is_pending(verdict: Verdict | None) -> bool:
+    return verdict is not None and verdict.phase is Phase.PENDING
+
+
+def _log(subject: str, verdict: Verdict | None, text: str, level: int | None = None) -> None:
     kind, _, name = subject.partition(" ")
     trouble = verdict is not None and verdict.phase in _TROUBLE
     fields = {
@@ -77,7 +87,7 @@ def _log(subject: str, verdict: Verdict | None, text: str) -> None:
         "tunnel": name if kind == "tunnel" else None,
         "reason": verdict.reason.value if verdict is not None and verdict.reason is not None else None,
     }
-    log.log(logging.WARNING if trouble else logging.INFO, "%s", text, extra=fields)
+    log.log(level or (logging.WARNING if trouble else logging.INFO), "%s", text, extra=fields)
 
 
 def _failures(verdict: Verdict | None) -> int:
