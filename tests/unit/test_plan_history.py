@@ -351,11 +351,12 @@ def _check_promises(actions: tuple[Action, ...], desired: Desired, observed: Obs
 
 
 def _check_clients(action: Drain | Cut, wanted: dict[str, TunnelSpec], observed: Observed, now: Now) -> None:
-    """Clients of a tunnel that leads where it led, on a connection that stays, are left alone."""
+    """Clients of a tunnel that leads where it led, in by an address and on a connection that stay, are left alone."""
     (flow,) = (flow for flow in observed.flows if flow.key == action.flow)
     (link,) = (link for link in observed.links if link.id == flow.key.link)
     tunnel = wanted.get(flow.key.tunnel)
     stale = tunnel is None or tunnel.route != flow.key.route or link.phase is LinkPhase.RETIRING
+    stale = stale or flow.key.listen not in {other.listen for other in wanted.values()}
     if isinstance(action, Cut):
         assert stale
         assert flow.draining is not None
