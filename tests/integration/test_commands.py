@@ -8,6 +8,7 @@ import json
 import os
 import pty
 import re
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -73,8 +74,8 @@ async def test_status_is_3_when_nothing_runs_and_says_where_it_looked(tmp_path: 
     assert (nothing.code, nothing.out) == (3, "")
     assert "/nonexistent/tunnels.sock (not there)" in nothing.err
     left = tmp_path / "tunnels.sock"
-    async with await asyncio.start_unix_server(lambda _r, w: w.close(), left) as server:
-        server.close()
+    with socket.socket(socket.AF_UNIX) as killed:  # one that ends in an orderly way removes it
+        killed.bind(str(left))
     stale = await ran("status", "--control", left)
     assert stale.code == 3
     assert f"{left} (left over: its process has ended)" in stale.err
