@@ -70,6 +70,10 @@ class Acceptor:
 
     def _ready(self) -> None:
         for _ in range(AT_ONCE):
+            # The spare comes first: a client taken in on its place would leave nothing to tell the next ones with.
+            if not self._spare.take_back():
+                self._try_later()
+                return
             try:
                 client, _ = self._sock.accept()
             except (BlockingIOError, InterruptedError, ConnectionAbortedError):
@@ -78,11 +82,14 @@ class Acceptor:
                 if error.errno not in _NO_ROOM:
                     raise
                 if not self._send_away():
-                    self._loop.remove_reader(self._sock)  # it would be ready again and again
-                    self._retry = self._loop.call_later(RETRY_AFTER, self._listen)
+                    self._try_later()
                     return
             else:
                 self._take_in(client)
+
+    def _try_later(self) -> None:
+        self._loop.remove_reader(self._sock)  # it would be ready again and again
+        self._retry = self._loop.call_later(RETRY_AFTER, self._listen)
 
     def _take_in(self, client: socket.socket) -> None:
         client.setblocking(False)
@@ -93,8 +100,6 @@ class Acceptor:
 
     def _send_away(self) -> bool:
         """Tell the next client that there is no room. False: there is not even room for that."""
-        if not self._spare.take_back():
-            return False
         self._spare.give_up()
         try:
             client, _ = self._sock.accept()

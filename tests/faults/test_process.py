@@ -31,7 +31,8 @@ async def test_a_full_descriptor_table_costs_only_those_who_come_then(
             tunnels.limit_descriptors(MORE)
             used = tunnels.cpu_seconds()
             began = time.monotonic()
-            results = await asyncio.gather(*(visit(port) for _ in range(CROWD)))
+            decided = asyncio.Barrier(CROWD)
+            results = await asyncio.gather(*(visit(port, decided) for _ in range(CROWD)))
             for mover in movers:
                 await mover.moves()
             took, used = time.monotonic() - began, tunnels.cpu_seconds() - used
@@ -121,15 +122,25 @@ async def test_a_file_that_is_half_written_disturbs_nobody(
             assert await exchange("127.0.0.1", port) == b"ping"
 
 
-async def visit(port: int) -> str:
-    """Come, stay until everybody is there or sent away, and tell how it went."""
+async def visit(port: int, decided: asyncio.Barrier) -> str:
+    """Come, stay until everybody is served or sent away, and tell how it went.
+
+    A client that is served stays, so that its descriptor is not free for the next one.
+    """
+    result = await admission(port, decided)
+    if result != "served":
+        await decided.wait()
+    return result
+
+
+async def admission(port: int, decided: asyncio.Barrier) -> str:
     try:
         reader, writer = await by_tcp("127.0.0.1", port)
         try:
             writer.write(b"here")
-            async with asyncio.timeout(5):
-                answer = await reader.readexactly(4)
-            await asyncio.sleep(1)  # a client that stays: its descriptor is not free for the next one
+            async with asyncio.timeout(20):
+                assert await reader.readexactly(4) == b"here"
+            await decided.wait()
         finally:
             writer.transport.abort()
     except ConnectionError:
@@ -138,4 +149,4 @@ async def visit(port: int) -> str:
         return "closed"
     except TimeoutError:
         return "unanswered"
-    return "served" if answer == b"here" else "wrong"
+    return "served"
