@@ -255,6 +255,11 @@ class App:
         """Nothing is left to do for what is asked now but to wait, or to try again."""
         return self._settled_for is self.loop.desired
 
+    @property
+    def judged(self) -> bool:
+        """The judgement is about what is asked now, not about what was asked before an edit."""
+        return self._asked is self.loop.desired
+
     async def passed(self) -> None:
         """Return after the next pass of the loop."""
         await self._passed.wait()

@@ -129,7 +129,7 @@ class Orders:
             raise NotSoError(409, f"{revision} was rejected: {'; '.join(map(str, loaded.errors))}")
         if revision and loaded.revision != revision:
             return f"{revision} is not loaded, but {loaded.revision or 'nothing'}"
-        if revision and not self._app.settled:
+        if not self._app.judged or (revision and not self._app.settled):
             return "it is converging"
         for pattern in ids:
             if not any(is_meant(tunnel.spec, [pattern]) for tunnel in judgement.tunnels):

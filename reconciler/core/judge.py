@@ -121,12 +121,13 @@ def judge(
         else _judge_target(target, by_target.get(target.name, []), observed, now)
         for target in desired.targets.values()
     }
-    sockets = {socket.owner.id: socket for socket in observed.sockets.values()}
+    # A socket elsewhere that is still the tunnel's own is the one it had before an edit, and says nothing of the new.
+    sockets = {(socket.owner.id, socket.key.listen): socket for socket in observed.sockets.values()}
     busy = {flow.key.tunnel for flow in observed.flows}
     failures = {key.listen: tries for key, tries in observed.socket_tries.items()}
     tunnels = []
     for tunnel in desired.tunnels.values():
-        socket = sockets.pop(tunnel.id, None)
+        socket = sockets.get((tunnel.id, tunnel.listen))
         # Trying again does not make it well: the last failure holds until the socket is bound.
         tries = failures.get(tunnel.listen) if socket is None or socket.phase is SocketPhase.OPENING else None
         if tunnel.target in broken and not tunnel.off:

@@ -75,6 +75,14 @@ def test_a_restart_is_not_settled_before_the_new_link_is_there() -> None:
     assert is_settled(world.asked, world.observe())
 
 
+def test_a_tunnel_that_is_to_move_is_not_up_because_its_old_socket_is_there() -> None:
+    world = World()
+    world.settled(target(), local(port=5432))
+    world.asked = world.asked.of((target(),), (local(port=5433),))
+    judgement = judge(world.asked, world.observe(), world.now())
+    assert [(one.verdict.phase, one.bound) for one in judgement.tunnels] == [(Phase.CONNECTING, "127.0.0.1:5433")]
+
+
 def test_a_silent_link_is_down() -> None:
     world = World()
     world.settled(target(), local())
