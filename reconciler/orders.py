@@ -13,13 +13,13 @@ from dataclasses import asdict
 from reconciler.app import App
 from reconciler.config.files import Found
 from reconciler.config.load import Config
-from reconciler.core.actions import Action, Assign, Close, Cut, Dial, Drain, Move, Open, Retire, Tune
 from reconciler.core.judge import Phase, TunnelStatus
 from reconciler.core.overlay import NoSuchTunnelError, is_meant, meant
 from reconciler.core.simulate import foresee
-from reconciler.core.spec import TunnelSpec
-from reconciler.core.status import Observed
+from reconciler.core.spec import Desired, TunnelSpec
+from reconciler.core.status import Now, Observed
 from reconciler.diagnose import diagnose
+from reconciler.planned import Step, described
 from reconciler.report.control import NotSoError
 from reconciler.report.events import Event, Events
 from reconciler.report.snapshot import NOT_ASKED, Json, Snapshot, iso
@@ -106,8 +106,8 @@ class Orders:
         if not loaded.valid:
             return {"actions": [], "errors": list(map(str, loaded.errors))}
         observed, desired = self._app.fleet.observe(), self._app.over(loaded.desired)
-        steps = await asyncio.to_thread(foresee, desired, observed, self._app.loop.now())
-        return {"actions": [_step(step, observed) for step in steps], "errors": []}
+        steps = await asyncio.to_thread(_steps, self._app.loop.desired, desired, observed, self._app.loop.now())
+        return {"actions": [asdict(step) for step in steps], "errors": []}
 
     # --- waiting -----------------------------------------------------------------------------------------------
 
@@ -166,30 +166,5 @@ def _sentence(tunnel: TunnelStatus) -> str:
     return f"{tunnel.id} is {verdict.phase}{reason}" + (f": {verdict.message}" if verdict.message else "")
 
 
-def _step(step: Action, observed: Observed) -> Json:
-    subject, clients = _about(step, observed)
-    return {"action": type(step).__name__.lower(), "subject": subject, "why": step.why, "clients": clients}
-
-
-def _about(step: Action, observed: Observed) -> tuple[str, int]:
-    """What a step is about, and how many live clients it touches: drains, cuts or takes off their connection."""
-    match step:
-        case Dial():
-            return f"target {step.target.name}", 0
-        case Retire():
-            return f"target {step.target}", _clients(observed, link=step.link)
-        case Tune():
-            return f"target {step.target}", 0
-        case Open() | Assign():
-            return f"tunnel {step.tunnel.id}", 0
-        case Close() | Move():
-            socket = observed.sockets.get(step.key)
-            return f"tunnel {socket.owner.id}" if socket else str(step.key.listen), 0
-        case Drain(draining=None):
-            return f"tunnel {step.flow.tunnel}", 0
-        case Drain() | Cut():
-            return f"tunnel {step.flow.tunnel}", sum(f.count for f in observed.flows if f.key == step.flow)
-
-
-def _clients(observed: Observed, link: int) -> int:
-    return sum(flow.count for flow in observed.flows if flow.key.link == link)
+def _steps(old: Desired, new: Desired, observed: Observed, now: Now) -> list[Step]:
+    return described(foresee(new, observed, now), observed, old, new)

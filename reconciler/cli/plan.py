@@ -12,7 +12,7 @@ from pathlib import Path
 
 import click
 
-from reconciler.cli import options, steps
+from reconciler.cli import options
 from reconciler.cli.answers import PlannedStep
 from reconciler.cli.client import Control, NothingRuns, Trouble
 from reconciler.cli.files import files
@@ -20,6 +20,7 @@ from reconciler.cli.table import clean, count, painted, width
 from reconciler.config.files import STDIN, Found, default_paths, find, listing
 from reconciler.config.load import Config, Loaded
 from reconciler.core.spec import NOTHING, Desired
+from reconciler.planned import between
 
 _SIGNS = {"dial": "+", "open": "+", "close": "-", "retire": "-", "cut": "-", "drain": "-"}
 _COLOURS = {"+": "green", "-": "red", "~": "yellow"}
@@ -78,7 +79,7 @@ def command(config: Config, old: tuple[str, ...], exit_code: bool, output: str, 
 def _from_old(config: Config, loaded: Loaded, before: Sequence[Found]) -> _Foreseen:
     origin = _load(config, before)
     errors = [*_told(loaded), *map(str, origin.errors)]
-    return _Foreseen([] if errors else steps.between(origin.desired, loaded.desired), errors)
+    return _Foreseen([] if errors else _steps(origin.desired, loaded.desired), errors)
 
 
 def _from_running(control: Control, new: Sequence[Found], loaded: Loaded) -> _Foreseen:
@@ -90,10 +91,17 @@ def _from_running(control: Control, new: Sequence[Found], loaded: Loaded) -> _Fo
             raise _Invalid(nothing.message) from None
         click.echo("nothing runs: this is what a fresh start would do", err=True)
         errors = _told(loaded)
-        return _Foreseen([] if errors else steps.between(NOTHING, loaded.desired), errors)
+        return _Foreseen([] if errors else _steps(NOTHING, loaded.desired), errors)
     except Trouble as trouble:
         raise _Invalid(trouble.message) from None
     return _Foreseen(answer["actions"], answer["errors"])
+
+
+def _steps(old: Desired, new: Desired) -> list[PlannedStep]:
+    return [
+        PlannedStep(action=step.action, subject=step.subject, why=step.why, clients=step.clients)
+        for step in between(old, new)
+    ]
 
 
 def _text(found: Found) -> str:

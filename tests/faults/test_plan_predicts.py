@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
-from reconciler import orders
 from reconciler.core.actions import Action
+from reconciler.orders import Orders
+from reconciler.planned import clients_of, subject_of
 from support.clients import FULL, LONG
 from support.services import EchoServer
 from support.sshd import Sshd
@@ -120,8 +121,9 @@ def recorded(tunnels: Running, monkeypatch: pytest.MonkeyPatch) -> list[Step]:
     apply_it = fleet.apply
 
     def noted(action: Action) -> None:
-        subject, clients = orders._about(action, fleet.observe())
-        taken.append((type(action).__name__.lower(), subject, clients))
+        observed = fleet.observe()
+        subject = subject_of(action, {key: socket.owner.id for key, socket in observed.sockets.items()})
+        taken.append((type(action).__name__.lower(), subject, clients_of(action, observed)))
         apply_it(action)
 
     monkeypatch.setattr(fleet, "apply", noted)
@@ -130,7 +132,7 @@ def recorded(tunnels: Running, monkeypatch: pytest.MonkeyPatch) -> list[Step]:
 
 async def plan(tunnels: Running, text: str) -> list[Step]:
     """What `tunnels plan` says about this text."""
-    answer: Any = await orders.Orders(tunnels.app).plan([("tunnels.yaml", str(tunnels.file.parent), text)])
+    answer: Any = await Orders(tunnels.app).plan([("tunnels.yaml", str(tunnels.file.parent), text)])
     assert answer["errors"] == []
     return [(step["action"], step["subject"], step["clients"]) for step in answer["actions"]]
 
@@ -141,7 +143,7 @@ async def apply(tunnels: Running, text: str) -> None:
     await tunnels.app.load(asked=True)
     loaded = tunnels.app.loaded
     assert loaded is not None
-    await orders.Orders(tunnels.app).wait(loaded.revision, (), 20)
+    await Orders(tunnels.app).wait(loaded.revision, (), 20)
 
 
 def quiet_again(tunnels: Running) -> Any:

@@ -162,8 +162,9 @@ async def test_plan_asks_the_running_process_and_counts_its_clients(
     sshd: Sshd, echo: EchoServer, tmp_path: Path
 ) -> None:
     port = free_port()
-    before = "targets:\n" + target(sshd) + local("echo", port, echo.port) + local("stays", free_port(), echo.port)
-    after = "targets:\n" + target(sshd) + local("stays", free_port(), echo.port, holdTimeout="1s")
+    stays = free_port()
+    before = "targets:\n" + target(sshd) + local("echo", port, echo.port) + local("stays", stays, echo.port)
+    after = "targets:\n" + target(sshd) + local("stays", stays, echo.port, holdTimeout="1s")
     new = tmp_path / "new.yaml"
     async with program(tmp_path, before) as run:
         await run.ran("wait")
@@ -176,6 +177,7 @@ async def test_plan_asks_the_running_process_and_counts_its_clients(
             assert plan.code == 1
             assert re.search(r"- close +server/echo", plan.out)
             assert re.search(r"- drain +server/echo .*\(1 live client\)", plan.out)
+            assert "~ assign server/stays  its settings changed: holdTimeout 10s -> 1s" in plan.out
             assert (await run.ran("plan", "-", stdin=after)).out == plan.out
         assert (await run.ran("status")).code == 0, "nothing was done"
         new.write_text("targets: {a: {hots: b}}")
