@@ -21,6 +21,13 @@ from support.sshd import Sshd
 _GRACE_SECONDS = 1.0
 
 
+def pytest_configure() -> None:
+    # A shell starts what it puts in the background with SIGINT ignored, and every program started here would inherit
+    # that: none could be told to end as by Ctrl-C. A handler, unlike SIG_IGN, ends with the exec.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 @pytest.fixture
 def keys(tmp_path: Path) -> Keys:
     """Makes key pairs in the test's own directory."""

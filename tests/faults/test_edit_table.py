@@ -436,7 +436,7 @@ async def knocking(port: int) -> AsyncIterator[Knocks]:
                 writer.transport.abort()
                 knocks.longest = max(knocks.longest, time.monotonic() - well if well else 0.0)
                 well = 0.0
-            except ConnectionRefusedError:
+            except ConnectionError:  # refused, or reset if the listener went while it stood in line
                 knocks.refused += 1
                 well = well or time.monotonic()
             await asyncio.sleep(0.005)
@@ -446,7 +446,8 @@ async def knocking(port: int) -> AsyncIterator[Knocks]:
         yield knocks
     finally:
         task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
 
 
 def coming_from(host: str) -> Opening:
