@@ -10,6 +10,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict
 
+from reconciler import planned
 from reconciler.app import App
 from reconciler.config.files import Found
 from reconciler.config.load import Config
@@ -18,14 +19,14 @@ from reconciler.core.overlay import NoSuchTunnelError, is_meant, meant
 from reconciler.core.simulate import foresee
 from reconciler.core.spec import Desired, TunnelSpec
 from reconciler.core.status import Now, Observed
-from reconciler.diagnose import diagnose
-from reconciler.planned import Step, described
+from reconciler.diagnose import Step, diagnose
 from reconciler.report.control import NotSoError
 from reconciler.report.events import Event, Events
 from reconciler.report.snapshot import NOT_ASKED, Json, Snapshot, iso
 
 _BY_PERSON = "asked for by a person"
 _SHOWN = 3
+_SET_IT = "set it where `tunnels run` is started, or give a default: ${NAME:-value}"
 
 
 class Orders:
@@ -147,6 +148,8 @@ class Orders:
             names = ", ".join(one.id for one in (spec, *others[: _SHOWN - 1]))
             raise NoSuchTunnelError(f"'{tunnel}' names several tunnels ({names}): diagnose one at a time")
         target = self._app.loop.desired.targets[spec.target]
+        if self._app.loaded is not None and (why := self._app.loaded.broken.get(target.name)):
+            return {"steps": [asdict(Step("file", ok=False, detail=why, fix=_SET_IT))]}
         link = self._app.fleet.usable(spec.target)
         steps = await diagnose(spec, target, link, self._app.config.environ)
         return {"steps": [asdict(step) | {"fix": step.fix or None} for step in steps]}
@@ -166,5 +169,5 @@ def _sentence(tunnel: TunnelStatus) -> str:
     return f"{tunnel.id} is {verdict.phase}{reason}" + (f": {verdict.message}" if verdict.message else "")
 
 
-def _steps(old: Desired, new: Desired, observed: Observed, now: Now) -> list[Step]:
-    return described(foresee(new, observed, now), observed, old, new)
+def _steps(old: Desired, new: Desired, observed: Observed, now: Now) -> list[planned.Step]:
+    return planned.described(foresee(new, observed, now), observed, old, new)

@@ -73,7 +73,8 @@ class Camera:
     def _target(self, target: TargetStatus, now: Now) -> TargetSnapshot:
         tally = self.fleet.tally.target(target.name)
         asked = self.loop.desired.targets.get(target.name)
-        access = asked.access if asked is not None else None
+        is_known = self.loads.latest is None or target.name not in self.loads.latest.broken  # else it has stand-ins
+        access = asked.access if asked is not None and is_known else None
         live = self.fleet.links
         link = next((live[number] for number in target.links if number in live), None)
         return TargetSnapshot(

@@ -52,7 +52,7 @@ def assemble(
     _check_port_files(tunnels, report)
     desired = Desired.of(
         (replace(t, off=UNSET) if t.name in report.broken else t for t in targets),
-        (replace(t.spec, off=UNSET) if t.spec.target in report.broken else t.spec for t in tunnels),
+        (t.spec for t in tunnels),
     )
     errors, warnings = tuple(report.errors), tuple(report.warnings)
     if options.strict:

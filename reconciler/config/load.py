@@ -43,8 +43,8 @@ class Loaded:
     errors, warnings   all of them, by place
     revision      of the content that `desired` was made of; "" for none
     rejected      of the content that was read, where it is not what `desired` was made of; else ""
-    broken        by target: why it cannot be used although its file is right (a variable is not set); such targets and
-                  their tunnels are in `desired`, off
+    broken        by target: why it cannot be used although its file is right (a variable is not set); such targets
+                  are in `desired`, off
     watched       files that the specs name (keys, certificates, passwords, known hosts): a change of them matters too
     """
 
@@ -195,8 +195,9 @@ class Config:
         as_written = self._assemble_as_written(choice, errors)
         errors = [p for p in errors if p.code is not ErrorCode.VALUE or _spot(p) not in as_written.better]
         errors += as_written.errors
-        # Only those that are named: an error of a file that is rejected already is no reason to reject the others.
-        choice.reject_named(as_written.errors)
+        # What a file says against the content of one that is rejected already is no reason to reject it too: whether
+        # it goes against that one's last good content is seen when the good ones are assembled.
+        choice.reject_named([p for p in as_written.errors if not {p.file, p.other} & choice.rejected])
         applied, consequences = (as_written, []) if not errors else self._assemble_good(choice)
         reported = {problem.file for problem in errors}
         errors += [problem for problem in consequences if problem.file not in reported]

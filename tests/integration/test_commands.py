@@ -58,6 +58,26 @@ async def test_status_says_which_hop_what_to_do_and_when_it_is_tried_again(tmp_p
         assert shown.json["tunnels"][0]["reason"] in ("secret_unreadable", "refused")
 
 
+async def test_a_variable_that_is_not_set_is_trouble_everywhere(tmp_path: Path) -> None:
+    text = "targets:\n  unset: {host: '${NO_SUCH}', user: u, agent: true, tunnels: [{name: db, local: '%d:x:1'}]}\n"
+    async with program(tmp_path, text % free_port()) as run:
+        assert (await run.ran("wait", "--timeout", "300ms")).code == 1
+        status = await run.ran("status")
+        assert status.code == 1
+        assert "${NO_SUCH} is not set" in status.out
+        assert "unset/db" in status.out
+        [shown] = (await run.ran("status", "--output", "json")).json["tunnels"]
+        assert (shown["phase"], shown["reason"], shown["needsAction"]) == ("down", "secret_unreadable", True)
+        diagnosed = await run.ran("diagnose", "unset/db")
+        assert diagnosed.code == 1
+        assert "${NO_SUCH} is not set" in diagnosed.out
+        assert "set it where" in diagnosed.out
+        assert "unknown" not in status.out + diagnosed.out, "no stand-in is shown"
+    beside = await ran("run", run.file, "--timeout", "300ms", "--", "true", env={"TUNNELS_CONTROL": "none"})
+    assert beside.code == 1
+    assert "NO_SUCH" in beside.err
+
+
 async def test_status_takes_globs_and_a_name_that_is_none_is_told(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> None:
     text = "targets:\n" + target(sshd) + local("one", free_port(), echo.port) + local("two", free_port(), echo.port)
     async with program(tmp_path, text) as run:

@@ -12,6 +12,7 @@ import yaml
 from reconciler.config.effective import to_json
 from reconciler.config.load import Loaded, load_text
 from reconciler.config.options import Options
+from reconciler.core.judge import judge
 from reconciler.core.secret import FromEnv, FromFile, Inline, Secret
 from reconciler.core.spec import (
     AgentLogin,
@@ -37,6 +38,7 @@ from reconciler.core.spec import (
     TrustMode,
     TunnelSpec,
 )
+from reconciler.core.status import EMPTY, Now, Reason
 
 ENVIRON = {"HOME": "/home/me", "SSH_AUTH_SOCK": "/run/agent", "PW": "hunter2", "PORT": "5432", "ON": "true"}
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJ2Fj3bqbdZDP0Xy3VSlBcgwSt2SKFA8qSiOoDqnaWhs"
@@ -368,12 +370,16 @@ targets:
     loaded = load(text)
     assert set(loaded.broken) == {"a", "b"}
     assert loaded.broken["a"].startswith("tunnels.yaml:3:13: targets.a.host: ${NO_A} is not set")
-    off = {t.id: t.off for t in loaded.desired.tunnels.values()}
-    assert off == {
-        "a/x": "unset variable",
-        "a/local-1": "unset variable",
-        "b/local-2": "unset variable",
-        "c/local-3": "",
+    assert {t.name: t.off for t in loaded.desired.targets.values()} == {
+        "a": "unset variable",
+        "b": "unset variable",
+        "c": "",
+    }
+    phases = {one.id: one.verdict for one in judge(loaded.desired, EMPTY, Now(0.0, 0.0), loaded.broken).tunnels}
+    assert {id_: verdict.reason for id_, verdict in phases.items() if verdict.needs_action} == {
+        "a/x": Reason.SECRET_UNREADABLE,
+        "a/local-1": Reason.SECRET_UNREADABLE,
+        "b/local-2": Reason.SECRET_UNREADABLE,
     }
     assert [str(problem.code) for problem in loaded.warnings] == ["unset-variable", "unset-variable"]
     assert not load_text(text, environ={}, options=Options(strict=True)).usable

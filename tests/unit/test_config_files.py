@@ -135,6 +135,19 @@ def test_at_start_a_bad_file_is_left_out(folder: Path) -> None:
     assert not loaded.valid
 
 
+@pytest.mark.parametrize(("bad", "sound"), [("a.yaml", "b.yaml"), ("b.yaml", "a.yaml")])
+def test_a_bad_file_takes_down_no_good_one_whose_target_it_also_defines(folder: Path, bad: str, sound: str) -> None:
+    (folder / "b.yml").unlink()
+    (folder / sound).write_text(A)
+    (folder / bad).write_text(A + "\nunknown: 1\n")
+    files = config(folder)
+    for text, there in ((A, ["a/local-1"]), (A.replace("1:h", "3:h"), ["a/local-3"])):
+        (folder / sound).write_text(text)
+        loaded = files.reload()
+        assert [(Path(file.path).name, file.valid) for file in loaded.files] == sorted([(bad, False), (sound, True)])
+        assert tunnels(loaded) == there
+
+
 def test_nothing_valid_is_nothing_usable(tmp_path: Path) -> None:
     loaded = load_files([tmp_path / "none.yaml"], environ=ENVIRON)
     assert not loaded.usable
