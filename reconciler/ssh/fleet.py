@@ -98,6 +98,8 @@ class Fleet:
             case Assign():
                 old = self._sockets.assign(action.key, action.tunnel)
                 self._flows.hand_over(action.key, old, action.tunnel, self._arrivals.meter(action.tunnel))
+                self._flows.reapply(action.tunnel)
+                self._ledger.reapply(action.tunnel, self._flows.tunnel_of)
                 self._arrivals.reapply(action.tunnel)
             case Move():
                 self._move(action.key, action.link)

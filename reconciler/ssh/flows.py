@@ -97,6 +97,12 @@ class Flows:
                 relay.meter = meter
                 self.add(relay, replace(key, tunnel=new.id), socket, new.policy.drain_timeout)
 
+    def reapply(self, tunnel: TunnelSpec) -> None:
+        """The tunnel's policy changed: so long may its clients of now stay when they have to leave."""
+        for key, group in self._groups.items():
+            if key.tunnel == tunnel.id:
+                group.drain_timeout = tunnel.policy.drain_timeout
+
     def states(self) -> tuple[FlowState, ...]:
         return tuple(
             FlowState(key, len(group.relays), group.drain_timeout, group.draining)

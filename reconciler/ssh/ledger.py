@@ -45,6 +45,7 @@ class Entry:
     relay: Relay | None = None
     link: int | None = None
     opened: bool = False
+    told: bool = False  # the audit knows of it: then it hears of its end too, whatever the policy says by then
 
     def visit(self) -> Visit:
         relay = self.relay
@@ -82,14 +83,22 @@ class Ledger:
         """Its connection to the destination is open."""
         entry.opened = True
         if self._audit is not None and entry.tunnel.policy.audit:
+            entry.told = True
             self._audit(entry.visit(), "", 0.0)
 
     def ended(self, entry: Entry, why: str) -> None:
         """It has gone. Called again: nothing."""
         if self._entries.pop(entry.id, None) is None:
             return
-        if entry.opened and self._audit is not None and entry.tunnel.policy.audit:
+        if entry.opened and self._audit is not None and (entry.told or entry.tunnel.policy.audit):
             self._audit(entry.visit(), why, time.monotonic() - entry.began)
+
+    def reapply(self, tunnel: TunnelSpec, owner: Callable[[Relay], str | None]) -> None:
+        """The tunnel changed, its name perhaps: that holds for the clients that are there. `owner` as below."""
+        for entry in self._entries.values():
+            now = owner(entry.relay) if entry.relay is not None else None
+            if (now or entry.tunnel.id) == tunnel.id:
+                entry.tunnel = tunnel
 
     def visits(self, owner: Callable[[Relay], str | None]) -> Iterator[Visit]:
         """Everybody, the oldest first. `owner` tells whose a relay is now: a tunnel may have been renamed since."""

@@ -1,7 +1,7 @@
 """When a failing probe may have its target's connection replaced.
 
-Owns the memory for it: not too often, and never while other tunnels on the connection move data, because then it is
-the destination that is unwell and not the way there.
+Owns the memory for it: not too often, and never while clients move data on the connection, because then it is the
+destination that is unwell and not the way there. (What a probe itself moves is not in the meters.)
 """
 
 from __future__ import annotations
@@ -19,14 +19,15 @@ class Replacements:
 
     def __init__(self) -> None:
         self._replaced: dict[str, float] = {}  # by target: when it last happened
-        self._moved: dict[str, int] = {}  # by tunnel with a failing probe: what its neighbours had moved by then
+        self._moved: dict[
+            str, int
+        ] = {}  # by tunnel with a failing probe: what all clients of its target had moved by then
 
     def is_due(self, tunnel: TunnelSpec, meters: Mapping[str, Meter], now: float) -> bool:
         """Whether to replace it now that the tunnel's probe has failed once more; it counts as done."""
-        neighbours = [
-            meter for name, meter in meters.items() if name.startswith(f"{tunnel.target}/") and name != tunnel.id
-        ]
-        moved = sum(meter.sent + meter.received for meter in neighbours)
+        moved = sum(
+            meter.sent + meter.received for name, meter in meters.items() if name.startswith(f"{tunnel.target}/")
+        )
         before, self._moved[tunnel.id] = self._moved.get(tunnel.id), moved
         if moved != before or now - self._replaced.get(tunnel.target, -EVERY) < EVERY:
             return False

@@ -88,6 +88,21 @@ async def test_settings_of_a_target_change_on_its_live_connection(sshd: Sshd, ec
             assert tunnels.links == links
 
 
+async def test_a_drain_timeout_that_was_edited_holds_for_who_is_there(
+    sshd: Sshd, echo: EchoServer, tmp_path: Path
+) -> None:
+    port, keep = free_port(), local("keep", free_port(), echo.port)
+    async with running(tmp_path, file(sshd, keep, local("one", port, echo.port, drainTimeout="1h"))) as tunnels:
+        await tunnels.all_up()
+        mover = Mover(port)
+        await all_move([mover])
+        tunnels.edit(file(sshd, keep, local("one", port, echo.port, drainTimeout="100ms")))
+        await eventually(lambda: tunnels.app.loop.desired.tunnels["server/one"].policy.drain_timeout == 0.1)
+        await eventually(lambda: tunnels.app.settled)
+        tunnels.edit(file(sshd, keep))
+        await mover.is_cut()
+
+
 # --- route: in place; live clients drained ----------------------------------------------------------------------
 
 

@@ -6,6 +6,7 @@ import io
 import json
 import logging
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ from reconciler.report.journal import Journal
 from reconciler.report.telling import Teller
 from support.services import EchoServer, connected, exchange
 from support.sshd import Sshd
-from support.tunnels import file, local, running, target
+from support.tunnels import Running, file, local, running, target
 from support.wait import eventually, free_port
 
 
@@ -107,6 +108,29 @@ async def test_the_audit_says_who_went_where_and_how_it_ended(
             assert line["connection"] == opened["connection"]
         assert (ended["sent"], ended["received"], ended["why"]) == (4, 4, "both sides closed")
         assert f"client {ours} to 127.0.0.1:{echo.port}: ended after" in str(ended["message"])
+
+
+async def test_an_audit_switched_on_hears_of_the_end_of_who_is_there_and_off_of_those_it_knows(
+    sshd: Sshd, echo: EchoServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    port = free_port()
+    async with running(tmp_path, file(sshd, local("echo", port, echo.port, audit="false"))) as tunnels:
+        await tunnels.all_up()
+        for audit in (True, False):
+            async with connected("127.0.0.1", port) as (reader, writer):
+                writer.write(b"four")
+                assert await reader.readexactly(4) == b"four"
+                tunnels.edit(file(sshd, local("echo", port, echo.port, audit=str(audit).lower())))
+                await eventually(partial(is_audited, tunnels, audit))
+            await tunnels.nobody_is_connected()
+        await exchange("127.0.0.1", port)
+        await tunnels.nobody_is_connected()
+    assert [line.get("sent") for line in audited(caplog)] == [4, None, 4], "an end; an opening and its end; nothing"
+
+
+def is_audited(tunnels: Running, audit: bool) -> bool:
+    return tunnels.app.settled and tunnels.app.loop.desired.tunnels["server/echo"].policy.audit is audit
 
 
 def audited(caplog: pytest.LogCaptureFixture) -> list[dict[str, object]]:
