@@ -250,7 +250,7 @@ class Config:
             revision=applied,
             rejected=seen if listed and seen != applied else "",
             broken=self._broken,
-            watched=frozenset(path for t in self._desired.targets.values() for path in named_files(t)),
+            watched=named_files(self._desired),
         )
 
 

@@ -1,15 +1,21 @@
-"""The files that a target's spec names: when one of them changes, a waiting target tries at once (DESIGN section 4)."""
+"""The files that the specs name: when one of them changes, a waiting target tries at once (DESIGN section 4)."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
 from reconciler.core.secret import FromFile, Source
-from reconciler.core.spec import AgentLogin, KeyLogin, Login, PasswordLogin, TargetSpec
+from reconciler.core.spec import AgentLogin, Desired, KeyLogin, Login, PasswordLogin, TargetSpec
 
 
-def named_files(target: TargetSpec) -> frozenset[str]:
-    """Keys, certificates, secrets and known hosts of all its hops."""
+def named_files(desired: Desired) -> frozenset[str]:
+    """Keys, certificates, secrets and known hosts of all hops, and the passwords of SOCKS users."""
+    users = (user for tunnel in desired.tunnels.values() for user in tunnel.policy.users)
+    passwords = frozenset(path for user in users for path in _of_sources(user.password))
+    return passwords.union(*map(_of_target, desired.targets.values()))
+
+
+def _of_target(target: TargetSpec) -> frozenset[str]:
     hops = (*target.access.via, target.access.hop)
     known_hosts = frozenset(path for hop in hops for path in hop.trust.known_hosts)
     return known_hosts | frozenset(path for hop in hops for login in hop.logins for path in _of_login(login))

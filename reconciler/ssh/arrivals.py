@@ -18,6 +18,7 @@ from typing import Any
 
 import asyncssh
 
+from reconciler.core.judge import UNHEALTHY_AFTER
 from reconciler.core.socks5 import Reply, reply
 from reconciler.core.spec import Socks, TunnelSpec
 from reconciler.core.status import Destination, Failure, FlowKey
@@ -30,7 +31,7 @@ from reconciler.ssh.limits import Throttles, Visitor, destination_refused, forbi
 from reconciler.ssh.link import Link
 from reconciler.ssh.near import Near
 from reconciler.ssh.relay import Far, Meter, Relay
-from reconciler.ssh.socks import Asked, SocksRefusedError, greet
+from reconciler.ssh.socks import Asked, SocksRefusedError, greet, unreadable_password
 from reconciler.ssh.tally import Tally
 
 log = logging.getLogger(__name__)
@@ -77,8 +78,23 @@ class Arrivals:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    def reapply(self, tunnel: TunnelSpec) -> None:
-        """The tunnel's policy changed: it holds for live clients too."""
+    def look_at_passwords(self, tunnel: TunnelSpec) -> None:
+        """Whether those of its users can be read: if not, they are sent away, and a person has to know why."""
+        failure = unreadable_password(tunnel, self._environ)
+        before = self.destinations.get(tunnel.id)
+        if failure is not None:
+            self.destinations[tunnel.id] = Destination(UNHEALTHY_AFTER, failure)
+            if before is None:
+                self._tally.failures(tunnel.id)[failure.reason] += 1
+                self._changed()
+        elif isinstance(tunnel.route, Socks) and before is not None:
+            self._reached(tunnel)
+
+    def reapply(self, old: TunnelSpec, tunnel: TunnelSpec) -> None:
+        """The tunnel changed: its policy holds for live clients too, and what its old destination did for nobody."""
+        if old.route != tunnel.route:
+            self.destinations.pop(tunnel.id, None)
+        self.look_at_passwords(tunnel)
         throttles = self._throttles.of(tunnel)
         for relay in self._flows.relays(tunnel=tunnel.id):
             relay.throttle(*throttles)
@@ -140,6 +156,7 @@ class Arrivals:
         try:
             asked = await greet(near, tunnel, self._environ)
         except SocksRefusedError as refused:
+            self.look_at_passwords(tunnel)
             log.info("tunnel %s: client %s was refused: %s", tunnel.id, origin_of(near)[0], refused)
             raise TurnedAway("auth_failed" if refused.login else "denied", refused.reply) from None
         except (ConnectionError, TimeoutError):
@@ -185,7 +202,8 @@ class Arrivals:
             self._tally.target(tunnel.target).dials.observe(self._loop.time() - began)
         if not near.lost:
             self._ledger.opened(entry)
-        self._reached(tunnel)
+        if asked is None:
+            self._reached(tunnel)
         relay.meter.count("ok")
         return True
 

@@ -15,7 +15,7 @@ from typing import assert_never
 
 from reconciler.core.actions import Action, Assign, Close, Cut, Dial, Drain, Move, Open, Retire, Tune
 from reconciler.core.plan import is_wanted
-from reconciler.core.ports import ProbeFn
+from reconciler.core.ports import Probe
 from reconciler.core.spec import NOTHING, Desired, TunnelSpec
 from reconciler.core.status import Demand, FlowKey, LinkPhase, Observed, SocketKey
 from reconciler.ssh.arrivals import Arrivals
@@ -37,7 +37,7 @@ class Fleet:
     def __init__(
         self,
         environ: Mapping[str, str],
-        probes: Mapping[str, ProbeFn],
+        probes: Mapping[str, Probe],
         *,
         changed: Callable[[], None],
         failing: Callable[[TunnelSpec], None],
@@ -93,6 +93,7 @@ class Fleet:
                 link = self._links.get(action.link) if action.link is not None else None
                 if link is not None or action.link is None:
                     self._sockets.open(action.key, action.tunnel, link)
+                    self._arrivals.look_at_passwords(action.tunnel)
             case Close():
                 self._sockets.close(action.key)
             case Assign():
@@ -100,7 +101,7 @@ class Fleet:
                 self._flows.hand_over(action.key, old, action.tunnel, self._arrivals.meter(action.tunnel))
                 self._flows.reapply(action.tunnel)
                 self._ledger.reapply(action.tunnel, self._flows.tunnel_of)
-                self._arrivals.reapply(action.tunnel)
+                self._arrivals.reapply(old, action.tunnel)
             case Move():
                 self._move(action.key, action.link)
             case Drain():
@@ -160,7 +161,10 @@ class Fleet:
             self._flows.remove(relay)
 
     def files_changed(self) -> None:
-        """Files that targets name have other contents: a key or a known host may be what somebody waits for."""
+        """Files that the configuration names have other contents: one may be what somebody waits for."""
+        for tunnel in self._desired.tunnels.values():
+            if tunnel.policy.users:
+                self._arrivals.look_at_passwords(tunnel)
         if self._links.look_at_files():
             self._changed()
 

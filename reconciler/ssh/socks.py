@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from reconciler.core.socks5 import Connect, Event, Handshake, Login, Refused, Send
 from reconciler.core.spec import FarTcp, SocksUser, TunnelSpec
+from reconciler.core.status import Failure
 from reconciler.ssh.attempt import DialFailed
 from reconciler.ssh.near import Near
 from reconciler.ssh.reading import read_text
@@ -42,6 +43,20 @@ async def greet(near: Near, tunnel: TunnelSpec, environ: Mapping[str, str]) -> A
     talk = _Talk(near, tunnel, environ)
     async with asyncio.timeout(HANDSHAKE_TIME):
         return await talk.asked
+
+
+def unreadable_password(tunnel: TunnelSpec, environ: Mapping[str, str]) -> Failure | None:
+    """Why one of its users cannot log in, whatever password is sent: ours cannot be read. None: all can."""
+    for user in tunnel.policy.users:
+        try:
+            _password_of(user, environ)
+        except DialFailed as failed:
+            return failed.failure
+    return None
+
+
+def _password_of(user: SocksUser, environ: Mapping[str, str]) -> str:
+    return read_text(user.password, environ, f"the SOCKS password of {user.name}")
 
 
 class _Talk:
@@ -82,9 +97,9 @@ class _Talk:
 
     def _password_is(self, user: SocksUser, login: Login) -> bool:
         try:
-            return login.password.same_text(read_text(user.password, self._environ, "the SOCKS password"))
+            return login.password.same_text(_password_of(user, self._environ))
         except DialFailed:
-            return False  # a password that cannot be read lets nobody in; `check` says so
+            return False  # a password that cannot be read lets nobody in; the tunnel's status says so
 
     def _lost(self) -> None:
         self._answer(ConnectionResetError("the client left during the handshake"))

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from reconciler.core.judge import Phase
+from reconciler.core.status import Phase, Reason
 from reconciler.ssh import socks as socks_handshake
 from support.asyncssh_server import AsyncsshServer
 from support.services import EchoServer, RefusingPort, TcpService, connected, exchange
@@ -101,6 +101,24 @@ async def test_a_changed_password_holds_at_once_and_a_removed_user_is_cut(
         with pytest.raises(ConnectionResetError):
             await asyncio.wait_for(reader.read(1), 10)
         writer.close()
+
+
+async def test_a_password_that_cannot_be_read_is_trouble_until_it_can(
+    sshd: Sshd, echo: EchoServer, tmp_path: Path
+) -> None:
+    port = free_port()
+    text = file(sshd, socks("proxy", port, auth=user(tmp_path)))
+    (tmp_path / "alice").unlink()
+    async with running(tmp_path, text) as tunnels:
+        verdict = await tunnels.until("server/proxy", Phase.UNHEALTHY)
+        assert (verdict.reason, verdict.needs_action) == (Reason.SECRET_UNREADABLE, True)
+        assert str(tmp_path / "alice") in verdict.message
+        user(tmp_path)
+        await tunnels.until("server/proxy", Phase.UP)
+        _, writer = await logged_in(port, echo.port, "alice", "in wonderland")
+        writer.close()
+        (tmp_path / "alice").unlink()
+        await tunnels.until("server/proxy", Phase.UNHEALTHY)
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1", "localhost"])
