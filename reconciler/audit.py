@@ -25,6 +25,7 @@ def write(visit: Visit, why: str, seconds: float, revision: str) -> None:
         "user": visit.user,
         "to": visit.to,
         "revision": revision,
+        "labels": dict(visit.labels) or None,
     }
     if not why:
         log.info("tunnel %s: client %s to %s: opened [%s]", visit.tunnel, who, visit.to, revision, extra=fields)

@@ -22,7 +22,7 @@ def escaped(text: str) -> str:
 
 
 class _Text(logging.Formatter):
-    """`2026-11-22T10:00:00.123Z INFO    tunnel prod/pg is up`; a traceback follows on lines of its own."""
+    """`2026-11-22T10:00:00.123Z INFO    tunnel prod/pg is up {team=data}`; a traceback follows on lines of its own."""
 
     converter = staticmethod(time.gmtime)
     default_time_format = "%Y-%m-%dT%H:%M:%S"
@@ -32,7 +32,9 @@ class _Text(logging.Formatter):
         super().__init__("%(asctime)s %(levelname)-7s %(message)s")
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
-        return escaped(super().formatMessage(record))
+        labels = getattr(record, "labels", None) or {}
+        marks = "".join(f" {name}={value}" for name, value in labels.items())
+        return escaped(f"{super().formatMessage(record)}{marks and f' {{{marks[1:]}}}'}")
 
     def formatException(self, ei: object) -> str:  # noqa: N802 - logging's name
         lines = super().formatException(ei).splitlines()  # type: ignore[arg-type]  # logging's own private type

@@ -1,8 +1,8 @@
 """Log lines: one for each change, and for what keeps failing a reminder at growing intervals.
 
 Owns when each subject was last spoken of. In: the changes of a pass and the judgement they come from. Out: log lines
-with the fields target, tunnel and reason. A thing that fails ever again, for the same reason or by turns for several,
-is told once, then after 10 s, 20 s, ... 10 min, each time with its count.
+with the fields target, tunnel, reason and labels. A thing that fails ever again, for the same reason or by turns for
+several, is told once, then after 10 s, 20 s, ... 10 min, each time with its count.
 """
 
 from __future__ import annotations
@@ -11,13 +11,16 @@ import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from reconciler.core.judge import Judgement, Phase, Verdict
+from reconciler.core.judge import Judgement, Verdict
+from reconciler.core.status import Phase
 from reconciler.report.journal import Change
 
 log = logging.getLogger(__name__)
 
 FIRST, LONGEST = 10.0, 600.0  # seconds
 _TROUBLE = (Phase.DOWN, Phase.UNHEALTHY)
+
+_Labels = tuple[tuple[str, str], ...]
 
 
 @dataclass(slots=True)
@@ -35,6 +38,8 @@ class Teller:
 
     def tell(self, changes: Iterable[Change], judgement: Judgement, now: float) -> None:
         """`now` is monotonic."""
+        changes = tuple(changes)
+        labels = _labels(judgement) if changes else {}
         for change in changes:
             before = self._spoken.get(change.subject)
             if not change.is_trouble:
@@ -45,30 +50,36 @@ class Teller:
                 continue  # it fails in another way, which needs no person either: its reminders tell
             # What is only just asked for says nothing yet: of a thousand tunnels, nobody wants a thousand such lines.
             level = logging.DEBUG if change.before is None and _is_pending(change.verdict) else None
-            _log(change.subject, change.verdict, change.sentence(), level)
-        for subject, verdict in _own_troubles(judgement):
-            self._remind(subject, verdict, now)
+            _log(change.subject, change.verdict, change.sentence(), labels.get(change.subject), level)
+        for subject, verdict, marks in _own_troubles(judgement):
+            self._remind(subject, verdict, marks, now)
 
-    def _remind(self, subject: str, verdict: Verdict, now: float) -> None:
+    def _remind(self, subject: str, verdict: Verdict, labels: _Labels | None, now: float) -> None:
         spoken = self._spoken.get(subject)
         if spoken is None or verdict.failures <= spoken.failures or now < spoken.at + spoken.pause:
             return
         self._spoken[subject] = _Spoken(now, min(2 * spoken.pause, LONGEST), verdict.failures)
         reason = f" ({verdict.reason})" if verdict.reason is not None else ""
         count = f"{_ordinal(verdict.failures)} failure in a row"
-        _log(subject, verdict, f"{subject} is still {verdict.phase}{reason}: {verdict.message} ({count})")
+        _log(subject, verdict, f"{subject} is still {verdict.phase}{reason}: {verdict.message} ({count})", labels)
 
 
-def _own_troubles(judgement: Judgement) -> Iterable[tuple[str, Verdict]]:
-    """Targets in trouble, and tunnels with troubles that are not their target's."""
+def _labels(judgement: Judgement) -> dict[str, _Labels]:
+    """Of the tunnels that have any."""
+    tunnels = (*judgement.tunnels, *judgement.leaving)
+    return {f"tunnel {one.id}": one.spec.policy.labels for one in tunnels if one.spec.policy.labels}
+
+
+def _own_troubles(judgement: Judgement) -> Iterable[tuple[str, Verdict, _Labels | None]]:
+    """Targets in trouble, and tunnels with troubles that are not their target's, with their labels."""
     of_target = {}
     for target in judgement.targets:
         of_target[target.name] = target.verdict
         if target.verdict.phase in _TROUBLE:
-            yield f"target {target.name}", target.verdict
+            yield f"target {target.name}", target.verdict, None
     for tunnel in judgement.tunnels:
         if tunnel.verdict.phase in _TROUBLE and tunnel.verdict is not of_target.get(tunnel.spec.target):
-            yield f"tunnel {tunnel.id}", tunnel.verdict
+            yield f"tunnel {tunnel.id}", tunnel.verdict, tunnel.spec.policy.labels
 
 
 def _needs_action(verdict: Verdict | None) -> bool:
@@ -79,13 +90,16 @@ def _is_pending(verdict: Verdict | None) -> bool:
     return verdict is not None and verdict.phase is Phase.PENDING
 
 
-def _log(subject: str, verdict: Verdict | None, text: str, level: int | None = None) -> None:
+def _log(
+    subject: str, verdict: Verdict | None, text: str, labels: _Labels | None = None, level: int | None = None
+) -> None:
     kind, _, name = subject.partition(" ")
     trouble = verdict is not None and verdict.phase in _TROUBLE
     fields = {
         "target": name.partition("/")[0],
         "tunnel": name if kind == "tunnel" else None,
         "reason": verdict.reason.value if verdict is not None and verdict.reason is not None else None,
+        "labels": dict(labels) if labels else None,
     }
     log.log(level or (logging.WARNING if trouble else logging.INFO), "%s", text, extra=fields)
 

@@ -27,6 +27,7 @@ class Visit:
     sent: int
     received: int
     link: int | None
+    labels: tuple[tuple[str, str], ...]
 
 
 # Called with the client, "" when its connection opens and why it ended when it ends, and how long it was there.
@@ -60,6 +61,7 @@ class Entry:
             sent=relay.sent if relay is not None else 0,
             received=relay.received if relay is not None else 0,
             link=self.link,
+            labels=self.tunnel.policy.labels,
         )
 
 

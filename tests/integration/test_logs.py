@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from reconciler.cli import logs
-from reconciler.core.judge import Judgement, Phase, TargetStatus, Verdict
-from reconciler.core.status import Reason
+from reconciler.core.judge import Judgement, TargetStatus, Verdict
+from reconciler.core.status import Phase, Reason
 from reconciler.report.journal import Journal
 from reconciler.report.telling import Teller
 from support.services import EchoServer, connected, exchange
@@ -91,7 +91,9 @@ async def test_the_audit_says_who_went_where_and_how_it_ended(
 ) -> None:
     caplog.set_level("INFO")
     port, unheard = free_port(), free_port()
-    text = file(sshd, local("echo", port, echo.port, audit="true"), local("unheard", unheard, echo.port))
+    text = file(
+        sshd, local("echo", port, echo.port, audit="true", labels="{team: data}"), local("unheard", unheard, echo.port)
+    )
     async with running(tmp_path, text) as tunnels:
         await tunnels.all_up()
         await exchange("127.0.0.1", unheard)
@@ -106,7 +108,10 @@ async def test_the_audit_says_who_went_where_and_how_it_ended(
             assert (line["tunnel"], line["origin"], line["to"]) == ("server/echo", ours, f"127.0.0.1:{echo.port}")
             assert line["revision"] == tunnels.app.loaded.revision
             assert line["connection"] == opened["connection"]
+            assert line["labels"] == {"team": "data"}
         assert (ended["sent"], ended["received"], ended["why"]) == (4, 4, "both sides closed")
+        [text] = [logs._Text().format(record) for record in caplog.records if "echo is up" in record.getMessage()]
+        assert text.endswith(" {team=data}")
         assert f"client {ours} to 127.0.0.1:{echo.port}: ended after" in str(ended["message"])
 
 
