@@ -28,6 +28,7 @@ class Target(TypedDict):
     host: str | None
     since: str | None
     reconnects: int
+    hostKeyVerified: NotRequired[bool | None]
 
 
 class Tunnel(TypedDict):

@@ -40,7 +40,7 @@ def is_fine(tunnel: Tunnel) -> bool:
 def lines(status: Status, now: datetime, width: int | None, height: int | None = None) -> list[str]:
     """All of it. `height`: what does not fit leaves out tunnels that are up."""
     tunnels = status["tunnels"]
-    end = [*_troubles(status, now, width), *_config(status["config"], width)]
+    end = [*_troubles(status, now, width), *_unverified(status["targets"], width), *_config(status["config"], width)]
     end += _sum(tunnels, status["config"], now, width)
     shown: Sequence[Tunnel] = tunnels
     if height is not None and len(tunnels) + len(end) + 1 > height:
@@ -147,6 +147,17 @@ def _next_try(tunnel: Tunnel, target: Target | None, now: datetime) -> str:
         return "Trying again now."
     hurried = "; at once when a file that it names changes" if tunnel["reason"] in _READS_FILES else ""
     return f"Next try in {span(1 - since)}{hurried}."
+
+
+def _unverified(targets: Sequence[Target], width: int | None) -> list[str]:
+    names = [clean(target["name"]) for target in targets if target.get("hostKeyVerified") is False]
+    if not names:
+        return []
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    said = (
+        f"{', '.join(names[:_NAMED])}{more}: host key NOT checked (strictHostKeyChecking: false), so it may be anybody."
+    )
+    return [*(painted(line, "yellow") for line in wrapped(said, width, indent="")), ""]
 
 
 # --- the file, and the sum --------------------------------------------------------------------------------------

@@ -94,6 +94,14 @@ def test_an_old_connection_that_goes_on_is_told_though_it_is_up() -> None:
     assert said[-1].startswith("1 tunnel up")
 
 
+def test_a_host_key_that_is_not_checked_is_told() -> None:
+    shown = status(tunnel("prod/a"), tunnel("safe/b"))
+    shown["targets"][0]["hostKeyVerified"], shown["targets"][1]["hostKeyVerified"] = False, True
+    assert [line for line in lines(shown, NOW, None) if "NOT checked" in line] == [
+        "prod: host key NOT checked (strictHostKeyChecking: false), so it may be anybody."
+    ]
+
+
 def test_a_file_that_is_not_valid_is_told() -> None:
     said = lines(status(tunnel("a/x"), error="tunnels.yaml:3:5: unknown key"), NOW, 80)
     assert "tunnels.yaml is not valid: what it said before still holds." in said
