@@ -18,13 +18,15 @@ from pathlib import Path
 from reconciler.config.load import Loaded, load_files, load_text
 from reconciler.config.options import Options
 from reconciler.config.problem import ConfigError
-from reconciler.core.judge import Judgement, Phase, TunnelStatus, judge
+from reconciler.core.judge import Judgement, TunnelStatus, judge
+from reconciler.core.overlay import Overlay
 from reconciler.core.plan import Plan
-from reconciler.core.spec import Desired
-from reconciler.core.status import Now, Observed
+from reconciler.core.spec import Desired, TunnelSpec
+from reconciler.core.status import Now, Observed, Phase
 from reconciler.loop import Loop, SystemClock
 from reconciler.probes import PROBES
 from reconciler.ssh.fleet import Fleet
+from reconciler.ssh.replacements import Replacements
 
 log = logging.getLogger(__name__)
 
@@ -95,12 +97,19 @@ async def open_tunnels(
     def observed(desired: Desired, world: Observed, _plan: Plan, now: Now) -> None:
         tunnels.heard(judge(desired, world, now, loaded.broken))
 
+    def failing(tunnel: TunnelSpec) -> None:
+        if replacements.is_due(tunnel, fleet.meters, loop.now().mono):
+            log.warning("target %s is restarted: the probe of tunnel %s fails", tunnel.target, tunnel.id)
+            overlay.restart(tunnel.target)
+            loop.want(overlay.over(loaded.desired))
+
+    overlay, replacements = Overlay(), Replacements()
     loop = Loop(SystemClock(), observed)
     fleet = Fleet(
         os.environ if environ is None else environ,
         PROBES,
         changed=loop.wake,
-        failing=lambda tunnel: log.warning("tunnel %s: its probe fails", tunnel.id),
+        failing=failing,
     )
     loop.want(loaded.desired)
     tasks = [asyncio.create_task(loop.run(fleet)), asyncio.create_task(fleet.tend())]

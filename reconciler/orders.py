@@ -8,17 +8,17 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 from reconciler import planned
 from reconciler.app import App
 from reconciler.config.files import Found
 from reconciler.config.load import Config
-from reconciler.core.judge import Phase, TunnelStatus
+from reconciler.core.judge import TunnelStatus
 from reconciler.core.overlay import NoSuchTunnelError, is_meant, meant
 from reconciler.core.simulate import foresee
 from reconciler.core.spec import Desired, TunnelSpec
-from reconciler.core.status import Now, Observed
+from reconciler.core.status import Now, Observed, Phase
 from reconciler.diagnose import Step, diagnose
 from reconciler.report.control import NotSoError
 from reconciler.report.events import Event, Events
@@ -99,16 +99,18 @@ class Orders:
         loaded = await asyncio.shield(self._app.load(asked=True))
         return {"valid": loaded.valid, "revision": loaded.revision, "errors": list(map(str, loaded.errors))}
 
-    async def plan(self, files: Sequence[tuple[str, str, str]]) -> Json:
-        """What these files would do to what is there now."""
+    async def plan(self, files: Sequence[tuple[str, str, str]], *, strict: bool) -> Json:
+        """What these files would do to what is there now. `strict`: their warnings are errors."""
         found = [Found(name, directory, text.encode("utf-8", "surrogatepass")) for name, directory, text in files]
         ours = self._app.config
-        loaded = await asyncio.to_thread(Config(environ=ours.environ, options=ours.options).load, found)
+        options = replace(ours.options, strict=strict or ours.options.strict)
+        loaded = await asyncio.to_thread(Config(environ=ours.environ, options=options).load, found)
+        told: Json = {"errors": list(map(str, loaded.errors)), "warnings": list(map(str, loaded.warnings))}
         if not loaded.valid:
-            return {"actions": [], "errors": list(map(str, loaded.errors))}
+            return {**told, "actions": []}
         observed, desired = self._app.fleet.observe(), self._app.over(loaded.desired)
         steps = await asyncio.to_thread(_steps, self._app.loop.desired, desired, observed, self._app.loop.now())
-        return {"actions": [asdict(step) for step in steps], "errors": []}
+        return {**told, "actions": [asdict(step) for step in steps]}
 
     # --- waiting -----------------------------------------------------------------------------------------------
 

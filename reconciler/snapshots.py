@@ -5,7 +5,7 @@ In: the parts of the running process. Out: `report.Snapshot`, which shares nothi
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 from reconciler import __version__
@@ -50,7 +50,10 @@ class Camera:
             version=__version__,
             config=self._config(self.loads.latest, settled=settled, watching=watching),
             targets=tuple(self._target(target, now) for target in judgement.targets),
-            tunnels=tuple(self._tunnel(tunnel, observed, now) for tunnel in (*judgement.tunnels, *judgement.leaving)),
+            tunnels=(
+                *(self._tunnel(tunnel, observed, now) for tunnel in judgement.tunnels),
+                *(replace(self._tunnel(tunnel, observed, now), leaving=True) for tunnel in judgement.leaving),
+            ),
             reconciles=self.loop.passes.frozen(),
             pulse=pulse,
         )

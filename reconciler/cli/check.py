@@ -67,7 +67,7 @@ def _tell(result: Loaded, logins: list[Login]) -> None:
 def _json(result: Loaded, logins: list[Login] | None) -> dict[str, object]:
     made: dict[str, object] = {
         "valid": result.valid,
-        "revision": result.revision,
+        "revision": result.rejected or result.revision,
         "errors": [str(problem) for problem in result.errors],
         "warnings": [str(problem) for problem in result.warnings],
         "config": to_json(result.desired),

@@ -54,7 +54,7 @@ def output(json_help: str) -> Callable[[_C], _C]:
 
 
 def all_or_ids(ids: tuple[str, ...], everything: bool) -> list[str]:
-    """The globs to send for `ID...` or `--all`. Raises UsageError unless it is the one or the other."""
+    """The globs to send for `ID...` or `--all`. Raises Trouble unless it is the one or the other."""
     if bool(ids) == everything:
-        raise click.UsageError("name the tunnels or targets (globs will do), or say --all; not both")
+        raise Trouble("name the tunnels or targets (globs will do), or say --all; not both")
     return ["*"] if everything else list(ids)

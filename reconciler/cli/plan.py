@@ -61,7 +61,9 @@ def command(config: Config, old: tuple[str, ...], exit_code: bool, output: str, 
     """
     new, before = _found(config.paths or default_paths(config.environ), old)
     loaded = _load(config, new)
-    foreseen = _from_old(config, loaded, before) if old else _from_running(control, new, loaded)
+    foreseen = (
+        _from_old(config, loaded, before) if old else _from_running(control, new, loaded, strict=config.options.strict)
+    )
     done = sorted(foreseen.steps, key=lambda step: (_name(step), step["action"], step["why"]))
     if output == "json":
         click.echo(json.dumps({"actions": done, "errors": foreseen.errors}, indent=2, ensure_ascii=False))
@@ -82,18 +84,21 @@ def _from_old(config: Config, loaded: Loaded, before: Sequence[Found]) -> _Fores
     return _Foreseen([] if errors else _steps(origin.desired, loaded.desired), errors)
 
 
-def _from_running(control: Control, new: Sequence[Found], loaded: Loaded) -> _Foreseen:
+def _from_running(control: Control, new: Sequence[Found], loaded: Loaded, *, strict: bool) -> _Foreseen:
+    if unread := [str(one.problem) for one in new if one.problem is not None]:
+        return _Foreseen([], unread)
+    files = [{"name": one.name, "directory": one.directory, "text": _text(one)} for one in new]
     try:
-        body = {"files": [{"name": one.name, "directory": one.directory, "text": _text(one)} for one in new]}
-        answer = control.post("/api/v1/plan", body, within=60.0)
-    except NothingRuns as nothing:
-        if control.is_named:
-            raise _Invalid(nothing.message) from None
-        click.echo("nothing runs: this is what a fresh start would do", err=True)
+        answer = control.post("/api/v1/plan", {"files": files, "strict": strict}, within=60.0)
+    except NothingRuns:
+        where = f" at {control.paths[0]}" if control.is_named else ""
+        click.echo(f"nothing runs{where}: this is what a fresh start would do", err=True)
         errors = _told(loaded)
         return _Foreseen([] if errors else _steps(NOTHING, loaded.desired), errors)
     except Trouble as trouble:
         raise _Invalid(trouble.message) from None
+    for warning in answer["warnings"]:
+        click.echo(f"warning: {warning}", err=True)
     return _Foreseen(answer["actions"], answer["errors"])
 
 

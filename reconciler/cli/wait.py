@@ -18,13 +18,12 @@ _SLACK = 5.0  # the process answers when the time is over; it may be a little la
 @options.ids()
 @click.option(
     "--revision",
-    default="",
     metavar="R",
     help="Also wait until files with this revision are loaded and converged; `check --output json` says theirs.",
 )
 @click.option("--timeout", type=DURATION, default="30s", show_default=True, metavar="DURATION", help="At most so long.")
 @options.control
-def command(ids: tuple[str, ...], revision: str, timeout: float, control: Control) -> None:
+def command(ids: tuple[str, ...], revision: str | None, timeout: float, control: Control) -> None:
     r"""Wait until tunnels are up: those named, or all.
 
     Waits for the process too, if it is only just starting.
@@ -36,6 +35,10 @@ def command(ids: tuple[str, ...], revision: str, timeout: float, control: Contro
 
     Exits 0 when they are, 1 if they are not in time, and at once if that revision was rejected.
     """
+    if revision == "":
+        raise click.BadParameter(
+            "it is empty: `check --output json` has a revision for every file that is there", param_hint="--revision"
+        )
     deadline = time.monotonic() + timeout
     while True:
         left = max(0.0, deadline - time.monotonic())

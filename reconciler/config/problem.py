@@ -91,9 +91,9 @@ class Problem:
         return cls(place.file, place.line, place.column, place.path, message, code, other)
 
     def __str__(self) -> str:
-        place = Place(self.file, self.line, self.column)
+        place = str(Place(self.file, self.line, self.column)) if self.file else ""
         code = f" [{self.code}]" if isinstance(self.code, WarningCode) else ""
-        return f"{place}: {self.path}: {self.message}{code}" if self.path else f"{place}: {self.message}{code}"
+        return ": ".join(part for part in (place, self.path, self.message) if part) + code
 
 
 def by_place(problems: Iterable[Problem]) -> tuple[Problem, ...]:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from enum import StrEnum
 from ipaddress import ip_address
 from types import MappingProxyType
 
@@ -21,6 +20,7 @@ from reconciler.core.status import (
     LinkState,
     Now,
     Observed,
+    Phase,
     Reason,
     SocketPhase,
     SocketState,
@@ -29,19 +29,6 @@ from reconciler.core.status import (
 
 _NONE_BROKEN: Mapping[str, str] = MappingProxyType({})
 UNHEALTHY_AFTER = 3  # dial failures in a row, where no probe says more
-
-
-class Phase(StrEnum):
-    """What a target or tunnel is (DESIGN section 5)."""
-
-    PENDING = "pending"
-    CONNECTING = "connecting"
-    UP = "up"
-    UNHEALTHY = "unhealthy"
-    DOWN = "down"
-    DRAINING = "draining"
-    STANDBY = "standby"
-    OFF = "off"
 
 
 @dataclass(frozen=True, slots=True)

@@ -47,4 +47,4 @@ class Stream(Protocol):
 Opener = Callable[[], Awaitable[Stream | Failure]]
 
 # None: well. The caller bounds its time by cancelling it.
-ProbeFn = Callable[[Opener, Health, Route], Awaitable[Failure | None]]
+Probe = Callable[[Opener, Health, Route], Awaitable[Failure | None]]

@@ -22,6 +22,19 @@ class Now:
     wall: float
 
 
+class Phase(StrEnum):
+    """What a target or tunnel is (DESIGN section 5)."""
+
+    PENDING = "pending"
+    CONNECTING = "connecting"
+    UP = "up"
+    UNHEALTHY = "unhealthy"
+    DOWN = "down"
+    DRAINING = "draining"
+    STANDBY = "standby"
+    OFF = "off"
+
+
 class Reason(StrEnum):
     """Why something is not up. A closed set: these are metric label values too (DESIGN section 5)."""
 

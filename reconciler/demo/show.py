@@ -11,7 +11,7 @@ from pathlib import Path
 
 from reconciler.app import App
 from reconciler.config.load import Config
-from reconciler.core.judge import Phase
+from reconciler.core.status import Phase
 from reconciler.demo.world import World, world
 from reconciler.report.journal import Change
 

@@ -17,10 +17,10 @@ from importlib import import_module
 from pkgutil import iter_modules
 from types import MappingProxyType
 
-from reconciler.core.ports import ProbeFn
+from reconciler.core.ports import Probe
 
 
-def _found() -> Mapping[str, ProbeFn]:
+def _found() -> Mapping[str, Probe]:
     names = [module.name for module in iter_modules(__path__)]
     return MappingProxyType({name: import_module(f"{__name__}.{name}").probe for name in names})
 

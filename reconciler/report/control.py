@@ -12,7 +12,7 @@ that is bound already. Peers must have this process's uid, or be root. Errors ar
     POST /api/v1/pause   {"ids": [...], "seconds": null}
     POST /api/v1/resume  {"ids": [...]}
     POST /api/v1/reload                                    {"valid", "revision", "errors"}
-    POST /api/v1/plan    {"files": [{"name", "directory", "text"}]}    {"actions": [...], "errors": [...]}
+    POST /api/v1/plan    {"files": [{"name", "directory", "text"}], "strict"}    {"actions", "errors", "warnings"}
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class Orders(Protocol):
 
     async def reload(self) -> Json: ...
 
-    async def plan(self, files: Sequence[tuple[str, str, str]]) -> Json:
+    async def plan(self, files: Sequence[tuple[str, str, str]], *, strict: bool) -> Json:
         """Each file's name, directory and text."""
 
     async def wait(self, revision: str, ids: Sequence[str], seconds: float) -> None:
@@ -158,10 +158,13 @@ class _Control:
         return web.json_response(await self._orders.reload())
 
     async def plan(self, request: web.Request) -> web.Response:
-        files = (await _body(request)).get("files")
+        body = await _body(request)
+        files = body.get("files")
         if not isinstance(files, list) or not files:
             raise _WrongRequestError("files: a list of {name, directory, text}")
-        return web.json_response(await self._orders.plan([_file(one) for one in files]))
+        return web.json_response(
+            await self._orders.plan([_file(one) for one in files], strict=bool(body.get("strict")))
+        )
 
 
 def _error(status: int, message: str) -> web.Response:

@@ -3,9 +3,10 @@
 In: where to get a snapshot. Out: an aiohttp application. Who may see what:
 
     /metrics, /livez, /readyz         everybody who can connect
-    /, /page/..., /api/v1/...         through loopback, or with --expose-status; and the Host header must be an address,
-                                      localhost or an allowed name: else any web page could read them through its
-                                      visitor's browser, by a name that it makes resolve to 127.0.0.1
+    /readyz/TARGET/TUNNEL             everybody who can connect, by a Host header that is an address, localhost or an
+                                      allowed name: else any web page could read it through its visitor's browser, by
+                                      a name that it makes resolve to 127.0.0.1
+    /, /page/..., /api/v1/...         with such a Host header, through loopback or with --expose-status
 """
 
 from __future__ import annotations
@@ -106,9 +107,10 @@ class _Http:
             refusal = _text(405, "read only: changes go through the control socket")
             refusal.headers["Allow"] = "GET, HEAD"
             return refusal
-        if request.path in _OPEN or request.path.startswith("/readyz/"):
+        if request.path in _OPEN:
             return None
-        if not self._rules.expose_status and not _is_local(request):
+        is_probe = request.path.startswith("/readyz/")
+        if not is_probe and not self._rules.expose_status and not _is_local(request):
             return _text(403, "shown on loopback only; --expose-status shows it to everybody who can connect")
         if not is_host_allowed(request.headers.get("Host", ""), self._rules.allowed_hosts):
             return _text(403, "this name is not among --allowed-hosts; an address will do")

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from reconciler.core.judge import Judgement, Phase, TargetStatus, TunnelStatus, Verdict
-from reconciler.core.status import Reason
+from reconciler.core.judge import Judgement, TargetStatus, TunnelStatus, Verdict
+from reconciler.core.status import Phase, Reason
 
 
 @dataclass(frozen=True, slots=True)

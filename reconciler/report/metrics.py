@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
 from prometheus_client.exposition import choose_encoder
 
-from reconciler.core.judge import Phase
+from reconciler.core.status import Phase
 from reconciler.report.exposition import Page, Sample, labels
 from reconciler.report.snapshot import NOT_ASKED, Condition, Snapshot, TargetSnapshot, TunnelSnapshot
 
@@ -201,7 +201,11 @@ def _process(page: Page, snapshot: Snapshot) -> None:
         "Whether changes of the files are noticed at once, or only when they are read again.",
         [("", int(config.watching))],
     )
-    page.gauge("tunnels_configured", "How many tunnels are asked for.", [("", len(snapshot.tunnels))])
+    page.gauge(
+        "tunnels_configured",
+        "How many tunnels are asked for.",
+        [("", sum(not one.leaving for one in snapshot.tunnels))],
+    )
     build = {"version": snapshot.version, "python": platform.python_version()}
     page.gauge("tunnels_build_info", "Which program this is.", [(labels(build), 1)])
     page.gauge(

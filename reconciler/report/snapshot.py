@@ -12,8 +12,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from reconciler.core.histogram import Distribution
-from reconciler.core.judge import Phase
-from reconciler.core.status import Reason
+from reconciler.core.status import Phase, Reason
 
 # Phases in which nobody expects it to be up; and those in which its being down is no trouble.
 NOT_ASKED = frozenset({Phase.OFF, Phase.STANDBY})
@@ -113,6 +112,7 @@ class TunnelSnapshot:
     critical: bool
     expires_at: float | None
     probe: bool | None
+    leaving: bool = False  # nobody asks for it any more: its last clients are still there
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from collections.abc import Callable, Coroutine, Mapping
 
 import asyncssh
 
-from reconciler.core.ports import ProbeFn, Stream
+from reconciler.core.ports import Probe, Stream
 from reconciler.core.spec import FarTcp, FarUnix, Health, NearTcp, NearUnix, Route, Socks, TunnelSpec
 from reconciler.core.status import Destination, Failure, Reason
 from reconciler.ssh.failures import from_channel_open
@@ -29,7 +29,7 @@ class Probing:
 
     def __init__(
         self,
-        probes: Mapping[str, ProbeFn],
+        probes: Mapping[str, Probe],
         *,
         pick: Callable[[str], Link | None],
         wait: Callable[[str], Coroutine[None, None, None]],

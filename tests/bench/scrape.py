@@ -12,8 +12,7 @@ from collections import Counter
 from types import MappingProxyType
 
 from reconciler.core.histogram import Histogram
-from reconciler.core.judge import Phase
-from reconciler.core.status import Reason
+from reconciler.core.status import Phase, Reason
 from reconciler.report.metrics import Metrics
 from reconciler.report.snapshot import (
     Condition,

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from reconciler.config.files import digest
-from reconciler.core.judge import Phase
+from reconciler.core.status import Phase
 from reconciler.ssh.arrivals import Arrivals
 from reconciler.ssh.doorstep import Door
 from reconciler.ssh.link import Link

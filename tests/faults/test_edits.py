@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from reconciler.core.judge import Phase
+from reconciler.core.status import Phase
 from support.clients import Mover, listening_inodes
 from support.services import EchoServer, GreetingServer, connected, exchange
 from support.sshd import Sshd

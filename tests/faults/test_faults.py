@@ -14,8 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from reconciler.core.judge import Phase
-from reconciler.core.status import NEEDS_ACTION, Reason
+from reconciler.core.status import NEEDS_ACTION, Phase, Reason
 from support.asyncssh_server import AsyncsshServer
 from support.clients import moving
 from support.faults import SilentListener, SlowBanner

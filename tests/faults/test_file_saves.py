@@ -17,7 +17,7 @@ import pytest
 from reconciler.app import App
 from reconciler.config import watch
 from reconciler.config.load import Config
-from reconciler.core.judge import Phase
+from reconciler.core.status import Phase
 from support.clients import FULL, LONG, Mover, all_move
 from support.services import EchoServer, exchange
 from support.sshd import Sshd

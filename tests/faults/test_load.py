@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from reconciler.core.judge import Phase
+from reconciler.core.status import Phase
 from support.asyncssh_server import AsyncsshServer
 from support.clients import moving
 from support.services import MIB, EchoServer, TcpService, by_tcp

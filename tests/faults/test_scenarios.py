@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from reconciler.core.judge import Phase
+from reconciler.core.status import Phase
 from support.clients import moving
 from support.keys import Keys
 from support.services import MIB, EchoServer, SinkSource, by_tcp, download, exchange, upload

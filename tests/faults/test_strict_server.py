@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from reconciler.core.judge import Phase
-from reconciler.core.status import Failure, LinkPhase, Reason
+from reconciler.core.status import Failure, LinkPhase, Phase, Reason
 from support.keys import Keys
 from support.services import EchoServer, exchange
 from support.sshd import Sshd

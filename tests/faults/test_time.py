@@ -10,8 +10,7 @@ from pathlib import Path
 import pytest
 
 from reconciler.core import plan
-from reconciler.core.judge import Phase
-from reconciler.core.status import Now
+from reconciler.core.status import Now, Phase
 from reconciler.loop import SystemClock
 from support.clients import FULL, moving
 from support.program import answers, program

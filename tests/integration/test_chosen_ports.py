@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 from pathlib import Path
 
-from reconciler.core.judge import Phase
+from reconciler.core.status import Phase
 from support.services import EchoServer, exchange
 from support.sshd import Sshd
 from support.tunnels import file, local, running, socks

@@ -173,6 +173,8 @@ async def test_wait_for_a_revision_ends_when_it_converged_and_at_once_when_it_wa
         assert (await run.ran("wait", "server/more", "--timeout", "0s")).code == 0
         run.edit(bad)
         rejected = "sha256:" + hashlib.sha256(bad.encode()).hexdigest()
+        assert (await ran("check", "--output", "json", tmp_path / "bad.yaml")).json["revision"] == rejected
+        assert (await run.ran("wait", "--revision", "")).code == 2
         refused = await run.ran("wait", "--revision", rejected)
         assert refused.code == 1
         assert "99999" in refused.err
@@ -200,6 +202,13 @@ async def test_plan_asks_the_running_process_and_counts_its_clients(
             assert "~ assign server/stays  its settings changed: holdTimeout 10s -> 1s" in plan.out
             assert (await run.ran("plan", "-", stdin=after)).out == plan.out
         assert (await run.ran("status")).code == 0, "nothing was done"
+        new.write_text(after.replace("    tunnels:", "    password: literal\n    tunnels:", 1))
+        warned = await run.ran("plan", new)
+        assert warned.code == 0
+        assert "[literal-secret]" in warned.err
+        strict = await run.ran("plan", "--strict", new)
+        assert (strict.code, strict.out) == (2, "")
+        assert "[literal-secret]" in strict.err
         new.write_text("targets: {a: {hots: b}}")
         invalid = await run.ran("plan", new)
         assert invalid.code == 2
@@ -224,7 +233,7 @@ async def test_restart_makes_a_new_connection_and_keeps_clients_unless_now(
         assert (await run.ran("wait")).code == 0
         assert await exchange("127.0.0.1", port) == b"ping"
         assert (await run.ran("restart", "nothing")).code == 1
-        assert (await run.ran("restart")).code == 2, "no ID needs --all"
+        assert (await run.ran("restart")).code == 1, "no ID needs --all"
 
 
 async def test_pause_turns_a_tunnel_off_and_resume_on_again(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from reconciler.config.load import load_files
-from reconciler.core.judge import Phase
+from reconciler.core.status import Phase
 from reconciler.report.peer import peer_uid
 from reconciler.service import EndpointError, Endpoints, serving
 from support.endpoints import whole
@@ -214,7 +214,7 @@ async def test_a_plan_says_what_would_be_done_and_to_how_many(sshd: Sshd, echo: 
         await it.tunnels.all_up()
         async with talking(port):
             same = await it.control.post("/api/v1/plan", files=files(tmp_path, text))
-            assert same == {"actions": [], "errors": []}
+            assert same == {"actions": [], "errors": [], "warnings": []}
             plan = await it.control.post("/api/v1/plan", files=files(tmp_path, text.replace(str(port), "1")))
             steps = {(step["action"], step["subject"]): step["clients"] for step in plan["actions"]}
             assert steps == {

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from reconciler.core.judge import Phase
+from reconciler.core.status import Phase
 from support.asyncssh_server import AsyncsshServer
 from support.dropbear import Dropbear
 from support.services import EchoServer, TcpService, connected, exchange

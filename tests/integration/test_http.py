@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 
-from reconciler.core.judge import Phase
+from reconciler.core.status import Phase
 from reconciler.report.http import ailment, is_host_allowed
 from reconciler.report.serving import Serving
 from reconciler.report.snapshot import Pulse
@@ -65,9 +65,9 @@ async def test_names_that_anybody_could_point_here_are_refused(sshd: Sshd, echo:
     text = file(sshd, local("echo", free_port(), echo.port))
     async with whole(tmp_path, text, allowed_hosts=("tunnels.example.com",)) as it:
         await it.tunnels.all_up()
-        for path in ("/", "/api/v1/status", "/api/v1/events", "/page/page.js"):
+        for path in ("/", "/api/v1/status", "/api/v1/events", "/page/page.js", "/readyz/server/echo"):
             assert (await it.http.text(path, Host="evil.example.com"))[0] == 403
-        for path in ("/metrics", "/livez", "/readyz", "/readyz/server/echo"):
+        for path in ("/metrics", "/livez", "/readyz"):
             assert (await it.http.text(path, Host="evil.example.com"))[0] == 200
         for host in ("tunnels.example.com:80", "localhost", "10.0.0.1:9722", "[::1]:9722"):
             assert (await it.http.text("/api/v1/status", Host=host))[0] == 200

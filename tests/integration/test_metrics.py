@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from reconciler.core.judge import Phase
+from reconciler.core.status import Phase
 from reconciler.report.exposition import labels
 from reconciler.report.metrics import RESULTS
 from support.endpoints import Client, whole

@@ -97,4 +97,14 @@ async def test_a_bad_file_is_2_with_its_lines(tmp_path: Path) -> None:
     assert (plan.code, plan.out) == (2, "")
     assert f"error: {bad}:1:" in plan.err
     assert (await ran("plan", tmp_path / "missing.yaml", "--from", old)).code == 2
-    assert (await ran("plan", old, env={"TUNNELS_CONTROL": "/nonexistent/tunnels.sock"})).code == 2
+    missing = await ran("plan", tmp_path / "missing.yaml")
+    assert (missing.code, missing.out) == (2, "")
+    assert "missing.yaml: cannot be read: there is no such file" in missing.err
+
+
+async def test_where_the_named_process_is_not_there_it_is_from_nothing(tmp_path: Path) -> None:
+    old, _ = files(tmp_path)
+    plan = await ran("plan", old, env={"TUNNELS_CONTROL": "/nonexistent/tunnels.sock"})
+    assert plan.code == 0
+    assert "3 tunnels to open" in plan.out
+    assert "nothing runs at /nonexistent/tunnels.sock" in plan.err

@@ -7,7 +7,7 @@ import socket
 from functools import partial
 from pathlib import Path
 
-from reconciler.core.judge import Phase
+from reconciler.core.status import Phase
 from support.asyncssh_server import AsyncsshServer
 from support.dropbear import Dropbear
 from support.faults import Blackhole

@@ -13,7 +13,8 @@ from typing import Protocol
 
 from reconciler.app import App
 from reconciler.config.load import Config
-from reconciler.core.judge import Phase, Verdict
+from reconciler.core.judge import Verdict
+from reconciler.core.status import Phase
 from reconciler.report.journal import Change
 from reconciler.ssh.link import Link
 from reconciler.ssh.relay import Meter

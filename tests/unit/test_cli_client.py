@@ -98,14 +98,6 @@ def test_plan_without_a_process_is_from_nothing(tmp_path: Path, monkeypatch: pyt
     ]
 
 
-def test_plan_does_not_guess_where_a_socket_was_named(tmp_path: Path) -> None:
-    file = tmp_path / "tunnels.yaml"
-    file.write_text("targets: {}")
-    result = CliRunner().invoke(main, ["plan", str(file), "--control", str(tmp_path / "none")])
-    assert result.exit_code == 2
-    assert "no `tunnels run` answers" in result.stderr
-
-
 def test_a_refusal_keeps_its_sentence(tmp_path: Path) -> None:
     with answering(tmp_path / "s", http("404 Not Found", {"error": "no tunnel matches 'x'"})):
         with pytest.raises(Refused, match="no tunnel matches 'x'") as refused:

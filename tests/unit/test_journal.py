@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from reconciler.core.judge import Judgement, Phase, TargetStatus, Verdict
-from reconciler.core.status import Reason
+from reconciler.core.judge import Judgement, TargetStatus, Verdict
+from reconciler.core.status import Phase, Reason
 from reconciler.report.journal import Change, Journal
 
 REFUSED = Verdict(Phase.DOWN, Reason.REFUSED, "nobody is there")

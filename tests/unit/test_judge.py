@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from types import MappingProxyType
 
-from reconciler.core.judge import Phase, Verdict, is_settled, judge
+from reconciler.core.judge import Verdict, is_settled, judge
 from reconciler.core.spec import Health
-from reconciler.core.status import Destination, Failure, Observed, Reason
+from reconciler.core.status import Destination, Failure, Observed, Phase, Reason
 from unit.build import AUTH, CLOSED, REFUSED, World, local, remote, target
 
 NO_ANSWER = Destination(3, Failure(Reason.DESTINATION, "db refuses"))
