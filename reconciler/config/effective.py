@@ -131,8 +131,8 @@ def _logins(logins: tuple[Login, ...]) -> Json:
 
 def _source(source: Source) -> object:
     match source:
-        case FromFile(path):
-            return {"file": path}
+        case FromFile(path, variable):
+            return f"${{{variable}}}" if variable else {"file": path}
         case FromEnv(name):
             return {"env": name}
         case Inline():

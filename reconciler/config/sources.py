@@ -102,7 +102,9 @@ class Sources:
     def _path_or_key(self, fields: Fields, name: str, node: Scalar) -> Source:
         if self.is_literal(node.text):
             return self._literal(fields, name, node)
-        return FromFile(self.path(node))
+        # A key without its lines, as in base64, may have been put there by mistake.
+        is_doubtful = node.whole and not node.text.startswith(("/", "~", "."))
+        return FromFile(self.path(node), node.whole if is_doubtful else "")
 
     def _checked(self, fields: Fields, name: str, node: Node, source: Source) -> Source:
         place = _at(fields, name, node)
@@ -110,10 +112,10 @@ class Sources:
         match source:
             case FromFile(path):
                 if self.secrets_dir and not _lies_in(path, self.secrets_dir):
-                    message = f"{path} may not be read: --secrets-dir allows {self.secrets_dir}"
+                    message = f"{source} may not be read: --secrets-dir allows {self.secrets_dir}"
                     fields.report.error(place, message, ErrorCode.FORBIDDEN)
                 elif trouble := unreadable(path):
-                    fields.report.warn(place, f"{path}: {trouble}", WarningCode.SECRET_UNREADABLE, *beside)
+                    fields.report.warn(place, f"{source}: {trouble}", WarningCode.SECRET_UNREADABLE, *beside)
             case FromEnv(variable) if not self.environ.get(variable):
                 fields.report.warn(place, f"${variable} is not set", WarningCode.SECRET_UNREADABLE, *beside)
             case _:

@@ -54,12 +54,19 @@ class Inline:
 
 @dataclass(frozen=True, slots=True)
 class FromFile:
-    """The content of a file, absolute path."""
+    """The content of a file, absolute path.
+
+    `variable`: where the path came from, if that might rather be the secret itself; it is then never shown.
+    """
 
     path: str
+    variable: str = ""
 
     def __str__(self) -> str:
-        return self.path
+        return f"the path in ${self.variable}" if self.variable else self.path
+
+    def __repr__(self) -> str:
+        return f"FromFile({self})"
 
 
 @dataclass(frozen=True, slots=True)

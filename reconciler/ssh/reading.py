@@ -28,7 +28,7 @@ def read_bytes(source: Source, environ: Mapping[str, str], what: str) -> bytes:
                 raise unreadable(f"{what} is to be in ${source.name}, which is {state}")
             return value.encode("utf-8", "surrogateescape")
         case FromFile():
-            return _file_content(source.path, what)
+            return _file_content(source, what)
 
 
 def read_text(source: Source, environ: Mapping[str, str], what: str) -> str:
@@ -43,23 +43,23 @@ def unreadable(message: str) -> DialFailed:
     return DialFailed(Failure(Reason.SECRET_UNREADABLE, message))
 
 
-def _file_content(path: str, what: str) -> bytes:
+def _file_content(source: FromFile, what: str) -> bytes:
     try:
         # Without O_NONBLOCK the open of a pipe waits for its writer; a pipe could be read only once anyway.
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+        descriptor = os.open(source.path, os.O_RDONLY | os.O_NONBLOCK)
     except OSError as error:
-        raise unreadable(f"cannot read {what} from {path}: {error.strerror}") from error
+        raise unreadable(f"cannot read {what} from {source}: {error.strerror}") from error
     try:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise unreadable(f"cannot read {what} from {path}: it is no regular file")
+            raise unreadable(f"cannot read {what} from {source}: it is no regular file")
         with os.fdopen(descriptor, "rb", closefd=False) as file:
             content = file.read(_SECRET_MAX + 1)
     except OSError as error:
-        raise unreadable(f"cannot read {what} from {path}: {error.strerror}") from error
+        raise unreadable(f"cannot read {what} from {source}: {error.strerror}") from error
     finally:
         os.close(descriptor)
     if not content:
-        raise unreadable(f"cannot use {what} in {path}: the file is empty")
+        raise unreadable(f"cannot use {what} in {source}: the file is empty")
     if len(content) > _SECRET_MAX:
-        raise unreadable(f"cannot use {what} in {path}: the file is larger than 1 MiB")
+        raise unreadable(f"cannot use {what} in {source}: the file is larger than 1 MiB")
     return content

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,8 @@ from reconciler.core.spec import (
     TunnelSpec,
 )
 from reconciler.core.status import EMPTY, Now, Reason
+from reconciler.ssh.attempt import DialFailed
+from reconciler.ssh.reading import read_bytes
 
 ENVIRON = {"HOME": "/home/me", "SSH_AUTH_SOCK": "/run/agent", "PW": "hunter2", "PORT": "5432", "ON": "true"}
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJ2Fj3bqbdZDP0Xy3VSlBcgwSt2SKFA8qSiOoDqnaWhs"
@@ -148,6 +151,21 @@ def test_a_private_key_variable_may_hold_a_path_or_the_key() -> None:
     loaded = load_text("targets: {p: {host: h, privateKey: ['${A}', '${B}']}}", environ=environ)
     logins = loaded.desired.targets["p"].access.hop.logins
     assert logins == (KeyLogin(FromFile("/home/me/.ssh/a"), None, None), KeyLogin(FromEnv("B"), None, None))
+
+
+def test_a_variable_that_holds_a_key_in_base64_is_shown_nowhere() -> None:
+    key = base64.b64encode(b"-----BEGIN OPENSSH PRIVATE KEY-----\nx\n").decode()
+    text = "targets: {p: {host: h, privateKey: '${B}', tunnels: [{local: '1:h:2'}]}}"
+    loaded = load_text(text, environ=ENVIRON | {"B": key})
+    [warning] = loaded.warnings
+    assert "the path in $B: there is no such file" in str(warning)
+    [login] = loaded.desired.targets["p"].access.hop.logins
+    assert isinstance(login, KeyLogin)
+    with pytest.raises(DialFailed) as failed:
+        read_bytes(login.key, {}, "the private key")
+    shown = (failed.value.failure.message, loaded.desired, loaded.warnings, to_json(loaded.desired))
+    assert key not in " ".join(map(repr, shown))
+    assert "the path in $B" in failed.value.failure.message
 
 
 def test_trust() -> None:
