@@ -43,7 +43,7 @@ _SAYS_FORWARDING_IS_OFF = re.compile(
 
 def printable(text: str) -> str:
     """Foreign text, fit for a sentence: no control characters, not too long."""
-    escaped = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    escaped = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text[: TEXT_MAX + 1])
     return escaped if len(escaped) <= TEXT_MAX else escaped[: TEXT_MAX - 1] + "…"
 
 
@@ -104,10 +104,11 @@ def _closed(where: str, stage: Stage) -> Failure:
 
 
 def _no_common_algorithm(exc: asyncssh.KeyExchangeFailed, where: str) -> Failure:
-    named = re.match(r"No matching (.+) algorithm found, sent (.*) and received (.*)", exc.reason)
-    if named is None:
+    # No regular expression: what the server offers stands in it, as long as a packet may be, before we know who it is.
+    kind, found, lists = exc.reason.removeprefix("No matching ").partition(" algorithm found, sent ")
+    _, both, theirs = lists.partition(" and received ")
+    if not found or not both:
         return Failure(Reason.PROTOCOL, f"the key exchange with {where} failed: {printable(exc.reason)}")
-    kind, _, theirs = named.groups()
     return no_common(kind, theirs.split(","), where)
 
 

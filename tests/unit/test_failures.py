@@ -43,6 +43,14 @@ DIALS = [
 ]
 
 
+def test_an_offer_of_any_length_is_taken_apart_in_one_go() -> None:
+    """A pattern that goes back and forth would take hours for this one, before anybody knows who sent it."""
+    offer = "No matching key exchange algorithm found, sent a,b and received " + " algorithm found, sent " * 100_000
+    failure = from_dial(asyncssh.KeyExchangeFailed(offer), "h:22", Stage.KEX)
+    assert failure.reason is Reason.PROTOCOL
+    assert len(failure.message) < 1000
+
+
 @pytest.mark.parametrize(("exc", "stage", "reason"), DIALS, ids=str)
 def test_a_failed_dial(exc: Exception, stage: Stage, reason: Reason) -> None:
     failure = from_dial(exc, "a.example:22", stage, 15.0)
