@@ -23,7 +23,7 @@ from reconciler.core.socks5 import Reply, reply
 from reconciler.core.spec import Socks, TunnelSpec
 from reconciler.core.status import Destination, Failure, FlowKey
 from reconciler.ssh.doorstep import Door, Doorstep, TurnedAway, origin_of
-from reconciler.ssh.failures import from_channel_open, socks_reply
+from reconciler.ssh.failures import from_channel_open, printable, socks_reply
 from reconciler.ssh.flows import Flows
 from reconciler.ssh.kinds import dial_near, far_destination
 from reconciler.ssh.ledger import Entry, Ledger
@@ -35,6 +35,9 @@ from reconciler.ssh.socks import Asked, SocksRefusedError, greet, unreadable_pas
 from reconciler.ssh.tally import Tally
 
 log = logging.getLogger(__name__)
+
+WRONG_LOGIN_PAUSE = 1.0  # seconds until a SOCKS client is told that its password is wrong: guessing is to take long
+ORIGIN_MAX = 64  # characters of what a server may say of where its client came from: an address, or a path
 
 
 class Arrivals:
@@ -158,6 +161,8 @@ class Arrivals:
         except SocksRefusedError as refused:
             self.look_at_passwords(tunnel)
             log.info("tunnel %s: client %s was refused: %s", tunnel.id, origin_of(near)[0], refused)
+            if refused.login:
+                await asyncio.sleep(WRONG_LOGIN_PAUSE)
             raise TurnedAway("auth_failed" if refused.login else "denied", refused.reply) from None
         except (ConnectionError, TimeoutError):
             raise TurnedAway("denied") from None
@@ -213,6 +218,7 @@ class Arrivals:
         """A client connected to a listener on the server: dial its destination from here."""
         tunnel = door.state.owner
         meter = self.meter(tunnel)
+        host = printable(host[:ORIGIN_MAX])
         if host and not source_allowed(tunnel, host):
             meter.count("denied")
             raise asyncssh.ChannelOpenError(asyncssh.OPEN_ADMINISTRATIVELY_PROHIBITED, "not allowed")

@@ -177,12 +177,14 @@ def _lock(path: str) -> int:
 
 
 def _unlock(path: str, descriptor: int) -> None:
-    Path(_lock_file(path)).unlink(missing_ok=True)
+    if not os.fstat(descriptor).st_size:  # ours have nothing in them
+        Path(_lock_file(path)).unlink(missing_ok=True)
     os.close(descriptor)
 
 
 def _lock_file(path: str) -> str:
-    return f"{path}.lock"
+    """Of a name that nobody else is likely to give: `poetry` has a `poetry.lock` beside it."""
+    return str(Path(path).with_name(f".{Path(path).name}.tunnels-lock"))
 
 
 def _remove_stale(path: str) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import socket
 from pathlib import Path
 
+import pytest
+
 from reconciler.core.status import Phase
 from support.services import EchoServer, exchange
 from support.sshd import Sshd
@@ -101,6 +103,20 @@ async def test_a_port_file_that_cannot_be_written_costs_nobody_the_tunnel(
     async with running(tmp_path, file(sshd, line)) as tunnels:
         await tunnels.all_up()
         assert await exchange("127.0.0.1", tunnels.bound_port("server/echo")) == b"ping"
+
+
+async def test_a_file_that_holds_something_else_than_a_port_is_left_alone(
+    sshd: Sshd, echo: EchoServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    keys, old = tmp_path / "authorized_keys", tmp_path / "echo.port"
+    keys.write_text("ssh-ed25519 AAAA me\n")
+    old.write_text("65535\n")
+    lines = local("one", 0, echo.port, portFile=keys), local("two", 0, echo.port, portFile=old)
+    async with running(tmp_path, file(sshd, *lines)) as tunnels:
+        await tunnels.all_up()
+        assert keys.read_text() == "ssh-ed25519 AAAA me\n"
+        assert "holds something else than a port" in caplog.text
+        assert old.read_text() == f"{tunnels.bound_port('server/two')}\n"
 
 
 def two_free_ports() -> int:

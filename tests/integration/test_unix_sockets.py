@@ -22,7 +22,8 @@ from support.wait import eventually, free_port
 
 
 async def test_a_socket_has_the_mode_and_group_that_are_asked_for(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> None:
-    path = tmp_path / "db.sock"
+    path, theirs = tmp_path / "poetry", tmp_path / "poetry.lock"
+    theirs.write_text("")
     group = next(one for one in grp.getgrall() if one.gr_gid in os.getgroups() or os.geteuid() == 0)
     line = near(path, echo.port, mode='"0660"', group=group.gr_name)
     async with running(tmp_path, file(sshd, line)) as tunnels:
@@ -32,7 +33,7 @@ async def test_a_socket_has_the_mode_and_group_that_are_asked_for(sshd: Sshd, ec
         assert stat.S_IMODE(status.st_mode) == 0o660
         assert status.st_gid == group.gr_gid
         assert await exchange("", 0, opening=by_unix(path)) == b"ping"
-    assert not list(tmp_path.glob("db.sock*")), "it is removed at the end, with its lock"
+    assert list(tmp_path.glob("*poetry*")) == [theirs], "it is removed at the end with its lock, and with nobody else's"
 
 
 async def test_a_socket_is_private_unless_asked_otherwise(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> None:
