@@ -236,11 +236,12 @@ class Arrivals:
             self._ledger.ended(entry, "")
             near.reset()
             raise asyncssh.ChannelOpenError(asyncssh.OPEN_ADMINISTRATIVELY_PROHIBITED, "not allowed any more")
-        relay = self._enter(near, visitor, door, tunnel, link, 0, entry)
+        window = link.window()
+        relay = self._enter(near, visitor, door, tunnel, link, window, entry)
         self._ledger.opened(entry)
         self._reached(tunnel)
         meter.count("ok")
-        return Far(relay)
+        return Far(relay, window)
 
     async def _dial(self, door: Door, tunnel: TunnelSpec, link: Link) -> Near:
         task = asyncio.current_task()

@@ -20,7 +20,9 @@ import asyncssh
 
 from reconciler.core.spec import Endpoint, RemoteTcp, RemoteUnix
 
-WINDOW = 2 << 20  # receive window in bytes; asyncssh fixes it for all clients of a listener
+# Receive window in bytes that a listener's clients begin with: asyncssh has one for all of them, and it is the server
+# that says how many there are. With its first data each gets one of the link's budget.
+WINDOW = 256 << 10
 _HEARD_MAX = 32  # debug messages kept for one request: a server may send any number
 
 _WIDENED = re.compile(r'listen address "([^"]*)" overridden by server GatewayPorts')

@@ -24,6 +24,7 @@ import asyncssh
 
 from reconciler.ssh.limits import Visitor
 from reconciler.ssh.near import Near
+from reconciler.ssh.unread import merge
 
 
 class Hold(IntFlag):
@@ -75,10 +76,16 @@ class Gate(Protocol):
 class Far(asyncssh.SSHTCPSession[bytes]):
     """The channel side. A unix channel's session has the same methods."""
 
-    def __init__(self, relay: Relay) -> None:
+    def __init__(self, relay: Relay, window: int = 0) -> None:
+        """`window`: of a client of a server's listener, the receive window that it is to get (0: it has its own)."""
         self._relay = relay
+        self._window = window
 
     def connection_made(self, chan: asyncssh.SSHTCPChannel[bytes]) -> None:
+        merge(chan)
+        if self._window:
+            # asyncssh has one window for all clients of a listener; the next adjustment is up to this one.
+            chan._init_recv_window = self._window  # noqa: SLF001 - no other way in
         self._relay.opened(chan)
 
     def data_received(self, data: bytes, datatype: asyncssh.DataType) -> None:

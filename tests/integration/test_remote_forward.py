@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 from functools import partial
 from pathlib import Path
 
 from reconciler.core.status import Phase
+from reconciler.ssh import forwards
+from reconciler.ssh.link import WINDOW_BUDGET, WINDOW_MIN
+from reconciler.ssh.unread import Unread
 from support.asyncssh_server import AsyncsshServer
 from support.dropbear import Dropbear
 from support.faults import Blackhole
-from support.services import EchoServer, GreetingServer, RefusingPort, connected, exchange, refuses
+from support.services import MIB, EchoServer, GreetingServer, RefusingPort, connected, exchange, refuses
 from support.sshd import Sshd
 from support.tunnels import file, remote, running, target, tunnel
 from support.wait import eventually, free_port
@@ -47,6 +51,29 @@ async def test_an_edit_moves_the_listener_to_another_port(sshd: Sshd, echo: Echo
             await eventually(partial(refuses, old))
             writer.write(b"2")  # its client may finish
             assert await reader.readexactly(1) == b"2"
+
+
+async def test_a_servers_clients_share_the_links_budget_and_each_gets_a_window_with_its_first_data(
+    sshd: Sshd, echo: EchoServer, tmp_path: Path
+) -> None:
+    """The server says how many there are, so none begins with much."""
+    port, many = free_port(), 150
+    async with running(tmp_path, file(sshd, remote("back", port, echo.port))) as tunnels:
+        await tunnels.all_up()
+        [link] = tunnels.links
+        async with contextlib.AsyncExitStack() as clients:
+            pairs = [await clients.enter_async_context(connected("127.0.0.1", port)) for _ in range(many)]
+            await eventually(lambda: len(link.connection._channels) == many)
+            channels = list(link.connection._channels.values())
+            assert {channel._recv_window for channel in channels} == {forwards.WINDOW}
+            assert sum(channel.get_recv_window() for channel in channels) <= WINDOW_BUDGET + many * WINDOW_MIN
+            assert all(isinstance(channel._recv_buf, Unread) for channel in channels)
+            reader, writer = pairs[0]
+            writer.write(bytes(MIB))
+            await reader.readexactly(MIB)
+            assert max(channel._recv_window for channel in channels) > forwards.WINDOW
+        await tunnels.nobody_is_connected()
+        assert link._granted == 0
 
 
 async def test_a_retarget_leads_new_clients_elsewhere_by_the_same_listener(sshd: Sshd, tmp_path: Path) -> None:
