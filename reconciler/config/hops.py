@@ -5,6 +5,7 @@ The same for a target and for an inline jump host: both have these fields.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 from reconciler.config.fields import Fields
@@ -40,6 +41,11 @@ from reconciler.core.spec import (
 )
 
 _OUR_AGENT = ""  # $SSH_AUTH_SOCK
+# accept-new writes the name that a server goes by into a file: white space and controls would end it or its line,
+# and `* ? ! , | @ #` make it known_hosts' word for other hosts as well. No name or address needs any of them.
+_NOT_IN_HOSTS = re.compile(r"(?![\w.:%-])[\s\x00-\x9f]")
+_NAME = r"(?:[A-Za-z0-9][A-Za-z0-9._-]{0,252}|(?:[0-9A-Fa-f]{0,4}:){2,7}[0-9A-Fa-f:.]{0,15}(?:%[A-Za-z0-9._-]{1,32})?)"
+_ALIAS = re.compile(rf"{_NAME}|\[{_NAME}\]:[0-9]{{1,5}}")
 
 
 def hop(fields: Fields, sources: Sources, options: Options) -> Hop:
@@ -82,7 +88,7 @@ def _positive_or_ms(node: Node) -> float:
 def _hosts(fields: Fields) -> tuple[Endpoint, ...]:
     default_port = fields.read("port", port)
     if "hosts" in fields:
-        found = fields.find("hosts", each(host_and_port), ())
+        found = fields.find("hosts", each(_host_and_port), ())
         return tuple(Endpoint(name, own_port or default_port) for name, own_port in found)
     return (Endpoint(fields.find("host", _host_alone, "unknown"), default_port),)
 
@@ -90,7 +96,7 @@ def _hosts(fields: Fields) -> tuple[Endpoint, ...]:
 def _host_alone(node: Node) -> str:
     """A host; what people write together is taken apart in the message."""
     try:
-        return host(node)
+        return _plain(host(node))
     except Wrong:
         given = node.value if isinstance(node, Scalar) and not node.variables else None
         if not isinstance(given, str):
@@ -98,9 +104,20 @@ def _host_alone(node: Node) -> str:
         user, at, server = given.rpartition("@")
         name, colon, number = server.partition(":")
         parts = [f"user: {user}"] * bool(at) + [f"host: {name}"] + [f"port: {number}"] * bool(colon)
-        if name and len(parts) > 1 and ":" not in number:
+        if name and not _NOT_IN_HOSTS.search(name) and len(parts) > 1 and ":" not in number:
             raise Wrong(f'"{given}" is not a host alone; {", ".join(parts)} is right') from None
         raise
+
+
+def _host_and_port(node: Node) -> tuple[str, int | None]:
+    name, own_port = host_and_port(node)
+    return _plain(name), own_port
+
+
+def _plain(name: str) -> str:
+    if _NOT_IN_HOSTS.search(name):
+        raise Wrong
+    return name
 
 
 def _user(fields: Fields, options: Options) -> str:
@@ -205,7 +222,14 @@ def _trust(fields: Fields, sources: Sources) -> Trust:
         known_hosts = fields.read("knownHosts", lambda node: _paths(node, sources))
     if "knownHosts" in fields and mode is TrustMode.STRICT:
         _warn_of_unreadable(fields, known_hosts)
-    return Trust(mode, host_keys, known_hosts, fields.find("hostKeyAlias", filled, ""))
+    return Trust(mode, host_keys, known_hosts, fields.find("hostKeyAlias", _alias, ""))
+
+
+def _alias(node: Node) -> str:
+    found = text(node)
+    if not _ALIAS.fullmatch(found):
+        raise Wrong
+    return found
 
 
 def _warn_of_unreadable(fields: Fields, paths: tuple[str, ...]) -> None:

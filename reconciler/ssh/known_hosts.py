@@ -1,4 +1,6 @@
-"""known_hosts files and pinned keys: parsing them and finding the lines for a host. No network, no decision.
+"""known_hosts files and pinned keys: parsing them, finding the lines for a host, and what may be added to a file.
+
+No network, no decision.
 
 The form is sshd(8)'s: `[markers] patterns type key`, with plain, hashed (|1|), `[host]:port`, wildcard and negated
 patterns. Only lines whose patterns match are decoded, so one odd line costs nothing to the others.
@@ -13,16 +15,29 @@ import hashlib
 import hmac
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
 import asyncssh
 
-from reconciler.core.spec import Endpoint, Trust
+from reconciler.core.spec import Endpoint, Trust, TrustMode
 
 SSH_PORT = 22
+PINNED = "hostKeys"  # the place of a pinned key
 _MARKERS = ("@cert-authority", "@revoked")
+# White space and controls would end the name or the line; the rest of ASCII is what known_hosts (patterns, lists,
+# markers, hashes, comments) or a shell reads as more than a name.
+_NO_NAME = re.compile(r"(?![\w.:%\[\]-])[\s\x00-\x9f\ud800-\udfff]")
+# sshd(8) reads `WORD type key` in authorized_keys as a key that lets somebody in: such a word is never a host's name.
+_LOGIN_OPTION = re.compile(
+    r"restrict|cert-authority|(no-)?(pty|user-rc|(agent|port|x11)-forwarding|(touch|verify)-required)"
+)
+# The key's first bytes are the length of its type's name, hence AAAA. Without a type: a line of SSH's first version.
+_KNOWN_HOSTS_LINE = re.compile(
+    r"(?:@[a-z-]+[ \t]+)?([^\s\"@]+)[ \t]+"
+    r"(?:[a-z][a-z0-9.@-]*[ \t]+AAAA[A-Za-z0-9+/]*={0,3}|[0-9]{3,5}[ \t]+[0-9]+[ \t]+[0-9]{100,})(?:[ \t].*)?"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,17 +72,27 @@ class _Line:
 def look_up(trust: Trust, endpoint: Endpoint) -> Knowledge:
     """Everything `trust` knows of the endpoint. Pinned lines win: with any of them, no file is read.
 
-    As ssh does, a host on another port than 22 also believes the keys of its bare name, if its own has none.
+    Only where accept-new may write to a file that file is read too, or it would accept every key each time: that is
+    where all that is pinned is @revoked.
     Raises OSError for a file that is there and cannot be read; a missing one knows nothing.
     """
-    if trust.host_keys:
-        lines = [pinned_line(text) for text in trust.host_keys]
-        return Knowledge(
-            keys=tuple(_decoded(line for line in lines if not line.marker)),
-            authorities=tuple(_decoded(line for line in lines if line.marker == "@cert-authority")),
-            revoked=tuple(_decoded(line for line in lines if line.marker == "@revoked")),
-            elsewhere=(),
-        )
+    if not trust.host_keys:
+        return _in_files(trust, endpoint)
+    lines = [pinned_line(text) for text in trust.host_keys]
+    pinned = Knowledge(
+        keys=tuple(_decoded(line for line in lines if not line.marker)),
+        authorities=tuple(_decoded(line for line in lines if line.marker == "@cert-authority")),
+        revoked=tuple(_decoded(line for line in lines if line.marker == "@revoked")),
+        elsewhere=(),
+    )
+    if trust.mode is not TrustMode.ACCEPT_NEW or pinned.keys or pinned.authorities:
+        return pinned
+    found = _in_files(trust, endpoint)
+    return replace(found, revoked=(*pinned.revoked, *found.revoked))
+
+
+def _in_files(trust: Trust, endpoint: Endpoint) -> Knowledge:
+    """As ssh does, a host on another port than 22 also believes the keys of its bare name, if its own has none."""
     name, bare = lookup_name(trust, endpoint), endpoint.host.lower()
     lines = [line for path in trust.known_hosts for line in _read(path)]
     own = [line for line in lines if matches(line.patterns, name)]
@@ -96,10 +121,32 @@ def pinned_line(text: str) -> _Line:
     """`[marker] type key [comment]`, as in `hostKeys:`. Raises ValueError."""
     fields = text.split()
     marker = fields.pop(0) if fields and fields[0] in _MARKERS else ""
-    line = _Line(marker, "", " ".join(fields), "hostKeys")
+    line = _Line(marker, "", " ".join(fields), PINNED)
     if len(fields) < 2 or not list(_decoded([line])):
         raise ValueError("a pinned host key is `type base64`, perhaps after @cert-authority or @revoked")
     return line
+
+
+def may_be_added(name: str) -> bool:
+    """Whether a line that begins with this name says something about this one host and nothing else, in any file."""
+    return bool(name) and not _NO_NAME.search(name) and not _LOGIN_OPTION.fullmatch(name.lower())
+
+
+def foreign_line(content: str) -> int:
+    """The number of the first line that is no known_hosts line, comment or blank; 0 where there is none.
+
+    Lines end where a shell and sshd end them, at line feeds, and not at all that Python takes for a line's end.
+    """
+    for number, raw in enumerate(content.split("\n"), start=1):
+        line = raw.strip()
+        if line and not line.startswith("#") and not _is_known_hosts_line(line):
+            return number
+    return 0
+
+
+def _is_known_hosts_line(line: str) -> bool:
+    found = _KNOWN_HOSTS_LINE.fullmatch(line)
+    return found is not None and not any(_LOGIN_OPTION.fullmatch(word) for word in found[1].lower().split(","))
 
 
 def _read(path: str) -> Iterator[_Line]:

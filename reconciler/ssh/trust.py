@@ -9,9 +9,13 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import os
 import stat
 import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import asyncssh
@@ -20,10 +24,14 @@ from reconciler.core.spec import Endpoint, Trust, TrustMode
 from reconciler.core.status import Failure, Reason
 from reconciler.ssh.attempt import DialFailed
 from reconciler.ssh.failures import printable
-from reconciler.ssh.known_hosts import Knowledge, KnownKey, look_up, lookup_name
+from reconciler.ssh.known_hosts import PINNED, Knowledge, KnownKey, foreign_line, look_up, lookup_name, may_be_added
 
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 _LINE_MAX = 120  # a longer line to add (RSA) is left out of the sentence: `tunnels trust` prints it
+# asyncssh asks for a yes or no and cannot wait for it, so these hold up every tunnel: 0.2 s at most. Who has the lock
+# needs it for reading and writing one small file.
+_LOCK_TRIES = 20
+_LOCK_PAUSE = 0.01
 
 
 class HostKeyCheck:
@@ -70,6 +78,11 @@ class HostKeyCheck:
     def accepts(self, key: asyncssh.SSHKey) -> bool:
         """Whether this plain host key is believed; pins it if that is what the mode says."""
         self.presented = key
+        verdict = self._judged(key)
+        return self._pin(key) if verdict is None else verdict
+
+    def _judged(self, key: asyncssh.SSHKey) -> bool | None:
+        """What is known says yes or no; None where nothing is known and the mode says to pin."""
         known = self._knowledge
         if _among(key, known.revoked):
             return self._refuse(self._revoked(key))
@@ -82,9 +95,7 @@ class HostKeyCheck:
                 f"{self._where} shows no certificate of its authority but a plain host key {_shown(key)}: "
                 f"renew the host's certificate, or pin this key"
             )
-        if self._trust.mode is TrustMode.ACCEPT_NEW:
-            return self._pin(key)
-        return self._refuse(self._unknown(key))
+        return None if self._trust.mode is TrustMode.ACCEPT_NEW else self._refuse(self._unknown(key))
 
     def accepts_authority(self, authority: asyncssh.SSHKey) -> bool:
         """Whether host certificates signed by this key are believed. asyncssh checks the rest of the certificate."""
@@ -142,11 +153,11 @@ class HostKeyCheck:
         known = (same_type or self._knowledge.keys)[0]
         return (
             f"{self._where} shows another host key than the one known: {_shown(key)}, known is {_shown(known.key)} "
-            f"({known.place}). If it was reinstalled: {self._how_to_forget()}; if not, somebody may be in between"
+            f"({known.place}). If it was reinstalled: {self._how_to_forget(known)}; if not, somebody may be in between"
         )
 
-    def _how_to_forget(self) -> str:
-        if self._trust.host_keys:
+    def _how_to_forget(self, known: KnownKey) -> str:
+        if known.place == PINNED:
             return "replace it in hostKeys (tunnels trust)"
         return f"ssh-keygen -R '{lookup_name(self._trust, self._endpoint)}', then tunnels trust"
 
@@ -159,28 +170,87 @@ class HostKeyCheck:
         """Refuses where it cannot pin: accepting any key at every connect is `strictHostKeyChecking: false`."""
         if not self._trust.known_hosts:
             return self._refuse(f"the host key of {self._where} is new and there is no known_hosts file to pin it in")
-        path = self._trust.known_hosts[0]
+        path, name = self._trust.known_hosts[0], lookup_name(self._trust, self._endpoint)
+        text = f"cannot pin the new host key of {self._where} in {path}"
+        if not may_be_added(name):
+            return self._refuse(f"{text}: {printable(name)} is not a name for a line there; set hostKeyAlias to one")
         try:
-            append_line(Path(path), f"{lookup_name(self._trust, self._endpoint)} {_public_line(key)}")
+            return self._pin_alone(key, Path(path), name)
+        except DialFailed as failed:
+            return self._refuse(failed.failure.message, failed.failure.reason)
+        except BlockingIOError:  # like a full disk, nothing is wrong with the key: it is tried again
+            locked = "another process holds its directory locked; it is tried again"
+            return self._refuse(f"{text}: {locked}", Reason.RESOURCES)
         except OSError as error:
-            text = f"cannot pin the new host key of {self._where} in {path}: {error.strerror}"
+            text = f"{text}: {error.strerror}"
             if error.errno in _FULL:  # of the disk, not of the key: it is tried again without anybody's help
                 return self._refuse(f"{text}; make room there", Reason.RESOURCES)
             return self._refuse(f"{text}; make that writable, or put it into hostKeys: {_shown(key)}")
+        except ValueError as error:
+            instead = f"name another file first in knownHosts, or put it into hostKeys: {_shown(key)}"
+            return self._refuse(f"{text}: {error}; {instead}")
+
+    def _pin_alone(self, key: asyncssh.SSHKey, path: Path, name: str) -> bool:
+        """What is known was read before the handshake: another connection may have pinned a key since then."""
+        with _locked(path):
+            self._knowledge = self._look_up()
+            verdict = self._judged(key)
+            if verdict is not None:
+                return verdict
+            append_line(path, f"{name} {_public_line(key)}")
+        # A new key exchange on this connection asks again, and must not wait for a lock.
+        self._knowledge = replace(self._knowledge, keys=(KnownKey(key, str(path)),))
         return True
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Alone among those who pin keys in files of this directory. Raises BlockingIOError where another one stays.
+
+    The directory is locked because the file is replaced: a lock on it would be on the one that is gone. Where a
+    directory cannot be locked (NFS takes a lock only on what is open for writing) the key is pinned all the same:
+    within this process nothing comes between, since nothing is awaited.
+    """
+    directory = path.resolve().parent
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(PermissionError):  # it may be one that may be written to and not listed
+            descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+            stack.callback(os.close, descriptor)  # which ends the lock
+            _lock(descriptor)
+        yield
+
+
+def _lock(descriptor: int) -> None:
+    for tries_left in reversed(range(_LOCK_TRIES)):
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if not tries_left:
+                raise
+            time.sleep(_LOCK_PAUSE)
+        except OSError:
+            return
+        else:
+            return
 
 
 def append_line(path: Path, line: str) -> None:
     """Add a line to a known_hosts file by replacing the file at once: content, mode and owner stay.
 
-    Through a symlink its target is replaced. Raises OSError, and then nothing has changed.
+    Through a symlink its target is replaced. Raises OSError, and ValueError for a file that holds anything else than
+    known hosts, as a shell's or a list of keys that may log in would; then nothing has changed.
     """
     target = path.resolve()
-    target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     try:
-        before, state = target.read_bytes(), target.stat()
+        state = target.stat()
+        if not stat.S_ISREG(state.st_mode):  # /dev/null would be replaced by a file, for everybody
+            raise ValueError("it is not a regular file")
+        before = target.read_bytes()
     except FileNotFoundError:
         before, state = b"", None
+    if number := foreign_line(before.decode("utf-8", "replace")):
+        raise ValueError(f"line {number} of it is not a known_hosts line")
     if before and not before.endswith(b"\n"):
         before += b"\n"
     descriptor, temporary = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)

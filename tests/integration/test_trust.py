@@ -248,6 +248,37 @@ async def test_accept_new_pins_a_second_server_of_a_host_whose_first_is_known(ss
     assert sshd.known_hosts.read_text().splitlines()[1] == f"{name(sshd)} {sshd.host_public_key}"
 
 
+async def test_accept_new_writes_into_known_hosts_files_only(sshd: Sshd, tmp_path: Path, keys: Keys) -> None:
+    file = tmp_path / "authorized_keys"
+    file.write_text(f"# who may log in\n{keys.make('mine').public_line}\n")
+    before = file.read_text()
+    failure = await refused(sshd, trust(TrustMode.ACCEPT_NEW, file, alias="bastion"))
+    assert f"{file}: line 2 of it is not a known_hosts line" in failure.message
+    assert file.read_text() == before
+
+
+@pytest.mark.parametrize("alias", ["x\ntouch pwned #", "@cert-authority *", "*"])
+async def test_accept_new_writes_a_line_of_one_host_only(sshd: Sshd, tmp_path: Path, alias: str) -> None:
+    known = tmp_path / "known"
+    failure = await refused(sshd, trust(TrustMode.ACCEPT_NEW, known, alias=alias))
+    assert "set hostKeyAlias" in failure.message
+    assert "\n" not in failure.message
+    assert not known.exists()
+
+
+async def test_accept_new_beside_a_revoked_key_pins_once_too(sshd: Sshd, tmp_path: Path, keys: Keys) -> None:
+    known = tmp_path / "known"
+    believed = trust(TrustMode.ACCEPT_NEW, known, host_keys=(f"@revoked {public(keys.make('stolen'))}",))
+    for _ in range(2):
+        async with dialled(access(hop(sshd, trust=believed))) as result:
+            assert still_trusted(result.connection)
+        assert known.read_text() == f"{name(sshd)} {sshd.host_public_key}\n"
+    sshd.change_host_key()
+    await sshd.restart()
+    assert str(known) in (await refused(sshd, believed)).message
+    assert len(known.read_text().splitlines()) == 1
+
+
 async def test_off_believes_everything_and_says_so(sshd: Sshd) -> None:
     sshd.known_hosts.write_text(f"@revoked * {sshd.host_public_key}\n")
     await trusted(sshd, trust(TrustMode.OFF, sshd.known_hosts))

@@ -177,6 +177,68 @@ def test_trust() -> None:
     assert codes("targets: {p: {host: h, agent: true, strictHostKeyChecking: false}}") == ["host-keys-unchecked"]
 
 
+@pytest.mark.parametrize(
+    "alias",
+    [
+        *("bastion", "Bastion-1.example_x", "10.0.0.1", "::1", "fe80::1%eth0", "2001:db8:0:1:2:3:4:5"),
+        *("[bastion]:2222", "[::1]:22", "a" * 253),
+    ],
+)
+def test_an_alias_is_a_name_an_address_or_one_with_its_port(alias: str) -> None:
+    assert target(f"agent: true, hostKeyAlias: '{alias}'").access.hop.trust.alias == alias
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        *(
+            "x\ntouch /tmp/pwned #",
+            "x\n",
+            "@cert-authority *",
+            "*",
+            "?",
+            "a,b",
+            "!a",
+            "|1|a|b",
+            "a b",
+            " a",
+            "#a",
+            "-a",
+        ),
+        *("a:22", "[a]", "[a]:", "[a]:22\n", "[a,b]:22", "[*]:22", "::1%a\nb", "::1%a,b", "a" * 254, ""),
+    ],
+)
+@pytest.mark.parametrize("written", ["as it is", "by a variable", "beside what looks like one"])
+def test_an_alias_of_any_other_form_is_refused_where_the_file_is_read(value: str, written: str) -> None:
+    """accept-new writes it into a file. `${` is what an editor's check against the schema lets pass."""
+    spelt = {"as it is": value, "by a variable": "${ALIAS}", "beside what looks like one": f"{value}$${{"}[written]
+    text = "targets:\n  p:\n    host: h\n    agent: true\n    hostKeyAlias: " + json.dumps(spelt)
+    (problem,) = load_text(text, environ={"ALIAS": value}, options=Options(user="me")).errors
+    assert (problem.line, problem.path) == (5, "targets.p.hostKeyAlias")
+    assert "is not a name for known hosts; letters, digits, " in problem.message
+
+
+@pytest.mark.parametrize(
+    "value", ["*", "a?", "!a", "a,b", "|1|a|b", "#a", "a;b", "a$(b)", "a=b", "fe80::1%x\ntouch pwned #", "fe80::1%a,b"]
+)
+@pytest.mark.parametrize("field", ["host", "hosts", "jumpHost"])
+@pytest.mark.parametrize("written", ["as it is", "by a variable", "beside what looks like one"])
+def test_a_host_with_a_character_that_no_name_or_address_has_is_refused(value: str, field: str, written: str) -> None:
+    """It would be pinned under a name that stands for others too, or for no host at all."""
+    spelt = {"as it is": value, "by a variable": "${A}", "beside what looks like one": f"{value}$${{"}[written]
+    given = {"host": spelt, "hosts": [spelt], "jumpHost": {"host": spelt}}[field]
+    fields = {"host": "h"} | {field: given} if field == "jumpHost" else {field: given}
+    text = json.dumps({"targets": {"p": fields | {"agent": True}}})
+    (problem,) = load_text(text, environ={"A": value}, options=Options(user="me")).errors
+    assert "is not a host; a name or an address" in problem.message
+
+
+@pytest.mark.parametrize("name", ["a_b.example-1", "münchen.example", "10.0.0.1", "fe80::1%eth0.1", "i-0abc"])
+def test_hosts_of_all_usual_forms_are_taken(name: str) -> None:
+    for field in (f"host: '{name}'", f"hosts: ['{name}']"):
+        assert load(f"targets: {{p: {{{field}, agent: true}}}}").desired.targets["p"].access.hop.hosts[0].host == name
+
+
 def test_settings() -> None:
     spec = target(
         "agent: true, connectTimeout: 5s, dialTimeout: 500ms, keepaliveInterval: 1m, keepaliveCountMax: 0, "
@@ -372,10 +434,11 @@ targets: {{p: {{host: h, connectTimeout: 2s, hostKeys: ['{KEY}'], jumpHosts: [],
 
 def test_variables_expand_in_any_value_and_take_the_type_that_the_field_wants() -> None:
     spec = target(
-        "agent: true, user: '${PORT}', port: '${PORT}', compress: '${ON}', hostKeyAlias: 'a-${PORT}-$$-${NO:-d}'"
+        "agent: true, user: '${PORT}', port: '${PORT}', compress: '${ON}', hostKeyAlias: 'a-${PORT}-${NO:-d}', "
+        "knownHosts: '/a-$$'"
     )
     assert (spec.access.hop.user, spec.access.hop.hosts[0].port, spec.access.hop.compress) == ("5432", 5432, True)
-    assert spec.access.hop.trust.alias == "a-5432-$-d"
+    assert (spec.access.hop.trust.alias, spec.access.hop.trust.known_hosts) == ("a-5432-d", ("/a-$",))
 
 
 def test_an_unset_variable_breaks_its_target_and_those_that_go_through_it_and_nothing_else() -> None:
