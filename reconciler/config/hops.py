@@ -41,6 +41,7 @@ from reconciler.core.spec import (
 )
 
 _OUR_AGENT = ""  # $SSH_AUTH_SOCK
+_NO_SOCKETS = frozenset({"yes", "no", "on", "off", "true", "false"})  # texts here, and surely meant as something else
 # accept-new writes the name that a server goes by into a file: white space and controls would end it or its line,
 # and `* ? ! , | @ #` make it known_hosts' word for other hosts as well. No name or address needs any of them.
 _NOT_IN_HOSTS = re.compile(r"(?![\w.:%-])[\s\x00-\x9f]")
@@ -200,6 +201,8 @@ def _agent(fields: Fields, sources: Sources) -> str | None:
         value = scalar(node).value
         if isinstance(value, bool):
             return _OUR_AGENT if value else None
+        if str(value).lower() in _NO_SOCKETS:
+            raise Wrong
         return sources.path(node)
 
     socket = fields.read("agent", parse)
