@@ -6,10 +6,14 @@ own, foreseen in the simulator; what changed in a tunnel or target is named fiel
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import assert_never, cast
+
+import yaml
 
 from reconciler.config.effective import to_json
 from reconciler.core.actions import Action, Assign, Close, Cut, Dial, Drain, Move, Open, Retire, Tune
@@ -106,8 +110,7 @@ def _changes(old: Desired, new: Desired) -> dict[str, str]:
     made = {}
     for name in before.keys() & after.keys():
         one, other = before[name], after[name]
-        differ = [field for field in {**one, **other} if one.get(field) != other.get(field)]
-        said = [f"{field} {_shown(one.get(field))} -> {_shown(other.get(field))}" for field in differ]
+        said = [said for field in {**one, **other} for said in _differences(field, one.get(field), other.get(field))]
         if said:
             made[name] = ", ".join(said)
     return made
@@ -124,14 +127,47 @@ def _fields(desired: Desired) -> dict[str, Mapping[str, object]]:
     return made
 
 
+def _differences(name: str, one: object, other: object) -> Iterator[str]:
+    """`holdTimeout 10s -> 30s`; of long lists and mappings the parts that differ: `health.interval 30s -> 1m`."""
+    if one == other:
+        return
+    before, after = _shown(one), _shown(other)
+    if len(before) <= _LONGEST and len(after) <= _LONGEST:
+        yield f"{name} {before} -> {after}"
+        return
+    match one, other:
+        case dict(), dict():
+            for key in {**one, **other}:
+                yield from _differences(f"{name}.{key}", one.get(key), other.get(key))
+        case list(), list() if len(one) == len(other):
+            for number, (old, new) in enumerate(zip(one, other, strict=True)):
+                yield from _differences(f"{name}[{number}]", old, new)
+        case _:
+            alike = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(before, after, strict=False)))
+            start = max(0, alike - _LONGEST // 2)  # from the beginning both could look the same
+            yield f"{name} {_cut(before, start)} -> {_cut(after, start)}"
+
+
+def _cut(text: str, start: int) -> str:
+    end = start + _LONGEST
+    return f"{'...' if start else ''}{text[start:end]}{'...' if len(text) > end else ''}"
+
+
 def _shown(value: object) -> str:
+    """As the file would say it."""
     match value:
-        case None | "" | [] | {}:
+        case None | "":
+            return "(none)"
+        case list() | dict() if not value:
             return "(none)"
         case bool():
             return str(value).lower()
-        case list() if len(value) == 1:
-            return _shown(value[0])
+        case [one]:
+            return _shown(one)
+        case list() | dict():
+            text: str = yaml.safe_dump(
+                value, default_flow_style=True, sort_keys=False, allow_unicode=True, width=math.inf
+            )
+            return text.rstrip("\n")
         case _:
-            text = str(value)
-            return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 3]}..."
+            return str(value)

@@ -10,7 +10,7 @@ import click
 from reconciler.cli import options
 from reconciler.cli.answers import Client
 from reconciler.cli.client import Control
-from reconciler.cli.ids import is_meant
+from reconciler.cli.ids import chosen, is_meant
 from reconciler.cli.table import Cell, Column, seconds_since, size, span, table, width
 
 _COLUMNS = (
@@ -38,6 +38,8 @@ def command(ids: tuple[str, ...], output: str, control: Control) -> None:
     tunnels connections
     tunnels connections prod/postgres
     """
+    if ids:
+        chosen(control.get("/api/v1/status")["tunnels"], ids)  # raises Trouble for one that names none
     found: list[Client] = control.get("/api/v1/connections")["connections"]
     clients = [client for client in found if not ids or is_meant(client["tunnel"], ids)]
     if output == "json":

@@ -5,15 +5,14 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
-from collections.abc import Iterator
-from datetime import datetime
+from collections.abc import Iterable
 
 import click
 
 from reconciler.cli import options
 from reconciler.cli.answers import Event
 from reconciler.cli.client import Control
-from reconciler.cli.ids import is_meant
+from reconciler.cli.ids import chosen, is_meant
 from reconciler.cli.table import clean, painted
 
 _COLOURS = {"up": "green", "down": "red", "unhealthy": "red"}
@@ -31,31 +30,32 @@ def command(ids: tuple[str, ...], follow: bool, output: str, control: Control) -
     tunnels events
     tunnels events 'prod/*' --follow
     """
-    with contextlib.suppress(KeyboardInterrupt):
-        for event in _events(control, follow):
-            if not ids or is_meant(event["subject"].rpartition(" ")[2], ids):
+    with contextlib.suppress(KeyboardInterrupt) if follow else contextlib.nullcontext():
+        for event in _events(ids, follow, control):
+            if not ids or _is_of(event, ids):
                 click.echo(json.dumps(event, ensure_ascii=False) if output == "json" else _line(event))
                 sys.stdout.flush()
 
 
-def _events(control: Control, follow: bool) -> Iterator[Event]:
-    """Those that are remembered, then (--follow) new ones: the stream begins with what is remembered too."""
-    if follow:
-        return control.follow("/api/v1/events", follow="1")
-    return iter(control.get("/api/v1/events")["events"])
+def _events(ids: tuple[str, ...], follow: bool, control: Control) -> Iterable[Event]:
+    """Those that are remembered, then (--follow) new ones: the stream begins with what is remembered too.
+
+    Raises Trouble for an ID that names none of these, nor a tunnel that is there.
+    """
+    remembered: list[Event] = control.get("/api/v1/events")["events"]
+    if unheard := [one for one in ids if not any(_is_of(event, [one]) for event in remembered)]:
+        chosen(control.get("/api/v1/status")["tunnels"], unheard)
+    return control.follow("/api/v1/events", follow="1") if follow else remembered
+
+
+def _is_of(event: Event, ids: Iterable[str]) -> bool:
+    return is_meant(event["subject"].rpartition(" ")[2], ids)
 
 
 def _line(event: Event) -> str:
-    """`2026-11-22 12:00:00  tunnel prod/pg  connecting -> up`, the time in the zone of whoever reads it."""
+    """`2026-11-22T12:00:00.123Z  tunnel prod/pg  connecting -> up`, the time as in the log."""
     phase, before = event["phase"] or "gone", event["before"]
     reason = f" ({event['reason']})" if event["reason"] else ""
     change = (f"{before} -> " if before and before != phase else "") + painted(phase + reason, _COLOURS.get(phase, ""))
     message = f": {clean(event['message'])}" if event["message"] else ""
-    return f"{_when(event['at'])}  {clean(event['subject'])}  {change}{message}"
-
-
-def _when(moment: str) -> str:
-    try:
-        return datetime.fromisoformat(moment).astimezone().strftime("%Y-%m-%d %H:%M:%S")
-    except ValueError:
-        return clean(moment)
+    return f"{clean(event['at'])}  {clean(event['subject'])}  {change}{message}"

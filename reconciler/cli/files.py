@@ -16,7 +16,8 @@ from reconciler.config.options import Options
 def files(command: Callable[..., None]) -> Callable[..., None]:
     """Give the command its configuration: the FILE arguments and options as one `Config`."""
 
-    @click.argument("paths", nargs=-1, metavar="[FILE]...", type=click.Path())
+    # Not readable=True: a file that cannot be read is for the loader to report, beside those that can.
+    @click.argument("paths", nargs=-1, metavar="[FILE]...", type=click.Path(readable=False))
     @click.option("--strict", is_flag=True, help="Warnings are errors, and so is a bad file among good ones.")
     @click.option("--secrets-dir", metavar="DIR", default="", help="Secrets come from files in DIR and nowhere else.")
     @click.option(

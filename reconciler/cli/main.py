@@ -1,19 +1,29 @@
 """The `tunnels` command: finds the verb, which lives in the module of its name and is imported only when used.
 
-Exit codes (DESIGN section 6): 0 done, 1 not so, 2 wrong use or invalid file, 3 nothing runs.
+Exit codes (DESIGN section 6): 0 done, 1 not so, 2 wrong use or invalid file, 3 nothing runs; 130 for Ctrl-C. What ends
+every command alike is here: Ctrl-C, and an output that nothing can be written to.
 """
 
 from __future__ import annotations
 
-import importlib
-import io
-import keyword
 import sys
 
-import click
-from click.shell_completion import CompletionItem
+_INTERRUPTED = 130  # 128 and the number of SIGINT, as shells count
 
-from reconciler import __version__
+try:
+    import errno
+    import importlib
+    import io
+    import keyword
+    import os
+    from typing import Any
+
+    import click
+    from click.shell_completion import CompletionItem
+
+    from reconciler import __version__
+except KeyboardInterrupt:  # these take most of the time in which nothing has begun yet
+    sys.exit(_INTERRUPTED)
 
 # The verbs, in the order of their help, with the line that stands there: listing them imports none of them.
 VERBS = {
@@ -38,8 +48,32 @@ VERBS = {
 }
 
 
+# What writing says where the disk is full or gone, or the output closed. (A reader who has left is click's to handle.)
+_UNWRITABLE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF})
+
+
 class _Verbs(click.Group):
     """Imports `reconciler.cli.<verb>` when it is called."""
+
+    def main(self, *args: Any, **extra: Any) -> Any:
+        if sys.__stdout__ is None:
+            sys.stdout = _closed()
+        try:
+            return super().main(*args, **extra)
+        except OSError as error:
+            if error.errno not in _UNWRITABLE:
+                raise
+            # What is still in its buffer would be written, and fail, once more at the end.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            click.echo(f"error: cannot write: {error.strerror}", err=True)
+            sys.exit(1)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            click.echo("\nerror: interrupted", err=True)  # the terminal's ^C stands on the line before
+            ctx.exit(_INTERRUPTED)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(VERBS)
@@ -68,6 +102,11 @@ class _Verbs(click.Group):
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
             formatter.write_dl(list(VERBS.items()))
+
+
+def _closed() -> io.TextIOWrapper:
+    """In place of a stdout that is closed: writing to it fails, and no socket gets its number."""
+    return io.TextIOWrapper(io.FileIO(os.open(os.devnull, os.O_RDONLY), "w"))
 
 
 def _as_written(command: click.Command) -> click.Command:

@@ -8,9 +8,11 @@ from typing import Any, TypeVar
 import click
 from click.shell_completion import CompletionItem
 
+from reconciler.cli.answers import Tunnel
 from reconciler.cli.client import Control, Trouble
 
 _C = TypeVar("_C", bound=Callable[..., Any])
+_OFF = {"disabled": "the file says `enabled: false`", "expired": "its `expiresAt` has passed"}
 
 
 def _complete(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[CompletionItem]:
@@ -51,6 +53,13 @@ def output(json_help: str) -> Callable[[_C], _C]:
     return click.option(
         "--output", type=click.Choice(["text", "json"]), default="text", show_default=True, help=f"json: {json_help}"
     )
+
+
+def off(control: Control) -> dict[str, str]:
+    """Why tunnels are off, by id: no restart turns them on."""
+    tunnels: list[Tunnel] = control.get("/api/v1/status").get("tunnels", [])
+    whys = {tunnel["id"]: tunnel["message"] or "" for tunnel in tunnels if tunnel["phase"] == "off"}
+    return {tunnel: _OFF.get(why, why) for tunnel, why in whys.items()}
 
 
 def all_or_ids(ids: tuple[str, ...], everything: bool) -> list[str]:

@@ -24,5 +24,6 @@ def command(ids: tuple[str, ...], everything: bool, now: bool, control: Control)
     tunnels restart 'staging/*' --now
     """
     body = {"ids": options.all_or_ids(ids, everything), "now": now}
+    off = options.off(control)
     for done in control.post("/api/v1/restart", body)["done"]:
-        click.echo(f"{done}: restarted")
+        click.echo(f"{done}: stays off: {off[done]}" if done in off else f"{done}: restarted")

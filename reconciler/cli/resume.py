@@ -21,5 +21,7 @@ def command(ids: tuple[str, ...], everything: bool, control: Control) -> None:
     tunnels resume prod/postgres
     tunnels resume --all
     """
-    for done in control.post("/api/v1/resume", {"ids": options.all_or_ids(ids, everything)})["done"]:
-        click.echo(f"{done}: resumed")
+    body = {"ids": options.all_or_ids(ids, everything)}
+    off = {tunnel: why for tunnel, why in options.off(control).items() if not why.startswith("paused")}
+    for done in control.post("/api/v1/resume", body)["done"]:
+        click.echo(f"{done}: stays off: {off[done]}" if done in off else f"{done}: resumed")

@@ -7,6 +7,7 @@ import re
 import sys
 
 import click
+from click.core import ParameterSource
 
 from reconciler.app import App
 from reconciler.cli import logs
@@ -29,7 +30,14 @@ class _Run(click.Command):
             args, ctx.obj = args[:cut], tuple(args[cut + 1 :])
             if not ctx.obj:
                 raise click.UsageError("after -- comes the program to run", ctx)
-        return super().parse_args(ctx, args)
+        rest = super().parse_args(ctx, args)
+        if (
+            not ctx.obj
+            and not ctx.resilient_parsing
+            and ctx.get_parameter_source("timeout") is ParameterSource.COMMANDLINE
+        ):
+            raise click.UsageError("--timeout is how long CMD waits for the tunnels: there is no -- CMD", ctx)
+        return rest
 
     def collect_usage_pieces(self, ctx: click.Context) -> list[str]:
         return [*super().collect_usage_pieces(ctx), "[-- CMD...]"]

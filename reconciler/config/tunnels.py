@@ -137,8 +137,14 @@ def _spell_short(short: Field, fields: dict[str, Field], report: Report) -> None
         if field not in fields:
             fields[field] = replace(short, name=field, node=node)
         elif not _same(fields[field].node, node):
-            message = f"`{short.name}` says this already: remove it"
-            report.error(fields[field].place, message, ErrorCode.CONFLICT)
+            report.error(fields[field].place, _beside_short(short, fields[field]), ErrorCode.CONFLICT)
+
+
+def _beside_short(short: Field, other: Field) -> str:
+    """Why that field cannot stand beside the short form."""
+    if other.name == "type" and isinstance(other.node, Scalar) and other.node.value in _SHORT:
+        return f"type is {other.node.value}, but `{short.name}` makes a {short.name} tunnel: remove one of them"
+    return f"`{short.name}` says this already: remove it"
 
 
 def _ports_of(kind: str) -> tuple[str, ...]:

@@ -43,7 +43,8 @@ class ImpossibleError(Exception):
 def foresee(desired: Desired, observed: Observed, now: Now) -> tuple[Action, ...]:
     """All steps from `observed` to `desired`, in order, if each succeeds at once and no time passes.
 
-    What waits for its next try is tried now; clients who drain are still there at the end.
+    What waits for its next try is tried now, but for a connection that is to replace one that goes on: that it was
+    refused is no difference that these files make. Clients who drain are still there at the end.
     """
     up = {link.target for link in observed.links if link.phase is LinkPhase.READY}
     tries = {name: tries for name, tries in observed.link_tries.items() if name in up}
@@ -113,7 +114,10 @@ class Simulator:
     # --- what the loop sees (ports.Actuator, ports.Clock) ---
 
     def want(self, desired: Desired) -> None:
+        """What is asked for now. The tries of a way that nobody asks for any more say nothing about the next edit."""
         self._desired = desired
+        asked = {target.name: target.access for target in desired.targets.values()}
+        self._link_tries = {name: tries for name, tries in self._link_tries.items() if asked.get(name) == tries.access}
 
     def now(self) -> Now:
         return self._now

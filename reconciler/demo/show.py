@@ -23,8 +23,8 @@ An SSH server, a web service behind it and a file of tunnels are up, all inside 
   Then edit:  change localPort in the file and save: the tunnel moves there in a moment.
               Take the # away from the second tunnel: it opens, and the first does not notice.
               Make a mistake: it is told with its line, and nothing changes.
-  From here:  sed -i s/{local_port}/{second_port}/ {file}
-              curl http://127.0.0.1:{second_port}
+  From here:  sed -i s/{local_port}/{moved_port}/ {file}
+              curl http://127.0.0.1:{moved_port}
 
 Ctrl-C ends it and removes everything.
 """
@@ -48,7 +48,7 @@ async def _run(places: World, say: Callable[[str], None], exit_after: float | No
         if change.subject.startswith("tunnel") and change.verdict is not None and change.verdict.phase is Phase.UP:
             if not was_up:
                 say("")
-                say(INTRO.format(file=places.file, local_port=places.local_port, second_port=places.second_port))
+                say(INTRO.format(file=places.file, local_port=places.local_port, moved_port=places.moved_port))
             was_up = True
 
     app = App(Config([places.file], environ=os.environ), on_change=on_change)

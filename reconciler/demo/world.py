@@ -43,11 +43,11 @@ targets:
 
 @dataclass(frozen=True, slots=True)
 class World:
-    """Where things are."""
+    """Where things are. `moved_port` is free: the demo proposes to move the tunnel there."""
 
     file: Path
     local_port: int
-    second_port: int
+    moved_port: int
     ssh_port: int
 
 
@@ -63,7 +63,8 @@ async def world(directory: Path) -> AsyncIterator[World]:
         lambda: _Server(key.export_public_key()), "127.0.0.1", 0, server_host_keys=[host_key]
     )
     async with web, server:
-        places = World(directory / "tunnels.yaml", _free_port(), _free_port(), server.get_port())
+        local_port, second_port, moved_port = _free_ports(3)
+        places = World(directory / "tunnels.yaml", local_port, moved_port, server.get_port())
         places.file.write_text(
             TEMPLATE.format(
                 ssh_port=places.ssh_port,
@@ -71,7 +72,7 @@ async def world(directory: Path) -> AsyncIterator[World]:
                 key=key_file,
                 host_key=host_key.export_public_key().decode().strip(),
                 local_port=places.local_port,
-                second_port=places.second_port,
+                second_port=second_port,
                 web_port=web.sockets[0].getsockname()[1],
             )
         )
@@ -109,7 +110,10 @@ async def _answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) ->
     writer.close()
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+def _free_ports(count: int) -> list[int]:
+    """All different: none is let go before the last one is found."""
+    with contextlib.ExitStack() as stack:
+        probes = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for probe in probes:
+            probe.bind(("127.0.0.1", 0))
+        return [int(probe.getsockname()[1]) for probe in probes]

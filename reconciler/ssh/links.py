@@ -257,8 +257,9 @@ class Links:
         return bool(over)
 
     def want(self, desired: Desired) -> None:
-        """What is asked for now: drop the tries of targets that are not."""
+        """What is asked for now: drop the tries of targets that are not, and of ways to them that are not any more."""
         self._desired = desired
-        for name in [name for name in self.tries if name not in desired.targets]:
+        asked = {name: target.access for name in self.tries if (target := desired.targets.get(name)) is not None}
+        for name in [name for name, tries in self.tries.items() if asked.get(name) != tries.access]:
             del self.tries[name]
             self.stamps.pop(name, None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -129,6 +130,19 @@ def test_the_pods_are_hardened_and_their_configuration_is_a_folder(name: str, po
     assert pod["terminationGracePeriodSeconds"] > 30  # drainTimeout
 
 
+# --- compose ----------------------------------------------------------------------------------------------------------
+
+
+def test_the_key_can_be_copied_as_compose_says(tmp_path: Path) -> None:
+    key = tmp_path / ".ssh" / "deploy_ed25519"
+    key.parent.mkdir()
+    key.write_text("a key\n")
+    (said,) = re.findall(r"^# +(.*cp .*) && sudo chown", (EXAMPLES / "compose/compose.yaml").read_text(), re.MULTILINE)
+    subprocess.run(["sh", "-ec", said], check=True, cwd=tmp_path, env={**os.environ, "HOME": str(tmp_path)})
+    (secret,) = documents(EXAMPLES / "compose/compose.yaml")[0]["secrets"].values()
+    assert (tmp_path / secret["file"]).read_text() == "a key\n"
+
+
 # --- systemd ----------------------------------------------------------------------------------------------------------
 
 
@@ -145,6 +159,13 @@ def test_systemd_accepts_the_unit(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     ours = [line for line in done.stderr.splitlines() if "tunnels.service" in line]
     assert not ours
+
+
+def test_root_finds_the_program_where_the_unit_installs_it() -> None:
+    """It is not on the path that sudo has."""
+    text = (EXAMPLES / "systemd" / "tunnels.service").read_text()
+    (program,) = re.findall(r"^ExecStart=(\S+)", text, re.MULTILINE)
+    assert re.findall(r"sudo (\S+)", text) == [program]
 
 
 # --- the image --------------------------------------------------------------------------------------------------------

@@ -14,9 +14,10 @@ from reconciler.core.actions import Action
 from reconciler.orders import Orders
 from reconciler.planned import clients_of, subject_of
 from support.clients import FULL, LONG
+from support.keys import Keys
 from support.services import EchoServer
 from support.sshd import Sshd
-from support.tunnels import Running, running, target
+from support.tunnels import Running, file, local, running, target
 from support.wait import eventually, free_port
 
 EDITS = 200 if FULL else 60
@@ -109,6 +110,27 @@ async def test_the_steps_that_plan_prints_are_the_steps_taken(
                 await eventually(quiet_again(tunnels), message="the clients have left")
     with capsys.disabled():
         print(f"\n  {EDITS} random edits: {steps} steps foreseen and taken, {touched} clients touched as foreseen")
+
+
+async def test_an_edit_that_was_refused_and_taken_back_is_foreseen_and_tried_again(
+    sshd: Sshd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forward = local("web", free_port(), 9)
+    wrong_key = Keys(tmp_path).make("wrong").private
+    right, wrong = file(sshd, forward), file(sshd, forward, privateKey=wrong_key)
+    async with running(tmp_path, right) as tunnels, asyncio.timeout(LONG):
+        await tunnels.all_up()
+        taken = recorded(tunnels, monkeypatch)
+        await apply(tunnels, wrong)
+        await eventually(lambda: tunnels.app.fleet.observe().link_tries, message="it is refused")
+        assert await plan(tunnels, wrong) == [], "the file asks for nothing new"
+        await apply(tunnels, right)
+        assert await plan(tunnels, right) == []
+        foreseen = await plan(tunnels, wrong)
+        assert foreseen == [("dial", "target server", 0), ("retire", "target server", 0)]
+        taken.clear()
+        await apply(tunnels, wrong)
+        assert taken == foreseen[:1], "at once; it is refused, and the old one goes on"
 
 
 Step = tuple[str, str, int]

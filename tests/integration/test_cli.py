@@ -5,15 +5,20 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
 import re
 import signal
+import socket
 import sys
 from collections.abc import AsyncIterator
 from functools import partial
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from integration import commands
+from reconciler.cli.main import main
 from support.services import EchoServer, connected, exchange, refuses
 from support.sshd import Sshd
 from support.tunnels import local, target
@@ -75,6 +80,18 @@ async def test_the_demo_serves_its_curl_and_moves_when_its_file_is_edited() -> N
         assert not file.parent.exists(), "it leaves nothing behind"
 
 
+async def test_all_that_the_demo_proposes_can_be_done_one_after_the_other() -> None:
+    async with tunnels("demo") as demo:
+        proposed = await line_with(demo.stdout, "sed -i")
+        file = Path(proposed.split()[-1])
+        [(old, new)] = re.findall(r"s/(\d+)/(\d+)/", proposed)
+        file.write_text(file.read_text().replace(old, new))
+        await line_with(demo.stdout, f"127.0.0.1:{new} ->")
+        file.write_text(re.sub("# (?=- name: again|  type|  localPort|  remotePort)", "", file.read_text()))
+        await line_with(demo.stdout, "tunnel demo/again is up")
+        assert b"Hello through the tunnel" in await get(int(new))
+
+
 async def test_the_demo_ends_by_itself_when_asked() -> None:
     code, out, _ = await ran("demo", "--exit-after", "1s")
     assert code == 0
@@ -122,6 +139,13 @@ async def test_run_exits_2_when_no_file_is_valid_and_says_where(tmp_path: Path) 
     assert "did you mean" in err
 
 
+def test_a_file_that_may_not_be_read_is_for_the_loader_to_tell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that it is left out and the others are applied. (Root may read everything: hence no real such file.)"""
+    (tmp_path / "tunnels.yaml").write_text("targets: {}\n")
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    assert CliRunner().invoke(main, ["check", str(tmp_path / "tunnels.yaml")]).exit_code == 0
+
+
 async def test_check_tells_valid_from_invalid(tmp_path: Path) -> None:
     assert (await ran("check", EXAMPLES / "tunnels.yaml"))[0] == 0
     bad = tmp_path / "bad.yaml"
@@ -154,6 +178,79 @@ async def test_help_and_version_answer_and_a_wrong_verb_is_2() -> None:
     assert "demo" in out
     assert (await ran("--version"))[0] == 0
     assert (await ran("nonsense"))[0] == 2
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no disk that is always full here")
+@pytest.mark.parametrize("command", ["schema", "--help", "status", "events"])
+async def test_what_cannot_be_written_is_one_line_and_1(command: str, tmp_path: Path) -> None:
+    async with commands.program(tmp_path, "targets: {}\n") as run:
+        for output, why in ((">/dev/full", "No space left on device"), (">&-", "Bad file descriptor")):
+            script = f'exec {sys.executable} -m reconciler "$@" {output}'
+            arguments = [] if command in ("schema", "--help") else ["--control", str(run.control)]
+            process = await asyncio.create_subprocess_exec(
+                *("sh", "-c", script, "sh", command, *arguments), stderr=asyncio.subprocess.PIPE
+            )
+            _, err = await asyncio.wait_for(process.communicate(), 30)
+            assert (process.returncode, err.decode()) == (1, f"error: cannot write: {why}\n")
+
+
+@pytest.mark.parametrize("command", ["connections", "events"])
+async def test_ctrl_c_is_130_and_no_traceback(command: str, tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "c.sock"))
+        listener.listen()
+        listener.settimeout(30)
+        async with tunnels(command, "--control", tmp_path / "c.sock") as process:
+            asked, _ = await asyncio.to_thread(listener.accept)
+            with asked:
+                process.send_signal(signal.SIGINT)
+                _, err = await asyncio.wait_for(process.communicate(), 30)
+            assert (process.returncode, err) == (130, b"\nerror: interrupted\n")
+
+
+async def test_ctrl_c_at_the_very_start_is_130_too(tmp_path: Path) -> None:
+    (tmp_path / "click.py").write_text("raise KeyboardInterrupt\n")
+    code, _, err = await ran("schema", env={**os.environ, "PYTHONPATH": f"{tmp_path}:{EXAMPLES.parent}"})
+    assert (code, err) == (130, "")
+
+
+async def test_an_id_that_names_nothing_is_told_and_is_1(tmp_path: Path) -> None:
+    text = "targets: {a: {host: a.invalid, user: u, password: {env: PW}, enabled: false, tunnels: [%s]}}\n"
+    gone, stays = "{name: gone, socks: 1080}", "{name: stays, socks: 1081}"
+    async with commands.program(tmp_path, text % f"{gone}, {stays}") as run:
+        for command in (["connections"], ["events"], ["events", "--follow"]):
+            wrong = await run.ran(*command, "a/stays", "nosuch")
+            assert (wrong.code, wrong.out) == (1, "")
+            assert "no tunnel is called nosuch; there are a/gone, a/stays" in wrong.err
+        assert (await run.ran("connections", "a/*")).out == "nobody is connected\n"
+        run.edit(text % stays)
+        assert (await run.ran("reload")).code == 0
+        await eventually(partial(tells_of_its_end, run))
+
+
+async def tells_of_its_end(run: commands.Program) -> bool:
+    """Whether `events` knows the tunnel that is gone; in UTC, as the log does."""
+    events = await run.ran("events", "a/gone")
+    assert events.code == 0
+    return bool(
+        re.search(r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z  tunnel a/gone  off -> gone$", events.out, re.MULTILINE)
+    )
+
+
+async def test_what_the_file_keeps_off_is_neither_restarted_nor_resumed(tmp_path: Path) -> None:
+    text = "targets: {a: {host: a.invalid, user: u, password: {env: PW}, tunnels: [%s, %s]}}\n"
+    off, on = "{name: off, socks: 1080, enabled: false}", f"{{name: on, socks: {free_port()}}}"
+    async with commands.program(tmp_path, text % (off, on)) as run:
+        stays_off = "a/off: stays off: the file says `enabled: false`\n"
+        assert (await run.ran("restart", "a")).out == f"{stays_off}a/on: restarted\n"
+        assert (await run.ran("pause", "a/on")).code == 0
+        await eventually(partial(is_paused, run))
+        assert (await run.ran("restart", "a/on")).out == f"{stays_off}a/on: stays off: paused\n"
+        assert (await run.ran("resume", "--all")).out == f"{stays_off}a/on: resumed\n"
+
+
+async def is_paused(run: commands.Program) -> bool:
+    return "paused" in (await run.ran("status", "a/on")).out
 
 
 async def get(port: int) -> bytes:

@@ -68,6 +68,19 @@ def test_what_waits_for_its_next_try_is_foreseen_as_tried_now() -> None:
     assert told(foresee(world.asked, world.observe(), START)) == ["dial prod", "open 127.0.0.1:5432 for prod/db"]
 
 
+def test_an_edit_that_was_refused_and_taken_back_is_foreseen_to_be_tried_again() -> None:
+    world = World()
+    world.settled(target(), local())
+    world.edit(target(user="wrong"), local())
+    world.finish(2, AUTH)
+    assert foresee(world.asked, world.observe(), START) == (), "the file asks for nothing new"
+    world.edit(target(), local())
+    assert foresee(world.asked, world.observe(), START) == ()
+    steps = foresee(desired(target(user="wrong"), local()), world.observe(), START)
+    assert told(steps) == ["dial prod", "retire 1"]
+    assert told(world.edit(target(user="wrong"), local())) == ["dial prod"], "at once"
+
+
 def test_what_is_under_way_is_foreseen_to_succeed() -> None:
     world = World()
     world.edit(target(), remote())
