@@ -60,6 +60,7 @@ class App:
         self._deserted = asyncio.Event()  # at the end: no client is left
         self._empty = asyncio.Event()  # nor anything else
         self._passed = asyncio.Event()
+        self._over = False
         self._reloads: set[asyncio.Task[Loaded]] = set()
         self.loads = Loads(config, self.events.tell)
         self._overlay = Overlay(shard)
@@ -104,10 +105,12 @@ class App:
             await asyncio.gather(*helpers, reconciling, ending, return_exceptions=True)
             await self.fleet.close()
             self.events.close()
+            self._over = True
+            self._passed.set()
 
     def end(self) -> None:
         """Stop accepting, let the clients drain, then return from `run`. Called again: end at once."""
-        if self._ending.is_set():
+        if self.is_ending:
             self._hurry.set()
         else:
             log.info("ending: no new clients; live ones may drain. Once more ends at once")
@@ -192,7 +195,7 @@ class App:
         return self._overlay.over(desired).sharing(self.loop.desired)
 
     def _want(self) -> None:
-        if self.loads.latest is not None and not self._ending.is_set():
+        if self.loads.latest is not None and not self.is_ending:
             self.loop.want(self._overlay.over(self.loads.latest.desired))
 
     def restart(self, targets: Iterable[str], why: str) -> None:
@@ -230,6 +233,11 @@ class App:
     # --- what is there -----------------------------------------------------------------------------------------
 
     @property
+    def is_ending(self) -> bool:
+        """It was told to end."""
+        return self._ending.is_set()
+
+    @property
     def loaded(self) -> Loaded | None:
         """The latest content of the files."""
         return self.loads.latest
@@ -238,7 +246,7 @@ class App:
         """Signs of life, without looking at all tunnels."""
         passed = self.loop.passed_at
         age = self.loop.now().mono - passed if passed is not None else None
-        return Pulse(age, max(self._lags), self._ending.is_set())
+        return Pulse(age, max(self._lags), self.is_ending)
 
     def snapshot(self) -> Snapshot:
         """Everything that can be told about this moment."""
@@ -260,14 +268,16 @@ class App:
         """The judgement is about what is asked now, not about what was asked before an edit."""
         return self._asked is self.loop.desired
 
-    async def passed(self) -> None:
-        """Return after the next pass of the loop."""
+    async def passed(self) -> bool:
+        """Return after the next pass of the loop. False: there will be none."""
         await self._passed.wait()
+        return not self._over
 
     def _observed(self, desired: Desired, observed: Observed, plan: Plan, now: Now) -> None:
         self._note_removed(desired, observed)
         broken = self.loads.latest.broken if self.loads.latest else {}
-        self.judgement = judge(desired, observed, now, broken, self._removed.values())
+        gone = "the process is ending" if self.is_ending else "removed"
+        self.judgement = judge(desired, observed, now, broken, self._removed.values(), gone)
         self._seen = observed
         self._settled_for = desired if not plan.actions and is_settled(desired, observed) else None
         changes = self._journal.note(self.judgement, now.wall)
@@ -277,7 +287,7 @@ class App:
         if self._on_change is not None:
             for change in changes:
                 self._on_change(change)
-        if self._ending.is_set() and desired is self.loop.desired and not observed.flows and not plan.actions:
+        if self.is_ending and desired is self.loop.desired and not observed.flows and not plan.actions:
             self._deserted.set()
             if not observed.links and not observed.sockets:
                 self._empty.set()

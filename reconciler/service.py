@@ -1,16 +1,22 @@
 """The endpoints around the running process: the HTTP ones for machines and browsers, the control socket for commands.
 
 Owns their sockets. In: the app, and what the command line says about endpoints. Out: both served while the block runs.
-An address that is taken is a warning where it is only the default, and an error where somebody asked for it.
+An address that is taken is an error where somebody asked for it. Where it is only the default it is a warning, and
+asked for again and again: whoever has it may be the process that this one is to replace, and which still drains.
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import errno
 import logging
 import os
-from collections.abc import AsyncIterator
+import socket
+import struct
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 from reconciler.app import App
 from reconciler.core.spec import LocalTcp, LocalUnix
@@ -18,12 +24,14 @@ from reconciler.orders import Orders
 from reconciler.report import control, http
 from reconciler.report.places import place_to_listen
 from reconciler.report.serving import Serving
+from reconciler.ssh.holder import holder_of
 from reconciler.ssh.listen import Bound, bind
 
 log = logging.getLogger(__name__)
 
 DEFAULT_LISTEN = "127.0.0.1:9722"
 NONE = "none"
+AGAIN_AFTER = 2.0  # seconds between two tries to have an address that is taken
 
 
 class EndpointError(Exception):
@@ -61,30 +69,47 @@ async def serving(app: App, endpoints: Endpoints) -> AsyncIterator[Served]:
 async def _http(app: App, endpoints: Endpoints, stack: contextlib.AsyncExitStack) -> str:
     if endpoints.listen == NONE:
         return ""
-    where = endpoints.listen or DEFAULT_LISTEN
-    try:
-        bound = await bind(_address(where))
-    except OSError as error:
-        _cannot(f"cannot listen on {where}", error, "--listen", given=endpoints.listen is not None)
-        return ""
+    where, given = endpoints.listen or DEFAULT_LISTEN, endpoints.listen is not None
+    address = _address(where)
     rules = http.Rules(endpoints.expose_status, endpoints.allowed_hosts, endpoints.metric_labels)
-    await _serve(Serving(http.application(app.snapshot, app.pulse, app.events, rules)), bound, stack)
-    log.info("metrics, health and status page on http://%s/", bound.address)
-    return bound.address
+
+    async def serve() -> str:
+        bound = await bind(address)
+        await _serve(Serving(http.application(app.snapshot, app.pulse, app.events, rules)), bound, stack)
+        log.info("metrics, health and status page on http://%s/", bound.address)
+        return bound.address
+
+    try:
+        return await serve()
+    except OSError as error:
+        without = "metrics, health and status page are not served. --listen names another place"
+        _cannot(f"cannot listen on {where}", error, holder_of(where) or "", without, given=given)
+        _when_free(error, serve, stack)
+        return ""
 
 
 async def _control(app: App, endpoints: Endpoints, stack: contextlib.AsyncExitStack) -> str:
     if endpoints.control == NONE:
         return ""
-    try:
-        path = endpoints.control or place_to_listen(app.config.environ)
+    path, given = endpoints.control or "", endpoints.control is not None
+
+    async def serve() -> str:
         bound = await bind(LocalUnix(path, 0o600, ""))
+        await _serve(Serving(control.application(Orders(app), os.getuid())), bound, stack)
+        log.info("commands are heard at %s", path)
+        return path
+
+    try:
+        path = path or place_to_listen(app.config.environ)
+        return await serve()
     except OSError as error:
-        where = f"control socket {error.filename or endpoints.control or ''}".rstrip()
-        _cannot(f"cannot listen on the {where}", error, "--control", given=endpoints.control is not None)
+        without = "status, wait and the other commands do not reach this process. --control names another place"
+        holder = _listener_of(path)
+        if holder:
+            without = "status, wait and the other commands speak to that one. --control names another place"
+        _cannot(f"cannot listen on the control socket {path}".rstrip(), error, holder, without, given=given)
+        _when_free(error, serve, stack)
         return ""
-    await _serve(Serving(control.application(Orders(app), os.getuid())), bound, stack)
-    return path
 
 
 async def _serve(server: Serving, bound: Bound, stack: contextlib.AsyncExitStack) -> None:
@@ -93,11 +118,43 @@ async def _serve(server: Serving, bound: Bound, stack: contextlib.AsyncExitStack
     await server.start(bound.sockets)
 
 
-def _cannot(what: str, error: OSError, option: str, *, given: bool) -> None:
-    message = f"{what}: {error.strerror or error}"
+def _cannot(what: str, error: OSError, holder: str, without: str, *, given: bool) -> None:
+    by = f" by {holder}" if holder and error.errno == errno.EADDRINUSE else ""
+    message = f"{what}: {error.strerror or error}{by}"
     if given:
         raise EndpointError(message) from error
-    log.warning("%s; it goes on without. %s names another place", message, option)
+    log.warning("%s; %s", message, without)
+
+
+def _when_free(error: OSError, serve: Callable[[], Awaitable[str]], stack: contextlib.AsyncExitStack) -> None:
+    """Serve as soon as whoever has the address lets it go."""
+
+    async def wait() -> None:
+        while True:
+            await asyncio.sleep(AGAIN_AFTER)
+            with contextlib.suppress(OSError):
+                await serve()
+                return
+
+    async def stop() -> None:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+    if error.errno == errno.EADDRINUSE:
+        task = asyncio.create_task(wait(), name="endpoint")
+        stack.push_async_callback(stop)
+
+
+def _listener_of(path: str) -> str:
+    """`tunnels (pid 123)` for who listens on a unix socket, "" where that cannot be known."""
+    if not hasattr(socket, "SO_PEERCRED"):
+        return ""
+    with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as ours:
+        ours.setblocking(False)
+        ours.connect(path)
+        pid, _, _ = struct.unpack("=iII", ours.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+        return f"{Path(f'/proc/{pid}/comm').read_text(encoding='utf-8', errors='replace').strip()} (pid {pid})"
+    return ""
 
 
 def _address(text: str) -> LocalTcp:

@@ -49,11 +49,13 @@ class Tunnel(TypedDict):
     bytesReceived: int
     reconnects: int
     since: str | None
+    description: NotRequired[str]
     nextTryAt: NotRequired[str | None]
 
 
 class Status(TypedDict):
     config: Config
+    ending: NotRequired[bool]
     targets: list[Target]
     tunnels: list[Tunnel]
 

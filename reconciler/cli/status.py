@@ -13,9 +13,9 @@ from datetime import UTC, datetime
 import click
 
 from reconciler.cli import options, status_view
-from reconciler.cli.answers import Status
+from reconciler.cli.answers import Status, Tunnel
 from reconciler.cli.client import Control, NothingRuns, Trouble
-from reconciler.cli.ids import chosen
+from reconciler.cli.ids import chosen, is_meant
 from reconciler.cli.table import clean, width
 
 _EVERY = 1.0  # seconds between two looks of --watch
@@ -40,7 +40,8 @@ def command(ids: tuple[str, ...], watch: bool, output: str, control: Control) ->
     tunnels status 'prod/*'
     tunnels status --output json | jq '.tunnels[] | select(.up | not) | .id'
 
-    Exits 0 if all of them are up (those that are off or standing by do not count), 1 if not, 3 if nothing runs.
+    Exits 0 if all of them are up (those that are off or standing by do not count), 1 if not, or if the process is
+    ending, 3 if nothing runs.
     """
     show = _json if output == "json" else _text
     code = 0
@@ -56,18 +57,27 @@ def command(ids: tuple[str, ...], watch: bool, output: str, control: Control) ->
 def _look(ids: tuple[str, ...], control: Control, show: _Show, watch: bool) -> int:
     try:
         status: Status = control.get("/api/v1/status")
-        status["tunnels"] = chosen(status["tunnels"], ids)
+        status["tunnels"] = _chosen(status, ids)
     except Trouble as trouble:
+        nothing = isinstance(trouble, NothingRuns)
+        said = f"{trouble.message}; `tunnels run FILE` starts one" if nothing else trouble.message
         if watch and show is _text:
-            _screen([clean(trouble.message)])
+            _screen([clean(said)])
         else:
-            trouble.show()
-        return _NOTHING_RUNS if isinstance(trouble, NothingRuns) else 1
+            Trouble(said).show()
+        return _NOTHING_RUNS if nothing else 1
     if ids:
         named = {tunnel["target"] for tunnel in status["tunnels"]}
         status["targets"] = [target for target in status["targets"] if target["name"] in named]
     show(status, watch)
-    return 0 if all(status_view.is_fine(tunnel) for tunnel in status["tunnels"]) else 1
+    return 0 if not status.get("ending") and all(map(status_view.is_fine, status["tunnels"])) else 1
+
+
+def _chosen(status: Status, ids: tuple[str, ...]) -> list[Tunnel]:
+    """Those that are meant. Of a process that ends most are gone: that they are not there says nothing."""
+    if status.get("ending"):
+        return [tunnel for tunnel in status["tunnels"] if not ids or is_meant(tunnel["id"], ids)]
+    return chosen(status["tunnels"], ids)
 
 
 def _json(status: Status, watch: bool) -> None:

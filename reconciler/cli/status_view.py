@@ -18,7 +18,6 @@ _READS_FILES = frozenset({"auth", "host_key", "certificate_expired", "secret_unr
 _COLOURS = {"up": "green", "down": "red", "unhealthy": "red", "off": "bright_black", "draining": "bright_black"}
 _NAMED = 3  # tunnels of one trouble that are named
 _WIDEST = 100  # columns that are still pleasant to read sentences in
-_SHORT = 12  # a reason to be off that is so short ("paused") says more than "off"
 
 _COLUMNS = (
     Column("TUNNEL", least=16),
@@ -38,18 +37,25 @@ def is_fine(tunnel: Tunnel) -> bool:
 
 
 def lines(status: Status, now: datetime, width: int | None, height: int | None = None) -> list[str]:
-    """All of it. `height`: what does not fit leaves out tunnels that are up."""
-    tunnels = status["tunnels"]
-    end = [*_troubles(status, now, width), *_unverified(status["targets"], width), *_config(status["config"], width)]
-    end += _sum(tunnels, status["config"], now, width)
+    """All of it. `height`: what does not fit leaves out tunnels that are up, then the end."""
+    tunnels, targets = status["tunnels"], status["targets"]
+    end = [*_troubles(status, now, width), *_of_targets(status, now, width), *_unverified(targets, width)]
+    end += [*_config(status["config"], width), *_sum(status, now, width)]
     shown: Sequence[Tunnel] = tunnels
     if height is not None and len(tunnels) + len(end) + 1 > height:
         shown = [tunnel for tunnel in tunnels if not is_fine(tunnel)]
     rows = [_row(tunnel, now) for tunnel in shown]
     made = table(_COLUMNS, rows, width) if rows else []
     left = len(tunnels) - len(shown)
-    rest = [f"{'…' if is_unicode() else '...'} and {count(left, 'tunnel')} that {_is_are(left)} well"] if left else []
-    return [*made, *rest, *([""] if made or rest else []), *end]
+    rest = [_and_more(f"{count(left, 'tunnel')} that {_is_are(left)} well")] if left else []
+    said = [*made, *rest, *([""] if made or rest else []), *end]
+    if height is None or len(said) <= height:
+        return said
+    return [*said[: height - 1], _and_more(f"{len(said) - height + 1} more lines")]
+
+
+def _and_more(what: str) -> str:
+    return f"{'…' if is_unicode() else '...'} and {what}"
 
 
 def _is_are(number: int) -> str:
@@ -57,11 +63,10 @@ def _is_are(number: int) -> str:
 
 
 def _row(tunnel: Tunnel, now: datetime) -> list[Cell]:
-    phase, why = tunnel["phase"], tunnel["message"] or ""
-    state = why if phase == "off" and 0 < len(why) <= _SHORT else phase
+    phase = tunnel["phase"]
     return [
         Cell(tunnel["id"]),
-        Cell(state, _COLOURS.get(phase, "yellow")),
+        Cell(_state(tunnel), _COLOURS.get(phase, "yellow")),
         Cell(_listen(tunnel)),
         Cell("(SOCKS)" if tunnel["type"] == "socks" else tunnel["dial"]),
         Cell(str(tunnel["connections"])),
@@ -69,6 +74,11 @@ def _row(tunnel: Tunnel, now: datetime) -> list[Cell]:
         Cell(size(tunnel["bytesSent"])),
         Cell(size(tunnel["bytesReceived"])),
     ]
+
+
+def _state(tunnel: Tunnel) -> str:
+    """Of one that is off, why, in a word: "paused" says more than "off"."""
+    return (tunnel["message"] or "off").split()[0] if tunnel["phase"] == "off" else tunnel["phase"]
 
 
 def _listen(tunnel: Tunnel) -> str:
@@ -86,20 +96,26 @@ def _troubles(status: Status, now: datetime, width: int | None) -> list[str]:
     targets = {target["name"]: target for target in status["targets"]}
     groups: dict[tuple[str, ...], list[Tunnel]] = {}
     for tunnel in status["tunnels"]:
-        if tunnel["message"] and tunnel["phase"] != "off":
+        if tunnel["message"] not in (None, "", _state(tunnel)):
             key = (tunnel["target"], tunnel["phase"], tunnel["reason"] or "", tunnel["message"])
             groups.setdefault(key, []).append(tunnel)
     made = []
     for group in groups.values():
-        said = _sentences(group, targets.get(group[0]["target"]), now)
-        made += [*_head(group, now, width), *(line for text in said for line in wrapped(text, width)), ""]
+        about = _source(group[0], targets.get(group[0]["target"]))
+        said = _sentences(group, about, now)
+        made += [*_head(group, about, now, width), *(line for text in said for line in wrapped(text, width)), ""]
     return made
 
 
-def _head(tunnels: list[Tunnel], now: datetime, width: int | None) -> list[str]:
-    """`prod/a, prod/b have been down for 12s (refused):`"""
+def _source(tunnel: Tunnel, target: Target | None) -> Tunnel | Target:
+    """Whose trouble it is: the target's, where the tunnel says the same. That one knows when it is tried again."""
+    return target if target is not None and target["message"] == tunnel["message"] else tunnel
+
+
+def _head(tunnels: list[Tunnel], about: Tunnel | Target, now: datetime, width: int | None) -> list[str]:
+    """`prod/a (PostgreSQL), prod/b have been down for 12s (refused):`"""
     one, several = tunnels[0], len(tunnels) > 1
-    names = ", ".join(tunnel["id"] for tunnel in tunnels[:_NAMED])
+    names = ", ".join(map(_named, tunnels[:_NAMED]))
     if len(tunnels) > _NAMED:
         names += f" and {len(tunnels) - _NAMED} more of {one['target']}"
     lasted = span(seconds_since(one["since"], now)) if one["phase"] in _TROUBLE else ""
@@ -107,19 +123,28 @@ def _head(tunnels: list[Tunnel], now: datetime, width: int | None) -> list[str]:
         said = f"{'have' if several else 'has'} been {one['phase']} for {lasted}"
     else:
         said = f"{_is_are(len(tunnels))} {one['phase']}"
-    said += f" ({one['reason']})" if one["reason"] else ""
-    colour = _COLOURS.get(one["phase"], "yellow")
+    return _headline(names, said, about, width)
+
+
+def _headline(names: str, said: str, about: Tunnel | Target, width: int | None) -> list[str]:
+    said += f" ({about['reason']})" if about["reason"] else ""
+    colour = _COLOURS.get(about["phase"], "yellow")
     return [line.replace(said, painted(said, colour)) for line in wrapped(f"{clean(names)} {said}:", width, indent="")]
 
 
-def _sentences(tunnels: list[Tunnel], target: Target | None, now: datetime) -> list[str]:
+def _named(tunnel: Tunnel) -> str:
+    description = tunnel.get("description")
+    return f"{tunnel['id']} ({description})" if description else tunnel["id"]
+
+
+def _sentences(tunnels: list[Tunnel], about: Tunnel | Target, now: datetime) -> list[str]:
     """What happened and what to do; who waits for it; whether a person is needed; when it is tried again."""
-    said = [clean(tunnels[0]["message"] or "")]
+    said = [clean(about["message"] or "")]
     if held := sum(tunnel["held"] for tunnel in tunnels):
         said.append(f"{count(held, 'client')} {'waits' if held == 1 else 'wait'} for it.")
-    if tunnels[0]["needsAction"]:
+    if about["needsAction"]:
         said.append("This needs you: trying again will not help until something is changed.")
-    if when := _next_try(tunnels[0], target, now):
+    if when := _next_try(about, now):
         said.append(when)
     return said
 
@@ -138,15 +163,25 @@ def wrapped(text: str, width: int | None, indent: str = "  ") -> list[str]:
     )
 
 
-def _next_try(tunnel: Tunnel, target: Target | None, now: datetime) -> str:
-    at = tunnel.get("nextTryAt") or (target["nextTryAt"] if target and target["reason"] == tunnel["reason"] else None)
-    since = seconds_since(at, now)
+def _next_try(about: Tunnel | Target, now: datetime) -> str:
+    since = seconds_since(about.get("nextTryAt"), now)
     if since is None:
         return ""
     if since >= 0:
         return "Trying again now."
-    hurried = "; at once when a file that it names changes" if tunnel["reason"] in _READS_FILES else ""
+    hurried = "; at once when a file that it names changes" if about["reason"] in _READS_FILES else ""
     return f"Next try in {span(1 - since)}{hurried}."
+
+
+def _of_targets(status: Status, now: datetime, width: int | None) -> list[str]:
+    """What targets that are up have to say and none of their tunnels does."""
+    told = {(tunnel["target"], tunnel["message"]) for tunnel in status["tunnels"]}
+    made = []
+    for target in status["targets"]:
+        if target["phase"] == "up" and target["message"] and (target["name"], target["message"]) not in told:
+            said = [line for text in _sentences([], target, now) for line in wrapped(text, width)]
+            made += [*_headline(target["name"], "is up", target, width), *said, ""]
+    return made
 
 
 def _unverified(targets: Sequence[Target], width: int | None) -> list[str]:
@@ -172,7 +207,10 @@ def _config(config: Config, width: int | None) -> list[str]:
     return made
 
 
-def _sum(tunnels: Sequence[Tunnel], config: Config, now: datetime, width: int | None) -> list[str]:
+def _sum(status: Status, now: datetime, width: int | None) -> list[str]:
+    tunnels, config = status["tunnels"], status["config"]
+    if status.get("ending"):
+        return [painted(_ending(sum(tunnel["connections"] for tunnel in tunnels)), "red")]
     wanted = [tunnel for tunnel in tunnels if tunnel["phase"] not in NOT_ASKED_FOR]
     up, aside = sum(tunnel["up"] for tunnel in wanted), len(tunnels) - len(wanted)
     if wanted:
@@ -185,3 +223,8 @@ def _sum(tunnels: Sequence[Tunnel], config: Config, now: datetime, width: int | 
     rest += "" if config["converged"] else "; still converging"
     colour = ("green" if up == len(wanted) else "red") if wanted else ""
     return [line.replace(said, painted(said, colour), 1) for line in wrapped(f"{said}{rest}.", width, indent="")]
+
+
+def _ending(clients: int) -> str:
+    may = f": {count(clients, 'client')} may finish, nobody new comes in" if clients else ""
+    return f"The process is ending{may}."

@@ -11,6 +11,7 @@ from reconciler.cli.client import Control, NothingRuns, Refused, Trouble
 from reconciler.cli.values import DURATION
 
 _RETRY = 0.1  # seconds between two looks for a process that is still to start
+_ENDED = 503  # of a process that goes while it is asked
 _SLACK = 5.0  # the process answers when the time is over; it may be a little late
 
 
@@ -26,7 +27,7 @@ _SLACK = 5.0  # the process answers when the time is over; it may be a little la
 def command(ids: tuple[str, ...], revision: str | None, timeout: float, control: Control) -> None:
     r"""Wait until tunnels are up: those named, or all.
 
-    Waits for the process too, if it is only just starting.
+    Waits for the process too, if it is only just starting, or being replaced.
 
     \b
     tunnels run tunnels.yaml & tunnels wait && psql -h localhost -p 5432
@@ -45,12 +46,12 @@ def command(ids: tuple[str, ...], revision: str | None, timeout: float, control:
         query = {"revision": revision, "ids": ",".join(ids), "timeout": f"{left:.3f}"}
         try:
             control.get("/api/v1/wait", within=left + _SLACK, **{name: said for name, said in query.items() if said})
-        except Refused:
-            raise
         except Trouble as trouble:  # it is starting, or being replaced
+            if isinstance(trouble, Refused) and trouble.status != _ENDED:
+                raise
             if time.monotonic() + _RETRY >= deadline:
-                said = "in time: " if isinstance(trouble, NothingRuns) else ""
-                raise Trouble(f"{said}{trouble.message}") from None
+                how = "; `tunnels run FILE` starts one" if isinstance(trouble, NothingRuns) else ""
+                raise Trouble(f"not in time: {trouble.message}{how}") from None
             time.sleep(_RETRY)
         else:
             return

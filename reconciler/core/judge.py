@@ -11,7 +11,7 @@ from ipaddress import ip_address
 from types import MappingProxyType
 
 from reconciler.core.backoff import next_link_try, next_socket_try
-from reconciler.core.plan import is_wanted
+from reconciler.core.plan import FAIL_BACK_EVERY, is_wanted
 from reconciler.core.spec import Desired, Listen, RemoteTcp, TargetSpec, TunnelSpec
 from reconciler.core.status import (
     Destination,
@@ -44,6 +44,11 @@ class Verdict:
     @property
     def needs_action(self) -> bool:
         return self.reason is not None and Failure(self.reason, "").needs_action
+
+    @property
+    def is_trouble(self) -> bool:
+        """Whether something fails: it is not up, or it is and what is to replace its connection cannot be made."""
+        return self.reason is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,10 +99,12 @@ def judge(
     now: Now,
     broken: Mapping[str, str] = _NONE_BROKEN,
     removed: Iterable[TunnelSpec] = (),
+    gone: str = "removed",
 ) -> Judgement:
     """What is up, what is not, and why.
 
-    `broken`: targets that the file's own gaps keep off, with the sentence. `removed`: tunnels that were asked for.
+    `broken`: targets that the file's own gaps keep off, with the sentence. `removed`: tunnels that were asked for;
+    `gone`: why they are not any more.
     """
     by_target: dict[str, list[LinkState]] = {}
     for link in observed.links:
@@ -126,9 +133,9 @@ def judge(
         bound = socket.bound if socket is not None and socket.bound else str(tunnel.listen)
         tunnels.append(TunnelStatus(tunnel.id, tunnel, verdict, bound))
     leaving = tuple(
-        TunnelStatus(gone.id, gone, _leaving("removed"), str(gone.listen))
-        for gone in removed
-        if gone.id in busy and gone.id not in desired.tunnels
+        TunnelStatus(tunnel.id, tunnel, _leaving(gone), str(tunnel.listen))
+        for tunnel in removed
+        if tunnel.id in busy and tunnel.id not in desired.tunnels
     )
     return Judgement(tuple(targets.values()), tuple(tunnels), leaving)
 
@@ -162,9 +169,9 @@ def _target_verdict(
     if target.off:
         return Verdict(Phase.OFF, message=f"{target.off}")
     if live:
-        right = any(link.access == target.access and link.trusted for link in live)
+        right = [link for link in live if link.access == target.access and link.trusted]
         if right or tries is None:
-            return Verdict(Phase.UP)
+            return Verdict(Phase.UP, message=_second_choice(right, tries))
         return Verdict(
             Phase.UP,
             tries.last.reason,
@@ -185,6 +192,18 @@ def _target_verdict(
         last = f"; the last connection: {tries.last.message}" if tries is not None else ""
         return Verdict(Phase.STANDBY, message=f"connects when the first client comes{last}")
     return Verdict(Phase.PENDING)
+
+
+def _second_choice(links: list[LinkState], tries: Tries | None) -> str:
+    """What there is to say where the host that is preferred carries nobody."""
+    best = min(links, key=lambda link: link.host, default=None)
+    if best is None or best.host == 0:
+        return ""
+    hosts = best.access.hop.hosts
+    before = f"{hosts[0]} is" if best.host == 1 else "those before it are"
+    last = f"; last time: {tries.last.message}" if tries is not None and tries.at > best.since else ""
+    again = f"{before} tried again every {FAIL_BACK_EVERY:g} s{last}"
+    return f"on {hosts[best.host]}, host {best.host + 1} of {len(hosts)}: {again}"
 
 
 def _rests(target: TargetSpec, links: list[LinkState], observed: Observed, now: Now) -> bool:
@@ -233,8 +252,18 @@ def _judge_tunnel(
         return Verdict(Phase.CONNECTING)
     trouble = _trouble(tunnel, observed)
     if trouble is not None and trouble.failure is not None:
-        return Verdict(Phase.UNHEALTHY, trouble.failure.reason, trouble.failure.message, failures=trouble.failures)
-    return Verdict(Phase.UP, message=target.message or _doubt(tunnel.listen, socket.bound))
+        message = _asked_again(tunnel, trouble.failure)
+        return Verdict(Phase.UNHEALTHY, trouble.failure.reason, message, failures=trouble.failures)
+    return Verdict(Phase.UP, message=target.message if target.is_trouble else _doubt(tunnel.listen, socket.bound))
+
+
+def _asked_again(tunnel: TunnelSpec, failure: Failure) -> str:
+    """What failed, and who tries it next; a password that cannot be read is looked at when its file changes."""
+    if failure.reason is Reason.SECRET_UNREADABLE:
+        return failure.message
+    health = tunnel.policy.health
+    again = f"Asked again every {health.interval:g} s." if health else "The next client tries it again."
+    return f"{failure.message}{'' if failure.message.endswith('?') else '.'} {again}"
 
 
 def _doubt(listen: Listen, bound: str) -> str:

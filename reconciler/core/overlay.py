@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from fnmatch import fnmatchcase
 
 from reconciler.core.spec import Desired, TunnelSpec
@@ -44,7 +45,7 @@ class Overlay:
         """What to converge to."""
         mine = self._share(files)
         mine = mine.restarted(self.generations) if self.generations else mine
-        return mine.paused(self.pauses) if self.pauses else mine
+        return self._paused(mine) if self.pauses else mine
 
     def _share(self, files: Desired) -> Desired:
         if self.shard is None:
@@ -52,6 +53,13 @@ class Overlay:
         return Desired.of(
             (target for target in files.targets.values() if self.shard.has(target.name)),
             (tunnel for tunnel in files.tunnels.values() if self.shard.has(tunnel.target)),
+        )
+
+    def _paused(self, mine: Desired) -> Desired:
+        why = {tunnel: _until(wall) for tunnel, wall in self.pauses.items()}
+        return Desired.of(
+            mine.targets.values(),
+            (replace(one, off=one.off or why[one.id]) if one.id in why else one for one in mine.tunnels.values()),
         )
 
     def restart(self, target: str) -> None:
@@ -68,6 +76,13 @@ class Overlay:
     def over_by(self, wall: float) -> list[str]:
         """The tunnels whose pause has ended by then."""
         return [tunnel for tunnel, until in self.pauses.items() if until is not None and until <= wall]
+
+
+def _until(wall: float | None) -> str:
+    """Why it is off."""
+    if wall is None:
+        return "paused"
+    return f"paused until {datetime.fromtimestamp(wall, UTC).replace(tzinfo=None).isoformat(timespec='seconds')}Z"
 
 
 def is_meant(tunnel: TunnelSpec, patterns: Iterable[str]) -> bool:

@@ -366,14 +366,6 @@ class Desired:
             self.tunnels.values(),
         )
 
-    def paused(self, ids: Iterable[str]) -> Desired:
-        """With these tunnels off."""
-        off = frozenset(ids)
-        return Desired.of(
-            self.targets.values(),
-            (replace(t, off=t.off or "paused") if t.id in off else t for t in self.tunnels.values()),
-        )
-
 
 def _shared(new: _T, old: _T | None) -> _T:
     return old if old is not None and old == new else new

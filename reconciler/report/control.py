@@ -6,7 +6,7 @@ that is bound already. Peers must have this process's uid, or be root. Errors ar
     GET  /api/v1/status                                    as DESIGN section 7
     GET  /api/v1/events[?follow=1]                         {"events": [...]}, or server-sent events
     GET  /api/v1/connections                               {"connections": [...]}
-    GET  /api/v1/wait?revision=R&ids=a,b&timeout=30        {"ok": true}; 404, 408, 409 if R was rejected
+    GET  /api/v1/wait?revision=R&ids=a,b&timeout=30        {"ok": true}; 404, 408, 409: R was rejected, 503: it ends
     GET  /api/v1/diagnose?id=X                             {"steps": [...]}
     POST /api/v1/restart {"ids": [...], "now": false}      {"done": [...]}; 404
     POST /api/v1/pause   {"ids": [...], "seconds": null}
@@ -35,7 +35,7 @@ LONGEST = 10 * 366 * 86_400.0
 
 
 class NotSoError(Exception):
-    """What was waited for will not come (`status` 409), or did not come in time (408)."""
+    """What was waited for will not come (`status` 409, 503: the process has ended), or did not come in time (408)."""
 
     def __init__(self, status: int, message: str) -> None:
         super().__init__(message)

@@ -29,7 +29,7 @@ class Change:
         text = f"{self.subject} is {self.verdict.phase}"
         if self.verdict.reason is not None:
             text += f" ({self.verdict.reason})"
-        if self.verdict.phase is Phase.UP and self.detail:
+        if self.verdict.phase is Phase.UP and self.detail not in self.verdict.message:
             text += f": {self.detail}"
         if self.verdict.message:
             text += f": {self.verdict.message}"
@@ -37,7 +37,7 @@ class Change:
 
     @property
     def is_trouble(self) -> bool:
-        return self.verdict is not None and self.verdict.phase in (Phase.DOWN, Phase.UNHEALTHY)
+        return self.verdict is not None and self.verdict.is_trouble
 
 
 @dataclass(slots=True)

@@ -167,9 +167,13 @@ Json = dict[str, object]
 
 
 def to_json(snapshot: Snapshot) -> Json:
-    """The form of DESIGN section 7, and for the page: a target's hosts and jump hosts, a tunnel's expiry."""
+    """The form of DESIGN section 7, and for the page: a target's hosts and jump hosts, a tunnel's expiry.
+
+    `ending` is there only when it is true: its tunnels are gone then, or leaving.
+    """
     config = snapshot.config
     return {
+        **({"ending": True} if snapshot.pulse.ending else {}),
         "config": {
             "files": [{"path": f.path, "valid": f.valid, "error": f.error or None} for f in config.files],
             "revision": config.revision or None,

@@ -18,7 +18,6 @@ from reconciler.report.journal import Change
 log = logging.getLogger(__name__)
 
 FIRST, LONGEST = 10.0, 600.0  # seconds
-_TROUBLE = (Phase.DOWN, Phase.UNHEALTHY)
 
 _Labels = tuple[tuple[str, str], ...]
 
@@ -44,7 +43,7 @@ class Teller:
             before = self._spoken.get(change.subject)
             if not change.is_trouble:
                 self._spoken.pop(change.subject, None)
-            elif before is None or change.before not in _TROUBLE or _needs_action(change.verdict):
+            elif before is None or _came_or_went(change) or _needs_action(change.verdict):
                 self._spoken[change.subject] = _Spoken(now, FIRST, _failures(change.verdict))
             else:
                 continue  # it fails in another way, which needs no person either: its reminders tell
@@ -75,11 +74,16 @@ def _own_troubles(judgement: Judgement) -> Iterable[tuple[str, Verdict, _Labels 
     of_target = {}
     for target in judgement.targets:
         of_target[target.name] = target.verdict
-        if target.verdict.phase in _TROUBLE:
+        if target.verdict.is_trouble:
             yield f"target {target.name}", target.verdict, None
     for tunnel in judgement.tunnels:
-        if tunnel.verdict.phase in _TROUBLE and tunnel.verdict is not of_target.get(tunnel.spec.target):
+        if tunnel.verdict.is_trouble and tunnel.verdict is not of_target.get(tunnel.spec.target):
             yield f"tunnel {tunnel.id}", tunnel.verdict, tunnel.spec.policy.labels
+
+
+def _came_or_went(change: Change) -> bool:
+    """Whether it was up and is not any more, or the other way round."""
+    return (change.before is Phase.UP) is not (change.verdict is not None and change.verdict.phase is Phase.UP)
 
 
 def _needs_action(verdict: Verdict | None) -> bool:
@@ -94,7 +98,7 @@ def _log(
     subject: str, verdict: Verdict | None, text: str, labels: _Labels | None = None, level: int | None = None
 ) -> None:
     kind, _, name = subject.partition(" ")
-    trouble = verdict is not None and verdict.phase in _TROUBLE
+    trouble = verdict is not None and verdict.is_trouble
     fields = {
         "target": name.partition("/")[0],
         "tunnel": name if kind == "tunnel" else None,

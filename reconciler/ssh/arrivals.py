@@ -27,7 +27,7 @@ from reconciler.ssh.failures import from_channel_open, printable, socks_reply
 from reconciler.ssh.flows import Flows
 from reconciler.ssh.kinds import dial_near, far_destination
 from reconciler.ssh.ledger import Entry, Ledger
-from reconciler.ssh.limits import Throttles, Visitor, destination_refused, forbids, source_allowed
+from reconciler.ssh.limits import Refusals, Throttles, Visitor, destination_refused, forbids, source_allowed
 from reconciler.ssh.link import Link
 from reconciler.ssh.near import Near
 from reconciler.ssh.relay import Far, Meter, Relay
@@ -37,6 +37,7 @@ from reconciler.ssh.tally import Tally
 log = logging.getLogger(__name__)
 
 WRONG_LOGIN_PAUSE = 1.0  # seconds until a SOCKS client is told that its password is wrong: guessing is to take long
+NOT_ALLOWED = "its address is not allowed (allow, deny)"
 ORIGIN_MAX = 64  # characters of what a server may say of where its client came from: an address, or a path
 
 
@@ -63,6 +64,7 @@ class Arrivals:
         self._loop = asyncio.get_running_loop()
         self._tasks: set[asyncio.Task[object]] = set()
         self._throttles = Throttles()
+        self._refusals = Refusals()
         self.meters: dict[str, Meter] = {}
         self.destinations: dict[str, Destination] = {}
 
@@ -109,12 +111,12 @@ class Arrivals:
     def accept(self, door: Door, near: Near) -> None:
         """A client connected."""
         tunnel = door.state.owner
-        meter = self.meter(tunnel)
-        if not source_allowed(tunnel, origin_of(near)[0]):
-            meter.count("denied")
+        client = origin_of(near)[0]
+        if not source_allowed(tunnel, client):
+            self._refuse(tunnel, "denied", client, NOT_ALLOWED)
             near.reset()
         elif self._is_full(door):
-            meter.count("limit")
+            self._refuse(tunnel, "limit", client, _full(tunnel))
             near.reset()
         else:
             task = self._loop.create_task(self._arrive(door, near))
@@ -123,6 +125,10 @@ class Arrivals:
             # Not in the task itself: one that is cancelled before its first step never runs, and the client would hang.
             task.add_done_callback(lambda done: near.reset() if done.cancelled() else None)
             self._until_done(task)
+
+    def _refuse(self, tunnel: TunnelSpec, result: str, client: str, why: str) -> None:
+        self.meter(tunnel).count(result)
+        self._refusals.tell(tunnel, result, client, why)
 
     def _is_full(self, door: Door) -> bool:
         policy = door.state.owner.policy
@@ -141,7 +147,11 @@ class Arrivals:
             while not await self._connect(door, near, asked, give_up_at, entry):
                 pass
         except TurnedAway as end:
-            self.meter(door.state.owner).count(end.result)
+            tunnel = door.state.owner
+            self.meter(tunnel).count(end.result)
+            if end.result == "hold_timeout":
+                why = f"there was no SSH connection for {tunnel.policy.hold_timeout:g} s"
+                self._refusals.tell(tunnel, end.result, origin_of(near)[0], why)
             if end.said and not near.lost:
                 near.transport.write(end.said)
                 near.transport.close()
@@ -160,14 +170,15 @@ class Arrivals:
             asked = await greet(near, tunnel, self._environ)
         except SocksRefusedError as refused:
             self.look_at_passwords(tunnel)
-            log.info("tunnel %s: client %s was refused: %s", tunnel.id, origin_of(near)[0], refused)
+            result = "auth_failed" if refused.login else "denied"
+            self._refusals.tell(tunnel, result, origin_of(near)[0], str(refused))
             if refused.login:
                 await asyncio.sleep(WRONG_LOGIN_PAUSE)
-            raise TurnedAway("auth_failed" if refused.login else "denied", refused.reply) from None
+            raise TurnedAway(result, refused.reply) from None
         except (ConnectionError, TimeoutError):
             raise TurnedAway("denied") from None
         if why := destination_refused(door.state.owner, asked.to):
-            log.info("tunnel %s: client %s was refused: %s", tunnel.id, origin_of(near)[0], why)
+            self._refusals.tell(tunnel, "denied", origin_of(near)[0], why)
             raise TurnedAway("denied", reply(Reply.NOT_ALLOWED))
         return asked
 
@@ -178,7 +189,8 @@ class Arrivals:
         to = far_destination(tunnel.route, asked.to if asked else None)
         origin = origin_of(near)
         visitor = Visitor(origin[0], str(to), asked.to if asked else None, asked.user if asked else None)
-        if forbids(tunnel, visitor):
+        if why := forbids(tunnel, visitor):
+            self._refusals.tell(tunnel, "denied", origin[0], why)
             raise TurnedAway("denied", reply(Reply.NOT_ALLOWED) if asked else b"")
         task = asyncio.current_task()
         assert task is not None
@@ -199,8 +211,10 @@ class Arrivals:
                 door.waiting.add(task)
                 entry.relay = entry.link = None
                 return False
+            failure = from_channel_open(error, str(to))
+            self._refusals.tell(tunnel, "dial_failed", origin[0], failure.message)
             if asked is None:  # what one SOCKS client asks for in vain says nothing about the next one's
-                self._unreachable(tunnel, from_channel_open(error, str(to)))
+                self._unreachable(tunnel, failure)
             relay.unopened()
             raise TurnedAway("dial_failed", reply(Reply(socks_reply(error))) if asked else b"") from None
         finally:
@@ -217,18 +231,17 @@ class Arrivals:
     async def accept_far(self, door: Door, link: Link, host: str, port: int) -> asyncssh.SSHTCPSession[bytes]:
         """A client connected to a listener on the server: dial its destination from here."""
         tunnel = door.state.owner
-        meter = self.meter(tunnel)
         host = printable(host[:ORIGIN_MAX])
         if host and not source_allowed(tunnel, host):
-            meter.count("denied")
+            self._refuse(tunnel, "denied", host, NOT_ALLOWED)
             raise asyncssh.ChannelOpenError(asyncssh.OPEN_ADMINISTRATIVELY_PROHIBITED, "not allowed")
         if self._is_full(door):
-            meter.count("limit")
+            self._refuse(tunnel, "limit", host, _full(tunnel))
             raise asyncssh.ChannelOpenError(asyncssh.OPEN_RESOURCE_SHORTAGE, "too many connections")
         entry = self._ledger.arrived(tunnel, host, port)
         visitor = Visitor(host, str(tunnel.route))
         try:
-            near = await self._dial(door, tunnel, link)
+            near = await self._dial(door, tunnel, link, host)
         except BaseException:
             self._ledger.ended(entry, "")
             raise
@@ -240,10 +253,10 @@ class Arrivals:
         relay = self._enter(near, visitor, door, tunnel, link, window, entry)
         self._ledger.opened(entry)
         self._reached(tunnel)
-        meter.count("ok")
+        self.meter(tunnel).count("ok")
         return Far(relay, window)
 
-    async def _dial(self, door: Door, tunnel: TunnelSpec, link: Link) -> Near:
+    async def _dial(self, door: Door, tunnel: TunnelSpec, link: Link, client: str) -> Near:
         task = asyncio.current_task()
         assert task is not None
         self._until_done(task)
@@ -252,8 +265,9 @@ class Arrivals:
         try:
             return await dial_near(tunnel.route, link.dial_timeout)
         except OSError as error:
-            self._unreachable(tunnel, from_channel_open(error, str(tunnel.route)))
-            self.meter(tunnel).count("dial_failed")
+            failure = from_channel_open(error, str(tunnel.route))
+            self._unreachable(tunnel, failure)
+            self._refuse(tunnel, "dial_failed", client, failure.message)
             raise asyncssh.ChannelOpenError(asyncssh.OPEN_CONNECT_FAILED, "the destination is not reached") from None
         finally:
             door.dialling -= 1
@@ -295,3 +309,7 @@ class Arrivals:
             for tunnel in [tunnel for tunnel in store if tunnel not in live]:
                 store.pop(tunnel)
         self.doorstep.forget({tunnel.partition("/")[0] for tunnel in live})
+
+
+def _full(tunnel: TunnelSpec) -> str:
+    return f"maxConnections {tunnel.policy.max_connections} is reached"

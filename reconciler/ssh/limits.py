@@ -1,4 +1,4 @@
-"""What a tunnel's policy allows its clients: sources, destinations, users, bandwidth.
+"""What a tunnel's policy allows its clients: sources, destinations, users, bandwidth; what the log says of refusals.
 
 Owns the parsed rules and the shared buckets. In: a tunnel as it is now, and a client. Out: yes or why not. A policy
 edit needs nothing here: rules are looked up by their text, and `forbids` tells whether a live client may stay.
@@ -6,6 +6,8 @@ edit needs nothing here: rules are looked up by their text, and `forbids` tells 
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import time
 from dataclasses import dataclass
 from functools import lru_cache
@@ -13,6 +15,10 @@ from functools import lru_cache
 from reconciler.core.access import DestinationRules, SourceRules
 from reconciler.core.spec import FarTcp, SocksUser, TunnelSpec
 from reconciler.core.throttle import Bucket
+
+log = logging.getLogger(__name__)
+
+FIRST, LONGEST = 10.0, 600.0  # seconds from one line about refusals of a kind to the next: doubled each time
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,3 +85,42 @@ class Throttles:
     def forget(self, live: set[str]) -> None:
         for tunnel in [tunnel for tunnel in self._buckets if tunnel not in live]:
             del self._buckets[tunnel]
+
+
+class Refusals:
+    """Clients who were sent away, in the log: the first of a kind and tunnel at once, then how many more there were.
+
+    Each of those is a line at debug. A kind that was quiet for an interval begins anew.
+    """
+
+    def __init__(self) -> None:
+        self._more: dict[tuple[str, str], int] = {}  # since the last line, by tunnel and result
+
+    def tell(self, tunnel: TunnelSpec, result: str, client: str, why: str) -> None:
+        """`result` is what the client was counted as."""
+        kind = tunnel.id, result
+        is_first = kind not in self._more
+        self._more[kind] = 0 if is_first else self._more[kind] + 1
+        level = _level(result) if is_first else logging.DEBUG
+        _log(level, tunnel, f"{f'client {client}' if client else 'a client'} was refused: {why}")
+        if is_first:
+            self._sum_up_after(FIRST, tunnel, result)
+
+    def _sum_up_after(self, pause: float, tunnel: TunnelSpec, result: str) -> None:
+        def sum_up() -> None:
+            if more := self._more.pop((tunnel.id, result)):
+                clients = "1 more client was" if more == 1 else f"{more} more clients were"
+                _log(_level(result), tunnel, f"{clients} refused in the last {pause:g} s ({result})")
+                self._more[tunnel.id, result] = 0
+                self._sum_up_after(min(2 * pause, LONGEST), tunnel, result)
+
+        asyncio.get_running_loop().call_later(pause, sum_up)
+
+
+def _level(result: str) -> int:
+    return logging.WARNING if result == "limit" else logging.INFO
+
+
+def _log(level: int, tunnel: TunnelSpec, text: str) -> None:
+    fields = {"target": tunnel.target, "tunnel": tunnel.id, "labels": dict(tunnel.policy.labels) or None}
+    log.log(level, "tunnel %s: %s", tunnel.id, text, extra=fields)

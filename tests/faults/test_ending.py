@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from integration.commands import ran
 from support.clients import Mover, all_move
 from support.program import answers, program
 from support.services import EchoServer, connected, refuses
@@ -88,6 +89,41 @@ async def test_who_does_not_leave_is_cut_at_the_end_of_the_drain_timeout(
     assert took < DRAIN * BUSY
     with capsys.disabled():
         print(f"\n  ending with a client that stays: exit 0 after {took:.2f} s of {DRAIN:g} s drainTimeout")
+
+
+async def test_while_it_ends_it_says_so_and_wait_waits_for_the_next_one(
+    sshd: Sshd, echo: EchoServer, tmp_path: Path
+) -> None:
+    port, control = free_port(), tmp_path / "control.sock"
+    env = {"TUNNELS_CONTROL": str(control)}
+    config = tmp_path / "tunnels.yaml"
+    config.write_text(file(sshd, local("near", port, echo.port, drainTimeout="5m"), local("idle", 0, echo.port)))
+    async with program(config, "--control", str(control)) as old:
+        await answers(port)
+        async with connected("127.0.0.1", port) as (reader, writer):
+            writer.write(b"x")
+            assert await reader.readexactly(1) == b"x"
+            old.send(signal.SIGTERM)
+            await eventually(lambda: refuses(port))
+            status = await ran("status", env=env)
+            assert status.code == 1
+            assert "server/near is draining:\n  the process is ending: its last clients are leaving\n" in status.out
+            assert status.out.endswith("The process is ending: 1 client may finish, nobody new comes in.\n")
+            shown = await ran("status", "server/idle", "--output", "json", env=env)
+            assert (shown.code, shown.json["ending"], shown.json["tunnels"]) == (1, True, [])
+            vain = await ran("wait", "server/idle", "--timeout", "100ms", env=env)
+            assert (vain.code, vain.err) == (1, "error: not within 0.1 s: it is ending\n")
+            waiting = asyncio.create_task(ran("wait", "server/idle", "--timeout", "30s", env=env))
+            await eventually(lambda: is_asked(control))
+        assert await old.ended() == 0
+    async with program(config, "--control", str(control)):
+        waited = await waiting
+        assert (waited.code, waited.err) == (0, "")
+
+
+def is_asked(control: Path) -> bool:
+    """Whether somebody is connected: the socket of each connection is listed beside the one that listens."""
+    return Path("/proc/net/unix").read_text().count(f" {control}\n") > 1
 
 
 @pytest.mark.parametrize("first", [signal.SIGTERM, signal.SIGINT])

@@ -11,10 +11,12 @@ from pathlib import Path
 
 import pytest
 
+from integration.commands import ran
 from reconciler.core import plan
 from reconciler.core.actions import Dial
 from reconciler.core.status import LinkPhase
 from support.clients import all_move, moving
+from support.endpoints import whole
 from support.services import EchoServer, exchange
 from support.sshd import Sshd
 from support.tunnels import Running, file, local, running
@@ -67,6 +69,23 @@ async def test_clients_fail_over_and_fail_back_without_being_refused_or_cut(
             f"\n  a preferred host gone: clients on the next one after {over:.2f} s; back: new ones there after "
             f"{took:.2f} s (looked at every 0.5 s here), 0 of 5 clients cut"
         )
+
+
+async def test_that_the_first_host_is_not_used_is_told_by_status_log_and_events(
+    sshd: Sshd, echo: EchoServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    dead = f"{sshd.host}:{free_port()}"
+    hosts = f'["{dead}", "{sshd.host}:{sshd.port}"]'
+    text = file(sshd, local("echo", free_port(), echo.port), host=None, port=None, hosts=hosts)
+    said = f"on {sshd.host}:{sshd.port}, host 2 of 2: {dead} is tried again every 60 s"
+    async with whole(tmp_path, text) as it:
+        await it.tunnels.all_up()
+        assert f"target server is up: {said}" in [record.getMessage() for record in caplog.records]
+        events = (await it.control.get("/api/v1/events"))["events"]
+        assert [one["message"] for one in events if (one["subject"], one["phase"]) == ("target server", "up")] == [said]
+        status = await ran("status", env={"TUNNELS_CONTROL": it.served.control})
+        assert (status.code, f"\nserver is up:\n  {said}\n" in status.out) == (0, True), status.out
 
 
 @pytest.mark.parametrize("healthy_for", [0.0, 20.0])

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import logging
+import re
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -16,9 +18,10 @@ from reconciler.core.judge import Judgement, TargetStatus, Verdict
 from reconciler.core.status import Phase, Reason
 from reconciler.report.journal import Journal
 from reconciler.report.telling import Teller
+from reconciler.ssh import limits
 from support.services import EchoServer, connected, exchange
 from support.sshd import Sshd
-from support.tunnels import Running, file, local, running, target
+from support.tunnels import Running, file, local, remote, running, target
 from support.wait import eventually, free_port
 
 
@@ -84,6 +87,85 @@ def test_what_keeps_failing_is_told_ever_more_rarely_with_its_count(caplog: pyte
     well = Judgement((TargetStatus("prod", Verdict(Phase.UP), "", ()),), ())
     teller.tell(journal.note(well, 3600), well, 3600.0)
     assert [record.message for record in caplog.records] == ["target prod is up"]
+
+
+def test_a_replacement_that_cannot_be_made_is_a_warning_with_reminders_though_the_old_one_goes_on(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level("INFO")
+    journal, teller = Journal(), Teller()
+
+    def passes(verdict: Verdict, second: float) -> list[tuple[str, str]]:
+        caplog.clear()
+        judgement = Judgement((TargetStatus("prod", verdict, "a:22", ()),), ())
+        teller.tell(journal.note(judgement, second), judgement, second)
+        return [(record.levelname, record.message) for record in caplog.records]
+
+    passes(Verdict(Phase.UP), 0.0)
+    [(level, message)] = passes(Verdict(Phase.UP, Reason.REFUSED, "the old one goes on", failures=1), 1.0)
+    assert (level, message) == ("WARNING", "target prod is up (refused): a:22: the old one goes on")
+    assert not passes(Verdict(Phase.UP, Reason.TIMEOUT, "the old one goes on", failures=2), 2.0), "not for each try"
+    [(level, message)] = passes(Verdict(Phase.UP, Reason.TIMEOUT, "the old one goes on", failures=9), 12.0)
+    assert (level, message.partition("(9th")[1]) == ("WARNING", "(9th")
+    [(level, _)] = passes(Verdict(Phase.DOWN, Reason.TIMEOUT, "and it is gone", failures=9), 13.0)
+    assert level == "WARNING"
+    [(level, message)] = passes(Verdict(Phase.UP), 14.0)
+    assert (level, message) == ("INFO", "target prod is up: a:22")
+
+
+async def test_clients_that_are_refused_are_told_once_and_then_counted(
+    sshd: Sshd, echo: EchoServer, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "FIRST", 1.0)
+    caplog.set_level("DEBUG", "reconciler")
+    names = ("full", "denied", "dead", "back")
+    ports = {name: free_port() for name in names}
+    nobody = free_port()
+    text = file(
+        sshd,
+        local("full", ports["full"], echo.port, maxConnections=1),
+        local("denied", ports["denied"], echo.port, deny="[127.0.0.1]"),
+        local("dead", ports["dead"], nobody),
+        remote("back", ports["back"], nobody),
+    )
+    async with running(tmp_path, text) as tunnels:
+        await tunnels.all_up()
+        async with connected("127.0.0.1", ports["full"]) as (reader, writer):
+            writer.write(b"x")
+            assert await reader.readexactly(1) == b"x"
+            for port in ports.values():
+                for _ in range(5):
+                    await is_sent_away(port)
+        await eventually(lambda: all(are_counted(caplog, name) for name in names))
+    refused = f":{nobody} refuses connections"
+    for name, level, why in (
+        ("full", "WARNING", "maxConnections 1 is reached"),
+        ("denied", "INFO", "its address is not allowed"),
+        ("dead", "INFO", refused),
+        ("back", "INFO", refused),
+    ):
+        each = [record for record in refusals(caplog, name) if " was refused: " in record.getMessage()]
+        assert len(each) == 5
+        assert all(why in record.getMessage() for record in each)
+        assert (each[0].levelname, each[0].__dict__["tunnel"]) == (level, f"server/{name}")
+
+
+async def is_sent_away(port: int) -> None:
+    async with connected("127.0.0.1", port) as (reader, _):
+        with contextlib.suppress(ConnectionResetError):
+            assert await reader.read() == b""
+
+
+def refusals(caplog: pytest.LogCaptureFixture, name: str) -> list[logging.LogRecord]:
+    of_tunnel = [record for record in caplog.records if record.name == limits.__name__]
+    return [record for record in of_tunnel if f"server/{name}:" in record.getMessage()]
+
+
+def are_counted(caplog: pytest.LogCaptureFixture, name: str) -> bool:
+    """Whether those who got a line at debug alone are in the sums of the others."""
+    said = refusals(caplog, name)
+    sums = re.findall(r"(\d+) more clients? w\w+ refused in the last", "\n".join(one.getMessage() for one in said))
+    return sum(map(int, sums)) == sum(one.levelno == logging.DEBUG for one in said) > 0
 
 
 async def test_the_audit_says_who_went_where_and_how_it_ended(

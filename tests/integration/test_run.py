@@ -6,18 +6,22 @@ import asyncio
 import contextlib
 import json
 import os
+import re
 import signal
+import socket
 import sys
 from collections.abc import AsyncIterator
 from functools import partial
 from pathlib import Path
 
 import aiohttp
+import pytest
 
+from reconciler import service
 from support.endpoints import Client, client_of
 from support.services import EchoServer
 from support.sshd import Sshd
-from support.tunnels import file, local, target
+from support.tunnels import file, local, running, target
 from support.wait import eventually, free_port
 
 NOWHERE = ("--listen", "none", "--control", "none")
@@ -137,6 +141,51 @@ async def test_shards_share_the_targets(sshd: Sshd, echo: EchoServer, tmp_path: 
         assert out, err
         found += out.lower().split()
     assert sorted(found) == names
+
+
+async def test_without_its_control_socket_it_says_who_has_it_and_takes_it_when_it_is_free(tmp_path: Path) -> None:
+    where = written(tmp_path, "targets: {}\n")
+    environ = {"XDG_RUNTIME_DIR": str(tmp_path)}
+    path = tmp_path / "tunnels.sock"
+    async with run(where, "--listen", "none", **environ) as old:
+        await eventually(path.exists, within=30)
+        async with run(where, "--listen", "none", **environ) as new:
+            assert new.stderr is not None
+            line = (await asyncio.wait_for(new.stderr.readline(), 30)).decode()
+            assert re.search(rf"WARNING cannot listen on .*{path}: .* by \S+ \(pid {old.pid}\); ", line)
+            assert "status, wait and the other commands speak to that one. --control names another place" in line
+            old.send_signal(signal.SIGTERM)
+            assert await asyncio.wait_for(old.wait(), 20) == 0
+            assert b"commands are heard at" in await asyncio.wait_for(new.stderr.readline(), 30)
+            async with client_of(path=str(path)) as control:
+                assert await is_up(control)
+
+
+async def test_an_address_that_is_taken_is_served_when_it_is_free(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service, "AGAIN_AFTER", 0.05)
+    async with running(tmp_path, "targets: {}\n") as tunnels:
+        with socket.create_server(("127.0.0.1", 0)) as taken:
+            address = "{}:{}".format(*taken.getsockname())
+            monkeypatch.setattr(service, "DEFAULT_LISTEN", address)
+            stack = contextlib.AsyncExitStack()
+            served = await stack.enter_async_context(service.serving(tunnels.app, service.Endpoints(control="none")))
+        assert served.listen == ""
+        assert f"cannot listen on {address}" in caplog.text
+        assert f"(pid {os.getpid()})" in caplog.text or "this process itself" in caplog.text
+        async with stack, client_of(address=address) as http:
+            await eventually(partial(answers, http))
+        with pytest.raises(aiohttp.ClientConnectionError):
+            async with client_of(address=address) as http:
+                await http.text("/livez")
+
+
+async def answers(http: Client) -> bool:
+    try:
+        return await http.text("/livez") == (200, "ok\n")
+    except aiohttp.ClientConnectionError:
+        return False
 
 
 async def test_wrong_flags_are_2(tmp_path: Path) -> None:

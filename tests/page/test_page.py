@@ -293,6 +293,16 @@ async def test_lost_contact_is_plain_to_see_and_ends_by_itself(tab: Tab, well: F
     assert await tab.run("document.title") == "1 problem · tunnels"
 
 
+async def test_a_process_that_ends_is_not_one_of_which_nothing_is_asked(tab: Tab, well: FakeServer) -> None:
+    await opened(tab, well)
+    well.world.ending, well.world.targets = True, []
+    well.world.tunnels = [tunnel("prod", "db", "127.0.0.1:5000", "db:5000", phase="draining", connections=2)]
+    await tab.until("document.title === 'ending · tunnels'")
+    said = await text(tab, "document.getElementById('nothing')")
+    assert said == "The process is ending: 2 clients may finish, nobody new comes in."
+    assert await text(tab, "document.getElementById('converged')") == "ending"
+
+
 async def test_an_answer_that_is_no_status_counts_as_lost_contact(tab: Tab, well: FakeServer) -> None:
     await opened(tab, well)
     well.status_code = 503

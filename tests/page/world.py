@@ -87,6 +87,7 @@ class World:
     events: list[Json] = field(default_factory=list)
     retries: dict[str, float] = field(default_factory=dict)
     converged: bool = True
+    ending: bool = False
     began: float = field(default_factory=time.time)
 
     def status(self) -> Json:
@@ -103,7 +104,8 @@ class World:
             "loadedAt": stamp(self.began - 4000),
             "converged": self.converged,
         }
-        return {"config": config, "targets": self.targets, "tunnels": self.tunnels}
+        ending = {"ending": True} if self.ending else {}
+        return {**ending, "config": config, "targets": self.targets, "tunnels": self.tunnels}
 
     def find(self, name: str) -> Json:
         """A tunnel by its id, a target by its name."""

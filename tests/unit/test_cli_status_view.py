@@ -40,12 +40,11 @@ def tunnel(name: str, phase: str = "up", **fields: Any) -> Tunnel:
 
 
 def status(*tunnels: Tunnel, next_try: float | None = None, error: str | None = None) -> Status:
-    names = dict.fromkeys(one["target"] for one in tunnels)
-    reasons = {one["target"]: one["reason"] for one in tunnels}
-    targets = [
-        {"name": name, "phase": "up", "reason": reasons[name], "nextTryAt": ago(-next_try) if next_try else None}
-        for name in names
-    ]
+    """Each target is what the last of its tunnels is."""
+    due = ago(-next_try) if next_try else None
+    last = {one["target"]: cast("dict[str, Any]", one) for one in tunnels}
+    told = ("phase", "reason", "message", "needsAction")
+    targets = [{"name": name, "nextTryAt": due} | {field: one[field] for field in told} for name, one in last.items()]
     file = {"path": "tunnels.yaml", "valid": error is None, "error": error}
     return {
         "config": cast("Any", {"files": [file], "revision": "r", "loadedAt": ago(7200), "converged": True}),
@@ -78,20 +77,71 @@ def test_where_a_person_is_needed_it_says_so_and_what_makes_it_try_at_once() -> 
 def test_a_next_try_of_another_trouble_is_not_this_ones() -> None:
     down = tunnel("prod/a", "down", reason="local_port_in_use", message="taken by nginx")
     held = status(down, next_try=60)
-    held["targets"][0]["reason"] = "auth"
+    held["targets"][0]["reason"], held["targets"][0]["message"] = "auth", "refuses to log in"
     assert "Next try" not in "\n".join(lines(held, NOW, 80))
 
 
 def test_what_is_off_says_why_and_does_not_count() -> None:
     said = lines(status(tunnel("a/x"), tunnel("a/y", "off", message="paused"), tunnel("a/z", "standby")), NOW, 80)
     assert said[2].split()[:2] == ["a/y", "paused"]
-    assert said[-1] == "1 tunnel up, 2 off or standing by; file read 2h ago."
+    assert said[4:] == ["", "1 tunnel up, 2 off or standing by; file read 2h ago."], "nothing is said twice"
+
+
+def test_a_pause_that_ends_by_itself_says_when() -> None:
+    paused = tunnel("a/y", "off", message="paused until 2026-11-22T13:00:00Z")
+    said = lines(status(tunnel("a/x"), paused), NOW, 80)
+    assert said[2].split()[:2] == ["a/y", "paused"], "the column stays narrow"
+    assert said[4:6] == ["a/y is off:", "  paused until 2026-11-22T13:00:00Z"]
 
 
 def test_an_old_connection_that_goes_on_is_told_though_it_is_up() -> None:
-    said = lines(status(tunnel("a/x", message="the old connection goes on; the new one cannot be made")), NOW, 80)
-    assert "a/x is up:" in said
-    assert said[-1].startswith("1 tunnel up")
+    message = "the old connection goes on; the new one cannot be made: refuses to log in"
+    shown = status(tunnel("a/x", message=message), tunnel("a/y", message=message), next_try=60)
+    shown["targets"][0]["reason"], shown["targets"][0]["needsAction"] = "auth", True
+    assert lines(shown, NOW, 100)[4:] == [
+        "a/x, a/y are up (auth):",
+        f"  {message}",
+        "  This needs you: trying again will not help until something is changed.",
+        "  Next try in 1m; at once when a file that it names changes.",
+        "",
+        "2 tunnels up; file read 2h ago.",
+    ]
+
+
+def test_what_no_tunnel_says_for_its_target_is_told_too() -> None:
+    shown = status(tunnel("a/x", "off", message="paused"))
+    shown["targets"][0] |= {"phase": "up", "reason": "auth", "message": "the old one goes on", "needsAction": True}
+    assert lines(shown, NOW, 100)[3:5] == ["a is up (auth):", "  the old one goes on"]
+    assert "  This needs you: trying again will not help until something is changed." in lines(shown, NOW, 100)
+
+
+def test_a_host_that_is_not_the_first_choice_is_a_note() -> None:
+    shown = status(tunnel("a/x"), tunnel("a/y"), tunnel("b/x"))
+    shown["targets"][0]["message"] = "on b:22, host 2 of 2: a:22 is tried again every 60 s"
+    assert lines(shown, NOW, 100)[5:] == [
+        "a is up:",
+        "  on b:22, host 2 of 2: a:22 is tried again every 60 s",
+        "",
+        "3 tunnels up; file read 2h ago.",
+    ]
+
+
+def test_a_trouble_says_what_the_tunnel_is_for() -> None:
+    down = [
+        tunnel(f"a/{name}", "down", message="gone", description=text) for name, text in (("x", "Orders"), ("y", ""))
+    ]
+    assert "a/x (Orders), a/y have been down for 1m:" in lines(status(*down), NOW, 80)
+
+
+def test_a_process_that_ends_says_so_and_who_is_still_there() -> None:
+    leaving = tunnel("a/x", "draining", connections=2, message="the process is ending: its last clients are leaving")
+    for tunnels, said in (
+        ((leaving,), "The process is ending: 2 clients may finish, nobody new comes in."),
+        ((), "The process is ending."),
+    ):
+        shown = status(*tunnels)
+        shown["ending"] = True
+        assert lines(shown, NOW, 80)[-1] == said
 
 
 def test_a_host_key_that_is_not_checked_is_told() -> None:
@@ -138,6 +188,15 @@ def test_a_screen_that_is_too_small_leaves_out_what_is_well() -> None:
     assert len(said) <= 20
     assert said[1].startswith("a/bad")
     assert said[2].endswith("and 50 tunnels that are well")
+
+
+def test_of_a_screen_that_is_too_small_for_the_troubles_the_top_is_shown() -> None:
+    bad = [tunnel(f"a/t{number}", "down", message=f"trouble {number}") for number in range(5)]
+    whole = lines(status(*bad), NOW, 80)
+    said = lines(status(*bad), NOW, 80, 11)
+    assert said[:10] == whole[:10]
+    assert said[10].removeprefix("…").removeprefix("...") == f" and {len(whole) - 10} more lines"
+    assert lines(status(*bad), NOW, 80, len(whole)) == whole
 
 
 def test_what_a_server_sent_does_not_drive_the_terminal() -> None:

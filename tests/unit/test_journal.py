@@ -42,6 +42,22 @@ def test_another_host_is_a_change() -> None:
     assert journal.since("target prod") == 1.0
 
 
+def test_a_host_that_the_message_names_is_not_named_twice() -> None:
+    [change] = Journal().note(judged(Verdict(Phase.UP, message="on b:22, host 2 of 2"), "b:22"), 1.0)
+    assert change.sentence() == "target prod is up: on b:22, host 2 of 2"
+
+
+def test_a_new_connection_that_cannot_be_made_is_a_trouble_of_what_is_up() -> None:
+    journal = Journal()
+    journal.note(judged(Phase.UP, "a:22"), 1.0)
+    [change] = journal.note(judged(Verdict(Phase.UP, Reason.AUTH, "the old one goes on"), "a:22"), 2.0)
+    assert change.sentence() == "target prod is up (auth): a:22: the old one goes on"
+    assert change.is_trouble
+    assert journal.since("target prod") == 1.0
+    [change] = journal.note(judged(Phase.UP, "a:22"), 3.0)
+    assert not change.is_trouble
+
+
 def test_only_coming_back_is_a_reconnect() -> None:
     journal = Journal()
     for phase in (Phase.PENDING, Phase.CONNECTING, REFUSED, Phase.UP):

@@ -83,6 +83,41 @@ def test_a_tunnel_that_is_to_move_is_not_up_because_its_old_socket_is_there() ->
     assert [(one.verdict.phase, one.bound) for one in judgement.tunnels] == [(Phase.CONNECTING, "127.0.0.1:5433")]
 
 
+def test_a_connection_that_goes_on_although_the_new_one_cannot_be_made_says_when_it_is_tried_again() -> None:
+    world = World()
+    world.settled(target(), local())
+    world.edit(target(generation=1), local())
+    world.finish(next(link.id for link in world.links() if link.host < 0), AUTH)
+    verdict = of_target(world)
+    assert (verdict.phase, verdict.reason, verdict.is_trouble) == (Phase.UP, Reason.AUTH, True)
+    assert verdict.needs_action
+    assert verdict.next_try is not None
+    assert of(world) == Verdict(Phase.UP, message=verdict.message), "it is up, and nothing is wrong with it"
+
+
+def test_up_on_another_host_than_the_first_is_said_with_what_the_first_said_last() -> None:
+    world = World()
+    hosts = target(hosts=("a", "b", "c"))
+    first, second, third = hosts.access.hop.hosts
+    world.unreachable |= {first}
+    world.settled(hosts, local())
+    assert of_target(world) == Verdict(Phase.UP, message=f"on {second}, host 2 of 3: {first} is tried again every 60 s")
+    assert of(world) == Verdict(Phase.UP)
+    world.wait(61.0)
+    world.all_well()
+    assert of_target(world).message.startswith(
+        f"on {second}, host 2 of 3: {first} is tried again every 60 s; last time: "
+    )
+    world.unreachable |= {second}
+    world.lose(world.link().id, CLOSED)
+    world.all_well()
+    assert of_target(world).message == f"on {third}, host 3 of 3: those before it are tried again every 60 s"
+    world.unreachable.clear()
+    world.wait(61.0)
+    world.all_well()
+    assert of_target(world) == Verdict(Phase.UP)
+
+
 def test_a_silent_link_is_down() -> None:
     world = World()
     world.settled(target(), local())
@@ -104,6 +139,21 @@ def test_where_there_is_a_probe_only_the_probe_is_asked() -> None:
     heard = MappingProxyType({"prod/db": NO_ANSWER})
     assert of(world, observed=replace(world.observe(), destinations=heard)).phase is Phase.UP
     assert of(world, observed=replace(world.observe(), probes=heard)).phase is Phase.UNHEALTHY
+
+
+def test_what_is_unhealthy_says_who_asks_it_next() -> None:
+    asks = Failure(Reason.DESTINATION, "db refuses: does anything listen there?")
+    secret = Failure(Reason.SECRET_UNREADABLE, "the password of alice cannot be read")
+    for failure, health, message in (
+        (NO_ANSWER.failure, None, "db refuses. The next client tries it again."),
+        (NO_ANSWER.failure, PROBE, "db refuses. Asked again every 30 s."),
+        (asks, None, f"{asks.message} The next client tries it again."),
+        (secret, None, secret.message),
+    ):
+        world = World()
+        world.settled(target(), local(health=health))
+        heard = MappingProxyType({"prod/db": Destination(3, failure)})
+        assert of(world, observed=replace(world.observe(), destinations=heard, probes=heard)).message == message
 
 
 def test_a_remote_port_that_another_replica_holds_is_standby_if_the_file_says_so() -> None:
@@ -137,5 +187,7 @@ def test_a_removed_tunnel_is_leaving_while_it_has_clients() -> None:
     assert judgement.tunnels == ()
     [leaving] = judgement.leaving
     assert (leaving.id, leaving.verdict.phase) == ("prod/db", Phase.DRAINING)
+    ending = judge(world.asked, world.observe(), world.now(), removed=[local()], gone="the process is ending")
+    assert ending.leaving[0].verdict.message == "the process is ending: its last clients are leaving"
     world.leave(world.observe().flows[0].key)
     assert judge(world.asked, world.observe(), world.now(), removed=[local()]).leaving == ()

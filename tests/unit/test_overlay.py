@@ -21,7 +21,7 @@ def test_a_pause_is_laid_over_any_content_and_ends() -> None:
     overlay.pause(["prod/db", "prod/gone"], 100.0)
     overlay.pause(["test/db"], None)
     assert {t.id: t.off for t in overlay.over(FILES).tunnels.values()} == {
-        "prod/db": "paused",
+        "prod/db": "paused until 1970-01-01T00:01:40Z",
         "prod/web": "",
         "test/db": "disabled",
     }
@@ -29,6 +29,9 @@ def test_a_pause_is_laid_over_any_content_and_ends() -> None:
     assert overlay.over_by(100.0) == ["prod/db", "prod/gone"]
     overlay.resume(["prod/db", "prod/gone", "test/db"])
     assert overlay.over(FILES) == FILES
+    overlay.pause(["prod/web"], None)
+    assert overlay.over(FILES).tunnels["prod/web"].off == "paused"
+    assert overlay.over(FILES).tunnels["prod/db"] is FILES.tunnels["prod/db"]
 
 
 def test_each_restart_is_another_access() -> None:

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from reconciler.core.overlay import Overlay
 from reconciler.core.plan import make_plan
 from reconciler.core.spec import FarTcp, FarUnix, LocalUnix, NearUnix, RemoteUnix
 from reconciler.core.status import DrainCause, Failure, LinkPhase, Reason, SocketPhase
@@ -399,7 +400,7 @@ def gone(how: str, world: World) -> list[str]:
         case "target removed":
             return told(world.settled())
         case "paused":
-            world.asked = world.asked.paused(["prod/db"])
+            world.asked = Overlay(pauses={"prod/db": None}).over(world.asked)
             return told(world.all_well())
         case _:
             return told(world.settled(target(), local(expires_at=world.now().wall)))

@@ -142,13 +142,6 @@ def test_a_restart_is_another_access_of_that_target_alone() -> None:
     assert after.tunnels == before.tunnels
 
 
-def test_a_pause_turns_tunnels_off_and_says_so_unless_they_are_off_already() -> None:
-    before = desired(target("a"), local("a/x", 1), local("a/y", 2, off="disabled"), local("a/z", 3))
-    after = before.paused(["a/x", "a/y", "a/gone"])
-    assert [spec.off for spec in after.tunnels.values()] == ["paused", "disabled", ""]
-    assert after.tunnels["a/z"] is before.tunnels["a/z"]
-
-
 def test_every_pair_of_different_kinds_of_listen_is_apart() -> None:
     kinds: list[Listen] = [tcp("", 80), LocalUnix("/x", 0, ""), RemoteTcp("a", "", 80), RemoteUnix("a", "/x")]
     assert not any(overlaps(one, other) for one, other in itertools.permutations(kinds, 2))

@@ -5,14 +5,14 @@ import { clock, millis, span } from './words.js';
 
 let shown = '';
 
-export function showConfig(config, now) {
+export function showConfig(config, now, ending) {
   const revision = config.revision ?? '';
   setText(byId('revision'), revision.replace(/^sha256:/, '').slice(0, 12) || '–');
   setTitle(byId('revision'), revision);
   const loaded = millis(config.loadedAt);
   setText(byId('loaded'), Number.isNaN(loaded) ? '–' : `${clock(loaded)}, ${span(now - loaded)} ago`);
-  setText(byId('converged'), config.converged ? 'converged' : 'converging…');
-  setData(byId('converged'), 'state', config.converged ? 'good' : 'busy');
+  setText(byId('converged'), ending ? 'ending' : config.converged ? 'converged' : 'converging…');
+  setData(byId('converged'), 'state', config.converged && !ending ? 'good' : 'busy');
   const files = config.files ?? [];
   const key = JSON.stringify(files);
   if (key === shown) return;

@@ -109,7 +109,7 @@ function show() {
   forget(targets, new Set(byName.keys()));
   forget(tunnels, new Set(status.tunnels.map((tunnel) => tunnel.id)));
   arrangeRows();
-  showConfig(status.config ?? {}, now);
+  showConfig(status.config ?? {}, now, Boolean(status.ending));
   showTraffic(sent, received, heardAt);
   showTitle();
   showContact();
@@ -136,8 +136,14 @@ function arrangeRows() {
   for (const target of shown) arrange(targets.get(target.name).list, lists.get(target.name));
   arrange(byId('targets'), shown.map((target) => targets.get(target.name).node));
   setHidden(byId('nothing'), shown.length > 0);
-  setText(byId('nothing'), shown.length > 0 ? '' : filter.emptyWords(status.tunnels.length));
+  setText(byId('nothing'), shown.length > 0 ? '' : status.ending ? endingWords() : filter.emptyWords(status.tunnels.length));
   filter.showPhases(status.tunnels);
+}
+
+// Its targets are gone by then, and of its tunnels all that nobody uses any more.
+function endingWords() {
+  const clients = status.tunnels.reduce((sum, tunnel) => sum + (tunnel.connections ?? 0), 0);
+  return `The process is ending${clients > 0 ? `: ${count(clients, 'client')} may finish, nobody new comes in` : ''}.`;
 }
 
 // The tab and its icon tell it too: a dot, a cross, a broken ring.
@@ -151,9 +157,10 @@ let icon = '';
 function showTitle() {
   const bad = [...(status?.targets ?? []), ...(status?.tunnels ?? [])].filter(isProblem).length;
   const invalid = isInvalid(status?.config);
-  const words = lostAt !== null ? 'no contact' : bad > 0 ? count(bad, 'problem') : invalid ? 'invalid file' : 'all well';
+  const live = status?.ending ? 'ending' : bad > 0 ? count(bad, 'problem') : invalid ? 'invalid file' : 'all well';
+  const words = lostAt !== null ? 'no contact' : live;
   setText(document.querySelector('title'), `${words} · tunnels`);
-  const state = lostAt !== null ? 'lost' : bad > 0 || invalid ? 'bad' : 'good';
+  const state = lostAt !== null ? 'lost' : live === 'all well' ? 'good' : 'bad';
   if (state === icon) return;
   icon = state;
   const svg = `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 16 16">${ICONS[state]}</svg>`;
