@@ -1,43 +1,45 @@
 """`tunnels diagnose`: goes a tunnel's whole way step by step, and says which step fails and what to do about it.
 
-In: the tunnel and its target as they are asked for, the live connection if there is one. Out: `Step`s, in the order of
-the way. Each hop is logged in to anew, with the running process's credentials; the destination is dialled through the
-live connection, so that what clients meet is what is tried.
+In: the tunnel and its target as they are asked for, and the fleet that carries them. Out: `Step`s, in the order of the
+way. Each hop is logged in to anew, with the running process's credentials; the destination is dialled through the live
+connection, so that what clients meet is what is tried. Listening and probing are not tried but looked up: the process
+does them all the time.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 import asyncssh
 
-from reconciler.core.spec import Access, FarTcp, FarUnix, NearTcp, NearUnix, Socks, TargetSpec, TunnelSpec
-from reconciler.core.status import Failure, Reason
+from reconciler.core.addresses import is_remote
+from reconciler.core.judge import TargetStatus, TunnelStatus, judge
+from reconciler.core.spec import (
+    Access,
+    Desired,
+    FarTcp,
+    FarUnix,
+    Hop,
+    NearTcp,
+    NearUnix,
+    Socks,
+    TargetSpec,
+    TrustMode,
+    TunnelSpec,
+)
+from reconciler.core.status import Failure, Now, Phase, Reason, SocketPhase
+from reconciler.report.snapshot import iso
+from reconciler.ssh.attempt import Stage, fix_of
 from reconciler.ssh.dial import DialFailed, dial
 from reconciler.ssh.failures import from_channel_open
+from reconciler.ssh.fleet import Fleet
 from reconciler.ssh.kinds import dial_near
 from reconciler.ssh.link import Link, LinkClient
 
-WITHIN = 10.0  # seconds for all of it
-
-_LOGIN = (Reason.AUTH, Reason.CERTIFICATE_EXPIRED)
-_FIX = {
-    Reason.DNS: "correct the name, or the resolver of the machine that looks it up",
-    Reason.REFUSED: "start the SSH server there, or correct host and port",
-    Reason.UNREACHABLE: "check routes, VPN and firewalls on the way",
-    Reason.TIMEOUT: "check the firewalls on the way: somebody drops packets without a word",
-    Reason.SERVER_BUSY: "the server takes no more logins at the moment: see MaxStartups and PerSourcePenalties there",
-    Reason.HOST_KEY: "compare the key with the server's; `tunnels trust` prints the line to add",
-    Reason.AUTH: "correct user or key here, or authorized_keys on the server",
-    Reason.CERTIFICATE_EXPIRED: "have a new certificate signed",
-    Reason.SECRET_UNREADABLE: "make the file readable or set the variable; it is tried again at once",
-    Reason.PROTOCOL: "compare `algorithms` with what the server offers",
-    Reason.CLOSED_BY_SERVER: "see the server's log: it ended the connection",
-    Reason.FORBIDDEN_BY_SERVER: "allow it on the server: AllowTcpForwarding, PermitOpen, PermitListen",
-    Reason.DESTINATION: "start the destination, or correct its address",
-}
+WITHIN = 10.0  # seconds for all of it: somebody waits. The step under way is told, whatever its own timeout
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,81 +52,231 @@ class Step:
     fix: str = ""
 
 
-async def diagnose(tunnel: TunnelSpec, target: TargetSpec, link: Link | None, environ: Mapping[str, str]) -> list[Step]:
-    """All steps up to the first that fails. Takes at most `WITHIN` seconds."""
-    steps: list[Step] = []
+async def diagnose(
+    tunnel: TunnelSpec, target: TargetSpec, fleet: Fleet, now: Callable[[], Now], environ: Mapping[str, str]
+) -> list[Step]:
+    """All steps as far as the way can be gone. All are `ok` only if the tunnel is up, or stands by."""
+    way = _Way(tunnel, target, fleet, now, environ)
     try:
         async with asyncio.timeout(WITHIN):
-            await _go(tunnel, target, link, environ, steps)
+            await way.go()
     except TimeoutError:
-        steps.append(Step("time", False, f"not done within {WITHIN:g} s", _FIX[Reason.TIMEOUT]))
-    return steps
+        way.fail(way.at, Failure(Reason.TIMEOUT, f"no answer yet after {WITHIN:g} s in all"))
+    return way.steps
 
 
-async def _go(
-    tunnel: TunnelSpec, target: TargetSpec, live: Link | None, environ: Mapping[str, str], steps: list[Step]
-) -> None:
-    hops = (*target.access.via, target.access.hop)
-    for number in range(len(hops)):
-        access = replace(target.access, via=hops[:number], hop=hops[number])
-        name = f"jump host {number + 1}" if number < len(hops) - 1 else "server"
-        try:
-            fresh = await _connect(access, target, environ)
-        except DialFailed as failed:
-            steps += _failed_at(name, failed.failure)
+class _Way:
+    """From the client's end to the destination. `at` is the step under way."""
+
+    def __init__(
+        self,
+        tunnel: TunnelSpec,
+        target: TargetSpec,
+        fleet: Fleet,
+        now: Callable[[], Now],
+        environ: Mapping[str, str],
+    ) -> None:
+        self.tunnel = tunnel
+        self.target = target
+        self.fleet = fleet
+        self.now = now
+        self.environ = environ
+        self.at = "tunnel"
+        self.steps: list[Step] = []
+
+    async def go(self) -> None:
+        if self._is_off():
+            return
+        remote = is_remote(self.tunnel.listen)
+        if not remote:
+            self._listen("listen here")
+        server = await self._log_in()
+        if server is None:
             return
         try:
-            host = access.hop.hosts[fresh.host]
-            took = f"{fresh.dialled.seconds * 1000:.0f} ms"
-            checked = "checked" if fresh.dialled.host_key_verified else "NOT checked (strictHostKeyChecking: false)"
-            steps.append(Step(f"{name}: connect", True, f"{host} answers"))
-            steps.append(Step(f"{name}: host key", True, checked))
-            steps.append(Step(f"{name}: log in", True, f"as {access.hop.user}, {took} in all"))
-            if number == len(hops) - 1:
-                steps.append(await _destination(tunnel, live or fresh))
+            if remote:
+                self._listen("listen on the server")
+            self.at = "destination"
+            reached = await self._reach(self.fleet.usable(self.target.name) or server)
         finally:
-            fresh.abort()
+            server.abort()
+        if reached:
+            self._probe()
+        if all(step.ok for step in self.steps):
+            self._sum_up()
+
+    def _judged(self) -> tuple[TargetStatus, TunnelStatus]:
+        judgement = judge(Desired.of([self.target], [self.tunnel]), self.fleet.observe(), self.now())
+        return judgement.targets[0], judgement.tunnels[0]
+
+    def _well(self, step: str, detail: str) -> None:
+        self.steps.append(Step(step, ok=True, detail=detail))
+
+    def fail(self, step: str, failure: Failure, *more: str) -> None:
+        """`more` are sentences: what becomes of it."""
+        fix = fix_of(failure)
+        needs_you = "This needs you: trying again will not help until something is changed."
+        said = [_sentence(failure.message.removesuffix(f": {fix}")), needs_you if failure.needs_action else "", *more]
+        self.steps.append(Step(step, ok=False, detail=" ".join(filter(None, said)), fix=fix))
+
+    def _next(self, due: float | None) -> str:
+        if due is None:
+            return ""
+        seconds = math.ceil(due - self.now().mono)
+        if seconds <= 0:
+            return "Trying again now."
+        return f"Next try in {seconds} s." if seconds < 100 else f"Next try in {math.ceil(seconds / 60)} min."
+
+    # --- this end ----------------------------------------------------------------------------------------------
+
+    def _is_off(self) -> bool:
+        _, status = self._judged()
+        if status.verdict.phase not in (Phase.OFF, Phase.DRAINING):
+            return False
+        what = "the tunnel" if self.tunnel.off or not self.target.off else f"its target {self.target.name}"
+        said = f"{what} is {status.verdict.message}"
+        if self.tunnel.off.startswith("paused"):
+            fix = f"`tunnels resume {self.tunnel.id}` turns it on again"
+        elif self.tunnel.off or self.target.off:
+            fix = f"set `enabled: true` for {what} in its file"
+        else:
+            said = f"{said} ({iso(self.tunnel.policy.expires_at)})"
+            fix = "set a later `expiresAt`, or leave it out"
+        self.steps.append(Step("tunnel", ok=False, detail=said, fix=fix))
+        return True
+
+    def _listen(self, step: str) -> None:
+        """What is known of its listener. Nothing is where it was not tried yet: the sum tells that."""
+        observed, (_, status) = self.fleet.observe(), self._judged()
+        listen = self.tunnel.listen
+        mine = [s for s in observed.sockets.values() if s.owner.id == self.tunnel.id and s.key.listen == listen]
+        failed = [tries for key, tries in observed.socket_tries.items() if key.listen == listen]
+        if any(socket.phase is SocketPhase.BOUND for socket in mine):
+            self._well(step, status.bound)
+        elif failed and status.verdict.phase is Phase.STANDBY:
+            self._well(step, status.verdict.message)
+        elif failed:
+            self.fail(step, failed[0].last, self._next(status.verdict.next_try))
+
+    # --- the hops ----------------------------------------------------------------------------------------------
+
+    async def _log_in(self) -> Link | None:
+        """A fresh connection to the server, made hop by hop; None if one of them fails."""
+        hops = (*self.target.access.via, self.target.access.hop)
+        link = None
+        for number, hop in enumerate(hops):
+            if link is not None:
+                link.abort()
+            name = f"jump host {number + 1}" if number < len(hops) - 1 else "server"
+            self.at = f"{name}: connect"
+            try:
+                link = await self._connect(replace(self.target.access, via=hops[:number], hop=hop))
+            except DialFailed as failed:
+                self._stopped(name, hop, failed)
+                return None
+            self._well(f"{name}: connect", f"{hop.hosts[link.host]} answers")
+            self._well(f"{name}: host key", _checked(hop))
+            self._well(f"{name}: log in", f"as {hop.user}, {link.dialled.seconds * 1000:.0f} ms in all")
+        return link
+
+    async def _connect(self, access: Access) -> Link:
+        client, target = LinkClient(), self.target
+        dialled = await dial(
+            access,
+            target.settings,
+            len(access.hop.hosts),
+            name=target.name,
+            client=lambda: client,
+            environ=self.environ,
+        )
+        return Link(0, target.name, dialled, client, target.settings, lost=lambda _: None, heard=lambda: None)
+
+    def _stopped(self, name: str, hop: Hop, failed: DialFailed) -> None:
+        """The steps that went well by implication, and the one that did not."""
+        if failed.stage is not None and failed.stage > Stage.BANNER:
+            self._well(f"{name}: connect", "it answers")
+        if failed.stage is Stage.LOGIN:
+            self._well(f"{name}: host key", _checked(hop))
+        target, _ = self._judged()
+        goes_on = "The connection that is up goes on." if self.fleet.usable(self.target.name) else ""
+        step = f"{name}: {_step(failed.stage, failed.failure.reason)}"
+        self.fail(step, failed.failure, goes_on, self._next(target.verdict.next_try))
+
+    # --- the far end -------------------------------------------------------------------------------------------
+
+    async def _reach(self, link: Link) -> bool:
+        """Whether the destination answers."""
+        where = str(self.tunnel.route)
+        try:
+            match self.tunnel.route:
+                case FarTcp() | FarUnix() as to:
+                    _, writer = await link.open_stream(to)
+                    writer.channel.abort()
+                case NearTcp() | NearUnix() as to:
+                    near = await dial_near(to, link.dial_timeout)
+                    near.transport.abort()
+                case Socks():
+                    self._well("destination", "each client names its own: nothing to try")
+                    return True
+        except (asyncssh.ChannelOpenError, asyncssh.Error, OSError) as error:
+            self.fail("destination", from_channel_open(error, where))
+            return False
+        self._well("destination", f"{where} answers")
+        return True
+
+    def _probe(self) -> None:
+        """What the last one was answered."""
+        health, heard = self.tunnel.policy.health, self.fleet.observe().probes.get(self.tunnel.id)
+        if health is None or heard is None:
+            return
+        if heard.failure is None:
+            self._well("probe", f"the {health.type} probe is answered well")
+        else:
+            often = f"{heard.failures} times in a row." if heard.failures > 1 else ""
+            self.fail("probe", heard.failure, often, f"Asked again every {health.interval:g} s.")
+
+    def _sum_up(self) -> None:
+        """Every step goes well now. That need not mean that the tunnel is up."""
+        _, status = self._judged()
+        verdict = status.verdict
+        if verdict.phase is Phase.STANDBY:
+            self._well("tunnel", verdict.message)
+        elif verdict.phase is not Phase.UP:
+            reason = f" ({verdict.reason})" if verdict.reason is not None else ""
+            said = f"{verdict.phase}{reason}: {verdict.message}" if verdict.message else f"{verdict.phase}"
+            detail = f"{_sentence(said)} {self._next(verdict.next_try)}".rstrip()
+            self.steps.append(Step("tunnel", ok=False, detail=detail, fix=self._way_up(verdict.phase, verdict.reason)))
+
+    def _way_up(self, phase: Phase, reason: Reason | None) -> str:
+        if reason is Reason.SECRET_UNREADABLE and phase is Phase.UNHEALTHY:  # of a user of a SOCKS tunnel
+            return fix_of(Failure(reason, ""))
+        if phase is Phase.UNHEALTHY:
+            return "the way is clear now: the next client that gets through makes it up again"
+        if phase is Phase.DOWN:
+            return f"the way is clear now: `tunnels restart {self.tunnel.id}` tries at once"
+        return f"wait a moment: `tunnels wait {self.tunnel.id}` returns when it is up"
 
 
-async def _connect(access: Access, target: TargetSpec, environ: Mapping[str, str]) -> Link:
-    client = LinkClient()
-    dialled = await dial(
-        access, target.settings, len(access.hop.hosts), name=target.name, client=lambda: client, environ=environ
-    )
-    return Link(0, target.name, dialled, client, target.settings, lost=lambda _: None, heard=lambda: None)
+def _sentence(text: str) -> str:
+    return text if text.endswith((".", "?")) else f"{text}."
 
 
-def _failed_at(name: str, failure: Failure) -> list[Step]:
-    """The steps that went well by implication, and the one that did not."""
-    fix = _FIX.get(failure.reason, "")
-    reached = Step(f"{name}: connect", True, "it answers")
-    match failure.reason:
-        case Reason.SECRET_UNREADABLE:
-            return [Step(f"{name}: credentials", False, failure.message, fix)]
-        case Reason.HOST_KEY:
-            return [reached, Step(f"{name}: host key", False, failure.message, fix)]
-        case Reason.PROTOCOL:
-            return [reached, Step(f"{name}: agree on algorithms", False, failure.message, fix)]
-        case reason if reason in _LOGIN:
-            known = Step(f"{name}: host key", True, "as expected")
-            return [reached, known, Step(f"{name}: log in", False, failure.message, fix)]
+def _checked(hop: Hop) -> str:
+    return "checked" if hop.trust.mode is not TrustMode.OFF else "NOT checked (strictHostKeyChecking: false)"
+
+
+def _step(stage: Stage | None, reason: Reason) -> str:
+    """What a hop's dial was at when it failed."""
+    match stage, reason:
+        case None | Stage.KEX, Reason.HOST_KEY:
+            return "host key"
+        case None, _:
+            return "credentials"
+        case Stage.CONNECT, Reason.PROTOCOL:  # one of ours that nobody knows
+            return "algorithms"
+        case Stage.KEX, _:
+            return "key exchange"
+        case Stage.LOGIN, _:
+            return "log in"
         case _:
-            return [Step(f"{name}: connect", False, failure.message, fix)]
-
-
-async def _destination(tunnel: TunnelSpec, link: Link) -> Step:
-    where = str(tunnel.route)
-    try:
-        match tunnel.route:
-            case FarTcp() | FarUnix() as to:
-                _, writer = await link.open_stream(to)
-                writer.channel.abort()
-            case NearTcp() | NearUnix() as to:
-                near = await dial_near(to, link.dial_timeout)
-                near.transport.abort()
-            case Socks():
-                return Step("destination", True, "each client names its own: nothing to try")
-    except (asyncssh.ChannelOpenError, asyncssh.Error, OSError) as error:
-        failure = from_channel_open(error, where)
-        return Step("destination", False, failure.message, _FIX.get(failure.reason, ""))
-    return Step("destination", True, f"{where} answers")
+            return "connect"

@@ -120,11 +120,14 @@ class Orders:
         try:
             async with asyncio.timeout(seconds):
                 while why := self._not_yet(revision, ids):
-                    await self._app.passed()
+                    if not await self._app.passed():
+                        raise NotSoError(503, "it has ended")
         except TimeoutError:
             raise NotSoError(408, f"not within {seconds:g} s: {why}") from None
 
     def _not_yet(self, revision: str, ids: Sequence[str]) -> str:
+        if self._app.is_ending:
+            return "it is ending"
         loaded, judgement = self._app.loaded, self._app.judgement
         if loaded is None or judgement is None:
             return "it is starting"
@@ -152,8 +155,7 @@ class Orders:
         target = self._app.loop.desired.targets[spec.target]
         if self._app.loaded is not None and (why := self._app.loaded.broken.get(target.name)):
             return {"steps": [asdict(Step("file", ok=False, detail=why, fix=_SET_IT))]}
-        link = self._app.fleet.usable(spec.target)
-        steps = await diagnose(spec, target, link, self._app.config.environ)
+        steps = await diagnose(spec, target, self._app.fleet, self._app.loop.now, self._app.config.environ)
         return {"steps": [asdict(step) | {"fix": step.fix or None} for step in steps]}
 
 

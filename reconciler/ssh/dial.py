@@ -117,7 +117,7 @@ def still_trusted(connection: asyncssh.SSHClientConnection) -> bool:
 def _check_alive(reached: _Reached, where: str) -> None:
     """The server may have closed the connection as soon as it had let us in."""
     if reached.handshake.lost:
-        raise DialFailed(from_lost(reached.handshake.error, where))
+        raise DialFailed(from_lost(reached.handshake.error, where), Stage.LOGIN)
 
 
 # --- hop by hop -------------------------------------------------------------------------------------------------
@@ -165,15 +165,16 @@ def _way(access: Access, settings: TargetSettings, credentials: Credentials, tow
 
 async def _reach_any(way: _Way, limit: int) -> _Reached:
     """The first of the hop's hosts that lets us in. `limit` is for the target's own hosts."""
-    failures = []
+    failed: dict[Failure, Stage | None] = {}
     for host, endpoint in enumerate(way.hop.hosts if way.label else way.hop.hosts[:limit]):
         try:
             connection, handshake = await _reach(way, endpoint)
-        except DialFailed as failed:
-            failures.append(failed.failure)
+        except DialFailed as this:
+            failed.setdefault(this.failure, this.stage)
         else:
             return _Reached(connection, handshake, host)
-    raise DialFailed(most_telling(failures))
+    telling = most_telling(failed)
+    raise DialFailed(telling, failed[telling])
 
 
 async def _reach(way: _Way, endpoint: Endpoint) -> tuple[asyncssh.SSHClientConnection, Handshake]:
@@ -220,12 +221,13 @@ async def _attempt(
     except BaseException as exc:
         if sock is not None and handshake.connection is None:  # else it is the transport's, which is closed by now
             sock.close()
+        stage = handshake.stage
         failure = None if isinstance(exc, asyncio.CancelledError) else await _why(exc, way, where, handshake, command)
         if command is not None:
             command.close()
         if failure is None:
             raise
-        raise DialFailed(failure) from exc
+        raise DialFailed(failure, stage) from exc
     # From here the connection closes what it stands on when it ends.
     if way.below is not None:
         connection.set_tunnel(way.below.connection)
@@ -246,24 +248,27 @@ async def _why(
         return handshake.check.failure
     if isinstance(exc, asyncssh.HostKeyNotVerifiable):
         return handshake.check.certificate_refused(exc.reason)
-    if not isinstance(exc, TimeoutError):
-        if command is not None and handshake.stage <= Stage.BANNER and (failure := await command.failure(where)):
+    if command is not None and handshake.stage <= Stage.BANNER and not isinstance(exc, TimeoutError):
+        failure = await command.failure(where)
+        if failure is not None:
             return failure
-        if handshake.stage is Stage.KEX and (failure := _no_common_host_key(handshake, where)):
-            return failure
-    failure = from_dial(exc, where, handshake.stage, way.seconds, _tried(way, handshake))
+    failure = _told(exc, way, where, handshake) or from_dial(exc, where, handshake.stage, way.seconds)
     if failure.reason is Reason.AUTH and way.credentials.unusable is not None:
         return way.credentials.unusable
     return failure
 
 
-def _tried(way: _Way, handshake: Handshake) -> str:
-    """With what we tried to log in, for people."""
-    keys = [offer.label for offer in handshake.offered]
-    tried = [*keys[:2], f"{len(keys) - 2} more"] if len(keys) > 3 else keys
-    if handshake.password_sent:
-        tried.append("a password")
-    return f"{way.hop.user} with {', '.join(tried) or 'nothing it wants'}"
+def _told(exc: Exception, way: _Way, where: str, handshake: Handshake) -> Failure | None:
+    """What the server itself gave away of why it came to nothing."""
+    match handshake.stage:
+        case Stage.BANNER:
+            return handshake.greeting(where)
+        case Stage.KEX if not isinstance(exc, TimeoutError):
+            return _no_common_host_key(handshake, where)
+        case Stage.LOGIN if isinstance(exc, asyncssh.PermissionDenied):
+            return handshake.refusal(where, way.hop.user)
+        case _:
+            return None
 
 
 def _no_common_host_key(handshake: Handshake, where: str) -> Failure | None:

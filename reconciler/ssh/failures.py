@@ -15,7 +15,7 @@ from collections.abc import Iterable
 import asyncssh
 
 from reconciler.core.status import Failure, Reason
-from reconciler.ssh.attempt import DialFailed, Stage
+from reconciler.ssh.attempt import Advised, DialFailed, Stage, advised
 from reconciler.ssh.holder import holder_of
 
 TEXT_MAX = 120  # characters of foreign text in a sentence
@@ -50,10 +50,8 @@ def printable(text: str) -> str:
 # --- dialling ---------------------------------------------------------------------------------------------------
 
 
-def from_dial(
-    exc: BaseException, where: str, stage: Stage = Stage.CONNECT, seconds: float = 0.0, tried: str = "us"
-) -> Failure:
-    """Why no connection came about. `where` names the hop; `seconds` was its time limit; `tried` who logged in how."""
+def from_dial(exc: BaseException, where: str, stage: Stage = Stage.CONNECT, seconds: float = 0.0) -> Failure:
+    """Why no connection came about. `where` names the hop; `seconds` was its time limit."""
     match exc:
         case DialFailed():
             return exc.failure
@@ -62,8 +60,7 @@ def from_dial(
         case asyncssh.ChannelOpenError():
             return _hop_not_reached(exc, where)
         case asyncssh.PermissionDenied() | asyncssh.IllegalUserName():
-            text = f"{where} refuses to log in {tried}: check the user, and what is allowed there (authorized_keys)"
-            return Failure(Reason.AUTH, text)
+            return Failure(Reason.AUTH, f"{where} refuses to log us in: check the user, and what is allowed there")
         case asyncssh.HostKeyNotVerifiable():
             return Failure(Reason.HOST_KEY, f"{where}: {printable(exc.reason)}")
         case asyncssh.ConnectionLost() | ConnectionResetError() | BrokenPipeError() | ConnectionAbortedError():
@@ -80,13 +77,19 @@ def from_dial(
 
 def _timed_out(where: str, stage: Stage, seconds: float) -> Failure:
     limit = f"{seconds:g} s" if seconds else "its time"
-    happened = {
-        Stage.CONNECT: f"{where} did not answer within {limit}: check its address, the route and the firewalls",
-        Stage.BANNER: f"{where} accepts connections but said nothing for {limit}: it hangs, or it is no SSH server",
-        Stage.KEX: f"{where} fell silent in the key exchange ({limit}): overloaded, or large packets are lost",
-        Stage.LOGIN: f"{where} did not finish the login within {limit}: it waits for something; see its log",
-    }
-    return Failure(Reason.TIMEOUT, happened[stage])
+    happened, fix = {
+        Stage.CONNECT: (f"did not answer within {limit}", "check its address, the route and the firewalls"),
+        Stage.BANNER: (
+            f"accepts connections but said nothing for {limit}",
+            "see whether it hangs, or is no SSH server",
+        ),
+        Stage.KEX: (
+            f"fell silent in the key exchange ({limit})",
+            "see whether it is overloaded or large packets get lost",
+        ),
+        Stage.LOGIN: (f"did not finish the login within {limit}", "see in its log what it waits for"),
+    }[stage]
+    return advised(Reason.TIMEOUT, f"{where} {happened}", fix)
 
 
 def _closed(where: str, stage: Stage) -> Failure:
@@ -100,7 +103,7 @@ def _closed(where: str, stage: Stage) -> Failure:
             )
         case Stage.LOGIN:
             # Not "closed by server": that is retried every 200 ms, and this may be the answer to a wrong key.
-            return Failure(Reason.SERVER_BUSY, f"{where} closed the connection during the login: its log says why")
+            return advised(Reason.SERVER_BUSY, f"{where} closed the connection during the login", "see in its log why")
 
 
 def _no_common_algorithm(exc: asyncssh.KeyExchangeFailed, where: str) -> Failure:
@@ -303,9 +306,7 @@ def _local_listen(exc: BaseException, address: str) -> Failure:
     if exc.errno in _EXHAUSTED:
         return _exhausted(exc.errno or 0)
     if exc.errno == errno.EADDRINUSE:
-        holder = holder_of(address)
-        text = f"{address} is in use by {holder or 'another program'}: stop it, or choose another port"
-        return Failure(Reason.LOCAL_PORT_IN_USE, text)
+        return _taken(address)
     if isinstance(exc, socket.gaierror):
         return Failure(Reason.BIND, f"cannot listen on {address}: the name is not resolved here")
     if exc.errno == errno.EADDRNOTAVAIL:
@@ -316,6 +317,17 @@ def _local_listen(exc: BaseException, address: str) -> Failure:
         hint = "a port below 1024 needs root or CAP_NET_BIND_SERVICE" if low else "check the permissions of the place"
         return Failure(Reason.BIND, f"may not listen on {address}: {hint}")
     return Failure(Reason.BIND, f"cannot listen on {address}: {printable(exc.strerror or str(exc))}")
+
+
+def _taken(address: str) -> Failure:
+    holder = holder_of(address)
+    if holder is None:
+        still = "no program listens on it: an earlier or outgoing connection still has it; it is tried again"
+        fix = "wait, or choose a port that is given to no outgoing connection (net.ipv4.ip_local_port_range)"
+        return Advised(Reason.LOCAL_PORT_IN_USE, f"{address} is in use, but {still}", fix)
+    another = "path" if address.startswith("/") else "port"
+    happened = f"{address} is in use by {holder or 'another program'}"
+    return advised(Reason.LOCAL_PORT_IN_USE, happened, f"stop it, or choose another {another}")
 
 
 def _remote_listen(exc: BaseException, address: str, said: str) -> Failure:

@@ -7,31 +7,55 @@ by inode: a taken port is asked about every second, and a walk over all processe
 from __future__ import annotations
 
 import os
+import sys
 from functools import lru_cache
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
 
 _LISTENING = "0A"
 
 
-def holder_of(address: str) -> str:
-    """`nginx (pid 123)` for a `host:port` in use, "" if it cannot be known (also for a path)."""
-    port = address.rpartition(":")[2]
-    if not port.isdigit():
+def holder_of(address: str) -> str | None:
+    """`nginx (pid 123)` for a `host:port` in use, "" if it cannot be known (also for a path), None: nobody listens."""
+    host, _, port = address.rpartition(":")
+    if not port.isdigit() or address.startswith("/"):
         return ""
-    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
-        for inode in _listeners(table, int(port)):
-            if found := _process_with(inode):
-                return found
-    return ""
+    lines = [line for table in ("/proc/net/tcp", "/proc/net/tcp6") for line in _lines(table)]
+    if not lines:
+        return ""
+    listeners = [fields[9] for fields in lines if fields[3] == _LISTENING and _covers(fields[1], host, int(port))]
+    if not listeners:
+        return None
+    return next((name for inode in listeners if (name := _process_with(inode))), "")
 
 
-def _listeners(table: str, port: int) -> list[str]:
+def _lines(table: str) -> list[list[str]]:
     try:
-        lines = Path(table).read_text(encoding="ascii").splitlines()[1:]
+        return [line.split() for line in Path(table).read_text(encoding="ascii").splitlines()]
     except OSError:
         return []
-    fields = [line.split() for line in lines]
-    return [f[9] for f in fields if f[3] == _LISTENING and int(f[1].rpartition(":")[2], 16) == port]
+
+
+def _covers(local: str, host: str, port: int) -> bool:
+    """Whether a socket at this `0100007F:1F90` keeps others from the host's port. A name may mean any address."""
+    address, _, number = local.rpartition(":")
+    if int(number, 16) != port:
+        return False
+    try:
+        asked = ip_address(host.strip("[]").partition("%")[0])
+    except ValueError:
+        return True
+    there = _address(address)
+    if there.is_unspecified:
+        return there.version >= asked.version  # :: may stand for 0.0.0.0 too
+    return there == asked or (asked.is_unspecified and asked.version == there.version)
+
+
+def _address(text: str) -> IPv4Address | IPv6Address:
+    """The kernel prints each four bytes of an address as a number of this machine."""
+    words = (text[at : at + 8] for at in range(0, len(text), 8))
+    found = ip_address(b"".join(int(word, 16).to_bytes(4, sys.byteorder) for word in words))
+    return (found.ipv4_mapped or found) if isinstance(found, IPv6Address) else found
 
 
 @lru_cache(maxsize=64)

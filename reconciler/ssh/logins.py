@@ -20,13 +20,15 @@ from asyncssh.public_key import CERT_TYPE_USER, SSHOpenSSHCertificate, decode_ss
 from reconciler.core.secret import FromFile, Source
 from reconciler.core.spec import AgentLogin, Hop, KeyLogin, Login, PasswordLogin
 from reconciler.core.status import Failure, Reason
-from reconciler.ssh.attempt import DialFailed
+from reconciler.ssh.attempt import DialFailed, advised
 from reconciler.ssh.failures import printable
-from reconciler.ssh.reading import read_bytes, read_text, unreadable
+from reconciler.ssh.reading import read_bytes, read_text
 
 _OTHERS_MAY_READ = stat.S_IRWXG | stat.S_IRWXO
 _RSA_SHA512 = b"rsa-sha2-512"
 _FOREVER = 2**64 - 1  # of a certificate without an end
+_BY_KEY = ("publickey",)
+_BY_PASSWORD = ("password", "keyboard-interactive")
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,9 +65,14 @@ class Credentials:
 class _UnusableError(Exception):
     """A login that cannot be used now; another of the same hop may do."""
 
-    def __init__(self, reason: Reason, message: str) -> None:
-        super().__init__(message)
-        self.failure = Failure(reason, message)
+    def __init__(self, reason: Reason, happened: str, fix: str) -> None:
+        super().__init__(happened)
+        self.failure = advised(reason, happened, fix)
+
+
+def _unfit(happened: str, fix: str) -> DialFailed:
+    """For what can be read, and is not what it should be."""
+    return DialFailed(advised(Reason.SECRET_UNREADABLE, happened, fix))
 
 
 async def collect(hop: Hop, environ: Mapping[str, str], seconds: float) -> Credentials:
@@ -80,8 +87,8 @@ async def collect(hop: Hop, environ: Mapping[str, str], seconds: float) -> Crede
                     credentials.unusable = credentials.unusable or unusable.failure
     except TimeoutError:
         credentials.close()
-        text = f"reading the keys for {hop.hosts[0]} took over {seconds:g} s: does the agent hang, or a file system?"
-        raise unreadable(text) from None
+        happened = f"reading the keys for {hop.hosts[0]} took over {seconds:g} s"
+        raise _unfit(happened, "see whether the agent hangs, or a file system") from None
     except BaseException:
         credentials.close()
         raise
@@ -105,14 +112,15 @@ async def _add(login: Login, hop: Hop, environ: Mapping[str, str], credentials: 
 
 
 def _methods(hop: Hop) -> tuple[str, ...]:
-    """SSH's authentication methods in the order in which the logins first need them."""
+    """SSH's authentication methods in the order in which the logins first need them.
+
+    Those that none needs come last: nothing is sent for them, but asyncssh asks for them if the server takes them, so
+    that it can be said.
+    """
     methods: dict[str, None] = {}
     for login in hop.logins:
-        if isinstance(login, PasswordLogin):
-            methods |= {"password": None, "keyboard-interactive": None}
-        else:
-            methods |= {"publickey": None}
-    return tuple(methods)
+        methods |= dict.fromkeys(_BY_PASSWORD if isinstance(login, PasswordLogin) else _BY_KEY)
+    return tuple(methods | dict.fromkeys((*_BY_KEY, *_BY_PASSWORD)))
 
 
 # --- keys -------------------------------------------------------------------------------------------------------
@@ -129,7 +137,7 @@ def _read_key(login: KeyLogin, environ: Mapping[str, str], strict_permissions: b
     warnings = []
     if isinstance(login.key, FromFile) and (warning := _permissions_of(login.key.path)):
         if strict_permissions:
-            raise unreadable(f"{warning}: chmod 600 it, or set strictKeyPermissions: false")
+            raise _unfit(warning, "chmod 600 it, or set strictKeyPermissions: false")
         warnings.append(warning)
     passphrase = read_text(login.passphrase, environ, "the passphrase") if login.passphrase else None
     key = _decoded_key(content, passphrase, str(login.key))
@@ -150,18 +158,24 @@ def _decoded_key(content: bytes, passphrase: str | None, place: str) -> asyncssh
     if b"\n" not in content.strip() and b"\\n" in content:
         content = content.replace(b"\\n", b"\n")  # a key that went through an environment file
     if content.startswith(b"PuTTY-User-Key-File"):
-        raise unreadable(f"{place} is a PuTTY key: convert it (puttygen KEY -O private-openssh)")
+        raise _unfit(f"{place} is a PuTTY key", "convert it (puttygen KEY -O private-openssh)")
     try:
         return asyncssh.import_private_key(content, passphrase)
     except asyncssh.KeyEncryptionError:
-        what = "the passphrase does not open" if passphrase else "no passphrase is given for"
-        raise unreadable(f"{what} the private key {place}") from None
+        if passphrase:
+            raise _unfit(f"the passphrase does not open the private key {place}", "correct `passphrase`") from None
+        raise _unfit(*_encrypted(place)) from None
     except ValueError as error:
         if "assphrase" in str(error):
-            raise unreadable(f"the private key {place} is encrypted: give its passphrase") from None
+            raise _unfit(*_encrypted(place)) from None
         if content.lstrip().startswith((b"ssh-", b"ecdsa-", b"sk-")):
-            raise unreadable(f"{place} is a public key: name the private one") from None
-        raise unreadable(f"{place} is no private key that can be read: {_safe(error)}") from None
+            raise _unfit(f"{place} is a public key", "name the private one") from None
+        happened = f"{place} is no private key that can be read ({_safe(error)})"
+        raise _unfit(happened, "see that it is the file as ssh-keygen wrote it, or name another") from None
+
+
+def _encrypted(place: str) -> tuple[str, str]:
+    return f"the private key {place} is encrypted", "give its `passphrase`"
 
 
 def _safe(error: ValueError) -> str:
@@ -177,27 +191,31 @@ def _certificate(source: Source, key: asyncssh.SSHKey, environ: Mapping[str, str
     try:
         certificate = asyncssh.import_certificate(content)
     except ValueError as error:
-        raise unreadable(f"{source} is no certificate that can be read: {_safe(error)}") from None
+        happened = f"{source} is no certificate that can be read ({_safe(error)})"
+        raise _unfit(happened, "name the -cert.pub that ssh-keygen -s wrote") from None
     if certificate.key.public_data != key.public_data:
-        raise unreadable(f"the certificate {source} is for another key than the one it is given with")
+        happened = f"the certificate {source} is for another key than the one it is given with"
+        raise _unfit(happened, "name the certificate of this key, or the key of this certificate")
     _check_validity(certificate, str(source))
     return certificate
 
 
 def _check_validity(certificate: asyncssh.SSHCertificate, place: str) -> None:
     if not isinstance(certificate, SSHOpenSSHCertificate):
-        raise unreadable(f"{place} is not an OpenSSH certificate")
+        raise _unfit(f"{place} is not an OpenSSH certificate", "name the -cert.pub that ssh-keygen -s wrote")
     try:
         certificate.validate(CERT_TYPE_USER, None)
     except ValueError as error:
         said = str(error)
         if "type" in said:
-            raise unreadable(f"{place} is a host certificate: logging in takes one for users") from None
+            raise _unfit(f"{place} is a host certificate", "name one for users (ssh-keygen -s without -h)") from None
         if "not yet" in said:
-            text = f"the certificate {place} is not valid before {_date(certificate._valid_after)}: is the clock right?"  # noqa: SLF001 - asyncssh has no public reading of it
+            happened = f"the certificate {place} is not valid before {_date(certificate._valid_after)}"  # noqa: SLF001 - asyncssh has no public reading of it
+            fix = "see whether the clock is right here"
         else:
-            text = f"the certificate {place} expired on {_date(certificate._valid_before)}: have a new one signed"  # noqa: SLF001 - as above
-        raise _UnusableError(Reason.CERTIFICATE_EXPIRED, text) from None
+            happened = f"the certificate {place} expired on {_date(certificate._valid_before)}"  # noqa: SLF001 - as above
+            fix = "have a new one signed"
+        raise _UnusableError(Reason.CERTIFICATE_EXPIRED, happened, fix) from None
 
 
 def _expiry(certificate: asyncssh.SSHCertificate | None) -> float | None:
@@ -219,21 +237,29 @@ def _date(wall: float) -> str:
 async def _ask_agent(login: AgentLogin, environ: Mapping[str, str], credentials: Credentials) -> None:
     path = agent_socket(login, environ)
     if not path:
-        text = "agent: true needs SSH_AUTH_SOCK, which is unset: start ssh-agent"
-        raise _UnusableError(Reason.SECRET_UNREADABLE, text)
+        raise _UnusableError(Reason.SECRET_UNREADABLE, *_no_agent(login))
     only = await asyncio.to_thread(_public_key, login.only) if login.only else None
     try:
         agent = await asyncssh.connect_agent(path)
         credentials.agents.append(agent)
         pairs = await agent.get_keys()
     except (OSError, ValueError) as error:
-        text = f"the SSH agent at {path} does not answer: {printable(getattr(error, 'strerror', None) or str(error))}"
-        raise _UnusableError(Reason.SECRET_UNREADABLE, text) from error
+        why = printable(getattr(error, "strerror", None) or str(error))
+        happened = f"the SSH agent at {path} does not answer ({why})"
+        raise _UnusableError(Reason.SECRET_UNREADABLE, happened, "start it, or correct where it is") from error
     offers = [offer for pair in pairs if (offer := _agent_offer(pair, only, path)) is not None]
     if not offers:
         lacks = f"the key {login.only}" if login.only else "any key"
-        raise _UnusableError(Reason.SECRET_UNREADABLE, f"the SSH agent at {path} does not hold {lacks}: ssh-add it")
+        raise _UnusableError(Reason.SECRET_UNREADABLE, f"the SSH agent at {path} does not hold {lacks}", "ssh-add it")
     credentials.keys += offers
+
+
+def _no_agent(login: AgentLogin) -> tuple[str, str]:
+    none = "there is none ($SSH_AUTH_SOCK is not set)"
+    if not login.only:
+        return f"agent: true needs an agent, and {none}", "start `tunnels run` where ssh-agent is"
+    happened = f"{login.only} picks that key of the agent, and {none}"
+    return happened, f"name {login.only.removesuffix('.pub')} if the private key itself is meant"
 
 
 def agent_socket(login: AgentLogin, environ: Mapping[str, str]) -> str:
@@ -245,7 +271,8 @@ def _public_key(path: str) -> asyncssh.SSHKey:
     try:
         return asyncssh.import_public_key(content)
     except ValueError as error:
-        raise unreadable(f"{path} is no public key that can be read: {_safe(error)}") from None
+        happened = f"{path} is no public key that can be read ({_safe(error)})"
+        raise _unfit(happened, "name the .pub that ssh-keygen wrote, or the private key") from None
 
 
 def _agent_offer(pair: asyncssh.SSHKeyPair, only: asyncssh.SSHKey | None, path: str) -> Offer | None:

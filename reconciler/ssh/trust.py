@@ -11,6 +11,7 @@ import contextlib
 import errno
 import fcntl
 import os
+import shlex
 import stat
 import tempfile
 import time
@@ -159,12 +160,16 @@ class HostKeyCheck:
     def _how_to_forget(self, known: KnownKey) -> str:
         if known.place == PINNED:
             return "replace it in hostKeys (tunnels trust)"
-        return f"ssh-keygen -R '{lookup_name(self._trust, self._endpoint)}', then tunnels trust"
+        file, _, _ = known.place.rpartition(":")
+        name = lookup_name(self._trust, self._endpoint)
+        return f"ssh-keygen -R {shlex.quote(name)} -f {shlex.quote(file)}, and add the new one"
 
     def _unknown(self, key: asyncssh.SSHKey) -> str:
+        unknown = f"the host key of {self._where} is unknown: {_shown(key)}. Compare it with the server's, then"
         line = f"{lookup_name(self._trust, self._endpoint)} {_public_line(key)}"
-        add = f"add the line {line}" if len(line) <= _LINE_MAX else "add it (tunnels trust prints the line)"
-        return f"the host key of {self._where} is unknown: {_shown(key)}. Compare it with the server's, then {add}"
+        if not self._trust.known_hosts or len(line) > _LINE_MAX:
+            return f"{unknown} put it into hostKeys (tunnels trust prints what to paste)"
+        return f"{unknown} add to {self._trust.known_hosts[0]} the line {line}"
 
     def _pin(self, key: asyncssh.SSHKey) -> bool:
         """Refuses where it cannot pin: accepting any key at every connect is `strictHostKeyChecking: false`."""

@@ -228,37 +228,6 @@ async def test_a_plan_says_what_would_be_done_and_to_how_many(sshd: Sshd, echo: 
         assert it.tunnels.phases() == {"server/echo": Phase.UP}, "nothing of it was done"
 
 
-async def test_diagnose_goes_the_way_and_names_the_step_that_fails(
-    sshd: Sshd, echo: EchoServer, tmp_path: Path
-) -> None:
-    dead, closed = free_port(), free_port()
-    text = (
-        file(sshd, local("echo", free_port(), echo.port), local("closed", free_port(), closed))
-        + target(sshd, "dead", port=dead)
-        + local("never", free_port(), echo.port)
-        + target(sshd, "stranger", hostKeys='["ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAI' + "A" * 43 + '"]')
-        + local("never", free_port(), echo.port)
-    )
-    async with whole(tmp_path, text) as it:
-        await it.tunnels.until("server/echo", Phase.UP)
-        steps = (await it.control.get("/api/v1/diagnose", id="server/echo"))["steps"]
-        assert [(step["step"], step["ok"]) for step in steps] == [
-            ("server: connect", True),
-            ("server: host key", True),
-            ("server: log in", True),
-            ("destination", True),
-        ]
-        *_, last = (await it.control.get("/api/v1/diagnose", id="server/closed"))["steps"]
-        assert (last["step"], last["ok"]) == ("destination", False)
-        assert "refuses" in last["detail"]
-        assert last["fix"]
-        [step] = (await it.control.get("/api/v1/diagnose", id="dead/never"))["steps"]
-        assert (step["step"], step["ok"]) == ("server: connect", False)
-        *_, last = (await it.control.get("/api/v1/diagnose", id="stranger/never"))["steps"]
-        assert (last["step"], last["ok"]) == ("server: host key", False)
-        assert "several" in (await it.control.get("/api/v1/diagnose", 404, id="server"))["error"]
-
-
 async def test_events_are_remembered_and_followed(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> None:
     async with whole(tmp_path, file(sshd, local("echo", free_port(), echo.port))) as it:
         await it.tunnels.all_up()

@@ -25,7 +25,7 @@ from support.dropbear import Dropbear, DropbearUnavailableError
 from support.faults import Blackhole, CloseOnAccept, SilentListener, TcpProxy
 from support.keys import Keys
 from support.processes import children
-from support.services import RefusingPort
+from support.services import RefusingPort, TcpService
 from support.sshd import Sshd
 from support.wait import eventually, fd_count
 
@@ -208,6 +208,94 @@ async def test_a_banner_full_of_control_characters_is_escaped() -> None:
         failure = await failure_of(access(hop(fake, trust=trust(TrustMode.OFF), logins=())))
     assert failure.reason is Reason.PROTOCOL
     assert failure.message.isprintable()
+
+
+# --- what is said in place of a banner --------------------------------------------------------------------------
+
+
+class Greeter(TcpService):
+    """Says this at once, then closes or waits for the client to go."""
+
+    def __init__(self, said: bytes, *, closes: bool = True) -> None:
+        super().__init__()
+        self.said, self.closes = said, closes
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(self.said)
+        await writer.drain()
+        if not self.closes:
+            await reader.read()
+
+
+class Announcing(TcpProxy):
+    """Says something before the server does."""
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"Too many lines are denied here\r\n" * 3)
+        await super().serve(reader, writer)
+
+
+@pytest.mark.parametrize("through_a_jump_host", [False, True])
+@pytest.mark.parametrize(
+    ("said", "closes", "quoted"),
+    [
+        (
+            b"HTTP/1.1 403 Forbidden: access denied\r\nServer: x\r\n\r\n",
+            True,
+            "`HTTP/1.1 403 Forbidden: access denied`",
+        ),
+        (b"220 mail.example.com ESMTP\r\n", False, "`220 mail.example.com ESMTP`"),
+        (b"421 Too many connections, try again later\r\n", True, "`421 Too many connections, try again later`"),
+        (b"J\x00\x00\x00\x0a8.0.32\x00", False, "`J\\x00\\x00\\x00`"),
+        (b"\x15\x03\x01\x00\x02\x02F", True, "in TLS"),
+        (b"\x1b[2J" * 400, True, "`\\x1b[2J\\x1b"),
+    ],
+)
+async def test_what_is_no_ssh_server_is_quoted(
+    sshd: Sshd, said: bytes, closes: bool, quoted: str, through_a_jump_host: bool
+) -> None:
+    async with Greeter(said, closes=closes) as server:
+        to = hop(sshd, hosts=(Endpoint(server.host, server.port),))
+        way = access(to, hop(sshd)) if through_a_jump_host else access(to)
+        failure = await failure_of(way, connect_timeout=10 if closes else 0.5)
+    assert failure.reason is Reason.PROTOCOL
+    assert f"{server.port} answered {quoted}" in failure.message
+    assert failure.message.endswith("that is no SSH server: correct the port")
+    assert failure.message.isprintable()
+    assert len(failure.message) < 250
+
+
+@pytest.mark.parametrize("said", [b"Exceeded MaxStartups\r\n", b"Not allowed at this time\r\n", b"you are BLOCKED\n"])
+async def test_a_server_that_turns_us_away_is_quoted(sshd: Sshd, said: bytes) -> None:
+    async with Greeter(said) as server:
+        failure = await failure_of(access(hop(sshd, hosts=(Endpoint(server.host, server.port),))))
+    assert failure.reason is Reason.SERVER_BUSY
+    assert f"says `{said.decode().strip()}`" in failure.message
+
+
+async def test_sshd_above_max_startups_is_quoted(tmp_path: Path) -> None:
+    async with Sshd(tmp_path / "sshd", options={"MaxStartups": "1:100:1"}) as sshd:
+        reader, writer = await asyncio.open_connection(sshd.host, sshd.port)
+        assert (await reader.readline()).startswith(b"SSH-2.0-")
+        failure = await failure_of(access(hop(sshd)))
+        writer.close()
+    assert failure.reason is Reason.SERVER_BUSY
+    assert "says `Exceeded MaxStartups`" in failure.message
+
+
+async def test_half_a_banner_is_one_of_ssh(sshd: Sshd) -> None:
+    for said in (b"S", b"Welcome\r\nSSH-2.0-Op"):
+        async with Greeter(said, closes=False) as server:
+            to = hop(sshd, hosts=(Endpoint(server.host, server.port),))
+            assert (await failure_of(access(to), connect_timeout=0.3)).reason is Reason.TIMEOUT, said
+
+
+async def test_lines_before_the_banner_do_no_harm(sshd: Sshd) -> None:
+    """As RFC 4253 section 4.2 allows."""
+    async with Announcing(sshd.host, sshd.port) as server:
+        to = hop(sshd, hosts=(Endpoint(server.host, server.port),), trust=trust(TrustMode.OFF))
+        async with dialled(access(to)) as result:
+            assert await works(result.connection)
 
 
 class AsyncsshServerStub:

@@ -17,6 +17,7 @@ from integration.dialling import access, dialled, failure_of, hop, key_login, st
 from reconciler.core.secret import FromEnv, FromFile, Inline, Secret
 from reconciler.core.spec import AgentLogin, Endpoint, KeyLogin, Login, PasswordLogin
 from reconciler.core.status import Failure, Reason
+from reconciler.ssh.attempt import fix_of
 from support.keys import KeyPair, Keys
 from support.sshd import Sshd
 from support.wait import eventually, fd_count, free_port
@@ -83,8 +84,38 @@ async def test_a_refused_key_is_named_and_the_user_too(sshd: Sshd, keys: Keys) -
     assert f"{sshd.user} with key {key.private}" in failure.message
 
 
-async def test_no_way_to_log_in_is_said(sshd: Sshd) -> None:
-    assert (await refused(sshd)).reason is Reason.AUTH
+@pytest.mark.parametrize(
+    ("logins", "ours", "add"),
+    [
+        ((), "has no login", "add privateKey or agent"),
+        ((PasswordLogin(Inline(Secret("hunter2"))),), "has only a password", "add privateKey or agent"),
+    ],
+)
+async def test_what_the_server_takes_is_said_where_we_have_nothing_of_it(
+    sshd: Sshd, logins: tuple[Login, ...], ours: str, add: str
+) -> None:
+    failure = await refused(sshd, *logins)
+    assert failure.reason is Reason.AUTH
+    assert f"takes publickey from {sshd.user}; the file {ours} for it: {add}" in failure.message
+    assert fix_of(failure) == add
+
+
+async def test_a_server_that_takes_passwords_alone_is_said_to(sshd: Sshd, tmp_path: Path) -> None:
+    async with password_server(tmp_path, [], password=True, keyboard=True) as endpoint:
+        to = hop(sshd, hosts=(endpoint,), trust=strict(tmp_path / "known"))
+        failure = await failure_of(access(to))
+    assert failure.reason is Reason.AUTH
+    assert "takes password or keyboard-interactive" in failure.message
+    assert failure.message.endswith("the file has only a key for it: add password")
+
+
+async def test_a_key_that_is_taken_and_not_enough_is_not_called_refused(tmp_path: Path) -> None:
+    options = {"AuthenticationMethods": "publickey,password", "PasswordAuthentication": "yes"}
+    async with Sshd(tmp_path / "sshd-both", options=options) as sshd:
+        failure = await refused(sshd, key_login(sshd.client_key))
+    assert failure.reason is Reason.AUTH
+    assert f"takes key {sshd.client_key} from {sshd.user}, and then wants password too" in failure.message
+    assert "refuses" not in failure.message
 
 
 async def test_too_many_keys_are_a_matter_of_authentication(tmp_path: Path, keys: Keys) -> None:
@@ -105,7 +136,8 @@ async def test_a_certificate_beside_the_key_is_not_picked_up(tmp_path: Path, key
 # --- what cannot be read ----------------------------------------------------------------------------------------
 
 
-def unreadable_keys(directory: Path, keys: Keys) -> Iterator[tuple[str, Login, str]]:
+def unreadable_keys(directory: Path, keys: Keys) -> Iterator[tuple[str, Login, str, str]]:
+    """Each with a word of what is said, and one of what is to be done."""
     key = keys.make("id", passphrase=PASSPHRASE)
     source = FromFile(str(key.private))
     wrong, garbage = directory / "wrong", directory / "garbage"
@@ -113,27 +145,33 @@ def unreadable_keys(directory: Path, keys: Keys) -> Iterator[tuple[str, Login, s
     garbage.write_text("-----BEGIN OPENSSH PRIVATE KEY-----\nAAAA\n-----END OPENSSH PRIVATE KEY-----\n")
     empty = directory / "empty"
     empty.touch()
-    yield "missing", key_login(directory / "nowhere"), "No such file"
-    yield "directory", key_login(directory), "no regular file"
+    yield "missing", key_login(directory / "nowhere"), "No such file", "put the secret there"
+    yield "directory", key_login(directory), "no regular file", "put the secret there"
     os.mkfifo(directory / "pipe")
-    yield "pipe", key_login(directory / "pipe"), "no regular file"
-    yield "empty", key_login(empty), "empty"
-    yield "garbage", key_login(garbage), "no private key"
-    yield "public", key_login(key.public), "public key"
-    yield "no passphrase", KeyLogin(source, None, None), "encrypted"
-    yield "wrong passphrase", KeyLogin(source, FromFile(str(wrong)), None), "passphrase does not open"
-    yield "unset", KeyLogin(FromEnv("NOT_SET"), None, None), "$NOT_SET"
-    yield "no password file", PasswordLogin(FromFile(str(directory / "pw"))), "No such file"
-    yield "no certificate", KeyLogin(source, Inline(Secret(PASSPHRASE)), FromFile(str(garbage))), "certificate"
+    yield "pipe", key_login(directory / "pipe"), "no regular file", "put the secret there"
+    yield "empty", key_login(empty), "empty", "put the secret there"
+    yield "garbage", key_login(garbage), "no private key", "as ssh-keygen wrote it"
+    yield "public", key_login(key.public), "public key", "name the private one"
+    yield "no passphrase", KeyLogin(source, None, None), "encrypted", "give its `passphrase`"
+    yield "wrong", KeyLogin(source, FromFile(str(wrong)), None), "passphrase does not open", "correct `passphrase`"
+    yield "unset", KeyLogin(FromEnv("NOT_SET"), None, None), "$NOT_SET", "put the secret there"
+    yield "no password file", PasswordLogin(FromFile(str(directory / "pw"))), "No such file", "put the secret there"
+    opened = Inline(Secret(PASSPHRASE))
+    yield "no certificate", KeyLogin(source, opened, FromFile(str(garbage))), "no certificate", "-cert.pub"
+    other = keys.certify(keys.make("other"), keys.make("ca"))
+    yield "of another key", KeyLogin(source, opened, FromFile(str(other))), "another key", "certificate of this key"
+    yield "no agent", AgentLogin("", ""), "agent: true needs an agent", "where ssh-agent is"
+    yield "dead agent", AgentLogin(str(empty), ""), "does not answer", "correct where it is"
 
 
-async def test_every_credential_that_cannot_be_read_is_named_and_never_shown(
+async def test_every_credential_that_cannot_be_used_is_named_and_never_shown_and_has_its_own_fix(
     sshd: Sshd, keys: Keys, tmp_path: Path
 ) -> None:
-    for case, login, part in unreadable_keys(tmp_path, keys):
+    for case, login, part, fix in unreadable_keys(tmp_path, keys):
         failure = await refused(sshd, login)
         assert failure.reason is Reason.SECRET_UNREADABLE, case
         assert part in failure.message, (case, failure.message)
+        assert fix in fix_of(failure), (case, fix_of(failure))
         assert "AAAA" not in failure.message, case
         assert PASSPHRASE not in failure.message, case
     assert sshd.sessions() == 0
@@ -266,6 +304,14 @@ async def test_an_agent_that_is_not_there_is_said_unless_another_login_helps(ssh
     await with_login(sshd, gone, key_login(sshd.client_key))
 
 
+async def test_a_public_key_file_without_an_agent_names_the_key_that_may_be_meant(sshd: Sshd) -> None:
+    failure = await refused(sshd, AgentLogin("", str(sshd.client.public)))
+    assert failure.reason is Reason.SECRET_UNREADABLE
+    assert f"{sshd.client.public} picks that key of the agent, and there is none ($SSH_AUTH_SOCK" in failure.message
+    assert fix_of(failure) == f"name {sshd.client.private} if the private key itself is meant"
+    assert "agent: true" not in failure.message
+
+
 async def test_an_agent_without_the_key_is_said(sshd: Sshd, keys: Keys, agent: Path) -> None:
     add(agent, keys.make("other"))
     failure = await refused(sshd, AgentLogin(str(agent), str(sshd.client.public)))
@@ -376,5 +422,8 @@ async def test_a_prompt_for_a_code_is_not_answered_with_the_password(sshd: Sshd,
     async with password_server(tmp_path, tries, keyboard=True, prompt="Verification code: ") as endpoint:
         login = PasswordLogin(Inline(Secret("secret")))
         to = hop(sshd, hosts=(endpoint,), logins=(login,), trust=strict(tmp_path / "known"))
-        assert (await failure_of(access(to))).reason is Reason.AUTH
+        failure = await failure_of(access(to))
+    assert failure.reason is Reason.AUTH
+    assert "asks" in failure.message
+    assert "`Verification code:`" in failure.message
     assert tries == []

@@ -10,8 +10,9 @@ import asyncssh
 import pytest
 
 from reconciler.core.status import Failure, Reason
-from reconciler.ssh.attempt import Stage, most_telling
+from reconciler.ssh.attempt import Stage, advised, fix_of, most_telling
 from reconciler.ssh.failures import from_channel_open, from_dial, from_listen, from_lost, printable, socks_reply
+from reconciler.ssh.holder import holder_of
 
 DIALS = [
     (ConnectionRefusedError(errno.ECONNREFUSED, "x"), Stage.CONNECT, Reason.REFUSED),
@@ -113,6 +114,56 @@ def test_a_taken_local_port_names_its_holder() -> None:
         failure = from_listen(raised.value, f"{host}:{port}", local=True)
     assert failure.reason is Reason.LOCAL_PORT_IN_USE
     assert "this process itself" in failure.message
+
+
+def test_a_port_that_an_outgoing_connection_has_is_not_blamed_on_a_program() -> None:
+    """Nor on one that listens on the same port of another address."""
+    with socket.create_server(("127.0.0.1", 0)) as server, socket.socket() as client:
+        client.connect(server.getsockname())
+        port = client.getsockname()[1]
+        with socket.create_server(("127.0.0.2", port)):
+            with pytest.raises(OSError, match="in use") as raised:
+                socket.create_server(("127.0.0.1", port))
+            failure = from_listen(raised.value, f"127.0.0.1:{port}", local=True)
+    assert failure.reason is Reason.LOCAL_PORT_IN_USE
+    assert "no program listens on it: an earlier or outgoing connection still has it" in failure.message
+    assert "stop it" not in failure.message + fix_of(failure)
+
+
+@pytest.mark.parametrize(
+    ("listening", "asked", "is_named"),
+    [
+        ("127.0.0.1", "127.0.0.1", True),
+        ("127.0.0.1", "localhost", True),
+        ("127.0.0.1", "0.0.0.0", True),
+        ("127.0.0.1", "*", True),
+        ("127.0.0.1", "127.0.0.2", False),
+        ("127.0.0.1", "[::]", False),
+        ("0.0.0.0", "127.0.0.1", True),
+        ("::", "127.0.0.1", True),
+        ("::1", "[::1]", True),
+        ("::1", "[::]", True),
+        ("::1", "127.0.0.1", False),
+    ],
+)
+def test_the_holder_of_a_port_is_who_listens_on_that_address(listening: str, asked: str, is_named: bool) -> None:
+    family = socket.AF_INET6 if ":" in listening else socket.AF_INET
+    try:
+        server = socket.create_server((listening, 0), family=family)
+    except OSError:
+        pytest.skip(f"there is no {listening} here")
+    with server:
+        found = holder_of(f"{asked}:{server.getsockname()[1]}")
+    assert found == ("this process itself" if is_named else None)
+
+
+def test_every_reason_has_something_to_do_about_it() -> None:
+    assert all(fix_of(Failure(reason, "")) for reason in Reason)
+
+
+def test_a_failure_that_knows_better_says_it_in_its_sentence() -> None:
+    failure = advised(Reason.AUTH, "it broke", "mend it")
+    assert (failure.message, fix_of(failure), failure.needs_action) == ("it broke: mend it", "mend it", True)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,317 @@
+"""`diagnose`: which step of a tunnel's way fails, why, what to do, and when it is tried again."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from reconciler.core.status import Phase
+from support.endpoints import Whole, whole
+from support.faults import Blackhole
+from support.keys import Keys
+from support.services import EchoServer, RefusingPort, TcpService, connected
+from support.sshd import Sshd
+from support.tunnels import file, local, remote, target, tunnel
+from support.wait import eventually, free_port
+
+LOGGED_IN = ["server: connect", "server: host key", "server: log in"]
+
+
+class Steps:
+    """What `diagnose` answered."""
+
+    def __init__(self, steps: list[dict[str, Any]]) -> None:
+        assert all(step.keys() == {"step", "ok", "detail", "fix"} for step in steps)
+        assert all(step["ok"] or (step["detail"] and step["fix"]) for step in steps), "each has something to do"
+        self.names = [step["step"] for step in steps]
+        self.wrong = [step for step in steps if not step["ok"]]
+        self.detail = {step["step"]: step["detail"] for step in steps}
+
+    def only_wrong(self, step: str) -> tuple[str, str]:
+        """Detail and fix of the one step that is not well."""
+        [wrong] = self.wrong
+        assert wrong["step"] == step
+        return wrong["detail"], wrong["fix"]
+
+
+async def diagnosed(it: Whole, tunnel: str) -> Steps:
+    return Steps((await it.control.get("/api/v1/diagnose", id=tunnel))["steps"])
+
+
+async def test_the_whole_way_of_a_tunnel_that_is_up(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> None:
+    port, there = free_port(), free_port()
+    async with whole(tmp_path, file(sshd, local("out", port, echo.port), remote("back", there, echo.port))) as it:
+        await it.tunnels.all_up()
+        out, back = await diagnosed(it, "server/out"), await diagnosed(it, "server/back")
+        assert out.names == ["listen here", *LOGGED_IN, "destination"]
+        assert back.names == [*LOGGED_IN, "listen on the server", "destination"]
+        assert out.wrong == back.wrong == []
+        assert out.detail["listen here"] == f"127.0.0.1:{port}"
+        assert out.detail["server: host key"] == "checked"
+        assert str(there) in back.detail["listen on the server"]
+        assert "several" in (await it.control.get("/api/v1/diagnose", 404, id="server"))["error"]
+
+
+async def test_the_hop_that_fails_and_nothing_behind_it(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> None:
+    dead = free_port()
+    text = (
+        file(sshd, local("closed", free_port(), free_port()))
+        + target(sshd, "dead", port=dead)
+        + local("never", free_port(), echo.port)
+        + target(sshd, "stranger", hostKeys='["ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAI' + "A" * 43 + '"]')
+        + local("never", free_port(), echo.port)
+        + target(sshd, "beyond", jumpHost="dead")
+        + local("never", free_port(), echo.port)
+        + target(sshd, "behind", port=dead, jumpHost="server")
+        + local("never", free_port(), echo.port)
+    )
+    async with whole(tmp_path, text) as it:
+        await it.tunnels.until("server/closed", Phase.UP)
+        for name in ("dead", "stranger", "beyond", "behind"):
+            await it.tunnels.until(f"{name}/never", Phase.DOWN)
+        closed = await diagnosed(it, "server/closed")
+        assert "refuses" in closed.only_wrong("destination")[0]
+        assert closed.names[-1] == "destination"
+        detail, fix = (await diagnosed(it, "dead/never")).only_wrong("server: connect")
+        assert f"{dead} refuses connections" in detail
+        assert "start the SSH server" in fix
+        stranger = await diagnosed(it, "stranger/never")
+        assert stranger.names == ["listen here", "server: connect", "server: host key"]
+        assert "This needs you" in stranger.only_wrong("server: host key")[0]
+        assert (await diagnosed(it, "beyond/never")).only_wrong("jump host 1: connect")
+        behind = await diagnosed(it, "behind/never")
+        assert behind.names == [
+            "listen here",
+            *(one.replace("server", "jump host 1") for one in LOGGED_IN),
+            "server: connect",
+        ]
+        assert "the jump host cannot connect to" in behind.only_wrong("server: connect")[0]
+
+
+async def test_when_it_is_tried_again_and_whether_a_person_is_needed(sshd: Sshd, keys: Keys, tmp_path: Path) -> None:
+    key = keys.make("stranger")
+    text = "targets:\n" + target(sshd, privateKey=key.private) + local("db", free_port(), 1)
+    async with whole(tmp_path, text) as it:
+        await it.tunnels.until("server/db", Phase.DOWN)
+        refused = await diagnosed(it, "server/db")
+        assert refused.names[1:] == LOGGED_IN
+        detail, fix = refused.only_wrong("server: log in")
+        assert f"refuses to log in {sshd.user} with key {key.private}" in detail
+        assert "This needs you: trying again will not help until something is changed. Next try in " in detail
+        assert "authorized_keys" in fix
+        sshd.authorize(key)
+        async with EchoServer() as service:
+            edited = text.replace("remotePort: 1}", f"remotePort: {service.port}}}")
+            it.tunnels.edit(edited)
+            await it.control.post("/api/v1/reload")
+            detail, fix = (await diagnosed(it, "server/db")).only_wrong("tunnel")
+            assert detail.startswith("down (auth): ")
+            assert "Next try in " in detail
+            assert fix == "the way is clear now: `tunnels restart server/db` tries at once"
+
+
+async def test_a_login_that_fails_while_the_connection_is_up(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> None:
+    async with whole(tmp_path, file(sshd, local("echo", free_port(), echo.port))) as it:
+        await it.tunnels.all_up()
+        sshd.authorized_keys.write_text("")
+        detail, _ = (await diagnosed(it, "server/echo")).only_wrong("server: log in")
+        assert "The connection that is up goes on." in detail
+
+
+async def test_a_key_that_cannot_be_used_is_no_matter_of_the_server(sshd: Sshd, keys: Keys, tmp_path: Path) -> None:
+    locked = keys.make("locked", passphrase="secret")
+    text = "targets:\n" + target(sshd, privateKey=locked.private) + local("db", free_port(), 1)
+    async with whole(tmp_path, text) as it:
+        await it.tunnels.until("server/db", Phase.DOWN)
+        steps = await diagnosed(it, "server/db")
+        assert steps.names == ["listen here", "server: credentials"]
+        detail, fix = steps.only_wrong("server: credentials")
+        assert detail.startswith(f"the private key {locked.private} is encrypted. This needs you")
+        assert fix == "give its `passphrase`"
+
+
+async def test_a_port_that_is_not_ssh(sshd: Sshd, tmp_path: Path) -> None:
+    class Web(TcpService):
+        async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await reader.readline()
+            writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+
+    async with Web() as web:
+        text = "targets:\n" + target(sshd, port=web.port) + local("db", free_port(), 1)
+        async with whole(tmp_path, text) as it:
+            await it.tunnels.until("server/db", Phase.DOWN)
+            detail, fix = (await diagnosed(it, "server/db")).only_wrong("server: connect")
+            assert "answered `HTTP/1.1 400 Bad Request`: that is no SSH server." in detail
+            assert fix == "correct the port"
+
+
+async def test_a_hop_that_never_answers_is_named(sshd: Sshd, tmp_path: Path) -> None:
+    with Blackhole() as hole:
+        text = "targets:\n" + target(sshd, port=hole.port, connectTimeout="300ms") + local("db", free_port(), 1)
+        async with whole(tmp_path, text) as it:
+            await it.tunnels.until("server/db", Phase.DOWN)
+            detail, fix = (await diagnosed(it, "server/db")).only_wrong("server: connect")
+            assert "did not answer within 0.3 s" in detail
+            assert "firewalls" in fix
+
+
+async def test_an_end_of_patience_names_the_hop(sshd: Sshd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("reconciler.diagnose.WITHIN", 0.2)
+    with Blackhole() as hole:
+        text = "targets:\n" + target(sshd, port=hole.port) + local("db", free_port(), 1)
+        async with whole(tmp_path, text) as it:
+            await it.tunnels.until("server/db", Phase.CONNECTING)
+            assert "no answer yet after 0.2 s" in (await diagnosed(it, "server/db")).only_wrong("server: connect")[0]
+
+
+# --- listening --------------------------------------------------------------------------------------------------
+
+
+async def test_a_local_port_that_is_taken(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", free_port())) as taken:
+        port = taken.getsockname()[1]
+        async with whole(tmp_path, file(sshd, local("echo", port, echo.port))) as it:
+            await it.tunnels.until("server/echo", Phase.DOWN)
+            steps = await diagnosed(it, "server/echo")
+            assert steps.names == ["listen here", *LOGGED_IN, "destination"], "the rest of the way is told too"
+            detail, fix = steps.only_wrong("listen here")
+            assert f"127.0.0.1:{port} is in use by this process itself." in detail
+            assert "needs you" not in detail
+            assert fix == "stop it, or choose another port"
+
+
+async def test_a_local_port_that_an_outgoing_connection_has(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> None:
+    async with connected("127.0.0.1", echo.port) as (_, writer):
+        port = writer.get_extra_info("sockname")[1]
+        async with whole(tmp_path, file(sshd, local("echo", port, echo.port))) as it:
+            await it.tunnels.until("server/echo", Phase.DOWN)
+            detail, fix = (await diagnosed(it, "server/echo")).only_wrong("listen here")
+            assert "no program listens on it: an earlier or outgoing connection still has it" in detail
+            assert "ip_local_port_range" in fix
+
+
+async def test_an_address_that_this_machine_has_not(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> None:
+    async with whole(tmp_path, file(sshd, local("echo", free_port(), echo.port, localHost="192.0.2.1"))) as it:
+        await it.tunnels.until("server/echo", Phase.DOWN)
+        detail, _ = (await diagnosed(it, "server/echo")).only_wrong("listen here")
+        assert "this machine has no such address. This needs you" in detail
+
+
+async def test_a_remote_port_that_is_taken_and_one_that_is_forbidden(
+    sshd: Sshd, echo: EchoServer, tmp_path: Path
+) -> None:
+    async with Sshd(tmp_path / "strict", options={"AllowTcpForwarding": "local"}) as strict:
+        taken = remote("taken", echo.port, echo.port)
+        text = file(sshd, taken) + target(strict, "strict") + remote("back", free_port(), echo.port)
+        async with whole(tmp_path, text) as it:
+            await it.tunnels.until("server/taken", Phase.DOWN)
+            await it.tunnels.until("strict/back", Phase.DOWN)
+            steps = await diagnosed(it, "server/taken")
+            assert steps.names == [*LOGGED_IN, "listen on the server", "destination"]
+            detail, fix = steps.only_wrong("listen on the server")
+            assert f"refuses to listen on 127.0.0.1:{echo.port}" in detail
+            assert "free the port on the server" in fix
+            detail, fix = (await diagnosed(it, "strict/back")).only_wrong("listen on the server")
+            assert "forbids listening" in detail
+            assert "This needs you" in detail
+            assert "AllowTcpForwarding" in fix
+
+
+async def test_a_standby_is_well(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> None:
+    text = file(sshd, remote("back", echo.port, echo.port, onConflict="standby"))
+    text += target(sshd, "lazy", connect="onDemand") + local("echo", free_port(), echo.port)
+    async with whole(tmp_path, text) as it:
+        await it.tunnels.until("server/back", Phase.STANDBY)
+        await it.tunnels.until("lazy/echo", Phase.STANDBY)
+        back = await diagnosed(it, "server/back")
+        assert back.wrong == []
+        assert "takes over when it is free" in back.detail["listen on the server"]
+        lazy = await diagnosed(it, "lazy/echo")
+        assert lazy.wrong == []
+        assert lazy.detail["tunnel"] == "connects when the first client comes"
+
+
+# --- the tunnel itself, and its destination ---------------------------------------------------------------------
+
+
+async def test_a_tunnel_that_is_off_is_told_first_and_how_to_turn_it_on(
+    sshd: Sshd, echo: EchoServer, tmp_path: Path
+) -> None:
+    text = (
+        file(
+            sshd,
+            local("paused", free_port(), echo.port),
+            local("disabled", free_port(), echo.port, enabled="false"),
+            local("expired", free_port(), echo.port, expiresAt="2020-01-02T03:04:05Z"),
+        )
+        + target(sshd, "unused", enabled="false")
+        + local("db", free_port(), echo.port)
+    )
+    async with whole(tmp_path, text) as it:
+        await it.tunnels.until("server/paused", Phase.UP)
+        await it.control.post("/api/v1/pause", ids=["server/paused"])
+        wanted = {
+            "server/paused": ("the tunnel is paused", "`tunnels resume server/paused` turns it on again"),
+            "server/disabled": ("the tunnel is disabled", "set `enabled: true` for the tunnel in its file"),
+            "server/expired": ("the tunnel is expired (2020-01-02T03:04:05", "set a later `expiresAt`"),
+            "unused/db": ("its target unused is disabled", "set `enabled: true` for its target unused in its file"),
+        }
+        for name, (detail, fix) in wanted.items():
+            steps = await diagnosed(it, name)
+            assert steps.names == ["tunnel"], name
+            assert steps.only_wrong("tunnel")[0].startswith(detail)
+            assert steps.only_wrong("tunnel")[1].startswith(fix)
+
+
+async def test_a_probe_that_fails_though_the_destination_answers(sshd: Sshd, tmp_path: Path) -> None:
+    class Web(TcpService):
+        async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            while (await reader.readline()).strip():
+                pass
+            writer.write(b"HTTP/1.1 404 Not Found\r\n\r\n")
+
+    health = "{type: http, path: /health, interval: 100ms, timeout: 2s, failureThreshold: 2}"
+    async with Web() as web:
+        async with whole(tmp_path, file(sshd, local("web", free_port(), web.port, health=health))) as it:
+            await it.tunnels.until("server/web", Phase.UNHEALTHY)
+            steps = await diagnosed(it, "server/web")
+            assert steps.names == ["listen here", *LOGGED_IN, "destination", "probe"]
+            detail, fix = steps.only_wrong("probe")
+            assert "GET /health answered 404 Not Found." in detail
+            assert "times in a row. Asked again every 0.1 s." in detail
+            assert "`health`" in fix
+
+
+async def test_a_destination_that_is_back_and_has_had_no_client_yet(sshd: Sshd, tmp_path: Path) -> None:
+    port = free_port()
+    with RefusingPort() as place:
+        async with whole(tmp_path, file(sshd, local("db", port, place.port))) as it:
+            await it.tunnels.all_up()
+
+            async def refused() -> bool:
+                async with connected("127.0.0.1", port) as (reader, _):
+                    with contextlib.suppress(ConnectionResetError):
+                        await reader.read()
+                return it.tunnels.phases()["server/db"] is Phase.UNHEALTHY
+
+            await eventually(refused)
+            assert "refuses" in (await diagnosed(it, "server/db")).only_wrong("destination")[0]
+            place.__exit__()
+            async with EchoServer(port=place.port):
+                detail, fix = (await diagnosed(it, "server/db")).only_wrong("tunnel")
+            assert detail.startswith("unhealthy (destination): ")
+            assert fix.startswith("the way is clear now: the next client")
+
+
+async def test_a_socks_tunnel_whose_passwords_cannot_be_read(sshd: Sshd, tmp_path: Path) -> None:
+    auth = f"{{username: u, password: {{file: {tmp_path / 'nowhere'}}}}}"
+    async with whole(tmp_path, file(sshd, tunnel("proxy", "socks", localPort=free_port(), auth=auth))) as it:
+        await it.tunnels.until("server/proxy", Phase.UNHEALTHY)
+        detail, fix = (await diagnosed(it, "server/proxy")).only_wrong("tunnel")
+        assert "nowhere" in detail
+        assert "put the secret there" in fix
