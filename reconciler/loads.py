@@ -55,10 +55,11 @@ def _content(loaded: Loaded) -> object:
 
 
 def _log(loaded: Loaded, before: Loaded | None) -> None:
-    for level, problems, known in (
+    for level, problems, told in (
         (logging.ERROR, loaded.errors, before.errors if before else ()),
         (logging.WARNING, loaded.warnings, before.warnings if before else ()),
     ):
+        known = frozenset(told)  # this is the event loop's time: each problem is looked up, not looked for
         for problem in problems:
             if problem not in known:
                 log.log(level, "%s", problem)

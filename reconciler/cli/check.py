@@ -11,7 +11,7 @@ import click
 from reconciler.cli import options
 from reconciler.cli.files import files
 from reconciler.cli.logins import Login, log_in_to_all
-from reconciler.cli.table import clean, count
+from reconciler.cli.table import clean, complain, count
 from reconciler.config.effective import to_json
 from reconciler.config.load import Config, Loaded
 
@@ -52,13 +52,13 @@ def command(config: Config, each: bool, connect: bool, output: str) -> None:
 
 def _tell(result: Loaded, logins: list[Login]) -> None:
     for problem in result.errors:
-        click.echo(f"error: {problem}", err=True)
+        complain("error", problem)
     for problem in result.warnings:
-        click.echo(f"warning: {problem}", err=True)
+        complain("warning", problem)
     if result.valid:
         targets, tunnels = len(result.desired.targets), len(result.desired.tunnels)
         names = ", ".join(file.path for file in result.files)
-        click.echo(f"{names}: valid, {count(targets, 'target')} and {count(tunnels, 'tunnel')}")
+        click.echo(f"{clean(names)}: valid, {count(targets, 'target')} and {count(tunnels, 'tunnel')}")
     for login in logins:
         said = "" if login.ok else f"error: ({login.reason}) "
         click.echo(f"{said}target {login.target}: {clean(login.message)}", err=not login.ok)

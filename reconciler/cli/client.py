@@ -17,6 +17,7 @@ from urllib.parse import urlencode
 
 import click
 
+from reconciler.cli.table import clean
 from reconciler.report.places import socket_paths
 
 _ANSWER_WITHIN = 15.0  # seconds; what takes longer says so
@@ -28,7 +29,7 @@ class Trouble(click.ClickException):
     exit_code = 1
 
     def show(self, file: IO[Any] | None = None) -> None:
-        click.echo(f"error: {self.message}", file=file, err=file is None)
+        click.echo(f"error: {clean(self.message)}", file=file, err=file is None)
 
 
 class NothingRuns(Trouble):

@@ -16,7 +16,7 @@ from reconciler.cli import options
 from reconciler.cli.answers import PlannedStep
 from reconciler.cli.client import Control, NothingRuns, Trouble
 from reconciler.cli.files import files
-from reconciler.cli.table import clean, count, painted, width
+from reconciler.cli.table import clean, complain, count, painted, width
 from reconciler.config.files import STDIN, Found, default_paths, find, listing
 from reconciler.config.load import Config, Loaded
 from reconciler.core.spec import NOTHING, Desired
@@ -66,10 +66,10 @@ def command(config: Config, old: tuple[str, ...], exit_code: bool, output: str, 
     )
     done = sorted(foreseen.steps, key=lambda step: (_name(step), step["action"], step["why"]))
     if output == "json":
-        click.echo(json.dumps({"actions": done, "errors": foreseen.errors}, indent=2, ensure_ascii=False))
+        click.echo(json.dumps({"actions": done, "errors": foreseen.errors}, indent=2))
     else:
         for error in foreseen.errors:
-            click.echo(f"error: {error}", err=True)
+            complain("error", error)
         if not foreseen.errors or done:
             click.echo("\n".join(_lines(done, loaded.desired)))
     sys.exit(_INVALID if foreseen.errors else int(exit_code and bool(done)))
@@ -98,7 +98,7 @@ def _from_running(control: Control, new: Sequence[Found], loaded: Loaded, *, str
     except Trouble as trouble:
         raise _Invalid(trouble.message) from None
     for warning in answer["warnings"]:
-        click.echo(f"warning: {warning}", err=True)
+        complain("warning", warning)
     return _Foreseen(answer["actions"], answer["errors"])
 
 
@@ -119,7 +119,7 @@ def _text(found: Found) -> str:
 def _told(loaded: Loaded) -> list[str]:
     """Its errors; its warnings are told at once."""
     for warning in loaded.warnings:
-        click.echo(f"warning: {warning}", err=True)
+        complain("warning", warning)
     return [str(error) for error in loaded.errors]
 
 

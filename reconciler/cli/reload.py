@@ -8,6 +8,7 @@ import click
 
 from reconciler.cli import options
 from reconciler.cli.client import Control
+from reconciler.cli.table import clean, complain
 
 
 @click.command("reload")
@@ -24,7 +25,7 @@ def command(control: Control) -> None:
     """
     answer = control.post("/api/v1/reload", {}, within=60.0)
     for error in answer["errors"]:
-        click.echo(f"error: {error}", err=True)
+        complain("error", error)
     if answer["valid"]:
-        click.echo(f"valid: {answer['revision']}")
+        click.echo(f"valid: {clean(answer['revision'])}")
     sys.exit(0 if answer["valid"] else 1)

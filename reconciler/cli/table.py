@@ -55,8 +55,13 @@ def painted(text: str, colour: str) -> str:
 
 
 def clean(text: str) -> str:
-    """What servers and clients sent must not drive the terminal, nor make lines of its own."""
+    """What servers, clients and files say must not drive the terminal, nor make lines of its own."""
     return _CONTROL.sub(lambda match: f"\\x{ord(match[0]):02x}", text)
+
+
+def complain(kind: str, said: object) -> None:
+    """`error: …` or `warning: …`, on stderr."""
+    click.echo(f"{kind}: {clean(str(said))}", err=True)
 
 
 def table(columns: Sequence[Column], rows: Iterable[Sequence[Cell]], limit: int | None) -> list[str]:

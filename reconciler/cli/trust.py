@@ -13,7 +13,7 @@ import click
 from reconciler.cli.client import Trouble
 from reconciler.cli.files import files
 from reconciler.cli.host_keys import Fetched, Server, fetch_all, servers_of
-from reconciler.cli.table import clean
+from reconciler.cli.table import clean, complain
 from reconciler.config.load import Config, Loaded
 
 _NEW = "new: compare it with the server's own before you paste it, for instance there with"
@@ -40,7 +40,7 @@ def command(config: Config) -> None:
     loaded = Config(paths, environ=os.environ, options=config.options).reload()
     if not loaded.usable:
         for error in loaded.errors:
-            click.echo(f"error: {error}", err=True)
+            complain("error", error)
         sys.exit(1)
     fetched = fetch_all(servers_of(loaded.desired, _chosen(loaded, names)), config.environ)
     for _, group in groupby(fetched, key=lambda one: (one.server.target.name, one.server.number)):
@@ -59,7 +59,7 @@ def _chosen(loaded: Loaded, patterns: list[str]) -> list[str]:
         if not any(fnmatchcase(name, pattern) for name in names):
             raise Trouble(f"no target is called {pattern}; there are {', '.join(names) or 'none'}")
     for name, why in loaded.broken.items():
-        click.echo(f"warning: {name} is passed over: {why}", err=True)
+        complain("warning", f"{name} is passed over: {why}")
     return [name for name in names if not patterns or any(fnmatchcase(name, pattern) for pattern in patterns)]
 
 
@@ -68,18 +68,18 @@ def _tell(loaded: Loaded, group: list[Fetched]) -> None:
     name = _name(loaded, group[0].server)
     for one in group:
         if one.failure is not None:
-            click.echo(f"error: {name}: {clean(one.failure.message)}", err=True)
+            complain("error", f"{name}: {one.failure.message}")
     good = [one for one in group if one.failure is None]
     if not good:
         return
     for one in good:
-        click.echo(f"# {name}: {one.server.endpoint}")
+        click.echo(f"# {clean(f'{name}: {one.server.endpoint}')}")
         click.echo(f"#   {one.key_type} {one.fingerprint}")
         for line in _standing(one):
-            click.echo(f"#   {line}")
+            click.echo(f"#   {clean(line)}")
     click.echo("hostKeys:")
     for key in dict.fromkeys(one.line for one in good if one.standing != "revoked"):
-        click.echo(f"  - {key}")
+        click.echo(f"  - {clean(key)}")
     click.echo("")
 
 

@@ -73,11 +73,24 @@ def _counts(entry: os.DirEntry[str]) -> bool:
     return entry.name.endswith(_SUFFIXES) and not entry.name.startswith(".") and not entry.is_dir()
 
 
+def is_utf8(path: str) -> bool:
+    """Whether the path has a form as text: Linux takes any bytes for a name, metrics and watchfiles do not."""
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def find(name: str) -> Found:
     """The bytes of one file, at most one more than is allowed."""
     if name == STDIN:
         return Found("<stdin>", str(Path.cwd()), sys.stdin.buffer.read(MAX_BYTES + 1))
     directory = str(Path(name).absolute().parent)
+    if not is_utf8(Path(name).name):
+        shown = name.encode(errors="backslashreplace").decode()  # whatever tells of it speaks UTF-8
+        problem = Problem.at(Place(shown), "its name is not UTF-8: rename it", ErrorCode.UNREADABLE)
+        return Found(shown, directory, b"", problem)
     try:
         with Path(name).open("rb") as file:
             return Found(name, directory, file.read(MAX_BYTES + 1))

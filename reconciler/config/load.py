@@ -17,7 +17,8 @@ from reconciler.config.merge import Document
 from reconciler.config.named import named_files
 from reconciler.config.options import Options
 from reconciler.config.problem import ConfigError, ErrorCode, Place, Problem, by_place
-from reconciler.config.read import read
+from reconciler.config.read import MAX_PROBLEMS, read
+from reconciler.config.report import bounded
 from reconciler.config.sentences import violations
 from reconciler.config.variables import Variables
 from reconciler.core.spec import NOTHING, Desired
@@ -40,7 +41,7 @@ class Loaded:
 
     desired       to converge to: bad files count with their last good content
     files         each file and whether its content of now is in `desired`
-    errors, warnings   all of them, by place
+    errors, warnings   by place: all of them, but of no file more than anybody mends at once
     revision      of the content that `desired` was made of; "" for none
     rejected      of the content that was read, where it is not what `desired` was made of; else ""
     broken        by target: why it cannot be used although its file is right (a variable is not set); such targets
@@ -187,7 +188,8 @@ class Config:
             return _Candidate(found.name, None, error.problems, content)
         root, problems = Variables(self.environ, self.options.allow_env).expand(raw, found.name)
         problems += violations(root, found.name)
-        return _Candidate(found.name, Document(found.name, found.directory, root, content), tuple(problems), content)
+        kept = by_place(problems)[: MAX_PROBLEMS + 1]  # the last one shows that there are more
+        return _Candidate(found.name, Document(found.name, found.directory, root, content), kept, content)
 
     def _settle(self, candidates: dict[str, _Candidate], problems: Sequence[Problem]) -> Loaded:
         choice = _Choice(candidates, self._good, {c.name for c in candidates.values() if c.problems})
@@ -236,7 +238,7 @@ class Config:
                 self._parsed.pop(name, None)
 
     def _loaded(self, choice: _Choice, errors: Iterable[Problem], warnings: Iterable[Problem]) -> Loaded:
-        listed = by_place(errors)
+        listed = bounded(errors)
         present = [c for c in choice.candidates.values() if not c.absent or c.name in choice.rejected]
         applied = revision(document.digest for document in self._good.values())
         kept = {document.file: document.digest for document in self._good.values()}
@@ -246,7 +248,7 @@ class Config:
             desired=self._desired,
             files=tuple(_result(c.name, listed, valid=c.name not in choice.rejected) for c in present),
             errors=listed,
-            warnings=by_place(warnings),
+            warnings=bounded(warnings),
             revision=applied,
             rejected=seen if listed and seen != applied else "",
             broken=self._broken,

@@ -19,13 +19,14 @@ from reconciler.config.problem import ConfigError, ErrorCode, Place, Problem
 MAX_BYTES = 1024 * 1024
 MAX_DEPTH = 24
 MAX_KEY = 256
+MAX_PROBLEMS = 100  # told of one file at a time: it can hold one every few bytes, and nobody mends more at once
 
 _LOADER: type = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast, where libyaml is there
 _INT = re.compile(r"[-+]?(0|[1-9][0-9]{0,17})")  # no leading zero (octal), no colon (sexagesimal), no underscore
 _FLOAT = re.compile(r"[-+]?(0|[1-9][0-9]{0,17})\.[0-9]{1,17}")
 _WORDS: dict[str, Plain] = {"": None, "~": None, "null": None, "true": True, "false": False}
 _FOREIGN = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufefe\uff00-\ufffd\U00010000-\U0010ffff]")
-_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f\ud800-\udfff]")
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")  # to a terminal U+009B is an escape
 _NAMES = {yaml.AliasEvent: "an alias (*)", yaml.MappingStartEvent: "a mapping", yaml.SequenceStartEvent: "a list"}
 
 
@@ -58,7 +59,7 @@ def _refuse(place: Place, message: str, code: ErrorCode = ErrorCode.SYNTAX) -> N
 
 
 class _Reader:
-    """Turns the events of one file into nodes. What can be read past is gathered in `problems`."""
+    """Turns the events of one file into nodes. What can be read past is gathered in `problems`, up to a bound."""
 
     def __init__(self, file: str) -> None:
         self.file = file
@@ -150,6 +151,8 @@ class _Reader:
     def _wrong(self, event: yaml.Event, message: str) -> None:
         line, column = _position(event)
         self.problems.append(Problem.at(Place(self.file, line, column), message, ErrorCode.SYNTAX))
+        if len(self.problems) > MAX_PROBLEMS:
+            raise ConfigError(*self.problems)
 
 
 def typed(text: str) -> Plain:

@@ -1,15 +1,18 @@
 """Gathers what is wrong and what is doubtful while specs are built, so that all of it is said at once.
 
 Errors of values that the schema already spoke about are not said twice; warnings that an `x-allow` beside the field
-names are not said at all; a variable that is not set breaks its target and nothing else.
+names are not said at all; a variable that is not set breaks its target and nothing else. Of one file no more are
+gathered than are told, and one, which shows that there is more: `bounded` puts a sentence in its place.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 
 from reconciler.config.nodes import Items, Scalar, Table
-from reconciler.config.problem import ErrorCode, Place, Problem, WarningCode
+from reconciler.config.problem import ErrorCode, Place, Problem, WarningCode, by_place
+from reconciler.config.read import MAX_PROBLEMS
 
 
 class Report:
@@ -20,6 +23,8 @@ class Report:
         self.warnings: dict[Problem, None] = {}
         self.broken: dict[str, str] = {}
         self.better: set[tuple[str, int, int]] = set()
+        self._errors_of: Counter[str] = Counter()  # by file
+        self._warnings_of: Counter[str] = Counter()
         self._spoken = {(p.file, p.line, p.column) for p in already}
 
     def wrong_value(self, place: Place, message: str, *, better: bool = False) -> None:
@@ -27,21 +32,45 @@ class Report:
         if better:
             self.better.add((place.file, place.line, place.column))
         if better or (place.file, place.line, place.column) not in self._spoken:
-            self.errors[Problem.at(place, message, ErrorCode.VALUE)] = None
+            self.error(place, message, ErrorCode.VALUE)
 
     def error(self, place: Place, message: str, code: ErrorCode, other: str = "") -> None:
-        self.errors[Problem.at(place, message, code, other)] = None
+        problem = Problem.at(place, message, code, other)
+        if problem not in self.errors and not self.is_full(place.file):
+            self.errors[problem] = None
+            self._errors_of[place.file] += 1
+
+    def is_full(self, file: str) -> bool:
+        """Whether another error of this file would not be told: it need not be put into words."""
+        return self._errors_of[file] > MAX_PROBLEMS
 
     def warn(self, place: Place, message: str, code: WarningCode, *beside: Table) -> None:
         """`beside`: the mappings whose `x-allow` may waive it."""
-        if not any(code in _waived(table) for table in beside):
-            self.warnings[Problem.at(place, message, code)] = None
+        if self._warnings_of[place.file] > MAX_PROBLEMS or any(code in _waived(table) for table in beside):
+            return
+        problem = Problem.at(place, message, code)
+        if problem not in self.warnings:
+            self.warnings[problem] = None
+            self._warnings_of[place.file] += 1
 
     def unset(self, place: Place, node: Scalar, target: str, *beside: Table) -> None:
         names = ", ".join(f"${{{name}}}" for name in dict.fromkeys(node.unset))
         self.warn(place, f"{names} is not set", WarningCode.UNSET_VARIABLE, *beside)
         message = f"{place}: {place.path}: {names} is not set: set it where this process is started"
         self.broken.setdefault(target, message)
+
+
+def bounded(problems: Iterable[Problem]) -> tuple[Problem, ...]:
+    """By place, each once; of each file the first ones, and a last one that says where there are more."""
+    told: dict[str, list[Problem]] = {}
+    for problem in by_place(problems):
+        own = told.setdefault(problem.file, [])
+        if len(own) < MAX_PROBLEMS:
+            own.append(problem)
+        elif len(own) == MAX_PROBLEMS:
+            message = f"there are more than these {MAX_PROBLEMS}: the others are told when these are mended"
+            own.append(Problem.at(Place(problem.file), message, ErrorCode.VALUE))
+    return tuple(problem for own in told.values() for problem in own)
 
 
 def _waived(table: Table) -> frozenset[object]:

@@ -1,6 +1,7 @@
 """Targets: entries -> `TargetSpec`, with the way to each server worked out through other targets.
 
-A jump host by name brings that target's own jump hosts with it; a way that leads round in a circle is an error.
+A jump host by name brings that target's own jump hosts with it; a way that leads round in a circle is an error, and so
+is one that is too long.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from reconciler.core.spec import Access, Hop, Reconnect, TargetSettings, TargetS
 UNSET = "unset variable"  # why a target is off that cannot be used for want of one
 _DISABLED = "disabled"
 _MOST = 1_000_000_000
+_MOST_HOPS = 16  # each is a login before the next; a way is found by recursion, which this bounds
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +116,10 @@ class Targets:
             proxy = proxy or last.proxy_command
             for jump, timeout in (*before, (last.hop, last.timeouts[-1])):
                 via.setdefault(jump, timeout)
+            if len(via) > _MOST_HOPS:
+                self._too_far(fields.place("jumpHosts" if "jumpHosts" in fields else "jumpHost"), entry.name)
+                via.clear()  # a stand-in, from which what lies behind it is measured anew
+                break
         own = hop(fields, self._sources(entry), self.options)
         return _Way(own, tuple(via), (*via.values(), connect_timeout(fields)), proxy)
 
@@ -145,14 +151,23 @@ class Targets:
             self.report.error(place, f"leads round in a circle: {circle}", ErrorCode.REFERENCE)
             return None
         if name not in self.definitions:
+            if self.report.is_full(place.file):
+                return None  # to look for what was meant takes long where there are many targets
             near = did_you_mean(name, self.definitions)
             hint = f"did you mean {near}?" if near else f"define it, or write {{host: {name.rpartition('@')[2]}}}"
             self.report.error(place, f"there is no target {name}; {hint}", ErrorCode.REFERENCE)
+            return None
+        if len(trail) > _MOST_HOPS and name not in self._ways:
+            self._too_far(place, trail[0])
             return None
         way = self._way(name, trail)
         if name in self.report.broken:
             self.report.broken.setdefault(trail[-1], self.report.broken[name])
         return way
+
+    def _too_far(self, place: Place, name: str) -> None:
+        message = f"makes it more than {_MOST_HOPS} jump hosts on the way to {name}: leave some of them out"
+        self.report.wrong_value(place, message, better=True)
 
     def _proxy_command(self, fields: Fields) -> tuple[str, ...]:
         argv = fields.find("proxyCommand", command, ())

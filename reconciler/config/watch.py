@@ -4,7 +4,7 @@ inotify (through watchfiles) is a hint that makes it quick; reading and hashing 
 guarantee. Contents are compared, never times. Watched are the directories of every hop of each symlink chain, because
 a watch of the file itself goes blind after the first atomic rename or ConfigMap swap; and the files all the same,
 because a single file that is mounted here has no directory in which its writes show. `active` says whether hints arrive
-at all.
+at all. A path that is not UTF-8 gives none: watchfiles takes text, so that it is only read again.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from typing import Self
 
 from watchfiles import awatch
 
-from reconciler.config.files import STDIN, listing
+from reconciler.config.files import STDIN, is_utf8, listing
 
 _INTERVAL = 2.0
 _SETTLE = 0.02  # a file that is being written is read again until it stays the same,
@@ -136,8 +136,11 @@ class Watcher:
             self._hint.set()
             try:
                 await self._hints_from(places)
-            except (OSError, RuntimeError):  # no inotify instance or watch left, or a place vanished just now
+            except* (OSError, RuntimeError):
+                # No inotify instance or watch left, a place vanished just now, or something happened to a name that is
+                # not UTF-8.
                 self.active = False
+                self._hint.set()
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(self._interval):
                         await self._places_changed.wait()
@@ -158,7 +161,7 @@ class Watcher:
         )
         try:
             async with aclosing(hints):
-                self.active = True
+                self.active = bool(places)
                 async for _ in hints:
                     self._hint.set()
         finally:
@@ -207,7 +210,7 @@ def _places(paths: Iterable[str]) -> list[str]:
         found |= _on_the_way(path.absolute(), _MAX_HOPS)
         if path.is_file():
             found.add(str(path))
-    return sorted(found)
+    return sorted(filter(is_utf8, found))
 
 
 def _on_the_way(path: Path, hops: int) -> set[str]:

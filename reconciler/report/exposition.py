@@ -17,7 +17,12 @@ Sample = tuple[str, float]  # its labels, as `labels` writes them, and its value
 
 def labels(pairs: Mapping[str, str]) -> str:
     """`target="prod",tunnel="pg"`."""
-    return ",".join(f'{name}="{value.translate(_ESCAPES)}"' for name, value in pairs.items())
+    return ",".join(f'{name}="{_text(value).translate(_ESCAPES)}"' for name, value in pairs.items())
+
+
+def _text(value: str) -> str:
+    """The formats are UTF-8, and the name of a file need not be."""
+    return value if value.isascii() else value.encode(errors="backslashreplace").decode()
 
 
 class Page:

@@ -1,10 +1,11 @@
-"""Server-sent events: what happens, as it happens, to one reader."""
+"""Server-sent events: what happens, as it happens, to one reader; and how many readers there may be."""
 
 from __future__ import annotations
 
 import asyncio
 import json
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 from aiohttp import web
 
@@ -12,10 +13,33 @@ from reconciler.report.events import Event, Events
 
 STILL_HERE = 15.0  # seconds between two signs of life, so that proxies and readers know
 WRITE_WITHIN = 10.0  # a reader that does not read is let go
+MOST = 32  # readers at once: each keeps a connection that is never idle, and probes need some too
+
+
+@dataclass(slots=True)
+class Readers:
+    """How many an application has."""
+
+    count: int = 0
+
+
+READERS = web.AppKey("readers of events", Readers)
 
 
 async def stream(request: web.Request, events: Events) -> web.StreamResponse:
     """Tell the events that are kept (those after Last-Event-ID, if the reader comes back) and then each new one."""
+    readers = request.app[READERS]
+    if readers.count >= MOST:
+        said = f"{MOST} follow the events already: try again when one of them has left"
+        raise web.HTTPServiceUnavailable(reason=said)
+    readers.count += 1
+    try:
+        return await _follow(request, events)
+    finally:
+        readers.count -= 1
+
+
+async def _follow(request: web.Request, events: Events) -> web.StreamResponse:
     response = web.StreamResponse(headers={"Content-Type": "text/event-stream", "Cache-Control": "no-store"})
     await response.prepare(request)
     last = request.headers.get("Last-Event-ID", "")

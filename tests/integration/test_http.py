@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 import socket
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -12,8 +14,9 @@ from aiohttp import web
 
 from reconciler.core.status import Phase
 from reconciler.report.http import ailment, is_host_allowed
-from reconciler.report.serving import Serving
+from reconciler.report.serving import LIMIT, Serving
 from reconciler.report.snapshot import Pulse
+from reconciler.report.stream import MOST
 from reconciler.service import EndpointError, Endpoints, serving
 from support.endpoints import client_of, whole
 from support.services import EchoServer, connected
@@ -154,37 +157,164 @@ async def test_a_taken_port_is_a_warning_unless_it_was_asked_for(
                     pass
 
 
-async def test_clients_that_say_nothing_are_sent_away_and_so_are_too_many() -> None:
+@contextlib.asynccontextmanager
+async def served(limit: int, patience: float = 60.0) -> AsyncIterator[tuple[Serving, int]]:
+    """A server and its port. `/` is answered at once, `/hold` never."""
+
     async def hello(_request: web.Request) -> web.Response:
         return web.Response(text="hello")
 
+    async def hold(_request: web.Request) -> web.Response:
+        await asyncio.Event().wait()
+        raise AssertionError
+
     app = web.Application()
     app.router.add_get("/", hello)
+    app.router.add_get("/hold", hold)
     sock = socket.create_server(("127.0.0.1", 0))
-    port = sock.getsockname()[1]
-    server = Serving(app, limit=2, patience=0.3)
+    server = Serving(app, limit=limit, patience=patience)
     await server.start([sock])
     try:
-        async with connected("127.0.0.1", port) as (mute, _), connected("127.0.0.1", port) as (slow, dripping):
-            dripping.write(b"GET / HTTP/1.1\r\nHost: a\r\n")
-            await dripping.drain()
-            await eventually(lambda: len(server.connections) == 2)
-            async with connected("127.0.0.1", port) as (third, _):
-                assert await ended(third), "one too many"
-            assert await ended(mute)
-            assert await ended(slow)
-        async with client_of(address=f"127.0.0.1:{port}") as http:
-            assert await http.text("/") == (200, "hello")
+        yield server, sock.getsockname()[1]
     finally:
         await server.stop()
 
 
+def ask(writer: asyncio.StreamWriter, path: str) -> None:
+    writer.write(f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+
+
+async def answered(reader: asyncio.StreamReader) -> bytes:
+    """The first line of an answer."""
+    return await asyncio.wait_for(reader.readline(), 10)
+
+
+async def test_clients_that_say_nothing_are_sent_away() -> None:
+    async with served(limit=2, patience=0.3) as (_, port):
+        async with connected("127.0.0.1", port) as (mute, _), connected("127.0.0.1", port) as (slow, dripping):
+            dripping.write(b"GET / HTTP/1.1\r\nHost: a\r\n")
+            assert await ended(mute)
+            assert await ended(slow)
+        async with client_of(address=f"127.0.0.1:{port}") as http:
+            assert await http.text("/") == (200, "hello")
+
+
+async def test_one_too_many_takes_the_place_of_who_has_waited_longest_for_nothing() -> None:
+    async with (
+        served(limit=3) as (server, port),
+        connected("127.0.0.1", port) as (held, holding),
+        connected("127.0.0.1", port) as (mute, _),
+        connected("127.0.0.1", port) as (kept, keeping),
+    ):
+        ask(holding, "/hold")
+        ask(keeping, "/")
+        assert await answered(kept) == b"HTTP/1.1 200 OK\r\n"
+        await eventually(lambda: len(server._idle_since) == 2)
+        for gone in (mute, kept):
+            async with connected("127.0.0.1", port) as (new, asking):
+                ask(asking, "/")
+                assert await answered(new) == b"HTTP/1.1 200 OK\r\n"
+                assert await ended(gone)
+                ask(asking, "/hold")
+                await eventually(lambda: len(server.connections) - len(server._idle_since) == 2)
+                assert not held.at_eof()
+
+
+async def test_where_all_are_being_answered_the_oldest_makes_room() -> None:
+    async with (
+        served(limit=2) as (server, port),
+        connected("127.0.0.1", port) as (first, one),
+        connected("127.0.0.1", port) as (second, two),
+    ):
+        ask(one, "/hold")
+        ask(two, "/hold")
+        await eventually(lambda: len(server.connections) == 2 and not server._idle_since)
+        async with connected("127.0.0.1", port) as (third, three):
+            ask(three, "/")
+            assert await answered(third) == b"HTTP/1.1 200 OK\r\n"
+            assert await ended(first)
+            assert len(server.connections) == 2
+            assert not second.at_eof()
+
+
+async def test_followers_of_events_cannot_keep_the_probes_of_kubernetes_out(tmp_path: Path) -> None:
+    async with whole(tmp_path, "targets: {}\n") as it, contextlib.AsyncExitStack() as stack:
+        host, _, port = it.served.listen.rpartition(":")
+        statuses = []
+        for _ in range(LIMIT):
+            reader, writer = await stack.enter_async_context(connected(host, int(port)))
+            ask(writer, "/api/v1/events")
+            statuses.append((await answered(reader)).split()[1])
+        assert statuses == [b"200"] * MOST + [b"503"] * (LIMIT - MOST)
+        assert await it.http.text("/livez") == (200, "ok\n")
+        status, said = await it.http.text("/api/v1/events")
+        assert (status, said) == (503, f"{MOST} follow the events already: try again when one of them has left\n")
+
+
+async def test_one_who_stops_following_makes_room_for_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("reconciler.report.stream.MOST", 1)
+    async with whole(tmp_path, "targets: {}\n") as it:
+
+        async def status() -> int:
+            async with it.http.session.get("/api/v1/events") as response:
+                return response.status
+
+        async with it.http.session.get("/api/v1/events") as following:
+            assert following.status == 200
+            assert await status() == 503
+            async with it.control.session.get("/api/v1/events?follow=1") as other:
+                assert other.status == 200, "the control socket is for its owner alone, and counts for itself"
+                refused = await it.control.get("/api/v1/events", status=503, follow="1")
+                assert refused["error"].startswith("1 follow the events already")
+
+        async def is_taken() -> bool:
+            return await status() == 200
+
+        await eventually(is_taken)
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        b"GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: a\r\nX: " + b"x" * 20_000 + b"\r\n\r\n",
+        b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nsecret\r\n",
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n",
+    ],
+    ids=["two hosts", "a long header", "two lengths", "no chunk", "TLS"],
+)
+async def test_what_is_not_http_is_refused_in_few_words(request_: bytes, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("DEBUG", "reconciler")
+    async with served(limit=2) as (_, port), connected("127.0.0.1", port) as (reader, writer):
+        writer.write(request_)
+        answer = await asyncio.wait_for(reader.read(), 10)
+        assert answer.startswith(b"HTTP/1.0 400 ")
+        assert b"\r\nServer: tunnels\r\n" in answer
+        assert b"aiohttp" not in answer
+    [record] = [record for record in caplog.records if record.name != "asyncio"]
+    assert (record.levelname, record.exc_info) == ("DEBUG", None)
+    assert record.getMessage().startswith("Error handling request from 127.0.0.1: ")
+    assert len(record.getMessage()) < 130
+    assert "secret" not in record.getMessage()
+
+
+async def test_a_body_that_is_not_what_it_says_is_no_error_of_ours(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("DEBUG", "reconciler")
+    async with served(limit=2) as (_, port), connected("127.0.0.1", port) as (reader, writer):
+        writer.write(b"GET / HTTP/1.1\r\nHost: a\r\nContent-Encoding: gzip\r\nContent-Length: 3\r\n\r\nabc")
+        assert await answered(reader) == b"HTTP/1.1 200 OK\r\n"
+        await ended(reader)
+    [record] = [record for record in caplog.records if record.name != "asyncio"]
+    assert (record.levelname, record.exc_info) == ("DEBUG", None)
+    assert record.getMessage() == "Unhandled exception: RequestPayloadError"
+
+
 async def ended(reader: asyncio.StreamReader) -> bool:
     async with asyncio.timeout(10):
-        try:
-            return await reader.read() == b""
-        except ConnectionError:
-            return True
+        with contextlib.suppress(ConnectionError):
+            await reader.read()
+    return True
 
 
 def own_address() -> str:

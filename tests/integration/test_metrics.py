@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
+import os
 from functools import partial
 from pathlib import Path
 
@@ -213,6 +214,18 @@ async def test_openmetrics_is_spoken_to_those_who_ask(sshd: Sshd, echo: EchoServ
 
 def test_label_values_are_escaped() -> None:
     assert labels({"a": 'x"y\\z\n', "b": ""}) == r'a="x\"y\\z\n",b=""'
+    assert labels({"a": "é\udcff"}) == r'a="é\\udcff"'
+
+
+async def test_a_path_that_is_not_utf_8_breaks_no_scrape(tmp_path: Path) -> None:
+    folder = tmp_path / os.fsdecode(b"\xff")
+    folder.mkdir()
+    async with whole(folder, "targets: {}\n", control=str(tmp_path / "c.sock")) as it:
+        for accept in ("", OPENMETRICS):
+            page = await scrape(it.http, accept)
+            assert page.value("tunnels_config_file_valid", file=f"{tmp_path}/\\udcff/tunnels.yaml") == 1
+            assert page.value("tunnels_config_watch_active") == 0
+            assert accept or complaints(page.text) == ""
 
 
 def zip_up(page: Scraped) -> list[tuple[dict[str, str], float]]:

@@ -105,6 +105,20 @@ def test_a_refusal_keeps_its_sentence(tmp_path: Path) -> None:
     assert refused.value.status == 404
 
 
+def test_what_the_process_says_drives_no_terminal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    evil = "\x1b]0;owned\x07\x9b31m"
+    answer = {"valid": False, "revision": evil, "errors": [evil], "actions": [], "warnings": [evil], "error": evil}
+    (tmp_path / "tunnels.yaml").write_text("targets: {}")
+    for status in ("200 OK", "400 Bad Request"):
+        with answering(tmp_path / "s", http(status, answer)):
+            for command in (["reload"], ["plan", str(tmp_path / "tunnels.yaml")]):
+                result = run(monkeypatch, [tmp_path / "s"], *command)
+                assert result.exit_code in (1, 2)
+                assert r"error: \x1b]0;owned\x07\x9b31m" in result.stderr
+                assert not [c for c in result.output if not c.isprintable() and c != "\n"]
+        (tmp_path / "s").unlink()
+
+
 @pytest.mark.parametrize("answer", [b"", b"nonsense\r\n\r\n", http("200 OK", "no JSON"), http("500 Oh", "<html>")])
 def test_an_answer_without_sense_is_no_traceback(tmp_path: Path, answer: bytes) -> None:
     with answering(tmp_path / "s", answer):

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from pathlib import Path
 
 import pytest
 
-from reconciler.config.files import default_paths
+from reconciler.config.files import default_paths, is_utf8
 from reconciler.config.load import Config, Loaded, load_files
 from reconciler.config.options import Options
 
@@ -197,6 +198,41 @@ def test_what_did_not_change_is_the_identical_object(folder: Path) -> None:
     after = files.reload().desired
     assert after.tunnels["b/local-2"] is before.tunnels["b/local-2"]
     assert after.targets["a"] is before.targets["a"]
+
+
+def chain(length: int) -> str:
+    """Targets that reach their servers each through the next."""
+    links = "".join(f"  t{n}: {{host: h{n}, agent: true, jumpHost: t{n + 1}}}\n" for n in range(length))
+    return f"targets:\n{links}  t{length}: {{host: h{length}, agent: true}}\n"
+
+
+def test_a_chain_of_jump_hosts_without_end_is_an_error_and_holds_up_no_other_file(folder: Path) -> None:
+    files = config(folder)
+    files.reload()
+    for text in (chain(400), "targets:\n" + "\n".join(reversed(chain(400).splitlines()[1:]))):
+        (folder / "a.yaml").write_text(text)
+        (folder / "b.yml").write_text(B.replace("2:h", f"{len(text)}:h"))
+        loaded = files.reload()
+        assert tunnels(loaded) == ["a/local-1", f"b/local-{len(text)}"]
+        assert {problem.file for problem in loaded.errors} == {str(folder / "a.yaml")}
+        assert all("more than 16 jump hosts on the way to t" in problem.message for problem in loaded.errors)
+
+
+@pytest.mark.parametrize("backwards", [False, True])
+def test_sixteen_jump_hosts_are_taken(folder: Path, backwards: bool) -> None:
+    head, *lines = chain(16).splitlines()
+    (folder / "a.yaml").write_text("\n".join([head, *sorted(lines, reverse=backwards)]))
+    loaded = config(folder).reload()
+    assert loaded.errors == ()
+    assert len(loaded.desired.targets["t0"].access.via) == 16
+
+
+def test_a_file_whose_name_is_not_utf_8_is_told_and_the_others_are_read(folder: Path) -> None:
+    (folder / os.fsdecode(b"\xff.yaml")).write_text("targets: {c: {host: c, agent: true}}")
+    loaded = config(folder).reload()
+    assert tunnels(loaded) == ["a/local-1", "b/local-2"]
+    assert [str(problem) for problem in loaded.errors] == [f"{folder}/\\udcff.yaml: its name is not UTF-8: rename it"]
+    assert all(is_utf8(file.path) for file in loaded.files)
 
 
 def test_the_revision_of_one_file_is_its_sha256_wherever_it_lies(folder: Path) -> None:

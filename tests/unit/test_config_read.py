@@ -108,6 +108,20 @@ def test_what_is_no_mapping_is_an_error_and_never_a_traceback(data: bytes) -> No
     assert all(problem.file == "f" and problem.message for problem in caught.value.problems)
 
 
+@pytest.mark.usefixtures("parser")
+@pytest.mark.parametrize("written", ["\\x1b", "\\u009b", "\\x80", "\\N", "\\x7f"])
+@pytest.mark.parametrize("text", ['a: "{}31m"', '"{}31m": 1'])
+def test_what_would_drive_a_terminal_is_no_text(written: str, text: str) -> None:
+    with pytest.raises(ConfigError, match="does not belong in a value"):
+        read(text.format(written).encode(), "f")
+
+
+@pytest.mark.parametrize("value", ["\x1b[31m", "\x9b31m"])
+def test_nor_does_a_variable_bring_it_in(value: str) -> None:
+    (problem,) = load_text("targets: {a: {host: '${X}', agent: true, user: u}}", environ={"X": value}).errors
+    assert problem.message == "the value of ${X} holds control characters"
+
+
 @given(st.binary(max_size=300))
 def test_any_bytes_get_an_answer(data: bytes) -> None:
     assert load_text(data).errors or load_text(data).desired.targets is not None

@@ -161,6 +161,28 @@ async def test_a_pipe_does_not_block(tmp_path: Path) -> None:
         assert await after(watcher, lambda: (tmp_path / "a.yaml").write_text("x")) == changed(tmp_path / "a.yaml")
 
 
+async def test_a_name_that_is_not_utf_8_does_not_end_the_watch(config: Path) -> None:
+    """The library takes no such path, and fails when something happens to one."""
+    odd = config / os.fsdecode(b"\xff.yaml")
+    odd.write_text("1")
+    async with Watcher([config, odd], interval=0.05) as watcher:
+        await hints_arrive(watcher)
+        for turn in range(2, 5):
+            assert await after(watcher, partial(odd.write_text, str(turn))) == changed(odd)
+            await hints_arrive(watcher)
+            assert await after(watcher, partial((config / "a.yaml").write_text, str(turn))) == changed(
+                config / "a.yaml"
+            )
+
+
+async def test_where_the_way_is_not_utf_8_there_are_no_hints_and_it_says_so(tmp_path: Path) -> None:
+    file = tmp_path / os.fsdecode(b"\xff") / "a.yaml"
+    file.parent.mkdir()
+    async with Watcher([file], interval=0.05) as watcher:
+        assert await after(watcher, lambda: file.write_text("1")) == changed(file)
+        assert not watcher.active
+
+
 async def test_cancelling_ends_it_at_once_and_leaves_no_thread_at_work(config: Path) -> None:
     ready = asyncio.Event()
 

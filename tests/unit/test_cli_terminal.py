@@ -1,0 +1,68 @@
+"""What files, servers and the running process say is shown, and drives no terminal."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from reconciler.cli.client import Trouble
+from reconciler.cli.main import main
+
+TAG = "targets: !<%1b]0;owned%07> {}\n"  # a title for the window, were it printed as it is
+PLAIN = "targets: {a: {host: b.example.com, user: u, agent: true}}\n"
+
+
+def complaint(*arguments: str) -> str:
+    result = CliRunner().invoke(main, [*arguments], env={"TUNNELS_CONTROL": "/nonexistent/tunnels.sock"})
+    assert result.exit_code in (1, 2)
+    assert not [c for c in result.output if not c.isprintable() and c != "\n"]
+    return result.stderr
+
+
+@pytest.mark.parametrize("command", ["check", "plan", "trust"])
+def test_a_tag_with_an_escape_is_shown_and_not_obeyed(command: str, tmp_path: Path) -> None:
+    file = tmp_path / "tunnels.yaml"
+    file.write_text(TAG)
+    assert rf"{file}:1:10: tags are not taken: remove !\x1b]0;owned\x07" in complaint(command, str(file))
+
+
+def test_so_is_one_in_the_file_to_compare_with(tmp_path: Path) -> None:
+    new, old = tmp_path / "new.yaml", tmp_path / "old.yaml"
+    new.write_text(PLAIN)
+    old.write_text(TAG)
+    assert r"remove !\x1b]0;owned\x07" in complaint("plan", str(new), "--from", str(old))
+
+
+@pytest.mark.parametrize("command", ["check", "plan"])
+def test_and_one_in_the_name_of_a_file(command: str, tmp_path: Path) -> None:
+    file = tmp_path / "\x1b[31m.yaml"
+    file.write_text("targets: [\n")
+    assert r"error: " in complaint(command, str(file))
+    file.write_text(PLAIN)
+    result = CliRunner().invoke(main, ["check", str(file)])
+    assert result.stdout == f"{tmp_path}/\\x1b[31m.yaml: valid, 1 target and 0 tunnels\n"
+
+
+def test_a_target_that_is_none_is_shown(tmp_path: Path) -> None:
+    file = tmp_path / "tunnels.yaml"
+    file.write_text(PLAIN)
+    assert r"no target is called x\x1b[2J;" in complaint("trust", str(file), "x\x1b[2J")
+
+
+def test_trouble_is_one_clean_line(capsys: pytest.CaptureFixture[str]) -> None:
+    Trouble("it said \x1b]0;owned\x07\nerror: \x9b31m").show()
+    assert capsys.readouterr().err == r"error: it said \x1b]0;owned\x07\x0aerror: \x9b31m" + "\n"
+
+
+def test_json_has_no_raw_control_character_either(tmp_path: Path) -> None:
+    """JSON itself escapes U+001B and leaves U+009B as it is."""
+    file = tmp_path / "tunnels.yaml"
+    file.write_text("targets: !<%c2%9b31m%1b[31m> {}\n")
+    for command in ("check", "plan"):
+        result = CliRunner().invoke(main, [command, str(file), "--output", "json"])
+        assert result.exit_code == 2
+        assert not [c for c in result.stdout if not c.isprintable() and c != "\n"]
+        assert json.loads(result.stdout)["errors"] == [f"{file}:1:10: tags are not taken: remove !\x9b31m\x1b[31m"]
