@@ -70,11 +70,15 @@ def _log(loaded: Loaded, before: Loaded | None) -> None:
 def _event(loaded: Loaded, before: Loaded | None, now: float) -> Event:
     more = f"; and {len(loaded.errors) - _SHOWN} more" if len(loaded.errors) > _SHOWN else ""
     errors = "; ".join(map(str, loaded.errors[:_SHOWN])) + more
-    targets, tunnels = len(loaded.desired.targets), len(loaded.desired.tunnels)
+    targets, tunnels = _count(len(loaded.desired.targets), "target"), _count(len(loaded.desired.tunnels), "tunnel")
     return Event(
         at=now,
         subject="config",
         phase="valid" if loaded.valid else "invalid",
         before=None if before is None else "valid" if before.valid else "invalid",
-        message=errors or f"{loaded.revision}: {targets} targets, {tunnels} tunnels",
+        message=errors or f"{loaded.revision}: {targets}, {tunnels}",
     )
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

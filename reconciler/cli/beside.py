@@ -11,9 +11,8 @@ import re
 import signal
 from collections.abc import Iterable, Iterator
 
-import click
-
 from reconciler.app import App
+from reconciler.cli.table import complain
 from reconciler.core.judge import TunnelStatus
 from reconciler.core.spec import LocalTcp
 from reconciler.orders import Orders
@@ -48,7 +47,7 @@ async def _up(app: App, running: asyncio.Task[int], within: float) -> int | None
     try:
         waiting.result()
     except NotSoError as no:
-        click.echo(f"error: {no}", err=True)
+        complain("error", no)
         return _NOT_UP
     return None
 
@@ -60,7 +59,7 @@ async def _run(app: App, program: tuple[str, ...]) -> int:
         try:
             process = await asyncio.create_subprocess_exec(*program, env=environ)
         except OSError as error:
-            click.echo(f"error: cannot run {program[0]}: {error.strerror}", err=True)
+            complain("error", f"cannot run {program[0]}: {error.strerror}")
             return _NOT_FOUND if isinstance(error, FileNotFoundError) else _NOT_EXECUTABLE
         passing.to(process)
         code = await process.wait()

@@ -118,7 +118,7 @@ class Control:
             else:
                 return connection, path
         hint = "" if self.is_named else "; --control or $TUNNELS_CONTROL names another place"
-        raise NothingRuns(f"no `tunnels run` answers at {', '.join(why)}{hint}")
+        raise NothingRuns(f"no `tunnels run` answers at {', '.join(why)}{hint}; `tunnels run FILE` starts one")
 
 
 def _reason(error: OSError) -> str:

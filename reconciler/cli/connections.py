@@ -43,7 +43,7 @@ def command(ids: tuple[str, ...], output: str, control: Control) -> None:
     found: list[Client] = control.get("/api/v1/connections")["connections"]
     clients = [client for client in found if not ids or is_meant(client["tunnel"], ids)]
     if output == "json":
-        click.echo(json.dumps({"connections": clients}, indent=2, ensure_ascii=False))
+        click.echo(json.dumps({"connections": clients}, indent=2))
     elif clients:
         now = datetime.now(UTC)
         click.echo("\n".join(table(_COLUMNS, [_row(client, now) for client in clients], width())))

@@ -33,7 +33,7 @@ def command(ids: tuple[str, ...], follow: bool, output: str, control: Control) -
     with contextlib.suppress(KeyboardInterrupt) if follow else contextlib.nullcontext():
         for event in _events(ids, follow, control):
             if not ids or _is_of(event, ids):
-                click.echo(json.dumps(event, ensure_ascii=False) if output == "json" else _line(event))
+                click.echo(json.dumps(event) if output == "json" else _line(event))
                 sys.stdout.flush()
 
 

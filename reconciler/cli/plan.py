@@ -214,5 +214,7 @@ def _sum(done: Sequence[PlannedStep]) -> str:
     both = tunnels["+"] & tunnels["-"]  # closed here, opened there: the same tunnel on another address
     opened, closed, changed = tunnels["+"] - both, tunnels["-"] - both, tunnels["~"] | both
     said = f"{count(len(opened), 'tunnel')} to open, {len(changed)} to change, {len(closed)} to close"
+    if dialled := sum(one["action"] == "dial" for one in done):
+        said += f", {count(dialled, 'connection')} to make"
     touched = sum(one["clients"] for one in done)
     return f"{said}; {count(touched, 'live client')} touched." if touched else f"{said}."

@@ -13,6 +13,7 @@ from reconciler.app import App
 from reconciler.cli import logs
 from reconciler.cli.beside import run_beside
 from reconciler.cli.files import files
+from reconciler.cli.table import complain
 from reconciler.cli.values import DURATION
 from reconciler.config.load import Config
 from reconciler.core.overlay import Shard
@@ -149,7 +150,7 @@ def command(
     try:
         code = asyncio.run(_run(config, endpoints, shard, program or (), timeout))
     except EndpointError as error:
-        click.echo(f"error: {error}", err=True)
+        complain("error", error)
         code = _INVALID
     sys.exit(code)
 

@@ -44,13 +44,11 @@ def command(ids: tuple[str, ...], watch: bool, output: str, control: Control) ->
     ending, 3 if nothing runs.
     """
     show = _json if output == "json" else _text
-    code = 0
+    code = _look(ids, control, show, watch)
     with contextlib.suppress(KeyboardInterrupt):
-        while True:
-            code = _look(ids, control, show, watch)
-            if not watch:
-                break
+        while watch:
             time.sleep(_EVERY)
+            code = _look(ids, control, show, watch)
     sys.exit(code)
 
 
@@ -60,11 +58,10 @@ def _look(ids: tuple[str, ...], control: Control, show: _Show, watch: bool) -> i
         status["tunnels"] = _chosen(status, ids)
     except Trouble as trouble:
         nothing = isinstance(trouble, NothingRuns)
-        said = f"{trouble.message}; `tunnels run FILE` starts one" if nothing else trouble.message
         if watch and show is _text:
-            _screen([clean(said)])
+            _screen([clean(trouble.message)])
         else:
-            Trouble(said).show()
+            trouble.show()
         return _NOTHING_RUNS if nothing else 1
     if ids:
         named = {tunnel["target"] for tunnel in status["tunnels"]}
@@ -81,7 +78,7 @@ def _chosen(status: Status, ids: tuple[str, ...]) -> list[Tunnel]:
 
 
 def _json(status: Status, watch: bool) -> None:
-    click.echo(json.dumps(status, indent=None if watch else 2, ensure_ascii=False))
+    click.echo(json.dumps(status, indent=None if watch else 2))
 
 
 def _text(status: Status, watch: bool) -> None:

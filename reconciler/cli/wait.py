@@ -7,7 +7,7 @@ import time
 import click
 
 from reconciler.cli import options
-from reconciler.cli.client import Control, NothingRuns, Refused, Trouble
+from reconciler.cli.client import Control, Refused, Trouble
 from reconciler.cli.values import DURATION
 
 _RETRY = 0.1  # seconds between two looks for a process that is still to start
@@ -50,8 +50,7 @@ def command(ids: tuple[str, ...], revision: str | None, timeout: float, control:
             if isinstance(trouble, Refused) and trouble.status != _ENDED:
                 raise
             if time.monotonic() + _RETRY >= deadline:
-                how = "; `tunnels run FILE` starts one" if isinstance(trouble, NothingRuns) else ""
-                raise Trouble(f"not in time: {trouble.message}{how}") from None
+                raise Trouble(f"not in time: {trouble.message}") from None
             time.sleep(_RETRY)
         else:
             return

@@ -55,7 +55,7 @@ def default_paths(environ: Mapping[str, str]) -> tuple[str, ...]:
 
 def listing(given: str) -> Listing:
     """The files that a path stands for: itself, or the *.yaml and *.yml of a directory, sorted."""
-    if given == STDIN or not Path(given).is_dir():
+    if given == STDIN or not os.path.isdir(given):  # noqa: PTH112 - Path.is_dir raises in a folder that is not ours
         return Listing(given, (given,), complete=True)
     try:
         names = sorted(entry.name for entry in os.scandir(given) if _counts(entry))
