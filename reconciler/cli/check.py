@@ -10,7 +10,7 @@ import click
 
 from reconciler.cli import options
 from reconciler.cli.files import files
-from reconciler.cli.logins import Login, log_in_to_all
+from reconciler.cli.logins import Login, log_in_to_all, misfits_of_all
 from reconciler.cli.table import clean, complain, count
 from reconciler.config.effective import to_json
 from reconciler.config.load import Config, Loaded
@@ -39,23 +39,26 @@ def command(config: Config, each: bool, connect: bool, output: str) -> None:
     found = []
     for one in configs:
         result = one.reload()
-        logins = log_in_to_all(result, config.environ) if connect and result.valid else []
-        well &= result.valid and all(login.ok for login in logins)
+        errors, warnings = list(map(str, result.errors)), list(map(str, result.warnings))
+        misfits = misfits_of_all(result, config.environ) if result.valid else []
+        (errors if config.options.strict else warnings).extend(misfits)
+        logins = log_in_to_all(result, config.environ) if connect and not errors else []
+        well &= not errors and all(login.ok for login in logins)
         if output == "json":
-            found.append(_json(result, logins if connect else None))
+            found.append(_json(result, errors, warnings, logins if connect else None))
         else:
-            _tell(result, logins)
+            _tell(result, errors, warnings, logins)
     if output == "json":
         click.echo(json.dumps(found if each else found[0], indent=2))
     sys.exit(0 if well else 2)
 
 
-def _tell(result: Loaded, logins: list[Login]) -> None:
-    for problem in result.errors:
+def _tell(result: Loaded, errors: list[str], warnings: list[str], logins: list[Login]) -> None:
+    for problem in errors:
         complain("error", problem)
-    for problem in result.warnings:
+    for problem in warnings:
         complain("warning", problem)
-    if result.valid:
+    if not errors:
         targets, tunnels = len(result.desired.targets), len(result.desired.tunnels)
         names = ", ".join(file.path for file in result.files)
         click.echo(f"{clean(names)}: valid, {count(targets, 'target')} and {count(tunnels, 'tunnel')}")
@@ -64,12 +67,12 @@ def _tell(result: Loaded, logins: list[Login]) -> None:
         click.echo(f"{said}target {login.target}: {clean(login.message)}", err=not login.ok)
 
 
-def _json(result: Loaded, logins: list[Login] | None) -> dict[str, object]:
+def _json(result: Loaded, errors: list[str], warnings: list[str], logins: list[Login] | None) -> dict[str, object]:
     made: dict[str, object] = {
-        "valid": result.valid,
+        "valid": not errors,
         "revision": result.rejected or result.revision,
-        "errors": [str(problem) for problem in result.errors],
-        "warnings": [str(problem) for problem in result.warnings],
+        "errors": errors,
+        "warnings": warnings,
         "config": to_json(result.desired),
     }
     if logins is not None:

@@ -1,4 +1,4 @@
-"""Logging in to every target and opening nothing: what `check --connect` does."""
+"""What `check` knows of logins beyond the file: keys that cannot be used; and, with --connect, whether we get in."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ import asyncssh
 
 from reconciler.config.load import Loaded
 from reconciler.core.spec import TargetSpec
+from reconciler.ssh.algorithms import unknown
 from reconciler.ssh.dial import DialFailed, dial
+from reconciler.ssh.logins import misfits
 
 _AT_ONCE = 16
 
@@ -26,6 +28,20 @@ class Login:
     @property
     def ok(self) -> bool:
         return not self.reason
+
+
+def misfits_of_all(loaded: Loaded, environ: Mapping[str, str]) -> list[str]:
+    """Sentences about what no server will ever be asked with: unusable keys, algorithms that are not known here."""
+    said: dict[str, None] = {}
+    for target in loaded.desired.targets.values():
+        if target.off:
+            continue
+        for hop in (*target.access.via, target.access.hop):
+            wrong = [failure.message for failure in misfits(hop, environ)]
+            if names := unknown(hop.algorithms):
+                wrong.append(f"not known here: {', '.join(names)}; see `algorithms`")
+            said |= dict.fromkeys(f"target {target.name}: {one}" for one in wrong)
+    return list(said)
 
 
 def log_in_to_all(loaded: Loaded, environ: Mapping[str, str]) -> list[Login]:

@@ -20,7 +20,7 @@ from asyncssh.public_key import CERT_TYPE_USER, SSHOpenSSHCertificate, decode_ss
 from reconciler.core.secret import FromFile, Source
 from reconciler.core.spec import AgentLogin, Hop, KeyLogin, Login, PasswordLogin
 from reconciler.core.status import Failure, Reason
-from reconciler.ssh.attempt import DialFailed, advised
+from reconciler.ssh.attempt import Advised, DialFailed, advised
 from reconciler.ssh.failures import printable
 from reconciler.ssh.reading import read_bytes, read_text
 
@@ -121,6 +121,22 @@ def _methods(hop: Hop) -> tuple[str, ...]:
     for login in hop.logins:
         methods |= dict.fromkeys(_BY_PASSWORD if isinstance(login, PasswordLogin) else _BY_KEY)
     return tuple(methods | dict.fromkeys((*_BY_KEY, *_BY_PASSWORD)))
+
+
+def misfits(hop: Hop, environ: Mapping[str, str]) -> list[Failure]:
+    """What is wrong with keys and certificates that can be read; those that cannot are no matter of this machine."""
+    found: list[Failure] = []
+    for login in hop.logins:
+        try:
+            if isinstance(login, KeyLogin):
+                _read_key(login, environ, hop.strict_key_permissions)
+            elif isinstance(login, AgentLogin) and login.only and not agent_socket(login, environ):
+                found.append(advised(Reason.SECRET_UNREADABLE, *_no_agent(login)))
+        except _UnusableError as unusable:
+            found.append(unusable.failure)
+        except DialFailed as failed:
+            found += [failed.failure] * isinstance(failed.failure, Advised)
+    return found
 
 
 # --- keys -------------------------------------------------------------------------------------------------------

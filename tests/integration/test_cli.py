@@ -19,6 +19,7 @@ from click.testing import CliRunner
 
 from integration import commands
 from reconciler.cli.main import main
+from support.keys import Keys
 from support.services import EchoServer, connected, exchange, refuses
 from support.sshd import Sshd
 from support.tunnels import local, target
@@ -155,6 +156,32 @@ async def test_check_tells_valid_from_invalid(tmp_path: Path) -> None:
     assert f"error: {bad}:1:" in err
     assert "localPort" in err
     assert "Traceback" not in err
+
+
+async def test_check_tells_of_keys_and_algorithms_that_no_server_will_ever_see(tmp_path: Path, keys: Keys) -> None:
+    fine, locked, garbage = keys.make("fine"), keys.make("locked", passphrase="x"), tmp_path / "garbage"
+    garbage.write_text("hello")
+    file = tmp_path / "tunnels.yaml"
+    fields = {
+        "fine": f"privateKey: {fine.private}",
+        "locked": f"privateKey: {locked.private}",
+        "garbage": f"privateKey: {garbage}",
+        "picked": f"privateKey: {fine.public}",
+        "cipher": f"privateKey: {fine.private}, algorithms: {{cipher: [nosuch]}}",
+    }
+    file.write_text("targets:\n" + "".join(f"  {name}: {{host: h, {more}}}\n" for name, more in fields.items()))
+    checked = await commands.ran("check", file, env={"SSH_AUTH_SOCK": ""})
+    assert checked.code == 0
+    lines = [line for line in checked.err.splitlines() if line.startswith("warning: target")]
+    told = {line.split()[2].rstrip(":"): line for line in lines}
+    assert told.keys() == {"locked", "garbage", "picked", "cipher"}
+    assert "give its `passphrase`" in told["locked"]
+    assert "no private key that can be read" in told["garbage"]
+    assert "picks that key of the agent, and there is none" in told["picked"]
+    assert "cipher: nosuch" in told["cipher"]
+    strict = await commands.ran("check", "--strict", file, env={"SSH_AUTH_SOCK": ""})
+    assert (strict.code, strict.out) == (2, "")
+    assert strict.err.count("error: target") == 4
 
 
 async def test_check_prints_the_file_with_defaults_and_its_revision() -> None:
