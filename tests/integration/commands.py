@@ -9,10 +9,11 @@ import os
 import signal
 import sys
 from collections.abc import AsyncIterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from support.wait import eventually
+from support.wait import eventually, is_heard
 
 WITHIN = 30.0
 
@@ -94,7 +95,7 @@ async def program(directory: Path, text: str) -> AsyncIterator[Program]:
     async with process("run", "--control", control, "--listen", "none", file) as started:
         reader = asyncio.create_task(_drain(started))
         try:
-            await eventually(control.exists, within=WITHIN, message="it listens for commands")
+            await eventually(partial(is_heard, control), within=WITHIN, message="it listens for commands")
             yield Program(file, control)
             started.send_signal(signal.SIGTERM)
             with contextlib.suppress(TimeoutError):

@@ -8,6 +8,7 @@ import os
 import subprocess
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import asyncssh
@@ -20,7 +21,7 @@ from reconciler.core.status import Failure, Reason
 from reconciler.ssh.attempt import fix_of
 from support.keys import KeyPair, Keys
 from support.sshd import Sshd
-from support.wait import eventually, fd_count, free_port
+from support.wait import eventually, fd_count, free_port, is_heard
 
 PASSPHRASE = "correct horse"
 
@@ -267,7 +268,7 @@ async def test_a_certificate_for_another_key_is_found_out_here(sshd: Sshd, keys:
 async def agent(tmp_path: Path) -> AsyncIterator[Path]:
     path = tmp_path / "agent"
     process = await asyncio.create_subprocess_exec("ssh-agent", "-D", "-a", str(path), stdout=subprocess.DEVNULL)
-    await eventually(path.exists)
+    await eventually(partial(is_heard, path))
     yield path
     process.terminate()
     await process.wait()

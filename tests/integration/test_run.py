@@ -22,7 +22,7 @@ from support.endpoints import Client, client_of
 from support.services import EchoServer
 from support.sshd import Sshd
 from support.tunnels import file, local, running, target
-from support.wait import eventually, free_port
+from support.wait import eventually, free_port, is_heard
 
 NOWHERE = ("--listen", "none", "--control", "none")
 
@@ -148,7 +148,7 @@ async def test_without_its_control_socket_it_says_who_has_it_and_takes_it_when_i
     environ = {"XDG_RUNTIME_DIR": str(tmp_path)}
     path = tmp_path / "tunnels.sock"
     async with run(where, "--listen", "none", **environ) as old:
-        await eventually(path.exists, within=30)
+        await eventually(partial(is_heard, path), within=30)
         async with run(where, "--listen", "none", **environ) as new:
             assert new.stderr is not None
             line = (await asyncio.wait_for(new.stderr.readline(), 30)).decode()

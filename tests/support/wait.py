@@ -68,6 +68,12 @@ def free_port(host: str = "127.0.0.1") -> int:
     raise RuntimeError(f"no free port on {host} in {_PORTS}")
 
 
+def is_heard(path: Path) -> bool:
+    """Whether somebody listens on a unix socket; its file is there a moment before that."""
+    with socket.socket(socket.AF_UNIX) as sock:
+        return sock.connect_ex(str(path)) == 0
+
+
 def fd_count(pid: int | None = None) -> int:
     """How many file descriptors a process (this one by default) has open."""
     own = pid is None or pid == os.getpid()
