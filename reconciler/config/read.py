@@ -25,6 +25,7 @@ _LOADER: type = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fa
 _INT = re.compile(r"[-+]?(0|[1-9][0-9]{0,17})")  # no leading zero (octal), no colon (sexagesimal), no underscore
 _FLOAT = re.compile(r"[-+]?(0|[1-9][0-9]{0,17})\.[0-9]{1,17}")
 _WORDS: dict[str, Plain] = {"": None, "~": None, "null": None, "true": True, "false": False}
+_NO_SPACE = re.compile(r"\s*(?:- )?[\w-]+:(?=[^\s/])")
 _FOREIGN = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufefe\uff00-\ufffd\U00010000-\U0010ffff]")
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")  # to a terminal U+009B is an escape
 _NAMES = {yaml.AliasEvent: "an alias (*)", yaml.MappingStartEvent: "a mapping", yaml.SequenceStartEvent: "a list"}
@@ -89,10 +90,8 @@ class _Reader:
         try:
             yield from yaml.parse(text, Loader=_LOADER)
         except yaml.MarkedYAMLError as error:
-            mark = error.problem_mark or error.context_mark
-            place = Place(self.file, mark.line + 1, mark.column + 1) if mark else Place(self.file)
-            message = f"not YAML: {_said(error, text, place)}"
-            raise ConfigError(*self.problems, Problem.at(place, message, ErrorCode.SYNTAX)) from None
+            place, message = _cause(error, text, self.file) or _said(error, text, self.file)
+            raise ConfigError(*self.problems, Problem.at(place, f"not YAML: {message}", ErrorCode.SYNTAX)) from None
         except (yaml.YAMLError, ValueError, RecursionError, OverflowError) as error:
             # ValueError: an escape or a %YAML version beyond what Python's own types take.
             problem = Problem.at(Place(self.file), f"not YAML: {error}", ErrorCode.SYNTAX)
@@ -175,16 +174,43 @@ def _shown_tag(tag: str) -> str:
     return tag.replace("tag:yaml.org,2002:", "!!") if tag.startswith("tag:yaml.org") else f"!{tag.lstrip('!')}"
 
 
-def _said(error: yaml.MarkedYAMLError, text: str, place: Place) -> str:
+def _cause(error: yaml.MarkedYAMLError, text: str, file: str) -> tuple[Place, str] | None:
+    """Where a mistake was made that the parser noticed only later, and what it is; None for any other."""
+    begun, noticed = error.context_mark, error.problem_mark
+    if begun is not None and "quoted scalar" in (error.context or ""):
+        return Place(file, begun.line + 1, begun.column + 1), "this quote is not closed"
+    lines = text.split("\n")
+    if noticed is None or noticed.line >= len(lines):  # YAML ends lines at more than we do
+        return None
+    if "expected key" in (error.problem or "") and begun is not None:
+        # A quote that is not closed takes in all up to the next one, whose own text then stands there bare.
+        for number in range(begun.line, noticed.line):
+            for quote in "\"'":
+                if lines[number].count(quote) == 1:
+                    return Place(file, number + 1, lines[number].index(quote) + 1), "this quote is not closed"
+    above = lines[noticed.line - 1] if "mapping values are not allowed" in (error.problem or "") else ""
+    found = _NO_SPACE.match(above) if noticed.line > 0 else None
+    return (Place(file, noticed.line, found.end()), "a space is missing after this colon") if found else None
+
+
+def _said(error: yaml.MarkedYAMLError, text: str, file: str) -> tuple[Place, str]:
     """The parser's complaint; in our words where people meet it every day."""
-    problem = error.problem or "it cannot be parsed"
+    mark = error.problem_mark or error.context_mark
+    if mark is None:
+        return Place(file), error.problem or "it cannot be parsed"
+    place, problem = Place(file, mark.line + 1, mark.column + 1), error.problem or "it cannot be parsed"
     lines = text.split("\n")
     line = lines[place.line - 1] if 0 < place.line <= len(lines) else ""
     at = line[place.column - 1 : place.column]
     if "cannot start any token" in problem and at:
-        return "a tab cannot indent, use spaces" if at == "\t" else f"a value cannot begin with {at}, put it in quotes"
+        tab = at == "\t"
+        return place, "a tab cannot indent, use spaces" if tab else f"a value cannot begin with {at}, put it in quotes"
     if "mapping values are not allowed" in problem:
-        return "a second `: ` on this line; put the value in quotes, or check the indentation"
+        return place, "a second `: ` on this line; put the value in quotes, or check the indentation"
     if "${" in line and "flow" in (error.context or ""):
-        return "put ${…} in quotes where it stands between braces or brackets"
-    return f"{problem} {error.context}" if error.context else problem
+        return place, "put ${…} in quotes where it stands between braces or brackets"
+    begun = error.context_mark
+    since = (
+        f" (it begins at {begun.line + 1}:{begun.column + 1})" if begun is not None and begun.line < mark.line else ""
+    )
+    return place, f"{problem} {error.context}{since}" if error.context else problem

@@ -154,7 +154,7 @@ class Targets:
             if self.report.is_full(place.file):
                 return None  # to look for what was meant takes long where there are many targets
             near = did_you_mean(name, self.definitions)
-            hint = f"did you mean {near}?" if near else f"define it, or write {{host: {name.rpartition('@')[2]}}}"
+            hint = f"did you mean {near}?" if near else f"define it, or write {_inline(name)}"
             self.report.error(place, f"there is no target {name}; {hint}", ErrorCode.REFERENCE)
             return None
         if len(trail) > _MOST_HOPS and name not in self._ways:
@@ -175,6 +175,16 @@ class Targets:
             message = "runs a program: start with --allow-commands to permit it"
             fields.error("proxyCommand", message, ErrorCode.FORBIDDEN)
         return argv
+
+
+def _inline(name: str) -> str:
+    """A jump host written as ssh takes it, `user@host:port`, in the file's words."""
+    user, _, place = name.rpartition("@")
+    host, colon, number = place.rpartition(":")
+    if not colon or not number.isdecimal() or ":" in host:
+        host, number = place, ""
+    fields = {"host": host, "port": number, "user": user}
+    return "{" + ", ".join(f"{field}: {value}" for field, value in fields.items() if value) + "}"
 
 
 def _jumps(fields: Fields, name: str) -> Iterator[tuple[Place, Node]]:
