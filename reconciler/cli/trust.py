@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from itertools import groupby
 from pathlib import Path
@@ -35,22 +36,27 @@ def command(config: Config) -> None:
 
     Exits 1 if a key cannot be fetched.
     """
-    names = [path for path in config.paths if not _is_file(path)]
-    paths = [path for path in config.paths if _is_file(path)]
+    paths, names = _split(config.paths)
     loaded = Config(paths, environ=os.environ, options=config.options).reload()
+    for error in loaded.errors:
+        complain("error", error)
     if not loaded.usable:
-        for error in loaded.errors:
-            complain("error", error)
         sys.exit(1)
     fetched = fetch_all(servers_of(loaded.desired, _chosen(loaded, names)), config.environ)
     for _, group in groupby(fetched, key=lambda one: (one.server.target.name, one.server.number)):
         _tell(loaded, list(group))
-    sys.exit(1 if any(one.failure for one in fetched) else 0)
+    sys.exit(1 if loaded.errors or any(one.failure for one in fetched) else 0)
+
+
+def _split(given: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The files, and the names of targets. A name that is also a directory's means the target, if a file is named."""
+    paths = [one for one in given if _is_file(one)] or [one for one in given if Path(one).is_dir()]
+    return paths, [one for one in given if one not in paths]
 
 
 def _is_file(path: str) -> bool:
-    """A target's name has no slash; one that is also a file's name means the file."""
-    return path == "-" or "/" in path or path.endswith((".yaml", ".yml")) or Path(path).exists()
+    """A target's name has no slash."""
+    return path == "-" or "/" in path or path.endswith((".yaml", ".yml")) or Path(path).is_file()
 
 
 def _chosen(loaded: Loaded, patterns: list[str]) -> list[str]:

@@ -63,6 +63,16 @@ async def test_trust_names_what_cannot_be_fetched_and_shows_the_others(sshd: Ssh
     assert "error: dead: 127.0.0.1:" in fetched.err
     assert keys_to_paste(fetched.out) == [sshd.host_public_key]
     assert (await ran("trust", file, "ser*")).code == 0
+    (tmp_path / "server").mkdir()
+    beside = await ran("trust", file, "server", cwd=tmp_path)
+    assert (beside.code, keys_to_paste(beside.out)) == (0, [sshd.host_public_key]), (
+        "a directory of that name is no file"
+    )
+    broken = tmp_path / "broken.yaml"
+    broken.write_text("[")
+    half = await ran("trust", file, broken, "server")
+    assert (half.code, keys_to_paste(half.out)) == (1, [sshd.host_public_key])
+    assert "broken.yaml:" in half.err
     missing = await ran("trust", file, "nobody")
     assert missing.code == 1
     assert "there are server, dead" in missing.err
