@@ -21,7 +21,7 @@ from support.services import (
 )
 from support.sshd import Sshd
 from support.tunnels import Running, local, running, target
-from support.wait import eventually, fd_count, free_port
+from support.wait import eventually, free_port
 
 MIB = 1 << 20
 
@@ -81,15 +81,9 @@ async def test_clients_that_reset_while_their_channel_opens_leave_nothing_behind
     async with running(tmp_path, file(sshd, local("echo", port, echo.port, maxConnections=0))) as tunnels:
         await tunnels.all_up()
         await exchange("127.0.0.1", port, b"warm")
-        await nobody_is_connected(tunnels)
-        tasks, descriptors = len(asyncio.all_tasks()), fd_count()
-        for _ in range(10):
-            await asyncio.gather(*(connect_and_reset(port) for _ in range(100)))
-        await nobody_is_connected(tunnels)
-        [link] = tunnels.app.fleet.links.values()
-        await eventually(lambda: not link.connection._channels, message="no channel is left on the connection")
-        await eventually(lambda: len(asyncio.all_tasks()) <= tasks, message="no task is left")
-        await eventually(lambda: fd_count() <= descriptors, message="no descriptor is left")
+        async with tunnels.nothing_left_behind():
+            for _ in range(10):
+                await asyncio.gather(*(connect_and_reset(port) for _ in range(100)))
         await eventually(lambda: echo.connections == 0, message="the far side was told each time")
 
 
