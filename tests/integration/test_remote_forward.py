@@ -65,9 +65,9 @@ async def test_a_servers_clients_share_the_links_budget_and_each_gets_a_window_w
             pairs = [await clients.enter_async_context(connected("127.0.0.1", port)) for _ in range(many)]
             await eventually(lambda: len(link.connection._channels) == many)
             channels = list(link.connection._channels.values())
+            await eventually(lambda: all(isinstance(channel._recv_buf, Unread) for channel in channels))
             assert {channel._recv_window for channel in channels} == {forwards.WINDOW}
             assert sum(channel.get_recv_window() for channel in channels) <= WINDOW_BUDGET + many * WINDOW_MIN
-            assert all(isinstance(channel._recv_buf, Unread) for channel in channels)
             reader, writer = pairs[0]
             writer.write(bytes(MIB))
             await reader.readexactly(MIB)

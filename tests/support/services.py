@@ -219,9 +219,25 @@ def by_unix(path: Path) -> Opening:
     """A client of this unix socket, wherever it says that it goes."""
 
     async def opening(_host: str, _port: int) -> Streams:
-        return await asyncio.open_unix_connection(path, limit=MIB)
+        sock = socket.socket(socket.AF_UNIX)
+        try:
+            await _connect_unix(sock, path)
+            return await asyncio.open_unix_connection(sock=sock, limit=MIB)
+        except BaseException:
+            sock.close()
+            raise
 
     return opening
+
+
+async def _connect_unix(sock: socket.socket, path: Path) -> None:
+    """The refusal of a full queue (EAGAIN) is to asyncio a connection that is being made, and then one that is made."""
+    sock.setblocking(False)
+    while True:
+        try:
+            return sock.connect(str(path))
+        except BlockingIOError:
+            await asyncio.sleep(0.005)
 
 
 @asynccontextmanager
