@@ -26,6 +26,7 @@ from reconciler.ssh.failures import from_dial, from_lost, no_common
 from reconciler.ssh.files import credential_files, stamp
 from reconciler.ssh.handshake import Handshake
 from reconciler.ssh.logins import Credentials, collect
+from reconciler.ssh.negotiated import nothing_common
 from reconciler.ssh.options import options
 from reconciler.ssh.through import Through
 from reconciler.ssh.trust import HostKeyCheck
@@ -264,17 +265,12 @@ def _told(exc: Exception, way: _Way, where: str, handshake: Handshake) -> Failur
         case Stage.BANNER:
             return handshake.greeting(where)
         case Stage.KEX if not isinstance(exc, TimeoutError):
-            return _no_common_host_key(handshake, where)
+            found = nothing_common(handshake.connection) if handshake.connection is not None else None
+            return no_common(*found, where) if found is not None else None
         case Stage.LOGIN if isinstance(exc, asyncssh.PermissionDenied):
             return handshake.refusal(where, way.hop.user)
         case _:
             return None
-
-
-def _no_common_host_key(handshake: Handshake, where: str) -> Failure | None:
-    """OpenSSH closes the connection without a word where no host key type is common. Both offers are at hand."""
-    ours, theirs = handshake.host_key_offers()
-    return no_common("host key", theirs, where) if theirs and not set(ours) & set(theirs) else None
 
 
 @contextlib.asynccontextmanager

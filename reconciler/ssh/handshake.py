@@ -17,7 +17,7 @@ from reconciler.ssh.attempt import Stage, advised
 from reconciler.ssh.debug_log import unwatch, watch
 from reconciler.ssh.failures import printable
 from reconciler.ssh.logins import Credentials, Offer
-from reconciler.ssh.negotiated import name_lists, strings
+from reconciler.ssh.negotiated import strings
 from reconciler.ssh.trust import HostKeyCheck
 
 _ONE_TIME = ("code", "token", "otp", "verification", "pin")
@@ -70,13 +70,6 @@ class Handshake(asyncssh.SSHClient):
         # Not get_extra_info: behind a jump host it tells the jump host's version while there is none.
         _, version = strings(self._connection.get_hash_prefix(), 2)
         return Stage.KEX if version else Stage.BANNER
-
-    def host_key_offers(self) -> tuple[list[str], list[str]]:
-        """The host key types that we and the server offered; none before the key exchange began."""
-        if self._connection is None:
-            return [], []
-        hashed = strings(self._connection.get_hash_prefix())
-        return name_lists(hashed[2])[1], name_lists(hashed[3])[1]
 
     def hand_over(self, link: asyncssh.SSHClient) -> None:
         """From now on the connection's end is `link`'s business."""

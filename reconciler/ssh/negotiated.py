@@ -6,6 +6,8 @@ import asyncssh
 
 # RFC 8308 and OpenSSH's strict kex stand in the list of algorithms, and are none.
 _MARKERS = ("ext-info-", "kex-strict-")
+# The order of the lists; of ciphers and MACs there is one for each direction.
+_NEGOTIATED = ("key exchange", "host key", "encryption", "encryption", "MAC", "MAC")
 
 
 def cipher(connection: asyncssh.SSHClientConnection) -> str:
@@ -22,10 +24,27 @@ def kex(connection: asyncssh.SSHClientConnection) -> str:
     return next((name for name in ours if name in theirs and not name.startswith(_MARKERS)), "")
 
 
+def nothing_common(connection: asyncssh.SSHClientConnection) -> tuple[str, list[str]] | None:
+    """What was negotiated without a common name, in asyncssh's word for it, and what the server offers; None: nothing.
+
+    A server that finds this out first closes the connection, without a word, before asyncssh says it.
+    """
+    hashed = strings(connection.get_hash_prefix())
+    if len(hashed) < 4:
+        return None
+    cipher_needs_mac = True
+    for kind, ours, theirs in zip(_NEGOTIATED, name_lists(hashed[2]), name_lists(hashed[3]), strict=False):
+        common = [name for name in ours if name in theirs]
+        if kind == "encryption":
+            cipher_needs_mac = not common or not common[0].startswith(("aes128-gcm", "aes256-gcm", "chacha20"))
+        if not common and (kind != "MAC" or cipher_needs_mac):
+            return kind, [name for name in theirs if not name.startswith(_MARKERS)]
+    return None
+
+
 def name_lists(kexinit: bytes) -> list[list[str]]:
-    """The first two name lists of an SSH_MSG_KEXINIT, key exchange and host keys: after a type and a cookie of 16."""
-    lists = [found.decode("ascii", "replace").split(",") for found in strings(kexinit[17:], 2)]
-    return [*lists, [], []][:2]
+    """The name lists of an SSH_MSG_KEXINIT up to the MACs (RFC 4253 section 7.1): after a type and a cookie of 16."""
+    return [found.decode("ascii", "replace").split(",") for found in strings(kexinit[17:], len(_NEGOTIATED))]
 
 
 def strings(data: bytes, most: int = 4) -> list[bytes]:

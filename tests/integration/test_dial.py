@@ -8,7 +8,7 @@ import os
 import socket
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -194,6 +194,32 @@ async def test_no_common_host_key_type_names_what_the_server_offers(tmp_path: Pa
     assert failure.reason is Reason.PROTOCOL
     assert "it offers ssh-rsa" in failure.message
     assert "algorithms.hostKey" in failure.message
+
+
+@pytest.mark.parametrize(
+    ("index", "kind", "field"),
+    [(0, "key exchange", "kex"), (1, "host key", "hostKey"), (2, "encryption", "cipher"), (4, "MAC", "mac")],
+)
+async def test_a_server_that_hangs_up_over_the_offers_is_told_with_what_it_offers(
+    index: int, kind: str, field: str
+) -> None:
+    """It may be sooner than our own comparison, which then comes to nothing."""
+    offers = ["curve25519-sha256", "ssh-ed25519", *["aes256-ctr"] * 2, *["hmac-sha2-256"] * 2, "none", "none", "", ""]
+    offers[index] = "only-this-one"
+
+    async with Greeter(b"SSH-2.0-hasty\r\n" + kexinit(offers)) as server:
+        fake = AsyncsshServerStub(server.port)
+        failure = await failure_of(access(hop(fake, trust=trust(TrustMode.OFF), logins=())))
+    assert failure.reason is Reason.PROTOCOL
+    assert f"shares no {kind} algorithm with us; it offers only-this-one: set algorithms.{field}" in failure.message
+
+
+def kexinit(offers: Sequence[str]) -> bytes:
+    """An SSH_MSG_KEXINIT in a packet that is not encrypted (RFC 4253 sections 6 and 7.1)."""
+    lists = b"".join(len(offer).to_bytes(4) + offer.encode() for offer in offers)
+    payload = b"\x14" + bytes(16) + lists + bytes(5)
+    padding = 4 + -(5 + len(payload) + 4) % 8
+    return (1 + len(payload) + padding).to_bytes(4) + bytes([padding]) + payload + bytes(padding)
 
 
 async def test_a_banner_full_of_control_characters_is_escaped() -> None:
