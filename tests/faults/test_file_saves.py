@@ -19,7 +19,7 @@ from reconciler.config import watch
 from reconciler.config.load import Config
 from reconciler.core.status import Phase
 from support.clients import FULL, LONG, Mover, all_move
-from support.services import EchoServer, exchange
+from support.services import EchoServer, exchange, refuses
 from support.sshd import Sshd
 from support.tunnels import file, local, target
 from support.wait import eventually, free_port
@@ -323,15 +323,7 @@ async def test_a_teams_file_that_is_deleted_closes_its_ports_and_drains_its_clie
         await all_move(movers.values())
         deleted = time.monotonic()
         teams.file("team03").unlink()
-
-        async def closed() -> bool:
-            try:
-                await exchange("127.0.0.1", teams.ports["team03"])
-            except ConnectionRefusedError:
-                return True
-            return False
-
-        await eventually(closed, within=10)
+        await eventually(partial(refuses, teams.ports["team03"]), within=10)
         took = time.monotonic() - deleted
         await all_move(movers.values())
         assert up() == set(teams.ids())

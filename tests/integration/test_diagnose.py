@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from reconciler.core.status import Phase
+from reconciler.core.status import Phase, SocketPhase
 from support.endpoints import Whole, whole
 from support.faults import Blackhole
 from support.keys import Keys
@@ -40,6 +40,13 @@ class Steps:
 
 
 async def diagnosed(it: Whole, tunnel: str) -> Steps:
+    """Once no listener is being opened any more."""
+
+    def is_opened() -> bool:
+        sockets = it.tunnels.app.fleet.observe().sockets.values()
+        return not any(socket.phase is SocketPhase.OPENING for socket in sockets)
+
+    await eventually(is_opened)
     return Steps((await it.control.get("/api/v1/diagnose", id=tunnel))["steps"])
 
 
