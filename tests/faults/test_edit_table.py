@@ -85,6 +85,7 @@ async def test_settings_of_a_target_change_on_its_live_connection(sshd: Sshd, ec
             fields = {"keepaliveInterval": "3s", "dialTimeout": "2s", "handoverTimeout": "1h", "connectTimeout": "3s"}
             tunnels.edit(file(sshd, local("echo", port, echo.port), **fields))
             await eventually(lambda: tunnels.links[0].dial_timeout == 2)
+            assert tunnels.links[0].connection._keepalive_interval == 3
             assert tunnels.links == links
 
 

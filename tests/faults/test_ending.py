@@ -130,6 +130,7 @@ def is_asked(control: Path) -> bool:
 async def test_a_second_signal_ends_at_once(
     first: signal.Signals, place: Place, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    place.config.write_text(place.config.read_text().replace(f"drainTimeout: {DRAIN:g}s", "drainTimeout: 1h"))
     async with program(place.config) as tunnels:
         await place.answers()
         async with connected("127.0.0.1", place.near) as (reader, writer):

@@ -13,6 +13,7 @@ import os
 import random
 import statistics
 import time
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,6 +52,7 @@ class Soak:
         self._ports = {name: free_port() for name in ("steady", "remote", "proxy", "coming", "going")}
         self._spare_ports = itertools.cycle([free_port(), free_port()])
         self.clients = self.lost = self.edits = self.restarts = 0
+        self.answered, self.refused = Counter[str](), Counter[str]()  # by the way that clients took
         self.samples = list[Sample]()
 
     def text(self, turn: int = 0) -> str:
@@ -100,14 +102,14 @@ class Soak:
         dice = random.Random(number)
         ports = self._ports
         ways = [
-            (by_tcp, ports["steady"]),
-            (by_unix(self._path), 0),
-            (by_tcp, ports["remote"]),
-            (by_socks(ports["proxy"]), self._echo.port),
-            (by_tcp, ports["coming"]),
+            ("steady", by_tcp, ports["steady"]),
+            ("unix", by_unix(self._path), 0),
+            ("remote", by_tcp, ports["remote"]),
+            ("proxy", by_socks(ports["proxy"]), self._echo.port),
+            ("coming", by_tcp, ports["coming"]),
         ]
         while not stop.is_set():
-            opening, port = dice.choice(ways)
+            way, opening, port = dice.choice(ways)
             block = dice.randbytes(dice.randint(1, 200_000))
             self.clients += 1
             try:
@@ -117,8 +119,12 @@ class Soak:
                         raise ConnectionResetError  # leaves in the middle, without a word
                     async with asyncio.timeout(20):
                         assert await reader.readexactly(len(block)) == block
-            except (OSError, asyncio.IncompleteReadError):
+                self.answered[way] += 1
+            except TimeoutError:
+                raise  # an OSError too: nobody may be left without an answer for so long
+            except (OSError, asyncio.IncompleteReadError) as error:
                 self.lost += 1
+                self.refused[way] += isinstance(error, ConnectionRefusedError)
                 await asyncio.sleep(0.01)
 
 
@@ -181,6 +187,9 @@ async def test_nothing_grows_however_much_comes_and_goes(
             )
     if picture := os.environ.get("SOAK_SVG"):
         Path(picture).write_text(svg(samples))
+    assert soak.answered.keys() == {"steady", "unix", "remote", "proxy", "coming"}, soak.answered
+    assert sum(soak.answered.values()) > soak.clients / 2, "a fifth leave early, and a restart cuts who is there"
+    assert not {"steady", "unix", "proxy"} & {way for way, times in soak.refused.items() if times}, soak.refused
     warm = samples[len(samples) // 3]
     assert samples[-1].descriptors <= warm.descriptors + 2
     assert samples[-1].tasks <= warm.tasks + 2

@@ -132,7 +132,7 @@ async def test_a_pause_survives_a_reload_and_ends_by_itself(sshd: Sshd, echo: Ec
         assert await exchange("127.0.0.1", other) == b"ping"
         await it.control.post("/api/v1/resume", ids=["server/one"])
         await it.tunnels.until("server/one", Phase.UP)
-        await it.control.post("/api/v1/pause", ids=["server"], seconds=0.1)
+        await it.control.post("/api/v1/pause", ids=["server"], seconds=1.0)
         await it.tunnels.until("server/one", Phase.OFF)
         await it.tunnels.all_up()
 

@@ -26,14 +26,17 @@ from support.wait import eventually, fd_count, free_port, is_heard
 PASSPHRASE = "correct horse"
 
 
+PATIENT = 60.0  # seconds: to open one encrypted key costs a second of the processor
+
+
 async def with_login(sshd: Sshd, *logins: Login, environ: dict[str, str] | None = None) -> None:
     """Log in, or raise."""
-    async with dialled(access(hop(sshd, logins=logins)), environ=environ) as result:
+    async with dialled(access(hop(sshd, logins=logins)), environ=environ, connect_timeout=PATIENT) as result:
         assert result.connection.get_extra_info("username") == sshd.user
 
 
 async def refused(sshd: Sshd, *logins: Login, environ: dict[str, str] | None = None) -> Failure:
-    return await failure_of(access(hop(sshd, logins=logins)), environ=environ)
+    return await failure_of(access(hop(sshd, logins=logins)), environ=environ, connect_timeout=PATIENT)
 
 
 # --- keys -------------------------------------------------------------------------------------------------------

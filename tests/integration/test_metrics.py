@@ -78,7 +78,7 @@ async def test_access_that_expires_is_off_and_neither_unready_nor_an_alert(
     sshd: Sshd, echo: EchoServer, tmp_path: Path
 ) -> None:
     """Break-glass access: at its end the port closes, /readyz stays 200, and no series says down."""
-    port, end = free_port(), dt.datetime.now(dt.UTC) + dt.timedelta(seconds=2)
+    port, end = free_port(), dt.datetime.now(dt.UTC) + dt.timedelta(seconds=5)
     glass = local("breakglass", port, echo.port, expiresAt=end.isoformat(timespec="milliseconds"))
     async with whole(tmp_path, file(sshd, glass, local("keep", free_port(), echo.port))) as it:
         await it.tunnels.all_up()

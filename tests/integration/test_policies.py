@@ -181,7 +181,7 @@ async def test_a_tunnel_that_expires_closes_its_port_and_lets_its_clients_finish
     sshd: Sshd, echo: EchoServer, tmp_path: Path
 ) -> None:
     port = free_port()
-    end = dt.datetime.now(dt.UTC) + dt.timedelta(seconds=2)
+    end = dt.datetime.now(dt.UTC) + dt.timedelta(seconds=5)
     line = local("breakglass", port, echo.port, expiresAt=end.isoformat(timespec="milliseconds"))
     keep = local("keep", free_port(), echo.port)
     async with running(tmp_path, file(sshd, line, keep)) as tunnels:
@@ -340,11 +340,15 @@ async def test_on_demand_holds_its_client_while_the_server_is_away_and_rests_whe
 ) -> None:
     port = free_port()
     await sshd.stop()
-    line = local("echo", port, echo.port, holdTimeout="500ms")
-    async with running(tmp_path, file(sshd, line, connect="onDemand", idleTimeout="1s")) as tunnels:
+    line = partial(local, "echo", port, echo.port)
+    on_demand = partial(file, sshd, connect="onDemand", idleTimeout="1s")
+    async with running(tmp_path, on_demand(line(holdTimeout="500ms"))) as tunnels:
         await tunnels.until("server/echo", Phase.STANDBY)
         assert await is_reset(port)
         assert tunnels.results("server/echo") == {"hold_timeout": 1}
+        tunnels.edit(on_demand(line(holdTimeout="20s")))
+        await eventually(lambda: tunnels.app.loop.desired.tunnels["server/echo"].policy.hold_timeout == 20)
+        await eventually(lambda: tunnels.app.settled)
         await sshd.start()
         assert await exchange("127.0.0.1", port) == b"ping"
         await tunnels.until("server/echo", Phase.STANDBY)

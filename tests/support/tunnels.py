@@ -176,7 +176,7 @@ class Running:
             verdict = self.verdict(tunnel)
             return verdict is not None and verdict.phase is phase
 
-        await eventually(reached, within=within, message=f"{tunnel} is {phase}; it is {self.verdict(tunnel)}")
+        await eventually(reached, within=within, message=lambda: f"{tunnel} is {phase}; it is {self.verdict(tunnel)}")
         verdict = self.verdict(tunnel)
         assert verdict is not None
         return verdict
@@ -189,7 +189,7 @@ class Running:
             named = not tunnels or phases.keys() == set(tunnels)
             return bool(phases) and named and all(phase is Phase.UP for phase in phases.values())
 
-        await eventually(reached, within=within, message=f"all are up: {self.phases()}")
+        await eventually(reached, within=within, message=lambda: f"all are up: {self.phases()}")
 
 
 def _tasks_for_clients() -> list[str]:

@@ -17,30 +17,48 @@ _PORTS = range(15_000, 32_000)
 _given_out: set[int] = set()
 
 
+# What was waited for; or what says it, with how things are when the time is over.
+Message = str | Callable[[], str]
+_ANSWER = 5.0  # seconds that a condition which waits for somebody may still take when the time is over
+
+
 @overload
 async def eventually(
-    condition: Callable[[], Coroutine[Any, Any, T]], *, within: float = 10.0, message: str = "", every: float = 0.005
+    condition: Callable[[], Coroutine[Any, Any, T]],
+    *,
+    within: float = 10.0,
+    message: Message = "",
+    every: float = 0.005,
 ) -> T: ...
 
 
 @overload
 async def eventually(
-    condition: Callable[[], T], *, within: float = 10.0, message: str = "", every: float = 0.005
+    condition: Callable[[], T], *, within: float = 10.0, message: Message = "", every: float = 0.005
 ) -> T: ...
 
 
 async def eventually(
-    condition: Callable[[], Any], *, within: float = 10.0, message: str = "", every: float = 0.005
+    condition: Callable[[], Any], *, within: float = 10.0, message: Message = "", every: float = 0.005
 ) -> Any:
     """Call `condition` until it is truthy and return that value; AssertionError after `within` seconds."""
-    deadline = time.monotonic() + within
+    deadline, value = time.monotonic() + within, None
     while True:
-        result = condition()
-        value = await result if inspect.isawaitable(result) else result
-        if value:
-            return value
+        limit = asyncio.timeout(deadline + _ANSWER - time.monotonic())
+        try:
+            async with limit:
+                result = condition()
+                value = await result if inspect.isawaitable(result) else result
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            value = "none: it did not answer"
+        else:
+            if value:
+                return value
         if time.monotonic() >= deadline:
-            raise AssertionError(f"not within {within:g} s: {message or _source_of(condition)}; last answer {value!r}")
+            said = message() if callable(message) else message
+            raise AssertionError(f"not within {within:g} s: {said or _source_of(condition)}; last answer {value!r}")
         await asyncio.sleep(every)
 
 

@@ -124,7 +124,9 @@ def test_nor_does_a_variable_bring_it_in(value: str) -> None:
 
 @given(st.binary(max_size=300))
 def test_any_bytes_get_an_answer(data: bytes) -> None:
-    assert load_text(data).errors or load_text(data).desired.targets is not None
+    loaded = load_text(data)
+    assert loaded.valid is not bool(loaded.errors)
+    assert all(str(problem).startswith("tunnels.yaml") for problem in loaded.errors)
 
 
 _KEYS = st.sampled_from(
