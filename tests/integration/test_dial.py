@@ -313,7 +313,7 @@ async def test_half_a_banner_is_one_of_ssh(sshd: Sshd) -> None:
     for said in (b"S", b"Welcome\r\nSSH-2.0-Op"):
         async with Greeter(said, closes=False) as server:
             to = hop(sshd, hosts=(Endpoint(server.host, server.port),))
-            assert (await failure_of(access(to), connect_timeout=0.3)).reason is Reason.TIMEOUT, said
+            assert (await failure_of(access(to), connect_timeout=1)).reason is Reason.TIMEOUT, said
 
 
 async def test_lines_before_the_banner_do_no_harm(sshd: Sshd) -> None:
