@@ -1,5 +1,6 @@
 """A network of its own for a server, so that its packets can be lost: a real blackhole, for root only."""
 
+import itertools
 import os
 import shutil
 import subprocess
@@ -8,6 +9,7 @@ from typing import Self
 
 from support.sshd import Sshd
 
+_numbers = itertools.count(1)
 PORT = 2222  # the namespace is the server's alone: any port is free there
 
 
@@ -16,9 +18,11 @@ class Namespace:
 
     def __init__(self) -> None:
         number = os.getpid() % 250
-        self.name = f"tunnels-{os.getpid()}"
+        # The kernel takes a namespace apart some time after it was deleted: the next one needs names of its own.
+        unique = f"{os.getpid()}-{next(_numbers)}"
+        self.name = f"tunnels-{unique}"
         self.here, self.there = f"10.213.{number}.1", f"10.213.{number}.2"
-        self._device = f"tun{os.getpid()}"
+        self._device = f"tu{unique}"
 
     @staticmethod
     def possible() -> bool:
@@ -55,6 +59,8 @@ class Namespace:
         return self
 
     def __exit__(self, *_: object) -> None:
+        # The cable first: its address here must be gone when the next one is laid. It may not have come about.
+        subprocess.run(["ip", "link", "del", self._device], capture_output=True, check=False)
         _run("ip", "netns", "del", self.name)
 
 
@@ -70,4 +76,5 @@ class SshdThere(Sshd):
 
 
 def _run(*command: str) -> None:
-    subprocess.run(command, check=True, capture_output=True, text=True)
+    ran = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert ran.returncode == 0, f"{' '.join(command)}: {ran.stderr.strip()}"
