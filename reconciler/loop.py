@@ -18,6 +18,8 @@ from reconciler.core.spec import NOTHING, Desired
 from reconciler.core.status import Now, Observed
 
 HEARTBEAT = 5.0  # a pass this often at least: whoever asks whether the loop lives need not wait long for the answer
+# No pass takes that long; a process that was stopped in the middle of one (SIGSTOP, a paused container) took an hour.
+BREATH_MAX = 1.0  # seconds between two passes, at most, for the others
 # Ten thousand tunnels take some 20 ms; a second is a pass that clients notice.
 PASS_BOUNDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0)
 
@@ -70,7 +72,7 @@ class Loop:
             self.passes.observe(self.passed_at - began)
             # Clients' bytes go first: however much happens, passes take a third of the time at most. (At least a turn
             # of the loop: an event that is set already would not let the others run.)
-            await asyncio.sleep(2 * (self.passed_at - began))
+            await asyncio.sleep(min(2 * (self.passed_at - began), BREATH_MAX))
 
     def _once(self, actuator: Actuator) -> Plan:
         now = self._clock.now()
