@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
 import signal
+import socket
+import subprocess
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -164,3 +169,39 @@ async def test_a_server_that_is_frozen_does_not_hold_up_the_end(
     assert took < DRAIN * BUSY
     with capsys.disabled():
         print(f"\n  ending while the server is frozen: exit 0 after {took:.2f} s")
+
+
+async def test_a_name_server_that_is_silent_does_not_hold_up_the_end(
+    sshd: Sshd, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    resolv, config = tmp_path / "resolv.conf", tmp_path / "tunnels.yaml"
+    with silent_name_server(resolv) as questions:
+        config.write_text(file(sshd, local("echo", free_port(), 7), host="bastion.example"))
+        async with program(config, through=with_resolver(resolv)) as tunnels:
+            await asyncio.to_thread(questions.recv, 512)
+            tunnels.send(signal.SIGTERM)
+            told = time.monotonic()
+            assert await tunnels.ended() == 0
+            took = time.monotonic() - told
+            assert "Traceback" not in tunnels.log_text()
+    with capsys.disabled():
+        print(f"\n  ending while no name server answers: exit 0 after {took:.2f} s")
+
+
+@contextlib.contextmanager
+def silent_name_server(resolv: Path) -> Iterator[socket.socket]:
+    """A name server that hears questions, and the resolver's file that names it; a resolver waits minutes for it."""
+    alone = ["unshare", "--mount", "true"]
+    if os.geteuid() != 0 or subprocess.run(alone, capture_output=True, check=False).returncode:
+        pytest.skip("only root can have a name server on port 53, and a resolv.conf of its own")
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as questions:
+        address = f"127.53.{os.getpid() >> 8 & 255}.{os.getpid() & 255 or 1}"
+        questions.bind((address, 53))
+        questions.settimeout(30)
+        resolv.write_text(f"nameserver {address}\noptions timeout:30 attempts:5\n")
+        yield questions
+
+
+def with_resolver(resolv: Path) -> list[str]:
+    """What a command is started through to have this file as its /etc/resolv.conf, and nobody else."""
+    return ["unshare", "--mount", "sh", "-c", 'mount --bind "$0" /etc/resolv.conf && exec "$@"', str(resolv)]

@@ -8,7 +8,7 @@ import os
 import resource
 import signal
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
 from support.processes import tied_to_parent
@@ -59,17 +59,24 @@ class Program:
 
     async def end(self) -> int:
         """SIGTERM twice: at once, in the orderly way. Its exit code."""
-        for _ in range(2):
-            with contextlib.suppress(ProcessLookupError):
-                self._process.send_signal(signal.SIGTERM)
-        return await asyncio.wait_for(self._process.wait(), 10)
+        before = self._ends_told()
+        self.send(signal.SIGTERM)
+        # Two signals of a kind that are both on their way are one.
+        await eventually(lambda: self._process.returncode is not None or self._ends_told() > before, within=20)
+        with contextlib.suppress(ProcessLookupError):
+            self.send(signal.SIGTERM)
+        return await self.ended()
+
+    def _ends_told(self) -> int:
+        return self.log_text().count("ending: ")
 
 
 @contextlib.asynccontextmanager
-async def program(file: Path, *options: str) -> AsyncIterator[Program]:
-    """`tunnels run` on this file, killed at the end if it still runs."""
+async def program(file: Path, *options: str, through: Sequence[str] = ()) -> AsyncIterator[Program]:
+    """`tunnels run` on this file, killed at the end if it still runs; started by the command `through`, if given."""
     log = file.with_suffix(".log")
-    command = [sys.executable, "-m", "reconciler", "run", str(file), "--listen", "none", "--control", "none", *options]
+    run = ["-m", "reconciler", "run", str(file), "--listen", "none", "--control", "none"]
+    command = [*through, sys.executable, *run, *options]
     environ = {"HOME": str(file.parent), "PATH": os.environ["PATH"]}
     with log.open("ab") as out:
         process = await asyncio.create_subprocess_exec(*tied_to_parent(command), stdout=out, stderr=out, env=environ)
