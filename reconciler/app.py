@@ -124,7 +124,7 @@ class App:
 
     @contextlib.contextmanager
     def signals(self) -> Iterator[None]:
-        """SIGTERM and SIGINT end, a second one at once; SIGHUP reloads."""
+        """SIGTERM and SIGINT end, a second one at once; SIGHUP reloads. What comes after the end changes nothing."""
         loop = asyncio.get_running_loop()
         handlers = {signal.SIGTERM: self.end, signal.SIGINT: self.end, signal.SIGHUP: self.reload}
         for number, handler in handlers.items():
@@ -134,6 +134,8 @@ class App:
         finally:
             for number in handlers:
                 loop.remove_signal_handler(number)
+                if self.is_ending:  # it would kill, or trace back, what is done but for its last words
+                    signal.signal(number, signal.SIG_IGN)
 
     # --- tasks -------------------------------------------------------------------------------------------------
 
