@@ -201,8 +201,8 @@ def _second_choice(links: list[LinkState], tries: Tries | None) -> str:
         return ""
     hosts = best.access.hop.hosts
     before = f"{hosts[0]} is" if best.host == 1 else "those before it are"
-    last = f"; last time: {tries.last.message}" if tries is not None and tries.at > best.since else ""
-    again = f"{before} tried again every {FAIL_BACK_EVERY:g} s{last}"
+    last = tries.last if tries is not None and tries.at > best.since else best.passed_over
+    again = f"{before} tried again every {FAIL_BACK_EVERY:g} s{f'; last time: {last.message}' if last else ''}"
     return f"on {hosts[best.host]}, host {best.host + 1} of {len(hosts)}: {again}"
 
 

@@ -270,6 +270,7 @@ class Simulator:
             settings=target.settings,
             limit=dial.limit,
             host=-1,
+            passed_over=None,
             phase=LinkPhase.DIALING,
             since=self._now.mono,
             trusted=True,
@@ -290,7 +291,10 @@ class Simulator:
         if failure is not None:
             self.lose(link.id, failure)
             return
-        self._links[link.id] = replace(link, host=reached[0], phase=LinkPhase.READY, since=self._now.mono)
+        over = Failure(Reason.UNREACHABLE, "it cannot be reached") if reached[0] else None
+        self._links[link.id] = replace(
+            link, host=reached[0], passed_over=over, phase=LinkPhase.READY, since=self._now.mono
+        )
         self._admit()
 
     def _can_finish(self, link_id: int) -> bool:

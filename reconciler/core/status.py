@@ -121,6 +121,7 @@ class LinkState:
 
     limit         the dial tries hosts[:limit] only (less than all of them: fail-back)
     host          index of the host it reached, -1 while dialing
+    passed_over   why it is none of the hosts before that one; None if there are none
     since         when it entered its phase
     trusted       its host key is still among those believed
     """
@@ -131,6 +132,7 @@ class LinkState:
     settings: TargetSettings
     limit: int
     host: int
+    passed_over: Failure | None
     phase: LinkPhase
     since: float
     trusted: bool

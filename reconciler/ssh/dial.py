@@ -43,6 +43,7 @@ class Dialled:
     """A logged-in connection. It closes its jump hosts' connections and its proxy command when it ends.
 
     host                  index into access.hop.hosts
+    passed_over           why it is none of the hosts before that one: the most telling of their failures
     hops                  the jump hosts' connections, outermost first
     seconds               how long it took
     host_key_verified     False where checking is off, for any hop
@@ -52,6 +53,7 @@ class Dialled:
 
     connection: asyncssh.SSHClientConnection
     host: int
+    passed_over: Failure | None
     hops: tuple[asyncssh.SSHClientConnection, ...]
     seconds: float
     host_key_verified: bool
@@ -97,6 +99,7 @@ async def dial(
     return Dialled(
         connection=top.connection,
         host=top.host,
+        passed_over=top.passed_over,
         hops=tuple(reached.connection for reached in tower[:-1]),
         seconds=time.monotonic() - started,
         host_key_verified=all(hop.trust.mode is not TrustMode.OFF for hop in hops),
@@ -129,6 +132,7 @@ class _Reached:
     connection: asyncssh.SSHClientConnection
     handshake: Handshake
     host: int
+    passed_over: Failure | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,7 +177,7 @@ async def _reach_any(way: _Way, limit: int) -> _Reached:
         except DialFailed as this:
             failed.setdefault(this.failure, this.stage)
         else:
-            return _Reached(connection, handshake, host)
+            return _Reached(connection, handshake, host, most_telling(failed) if failed else None)
     telling = most_telling(failed)
     raise DialFailed(telling, failed[telling])
 

@@ -63,7 +63,7 @@ class Links:
         number, self._next = self._next, self._next + 1
         now = self._loop.time()
         state = LinkState(
-            number, target.name, target.access, target.settings, limit, -1, LinkPhase.DIALING, now, trusted=True
+            number, target.name, target.access, target.settings, limit, -1, None, LinkPhase.DIALING, now, trusted=True
         )
         record = self._records[number] = _Record(state, stamp(target.access, self._environ))
         record.task = self._loop.create_task(self._dial(record, target), name=f"dial {target.name}")
@@ -97,7 +97,13 @@ class Links:
                 heard=lambda: self._wake(target.name),
             )
             now = self._loop.time()
-            record.state = replace(record.state, phase=LinkPhase.READY, host=dialled.host, since=now)
+            record.state = replace(
+                record.state,
+                phase=LinkPhase.READY,
+                host=dialled.host,
+                passed_over=dialled.passed_over,
+                since=now,
+            )
             tally = self._tally.target(target.name)
             tally.connects.observe(dialled.seconds)
             tally.certificate_expires = dialled.certificate_expires

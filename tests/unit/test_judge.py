@@ -101,17 +101,17 @@ def test_up_on_another_host_than_the_first_is_said_with_what_the_first_said_last
     first, second, third = hosts.access.hop.hosts
     world.unreachable |= {first}
     world.settled(hosts, local())
-    assert of_target(world) == Verdict(Phase.UP, message=f"on {second}, host 2 of 3: {first} is tried again every 60 s")
+    said = f"on {second}, host 2 of 3: {first} is tried again every 60 s; last time: "
+    assert of_target(world) == Verdict(Phase.UP, message=f"{said}it cannot be reached")
     assert of(world) == Verdict(Phase.UP)
     world.wait(61.0)
     world.all_well()
-    assert of_target(world).message.startswith(
-        f"on {second}, host 2 of 3: {first} is tried again every 60 s; last time: "
-    )
+    assert of_target(world).message == f"{said}no host of it can be reached"
     world.unreachable |= {second}
     world.lose(world.link().id, CLOSED)
     world.all_well()
-    assert of_target(world).message == f"on {third}, host 3 of 3: those before it are tried again every 60 s"
+    again = "those before it are tried again every 60 s; last time: it cannot be reached"
+    assert of_target(world).message == f"on {third}, host 3 of 3: {again}"
     world.unreachable.clear()
     world.wait(61.0)
     world.all_well()
