@@ -34,10 +34,10 @@ from reconciler.core.status import Failure, Now, Phase, Reason, SocketPhase
 from reconciler.report.snapshot import iso
 from reconciler.ssh.attempt import Stage, fix_of
 from reconciler.ssh.dial import DialFailed, dial
-from reconciler.ssh.failures import from_channel_open
 from reconciler.ssh.fleet import Fleet
 from reconciler.ssh.kinds import dial_near
 from reconciler.ssh.link import Link, LinkClient
+from reconciler.ssh.refusals import from_channel_open
 
 WITHIN = 10.0  # seconds for all of it: somebody waits. The step under way is told, whatever its own timeout
 

@@ -23,16 +23,17 @@ from reconciler.core.socks5 import Reply, reply
 from reconciler.core.spec import Socks, TunnelSpec
 from reconciler.core.status import Destination, Failure, FlowKey
 from reconciler.ssh.doorstep import Door, Doorstep, TurnedAway, origin_of
-from reconciler.ssh.failures import from_channel_open, printable, socks_reply
 from reconciler.ssh.flows import Flows
 from reconciler.ssh.kinds import dial_near, far_destination
 from reconciler.ssh.ledger import Entry, Ledger
 from reconciler.ssh.limits import Refusals, Throttles, Visitor, destination_refused, forbids, source_allowed
 from reconciler.ssh.link import Link
 from reconciler.ssh.near import Near
+from reconciler.ssh.refusals import from_channel_open, socks_reply
 from reconciler.ssh.relay import Far, Meter, Relay
 from reconciler.ssh.socks import Asked, SocksRefusedError, greet, unreadable_password
 from reconciler.ssh.tally import Tally
+from reconciler.ssh.words import printable
 
 log = logging.getLogger(__name__)
 

@@ -15,10 +15,10 @@ import asyncssh
 from reconciler.core.status import Failure, Reason
 from reconciler.ssh.attempt import Stage, advised
 from reconciler.ssh.debug_log import unwatch, watch
-from reconciler.ssh.failures import printable
 from reconciler.ssh.logins import Credentials, Offer
 from reconciler.ssh.negotiated import strings
 from reconciler.ssh.trust import HostKeyCheck
+from reconciler.ssh.words import printable
 
 _ONE_TIME = ("code", "token", "otp", "verification", "pin")
 _HEARD_MAX = 512  # bytes

@@ -17,8 +17,8 @@ import asyncssh
 from reconciler.core.ports import Probe, Stream
 from reconciler.core.spec import FarTcp, FarUnix, Health, NearTcp, NearUnix, Route, Socks, TunnelSpec
 from reconciler.core.status import Destination, Failure, Reason
-from reconciler.ssh.failures import from_channel_open
 from reconciler.ssh.link import Link
+from reconciler.ssh.refusals import from_channel_open
 from reconciler.ssh.tally import Tally
 
 log = logging.getLogger(__name__)

@@ -21,8 +21,8 @@ from reconciler.core.secret import FromFile, Source
 from reconciler.core.spec import AgentLogin, Hop, KeyLogin, Login, PasswordLogin
 from reconciler.core.status import Failure, Reason
 from reconciler.ssh.attempt import Advised, DialFailed, advised
-from reconciler.ssh.failures import printable
 from reconciler.ssh.reading import read_bytes, read_text
+from reconciler.ssh.words import printable
 
 _OTHERS_MAY_READ = stat.S_IRWXG | stat.S_IRWXO
 _RSA_SHA512 = b"rsa-sha2-512"

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from reconciler.core.spec import Endpoint
 from reconciler.core.status import Failure, Reason
 from reconciler.ssh.attempt import DialFailed
-from reconciler.ssh.failures import printable
+from reconciler.ssh.words import printable
 
 _GRACE = 2.0  # between the request to end and the order
 _TAIL = 2048

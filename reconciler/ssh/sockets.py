@@ -23,10 +23,10 @@ from reconciler.ssh.accept import Acceptor, Spare
 from reconciler.ssh.arrivals import Arrivals
 from reconciler.ssh.chosen import ChosenPorts
 from reconciler.ssh.doorstep import Door
-from reconciler.ssh.failures import from_listen
 from reconciler.ssh.forwards import Forward, ListenRefusedError
 from reconciler.ssh.link import Link
 from reconciler.ssh.listen import Bound, bind
+from reconciler.ssh.refusals import from_listen
 from reconciler.ssh.tally import Tally
 
 log = logging.getLogger(__name__)

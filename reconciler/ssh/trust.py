@@ -24,8 +24,8 @@ import asyncssh
 from reconciler.core.spec import Endpoint, Trust, TrustMode
 from reconciler.core.status import Failure, Reason
 from reconciler.ssh.attempt import DialFailed
-from reconciler.ssh.failures import printable
 from reconciler.ssh.known_hosts import PINNED, Knowledge, KnownKey, foreign_line, look_up, lookup_name, may_be_added
+from reconciler.ssh.words import printable
 
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 _LINE_MAX = 120  # a longer line to add (RSA) is left out of the sentence: `tunnels trust` prints it

@@ -11,8 +11,10 @@ import pytest
 
 from reconciler.core.status import Failure, Reason
 from reconciler.ssh.attempt import Stage, advised, fix_of, most_telling
-from reconciler.ssh.failures import from_channel_open, from_dial, from_listen, from_lost, printable, socks_reply
+from reconciler.ssh.failures import from_dial, from_lost
 from reconciler.ssh.holder import holder_of
+from reconciler.ssh.refusals import from_channel_open, from_listen, socks_reply
+from reconciler.ssh.words import printable
 
 DIALS = [
     (ConnectionRefusedError(errno.ECONNREFUSED, "x"), Stage.CONNECT, Reason.REFUSED),
