@@ -6,7 +6,8 @@ not be read has a stand-in, so `desired` is only to be used where `errors` is em
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from reconciler.config.fields import Fields
@@ -44,7 +45,9 @@ def assemble(
     entries = [entry for document in documents for entry in entries_of(document, report)]
     defined = definitions(entries, report, incomplete=incomplete)
     targets = list(Targets(defined, environ, options, report).build())
-    tunnels = [tunnel for entry in _in_order(entries) for tunnel in tunnels_of(entry, environ, options, report)]
+    tunnels = list(
+        _told_apart(tunnel for entry in _in_order(entries) for tunnel in tunnels_of(entry, environ, options, report))
+    )
     _check_names(tunnels, report)
     _check_on_demand(tunnels, targets, defined, report)
     off = {target.name for target in targets if target.off}
@@ -66,6 +69,18 @@ def _in_order(entries: Iterable[TargetEntry]) -> list[TargetEntry]:
     for entry in entries:
         by_target.setdefault(entry.name, []).append(entry)
     return [entry for group in by_target.values() for entry in sorted(group, key=lambda e: not e.defines)]
+
+
+def _told_apart(tunnels: Iterable[BuiltTunnel]) -> Iterator[BuiltTunnel]:
+    """Each under a name of its own, also those which have theirs from a port that is not known."""
+    found: Counter[str] = Counter()
+    for tunnel in tunnels:
+        spec = tunnel.spec
+        if not tunnel.named and not tunnel.sound:
+            found[spec.id] += 1
+            if (number := found[spec.id]) > 1:
+                spec = replace(spec, id=f"{spec.id}-{number}", name=f"{spec.name}-{number}")
+        yield replace(tunnel, spec=spec)
 
 
 def _check_names(tunnels: Iterable[BuiltTunnel], report: Report) -> None:

@@ -1,7 +1,8 @@
 """The short forms: the grammar of ssh's -L, -R and -D -> the long fields.
 
 In: `"[::1]:5433:pg.internal:5432"`. Out: the same as localHost, localPort, remoteHost, remotePort, each with the
-place of the short form. Whether a port is one is decided later, with the long fields.
+place of the short form. Whether a port is one is decided later, with the long fields, as is what hangs on an unset
+variable: in `5433:${DB}:5432` that is remoteHost alone.
 """
 
 from __future__ import annotations
@@ -9,12 +10,12 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 
-from reconciler.config.nodes import Node, Scalar
+from reconciler.config.nodes import Node, Plain, Scalar
 from reconciler.config.read import typed
 from reconciler.config.values import Wrong
 
 _PART = re.compile(r"\[[^\]]*\]|[^:\[\]]*")
-_PORT = re.compile(r"[0-9]{1,5}(-[0-9]{1,5})?")
+_PORT = re.compile(r"[0-9]{1,5}(-[0-9]{1,5})?|.*\$\{.*")
 
 Side = tuple[str, str]  # host and port; or "" and the path of a socket
 
@@ -24,13 +25,13 @@ def long_fields(kind: str, node: Node) -> dict[str, Node]:
     made: dict[str, Node] = {"type": Scalar(kind, kind)}
     if not isinstance(node, Scalar) or node.value is None or isinstance(node.value, bool):
         raise Wrong
-    if node.unset:
+    try:
+        listen, dial = (_socks(node.text), None) if kind == "socks" else _forward(node.text, kind)
+    except Wrong:
+        if not node.unset:
+            raise
         unknown = ("localPort",) if kind == "socks" else ("localPort", "remotePort")
         return made | dict.fromkeys(unknown, node)
-    if kind == "socks":
-        listen, dial = _socks(node.text), None
-    else:
-        listen, dial = _forward(node.text, kind)
     near, far = (dial, listen) if kind == "remote" else (listen, dial)
     return made | _side("local", near, node) | _side("remote", far, node)
 
@@ -40,11 +41,15 @@ def _side(prefix: str, side: Side | None, at: Scalar) -> dict[str, Node]:
         return {}
     host, port = side
     if "/" in port:
-        return {f"{prefix}Socket": replace(at, value=port, text=port)}
-    fields: dict[str, Node] = {f"{prefix}Port": replace(at, value=typed(port), text=port)}
+        return {f"{prefix}Socket": _part(port, port, at)}
+    fields: dict[str, Node] = {f"{prefix}Port": _part(typed(port), port, at)}
     if host:
-        fields[f"{prefix}Host"] = replace(at, value=host, text=host)
+        fields[f"{prefix}Host"] = _part(host, host, at)
     return fields
+
+
+def _part(value: Plain, text: str, at: Scalar) -> Scalar:
+    return replace(at, value=value, text=text, unset=tuple(name for name in at.unset if f"${{{name}}}" in text))
 
 
 def _socks(text: str) -> Side:

@@ -71,7 +71,7 @@ class Sources:
 
     def _holds_secret(self, node: Scalar) -> bool:
         """Whether a value that is wholly one variable is the secret itself, rather than a path to it."""
-        return not node.text or self.is_literal(node.text)
+        return bool(node.unset) or not node.text or self.is_literal(node.text)
 
     def is_literal(self, text: str) -> bool:
         return _KEY_BEGINS in text or "\n" in text.strip()

@@ -56,6 +56,7 @@ _ONLY = {
 }
 _ADDRESS = ("localHost", "localPort", "localSocket", "remoteHost", "remotePort", "remoteSocket")
 _UNREADABLE = Scalar(1, "1")  # the port of a short form that is none
+_UNSET = "unset"  # in a name by default, for a port that hangs on an unset variable
 _NOT_IN_NAMES = re.compile(r"[^a-z0-9._-]+")
 
 
@@ -169,7 +170,7 @@ class _Builder:
         listen, route = self._listen_and_route()
         own_name = self.fields.find("name", name, "")
         enabled = self.fields.read("enabled", switch)
-        called = own_name or f"{self.kind}-{_default_name(listen)}"
+        called = own_name or f"{self.kind}-{self._default_name(listen)}"
         spec = TunnelSpec(
             id=f"{self.target}/{called}",
             target=self.target,
@@ -181,6 +182,10 @@ class _Builder:
         )
         sound = self.fields.troubled.isdisjoint(_ADDRESS)
         return BuiltTunnel(spec, self.fields.at, bool(own_name), sound)
+
+    def _default_name(self, listen: Listen) -> str:
+        side = "remote" if self.kind == "remote" else "local"
+        return _default_name(listen) if self.fields.troubled.isdisjoint({f"{side}Port", f"{side}Socket"}) else _UNSET
 
     def _check_fit(self) -> None:
         """Fields that a tunnel of this type has no use for: an error where it is its own, else passed over."""
@@ -237,13 +242,19 @@ class _Builder:
         if "remoteSocket" in self.fields:
             return FarUnix(self.target, self.fields.find("remoteSocket", filled, "/unknown"))
         self._need("remote", "the port to reach on the far side")
-        return FarTcp(self.target, self.fields.read("remoteHost", host), self.fields.find("remotePort", _dialled, 1))
+        return FarTcp(self.target, self._host("remoteHost"), self.fields.find("remotePort", _dialled, 1))
 
     def _near(self) -> Route:
         if "localSocket" in self.fields:
             return NearUnix(self.fields.find("localSocket", self.sources.path, "/unknown"))
         self._need("local", "the port to reach from here")
-        return NearTcp(self.fields.read("localHost", host), self.fields.find("localPort", _dialled, 1))
+        return NearTcp(self._host("localHost"), self.fields.find("localPort", _dialled, 1))
+
+    def _host(self, field: str) -> str:
+        """For one that hangs on an unset variable: as it is written."""
+        node = self.fields.node(field)
+        found = self.fields.read(field, host)
+        return node.text if isinstance(node, Scalar) and node.unset else found
 
     def _need(self, side: str, meaning: str) -> None:
         if f"{side}Port" not in self.fields:

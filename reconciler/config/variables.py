@@ -1,7 +1,8 @@
 """`${VAR}`, `${VAR:-default}` and `$$` in values.
 
 In: a file's nodes and the environment. Out: the same nodes with the values put in, each remembering which variables
-it came from, so that messages name the variable and never its content, and an unset one is known where it is used.
+it came from, so that messages name the variable and never its content. An unset one stays as it is written, and is
+known where it is used.
 """
 
 from __future__ import annotations
@@ -84,7 +85,7 @@ class Variables:
                 return found[3] or ""
             if value is None:
                 unset.append(found[1])
-                return ""
+                return found[0]
             if _CONTROL.search(value):
                 wrong.append((f"the value of ${{{found[1]}}} holds control characters", ErrorCode.VALUE))
                 return ""

@@ -466,6 +466,47 @@ targets:
     assert not load_text(text, environ={}, options=Options(strict=True)).usable
 
 
+def test_what_hangs_on_an_unset_variable_leaves_the_rest_of_its_tunnel_and_the_others_as_they_are() -> None:
+    text = """
+targets:
+  a:
+    host: a
+    agent: true
+    tunnels:
+    - local: "1:${NO_DB}:2"
+    - local: "${NO_PORT}:h:2"
+    - local: "${NO_OTHER}:h:2"
+    - remote: "127.0.0.1:3:${NO_HOST}:${NO_PORT}"
+    - socks: "${NO_BIND}:${NO_PORT}"
+    - {type: local, localPort: "${NO_RANGE}", remoteSocket: /s}
+    - local: "${NO_FORM}"
+    - {name: sound, local: "4:h:2"}
+"""
+    loaded = load(text)
+    assert not loaded.errors
+    assert [(t.id, str(t.listen), str(t.route)) for t in loaded.desired.tunnels.values()] == [
+        ("a/local-1", "127.0.0.1:1", "${NO_DB}:2"),
+        ("a/local-unset", "127.0.0.1:(any port)", "h:2"),
+        ("a/local-unset-2", "127.0.0.1:(any port)", "h:2"),
+        ("a/remote-3", "127.0.0.1:3 on a", "${NO_HOST}:1"),
+        ("a/socks-unset", "127.0.0.1:(any port)", "(each client's choice)"),
+        ("a/local-unset-3", "127.0.0.1:(any port)", "/s"),
+        ("a/local-unset-4", "127.0.0.1:(any port)", "localhost:1"),
+        ("a/sound", "127.0.0.1:4", "h:2"),
+    ]
+    assert [(problem.line, problem.message) for problem in loaded.warnings] == [
+        (7, "${NO_DB} is not set"),
+        (8, "${NO_PORT} is not set"),
+        (9, "${NO_OTHER} is not set"),
+        (10, "${NO_HOST} is not set"),
+        (10, "${NO_PORT} is not set"),
+        (11, "${NO_BIND} is not set"),
+        (11, "${NO_PORT} is not set"),
+        (12, "${NO_RANGE} is not set"),
+        (13, "${NO_FORM} is not set"),
+    ]
+
+
 # --- restrictions and warnings ---------------------------------------------------------------------------------
 
 
