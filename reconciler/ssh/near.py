@@ -52,7 +52,14 @@ class Near(asyncio.BufferedProtocol):
         assert isinstance(transport, asyncio.Transport)
         self.transport = transport
         transport.pause_reading()
+        # asyncio begins to read after this; that of Python 3.11.2 (Debian 12) also where it was told not to.
+        asyncio.get_running_loop().call_soon(self._pause_again)
         self._made(self)
+
+    def _pause_again(self) -> None:
+        if not self.transport.is_reading():
+            self.transport.resume_reading()
+            self.transport.pause_reading()
 
     def get_buffer(self, sizehint: int) -> memoryview:
         return _VIEW
