@@ -198,7 +198,8 @@ class Link:
     def rtt(self) -> float | None:
         """The kernel's smoothed round trip time in seconds (TCP_INFO.tcpi_rtt), None where it cannot be known."""
         sock = self.connection.get_extra_info("socket")
-        if sock is None or not hasattr(socket, "TCP_INFO"):
+        # The way through a proxy command is a pair of unix sockets, which have no such thing.
+        if sock is None or sock.family == socket.AF_UNIX or not hasattr(socket, "TCP_INFO"):
             return None
         info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 104)
         return float(struct.unpack_from("=I", info, 68)[0]) / 1e6

@@ -7,6 +7,7 @@ start children). Its standard error is no part of the connection; the last line 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import re
 import signal
@@ -19,6 +20,7 @@ from reconciler.ssh.attempt import DialFailed
 from reconciler.ssh.words import printable
 
 _GRACE = 2.0  # between the request to end and the order
+_DYING = 0.1  # until those that were killed are looked for again
 _TAIL = 2048
 
 
@@ -50,7 +52,15 @@ class ProxyCommand(asyncio.SubprocessProtocol):
         # Children that outlived the program go too: the group is theirs alone now.
         self._signal(signal.SIGKILL)
         if self._transport is not None:
+            self._reap(self._transport.get_pid())
             self._transport.close()
+
+    def _reap(self, group: int) -> None:
+        """In a container we may be the first process: those children are ours then, and would stay as zombies."""
+        with contextlib.suppress(ChildProcessError):
+            while os.waitpid(-group, os.WNOHANG)[0]:
+                pass
+            asyncio.get_running_loop().call_later(_DYING, self._reap, group)
 
     # asyncssh's idea of a tunnel
 
