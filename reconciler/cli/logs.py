@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import re
+import select
 import sys
+import threading
 import time
 from datetime import UTC, datetime
+from queue import SimpleQueue
 
 FORMATS = ("text", "json")
 LEVELS = ("debug", "info", "warning", "error")
+
+_UNREAD_MAX = 1 << 20  # bytes of lines that wait for whoever reads them
+_LAST_WORDS = 1.0  # seconds for them at the end
 
 _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029]")
 _OWN = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
@@ -53,9 +60,77 @@ class _Json(logging.Formatter):
         return json.dumps(line, default=str)  # escapes all that is not ASCII, so no control character is left
 
 
+class _Aside(logging.Handler):
+    """Writes to a descriptor in a thread of its own.
+
+    Whoever reads there may stop doing so (a pager, Ctrl-S, a collector that hangs), and the tunnels must not stop with
+    it. What finds no room meanwhile is lost, and counted; what cannot be written, as on a full disk, is lost too.
+    """
+
+    def __init__(self, descriptor: int, encoding: str) -> None:
+        super().__init__()
+        self._descriptor = descriptor
+        self._encoding = encoding
+        self._lines: SimpleQueue[bytes] = SimpleQueue()
+        self._unread = 0  # bytes
+        self._lost = 0
+        self._written = threading.Condition()
+        threading.Thread(target=self._work, name="log", daemon=True).start()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            line = self._line(record)
+            with self._written:
+                if self._unread + len(line) > _UNREAD_MAX:
+                    self._lost += 1
+                    return
+                lost, self._lost = self._lost, 0
+                line = (self._line(_missing(lost)) if lost else b"") + line
+                self._unread += len(line)
+            self._lines.put(line)
+        except Exception:  # noqa: BLE001 - as every handler does
+            self.handleError(record)
+
+    def _line(self, record: logging.LogRecord) -> bytes:
+        return f"{self.format(record)}\n".encode(self._encoding, "backslashreplace")
+
+    def flush(self) -> None:
+        with self._written:
+            self._written.wait_for(lambda: not self._unread, _LAST_WORDS)
+
+    def _work(self) -> None:
+        while True:
+            line = self._lines.get()
+            self._write(line)
+            with self._written:
+                self._unread -= len(line)
+                self._written.notify_all()
+
+    def _write(self, line: bytes) -> None:
+        while line:
+            try:
+                line = line[os.write(self._descriptor, line) :]
+            except BlockingIOError:  # a program that has it too made it so
+                select.select((), (self._descriptor,), ())
+            except OSError:
+                return
+
+
+def _missing(lines: int) -> logging.LogRecord:
+    text = "%d lines are missing here: they were not read in time"
+    return logging.LogRecord(__name__, logging.WARNING, __file__, 0, text, (lines,), None)
+
+
+def _handler() -> logging.Handler:
+    try:
+        return _Aside(sys.stderr.fileno(), sys.stderr.encoding)
+    except (AttributeError, OSError, RuntimeError):  # it is closed, no file, or there can be no thread
+        return logging.StreamHandler(sys.stderr)
+
+
 def set_up(level: str, form: str = "text") -> None:
     """Log to stderr at this level; asyncssh's and watchfiles' own words only where they are warnings."""
-    handler = logging.StreamHandler(sys.stderr)
+    handler = _handler()
     handler.setFormatter(_Json() if form == "json" else _Text())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     logging.getLogger("asyncssh").setLevel(logging.WARNING)

@@ -6,6 +6,7 @@ import contextlib
 import io
 import json
 import logging
+import os
 import re
 from collections.abc import Iterator
 from functools import partial
@@ -53,6 +54,23 @@ def test_a_traceback_is_kept_whole(written: io.StringIO) -> None:
         logging.getLogger("reconciler").exception("it failed")
     assert "ValueError: invalid literal" in written.getvalue()
     assert "\x1b" not in written.getvalue()
+
+
+def test_lines_that_nobody_reads_in_time_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    reads, writes = os.pipe()
+    root = logging.getLogger()
+    monkeypatch.setattr(root, "handlers", [])
+    monkeypatch.setattr(root, "level", root.level)
+    with os.fdopen(reads, "rb") as reader, os.fdopen(writes, "w") as stream:
+        monkeypatch.setattr("sys.stderr", stream)
+        logs.set_up("info")
+        for letter in "abcd":
+            logging.getLogger("reconciler").warning(letter * (logs._UNREAD_MAX * 2 // 5))
+        assert [reader.readline()[-2:-1] for _ in range(2)] == [b"a", b"b"]
+        root.handlers[0].flush()
+        logging.getLogger("reconciler").warning("after")
+        assert b"2 lines are missing here" in reader.readline()
+        assert reader.readline().endswith(b" after\n")
 
 
 async def test_each_change_is_a_line_with_fields(
