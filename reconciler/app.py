@@ -68,7 +68,7 @@ class App:
         self.fleet = Fleet(config.environ, PROBES, changed=self.loop.wake, failing=self._failing, audit=self._audit)
         self._camera = Camera(self.loop, self.fleet, self.loads, self._journal)
         self._watcher: Watcher | None = None
-        self._lags = deque([0.0], maxlen=PULSES_KEPT)
+        self._lags = deque([0.0, 0.0], maxlen=PULSES_KEPT)
         self._replacements = Replacements()
         self._asked: Desired = NOTHING  # of the last pass
         self._removed: Mapping[str, TunnelSpec] = {}  # whose clients may still be there
@@ -83,7 +83,9 @@ class App:
 
         A bad file among good ones is left out, unless the options are strict.
         """
-        loaded = await self.load()
+        loaded = await self._first_load()
+        if loaded is None:
+            return 0
         if not loaded.usable or (self.config.options.strict and not loaded.valid):
             return 2
         helpers = [
@@ -125,17 +127,33 @@ class App:
     @contextlib.contextmanager
     def signals(self) -> Iterator[None]:
         """SIGTERM and SIGINT end, a second one at once; SIGHUP reloads. What comes after the end changes nothing."""
-        loop = asyncio.get_running_loop()
-        handlers = {signal.SIGTERM: self.end, signal.SIGINT: self.end, signal.SIGHUP: self.reload}
-        for number, handler in handlers.items():
-            loop.add_signal_handler(number, handler)
+        self.heed()
         try:
             yield
         finally:
-            for number in handlers:
-                loop.remove_signal_handler(number)
+            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+                asyncio.get_running_loop().remove_signal_handler(number)
                 if self.is_ending:  # it would kill, or trace back, what is done but for its last words
                     signal.signal(number, signal.SIG_IGN)
+
+    async def _first_load(self) -> Loaded | None:
+        """What is read at the start. None if it is told to end before: a pipe may have no end, a disk may hang."""
+        loading = asyncio.create_task(self.load(), name="first load")
+        ending = asyncio.create_task(self._ending.wait(), name="end before the start")
+        try:
+            await asyncio.wait({loading, ending}, return_when=asyncio.FIRST_COMPLETED)
+            return loading.result() if loading.done() else None
+        finally:
+            for task in (loading, ending):
+                task.cancel()
+            await asyncio.gather(loading, ending, return_exceptions=True)
+
+    def heed(self) -> None:
+        """Take signals as `signals` says, also those that somebody else has taken meanwhile."""
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGTERM, self.end)
+        loop.add_signal_handler(signal.SIGINT, self.end)
+        loop.add_signal_handler(signal.SIGHUP, self.reload)
 
     # --- tasks -------------------------------------------------------------------------------------------------
 
@@ -248,7 +266,8 @@ class App:
         """Signs of life, without looking at all tunnels."""
         passed = self.loop.passed_at
         age = self.loop.now().mono - passed if passed is not None else None
-        return Pulse(age, max(self._lags), self.is_ending)
+        *_, again, lag = sorted(self._lags)
+        return Pulse(age, lag, again, self.is_ending)
 
     def snapshot(self) -> Snapshot:
         """Everything that can be told about this moment."""

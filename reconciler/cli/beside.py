@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import re
 import signal
 from collections.abc import Iterable, Iterator
@@ -26,20 +27,20 @@ _NOT_IN_A_NAME = re.compile(r"[^A-Z0-9]")
 async def run_beside(app: App, program: tuple[str, ...], within: float) -> int:
     """Converge, run the program, end with it."""
     running = asyncio.create_task(app.run(), name="tunnels")
-    try:
-        code = await _up(app, running, within)
-        return code if code is not None else await _run(app, program)
-    finally:
-        app.end()
-        app.end()
-        await running
+    with app.signals():
+        try:
+            code = await _up(app, running, within)
+            return code if code is not None else await _run(app, program)
+        finally:
+            app.end()
+            app.end()
+            await running
 
 
 async def _up(app: App, running: asyncio.Task[int], within: float) -> int | None:
     """None once all tunnels are up; else the code to exit with."""
     waiting = asyncio.create_task(Orders(app).wait("", (), within))
-    with app.signals():
-        await asyncio.wait({running, waiting}, return_when=asyncio.FIRST_COMPLETED)
+    await asyncio.wait({running, waiting}, return_when=asyncio.FIRST_COMPLETED)
     if not waiting.done():
         waiting.cancel()
         await asyncio.gather(waiting, return_exceptions=True)
@@ -55,7 +56,7 @@ async def _up(app: App, running: asyncio.Task[int], within: float) -> int | None
 async def _run(app: App, program: tuple[str, ...]) -> int:
     judgement = app.judgement
     environ = {**app.config.environ, **variables(judgement.tunnels if judgement else ())}
-    with _passing_on() as passing:  # before it starts: a signal that comes between would end us and not the program
+    with _passing_on(app) as passing:  # before it starts: a signal that comes between is for the program too
         try:
             process = await asyncio.create_subprocess_exec(*program, env=environ)
         except OSError as error:
@@ -82,12 +83,14 @@ class _Passing:
         if self._process is None:
             self._early.append(number)
             return
-        with contextlib.suppress(ProcessLookupError):
-            self._process.send_signal(number)
+        # Not `send_signal`: it looks whether the program has ended, and takes the exit code from who waits for it.
+        if self._process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self._process.pid, number)
 
 
 @contextlib.contextmanager
-def _passing_on() -> Iterator[_Passing]:
+def _passing_on(app: App) -> Iterator[_Passing]:
     """SIGTERM and SIGHUP are the program's. A terminal's Ctrl-C it has got already: we only wait for what it does."""
     loop = asyncio.get_running_loop()
     passing = _Passing()
@@ -97,8 +100,7 @@ def _passing_on() -> Iterator[_Passing]:
     try:
         yield passing
     finally:
-        for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
-            loop.remove_signal_handler(number)
+        app.heed()
 
 
 def variables(tunnels: Iterable[TunnelStatus]) -> dict[str, str]:

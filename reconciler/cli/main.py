@@ -9,13 +9,19 @@ from __future__ import annotations
 import sys
 
 _INTERRUPTED = 130  # 128 and the number of SIGINT, as shells count
+_TERMINATED = 143
 
 try:
+    import os
+    import signal
+
+    if os.getpid() == 1:  # the kernel keeps from the first process of a container what it has no handler for
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(_TERMINATED))
+
     import errno
     import importlib
     import io
     import keyword
-    import os
     from typing import Any
 
     import click
@@ -81,6 +87,8 @@ class _Verbs(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in VERBS:
             return None
+        if cmd_name == "run":  # it reloads on SIGHUP; one that comes before it can must not end it
+            signal.signal(signal.SIGHUP, signal.SIG_IGN)
         name = f"{cmd_name}_" if keyword.iskeyword(cmd_name) else cmd_name  # import
         module = importlib.import_module(f"reconciler.cli.{name}")
         command: click.Command = module.command

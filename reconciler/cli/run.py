@@ -18,8 +18,10 @@ from reconciler.cli.values import DURATION
 from reconciler.config.load import Config
 from reconciler.core.overlay import Shard
 from reconciler.service import DEFAULT_LISTEN, EndpointError, Endpoints, serving
+from reconciler.ssh.threads import Threads
 
 _INVALID = 2
+_THREADS = 32  # for what blocks: files, above all
 
 
 class _Run(click.Command):
@@ -158,6 +160,7 @@ def command(
 async def _run(
     config: Config, endpoints: Endpoints, shard: Shard | None, program: tuple[str, ...], within: float
 ) -> int:
+    asyncio.get_running_loop().set_default_executor(Threads(_THREADS))
     app = App(config, shard=shard)
     async with serving(app, endpoints):
         if program:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,8 +68,9 @@ def listing(given: str) -> Listing:
 
 
 def _counts(entry: os.DirEntry[str]) -> bool:
-    """A link that leads nowhere counts: it is a file that cannot be read, not one that is gone."""
-    return entry.name.endswith(_SUFFIXES) and not entry.name.startswith(".") and not entry.is_dir()
+    """A link that leads nowhere counts: it is a file that cannot be read, not one that is gone. A pipe would block."""
+    is_named_so = entry.name.endswith(_SUFFIXES) and not entry.name.startswith(".")
+    return is_named_so and (entry.is_file() or not Path(entry.path).exists())
 
 
 def is_utf8(path: str) -> bool:
@@ -85,7 +85,7 @@ def is_utf8(path: str) -> bool:
 def find(name: str) -> Found:
     """The bytes of one file, at most one more than is allowed."""
     if name == STDIN:
-        return Found("<stdin>", str(Path.cwd()), sys.stdin.buffer.read(MAX_BYTES + 1))
+        return _standard_input()
     directory = str(Path(name).absolute().parent)
     if not is_utf8(Path(name).name):
         shown = name.encode(errors="backslashreplace").decode()  # whatever tells of it speaks UTF-8
@@ -97,6 +97,16 @@ def find(name: str) -> Found:
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
         problem = Problem.at(Place(name), f"cannot be read: {_why(error)}", ErrorCode.UNREADABLE)
         return Found(name, directory, b"", problem)
+
+
+def _standard_input() -> Found:
+    try:
+        # Not sys.stdin: while a thread waits in it, Python cannot end.
+        with open(0, "rb", closefd=False) as file:
+            data, problem = file.read(MAX_BYTES + 1), None
+    except OSError as error:
+        data, problem = b"", Problem.at(Place("<stdin>"), f"cannot be read: {_why(error)}", ErrorCode.UNREADABLE)
+    return Found("<stdin>", str(Path.cwd()), data, problem)
 
 
 def digest(data: bytes) -> str:

@@ -157,8 +157,8 @@ def ailment(pulse: Pulse) -> str:
     """Why the process is as good as dead, "" if it is not."""
     if pulse.passed is not None and pulse.passed > PASS_WITHIN:
         return f"the reconcile loop has not looked for {pulse.passed:.0f} s"
-    if pulse.lag > LAG_MAX:
-        return f"the event loop is late by {pulse.lag:.0f} s"
+    if pulse.again > LAG_MAX:  # once, it was the whole process that was stopped, and goes on
+        return f"the event loop is late by {pulse.again:.0f} s"
     return ""
 
 

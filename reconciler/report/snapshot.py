@@ -118,11 +118,12 @@ class TunnelSnapshot:
 @dataclass(frozen=True, slots=True)
 class Pulse:
     """Signs of life. `passed` is how long ago the reconcile loop last looked, None before the first time; `lag` is by
-    how much the event loop was late at worst of late; `ending`: it was told to end.
+    how much the event loop was late at worst of late, `again` the worst but for that one; `ending`: it was told to end.
     """
 
     passed: float | None
     lag: float
+    again: float
     ending: bool
 
 

@@ -1,67 +1,20 @@
 """Names to addresses, by the system's resolver. In: an endpoint. Out: its addresses, or gaierror.
 
 Names are looked up anew each time. Looking one up blocks its thread, for half a minute while no name server answers. So
-it is done in threads of its own: in the loop's own few it would hold up every other target, and those of any executor
-are waited for when the program ends.
+it is done in threads of its own: in the loop's own few it would hold up every other target.
 """
 
 from __future__ import annotations
 
 import asyncio
 import socket
-import threading
-from concurrent.futures import Future
-from queue import SimpleQueue
 
 from aiohappyeyeballs import AddrInfoType
 
 from reconciler.core.spec import Endpoint
+from reconciler.ssh.threads import Threads
 
-
-class _Question:
-    """A name to look up, and whoever waits for it."""
-
-    def __init__(self, endpoint: Endpoint) -> None:
-        self.endpoint = endpoint
-        self.answer: Future[list[AddrInfoType]] = Future()
-
-    def settle(self) -> None:
-        if not self.answer.set_running_or_notify_cancel():
-            return  # nobody waits any more
-        try:
-            found = _look_up(self.endpoint, 0)
-        except Exception as error:  # noqa: BLE001 - whatever it is, it is for the one who waits
-            self.answer.set_exception(error)
-        else:
-            self.answer.set_result(found)
-
-
-class _Resolvers:
-    """At most so many threads, started when needed, that no end of the program waits for."""
-
-    def __init__(self, most: int) -> None:
-        self._more = most
-        self._free = 0
-        self._lock = threading.Lock()
-        self._questions: SimpleQueue[_Question] = SimpleQueue()
-
-    def ask(self, question: _Question) -> None:
-        with self._lock:
-            if self._free:
-                self._free -= 1
-            elif self._more:
-                self._more -= 1
-                threading.Thread(target=self._work, name="resolve", daemon=True).start()
-        self._questions.put(question)
-
-    def _work(self) -> None:
-        while True:
-            self._questions.get().settle()
-            with self._lock:
-                self._free += 1
-
-
-_resolvers = _Resolvers(32)
+_resolvers = Threads(32)
 
 
 async def addresses(endpoint: Endpoint) -> list[AddrInfoType]:
@@ -69,9 +22,7 @@ async def addresses(endpoint: Endpoint) -> list[AddrInfoType]:
     try:
         return _look_up(endpoint, socket.AI_NUMERICHOST)
     except socket.gaierror:
-        question = _Question(endpoint)
-        _resolvers.ask(question)
-        return await asyncio.wrap_future(question.answer)
+        return await asyncio.get_running_loop().run_in_executor(_resolvers, _look_up, endpoint, 0)
 
 
 def _look_up(endpoint: Endpoint, flags: int) -> list[AddrInfoType]:

@@ -9,6 +9,7 @@ import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import aiohttp
 import pytest
 from aiohttp import web
 
@@ -22,7 +23,7 @@ from support.endpoints import client_of, whole
 from support.services import EchoServer, connected
 from support.sshd import Sshd
 from support.tunnels import file, local, running, target
-from support.wait import eventually, free_port
+from support.wait import WITHIN, eventually, free_port
 
 
 async def test_ready_names_each_critical_tunnel_that_is_not_up(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> None:
@@ -58,10 +59,11 @@ async def test_standby_is_ready(sshd: Sshd, echo: EchoServer, tmp_path: Path) ->
 
 
 def test_a_loop_that_hangs_is_not_alive() -> None:
-    assert ailment(Pulse(passed=1.0, lag=0.0, ending=False)) == ""
-    assert ailment(Pulse(passed=None, lag=0.0, ending=False)) == "", "it is only starting"
-    assert "has not looked for 100 s" in ailment(Pulse(passed=100.0, lag=0.0, ending=False))
-    assert "late by 11 s" in ailment(Pulse(passed=1.0, lag=11.0, ending=False))
+    assert ailment(Pulse(passed=1.0, lag=0.0, again=0.0, ending=False)) == ""
+    assert ailment(Pulse(passed=None, lag=0.0, again=0.0, ending=False)) == "", "it is only starting"
+    assert "has not looked for 100 s" in ailment(Pulse(passed=100.0, lag=0.0, again=0.0, ending=False))
+    assert "late by 11 s" in ailment(Pulse(passed=1.0, lag=12.0, again=11.0, ending=False))
+    assert ailment(Pulse(passed=1.0, lag=60.0, again=0.2, ending=False)) == "", "it was stopped, and goes on"
 
 
 async def test_names_that_anybody_could_point_here_are_refused(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> None:
@@ -186,7 +188,7 @@ def ask(writer: asyncio.StreamWriter, path: str) -> None:
 
 async def answered(reader: asyncio.StreamReader) -> bytes:
     """The first line of an answer."""
-    return await asyncio.wait_for(reader.readline(), 10)
+    return await asyncio.wait_for(reader.readline(), WITHIN)
 
 
 async def test_clients_that_say_nothing_are_sent_away() -> None:
@@ -196,7 +198,14 @@ async def test_clients_that_say_nothing_are_sent_away() -> None:
             assert await ended(mute)
             assert await ended(slow)
         async with client_of(address=f"127.0.0.1:{port}") as http:
-            assert await http.text("/") == (200, "hello")
+
+            async def is_served() -> bool:
+                try:
+                    return await http.text("/") == (200, "hello")
+                except aiohttp.ClientError:
+                    return False  # who is slow to ask on a slow machine is sent away too
+
+            await eventually(is_served)
 
 
 async def test_one_too_many_takes_the_place_of_who_has_waited_longest_for_nothing() -> None:
@@ -288,7 +297,7 @@ async def test_what_is_not_http_is_refused_in_few_words(request_: bytes, caplog:
     caplog.set_level("DEBUG", "reconciler")
     async with served(limit=2) as (_, port), connected("127.0.0.1", port) as (reader, writer):
         writer.write(request_)
-        answer = await asyncio.wait_for(reader.read(), 10)
+        answer = await asyncio.wait_for(reader.read(), WITHIN)
         assert answer.startswith(b"HTTP/1.0 400 ")
         assert b"\r\nServer: tunnels\r\n" in answer
         assert b"aiohttp" not in answer
@@ -311,7 +320,7 @@ async def test_a_body_that_is_not_what_it_says_is_no_error_of_ours(caplog: pytes
 
 
 async def ended(reader: asyncio.StreamReader) -> bool:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(WITHIN):
         with contextlib.suppress(ConnectionError):
             await reader.read()
     return True

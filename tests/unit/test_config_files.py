@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from reconciler.config.files import default_paths, is_utf8
+from reconciler.config.files import default_paths, is_utf8, listing
 from reconciler.config.load import Config, Loaded, load_files
 from reconciler.config.options import Options
 
@@ -126,6 +126,12 @@ def test_a_link_that_leads_nowhere_is_not_a_file_that_is_gone(folder: Path) -> N
     loaded = files.reload()
     assert tunnels(loaded) == ["a/local-1", "b/local-2"]
     assert not loaded.valid
+
+
+def test_a_pipe_in_a_directory_is_no_file_of_it(folder: Path) -> None:
+    """To open it would be to wait for somebody who writes to it, with every other file."""
+    os.mkfifo(folder / "pipe.yaml")
+    assert str(folder / "pipe.yaml") not in listing(str(folder)).names
 
 
 def test_at_start_a_bad_file_is_left_out(folder: Path) -> None:
