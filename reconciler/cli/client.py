@@ -112,6 +112,9 @@ class Control:
             connection = _Connection(path, within)
             try:
                 connection.connect()
+            except BlockingIOError:  # so many wait for it already that no more may
+                connection.close()
+                raise Trouble(f"the process at {path} takes nobody: it is busy, or stopped") from None
             except OSError as error:
                 connection.close()
                 why.append(f"{path} ({_reason(error)})")

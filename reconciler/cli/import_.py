@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import shlex
@@ -81,9 +82,10 @@ def _asked(words: tuple[str, ...], config: SshConfig, lost: list[str]) -> Iterat
                 yield Asked(f"Host {host}", host)
         return
     else:
-        if sys.stdin.isatty():
+        given = sys.stdin or io.StringIO()  # it may be closed
+        if given.isatty():
             click.echo("reading ssh command lines from the terminal, one on each line; Ctrl-D ends", err=True)
-        lines = ((f"line {number}", line) for number, line in lines_of(sys.stdin.read()))
+        lines = ((f"line {number}", line) for number, line in lines_of(given.read()))
     for where, line in lines:
         try:
             yield command_line(line, where)

@@ -14,6 +14,7 @@ import contextlib
 import hashlib
 import os
 import stat
+import threading
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -137,8 +138,8 @@ class Watcher:
             try:
                 await self._hints_from(places)
             except* (OSError, RuntimeError):
-                # No inotify instance or watch left, a place vanished just now, or something happened to a name that is
-                # not UTF-8.
+                # No inotify instance, watch or thread left, a place vanished just now, or something happened to a name
+                # that is not UTF-8.
                 self.active = False
                 self._hint.set()
                 with contextlib.suppress(TimeoutError):
@@ -147,6 +148,8 @@ class Watcher:
 
     async def _hints_from(self, places: Sequence[str]) -> None:
         """Until the places change. The watch is ended by its own event, which ends its thread too."""
+        # Where no thread can be started, watchfiles would wait for its own, and the event loop for it: better an error.
+        threading.Thread(target=int, name="try").start()
         ended = asyncio.Event()
         relay = asyncio.create_task(self._end_with_places(places, ended))
         hints = awatch(

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import re
 import socket
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -124,6 +125,23 @@ def test_an_answer_without_sense_is_no_traceback(tmp_path: Path, answer: bytes) 
     with answering(tmp_path / "s", answer):
         with pytest.raises(Trouble):
             Control(str(tmp_path / "s")).get("/api/v1/status")
+
+
+def test_a_process_that_takes_nobody_in_is_there_all_the_same(tmp_path: Path) -> None:
+    """One that is stopped is not one that has to be started: who waits for it has filled its line."""
+    path = tmp_path / "c.sock"
+    with socket.socket(socket.AF_UNIX) as listener, ExitStack() as line:
+        listener.bind(str(path))
+        listener.listen(0)
+        code = 0
+        while not code:
+            one = line.enter_context(socket.socket(socket.AF_UNIX))
+            one.setblocking(False)
+            code = one.connect_ex(str(path))
+        assert code == errno.EAGAIN
+        with pytest.raises(Trouble, match="takes nobody: it is busy, or stopped") as told:
+            Control(str(path)).get("/api/v1/status")
+        assert not isinstance(told.value, NothingRuns)
 
 
 def test_a_path_too_long_for_a_socket_is_told(tmp_path: Path) -> None:

@@ -15,17 +15,18 @@ import pytest
 from reconciler.config import watch
 from reconciler.config.watch import Change, Watcher
 
-NEVER = 60.0  # an interval so long that only hints can be the reason
+NEVER = 3600.0  # an interval so long that only hints can be the reason
+WITHIN = 30.0
 
 
 async def after(watcher: Watcher, edit: Callable[[], object]) -> Change:
     """The first change seen after an edit."""
     edit()
-    return await asyncio.wait_for(anext(watcher), 10)
+    return await asyncio.wait_for(anext(watcher), WITHIN)
 
 
 async def hints_arrive(watcher: Watcher) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(WITHIN):
         while not watcher.active:  # noqa: ASYNC110 - an attribute for a gauge; there is no event behind it
             await asyncio.sleep(0.001)
 
@@ -132,8 +133,29 @@ async def test_without_hints_changes_are_still_seen_and_it_says_so(
         assert not watcher.active
 
 
+async def test_where_no_thread_can_be_started_too(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By itself, watchfiles would wait for its thread for ever, in the event loop."""
+
+    class Scarce(threading.Thread):
+        def start(self) -> None:
+            if self.name == "try":  # the others are the event loop's, to read with
+                raise RuntimeError("can't start new thread")
+            super().start()
+
+    async with Watcher([config], interval=0.05) as watcher:
+        await hints_arrive(watcher)
+        (config / "other").mkdir()
+        monkeypatch.setattr(threading, "Thread", Scarce)
+        monkeypatch.setattr(watch, "awatch", pytest.fail)
+        watcher.watch_also([str(config / "other" / "key")])
+        async with asyncio.timeout(WITHIN):
+            while watcher.active:  # noqa: ASYNC110 - as above
+                await asyncio.sleep(0.001)
+        assert await after(watcher, lambda: (config / "a.yaml").write_text("2")) == changed(config / "a.yaml")
+
+
 async def test_an_edit_is_seen_well_before_the_next_look(watcher: Watcher, config: Path) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(WITHIN):
         await after(watcher, lambda: (config / "a.yaml").write_text("2"))
 
 
@@ -150,7 +172,7 @@ async def test_a_file_half_written_is_not_taken_for_an_edit(
                 await asyncio.sleep(0.01)
 
     writing = asyncio.create_task(write_slowly())
-    await asyncio.wait_for(anext(watcher), 10)
+    await asyncio.wait_for(anext(watcher), WITHIN)
     assert (config / "a.yaml").read_text() == "0123456789"
     await writing
 
@@ -197,7 +219,7 @@ async def test_cancelling_ends_it_at_once_and_leaves_no_thread_at_work(config: P
     await ready.wait()
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
-        await asyncio.wait_for(task, 10)
+        await asyncio.wait_for(task, WITHIN)
 
 
 def test_nothing_is_left_after_the_loop_ends(config: Path) -> None:
@@ -208,5 +230,5 @@ def test_nothing_is_left_after_the_loop_ends(config: Path) -> None:
     before = set(threading.enumerate())
     asyncio.run(run())
     for thread in set(threading.enumerate()) - before:
-        thread.join(5)
+        thread.join(WITHIN)
         assert not thread.is_alive()
