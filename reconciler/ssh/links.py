@@ -94,7 +94,7 @@ class Links:
                 client,
                 target.settings,
                 lost=lambda failure: self._link_lost(number, failure),
-                heard=lambda: self._wake(target.name),
+                heard=lambda: self._heard_again(target.name),
             )
             now = self._loop.time()
             record.state = replace(
@@ -161,6 +161,12 @@ class Links:
             await future
         finally:
             waiting.discard(future)
+            if not waiting and self._waiting.get(target) is waiting:
+                del self._waiting[target]
+
+    def _heard_again(self, target: str) -> None:
+        self._wake(target)
+        self._changed()
 
     def _wake(self, target: str) -> None:
         for future in self._waiting.pop(target, ()):
