@@ -27,14 +27,13 @@ _NOT_IN_A_NAME = re.compile(r"[^A-Z0-9]")
 async def run_beside(app: App, program: tuple[str, ...], within: float) -> int:
     """Converge, run the program, end with it."""
     running = asyncio.create_task(app.run(), name="tunnels")
-    with app.signals():
-        try:
-            code = await _up(app, running, within)
-            return code if code is not None else await _run(app, program)
-        finally:
-            app.end()
-            app.end()
-            await running
+    try:
+        code = await _up(app, running, within)
+        return code if code is not None else await _run(app, program)
+    finally:
+        app.end()
+        app.end()
+        await running
 
 
 async def _up(app: App, running: asyncio.Task[int], within: float) -> int | None:
