@@ -39,7 +39,7 @@ class Bucket:
 
     @rate.setter
     def rate(self, rate: int) -> None:
-        """From now on. Who already waits, waits as long as it was told; no debt takes longer than it did before."""
+        """From now on. No debt takes longer than it did before; who waits may read once more, and is told anew."""
         self._refill()
         slowed = _positive(rate) / self._rate
         self._rate = rate

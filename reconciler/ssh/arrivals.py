@@ -187,6 +187,8 @@ class Arrivals:
         """One attempt. False: the link died under it, and the client should wait again."""
         link = await self.doorstep.hold(door, near, give_up_at, reply(Reply.GENERAL_FAILURE) if asked else b"")
         tunnel = door.state.owner  # as it is now: it may have been edited while the client waited
+        if isinstance(tunnel.route, Socks) is not (asked is not None):  # of another kind, which does not know its talk
+            raise TurnedAway("denied", reply(Reply.GENERAL_FAILURE) if asked else b"")
         to = far_destination(tunnel.route, asked.to if asked else None)
         origin = origin_of(near)
         visitor = Visitor(origin[0], str(to), asked.to if asked else None, asked.user if asked else None)
@@ -215,15 +217,15 @@ class Arrivals:
             failure = from_channel_open(error, str(to))
             self._refusals.tell(tunnel, "dial_failed", origin[0], failure.message)
             if asked is None:  # what one SOCKS client asks for in vain says nothing about the next one's
-                self._unreachable(tunnel, failure)
+                self._unreachable(door, tunnel, failure)
             relay.unopened()
             raise TurnedAway("dial_failed", reply(Reply(socks_reply(error))) if asked else b"") from None
         finally:
             self._tally.target(tunnel.target).dials.observe(self._loop.time() - began)
         if not near.lost:
             self._ledger.opened(entry)
-        if asked is None:
-            self._reached(tunnel)
+        if asked is None and _leads_there_still(door, tunnel):
+            self._reached(door.state.owner)
         relay.meter.count("ok")
         return True
 
@@ -250,10 +252,12 @@ class Arrivals:
             self._ledger.ended(entry, "")
             near.reset()
             raise asyncssh.ChannelOpenError(asyncssh.OPEN_ADMINISTRATIVELY_PROHIBITED, "not allowed any more")
+        if _leads_there_still(door, tunnel):
+            tunnel = door.state.owner  # renamed, perhaps
+            self._reached(tunnel)
         window = link.window()
         relay = self._enter(near, visitor, door, tunnel, link, window, entry)
         self._ledger.opened(entry)
-        self._reached(tunnel)
         self.meter(tunnel).count("ok")
         return Far(relay, window)
 
@@ -267,7 +271,7 @@ class Arrivals:
             return await dial_near(tunnel.route, link.dial_timeout)
         except OSError as error:
             failure = from_channel_open(error, str(tunnel.route))
-            self._unreachable(tunnel, failure)
+            self._unreachable(door, tunnel, failure)
             self._refuse(tunnel, "dial_failed", client, failure.message)
             raise asyncssh.ChannelOpenError(asyncssh.OPEN_CONNECT_FAILED, "the destination is not reached") from None
         finally:
@@ -288,16 +292,19 @@ class Arrivals:
 
         relay = Relay(near, visitor, self.meter(tunnel), link, ended)
         relay.throttle(*self._throttles.of(tunnel))
-        entry.relay, entry.link = relay, link.number
+        entry.tunnel, entry.relay, entry.link = tunnel, relay, link.number
         key = FlowKey(tunnel.id, door.state.key.listen, tunnel.route, link.number)
         self._flows.add(relay, key, door.state.key, tunnel.policy.drain_timeout)
         return relay
 
-    def _unreachable(self, tunnel: TunnelSpec, failure: Failure) -> None:
-        before = self.destinations.get(tunnel.id)
-        self.destinations[tunnel.id] = Destination(before.failures + 1 if before else 1, failure)
+    def _unreachable(self, door: Door, tunnel: TunnelSpec, failure: Failure) -> None:
+        """The tunnel's destination, as it was when the client came, cannot be reached."""
         self._tally.failures(tunnel.id)[failure.reason] += 1
-        self._changed()
+        if _leads_there_still(door, tunnel):
+            owner = door.state.owner.id
+            before = self.destinations.get(owner)
+            self.destinations[owner] = Destination(before.failures + 1 if before else 1, failure)
+            self._changed()
 
     def _reached(self, tunnel: TunnelSpec) -> None:
         if self.destinations.pop(tunnel.id, None) is not None:
@@ -310,6 +317,11 @@ class Arrivals:
             for tunnel in [tunnel for tunnel in store if tunnel not in live]:
                 store.pop(tunnel)
         self.doorstep.forget({tunnel.partition("/")[0] for tunnel in live})
+
+
+def _leads_there_still(door: Door, tunnel: TunnelSpec) -> bool:
+    """Whether what a client found out is true of the next ones: an edit may lead them elsewhere by now."""
+    return door.state.owner.route == tunnel.route
 
 
 def _full(tunnel: TunnelSpec) -> str:

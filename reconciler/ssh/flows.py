@@ -42,9 +42,16 @@ class Flows:
         relay.meter.active += 1
 
     def remove(self, relay: Relay) -> None:
-        key = self._keys.pop(relay, None)
+        key = self._keys.get(relay)
         if key is None:
             return  # it was cut, and has ended only now
+        self._take_out(relay)
+        if key not in self._groups:
+            self._emptied(key)
+
+    def _take_out(self, relay: Relay) -> None:
+        """Telling nobody: who was the last one on a retiring link may come back in, and the link with it."""
+        key = self._keys.pop(relay)
         self._on_link[key.link] -= 1
         relay.meter.active -= 1
         group = self._groups[key]
@@ -53,7 +60,6 @@ class Flows:
             del self._groups[key]
             if not self._on_link[key.link]:
                 del self._on_link[key.link]
-            self._emptied(key)
 
     def tunnel_of(self, relay: Relay) -> str | None:
         """Whose client it is now."""
@@ -92,10 +98,12 @@ class Flows:
         for key, group in tuple(self._groups.items()):
             if key.tunnel != old.id or key.route != new.route:
                 continue
+            moved = replace(key, tunnel=new.id)
             for relay in [relay for relay, came_by in group.relays.items() if came_by == socket]:
-                self.remove(relay)
+                self._groups.setdefault(moved, _Group(new.policy.drain_timeout, draining=group.draining))
+                self._take_out(relay)
                 relay.meter = meter
-                self.add(relay, replace(key, tunnel=new.id), socket, new.policy.drain_timeout)
+                self.add(relay, moved, socket, new.policy.drain_timeout)
 
     def reapply(self, tunnel: TunnelSpec) -> None:
         """The tunnel's policy changed: so long may its clients of now stay when they have to leave."""

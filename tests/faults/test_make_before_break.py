@@ -51,9 +51,9 @@ async def test_a_connection_replaced_ten_times_under_fifty_transfers_spoils_none
                     tunnels.app.restart(["server"], "the test asks for it")
                 else:
                     tunnels.edit(text(CIPHERS[(turn // 2 + 1) % 2]))
-                await eventually(lambda before=before: newest(tunnels) > before, within=20)  # type: ignore[misc]
+                await eventually(lambda before=before: newest(tunnels) > before)  # type: ignore[misc]
                 at_least = whole + CLIENTS // 2
-                await eventually(lambda at_least=at_least: whole > at_least, within=20)  # type: ignore[misc]
+                await eventually(lambda at_least=at_least: whole > at_least)  # type: ignore[misc]
             replaced.set()
             await asyncio.gather(*clients)
             assert newest(tunnels) == REPLACEMENTS + 1, "each was replaced once"
@@ -100,3 +100,20 @@ async def test_a_new_access_that_does_not_work_leaves_the_old_connection_and_say
 def newest(tunnels: Running) -> int:
     """The number of the latest connection."""
     return max(link.number for link in tunnels.links)
+
+
+async def test_a_tunnel_is_renamed_while_its_last_client_finishes_on_the_old_connection(
+    sshd: Sshd, echo: EchoServer, tmp_path: Path
+) -> None:
+    port = free_port()
+    async with running(tmp_path, file(sshd, local("old", port, echo.port))) as tunnels:
+        await tunnels.all_up()
+        async with moving([port]):
+            [old] = tunnels.links
+            tunnels.restart("server")
+            await eventually(lambda: newest(tunnels) > old.number)
+            tunnels.edit(file(sshd, local("new", port, echo.port)))
+            await tunnels.all_up("server/new")
+            await eventually(lambda: tunnels.meter("server/new").active == 1)
+            assert old in tunnels.links
+        await eventually(lambda: old not in tunnels.links, message="it ends with its last client")

@@ -28,7 +28,7 @@ from support.services import (
 )
 from support.sshd import Sshd
 from support.tunnels import file, local, remote, running, socks, target, tunnel
-from support.wait import eventually, free_port
+from support.wait import WITHIN, eventually, free_port
 
 # --- who may come ------------------------------------------------------------------------------------------------
 
@@ -72,7 +72,7 @@ async def test_an_edit_that_forbids_a_live_client_cuts_it_and_only_it(
                 await reader.readexactly(1)
             tunnels.edit(file(sshd, local("echo", port, echo.port, deny="[127.0.0.2]")))
             with pytest.raises(ConnectionResetError):
-                await asyncio.wait_for(goes.read(1), 10)
+                await asyncio.wait_for(goes.read(1), WITHIN)
             says.write(b"y")
             assert await stays.readexactly(1) == b"y"
         assert await is_reset(port, "127.0.0.2")
@@ -163,7 +163,7 @@ async def test_held_clients_count_for_the_limit(sshd: Sshd, echo: EchoServer, tm
 
 async def test_an_idle_client_is_cut_and_a_busy_one_is_not(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> None:
     port = free_port()
-    async with running(tmp_path, file(sshd, local("echo", port, echo.port, idleTimeout="2s"))) as tunnels:
+    async with running(tmp_path, file(sshd, local("echo", port, echo.port, idleTimeout="5s"))) as tunnels:
         await tunnels.all_up()
         async with connected("127.0.0.1", port) as (busy, says), connected("127.0.0.1", port) as (idle, _):
             cut = asyncio.create_task(idle.read(1))
@@ -181,14 +181,20 @@ async def test_a_tunnel_that_expires_closes_its_port_and_lets_its_clients_finish
     sshd: Sshd, echo: EchoServer, tmp_path: Path
 ) -> None:
     port = free_port()
-    end = dt.datetime.now(dt.UTC) + dt.timedelta(seconds=5)
-    line = local("breakglass", port, echo.port, expiresAt=end.isoformat(timespec="milliseconds"))
     keep = local("keep", free_port(), echo.port)
-    async with running(tmp_path, file(sshd, line, keep)) as tunnels:
+
+    def text(end: dt.datetime) -> str:
+        glass = local("breakglass", port, echo.port, expiresAt=end.isoformat(timespec="milliseconds"))
+        return file(sshd, glass, keep)
+
+    now = dt.datetime.now(dt.UTC)
+    async with running(tmp_path, text(now + dt.timedelta(hours=1))) as tunnels:
         await tunnels.all_up()
         async with connected("127.0.0.1", port) as (reader, writer):
             writer.write(b"x")
             assert await reader.readexactly(1) == b"x"
+            end = dt.datetime.now(dt.UTC) + dt.timedelta(seconds=2)
+            tunnels.edit(text(end))
             verdict = await tunnels.until("server/breakglass", Phase.DRAINING)
             assert dt.datetime.now(dt.UTC) >= end
             assert "expired" in verdict.message
@@ -265,6 +271,22 @@ async def test_a_bandwidth_limit_is_changed_and_lifted_in_place(sshd: Sshd, tmp_
             tunnels.edit(file(sshd, local("data", port, service.port)))
             expected, seen = await transfer
             assert seen == expected
+
+
+async def test_a_limit_that_was_far_too_low_does_not_hold_after_it_is_lifted(sshd: Sshd, tmp_path: Path) -> None:
+    port = free_port()
+    async with SinkSource() as service:
+        async with running(tmp_path, file(sshd, local("data", port, service.port, bandwidthLimit="1KiB/s"))) as tunnels:
+            await tunnels.all_up()
+            there = asyncio.create_task(upload("127.0.0.1", port, MIB))
+            back = asyncio.create_task(download("127.0.0.1", port, MIB))
+            # Each has read a piece, and is to rest for minutes.
+            relays = tunnels.app.fleet._flows.relays
+            await eventually(lambda: sum(max(relay.sent, relay.received) > 32_000 for relay in relays()) == 2)
+            tunnels.edit(file(sshd, local("data", port, service.port)))
+            async with asyncio.timeout(WITHIN):
+                for expected, seen in await asyncio.gather(there, back):
+                    assert seen == expected
 
 
 # --- which connections -------------------------------------------------------------------------------------------
@@ -364,7 +386,7 @@ async def test_on_demand_rests_again_after_a_failure_that_is_over(sshd: Sshd, ec
             assert await reader.readexactly(1) == b"x"
             await sshd.kill_sessions()
             with pytest.raises(ConnectionResetError):
-                await asyncio.wait_for(reader.read(1), 10)
+                await asyncio.wait_for(reader.read(1), WITHIN)
         verdict = await tunnels.until("server/echo", Phase.STANDBY)
         assert verdict.reason is None
         assert await exchange("127.0.0.1", port) == b"ping"
@@ -423,7 +445,7 @@ async def test_a_destination_that_never_answers_costs_its_neighbours_nothing(
     async with GreetingServer("hello") as service:
         asyncssh_server.never_answer_channel(f"127.0.0.1:{service.port}")
         lines = local("hung", hung, service.port) + local("well", well, echo.port)
-        async with running(tmp_path, file(asyncssh_server, lines, dialTimeout="300ms")) as tunnels:
+        async with running(tmp_path, file(asyncssh_server, lines, dialTimeout="2s")) as tunnels:
             await tunnels.all_up()
             async with connected("127.0.0.1", well) as (reader, writer):
                 clients = [asyncio.create_task(is_reset(hung)) for _ in range(3)]
@@ -448,7 +470,7 @@ async def test_what_never_answered_leaves_nothing_once_the_server_gives_up(
     port = free_port()
     asyncssh_server.never_answer_channel(echo.address)
     line = local("hung", port, echo.port)
-    async with running(tmp_path, file(asyncssh_server, line, dialTimeout="200ms")) as tunnels:
+    async with running(tmp_path, file(asyncssh_server, line, dialTimeout="2s")) as tunnels:
         await tunnels.all_up()
         async with tunnels.nothing_left_behind():
             assert all(await asyncio.gather(*(is_reset(port) for _ in range(20))))
@@ -472,6 +494,21 @@ async def test_two_failures_and_a_success_are_no_trouble(asyncssh_server: Asyncs
                 change for change in tunnels.changes if change.verdict and change.verdict.phase is Phase.UNHEALTHY
             ]
             assert tunnels.results("server/db") == {"dial_failed": 6, "ok": 3}
+
+
+async def test_what_the_old_destination_does_after_an_edit_says_nothing_about_the_new_one(
+    asyncssh_server: AsyncsshServer, echo: EchoServer, tmp_path: Path
+) -> None:
+    port, silent = free_port(), free_port()
+    asyncssh_server.never_answer_channel(f"127.0.0.1:{silent}")
+    async with running(tmp_path, file(asyncssh_server, local("db", port, silent), dialTimeout="3s")) as tunnels:
+        await tunnels.all_up()
+        clients = [asyncio.create_task(is_reset(port)) for _ in range(3)]
+        await eventually(lambda: tunnels.meter("server/db").active == 3)
+        tunnels.edit(file(asyncssh_server, local("db", port, echo.port), dialTimeout="3s"))
+        assert all(await asyncio.gather(*clients))
+        assert not tunnels.app.fleet.observe().destinations
+        assert await exchange("127.0.0.1", port) == b"ping"
 
 
 @pytest.mark.parametrize(

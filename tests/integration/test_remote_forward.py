@@ -4,21 +4,40 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
+import itertools
 import socket
 from functools import partial
 from pathlib import Path
 
+import pytest
+
+from reconciler.core.actions import Action, Open
 from reconciler.core.status import Phase
 from reconciler.ssh import forwards
-from reconciler.ssh.link import WINDOW_BUDGET, WINDOW_MIN
+from reconciler.ssh.link import WINDOW_BUDGET, WINDOW_MIN, Link
 from reconciler.ssh.unread import Unread
 from support.asyncssh_server import AsyncsshServer
 from support.dropbear import Dropbear
-from support.faults import Blackhole
+from support.faults import Blackhole, TcpProxy
 from support.services import MIB, EchoServer, GreetingServer, RefusingPort, connected, exchange, refuses
 from support.sshd import Sshd
-from support.tunnels import file, remote, running, target, tunnel
+from support.tunnels import file, local, remote, running, target, tunnel
 from support.wait import eventually, free_port
+
+
+class LateFirst(TcpProxy):
+    """The first connection through it waits until it may go on."""
+
+    def __init__(self, target_host: str, target_port: int) -> None:
+        super().__init__(target_host, target_port)
+        self.first_may_go_on = asyncio.Event()
+        self._numbers = itertools.count()
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if next(self._numbers) == 0:
+            await self.first_may_go_on.wait()
+        await super().serve(reader, writer)
 
 
 async def test_the_listener_comes_back_after_a_bastion_restart(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> None:
@@ -185,7 +204,7 @@ async def test_clients_over_the_limit_are_closed_also_while_others_are_being_con
     port = free_port()
     with Blackhole() as hole:
         line = remote("back", port, hole.port, maxConnections=2)
-        async with running(tmp_path, file(sshd, line, dialTimeout="2s")) as tunnels:
+        async with running(tmp_path, file(sshd, line, dialTimeout="4s")) as tunnels:
             await tunnels.all_up()
             await asyncio.gather(*(seen_closed(port) for _ in range(5)))
             assert tunnels.results("server/back") == {"limit": 3, "dial_failed": 2}
@@ -225,6 +244,19 @@ async def test_a_server_that_forbids_listening_is_named_as_the_cause(tmp_path: P
             assert verdict.needs_action
 
 
+async def test_a_refusal_goes_with_the_connection_over_which_it_came(tmp_path: Path) -> None:
+    async with Sshd(tmp_path / "sshd", options={"AllowTcpForwarding": "no"}) as sshd:
+        async with running(tmp_path, file(sshd, remote("back", free_port(), 9))) as tunnels:
+            verdict = await tunnels.until("server/back", Phase.DOWN)
+            assert verdict.reason == "forbidden_by_server"
+            await sshd.stop()
+            reasons = {"refused", "closed_by_server"}
+            await eventually(lambda: getattr(tunnels.verdict("server/back"), "reason", None) in reasons)
+            sshd.options["AllowTcpForwarding"] = "yes"
+            await sshd.start()
+            await tunnels.all_up()
+
+
 async def test_a_standby_is_no_standby_where_listening_is_forbidden(tmp_path: Path) -> None:
     async with Sshd(tmp_path / "sshd", options={"DisableForwarding": "yes"}) as sshd:
         line = remote("back", free_port(), 1, onConflict="standby")
@@ -238,7 +270,7 @@ async def test_a_server_that_widens_the_address_is_found_out(tmp_path: Path, ech
     async with Sshd(tmp_path / "sshd", options={"GatewayPorts": "yes"}) as sshd:
         async with running(tmp_path, file(sshd, remote("back", port, echo.port))) as tunnels:
             await tunnels.all_up()
-            assert listens_on(port) == {"0.0.0.0"}
+            await eventually(lambda: listens_on(port) == {"0.0.0.0"})
             assert tunnels.bound("server/back") == f"*:{port}"
 
 
@@ -247,7 +279,7 @@ async def test_a_server_that_may_have_narrowed_the_address_is_not_trusted(sshd: 
     port = free_port()
     async with running(tmp_path, file(sshd, remote("back", port, 1, remoteHost="0.0.0.0"))) as tunnels:
         verdict = await tunnels.until("server/back", Phase.UP)
-        assert listens_on(port) == {"127.0.0.1"}
+        await eventually(lambda: listens_on(port) == {"127.0.0.1"})
         assert "GatewayPorts" in verdict.message
 
 
@@ -258,7 +290,7 @@ async def test_gateway_ports_that_leave_the_choice_to_the_client_give_what_it_as
     async with Sshd(tmp_path / "sshd", options={"GatewayPorts": "clientspecified"}) as sshd:
         async with running(tmp_path, file(sshd, remote("back", port, echo.port, remoteHost="0.0.0.0"))) as tunnels:
             await tunnels.all_up()
-            assert listens_on(port) == {"0.0.0.0"}
+            await eventually(lambda: listens_on(port) == {"0.0.0.0"})
             assert await answers(port)
 
 
@@ -276,6 +308,59 @@ async def test_a_tunnel_switched_off_and_on_again_gets_its_port_back(
         assert await answers(port)
 
 
+@pytest.mark.parametrize("when", ["before", "after"])
+async def test_a_connection_that_is_lost_when_a_listener_is_asked_for_is_no_refusal_and_no_warning(
+    sshd: Sshd, echo: EchoServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    port, lost = free_port(), list[Link]()
+    async with running(tmp_path, file(sshd, remote("back", port, echo.port))) as tunnels:
+        apply = tunnels.app.fleet.apply
+
+        def lose_the_first(action: Action) -> None:
+            is_first = isinstance(action, Open) and not lost
+            lost.extend(tunnels.links if is_first else ())
+            if is_first and when == "before":
+                lost[0].connection.abort()
+            apply(action)
+            if is_first and when == "after":
+                lost[0].connection.abort()
+
+        monkeypatch.setattr(tunnels.app.fleet, "apply", lose_the_first)
+        await tunnels.all_up()
+        assert lost
+        assert await answers(port)
+        assert not tunnels.app.fleet.tally.failures("server/back")
+    gc.collect()  # what was never awaited is warned of when it goes
+
+
+async def test_a_client_whose_tunnel_is_renamed_while_its_destination_is_dialled_is_the_renamed_ones(
+    sshd: Sshd, tmp_path: Path
+) -> None:
+    port, path = free_port(), tmp_path / "full.sock"
+
+    def text(name: str) -> str:
+        fields = {"remoteHost": "127.0.0.1", "remotePort": port, "localSocket": path, "drainTimeout": "0s"}
+        return file(sshd, tunnel(name, "remote", **fields))
+
+    with socket.socket(socket.AF_UNIX) as service, socket.socket(socket.AF_UNIX) as other:
+        service.bind(str(path))
+        service.listen(0)
+        other.connect(str(path))  # the queue is full
+        async with running(tmp_path, text("old")) as tunnels:
+            await tunnels.all_up()
+            async with connected("127.0.0.1", port) as (reader, writer):
+                await eventually(lambda: [visit.tunnel for visit in tunnels.app.fleet.visits()] == ["server/old"])
+                tunnels.edit(text("new"))
+                await tunnels.all_up("server/new")
+                service.accept()[0].close()
+                await eventually(lambda: tunnels.meter("server/new").active == 1)
+                with service.accept()[0] as accepted:
+                    accepted.sendall(b"hello")
+                assert await reader.read() == b"hello"
+                writer.close()
+                assert tunnels.app.fleet.meters.keys() == {"server/new"}
+
+
 async def test_a_listener_is_taken_up_again_on_a_server_that_does_not_cancel(
     dropbear: Dropbear, echo: EchoServer, tmp_path: Path
 ) -> None:
@@ -290,6 +375,24 @@ async def test_a_listener_is_taken_up_again_on_a_server_that_does_not_cancel(
         tunnels.edit(file(dropbear, keep, remote("back", port, echo.port)))
         await tunnels.until("server/back", Phase.UP)
         assert await answers(port)
+
+
+async def test_a_listener_is_taken_up_again_by_that_connection_of_several_whose_server_kept_it(
+    dropbear: Dropbear, echo: EchoServer, tmp_path: Path
+) -> None:
+    port, other = free_port(), free_port()
+    keep, back = local("keep", other, echo.port), remote("back", port, echo.port)
+    async with LateFirst(dropbear.host, dropbear.port) as proxy:
+        several = {"port": proxy.port, "hostKeys": [dropbear.host_public_key], "sshConnections": 2}
+        async with running(tmp_path, file(dropbear, keep, back, **several)) as tunnels:
+            await tunnels.all_up()  # by the younger one; new listeners are asked of the older
+            proxy.first_may_go_on.set()
+            await eventually(lambda: len(tunnels.links) == 2)
+            tunnels.edit(file(dropbear, keep, remote("back", port, echo.port, enabled="false"), **several))
+            await tunnels.until("server/back", Phase.OFF)
+            tunnels.edit(file(dropbear, keep, back, **several))
+            await tunnels.until("server/back", Phase.UP)
+            assert await answers(port)
 
 
 async def test_a_new_connection_takes_over_where_the_old_one_must_go_first(
