@@ -28,6 +28,8 @@ from reconciler.ssh.relay import Meter
 from reconciler.ssh.sockets import Sockets
 from reconciler.ssh.tally import Tally
 
+LINGER = 300.0  # seconds that bytes wait for a far reader that said EOF, where the server may not tell that it has gone
+
 
 class Fleet:
     """See the module. It must be made inside the running loop that it is to live in. `environ` is where
@@ -90,7 +92,7 @@ class Fleet:
             case Tune():
                 self._links.tune(action.link, action.settings)
             case Open():
-                link = self._links.get(action.link) if action.link is not None else None
+                link = self._link_for(action.key, action.link) if action.link is not None else None
                 if link is not None or action.link is None:
                     self._sockets.open(action.key, action.tunnel, link)
                     self._arrivals.look_at_passwords(action.tunnel)
@@ -179,6 +181,10 @@ class Fleet:
             if stalled != (stalled := self._links.stalled()) or self._links.look_at_files() or outages:
                 self._changed()
             now = asyncio.get_running_loop().time()
+            for number, link in self.links.items():
+                for relay in () if link.tells_of_ends else self._flows.relays(link=number):
+                    if relay.has_no_reader and relay.idle_for(now) >= LINGER:
+                        relay.cut("nobody takes its bytes on the far side")
             for tunnel in self._desired.tunnels.values():
                 if tunnel.policy.idle_timeout:
                     for relay in self._flows.relays(tunnel=tunnel.id):
@@ -203,6 +209,13 @@ class Fleet:
 
     # --- what one part tells another ---------------------------------------------------------------------------
 
+    def _link_for(self, key: SocketKey, number: int) -> Link | None:
+        """The link of that number; or the one by which the server listens there still, as long as it stays."""
+        holder = self._sockets.holder(key)
+        if holder is not None and not holder.gone and not self._links.is_retiring(holder.number):
+            return holder
+        return self._links.get(number)
+
     def _move(self, key: SocketKey, number: int) -> None:
         link = self._links.get(number)
         state = self._sockets.states().get(key)
@@ -222,7 +235,8 @@ class Fleet:
         idle = not self._flows.on_link(link) and not self._sockets.on_link(link)
         if idle and self._links.is_retiring(link):
             self._links.close(link)
+            self._sockets.link_gone(link)
             self._changed()
 
     def _link_lost(self, number: int) -> None:
-        self._sockets.link_lost(number)
+        self._sockets.link_gone(number)

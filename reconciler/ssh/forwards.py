@@ -114,6 +114,8 @@ class Forwards:
                         lambda: forward.take("", 0), listen.path, window=WINDOW
                     )
         except asyncssh.ChannelListenError:
+            # A connection that is ending refuses too. Its end is heard of in this turn, and whoever asks is cancelled.
+            await asyncio.sleep(0)
             raise ListenRefusedError("\n".join(said)) from None
         finally:
             self._hearing = [one for one in self._hearing if one is not said]

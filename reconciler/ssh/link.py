@@ -174,6 +174,13 @@ class Link:
         return self._closing
 
     @property
+    def tells_of_ends(self) -> bool:
+        """Whether the server closes a channel whose far end has gone. Dropbear says EOF, drops what it cannot write,
+        asks for no more, and waits for our close, which waits for it to take the rest.
+        """
+        return self.forwards.cancels
+
+    @property
     def dial_timeout(self) -> float:
         """How long a destination may take to answer, in seconds."""
         return self._settings.dial_timeout
@@ -253,10 +260,11 @@ class Link:
         request = asyncio.ensure_future(self._stream(to))
         try:
             done, _ = await asyncio.wait({request}, timeout=self._settings.dial_timeout)
-        finally:
-            if not request.done():
-                request.add_done_callback(_close_late)
+        except asyncio.CancelledError:
+            request.add_done_callback(_close_late)  # also if it is open since this turn of the loop
+            raise
         if not done:
+            request.add_done_callback(_close_late)
             raise TimeoutError(f"no answer within {self._settings.dial_timeout:g} s")
         return request.result()
 

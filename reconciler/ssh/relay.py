@@ -157,8 +157,10 @@ class Relay:
         near.relay = self
 
     def throttle(self, up: Throttle | None, down: Throttle | None) -> None:
-        """Keep to these allowances from now on."""
+        """Keep to these allowances from now on. Who rests asks anew: at the old rate it might be for hours."""
         self._rate_up, self._rate_down = up, down
+        self.release_near(Hold.RATE)
+        self.release_far(Hold.RATE)
 
     def begin_with(self, to_client: bytes, to_server: bytes) -> None:
         """What to say to each side when the channel opens: the end of a handshake, and what the client said after."""
@@ -166,10 +168,20 @@ class Relay:
 
     def idle_for(self, now: float) -> float:
         """For how long nothing has moved, as of the calls of this method (loop time)."""
-        moved = self.sent + self.received
+        moved = self.sent + self.received - self._unsent
         if moved != self._moved:
             self._moved, self._moved_at = moved, now
         return now - self._moved_at
+
+    @property
+    def has_no_reader(self) -> bool:
+        """Whether the far side says no more and takes no more: it reads slowly, or it is not there."""
+        return self._far_eof and self._unsent > 0
+
+    @property
+    def _unsent(self) -> int:
+        """Bytes that the channel keeps until there is room for them on the far side."""
+        return self.channel.get_write_buffer_size() if self.channel is not None else 0
 
     # --- the far side ------------------------------------------------------------------------------------------
 
@@ -202,7 +214,8 @@ class Relay:
     def flush(self) -> None:
         """Write what came in one read with one call: a packet is 32 KiB, and a read may hold eight of them."""
         data, self._unwritten = self._unwritten, []
-        if data and not self.near.lost:
+        # By a jump host, one read is several of the link's own. asyncio warns of writing to who was reset in the first.
+        if data and not self.near.transport.is_closing():
             self.near.transport.write(data[0] if len(data) == 1 else b"".join(data))
 
     def far_eof(self) -> None:
@@ -294,6 +307,8 @@ class Relay:
         if not self.near.lost:
             self.near.reset()
         if self.channel is not None and not self._far_lost:
+            # abort() alone leaves one that waits to be closed, until its far reader has taken the rest, as it is.
+            self.channel._close_send()  # noqa: SLF001 - as said
             self.channel.abort()
         self._end_if_over()
 

@@ -64,15 +64,20 @@ class Sockets:
         self._crowded_at = -CROWDED_EVERY
         self._ports = ChosenPorts()
         self._kept: dict[SocketKey, Link] = {}  # replaced connections whose server does not give the port back
+        self._refused_over: dict[SocketKey, int] = {}  # the link by which a server last refused to listen
         self.tries: dict[SocketKey, Tries] = {}
 
     # --- what the planner asks ---------------------------------------------------------------------------------
+
+    def holder(self, key: SocketKey) -> Link | None:
+        """The connection whose server still listens there, as it does not give ports back."""
+        return self._kept.get(key)
 
     def open(self, key: SocketKey, tunnel: TunnelSpec, link: Link | None) -> None:
         number = link.number if link is not None else None
         record = _Record(SocketState(key, tunnel, SocketPhase.OPENING, number, ""))
         self._records[key] = record
-        self._begin(record, self._open(record, link))
+        self._begin(record, lambda: self._open(record, link))
 
     def assign(self, key: SocketKey, tunnel: TunnelSpec) -> TunnelSpec:
         """Hand it over. Returns the previous owner."""
@@ -87,7 +92,7 @@ class Sockets:
         """Carry a remote listener by another link: cancel on the old and request on the new, sent together."""
         record = self._records[key]
         record.state = replace(record.state, phase=SocketPhase.OPENING, link=link.number)
-        self._begin(record, self._hand_over(record, link))
+        self._begin(record, lambda: self._hand_over(record, link))
 
     def close(self, key: SocketKey) -> None:
         """Stop listening now; whoever is still on the doorstep is turned away."""
@@ -96,10 +101,13 @@ class Sockets:
         self._arrivals.turn_away(record)
         if record.task is not None:
             return  # its own end sees that it is not wanted any more
-        self._begin(record, self._close(record))
+        self._begin(record, lambda: self._close(record))
 
-    def link_lost(self, number: int) -> None:
-        """Listeners on that server went with their link."""
+    def link_gone(self, number: int) -> None:
+        """Listeners on that server went with their link, and so did its refusals: the next is asked afresh."""
+        for key in [key for key, link in self._refused_over.items() if link == number]:
+            del self._refused_over[key]
+            self.tries.pop(key, None)
         for key, record in tuple(self._records.items()):
             if record.state.link == number:
                 if record.task is not None:
@@ -120,16 +128,17 @@ class Sockets:
 
     # --- carrying it out ---------------------------------------------------------------------------------------
 
-    def _begin(self, record: _Record, work: Coroutine[None, None, None]) -> None:
+    def _begin(self, record: _Record, work: Callable[[], Coroutine[None, None, None]]) -> None:
+        # The work is made in the task: Python warns of one that was cancelled before its first step.
         async def supervised() -> None:
             try:
-                await work
+                await work()
             except Exception as error:  # one socket's bug must not end the others: it is reported as what it is
                 log.exception("%s: a fault of this program", record.state.owner.id)
                 self._shut(record)
-                self._gone(record)
                 failure = Failure(Reason.INTERNAL, f"a fault of this program: {error!r}; please report it")
                 self._note(record, failure)
+                self._gone(record)
             self._changed()
 
         record.task = self._loop.create_task(supervised(), name=f"socket {record.state.owner.id}")
@@ -167,7 +176,6 @@ class Sockets:
     def _failed(self, record: _Record, error: OSError | asyncssh.Error | ListenRefusedError) -> None:
         key = record.state.key
         self._shut(record)
-        self._gone(record)
         said = error.said if isinstance(error, ListenRefusedError) else ""
         failure = from_listen(error, str(key.listen), local=not is_remote(key.listen), said=said)
         kept_by = self._kept.get(key)
@@ -175,15 +183,19 @@ class Sockets:
             text = "the old connection keeps it until its clients have left: this server does not give ports back"
             failure = replace(failure, message=f"{failure.message}; {text}")
         self._note(record, failure)
+        self._gone(record)
 
     def _note(self, record: _Record, failure: Failure) -> None:
         key = record.state.key
         self.tries[key] = backoff.failed(self.tries.get(key), failure, self._loop.time(), None, "")
+        if record.state.link is not None:
+            self._refused_over[key] = record.state.link
         self._tally.failures(record.state.owner.id)[failure.reason] += 1
 
     async def _opened(self, record: _Record, address: str) -> None:
         self.tries.pop(record.state.key, None)
         self._kept.pop(record.state.key, None)
+        self._refused_over.pop(record.state.key, None)
         record.task = None
         if record.state.phase is SocketPhase.CLOSING:
             await self._close(record)
@@ -274,7 +286,7 @@ class Sockets:
     def forget(self, desired: Desired) -> None:
         """Drop what was remembered of sockets and tunnels that nobody asks for any more."""
         wanted: set[Listen] = {tunnel.listen for tunnel in desired.tunnels.values()}
-        for store in (self.tries, self._kept):
+        for store in (self.tries, self._kept, self._refused_over):
             for key in [key for key in store if key.listen not in wanted]:
                 del store[key]
         self._ports.forget(desired.tunnels.keys())

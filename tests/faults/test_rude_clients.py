@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -10,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from support.clients import all_move, moving
+from support.dropbear import Dropbear
 from support.faults import reset
-from support.services import EchoServer, TcpService
+from support.services import MIB, EchoServer, SinkSource, TcpService
 from support.sshd import Sshd
 from support.tunnels import file, local, remote, running
 from support.wait import eventually, free_port
@@ -59,3 +61,53 @@ async def test_a_reset_that_crosses_a_half_close_costs_the_others_nothing(
             assert run.links == links
     with capsys.disabled():
         print(f"\n  {TURNS} resets that crossed a half-close: 0 of 3 neighbours cut, the SSH connection is the same")
+
+
+@pytest.mark.parametrize("ended_by", ["its deadline", "taking nothing"])
+async def test_a_client_that_left_before_its_answer_is_ended_where_the_server_does_not_say_that_it_has_gone(
+    dropbear: Dropbear, echo: EchoServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ended_by: str
+) -> None:
+    """Dropbear drops what it cannot write, and waits for our close, which waited for it to take the rest."""
+    port, other = free_port(), free_port()
+    keep = local("keep", other, echo.port)
+    text = file(dropbear, keep, remote("back", port, echo.port, drainTimeout="100ms"))
+    async with running(tmp_path, text) as tunnels:
+        await tunnels.all_up()
+        async with moving([other]):
+            for _ in range(TURNS):
+                _, writer = await asyncio.open_connection("127.0.0.1", port)
+                writer.write(bytes(70_000))
+                writer.write_eof()
+                writer.transport.abort()
+            await eventually(lambda: sum(tunnels.results("server/back").values()) == TURNS)
+            flows = tunnels.app.fleet._flows
+            await eventually(lambda: all(relay.has_no_reader for relay in flows.relays(tunnel="server/back")))
+            if ended_by == "its deadline":
+                tunnels.edit(file(dropbear, keep))
+            else:
+                monkeypatch.setattr("reconciler.ssh.fleet.LINGER", 0.0)
+            await eventually(lambda: {visit.tunnel for visit in tunnels.app.fleet.visits()} == {"server/keep"})
+            [link] = tunnels.links
+            await eventually(lambda: len(link.connection._channels) == 1, message="their channels are closed")
+
+
+async def test_a_client_behind_a_jump_host_that_resets_in_the_middle_is_no_warning(
+    sshd: Sshd, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What the jump host's connection brings in one read is several reads of the inner one's."""
+    port = free_port()
+    jump = f"{{host: {sshd.host}, port: {sshd.port}, user: {sshd.user}, privateKey: {sshd.client_key}, "
+    jump += f"knownHosts: {sshd.known_hosts}}}"
+    async with (
+        SinkSource() as service,
+        running(tmp_path, file(sshd, local("data", port, service.port), jumpHost=jump)) as tunnels,
+    ):
+        await tunnels.all_up()
+        for _ in range(TURNS):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(f"download {64 * MIB}\n".encode())
+            for _ in range(50):
+                await reader.read(MIB)
+            reset(writer.transport)
+        await tunnels.nobody_is_connected()
+    assert not [record for record in caplog.records if record.name == "asyncio" and record.levelno >= logging.WARNING]

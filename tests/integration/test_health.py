@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from reconciler.core.spec import FarTcp, FarUnix
 from reconciler.core.status import Phase
 from support.asyncssh_server import AsyncsshServer
 from support.dropbear import Dropbear
@@ -15,7 +17,7 @@ from support.sshd import Sshd
 from support.tunnels import Server, file, local, remote, running, tunnel
 from support.wait import eventually, free_port
 
-QUICK = "interval: 100ms, timeout: 2s, failureThreshold: 2"
+QUICK = "interval: 100ms, timeout: 20s, failureThreshold: 2"
 TCP = f"{{type: tcp, {QUICK}}}"
 HTTP = f"{{type: http, path: /health, {QUICK}}}"
 
@@ -60,6 +62,26 @@ async def test_a_tcp_probe_notices_a_service_that_stops_and_comes_back(
             assert verdict.reason is None
 
 
+async def test_a_probe_that_is_given_up_in_the_moment_of_its_answer_leaves_no_channel(
+    sshd: Sshd, echo: EchoServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with running(tmp_path, file(sshd, local("db", free_port(), echo.port))) as tunnels:
+        await tunnels.all_up()
+        [link] = tunnels.links
+        stream = link._stream
+
+        async def given_up(to: FarTcp | FarUnix) -> Any:
+            opened = await stream(to)
+            probe.cancel()
+            return opened
+
+        monkeypatch.setattr(link, "_stream", given_up)
+        probe = asyncio.create_task(link.open_stream(FarTcp("server", "127.0.0.1", echo.port)))
+        await asyncio.wait({probe})
+        assert probe.cancelled()
+        await tunnels.nobody_is_connected()
+
+
 @pytest.mark.parametrize("kind", [local, remote])
 async def test_an_http_probe_wants_a_good_answer(server: Server, tmp_path: Path, kind: object) -> None:
     line = {local: local, remote: remote}[kind]  # type: ignore[index]
@@ -67,10 +89,10 @@ async def test_an_http_probe_wants_a_good_answer(server: Server, tmp_path: Path,
         async with running(tmp_path, file(server, line("web", free_port(), web.port, health=HTTP))) as tunnels:
             await tunnels.all_up()
             web.status = 503
+            await eventually(lambda: "503" in getattr(tunnels.verdict("server/web"), "message", ""))
             verdict = await tunnels.until("server/web", Phase.UNHEALTHY)
             assert verdict.reason == "probe"
             assert "GET /health" in verdict.message
-            assert "503" in verdict.message
             web.status = 204
             await tunnels.until("server/web", Phase.UP)
 
@@ -122,7 +144,7 @@ async def test_a_failing_probe_marks_its_own_tunnel_and_cuts_nobody(
 
 async def test_a_new_connection_is_probed_at_once(sshd: Sshd, tmp_path: Path) -> None:
     """What was said over a connection that is gone must not hold until the next hour."""
-    health = "{type: tcp, interval: 1h, timeout: 2s, failureThreshold: 1}"
+    health = "{type: tcp, interval: 1h, timeout: 20s, failureThreshold: 1}"
     async with EchoServer() as service:
         async with running(tmp_path, file(sshd, local("db", free_port(), service.port, health=health))) as tunnels:
             await eventually(lambda: service.total == 1)
@@ -137,7 +159,7 @@ async def test_a_new_connection_is_probed_at_once(sshd: Sshd, tmp_path: Path) ->
 
 async def test_an_edited_probe_is_asked_at_once_and_a_removed_one_says_nothing_more(sshd: Sshd, tmp_path: Path) -> None:
     port = free_port()
-    hourly = "{type: http, path: %s, interval: 1h, timeout: 2s, failureThreshold: 1}"
+    hourly = "{type: http, path: %s, interval: 1h, timeout: 20s, failureThreshold: 1}"
     async with Web() as web:
         web.status = 404
         async with running(tmp_path, file(sshd, local("web", port, web.port, health=hourly % "/a"))) as tunnels:
@@ -154,7 +176,7 @@ async def test_on_failure_reconnect_replaces_the_connection_and_cuts_nobody(
 ) -> None:
     """The probe fails over this one connection and not over the next."""
     port, other = free_port(), free_port()
-    health = "{type: tcp, interval: 100ms, timeout: 300ms, failureThreshold: 2, onFailure: reconnect}"
+    health = "{type: tcp, interval: 100ms, timeout: 1s, failureThreshold: 2, onFailure: reconnect}"
     async with EchoServer() as service:
         lines = local("sick", port, service.port, health=health) + local("other", other, echo.port)
         async with running(tmp_path, file(asyncssh_server, lines)) as tunnels:
