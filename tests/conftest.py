@@ -18,7 +18,7 @@ from support.postgres import Postgres, PostgresMissingError
 from support.services import EchoServer
 from support.sshd import Sshd
 
-_GRACE_SECONDS = 1.0
+_GRACE_SECONDS = 10.0
 
 
 def pytest_configure() -> None:

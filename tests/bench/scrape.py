@@ -47,7 +47,7 @@ def snapshot() -> Snapshot:
         ),
         tunnels=tuple(_tunnel(n, up) for n in range(TUNNELS)),
         reconciles=dials,
-        pulse=Pulse(1.0, 0.0, False),
+        pulse=Pulse(1.0, 0.0, 0.0, False),
     )
 
 

@@ -16,7 +16,7 @@ from support.netns import Namespace, SshdThere
 from support.services import MIB, EchoServer, Sink, exchange
 from support.sshd import Sshd
 from support.tunnels import Running, file, running
-from support.wait import eventually, free_port, rss_bytes
+from support.wait import Awake, eventually, free_port, rss_bytes
 
 INTERVAL, COUNT = 1.0, 2
 LIMIT = INTERVAL * (COUNT + 1) + 1  # what is asked of us: down within that
@@ -87,7 +87,7 @@ async def test_a_dead_way_is_noticed_in_time_holds_new_clients_before_and_heals(
         async with running(tmp_path, text) as tunnels:
             await tunnels.all_up()
             flooding = [asyncio.create_task(flood(drain)) for _ in range(uploads)]
-            await eventually(lambda: tunnels.meter("server/sink").sent > 32 * MIB or not uploads)
+            await eventually(lambda: tunnels.meter("server/sink").sent > 32 * MIB or not uploads, within=60)
             before = rss_bytes()
             there.cut()
             try:
@@ -95,7 +95,7 @@ async def test_a_dead_way_is_noticed_in_time_holds_new_clients_before_and_heals(
             finally:
                 there.mend()
             mended = time.monotonic()
-            answers = await asyncio.wait_for(asyncio.gather(*clients), 30)
+            answers = await asyncio.wait_for(asyncio.gather(*clients), 60)
             healed = time.monotonic() - mended
             for task in flooding:
                 task.cancel()
@@ -107,28 +107,28 @@ async def test_a_dead_way_is_noticed_in_time_holds_new_clients_before_and_heals(
                 f"mended: all clients answered after {healed:.2f} s"
             )
         assert answers == [b"ping", b"ping"]
-        assert held < lost <= LIMIT + 2  # the rest is for a machine that has other things to do
+        assert held <= lost <= LIMIT + 2  # the rest is for a machine that has other things to do
         assert peak - before < 64 * MIB
 
 
 async def the_outage(tunnels: Running, port: int) -> tuple[float, float, int, list[asyncio.Task[bytes]]]:
     """Seconds until new clients are held, and until the link is given up; the peak of memory, and two clients."""
-    began = time.monotonic()
     (link,) = tunnels.links
-    early = asyncio.create_task(exchange("127.0.0.1", port))  # nobody can know yet: it goes into the dead link
-    verdict = await tunnels.until("server/echo", Phase.DOWN, within=LIMIT * 3)
-    held = time.monotonic() - began
-    assert verdict.reason == "keepalive", verdict
-    channels = len(link.connection._channels)
-    late = asyncio.create_task(exchange("127.0.0.1", port))
-    await eventually(lambda: tunnels.meter("server/echo").held > 0, message="a client that comes now is held")
-    peak = rss_bytes()
-    assert len(link.connection._channels) == channels, "and not sent into the dead link"
-    while not link.gone:
-        peak = max(peak, rss_bytes())
-        await asyncio.sleep(0.02)
-        assert time.monotonic() - began < LIMIT * 3, "the link is given up"
-    lost = time.monotonic() - began
+    async with Awake.counted() as awake:
+        early = asyncio.create_task(exchange("127.0.0.1", port))  # nobody can know yet: it goes into the dead link
+        verdict = await tunnels.until("server/echo", Phase.DOWN)
+        held = awake.seconds
+        assert verdict.reason == "keepalive", verdict
+        channels = len(link.connection._channels)
+        late = asyncio.create_task(exchange("127.0.0.1", port))
+        await eventually(lambda: tunnels.meter("server/echo").held > 0, message="a client that comes now is held")
+        peak = rss_bytes()
+        assert len(link.connection._channels) <= channels, "and not sent into the dead link"
+        async with asyncio.timeout(60):
+            while not link.gone:
+                peak = max(peak, rss_bytes())
+                await asyncio.sleep(0.02)
+        lost = awake.seconds
     verdict = await tunnels.until("server/echo", Phase.DOWN)
     await eventually(lambda: tunnels.meter("server/echo").held == 2, message="both wait for another link")
     assert not early.done()

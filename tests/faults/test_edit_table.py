@@ -26,6 +26,7 @@ from support.tunnels import Running, file, local, remote, running, socks, target
 from support.wait import eventually, free_port
 
 CLIENTS = 5
+HOUR = 3600.0  # so long may clients drain: the clock is set forward when they have been seen to
 
 
 @pytest.fixture
@@ -111,7 +112,7 @@ async def test_a_retargeted_local_forward_never_closes_its_port_and_drains_its_c
     sshd: Sshd, echo: EchoServer, neighbour: GreetingServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     port = free_port()
-    line = partial(local, "one", port, drainTimeout="700ms")
+    line = partial(local, "one", port, drainTimeout="1h")
     async with running(tmp_path, file(sshd, line(echo.port))) as tunnels:
         await tunnels.all_up()
         inode, links = listening_inodes()[port], tunnels.links
@@ -121,6 +122,7 @@ async def test_a_retargeted_local_forward_never_closes_its_port_and_drains_its_c
             tunnels.edit(file(sshd, line(neighbour.port)))
             await eventually(partial(greets, port))
             await all_move(movers)  # they are draining
+            tunnels.set_forward(HOUR)
             for mover in movers:
                 await mover.is_cut()  # and their time is up
         assert knocks.refused == 0
@@ -133,7 +135,7 @@ async def test_a_retargeted_remote_forward_never_closes_its_port_and_drains_its_
     sshd: Sshd, echo: EchoServer, neighbour: GreetingServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     port = free_port()
-    line = partial(remote, "one", port, drainTimeout="700ms")
+    line = partial(remote, "one", port, drainTimeout="1h")
     async with running(tmp_path, file(sshd, line(echo.port))) as tunnels:
         await tunnels.all_up()
         inode, links = listening_inodes()[port], tunnels.links
@@ -143,6 +145,7 @@ async def test_a_retargeted_remote_forward_never_closes_its_port_and_drains_its_
             tunnels.edit(file(sshd, line(neighbour.port)))
             await eventually(partial(greets, port))
             await all_move(movers)
+            tunnels.set_forward(HOUR)
             for mover in movers:
                 await mover.is_cut()
         assert knocks.refused == 0
@@ -155,7 +158,7 @@ async def test_a_tunnel_given_to_another_target_never_closes_its_port(
     sshd: Sshd, echo: EchoServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     port, other = free_port(), free_port()
-    line, keep = local("one", port, echo.port, drainTimeout="700ms"), local("keep", other, echo.port)
+    line, keep = local("one", port, echo.port, drainTimeout="1h"), local("keep", other, echo.port)
     here, there = target(sshd, "here"), target(sshd, "there") + local("other", free_port(), echo.port)
     async with running(tmp_path, "targets:\n" + here + line + keep + there) as tunnels:
         await tunnels.all_up()
@@ -166,6 +169,7 @@ async def test_a_tunnel_given_to_another_target_never_closes_its_port(
             tunnels.edit("targets:\n" + here + keep + there + line)
             await tunnels.all_up("here/keep", "there/other", "there/one")
             await all_move(movers)
+            tunnels.set_forward(HOUR)
             for mover in movers:
                 await mover.is_cut()
             assert await exchange("127.0.0.1", port) == b"ping"
@@ -315,13 +319,13 @@ async def test_a_changed_address_or_type_opens_another_socket_and_drains_the_cli
     sshd: Sshd, echo: EchoServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     port, new = free_port(), free_port()
-    short = {"drainTimeout": "700ms"}
-    async with running(tmp_path, file(sshd, local("one", port, echo.port, **short))) as tunnels:
+    drain = {"drainTimeout": "1h"}
+    async with running(tmp_path, file(sshd, local("one", port, echo.port, **drain))) as tunnels:
         await tunnels.all_up()
         for line in (
-            local("one", new, echo.port, **short),
-            local("one", port, echo.port, localHost="127.0.0.2", **short),
-            socks("one", port, **short),
+            local("one", new, echo.port, **drain),
+            local("one", port, echo.port, localHost="127.0.0.2", **drain),
+            socks("one", port, **drain),
         ):
             came_by = tunnels.bound("server/one")
             host, _, number = came_by.rpartition(":")
@@ -331,6 +335,7 @@ async def test_a_changed_address_or_type_opens_another_socket_and_drains_the_cli
             await eventually(partial(is_refused, int(number), host))
             await tunnels.all_up()
             await all_move(movers)
+            tunnels.set_forward(HOUR)
             for mover in movers:
                 await mover.is_cut()
     with capsys.disabled():
@@ -347,8 +352,8 @@ async def test_a_tunnel_that_is_removed_disabled_expired_or_paused_refuses_at_on
     keep = local("keep", other, echo.port)
 
     def both(**fields: object) -> str:
-        return local("one", port, echo.port, drainTimeout="1s", **fields) + remote(
-            "two", far, echo.port, drainTimeout="1s", **fields
+        return local("one", port, echo.port, drainTimeout="1h", **fields) + remote(
+            "two", far, echo.port, drainTimeout="1h", **fields
         )
 
     async with running(tmp_path, file(sshd, keep + both())) as tunnels:
@@ -371,6 +376,7 @@ async def test_a_tunnel_that_is_removed_disabled_expired_or_paused_refuses_at_on
                 for one in (port, far):
                     await eventually(partial(is_refused, one))
                 await all_move(movers)
+                tunnels.set_forward(HOUR)
                 for mover in movers:
                     await mover.is_cut()
                 if way != "removed":
@@ -398,7 +404,7 @@ async def test_a_client_who_comes_in_the_moment_its_door_closes_is_told(
     async with running(tmp_path, file(sshd, line)) as tunnels:
         await tunnels.all_up()
         with pytest.raises(ConnectionResetError):
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(30):
                 await exchange("127.0.0.1", port)
 
 
@@ -498,7 +504,7 @@ async def greets(port: int) -> bool:
 
 async def is_refused(port: int, host: str = "127.0.0.1") -> bool:
     try:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             await exchange(host, port)
     except ConnectionRefusedError:
         return True

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -20,21 +21,20 @@ from support.program import answers, program
 from support.services import EchoServer, connected, refuses
 from support.sshd import Sshd
 from support.tunnels import file, local, remote
-from support.wait import eventually, free_port
+from support.wait import WITHIN, eventually, free_port
 
-DRAIN = 3.0
-BUSY = 3  # a machine may be this many times slower than what is promised
+DRAIN = 3.0  # seconds, where it is to be over; an hour where the end must not wait for it
 
 
 class Place:
-    """A local and a remote forward of a program, and its file."""
+    """A local and a remote forward of a program, and its file: nobody is cut for an hour by what runs out by itself."""
 
     def __init__(self, sshd: Sshd, echo: EchoServer, directory: Path) -> None:
         self.near, self.far = free_port(), free_port()
-        drain = {"drainTimeout": f"{DRAIN:g}s"}
+        drain = {"drainTimeout": "1h"}
         self.config = directory / "tunnels.yaml"
         lines = local("near", self.near, echo.port, **drain), remote("far", self.far, echo.port, **drain)
-        self.config.write_text(file(sshd, *lines))
+        self.config.write_text(file(sshd, *lines, keepaliveInterval="1h"))
 
     @property
     def ports(self) -> tuple[int, int]:
@@ -72,7 +72,6 @@ async def test_the_end_takes_nobody_new_and_waits_for_those_who_are_there(
         took = time.monotonic() - left
         assert "Traceback" not in tunnels.log_text()
     await eventually(lambda: not sshd.sessions())
-    assert time.monotonic() - told < DRAIN * BUSY
     with capsys.disabled():
         print(f"\n  ending: both ports refused after {refused:.2f} s, exit 0 {took:.2f} s after the last client left")
 
@@ -80,18 +79,19 @@ async def test_the_end_takes_nobody_new_and_waits_for_those_who_are_there(
 async def test_who_does_not_leave_is_cut_at_the_end_of_the_drain_timeout(
     place: Place, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    place.config.write_text(place.config.read_text().replace("drainTimeout: 1h", f"drainTimeout: {DRAIN:g}s"))
     async with program(place.config) as tunnels:
         await place.answers()
         async with connected("127.0.0.1", place.near) as (reader, writer):
             writer.write(b"x")
             assert await reader.readexactly(1) == b"x"
-            tunnels.send(signal.SIGTERM)
             told = time.monotonic()
+            tunnels.send(signal.SIGTERM)
             with pytest.raises(ConnectionResetError):
-                await asyncio.wait_for(reader.read(1), DRAIN * BUSY)
+                await asyncio.wait_for(reader.read(1), WITHIN)
             assert await tunnels.ended() == 0
             took = time.monotonic() - told
-    assert took < DRAIN * BUSY
+    assert took >= DRAIN, "not before its time"
     with capsys.disabled():
         print(f"\n  ending with a client that stays: exit 0 after {took:.2f} s of {DRAIN:g} s drainTimeout")
 
@@ -117,8 +117,10 @@ async def test_while_it_ends_it_says_so_and_wait_waits_for_the_next_one(
             shown = await ran("status", "server/idle", "--output", "json", env=env)
             assert (shown.code, shown.json["ending"], shown.json["tunnels"]) == (1, True, [])
             vain = await ran("wait", "server/idle", "--timeout", "100ms", env=env)
-            assert (vain.code, vain.err) == (1, "error: not within 0.1 s: it is ending\n")
-            waiting = asyncio.create_task(ran("wait", "server/idle", "--timeout", "30s", env=env))
+            assert vain.code == 1
+            # It says how long it could still wait when it came to ask.
+            assert re.fullmatch(r"error: not within [\d.]+ s: it is ending\n", vain.err), vain.err
+            waiting = asyncio.create_task(ran("wait", "server/idle", "--timeout", "60s", env=env))
             await eventually(lambda: is_asked(control))
         assert await old.ended() == 0
     async with program(config, "--control", str(control)):
@@ -135,7 +137,6 @@ def is_asked(control: Path) -> bool:
 async def test_a_second_signal_ends_at_once(
     first: signal.Signals, place: Place, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    place.config.write_text(place.config.read_text().replace(f"drainTimeout: {DRAIN:g}s", "drainTimeout: 1h"))
     async with program(place.config) as tunnels:
         await place.answers()
         async with connected("127.0.0.1", place.near) as (reader, writer):
@@ -166,7 +167,6 @@ async def test_a_server_that_is_frozen_does_not_hold_up_the_end(
             took = time.monotonic() - told
         finally:
             sshd.resume()
-    assert took < DRAIN * BUSY
     with capsys.disabled():
         print(f"\n  ending while the server is frozen: exit 0 after {took:.2f} s")
 
@@ -178,7 +178,7 @@ async def test_a_name_server_that_is_silent_does_not_hold_up_the_end(
     with silent_name_server(resolv) as questions:
         config.write_text(file(sshd, local("echo", free_port(), 7), host="bastion.example"))
         async with program(config, through=with_resolver(resolv)) as tunnels:
-            await asyncio.to_thread(questions.recv, 512)
+            await eventually(lambda: is_asked_a_name(questions), message=tunnels.log_text)
             tunnels.send(signal.SIGTERM)
             told = time.monotonic()
             assert await tunnels.ended() == 0
@@ -197,9 +197,16 @@ def silent_name_server(resolv: Path) -> Iterator[socket.socket]:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as questions:
         address = f"127.53.{os.getpid() >> 8 & 255}.{os.getpid() & 255 or 1}"
         questions.bind((address, 53))
-        questions.settimeout(30)
+        questions.setblocking(False)
         resolv.write_text(f"nameserver {address}\noptions timeout:30 attempts:5\n")
         yield questions
+
+
+def is_asked_a_name(questions: socket.socket) -> bool:
+    try:
+        return bool(questions.recv(512))
+    except BlockingIOError:
+        return False
 
 
 def with_resolver(resolv: Path) -> list[str]:

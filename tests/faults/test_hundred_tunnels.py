@@ -46,7 +46,7 @@ async def test_an_edit_under_load_costs_only_what_it_names(
     file = File(sshd, echo)
     took, movers = [], dict[str, Mover]()
     async with running(tmp_path, file.text()) as tunnels:
-        await tunnels.all_up(within=30)
+        await tunnels.all_up()
         try:
             for turn in range(ROUNDS):
                 movers |= {id_: Mover(port, pause=0.05) for id_, port in file.ports.items() if id_ not in movers}
@@ -77,7 +77,7 @@ async def one_edit_of_each_kind(turn: int, file: File, tunnels: Running, movers:
     file.ciphers[rekeyed] = CIPHERS[(CIPHERS.index(file.ciphers[rekeyed]) + 1) % len(CIPHERS)]
     saved = time.monotonic()
     tunnels.edit(file.text())
-    await tunnels.all_up(*file.ports, within=20)
+    await tunnels.all_up(*file.ports)
     await eventually(lambda: cipher_in_use(tunnels, f"t{rekeyed}") == file.ciphers[rekeyed])
     seconds = time.monotonic() - saved
     for id_ in (edited, added):

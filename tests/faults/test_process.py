@@ -140,7 +140,7 @@ async def admission(port: int, decided: asyncio.Barrier) -> str:
         reader, writer = await by_tcp("127.0.0.1", port)
         try:
             writer.write(b"here")
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(60):
                 assert await reader.readexactly(4) == b"here"
             await decided.wait()
         finally:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import statistics
-import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from support.processes import tied_to_parent
 from support.services import MIB, EchoServer, Sink, by_tcp, connected
 from support.sshd import Sshd
 from support.tunnels import file, local, running
-from support.wait import eventually, free_port
+from support.wait import Awake, eventually, free_port
 
 LINE = 5_000_000  # bytes a second
 UPLOADS = 8
@@ -41,12 +40,13 @@ async def echo_under_load(echo: int, sink: int, service: Sink) -> list[float]:
         floods = [asyncio.create_task(flood(sink)) for _ in range(UPLOADS)]
         try:
             before = service.swallowed
-            await eventually(lambda: service.swallowed > before + LINE, within=30)
-            for _ in range(ECHOES):
-                began = time.monotonic()
-                writer.write(b"ping")
-                await reader.readexactly(4)
-                took.append(time.monotonic() - began)
+            await eventually(lambda: service.swallowed > before + LINE, within=60)
+            async with Awake.counted() as awake:
+                for _ in range(ECHOES):
+                    began = awake.seconds
+                    writer.write(b"ping")
+                    await reader.readexactly(4)
+                    took.append(awake.seconds - began)
         finally:
             for one in floods:
                 one.cancel()

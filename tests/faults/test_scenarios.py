@@ -123,7 +123,7 @@ async def test_a_login_waits_for_the_server_to_throw_out_who_does_not_log_in(
     echo: EchoServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     port = free_port()
-    async with Sshd(tmp_path / "sshd", options={"MaxStartups": "1", "LoginGraceTime": "2"}) as sshd:
+    async with Sshd(tmp_path / "sshd", options={"MaxStartups": "1", "LoginGraceTime": "5"}) as sshd:
         reader, writer = await by_tcp(sshd.host, sshd.port)  # takes the only place, and says nothing
         await reader.readline()
         began = time.monotonic()
@@ -135,7 +135,7 @@ async def test_a_login_waits_for_the_server_to_throw_out_who_does_not_log_in(
             assert await exchange("127.0.0.1", port) == b"ping"
         writer.transport.abort()
     with capsys.disabled():
-        print(f"\n  the only place for logins taken for 2 s: server_busy, then up after {took:.2f} s")
+        print(f"\n  the only place for logins taken for 5 s: server_busy, then up after {took:.2f} s")
 
 
 @pytest.mark.parametrize("checking", ["true", "accept-new"])

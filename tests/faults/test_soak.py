@@ -117,7 +117,7 @@ class Soak:
                     writer.write(block)
                     if dice.random() < 0.2:
                         raise ConnectionResetError  # leaves in the middle, without a word
-                    async with asyncio.timeout(20):
+                    async with asyncio.timeout(60):
                         assert await reader.readexactly(len(block)) == block
                 self.answered[way] += 1
             except TimeoutError:

@@ -54,5 +54,5 @@ async def test_mistakes_and_reasons_are_exceptions(sshd: Sshd, echo: EchoServer)
         async with open_tunnels(content(sshd, echo.port, usr="x")):
             pass
     with pytest.raises(TunnelsNotUpError, match="server/echo: down"):
-        async with open_tunnels(content(sshd, echo.port, port=free_port()), within=1.0):
+        async with open_tunnels(content(sshd, echo.port, port=free_port()), within=5.0):
             pass

@@ -25,6 +25,7 @@ from support.sshd import Sshd
 from support.tunnels import local, target
 from support.wait import eventually, free_port
 
+WITHIN = commands.WITHIN
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
@@ -52,7 +53,7 @@ async def tunnels(*arguments: object, env: dict[str, str] | None = None) -> Asyn
 async def ran(*arguments: object, env: dict[str, str] | None = None) -> tuple[int, str, str]:
     """Exit code, stdout and stderr of a command that ends by itself."""
     async with tunnels(*arguments, env=env) as process:
-        out, err = await asyncio.wait_for(process.communicate(), 30)
+        out, err = await asyncio.wait_for(process.communicate(), WITHIN)
         assert process.returncode is not None
         return process.returncode, out.decode(), err.decode()
 
@@ -60,7 +61,7 @@ async def ran(*arguments: object, env: dict[str, str] | None = None) -> tuple[in
 async def line_with(stream: asyncio.StreamReader | None, text: str) -> str:
     """The next line that has this text."""
     assert stream is not None
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(WITHIN):
         while line := (await stream.readline()).decode():
             if text in line:
                 return line
@@ -77,7 +78,7 @@ async def test_the_demo_serves_its_curl_and_moves_when_its_file_is_edited() -> N
         await line_with(demo.stdout, f"127.0.0.1:{moved} ->")
         assert b"Hello through the tunnel" in await get(moved)
         demo.send_signal(signal.SIGINT)
-        assert await asyncio.wait_for(demo.wait(), 10) == 0
+        assert await asyncio.wait_for(demo.wait(), WITHIN) == 0
         assert not file.parent.exists(), "it leaves nothing behind"
 
 
@@ -94,7 +95,7 @@ async def test_all_that_the_demo_proposes_can_be_done_one_after_the_other() -> N
 
 
 async def test_the_demo_ends_by_itself_when_asked() -> None:
-    code, out, _ = await ran("demo", "--exit-after", "1s")
+    code, out, _ = await ran("demo", "--exit-after", "4s")
     assert code == 0
     assert "is up: 127.0.0.1:" in out
 
@@ -108,7 +109,7 @@ async def test_run_serves_reloads_on_sighup_and_ends_on_sigterm(sshd: Sshd, echo
         run.send_signal(signal.SIGHUP)
         assert await exchange("127.0.0.1", port) == b"ping"
         run.send_signal(signal.SIGTERM)
-        assert await asyncio.wait_for(run.wait(), 10) == 0
+        assert await asyncio.wait_for(run.wait(), WITHIN) == 0
 
 
 async def test_sigterm_lets_a_client_finish_and_a_second_one_does_not(
@@ -126,7 +127,7 @@ async def test_sigterm_lets_a_client_finish_and_a_second_one_does_not(
             writer.write(b"b")
             assert await reader.readexactly(1) == b"b", "a live client drains"
             run.send_signal(signal.SIGTERM)
-            assert await asyncio.wait_for(run.wait(), 5) == 0
+            assert await asyncio.wait_for(run.wait(), WITHIN) == 0
             with pytest.raises(ConnectionResetError):
                 await reader.read(1)
 
@@ -217,7 +218,7 @@ async def test_what_cannot_be_written_is_one_line_and_1(command: str, tmp_path: 
             process = await asyncio.create_subprocess_exec(
                 *("sh", "-c", script, "sh", command, *arguments), stderr=asyncio.subprocess.PIPE
             )
-            _, err = await asyncio.wait_for(process.communicate(), 30)
+            _, err = await asyncio.wait_for(process.communicate(), WITHIN)
             assert (process.returncode, err.decode()) == (1, f"error: cannot write: {why}\n")
 
 
@@ -226,12 +227,12 @@ async def test_ctrl_c_is_130_and_no_traceback(command: str, tmp_path: Path) -> N
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(tmp_path / "c.sock"))
         listener.listen()
-        listener.settimeout(30)
+        listener.settimeout(WITHIN)
         async with tunnels(command, "--control", tmp_path / "c.sock") as process:
             asked, _ = await asyncio.to_thread(listener.accept)
             with asked:
                 process.send_signal(signal.SIGINT)
-                _, err = await asyncio.wait_for(process.communicate(), 30)
+                _, err = await asyncio.wait_for(process.communicate(), WITHIN)
             assert (process.returncode, err) == (130, b"\nerror: interrupted\n")
 
 

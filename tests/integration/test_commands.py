@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import json
 import os
@@ -16,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from integration.commands import Program, process, program, ran
+from integration.commands import WITHIN, Program, process, program, ran
 from support.services import EchoServer, connected, exchange
 from support.sshd import Sshd
 from support.tunnels import local, target
@@ -127,13 +128,25 @@ async def on_a_terminal(run: Program, env: dict[str, str]) -> str:
             "PYTHONPATH": os.environ.get("PYTHONPATH", "."),
             **env,
         }
-        await asyncio.to_thread(
-            subprocess.run, command, stdout=theirs, stderr=theirs, env=environment, check=False, timeout=30
-        )
-        return os.read(ours, 65536).decode()
+        shown = asyncio.create_task(asyncio.to_thread(all_of, ours))
+        try:
+            await asyncio.to_thread(
+                subprocess.run, command, stdout=theirs, stderr=theirs, env=environment, check=False, timeout=60
+            )
+        finally:
+            os.close(theirs)
+        return (await shown).decode()
     finally:
         os.close(ours)
-        os.close(theirs)
+
+
+def all_of(terminal: int) -> bytes:
+    """What was written at its other end until that was closed."""
+    said = b""
+    with contextlib.suppress(OSError):  # EIO: nobody has the other end any more
+        while more := os.read(terminal, 65536):
+            said += more
+    return said
 
 
 async def test_watch_goes_on_through_changes_until_it_is_interrupted(
@@ -146,10 +159,11 @@ async def test_watch_goes_on_through_changes_until_it_is_interrupted(
             phases = [json.loads(await watch.stdout.readline())["tunnels"][0]["phase"]]
             await run.ran("pause", "--all")
             while "off" not in phases:
-                phases.append(json.loads(await asyncio.wait_for(watch.stdout.readline(), 10))["tunnels"][0]["phase"])
+                line = await asyncio.wait_for(watch.stdout.readline(), WITHIN)
+                phases.append(json.loads(line)["tunnels"][0]["phase"])
             assert phases[0] == "up"
             watch.send_signal(2)
-            assert await asyncio.wait_for(watch.wait(), 10) == 0, "off is not trouble"
+            assert await asyncio.wait_for(watch.wait(), WITHIN) == 0, "off is not trouble"
 
 
 async def test_wait_waits_for_a_process_that_is_only_starting(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> None:
@@ -291,7 +305,7 @@ async def test_connections_events_and_port_tell_what_is_there(sshd: Sshd, echo: 
             await run.ran("pause", "server/any")
             lines = b""
             while b"paused" not in lines:
-                lines += await asyncio.wait_for(follow.stdout.readline(), 10)
+                lines += await asyncio.wait_for(follow.stdout.readline(), WITHIN)
             assert b"target server" not in lines
 
 

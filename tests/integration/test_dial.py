@@ -43,17 +43,20 @@ while data := sock.recv(65536):
 """
 
 
+RESOLVED = 60.0  # seconds: where no name server answers, the resolver itself gives up after ten or more
+
+
 # --- one server -------------------------------------------------------------------------------------------------
 
 
 async def test_a_connection_is_made_and_closed_without_a_trace(sshd: Sshd) -> None:
-    before = fd_count()
+    before, began = fd_count(), time.monotonic()
     async with dialled(access(hop(sshd))) as result:
         assert await works(result.connection)
         assert (result.host, result.hops, result.host_key_verified) == (0, (), True)
-        assert 0 < result.seconds < 5
+        assert 0 < result.seconds <= time.monotonic() - began
     await eventually(lambda: sshd.sessions() == 0)
-    assert fd_count() <= before
+    await eventually(lambda: fd_count() <= before)
 
 
 async def test_it_works_with_dropbear(tmp_path: Path) -> None:
@@ -131,20 +134,21 @@ async def test_a_refused_connection(sshd: Sshd) -> None:
 
 @pytest.mark.parametrize("name", ["no-such-host.invalid", "a..b", "x" * 64 + ".invalid"])
 async def test_a_name_that_is_not_resolved(sshd: Sshd, name: str) -> None:
-    assert (await failure_of(access(hop(sshd, hosts=(Endpoint(name, 22),))))).reason is Reason.DNS
+    to = access(hop(sshd, hosts=(Endpoint(name, 22),)))
+    assert (await failure_of(to, connect_timeout=RESOLVED)).reason is Reason.DNS
 
 
 async def test_an_address_that_never_answers(sshd: Sshd) -> None:
     with Blackhole() as hole:
-        failure = await failure_of(access(hop(sshd, hosts=(Endpoint(hole.host, hole.port),))), connect_timeout=0.3)
+        failure = await failure_of(access(hop(sshd, hosts=(Endpoint(hole.host, hole.port),))), connect_timeout=2)
     assert failure.reason is Reason.TIMEOUT
-    assert "did not answer within 0.3 s" in failure.message
+    assert "did not answer within 2 s" in failure.message
 
 
 async def test_a_listener_that_says_nothing(sshd: Sshd) -> None:
     before = fd_count()
     async with SilentListener() as silent:
-        failure = await failure_of(access(hop(sshd, hosts=(Endpoint(silent.host, silent.port),))), connect_timeout=0.3)
+        failure = await failure_of(access(hop(sshd, hosts=(Endpoint(silent.host, silent.port),))), connect_timeout=2)
         await eventually(lambda: silent.connections == 0)
     assert failure.reason is Reason.TIMEOUT
     assert "said nothing" in failure.message
@@ -163,7 +167,7 @@ async def test_a_server_that_is_stopped_in_the_handshake(sshd: Sshd) -> None:
         sshd.pause()
         try:
             to = hop(sshd, hosts=(Endpoint(proxy.host, proxy.port),), trust=trust(TrustMode.OFF))
-            failure = await failure_of(access(to), connect_timeout=0.5)
+            failure = await failure_of(access(to), connect_timeout=2)
         finally:
             sshd.resume()
     assert failure.reason is Reason.TIMEOUT
@@ -283,7 +287,7 @@ async def test_what_is_no_ssh_server_is_quoted(
     async with Greeter(said, closes=closes) as server:
         to = hop(sshd, hosts=(Endpoint(server.host, server.port),))
         way = access(to, hop(sshd)) if through_a_jump_host else access(to)
-        failure = await failure_of(way, connect_timeout=10 if closes else 0.5)
+        failure = await failure_of(way, connect_timeout=10 if closes else 3)
     assert failure.reason is Reason.PROTOCOL
     assert f"{server.port} answered {quoted}" in failure.message
     assert failure.message.endswith("that is no SSH server: correct the port")
@@ -310,10 +314,10 @@ async def test_sshd_above_max_startups_is_quoted(tmp_path: Path) -> None:
 
 
 async def test_half_a_banner_is_one_of_ssh(sshd: Sshd) -> None:
-    for said in (b"S", b"Welcome\r\nSSH-2.0-Op"):
-        async with Greeter(said, closes=False) as server:
-            to = hop(sshd, hosts=(Endpoint(server.host, server.port),))
-            assert (await failure_of(access(to), connect_timeout=1)).reason is Reason.TIMEOUT, said
+    async with Greeter(b"S", closes=False) as one, Greeter(b"Welcome\r\nSSH-2.0-Op", closes=False) as other:
+        ways = [access(hop(sshd, hosts=(Endpoint(server.host, server.port),))) for server in (one, other)]
+        failures = await asyncio.gather(*(failure_of(way, connect_timeout=2) for way in ways))
+    assert [failure.reason for failure in failures] == [Reason.TIMEOUT] * 2
 
 
 async def test_lines_before_the_banner_do_no_harm(sshd: Sshd) -> None:
@@ -348,7 +352,8 @@ async def test_of_several_failures_the_most_telling_one_is_shown(sshd: Sshd, key
     with RefusingPort() as nobody:
         hosts = (Endpoint("127.0.0.1", nobody.port), Endpoint(sshd.host, sshd.port), Endpoint("x.invalid", 22))
         stranger = key_login(keys.make("stranger").private)
-        failure = await failure_of(access(hop(sshd, hosts=hosts, logins=(stranger,))))
+        to = access(hop(sshd, hosts=hosts, logins=(stranger,)))
+        failure = await failure_of(to, connect_timeout=RESOLVED)
     assert failure.reason is Reason.AUTH
 
 
@@ -368,8 +373,9 @@ async def test_an_address_that_never_answers_costs_no_time_where_another_does(
     monkeypatch.setattr(socket, "getaddrinfo", two_addresses)
     with Blackhole("127.0.0.2", sshd.port):
         to = hop(sshd, hosts=(Endpoint("two.test", sshd.port),), trust=trust(TrustMode.OFF))
-        async with dialled(access(to)) as result:
-            assert result.seconds < 2
+        # One after the other, the one that does not answer would use up all of it.
+        async with dialled(access(to), connect_timeout=60) as result:
+            assert result.seconds < 30
             assert result.connection.get_extra_info("peername")[0] == "127.0.0.1"
 
 
@@ -391,13 +397,13 @@ async def test_a_chain_of_jump_hosts_each_with_a_key_of_its_own(tmp_path: Path) 
             assert [server.sessions() for server in (a, b, c)] == [1, 1, 1]
         assert all(jump.is_closed() for jump in result.hops)
         await eventually(lambda: [server.sessions() for server in (a, b, c)] == [0, 0, 0])
-    assert fd_count() <= before
+    await eventually(lambda: fd_count() <= before)
 
 
 async def test_losing_a_jump_host_ends_the_connection(tmp_path: Path) -> None:
     async with three_servers(tmp_path) as (a, b, c), dialled(access(hop(c), hop(a), hop(b))) as result:
         await b.kill_sessions()
-        await asyncio.wait_for(result.connection.wait_closed(), 5)
+        await asyncio.wait_for(result.connection.wait_closed(), 30)
         await eventually(lambda: [server.sessions() for server in (a, b, c)] == [0, 0, 0])
 
 
@@ -418,10 +424,10 @@ async def test_what_a_jump_host_cannot_reach_is_told_apart(tmp_path: Path, sshd:
         refused = hop(sshd, hosts=(Endpoint("127.0.0.1", nobody.port),))
         assert (await failure_of(access(refused, hop(sshd)))).reason is Reason.REFUSED
     unknown = hop(sshd, hosts=(Endpoint("no-such-host.invalid", 22),))
-    assert (await failure_of(access(unknown, hop(sshd)))).reason is Reason.DNS
+    assert (await failure_of(access(unknown, hop(sshd)), connect_timeout=RESOLVED)).reason is Reason.DNS
     with Blackhole() as hole:
         silent = hop(sshd, hosts=(Endpoint(hole.host, hole.port),))
-        assert (await failure_of(access(silent, hop(sshd)), connect_timeout=0.5)).reason is Reason.TIMEOUT
+        assert (await failure_of(access(silent, hop(sshd)), connect_timeout=3)).reason is Reason.TIMEOUT
     async with Sshd(tmp_path / "closed", options={"AllowTcpForwarding": "no"}) as closed:
         failure = await failure_of(access(hop(sshd), hop(closed)))
     assert failure.reason is Reason.FORBIDDEN_BY_SERVER
@@ -446,7 +452,7 @@ async def test_a_proxy_command_carries_the_connection_and_ends_with_it(sshd: Ssh
     before = fd_count()
     async with dialled(access(hop(sshd), proxy_command=command(RELAY, "%h", "%p"))) as result:
         assert await works(result.connection)
-    assert fd_count() <= before
+    await eventually(lambda: fd_count() <= before)
     await eventually(lambda: sshd.sessions() == 0)
 
 
@@ -494,7 +500,7 @@ async def test_a_proxy_command_that_is_not_there(sshd: Sshd) -> None:
 
 
 async def test_a_proxy_command_that_says_nothing_is_ended_at_the_deadline(sshd: Sshd) -> None:
-    failure = await failure_of(access(hop(sshd), proxy_command=("sleep", "1000")), connect_timeout=0.3)
+    failure = await failure_of(access(hop(sshd), proxy_command=("sleep", "1000")), connect_timeout=2)
     assert failure.reason is Reason.TIMEOUT
 
 
@@ -517,14 +523,15 @@ async def test_a_dial_cancelled_at_any_moment_leaves_nothing(sshd: Sshd, way: st
         pass
     before = fd_count()
     for delay in moments():
-        attempt = asyncio.create_task(dial(to, settings(), 1, name="test", client=asyncssh.SSHClient, environ={}))
+        # It may end by the cancelling alone: all that it waits for by itself takes longer than the test does.
+        patient = settings(1000.0)
+        attempt = asyncio.create_task(dial(to, patient, 1, name="test", client=asyncssh.SSHClient, environ={}))
         await asyncio.sleep(delay)
         attempt.cancel()
-        asked = time.monotonic()
         try:
             result = await attempt
         except asyncio.CancelledError:
-            assert time.monotonic() - asked < 0.5
+            continue
         else:
             result.connection.abort()
             await result.connection.wait_closed()
@@ -544,7 +551,7 @@ async def test_cancelled_while_the_jump_host_waits_for_the_next(sshd: Sshd) -> N
             await attempt
         await eventually(lambda: fd_count() <= inside)
         await eventually(lambda: sshd.sessions() == 0)
-    assert fd_count() <= before
+    await eventually(lambda: fd_count() <= before)
 
 
 async def test_a_channel_that_opens_after_it_was_given_up_is_closed() -> None:

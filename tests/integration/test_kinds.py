@@ -219,7 +219,7 @@ async def test_a_connection_that_dies_takes_its_clients_with_it_and_nothing_stay
             # A unix socket cannot be told more than that it has ended, nor can a client on the server.
             assert all(end in (b"", None) for end in await asyncio.gather(*clients))
             await tunnels.replaced(links)
-            await tunnels.all_up(within=20)
+            await tunnels.all_up()
             expected, seen = await upload(SERVICE, way.port, MIB, way.opening)
             assert seen == expected
 

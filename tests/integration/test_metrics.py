@@ -78,10 +78,16 @@ async def test_access_that_expires_is_off_and_neither_unready_nor_an_alert(
     sshd: Sshd, echo: EchoServer, tmp_path: Path
 ) -> None:
     """Break-glass access: at its end the port closes, /readyz stays 200, and no series says down."""
-    port, end = free_port(), dt.datetime.now(dt.UTC) + dt.timedelta(seconds=5)
-    glass = local("breakglass", port, echo.port, expiresAt=end.isoformat(timespec="milliseconds"))
-    async with whole(tmp_path, file(sshd, glass, local("keep", free_port(), echo.port))) as it:
+    port, keep = free_port(), local("keep", free_port(), echo.port)
+
+    def text(end: dt.datetime) -> str:
+        return file(sshd, local("breakglass", port, echo.port, expiresAt=end.isoformat(timespec="milliseconds")), keep)
+
+    async with whole(tmp_path, text(dt.datetime.now(dt.UTC) + dt.timedelta(hours=1))) as it:
         await it.tunnels.all_up()
+        end = dt.datetime.now(dt.UTC) + dt.timedelta(seconds=2)
+        it.tunnels.edit(text(end))
+        await it.control.post("/api/v1/reload")
         page = await scrape(it.http)
         assert page.value("ssh_tunnel_expiry_timestamp_seconds", tunnel="breakglass") == pytest.approx(end.timestamp())
         await it.tunnels.until("server/breakglass", Phase.OFF)

@@ -68,17 +68,19 @@ async def test_prometheus_sees_a_tunnel_that_is_up_and_carries_data_right_now(
         await it.tunnels.all_up()
         async with connected("127.0.0.1", port) as (reader, writer):
 
-            async def up() -> bool:
-                return await value(asked, f"ssh_tunnel_up{SERIES}") == 1
-
             async def flows(direction: str) -> bool:
                 writer.write(b"x" * 4096)
                 await reader.readexactly(4096)
                 rate = f'rate(ssh_tunnel_bytes_total{{target="server",tunnel="echo",direction="{direction}"}}[1m])'
                 return (await value(asked, rate) or 0) > 0
 
-            await eventually(up, within=60, every=0.1)
+            await eventually(partial(is_one, asked, f"ssh_tunnel_up{SERIES}"), within=60, every=0.1)
             for direction in ("sent", "received"):
                 await eventually(partial(flows, direction), within=60, every=0.1)
-            assert await value(asked, f"ssh_tunnel_active_connections{SERIES}") == 1
-        assert await value(asked, 'up{job="tunnels"}') == 1
+            await eventually(partial(is_one, asked, f"ssh_tunnel_active_connections{SERIES}"), every=0.1)
+        await eventually(partial(is_one, asked, 'up{job="tunnels"}'), every=0.1)
+
+
+async def is_one(client: Client, query: str) -> bool:
+    """Of the last scrape: one that the machine was too slow for says nothing."""
+    return await value(client, query) == 1

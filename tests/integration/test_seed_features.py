@@ -8,7 +8,7 @@ from support.services import EchoServer, connected, exchange
 from support.socks_client import by_socks, curl
 from support.sshd import Sshd
 from support.tunnels import file, local, remote, running, socks, tunnel
-from support.wait import free_port
+from support.wait import eventually, free_port
 
 
 async def test_create_tunnel(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> None:
@@ -50,7 +50,7 @@ async def test_create_socks_proxy_with_auth(sshd: Sshd, tmp_path: Path) -> None:
         got = await curl("-x", f"socks5h://proxyuser:proxypass@127.0.0.1:{port}", dead)
         assert "(5)" in got.said, "let in, and told that the destination refuses"
         got = await curl("-x", f"socks5h://proxyuser:guess@127.0.0.1:{port}", dead)
-        assert tunnels.results("server/proxy") == {"dial_failed": 1, "auth_failed": 1}
+        await eventually(lambda: tunnels.results("server/proxy") == {"dial_failed": 1, "auth_failed": 1})
 
 
 async def test_connect_via_jump_host(echo: EchoServer, tmp_path: Path) -> None:

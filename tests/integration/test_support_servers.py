@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from support.postgres import Postgres, PsqlError, psql
 from support.processes import children, is_alive, with_descendants
 from support.services import EchoServer, exchange
 from support.sshd import Sshd
-from support.wait import eventually, free_port
+from support.wait import Awake, eventually, free_port
 
 
 async def login(server: Sshd | Dropbear | AsyncsshServer, **options: object) -> asyncssh.SSHClientConnection:
@@ -29,7 +30,7 @@ async def login(server: Sshd | Dropbear | AsyncsshServer, **options: object) -> 
         "known_hosts": str(server.known_hosts),
         "config": None,
         "agent_path": None,
-        "login_timeout": 10,
+        "login_timeout": 30,
     }
     return await asyncssh.connect(server.host, server.port, **{**given, **options})
 
@@ -58,8 +59,8 @@ async def test_killing_the_sessions_ends_connections_and_keeps_the_listener(sshd
     assert sshd.sessions() == 2
     await sshd.kill_sessions()
     assert sshd.sessions() == 0
-    await asyncio.wait_for(first.wait_closed(), 5)
-    await asyncio.wait_for(second.wait_closed(), 5)
+    await asyncio.wait_for(first.wait_closed(), 30)
+    await asyncio.wait_for(second.wait_closed(), 30)
     async with await login(sshd):
         assert sshd.sessions() == 1
 
@@ -70,7 +71,7 @@ async def test_stopping_ends_every_process_and_starting_again_keeps_the_port(ssh
     assert len(processes) > 1
     await sshd.stop()
     assert not any(map(is_alive, processes))
-    await asyncio.wait_for(conn.wait_closed(), 5)
+    await asyncio.wait_for(conn.wait_closed(), 30)
     with pytest.raises(ConnectionRefusedError):
         await login(sshd)
     await sshd.start()
@@ -85,14 +86,14 @@ async def test_a_paused_sshd_answers_after_it_is_resumed(sshd: Sshd) -> None:
         done, _ = await asyncio.wait([attempt], timeout=0.3)
         assert not done
         sshd.resume()
-        assert (await asyncio.wait_for(attempt, 10)).stdout == "awake\n"
+        assert (await asyncio.wait_for(attempt, 30)).stdout == "awake\n"
 
 
 async def test_a_paused_sshd_can_be_stopped(sshd: Sshd) -> None:
     conn = await login(sshd)
     sshd.pause()
     await sshd.stop()
-    await asyncio.wait_for(conn.wait_closed(), 5)
+    await asyncio.wait_for(conn.wait_closed(), 30)
 
 
 async def test_options_given_replace_the_usual_ones(tmp_path: Path, echo: EchoServer) -> None:
@@ -153,6 +154,28 @@ async def test_waiting_in_vain_says_what_for() -> None:
         await eventually(lambda: False, within=0.01, message="a blue moon")
 
 
+async def test_what_came_true_while_nobody_could_look_is_seen() -> None:
+    answers = [False, True]
+
+    def late() -> bool:
+        time.sleep(0.05)  # longer than there is time: a machine that stands still
+        return answers.pop(0)
+
+    await eventually(late, within=0.01)
+
+
+async def test_only_the_time_in_which_the_process_could_run_is_counted() -> None:
+    async with Awake.counted() as awake:
+        time.sleep(1)  # noqa: ASYNC251 - nothing runs
+        await asyncio.sleep(0.05)
+        assert awake.seconds < 0.9
+        until = time.process_time() + 0.3
+        while time.process_time() < until:
+            pass
+        await asyncio.sleep(0.05)
+        assert awake.seconds > 0.3
+
+
 async def test_the_list_of_children_shows_a_new_process() -> None:
     process = spawn(["sleep", "60"])
     assert process.pid in children(os.getpid())
@@ -180,10 +203,10 @@ async def test_dropbear_leaves_the_real_ssh_directory_alone(dropbear: Dropbear) 
 async def test_dropbear_keeps_its_port_when_killed_and_started_again(dropbear: Dropbear) -> None:
     conn = await login(dropbear)
     await dropbear.kill_sessions()
-    await asyncio.wait_for(conn.wait_closed(), 5)
+    await asyncio.wait_for(conn.wait_closed(), 30)
     conn = await login(dropbear)
     await dropbear.restart()
-    await asyncio.wait_for(conn.wait_closed(), 5)
+    await asyncio.wait_for(conn.wait_closed(), 30)
     async with await login(dropbear):
         pass
 
@@ -264,7 +287,7 @@ async def test_a_late_banner_runs_into_the_login_timeout(tmp_path: Path) -> None
 async def test_the_asyncssh_server_drops_its_connections_and_keeps_its_port(asyncssh_server: AsyncsshServer) -> None:
     conn = await login(asyncssh_server)
     await asyncssh_server.stop()
-    await asyncio.wait_for(conn.wait_closed(), 5)
+    await asyncio.wait_for(conn.wait_closed(), 30)
     assert asyncssh_server.connections == 0
     await asyncssh_server.start()
     async with await login(asyncssh_server):

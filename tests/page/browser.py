@@ -97,7 +97,7 @@ class Chromium:
         doomed = halt([self._process.pid])
         send_signal(doomed, signal.SIGKILL)
         self._process.wait()
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + 30
         while any(map(is_alive, doomed)) and time.monotonic() < deadline:
             time.sleep(0.01)
         shutil.rmtree(self._directory, ignore_errors=True)
@@ -181,7 +181,7 @@ class Tab:
             raise AssertionError(f"{expression}: {result['exceptionDetails']}")
         return result["result"].get("value")
 
-    async def until(self, expression: str, within: float = 20.0) -> Any:
+    async def until(self, expression: str, within: float = 30.0) -> Any:
         """Wait until a JavaScript expression is truthy."""
         return await eventually(lambda: self.run(expression), within=within, message=expression, every=0.05)
 

@@ -19,6 +19,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from page import world as worlds
 from page.world import Json, World
+from support.wait import free_port
 
 PAGE = Path(__file__).parents[2] / "reconciler" / "report" / "page"
 CSP = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data:"
@@ -53,9 +54,10 @@ class FakeServer:
         app.on_shutdown.append(self._hang_up)
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=1)
         await self._runner.setup()
+        # Not an ephemeral port: it must still be free when it comes back.
+        self.port = self.port or free_port()
         site = web.TCPSite(self._runner, "127.0.0.1", self.port, reuse_address=True)
         await site.start()
-        self.port = self._runner.addresses[0][1]
 
     async def vanish(self) -> None:
         """As if the process had died: the port refuses."""

@@ -18,6 +18,7 @@ IN_USE = (
 )
 DESTINATION = "db-2.internal:5432 refuses: the last 3 clients were turned away; is the service running?"
 PROBE = "GET /health answered 503 three times in a row"
+LONG_AGO = 3 * 3600.0 + 30  # seconds: in the middle of a minute, so that no text changes because a test takes a while
 UNREACHED: Json = {"host": "", "cipher": None, "kex": None, "rttSeconds": None, "hostKeyVerified": None}
 INVALID = """\
 tunnels.d/search.yaml:14:9: targets.search.tunnels[2].localPrt: there is no such field; did you mean localPort?
@@ -40,7 +41,7 @@ def target(name: str, server: str, **fields: Any) -> Json:
         "host": server,  # the one it is connected to
         "hosts": [server],
         "via": [],
-        "since": stamp(time.time() - 3 * 3600),
+        "since": stamp(time.time() - LONG_AGO),
         "reconnects": 0,
         "cipher": "aes128-gcm@openssh.com",
         "kex": "mlkem768x25519-sha256",
@@ -69,7 +70,7 @@ def tunnel(target: str, name: str, listen: str, dial: str, **fields: Any) -> Jso
         "bytesSent": 0,
         "bytesReceived": 0,
         "reconnects": 0,
-        "since": stamp(time.time() - 3 * 3600),
+        "since": stamp(time.time() - LONG_AGO),
         "description": "",
         "labels": {},
         **fields,
@@ -148,7 +149,7 @@ def all_up() -> World:
     """A small team's tunnels, everything in order."""
     targets = [
         target("prod", "bastion.eu.example.com:22", via=["jump.example.com:22"], reconnects=1),
-        target("staging", "bastion.staging.example.com:2222", rttSeconds=0.0042, since=stamp(time.time() - 520)),
+        target("staging", "bastion.staging.example.com:2222", rttSeconds=0.0042, since=stamp(time.time() - 510)),
         target("edge", "edge-01.example.net:22", rttSeconds=0.087, cipher="chacha20-poly1305@openssh.com"),
     ]
     tunnels = [
@@ -172,7 +173,7 @@ def all_up() -> World:
         ),
         tunnel("prod", "redis", "127.0.0.1:6379", "redis.internal:6379", connections=40, reconnects=1),
         tunnel("prod", "docker", "/run/tunnels/docker.sock", "/var/run/docker.sock", since=stamp(time.time() - 1500)),
-        tunnel("staging", "web", "127.0.0.1:8080", "web.internal:80", connections=2, since=stamp(time.time() - 520)),
+        tunnel("staging", "web", "127.0.0.1:8080", "web.internal:80", connections=2, since=stamp(time.time() - 510)),
         tunnel(
             "staging",
             "browse",
@@ -180,7 +181,7 @@ def all_up() -> World:
             "(each client's choice)",
             type="socks",
             connections=5,
-            since=stamp(time.time() - 520),
+            since=stamp(time.time() - 510),
         ),
         tunnel(
             "edge",

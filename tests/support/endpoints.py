@@ -11,6 +11,7 @@ import aiohttp
 
 from reconciler.service import Endpoints, Served, serving
 from support.tunnels import Running, running
+from support.wait import eventually
 
 
 class Client:
@@ -54,8 +55,9 @@ async def client_of(*, address: str = "", path: str = "") -> AsyncIterator[Clien
 
 @contextlib.asynccontextmanager
 async def whole(directory: Path, text: str, **endpoints: Any) -> AsyncIterator[Whole]:
-    """`running`, with its endpoints on a free port and in the directory."""
+    """`running`, with its endpoints on a free port and in the directory, once the file was read."""
     asked = Endpoints(**{"listen": "127.0.0.1:0", "control": str(directory / "c.sock"), **endpoints})
     async with running(directory, text) as tunnels, serving(tunnels.app, asked) as served:
         async with client_of(address=served.listen) as http, client_of(path=served.control) as control:
+            await eventually(lambda: tunnels.app.loaded is not None, within=30)
             yield Whole(tunnels, served, http, control)

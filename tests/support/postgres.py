@@ -97,7 +97,7 @@ class Postgres:
         ids = ["--reuid", str(self._account.pw_uid), "--regid", str(self._account.pw_gid), "--clear-groups"]
         return ["setpriv", *ids, "--", *command]
 
-    def _wait_until_ready(self, process: subprocess.Popen[bytes], within: float = 30.0) -> None:
+    def _wait_until_ready(self, process: subprocess.Popen[bytes], within: float = 60.0) -> None:
         ready = [_binary("pg_isready"), "-q", "-h", self.host, "-p", str(self.port)]
         deadline = time.monotonic() + within
         while subprocess.run(ready, check=False).returncode != 0:
@@ -109,7 +109,7 @@ class Postgres:
         if self._process is not None:
             # QUIT does not wait for clients, and these data need no checkpoint.
             self._process.send_signal(signal.SIGQUIT)
-            self._process.wait(timeout=10)
+            self._process.wait(timeout=30)
             session_scoped.discard(self._process.pid)
             self._process = None
         shutil.rmtree(self.directory, ignore_errors=True)
@@ -126,7 +126,7 @@ class Postgres:
         self.stop()
 
 
-async def psql(host: str, port: int, sql: str, *, within: float = 20.0) -> str:
+async def psql(host: str, port: int, sql: str, *, within: float = 60.0) -> str:
     """Run one statement with the real psql; its output without headings. PsqlError with its message if it fails."""
     quiet = ["-X", "-A", "-t", "-q", "-v", "ON_ERROR_STOP=1"]
     return (await _asked("psql", host, port, [*quiet, "-c", sql], within)).decode().strip()

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple, Self
 
-from support.wait import eventually
+from support.wait import WITHIN, eventually
 
 # Children of the test process that outlive a single test; the check for left-over processes passes over them.
 session_scoped: set[int] = set()
@@ -79,7 +79,7 @@ def send_signal(pids: Iterable[int], number: signal.Signals) -> None:
             continue
 
 
-def halt(roots: Iterable[int], *, within: float = 5.0) -> list[int]:
+def halt(roots: Iterable[int], *, within: float = WITHIN) -> list[int]:
     """SIGSTOP whole trees and return their processes; stopped ones cannot fork, so the answer is complete."""
     roots = list(roots)
     deadline = time.monotonic() + within

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from support.processes import tied_to_parent
 from support.services import exchange
-from support.wait import eventually, rss_bytes
+from support.wait import WITHIN, eventually, rss_bytes
 
 
 class Program:
@@ -28,7 +28,7 @@ class Program:
         return self._process.pid
 
     def log_text(self) -> str:
-        return self._log.read_text()
+        return self._log.read_text(errors="replace")
 
     def limit_descriptors(self, more: int | None) -> None:
         """From now on it may have so many more open than it has; None: as many as we may."""
@@ -51,9 +51,10 @@ class Program:
         await self._process.wait()
 
     def send(self, number: signal.Signals) -> None:
-        self._process.send_signal(number)
+        # Not by its own method, which looks first whether it has ended, and so takes the exit code from asyncio.
+        os.kill(self.pid, number)
 
-    async def ended(self, within: float = 20.0) -> int:
+    async def ended(self, within: float = WITHIN) -> int:
         """Its exit code, when it has ended by itself."""
         return await asyncio.wait_for(self._process.wait(), within)
 
@@ -62,9 +63,10 @@ class Program:
         before = self._ends_told()
         self.send(signal.SIGTERM)
         # Two signals of a kind that are both on their way are one.
-        await eventually(lambda: self._process.returncode is not None or self._ends_told() > before, within=20)
-        with contextlib.suppress(ProcessLookupError):
-            self.send(signal.SIGTERM)
+        await eventually(lambda: self._process.returncode is not None or self._ends_told() > before)
+        if self._process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                self.send(signal.SIGTERM)
         return await self.ended()
 
     def _ends_told(self) -> int:
@@ -88,7 +90,7 @@ async def program(file: Path, *options: str, through: Sequence[str] = ()) -> Asy
             await process.wait()
 
 
-async def answers(port: int, *, within: float = 20.0) -> None:
+async def answers(port: int, *, within: float = WITHIN) -> None:
     """Wait until an echo service answers behind this port."""
 
     async def answered() -> bool:

@@ -24,7 +24,7 @@ class Redis(ServerProcess):
         return tied_to_parent([*server, "--save", "", "--appendonly", "no", "--daemonize", "no"])
 
 
-async def redis_cli(*arguments: str, within: float = 20.0) -> str:
+async def redis_cli(*arguments: str, within: float = 60.0) -> str:
     """Run the real redis-cli; what it printed."""
     process = await asyncio.create_subprocess_exec(
         "redis-cli", *arguments, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE

@@ -9,6 +9,8 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Self
 
+from support.wait import free_port
+
 MIB = 1 << 20
 _CHUNK = 256 << 10
 
@@ -38,9 +40,9 @@ class TcpService:
         if self.path is not None:
             self._server = await asyncio.start_unix_server(self._accepted, self.path, limit=MIB, backlog=4096)
             return
+        # Kept over stop and start: not an ephemeral one, which an outgoing connection might have by then.
+        self.port = self.port or free_port(self.host)
         self._server = await asyncio.start_server(self._accepted, self.host, self.port, limit=MIB, backlog=4096)
-        # Kept over stop and start.
-        self.port = self._server.sockets[0].getsockname()[1]
 
     @property
     def listening(self) -> bool:
@@ -135,8 +137,8 @@ class RefusingPort:
 
     def __init__(self, host: str = "127.0.0.1", port: int = 0) -> None:
         self.host, self._socket = host, socket.socket()
-        self._socket.bind((host, port))
-        self.port: int = self._socket.getsockname()[1]
+        self.port = port or free_port(host)
+        self._socket.bind((host, self.port))
 
     def __enter__(self) -> Self:
         return self
@@ -256,7 +258,10 @@ async def exchange(host: str, port: int, message: bytes = b"ping", opening: Open
     """Send, half-close, and return the whole answer: one use of an echo service."""
     async with connected(host, port, opening) as (reader, writer):
         writer.write(message)
-        writer.write_eof()
+        try:
+            writer.write_eof()
+        except OSError as error:  # it was reset before: shutdown(2) says ENOTCONN
+            raise ConnectionResetError(error.errno, error.strerror) from error
         return await reader.read()
 
 

@@ -57,7 +57,7 @@ class Curl:
     said: str
 
 
-async def curl(*arguments: str, within: float = 30.0) -> Curl:
+async def curl(*arguments: str, within: float = 60.0) -> Curl:
     """Run the real curl."""
     process = await asyncio.create_subprocess_exec(
         "curl",

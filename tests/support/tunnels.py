@@ -8,17 +8,19 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from reconciler.app import App
 from reconciler.config.load import Config
 from reconciler.core.judge import Verdict
-from reconciler.core.status import Phase
+from reconciler.core.ports import Clock
+from reconciler.core.status import Now, Phase
 from reconciler.report.journal import Change
 from reconciler.ssh.link import Link
 from reconciler.ssh.relay import Meter
-from support.wait import eventually
+from support.wait import WITHIN, eventually
 
 
 class Server(Protocol):
@@ -83,6 +85,18 @@ def socks(name: str, port: int, **fields: object) -> str:
     return tunnel(name, "socks", localPort=port, **fields)
 
 
+@dataclass(frozen=True, slots=True)
+class _Ahead:
+    """A clock so many seconds ahead of another one; the time of day is the same."""
+
+    clock: Clock
+    seconds: float
+
+    def now(self) -> Now:
+        now = self.clock.now()
+        return Now(now.mono + self.seconds, now.wall)
+
+
 class Running:
     """The program and its file."""
 
@@ -128,6 +142,11 @@ class Running:
         """The live SSH connections, the oldest first."""
         return list(self.app.fleet.links.values())
 
+    def set_forward(self, seconds: float) -> None:
+        """Let the clock that it plans by jump: what is to happen until then is due now."""
+        self.app.loop._clock = _Ahead(self.app.loop._clock, seconds)
+        self.app.loop.wake()
+
     async def replaced(self, links: list[Link]) -> None:
         """Wait until none of these connections is left, others are there, and that is what is judged by."""
         old = {link.number for link in links}
@@ -138,7 +157,7 @@ class Running:
             )
             return bool(judged) and not judged & old and not self.app.fleet.links.keys() & old
 
-        await eventually(others, within=20, message="new connections")
+        await eventually(others, message="new connections")
 
     async def nobody_is_connected(self) -> None:
         """Wait until no client is left, nor anything of one on a connection."""
@@ -169,7 +188,7 @@ class Running:
         """Of each tunnel."""
         return {one.id: one.verdict.phase for one in self.app.judgement.tunnels} if self.app.judgement else {}
 
-    async def until(self, tunnel: str, phase: Phase, within: float = 10.0) -> Verdict:
+    async def until(self, tunnel: str, phase: Phase, within: float = WITHIN) -> Verdict:
         """Wait for a tunnel's phase."""
 
         def reached() -> bool:
@@ -181,7 +200,7 @@ class Running:
         assert verdict is not None
         return verdict
 
-    async def all_up(self, *tunnels: str, within: float = 10.0) -> None:
+    async def all_up(self, *tunnels: str, within: float = WITHIN) -> None:
         """Wait until exactly these tunnels (all there are, if none is named) are there and up."""
 
         def reached() -> bool:
@@ -220,4 +239,4 @@ async def running(directory: Path, text: str) -> AsyncIterator[Running]:
     finally:
         app.end()
         app.end()
-        assert await asyncio.wait_for(task, 10) == 0
+        assert await asyncio.wait_for(task, WITHIN) == 0
