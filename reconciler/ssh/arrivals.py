@@ -21,7 +21,7 @@ import asyncssh
 from reconciler.core.judge import UNHEALTHY_AFTER
 from reconciler.core.socks5 import Reply, reply
 from reconciler.core.spec import Socks, TunnelSpec
-from reconciler.core.status import Destination, Failure, FlowKey
+from reconciler.core.status import Destination, Failure, FlowKey, Reason
 from reconciler.ssh.doorstep import Door, Doorstep, TurnedAway, origin_of
 from reconciler.ssh.flows import Flows
 from reconciler.ssh.kinds import dial_near, far_destination
@@ -300,7 +300,7 @@ class Arrivals:
     def _unreachable(self, door: Door, tunnel: TunnelSpec, failure: Failure) -> None:
         """The tunnel's destination, as it was when the client came, cannot be reached."""
         self._tally.failures(tunnel.id)[failure.reason] += 1
-        if _leads_there_still(door, tunnel):
+        if failure.reason is not Reason.TIMEOUT and _leads_there_still(door, tunnel):  # that was the server
             owner = door.state.owner.id
             before = self.destinations.get(owner)
             self.destinations[owner] = Destination(before.failures + 1 if before else 1, failure)

@@ -27,6 +27,10 @@ class DialFailed(Exception):  # noqa: N818 - what the loop knows it as
         self.stage = stage
 
 
+class ServerSilent(TimeoutError):  # noqa: N818 - as above
+    """A channel was not opened in time, and the server did not say anything else either: it is not the destination."""
+
+
 # --- what to do about it ----------------------------------------------------------------------------------------
 
 

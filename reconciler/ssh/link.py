@@ -19,6 +19,7 @@ from asyncssh.constants import MSG_IGNORE
 from reconciler.core.spec import FarTcp, FarUnix, TargetSettings
 from reconciler.core.status import Failure
 from reconciler.ssh import debug_log
+from reconciler.ssh.attempt import ServerSilent
 from reconciler.ssh.dial import Dialled, still_trusted
 from reconciler.ssh.failures import from_lost
 from reconciler.ssh.forwards import Forwards
@@ -81,6 +82,7 @@ class Link:
         self._loop = asyncio.get_running_loop()
         self._last_heard = self._loop.time()
         self._silent = False
+        self._asked: asyncio.Task[None] | None = None  # for a sign of life
         self._waiting: dict[Relay, None] = {}  # an ordered set
         self._granted = 0
         self._closing = False
@@ -240,20 +242,31 @@ class Link:
         self._granted -= window
 
     async def open(self, relay: Relay, to: FarTcp | FarUnix, origin: tuple[str, int], window: int) -> None:
-        """Open a channel for the relay. Raises what asyncssh raises, TimeoutError after the dial timeout.
+        """Open a channel for the relay. Raises what asyncssh raises, TimeoutError after the dial timeout;
+        ServerSilent if the server, when it was asked at half the time, has said nothing at all.
 
         The request itself is never cancelled: that would leak the channel on both sides (DESIGN section 10). One
         that is answered too late is closed by the relay when it hears of it.
         """
         request = asyncio.ensure_future(self._request(relay, to, origin, window))
+        limit = self._settings.dial_timeout
+        ask_at = self._loop.time() + limit / 2
+        asking = self._loop.call_at(ask_at, self._ask)
         try:
-            done, _ = await asyncio.wait({request}, timeout=self._settings.dial_timeout)
+            done, _ = await asyncio.wait({request}, timeout=limit)
         finally:
+            asking.cancel()
             if not request.done():
                 request.add_done_callback(_forget)
         if not done:
-            raise TimeoutError(f"no answer within {self._settings.dial_timeout:g} s")
+            raise (TimeoutError if self._last_heard >= ask_at else ServerSilent)(f"no answer within {limit:g} s")
         request.result()
+
+    def _ask(self) -> None:
+        """See whether it is the server that does not answer, or only the destination behind it."""
+        if (self._asked is None or self._asked.done()) and not self.gone:
+            # Not the keepalive's own timer: an interval may be longer than a dial may take.
+            self._asked = self.connection.create_task(self.connection._make_keepalive_request())  # noqa: SLF001 - as said
 
     async def open_stream(self, to: FarTcp | FarUnix) -> tuple[asyncssh.SSHReader[bytes], asyncssh.SSHWriter[bytes]]:
         """A channel of our own, for a probe; never cancelled while it opens, as in `open`. Raises as `open` does."""

@@ -11,7 +11,7 @@ import socket
 import asyncssh
 
 from reconciler.core.status import Failure, Reason
-from reconciler.ssh.attempt import Advised, advised
+from reconciler.ssh.attempt import Advised, ServerSilent, advised
 from reconciler.ssh.failures import from_lost
 from reconciler.ssh.holder import holder_of
 from reconciler.ssh.words import (
@@ -34,6 +34,9 @@ from reconciler.ssh.words import (
 def from_channel_open(exc: BaseException, destination: str) -> Failure:
     """Why a client could not be connected to the destination, dialled from the server or (OSError) from here."""
     match exc:
+        case ServerSilent():
+            text = f"the SSH server said nothing while {destination} was dialled: the network is dead, or it hangs"
+            return Failure(Reason.TIMEOUT, text)
         case TimeoutError():
             text = f"{destination} did not answer in time: check that it runs, and the firewalls before it"
             return Failure(Reason.DESTINATION, text)

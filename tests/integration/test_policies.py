@@ -193,7 +193,7 @@ async def test_a_tunnel_that_expires_closes_its_port_and_lets_its_clients_finish
         async with connected("127.0.0.1", port) as (reader, writer):
             writer.write(b"x")
             assert await reader.readexactly(1) == b"x"
-            end = dt.datetime.now(dt.UTC) + dt.timedelta(seconds=2)
+            end = dt.datetime.now(dt.UTC).replace(microsecond=0) + dt.timedelta(seconds=3)
             tunnels.edit(text(end))
             verdict = await tunnels.until("server/breakglass", Phase.DRAINING)
             assert dt.datetime.now(dt.UTC) >= end
@@ -462,6 +462,40 @@ async def test_a_destination_that_never_answers_costs_its_neighbours_nothing(
                 await tunnels.until("server/hung", Phase.UP)
                 writer.write(b"y")
                 assert await reader.readexactly(1) == b"y"
+
+
+async def test_a_destination_that_never_answers_is_known_from_a_server_that_does_not(
+    asyncssh_server: AsyncsshServer, echo: EchoServer, tmp_path: Path
+) -> None:
+    """Also where nothing else is heard: the server is asked, long before its keepalive is due."""
+    port = free_port()
+    text = file(asyncssh_server, local("echo", port, echo.port), dialTimeout="2s", keepaliveInterval="1h")
+    async with running(tmp_path, text) as tunnels:
+        await tunnels.all_up()
+        asyncssh_server.never_answer_channel(echo.address)
+        assert all(await asyncio.gather(*(is_reset(port) for _ in range(3))))
+        assert (await tunnels.until("server/echo", Phase.UNHEALTHY)).reason == "destination"
+
+
+async def test_a_server_that_hangs_is_not_the_fault_of_its_destinations(
+    sshd: Sshd, echo: EchoServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    port = free_port()
+    text = file(sshd, local("echo", port, echo.port), dialTimeout="1s", keepaliveInterval="1h")
+    async with running(tmp_path, text) as tunnels:
+        await tunnels.all_up()
+        sshd.pause()
+        try:
+            assert all(await asyncio.gather(*(is_reset(port) for _ in range(3))))
+        finally:
+            sshd.resume()
+        assert tunnels.results("server/echo") == {"dial_failed": 3}
+        assert f"the SSH server said nothing while {echo.address} was dialled" in caplog.text
+        assert await exchange("127.0.0.1", port) == b"ping"
+        phases = [one.verdict.phase for one in tunnels.changes if one.verdict and one.subject == "tunnel server/echo"]
+        assert phases[-1] is Phase.UP
+        assert Phase.UNHEALTHY not in phases
 
 
 async def test_what_never_answered_leaves_nothing_once_the_server_gives_up(
