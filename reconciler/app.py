@@ -1,4 +1,4 @@
-"""The composition root: file -> desired -> loop -> fleet, with signals and an orderly end.
+"""The composition root: file -> desired -> loop -> fleet, and an orderly end.
 
 Owns the process's tasks. In: the configuration of the command line, and what people ask of the running process. Out:
 changes to whoever listens, snapshots, and the exit code. A task that fails never ends another: the watcher is started
@@ -9,12 +9,10 @@ that its supervisor starts it afresh.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
-import signal
 import time
 from collections import deque
-from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 
 from reconciler import audit
 from reconciler.config.load import Config, Loaded
@@ -24,6 +22,7 @@ from reconciler.core.overlay import Overlay, Shard
 from reconciler.core.plan import Plan
 from reconciler.core.spec import NOTHING, Desired, TunnelSpec
 from reconciler.core.status import EMPTY, Now, Observed
+from reconciler.ending import Ending
 from reconciler.loads import Loads
 from reconciler.loop import Loop, SystemClock
 from reconciler.probes import PROBES
@@ -39,7 +38,6 @@ from reconciler.ssh.replacements import Replacements
 log = logging.getLogger(__name__)
 
 RESTART_AFTER = 1.0  # seconds before a failed helper task is started again
-GOODBYE = 2.0  # seconds that servers have to answer when the last client has left, before the end goes on without them
 PULSE = 0.5  # how often the event loop's lag is measured,
 PULSES_KEPT = 30  # and of how many the worst is told: more than a scrape interval's
 
@@ -55,10 +53,7 @@ class App:
         self._journal = Journal()
         self._teller = Teller()
         self.events = Events()
-        self._ending = asyncio.Event()
-        self._hurry = asyncio.Event()
-        self._deserted = asyncio.Event()  # at the end: no client is left
-        self._empty = asyncio.Event()  # nor anything else
+        self.ending = Ending(self.reload)
         self._passed = asyncio.Event()
         self._over = False
         self._reloads: set[asyncio.Task[Loaded]] = set()
@@ -83,11 +78,20 @@ class App:
 
         A bad file among good ones is left out, unless the options are strict.
         """
-        loaded = await self._first_load()
-        if loaded is None:
-            return 0
-        if not loaded.usable or (self.config.options.strict and not loaded.valid):
-            return 2
+        try:
+            loaded = await self._first_load()
+            if loaded is None:
+                return 0
+            if not loaded.usable or (self.config.options.strict and not loaded.valid):
+                return 2
+            return await self._converge()
+        finally:
+            await self.fleet.close()
+            self.events.close()
+            self._over = True
+            self._passed.set()
+
+    async def _converge(self) -> int:
         helpers = [
             asyncio.create_task(self._forever(self._watch, "the watcher"), name="watcher"),
             asyncio.create_task(self._forever(self.fleet.tend, "the tender"), name="tender"),
@@ -105,18 +109,10 @@ class App:
             for task in (*helpers, reconciling, ending):
                 task.cancel()
             await asyncio.gather(*helpers, reconciling, ending, return_exceptions=True)
-            await self.fleet.close()
-            self.events.close()
-            self._over = True
-            self._passed.set()
 
     def end(self) -> None:
         """Stop accepting, let the clients drain, then return from `run`. Called again: end at once."""
-        if self.is_ending:
-            self._hurry.set()
-        else:
-            log.info("ending: no new clients; live ones may drain. Once more ends at once")
-        self._ending.set()
+        self.ending.ask()
 
     def reload(self) -> None:
         """Read the files again, as if they had changed."""
@@ -124,22 +120,10 @@ class App:
         self._reloads.add(task)
         task.add_done_callback(self._reloads.discard)
 
-    @contextlib.contextmanager
-    def signals(self) -> Iterator[None]:
-        """SIGTERM and SIGINT end, a second one at once; SIGHUP reloads. What comes after the end changes nothing."""
-        self.heed()
-        try:
-            yield
-        finally:
-            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-                asyncio.get_running_loop().remove_signal_handler(number)
-                if self.is_ending:  # it would kill, or trace back, what is done but for its last words
-                    signal.signal(number, signal.SIG_IGN)
-
     async def _first_load(self) -> Loaded | None:
         """What is read at the start. None if it is told to end before: a pipe may have no end, a disk may hang."""
         loading = asyncio.create_task(self.load(), name="first load")
-        ending = asyncio.create_task(self._ending.wait(), name="end before the start")
+        ending = asyncio.create_task(self.ending.asked(), name="end before the start")
         try:
             await asyncio.wait({loading, ending}, return_when=asyncio.FIRST_COMPLETED)
             return loading.result() if loading.done() else None
@@ -147,13 +131,6 @@ class App:
             for task in (loading, ending):
                 task.cancel()
             await asyncio.gather(loading, ending, return_exceptions=True)
-
-    def heed(self) -> None:
-        """Take signals as `signals` says, also those that somebody else has taken meanwhile."""
-        loop = asyncio.get_running_loop()
-        loop.add_signal_handler(signal.SIGTERM, self.end)
-        loop.add_signal_handler(signal.SIGINT, self.end)
-        loop.add_signal_handler(signal.SIGHUP, self.reload)
 
     # --- tasks -------------------------------------------------------------------------------------------------
 
@@ -186,21 +163,9 @@ class App:
                 self.resume(over, "its pause is over")
 
     async def _end(self) -> None:
-        await self._ending.wait()
+        await self.ending.asked()
         self.loop.want(NOTHING)
-        waiting = [asyncio.create_task(self._farewell()), asyncio.create_task(self._hurry.wait())]
-        try:
-            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for task in waiting:
-                task.cancel()
-
-    async def _farewell(self) -> None:
-        """Until nothing is left. Clients have their drain timeouts; servers that do not answer have `GOODBYE`."""
-        await self._deserted.wait()
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(GOODBYE):
-                await self._empty.wait()
+        await self.ending.over()
 
     # --- what is asked -----------------------------------------------------------------------------------------
 
@@ -255,7 +220,7 @@ class App:
     @property
     def is_ending(self) -> bool:
         """It was told to end."""
-        return self._ending.is_set()
+        return self.ending.is_asked
 
     @property
     def loaded(self) -> Loaded | None:
@@ -308,10 +273,8 @@ class App:
         if self._on_change is not None:
             for change in changes:
                 self._on_change(change)
-        if self.is_ending and desired is self.loop.desired and not observed.flows and not plan.actions:
-            self._deserted.set()
-            if not observed.links and not observed.sockets:
-                self._empty.set()
+        if self.is_ending and desired is self.loop.desired and not plan.actions:
+            self.ending.look(observed)
         self._passed.set()
         self._passed = asyncio.Event()
 

@@ -99,7 +99,7 @@ def _passing_on(app: App) -> Iterator[_Passing]:
     try:
         yield passing
     finally:
-        app.heed()
+        app.ending.heed()
 
 
 def variables(tunnels: Iterable[TunnelStatus]) -> dict[str, str]:

@@ -162,6 +162,6 @@ async def _run(
 ) -> int:
     asyncio.get_running_loop().set_default_executor(Threads(_THREADS))
     app = App(config, shard=shard)
-    with app.signals():  # also those that come while the endpoints are made
+    with app.ending.signals():  # also those that come while the endpoints are made
         async with serving(app, endpoints):
             return await (run_beside(app, program, within) if program else app.run())

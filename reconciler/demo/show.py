@@ -52,7 +52,7 @@ async def _run(places: World, say: Callable[[str], None], exit_after: float | No
             was_up = True
 
     app = App(Config([places.file], environ=os.environ), on_change=on_change)
-    with app.signals():
+    with app.ending.signals():
         async with contextlib.AsyncExitStack() as stack:
             if exit_after is not None:
                 stack.callback(asyncio.get_running_loop().call_later(exit_after, app.end).cancel)
