@@ -21,6 +21,7 @@ from reconciler.cli.table import clean
 from reconciler.report.places import socket_paths
 
 _ANSWER_WITHIN = 15.0  # seconds; what takes longer says so
+_SILENT_FOR = 40.0  # seconds without a word from who is followed; it gives a sign of life every 15 s
 
 
 class Trouble(click.ClickException):
@@ -45,7 +46,7 @@ class Refused(Trouble):
 
 
 class _Connection(http.client.HTTPConnection):
-    def __init__(self, path: str, timeout: float | None) -> None:
+    def __init__(self, path: str, timeout: float) -> None:
         super().__init__("localhost", timeout=timeout)
         self._path = path
 
@@ -75,7 +76,7 @@ class Control:
 
     def follow(self, path: str, **query: str) -> Iterator[Any]:
         """The data of server-sent events as they come, until the process ends. Raises Trouble."""
-        with self._answer("GET", f"{path}?{urlencode(query)}", None, None) as answer:
+        with self._answer("GET", f"{path}?{urlencode(query)}", None, _SILENT_FOR) as answer:
             if answer.status != http.client.OK:
                 _content(answer)
             data: list[str] = []
@@ -88,9 +89,7 @@ class Control:
                     data.clear()
 
     @contextmanager
-    def _answer(
-        self, method: str, path: str, body: bytes | None, within: float | None
-    ) -> Iterator[http.client.HTTPResponse]:
+    def _answer(self, method: str, path: str, body: bytes | None, within: float) -> Iterator[http.client.HTTPResponse]:
         connection, where = self._connect(within)
         headers = {"Content-Type": "application/json"} if body is not None else {}
         try:
@@ -105,7 +104,7 @@ class Control:
         finally:
             connection.close()
 
-    def _connect(self, within: float | None) -> tuple[_Connection, str]:
+    def _connect(self, within: float) -> tuple[_Connection, str]:
         """A connection to the first socket that somebody listens on."""
         why: list[str] = []
         for path in self.paths:

@@ -106,6 +106,16 @@ def test_a_refusal_keeps_its_sentence(tmp_path: Path) -> None:
     assert refused.value.status == 404
 
 
+def test_a_process_that_is_followed_and_falls_silent_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client, "_SILENT_FOR", 0.1)
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "s"))
+        listener.listen()
+        following = Control(str(tmp_path / "s")).follow("/api/v1/events")
+        with pytest.raises(Trouble, match=r"did not answer within 0\.1 s: it is busy, or stopped"):
+            next(iter(following))
+
+
 def test_what_the_process_says_drives_no_terminal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     evil = "\x1b]0;owned\x07\x9b31m"
     answer = {"valid": False, "revision": evil, "errors": [evil], "actions": [], "warnings": [evil], "error": evil}
