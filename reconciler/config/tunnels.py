@@ -54,9 +54,8 @@ _ONLY = {
     "host": ("socks",),
     "port": ("socks",),
 }
-_ADDRESS = ("localHost", "localPort", "localSocket", "remoteHost", "remotePort", "remoteSocket")
 _UNREADABLE = Scalar(1, "1")  # the port of a short form that is none
-_UNSET = "unset"  # in a name by default, for a port that hangs on an unset variable
+_UNSET = "unset"  # in a name by default, for an address that hangs on an unset variable
 _NOT_IN_NAMES = re.compile(r"[^a-z0-9._-]+")
 
 
@@ -65,7 +64,7 @@ class BuiltTunnel:
     """A tunnel and where it stands.
 
     named     by the file, not by default
-    sound     its address is what the file says, no stand-in for something wrong or unset
+    sound     where it listens is what the file says, no stand-in for something wrong or unset
     """
 
     spec: TunnelSpec
@@ -170,7 +169,9 @@ class _Builder:
         listen, route = self._listen_and_route()
         own_name = self.fields.find("name", name, "")
         enabled = self.fields.read("enabled", switch)
-        called = own_name or f"{self.kind}-{self._default_name(listen)}"
+        side = "remote" if self.kind == "remote" else "local"
+        sound = self.fields.troubled.isdisjoint({f"{side}Host", f"{side}Port", f"{side}Socket"})
+        called = own_name or f"{self.kind}-{_default_name(listen) if sound else _UNSET}"
         spec = TunnelSpec(
             id=f"{self.target}/{called}",
             target=self.target,
@@ -180,12 +181,7 @@ class _Builder:
             policy=policy(self.fields, self.kind, listen, self.sources, self.options),
             off="" if enabled else "disabled",
         )
-        sound = self.fields.troubled.isdisjoint(_ADDRESS)
         return BuiltTunnel(spec, self.fields.at, bool(own_name), sound)
-
-    def _default_name(self, listen: Listen) -> str:
-        side = "remote" if self.kind == "remote" else "local"
-        return _default_name(listen) if self.fields.troubled.isdisjoint({f"{side}Port", f"{side}Socket"}) else _UNSET
 
     def _check_fit(self) -> None:
         """Fields that a tunnel of this type has no use for: an error where it is its own, else passed over."""

@@ -507,6 +507,12 @@ targets:
     ]
 
 
+def test_a_destination_that_is_not_known_does_not_hide_that_two_tunnels_listen_on_one_port() -> None:
+    text = 'targets: {a: {host: a, agent: true, tunnels: [{local: "1:${NO_DB}:2"}, {local: "1:h:2"}]}}'
+    loaded = load_text(text, environ={}, options=Options())
+    assert [str(problem.code) for problem in loaded.errors] == ["duplicate", "conflict"]
+
+
 # --- restrictions and warnings ---------------------------------------------------------------------------------
 
 
