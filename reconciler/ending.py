@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 import signal
 from collections.abc import Callable, Iterator
 
 from reconciler.core.status import Observed
+from reconciler.signals import Signals
 
 log = logging.getLogger(__name__)
 
@@ -24,6 +26,7 @@ class Ending:
 
     def __init__(self, reload: Callable[[], None]) -> None:
         self._reload = reload
+        self._signals = Signals()
         self._asked = asyncio.Event()
         self._hurry = asyncio.Event()
         self._deserted = asyncio.Event()  # no client is left
@@ -70,18 +73,18 @@ class Ending:
     @contextlib.contextmanager
     def signals(self) -> Iterator[None]:
         """SIGTERM and SIGINT end, a second one at once; SIGHUP reloads. What comes after the end changes nothing."""
-        self.heed()
-        try:
+        # It would kill, or trace back, what is done but for its last words.
+        with self._signals.heard(deaf_after=lambda: self.is_asked):
+            self.heed()
             yield
-        finally:
-            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-                asyncio.get_running_loop().remove_signal_handler(number)
-                if self.is_asked:  # it would kill, or trace back, what is done but for its last words
-                    signal.signal(number, signal.SIG_IGN)
 
     def heed(self) -> None:
-        """Take signals as `signals` says, also those that somebody else has taken meanwhile."""
-        loop = asyncio.get_running_loop()
-        loop.add_signal_handler(signal.SIGTERM, self.ask)
-        loop.add_signal_handler(signal.SIGINT, self.ask)
-        loop.add_signal_handler(signal.SIGHUP, self._reload)
+        """Take signals as `signals` says, also those that `give` has given to somebody else meanwhile."""
+        self._signals.on(signal.SIGTERM, self.ask)
+        self._signals.on(signal.SIGINT, self.ask)
+        self._signals.on(signal.SIGHUP, self._reload)
+
+    def give(self, to: Callable[[signal.Signals], None]) -> None:
+        """Until `heed` is called: inside `signals`, somebody else gets them."""
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            self._signals.on(number, functools.partial(to, number))

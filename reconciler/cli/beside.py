@@ -79,6 +79,8 @@ class _Passing:
             self.send(number)
 
     def send(self, number: signal.Signals) -> None:
+        if number == signal.SIGINT:
+            return  # the terminal has sent it to the program too
         if self._process is None:
             self._early.append(number)
             return
@@ -91,11 +93,8 @@ class _Passing:
 @contextlib.contextmanager
 def _passing_on(app: App) -> Iterator[_Passing]:
     """SIGTERM and SIGHUP are the program's. A terminal's Ctrl-C it has got already: we only wait for what it does."""
-    loop = asyncio.get_running_loop()
     passing = _Passing()
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        loop.add_signal_handler(number, passing.send, number)
-    loop.add_signal_handler(signal.SIGINT, lambda: None)
+    app.ending.give(passing.send)
     try:
         yield passing
     finally:

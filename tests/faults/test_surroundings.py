@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from asyncio import selector_events
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -169,6 +170,55 @@ async def test_signals_that_come_after_its_program_has_ended_do_not_take_the_exi
                 os.kill(process.pid, signal.SIGTERM)
             await asyncio.wait({ending}, timeout=0.001)
         assert ending.result() == 5
+
+
+ENDS_WHEN_ASKED = """
+import asyncio
+from reconciler.ending import Ending
+async def main():
+    ending = Ending(lambda: None)
+    with ending.signals():
+        print("ready", flush=True)
+        await ending.asked()
+asyncio.run(main())
+raise SystemExit(5)
+"""
+
+
+@contextlib.contextmanager
+def python(*arguments: str) -> Iterator[subprocess.Popen[bytes]]:
+    """Nobody else waits for it, and takes its number out of the world."""
+    command = tied_to_parent([sys.executable, *arguments])
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def hail(pid: int) -> None:
+    """Nothing but SIGTERM for the process, until it has ended; who waits for it gets its exit code."""
+    until = time.monotonic() + WITHIN
+    while time.monotonic() < until and not os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT | os.WNOHANG):
+        os.kill(pid, signal.SIGTERM)
+
+
+def test_in_a_hail_of_signals_none_stops_it_and_none_takes_the_exit_code() -> None:
+    for _ in range(10):  # asyncio's own handlers came through four times in ten
+        with python("-c", ENDS_WHEN_ASKED) as process:
+            assert process.stdout is not None
+            assert process.stdout.readline() == b"ready\n"
+            hail(process.pid)
+            assert process.poll() == 5
+
+
+async def test_nor_does_one_hurt_the_whole_program(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> None:
+    port, config = free_port(), tmp_path / "tunnels.yaml"
+    config.write_text(file(sshd, local("echo", port, echo.port)))
+    with python("-m", "reconciler", "run", *NOWHERE, str(config)) as process:
+        await answers(port)
+        await asyncio.to_thread(hail, process.pid)
+        assert process.poll() == 0
 
 
 # --- a container ------------------------------------------------------------------------------------------------
