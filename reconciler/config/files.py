@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -100,12 +101,15 @@ def find(name: str) -> Found:
 
 
 def _standard_input() -> Found:
-    try:
-        # Not sys.stdin: while a thread waits in it, Python cannot end.
-        with open(0, "rb", closefd=False) as file:
-            data, problem = file.read(MAX_BYTES + 1), None
-    except OSError as error:
-        data, problem = b"", Problem.at(Place("<stdin>"), f"cannot be read: {_why(error)}", ErrorCode.UNREADABLE)
+    data, why = b"", "it was closed before the program began"
+    if sys.stdin is not None:  # otherwise descriptor 0 is whatever was opened first
+        try:
+            # Not sys.stdin: while a thread waits in it, Python cannot end.
+            with open(0, "rb", closefd=False) as file:
+                data, why = file.read(MAX_BYTES + 1), ""
+        except OSError as error:
+            why = _why(error)
+    problem = Problem.at(Place("<stdin>"), f"cannot be read: {why}", ErrorCode.UNREADABLE) if why else None
     return Found("<stdin>", str(Path.cwd()), data, problem)
 
 

@@ -129,12 +129,26 @@ async def test_standard_input_without_end_does_not_either() -> None:
         os.close(writes)
 
 
-async def test_without_standard_input_there_is_nothing_to_import() -> None:
-    command = f"exec {sys.executable} -m reconciler import <&-"
-    process = await asyncio.create_subprocess_shell(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+async def without_stdin(*arguments: str) -> tuple[int | None, bytes]:
+    """Exit code and stderr of `tunnels`, started with its standard input closed."""
+    command = f'exec {sys.executable} -m reconciler "$@" <&-'
+    process = await asyncio.create_subprocess_exec(
+        *("sh", "-c", command, "sh", *arguments), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+    )
     _, said = await asyncio.wait_for(process.communicate(), WITHIN)
-    assert (process.returncode, said.count(b"\n")) == (1, 1)
+    return process.returncode, said
+
+
+async def test_without_standard_input_there_is_nothing_to_import() -> None:
+    code, said = await without_stdin("import")
+    assert (code, said.count(b"\n")) == (1, 1)
     assert b"nothing to carry over" in said
+
+
+async def test_without_standard_input_there_is_nothing_to_run_either() -> None:
+    code, said = await without_stdin("run", *NOWHERE, "-")
+    assert (code, said.count(b"\n")) == (2, 1)
+    assert b"<stdin>: cannot be read: it was closed" in said
 
 
 # --- signals ----------------------------------------------------------------------------------------------------

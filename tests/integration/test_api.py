@@ -7,10 +7,12 @@ from pathlib import Path
 import pytest
 
 from reconciler.api import ConfigError, TunnelsNotUpError, open_tunnels
+from reconciler.core.status import Phase
+from support.asyncssh_server import AsyncsshServer
 from support.services import EchoServer, exchange
 from support.sshd import Sshd
 from support.tunnels import local, target
-from support.wait import free_port
+from support.wait import eventually, free_port
 
 
 def content(sshd: Sshd, to: int, **fields: object) -> dict[str, object]:
@@ -56,3 +58,19 @@ async def test_mistakes_and_reasons_are_exceptions(sshd: Sshd, echo: EchoServer)
     with pytest.raises(TunnelsNotUpError, match="server/echo: down"):
         async with open_tunnels(content(sshd, echo.port, port=free_port()), within=5.0):
             pass
+
+
+async def test_a_probe_that_fails_makes_a_new_connection_here_too(
+    asyncssh_server: AsyncsshServer, tmp_path: Path
+) -> None:
+    port, file = free_port(), tmp_path / "tunnels.yaml"
+    async with EchoServer() as service:
+        health = "{type: tcp, interval: 100ms, timeout: 1s, failureThreshold: 2, onFailure: reconnect}"
+        file.write_text("targets:\n" + target(asyncssh_server) + local("sick", port, service.port, health=health))
+        async with open_tunnels(file) as tunnels:
+            before = asyncssh_server.logins
+            asyncssh_server.never_answer_channel(service.address)
+            await eventually(lambda: asyncssh_server.logins > before)
+            asyncssh_server.answer_normally()
+            await eventually(lambda: tunnels["server/sick"].verdict.phase is Phase.UP)
+            assert await exchange("127.0.0.1", port) == b"ping"
