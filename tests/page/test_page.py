@@ -38,6 +38,12 @@ def row(tunnel_id: str) -> str:
 async def opened(tab: Tab, server: FakeServer, view: str = "") -> None:
     await tab.open(server.url + view)
     await tab.until("document.querySelectorAll('.tunnel').length > 0")
+    await painted(tab)
+
+
+async def painted(tab: Tab) -> None:
+    """The browser leaves rows out of the layout, and out of innerText, until a frame has shown them to be in view."""
+    await tab.run("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(() => done(true))))")
 
 
 async def shown(tab: Tab) -> list[str]:
@@ -46,6 +52,7 @@ async def shown(tab: Tab) -> list[str]:
 
 
 async def text(tab: Tab, expression: str) -> str:
+    await painted(tab)
     found: str = await tab.run(f"({expression}).innerText.replace(/\\s+/g, ' ').trim()")
     return found
 
