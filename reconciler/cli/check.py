@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
+from dataclasses import replace
 
 import click
 
 from reconciler.cli import options
 from reconciler.cli.files import files
-from reconciler.cli.logins import Login, log_in_to_all, misfits_of_all
+from reconciler.cli.logins import KeyInspector, LoggedIn, log_in_to_all
 from reconciler.cli.table import clean, complain, count
 from reconciler.config.effective import to_json
-from reconciler.config.load import Config, Loaded
+from reconciler.config.files import default_paths
+from reconciler.config.load import Config, Loaded, load_files
 
 
 @click.command("check")
@@ -32,16 +33,14 @@ def command(config: Config, each: bool, connect: bool, output: str) -> None:
     Exits 0 if the files are valid (and, with --connect, every target lets us in), 2 if not. Warnings do not count,
     unless --strict is given.
     """
-    configs = (
-        [Config([path], environ=os.environ, options=config.options) for path in config.paths] if each else [config]
-    )
+    looking = replace(config.options, inspector=KeyInspector(config.environ))
+    given = config.paths or default_paths(config.environ)
+    groups = [(path,) for path in given] if each and given else [given]
     well = True
     found = []
-    for one in configs:
-        result = one.reload()
+    for paths in groups:
+        result = load_files(paths, environ=config.environ, options=looking)
         errors, warnings = list(map(str, result.errors)), list(map(str, result.warnings))
-        misfits = misfits_of_all(result, config.environ) if result.valid else []
-        (errors if config.options.strict else warnings).extend(misfits)
         logins = log_in_to_all(result, config.environ) if connect and not errors else []
         well &= not errors and all(login.ok for login in logins)
         if output == "json":
@@ -53,7 +52,7 @@ def command(config: Config, each: bool, connect: bool, output: str) -> None:
     sys.exit(0 if well else 2)
 
 
-def _tell(result: Loaded, errors: list[str], warnings: list[str], logins: list[Login]) -> None:
+def _tell(result: Loaded, errors: list[str], warnings: list[str], logins: list[LoggedIn]) -> None:
     for problem in errors:
         complain("error", problem)
     for problem in warnings:
@@ -67,7 +66,7 @@ def _tell(result: Loaded, errors: list[str], warnings: list[str], logins: list[L
         click.echo(f"{said}target {login.target}: {clean(login.message)}", err=not login.ok)
 
 
-def _json(result: Loaded, errors: list[str], warnings: list[str], logins: list[Login] | None) -> dict[str, object]:
+def _json(result: Loaded, errors: list[str], warnings: list[str], logins: list[LoggedIn] | None) -> dict[str, object]:
     made: dict[str, object] = {
         "valid": not errors,
         "revision": result.rejected or result.revision,

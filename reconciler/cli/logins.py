@@ -1,16 +1,16 @@
-"""What `check` knows of logins beyond the file: keys that cannot be used; and, with --connect, whether we get in."""
+"""What `check` knows of logins beyond the file: whether keys can be used; and, with --connect, whether we get in."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import asyncssh
 
 from reconciler.config.load import Loaded
-from reconciler.core.spec import TargetSpec
-from reconciler.ssh.algorithms import unknown
+from reconciler.core.spec import AgentLogin, Hop, KeyLogin, Login, PasswordLogin, TargetSpec
+from reconciler.ssh.algorithms import known
 from reconciler.ssh.dial import DialFailed, dial
 from reconciler.ssh.logins import misfits
 
@@ -18,7 +18,7 @@ _AT_ONCE = 16
 
 
 @dataclass(frozen=True, slots=True)
-class Login:
+class LoggedIn:
     """What came of one target. `message` is a sentence; `reason` is from the closed set, "" where it let us in."""
 
     target: str
@@ -30,31 +30,53 @@ class Login:
         return not self.reason
 
 
-def misfits_of_all(loaded: Loaded, environ: Mapping[str, str]) -> list[str]:
-    """Sentences about what no server will ever be asked with: unusable keys, algorithms that are not known here."""
-    said: dict[str, None] = {}
-    for target in loaded.desired.targets.values():
-        if target.off:
-            continue
-        for hop in (*target.access.via, target.access.hop):
-            wrong = [failure.message for failure in misfits(hop, environ)]
-            if names := unknown(hop.algorithms):
-                wrong.append(f"not known here: {', '.join(names)}; see `algorithms`")
-            said |= dict.fromkeys(f"target {target.name}: {one}" for one in wrong)
-    return list(said)
+class KeyInspector:
+    """Tells the reader of the files what no server will ever be asked with: `config.options.Inspector`.
+
+    Each key is looked into once, however many targets it is for: to open an encrypted one takes a while.
+    """
+
+    def __init__(self, environ: Mapping[str, str]) -> None:
+        self.environ = environ
+        self._found: dict[tuple[KeyLogin | AgentLogin, bool], tuple[str, str]] = {}
+
+    def misfit(self, hop: Hop, login: Login) -> tuple[str, str]:
+        if isinstance(login, PasswordLogin):
+            return "", ""
+        asked = (login, hop.strict_key_permissions)
+        if asked not in self._found:
+            message = self._message(hop, login)
+            self._found[asked] = (message, self._field(hop, login, message)) if message else ("", "")
+        return self._found[asked]
+
+    def algorithms(self, kind: str) -> tuple[str, ...]:
+        return known(kind)
+
+    def _message(self, hop: Hop, login: Login) -> str:
+        return next((failure.message for failure in misfits(replace(hop, logins=(login,)), self.environ)), "")
+
+    def _field(self, hop: Hop, login: Login, message: str) -> str:
+        """What is to blame: that without which the message would be another."""
+        if isinstance(login, KeyLogin):
+            alone = replace(login, certificate=None)
+            if login.certificate and self._message(hop, alone) != message:
+                return "certificate"
+            if login.passphrase and self._message(hop, replace(alone, passphrase=None)) != message:
+                return "passphrase"
+        return "privateKey"
 
 
-def log_in_to_all(loaded: Loaded, environ: Mapping[str, str]) -> list[Login]:
+def log_in_to_all(loaded: Loaded, environ: Mapping[str, str]) -> list[LoggedIn]:
     """In the order of the files; targets that are off are passed over, unless it is a gap that keeps them off."""
     return asyncio.run(_all(loaded, environ))
 
 
-async def _all(loaded: Loaded, environ: Mapping[str, str]) -> list[Login]:
+async def _all(loaded: Loaded, environ: Mapping[str, str]) -> list[LoggedIn]:
     gate = asyncio.Semaphore(_AT_ONCE)
 
-    async def one(target: TargetSpec) -> Login:
+    async def one(target: TargetSpec) -> LoggedIn:
         if target.name in loaded.broken:
-            return Login(target.name, "secret_unreadable", loaded.broken[target.name])
+            return LoggedIn(target.name, "secret_unreadable", loaded.broken[target.name])
         async with gate:
             return await _log_in(target, environ)
 
@@ -62,7 +84,7 @@ async def _all(loaded: Loaded, environ: Mapping[str, str]) -> list[Login]:
     return list(await asyncio.gather(*map(one, targets)))
 
 
-async def _log_in(target: TargetSpec, environ: Mapping[str, str]) -> Login:
+async def _log_in(target: TargetSpec, environ: Mapping[str, str]) -> LoggedIn:
     access = target.access
     try:
         dialled = await dial(
@@ -74,10 +96,10 @@ async def _log_in(target: TargetSpec, environ: Mapping[str, str]) -> Login:
             environ=environ,
         )
     except DialFailed as failed:
-        return Login(target.name, failed.failure.reason, failed.failure.message)
+        return LoggedIn(target.name, failed.failure.reason, failed.failure.message)
     dialled.connection.close()
     await dialled.connection.wait_closed()
     said = [f"{access.hop.hosts[dialled.host]} lets {access.hop.user} in ({dialled.seconds:.2f} s)"]
     if not dialled.host_key_verified:
         said.append("host keys are not checked")
-    return Login(target.name, "", "; ".join([*said, *dialled.warnings]))
+    return LoggedIn(target.name, "", "; ".join([*said, *dialled.warnings]))

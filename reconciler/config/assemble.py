@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from reconciler.config.fields import Fields
+from reconciler.config.gaps import Gaps, may_define, may_follow
 from reconciler.config.merge import Document, TargetEntry, definitions, entries_of
 from reconciler.config.options import Options
 from reconciler.config.problem import ErrorCode, Problem
@@ -43,8 +44,12 @@ def assemble(
     """`already`: what the schema has said about these documents. `incomplete`: a file is missing among them."""
     report = Report(already)
     entries = [entry for document in documents for entry in entries_of(document, report)]
-    defined = definitions(entries, report, incomplete=incomplete)
-    targets = list(Targets(defined, environ, options, report).build())
+
+    def is_unsure(name: str) -> bool:
+        return any(may_define(document.root, document.gaps, name) for document in documents)
+
+    defined = definitions(entries, report, incomplete=incomplete, is_unsure=is_unsure)
+    targets = list(Targets(defined, environ, options, report, is_unsure).build())
     tunnels = list(
         _told_apart(tunnel for entry in _in_order(entries) for tunnel in tunnels_of(entry, environ, options, report))
     )
@@ -57,10 +62,15 @@ def assemble(
         (replace(t, off=UNSET) if t.name in report.broken else t for t in targets),
         (t.spec for t in tunnels),
     )
-    errors, warnings = tuple(report.errors), tuple(report.warnings)
+    gaps = {document.file: document.gaps for document in documents}
+    errors, warnings = _without_consequences(report.errors, gaps), _without_consequences(report.warnings, gaps)
     if options.strict:
         errors, warnings = errors + warnings, ()
     return Assembled(desired, errors, warnings, dict(report.broken), frozenset(report.better))
+
+
+def _without_consequences(problems: Iterable[Problem], gaps: Mapping[str, Gaps]) -> tuple[Problem, ...]:
+    return tuple(p for p in problems if not may_follow(p, gaps.get(p.file, frozenset())))
 
 
 def _in_order(entries: Iterable[TargetEntry]) -> list[TargetEntry]:

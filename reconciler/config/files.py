@@ -34,11 +34,10 @@ class Found:
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """The files of one path given. `complete` False: it gave no answer, so files known from before are still meant."""
+    """The files of one path given. `problem`: why it gave no answer, so that those of before are still meant."""
 
     given: str
     names: tuple[str, ...]
-    complete: bool
     problem: Problem | None = None
 
 
@@ -56,16 +55,16 @@ def default_paths(environ: Mapping[str, str]) -> tuple[str, ...]:
 def listing(given: str) -> Listing:
     """The files that a path stands for: itself, or the *.yaml and *.yml of a directory, sorted."""
     if given == STDIN or not os.path.isdir(given):  # noqa: PTH112 - Path.is_dir raises in a folder that is not ours
-        return Listing(given, (given,), complete=True)
+        return Listing(given, (given,))
     try:
         names = sorted(entry.name for entry in os.scandir(given) if _counts(entry))
     except OSError as error:
         problem = Problem.at(Place(given), f"cannot be read: {_why(error)}", ErrorCode.UNREADABLE)
-        return Listing(given, (), complete=False, problem=problem)
+        return Listing(given, (), problem=problem)
     if not names:
         problem = Problem.at(Place(given), "no *.yaml or *.yml in this directory", ErrorCode.UNREADABLE)
-        return Listing(given, (), complete=False, problem=problem)
-    return Listing(given, tuple(str(Path(given) / name) for name in names), complete=True)
+        return Listing(given, (), problem=problem)
+    return Listing(given, tuple(str(Path(given) / name) for name in names))
 
 
 def _counts(entry: os.DirEntry[str]) -> bool:

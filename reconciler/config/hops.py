@@ -9,10 +9,11 @@ import re
 from collections.abc import Iterator
 
 from reconciler.config.fields import Fields
+from reconciler.config.misfits import warn_of_misfits
 from reconciler.config.nodes import Items, Node, Scalar
 from reconciler.config.options import Options, process_user
 from reconciler.config.problem import ErrorCode, WarningCode
-from reconciler.config.sources import Sources, unreadable
+from reconciler.config.sources import Sources, is_socket, unreadable
 from reconciler.config.values import (
     Wrong,
     duration_or_ms,
@@ -52,7 +53,7 @@ _ALIAS = re.compile(rf"{_NAME}|\[{_NAME}\]:[0-9]{{1,5}}")
 def hop(fields: Fields, sources: Sources, options: Options) -> Hop:
     """The server that these fields describe."""
     algorithms = fields.nested("algorithms", "algorithms")
-    return Hop(
+    made = Hop(
         hosts=_hosts(fields),
         user=_user(fields, options),
         logins=_logins(fields, sources),
@@ -61,6 +62,9 @@ def hop(fields: Fields, sources: Sources, options: Options) -> Hop:
         compress=fields.read("compress", switch),
         strict_key_permissions=fields.read("strictKeyPermissions", switch),
     )
+    if options.inspector is not None:
+        warn_of_misfits(made, fields, options.inspector)
+    return made
 
 
 def connect_timeout(fields: Fields) -> float:
@@ -149,8 +153,10 @@ def _logins(fields: Fields, sources: Sources) -> tuple[Login, ...]:
 
 
 def _said_wrong(fields: Fields) -> bool:
-    """Whether a way in is given that could not be read: that was said already."""
-    return any(name in fields for name in ("privateKey", "password"))
+    """Whether a way in is given that could not be read: that was said already. An empty list of keys gives none."""
+    keys = fields.node("privateKey")
+    given = keys is not None and not (isinstance(keys, Items) and not keys.values)
+    return given or "password" in fields or "agent" in fields.troubled
 
 
 def _logins_of(
@@ -206,11 +212,18 @@ def _agent(fields: Fields, sources: Sources) -> str | None:
         return sources.path(node)
 
     socket = fields.read("agent", parse)
-    if socket == _OUR_AGENT and "agent" in fields and not sources.environ.get("SSH_AUTH_SOCK"):
-        message = "$SSH_AUTH_SOCK is not set"
+    if socket is not None and "agent" not in fields.troubled and (trouble := _agent_trouble(socket, sources)):
         place = fields.place("agent")
-        fields.report.warn(place, message, WarningCode.SECRET_UNREADABLE, *fields.beside("agent"))
+        fields.report.warn(place, trouble, WarningCode.SECRET_UNREADABLE, *fields.beside("agent"))
     return socket
+
+
+def _agent_trouble(socket: str, sources: Sources) -> str:
+    """Why no agent can be asked, or ""."""
+    if socket == _OUR_AGENT:
+        return "" if sources.environ.get("SSH_AUTH_SOCK") else "$SSH_AUTH_SOCK is not set"
+    trouble = "" if is_socket(socket) else unreadable(socket) or "this is not a socket"
+    return f"{socket}: {trouble}" if trouble else ""
 
 
 def _trust(fields: Fields, sources: Sources) -> Trust:
@@ -223,7 +236,7 @@ def _trust(fields: Fields, sources: Sources) -> Trust:
     known_hosts: tuple[str, ...] = ()
     if "knownHosts" in fields or not host_keys or mode is TrustMode.ACCEPT_NEW:
         known_hosts = fields.read("knownHosts", lambda node: _paths(node, sources))
-    if "knownHosts" in fields and mode is TrustMode.STRICT:
+    if "knownHosts" in fields and "knownHosts" not in fields.troubled and mode is TrustMode.STRICT:
         _warn_of_unreadable(fields, known_hosts)
     return Trust(mode, host_keys, known_hosts, fields.find("hostKeyAlias", _alias, ""))
 

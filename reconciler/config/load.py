@@ -8,11 +8,13 @@ once.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from reconciler.config.assemble import Assembled, assemble
-from reconciler.config.files import Found, Listing, default_paths, digest, find, listing, revision
+from reconciler.config.choice import Candidate, Choice
+from reconciler.config.files import STDIN, Found, Listing, default_paths, digest, find, listing, revision
+from reconciler.config.gaps import gaps_in, may_follow
 from reconciler.config.merge import Document
 from reconciler.config.named import named_files
 from reconciler.config.options import Options
@@ -28,7 +30,10 @@ _SHOWN_ERRORS = 3
 
 @dataclass(frozen=True, slots=True)
 class FileResult:
-    """One file of the latest load. `error`: its first problems, "" if it is valid."""
+    """One file of the latest load. `error`: its first problems, "" if it is valid.
+
+    Where a directory gives no answer, its files of before are not valid; if it never had any, it stands for them.
+    """
 
     path: str
     valid: bool
@@ -69,58 +74,6 @@ class Loaded:
         return any(result.valid for result in self.files)
 
 
-@dataclass(frozen=True, slots=True)
-class _Candidate:
-    """One file as read now. `document` None: it gave nodes to nobody. `absent`: gone from its directory, for good."""
-
-    name: str
-    document: Document | None
-    problems: tuple[Problem, ...]
-    digest: str
-    absent: bool = False
-
-
-@dataclass(slots=True)
-class _Choice:
-    """Which content of each file is used: its new one, unless rejected."""
-
-    candidates: dict[str, _Candidate]
-    good: Mapping[str, Document]
-    rejected: set[str]
-    problems: dict[Problem, None] = field(default_factory=dict)
-
-    def documents(self) -> list[Document]:
-        found = (self._document(candidate) for candidate in self.candidates.values())
-        return [document for document in found if document is not None]
-
-    def _document(self, candidate: _Candidate) -> Document | None:
-        return self.good.get(candidate.name) if candidate.name in self.rejected else candidate.document
-
-    def is_changed(self, name: str) -> bool:
-        """Whether rejecting the file would make a difference."""
-        candidate = self.candidates.get(name)
-        if candidate is None or name in self.rejected:
-            return False
-        good = self.good.get(name)
-        return good is None or candidate.absent or good.digest != candidate.digest
-
-    def reject_named(self, errors: Sequence[Problem]) -> bool:
-        """Reject the files whose change these errors name; False if they name none that is left to reject."""
-        guilty = {p.file for p in errors if self.is_changed(p.file)}
-        guilty = guilty or {p.other for p in errors if self.is_changed(p.other)}
-        self.rejected |= guilty
-        return bool(guilty)
-
-    def reject_for(self, errors: Sequence[Problem]) -> bool:
-        """Reject the files whose change led to these errors; False if there is none left to reject."""
-        if not errors or self.reject_named(errors):
-            return bool(errors)
-        # A file that others lean on was changed or removed: the errors are in those others, which did not change.
-        guilty = {name for name in self.candidates if self.is_changed(name)}
-        self.rejected |= guilty
-        return bool(guilty)
-
-
 class Config:
     """The files of one process. No paths: the default ones; `paths` are then those that were found first."""
 
@@ -132,48 +85,55 @@ class Config:
         self.options = options or Options()
         self._good: dict[str, Document] = {}
         self._homes: dict[str, str] = {}  # by file, the path given that it was found under
-        self._parsed: dict[str, _Candidate] = {}
+        self._parsed: dict[str, Candidate] = {}
         self._desired = NOTHING
         self._broken: Mapping[str, str] = {}
 
     def reload(self) -> Loaded:
         """Read everything again. Blocks for as long as the disk does; raises nothing for any content."""
         self.paths = self.paths or default_paths(self.environ)
-        listings = [listing(path) for path in self.paths]
-        problems = [found.problem for found in listings if found.problem is not None]
+        problems = []
         if not self.paths:
             message = (
                 "no file given, and neither $TUNNELS_CONFIG, ./tunnels.yaml nor $XDG_CONFIG_HOME/tunnels/ is there"
             )
             problems.append(Problem.at(Place(""), message, ErrorCode.UNREADABLE))
-        candidates = {c.name: c for found in listings for c in self._candidates(found)}
+        candidates = {c.name: c for path in self.paths for c in self._candidates(listing(path))}
         return self._settle(candidates, problems)
 
     def load(self, found: Iterable[Found]) -> Loaded:
         """Take these files for all that there are."""
         return self._settle({one.name: self._parse(one) for one in found}, [])
 
-    def _candidates(self, found: Listing) -> Iterable[_Candidate]:
+    def _candidates(self, found: Listing) -> Iterable[Candidate]:
         known = [name for name, home in self._homes.items() if home == found.given]
-        # A directory that is gone altogether looks like a file that is missing, and gives no more of an answer.
-        was_directory = bool(known) and found.given not in known
-        complete = found.complete and not (was_directory and found.names == (found.given,))
-        for name in dict.fromkeys((*found.names, *known)):
-            if name in found.names:
-                candidate = self._parse(find(name))
-                if candidate.document is not None:
-                    self._homes[candidate.name] = found.given
-                yield candidate
-            elif complete:
-                yield _Candidate(name, None, (), "", absent=True)
-            else:
-                good = self._good.get(name)
-                yield _Candidate(name, good, (), good.digest if good else "")
+        if found.given == STDIN and known:
+            yield from (self._kept(name) for name in known)  # what a pipe said, it says once
+            return
+        read = [self._parse(find(name)) for name in found.names]
+        silence: tuple[Problem, ...] = (found.problem,) if found.problem is not None else ()
+        if known and found.given not in known and found.names == (found.given,) and read[0].document is None:
+            # A directory that is gone altogether looks like a file that is missing, and gives no more of an answer.
+            silence, read = read[0].problems, []
+        for candidate in read:
+            if candidate.document is not None:
+                self._homes[candidate.name] = found.given
+            yield candidate
+        if silence and not known:
+            yield Candidate(found.given, None, silence, "")
+        for name in known:
+            if name not in found.names:
+                yield self._kept(name, silence) if silence else Candidate(name, None, (), "", absent=True)
 
-    def _parse(self, found: Found) -> _Candidate:
+    def _kept(self, name: str, problems: tuple[Problem, ...] = ()) -> Candidate:
+        """A file that there is no answer about."""
+        good = self._good.get(name)
+        return Candidate(name, good, problems, good.digest if good else "")
+
+    def _parse(self, found: Found) -> Candidate:
         """A file's nodes and what is wrong with them; the same object while its bytes are the same."""
         if found.problem is not None:
-            return _Candidate(found.name, None, (found.problem,), "")
+            return Candidate(found.name, None, (found.problem,), "")
         content = digest(found.data)
         before = self._parsed.get(found.name)
         if before is not None and before.digest == content:
@@ -181,18 +141,20 @@ class Config:
         self._parsed[found.name] = candidate = self._parse_bytes(found, content)
         return candidate
 
-    def _parse_bytes(self, found: Found, content: str) -> _Candidate:
+    def _parse_bytes(self, found: Found, content: str) -> Candidate:
         try:
-            raw = read(found.data, found.name)
+            raw, problems = read(found.data, found.name)
         except ConfigError as error:
-            return _Candidate(found.name, None, error.problems, content)
-        root, problems = Variables(self.environ, self.options.allow_env).expand(raw, found.name)
-        problems += violations(root, found.name)
+            return Candidate(found.name, None, error.problems, content)
+        gaps = gaps_in(raw)
+        root, wrong = Variables(self.environ, self.options.allow_env).expand(raw, found.name)
+        problems += wrong
+        problems += (problem for problem in violations(root, found.name) if not may_follow(problem, gaps))
         kept = by_place(problems)[: MAX_PROBLEMS + 1]  # the last one shows that there are more
-        return _Candidate(found.name, Document(found.name, found.directory, root, content), kept, content)
+        return Candidate(found.name, Document(found.name, found.directory, root, content, gaps), kept, content)
 
-    def _settle(self, candidates: dict[str, _Candidate], problems: Sequence[Problem]) -> Loaded:
-        choice = _Choice(candidates, self._good, {c.name for c in candidates.values() if c.problems})
+    def _settle(self, candidates: dict[str, Candidate], problems: Sequence[Problem]) -> Loaded:
+        choice = Choice(candidates, self._good, {c.name for c in candidates.values() if c.problems})
         errors = [*problems, *(p for c in candidates.values() for p in c.problems)]
         as_written = self._assemble_as_written(choice, errors)
         errors = [p for p in errors if p.code is not ErrorCode.VALUE or _spot(p) not in as_written.better]
@@ -210,7 +172,7 @@ class Config:
         self._forget_absent(candidates)
         return self._loaded(choice, errors, as_written.warnings)
 
-    def _assemble_as_written(self, choice: _Choice, already: Sequence[Problem]) -> Assembled:
+    def _assemble_as_written(self, choice: Choice, already: Sequence[Problem]) -> Assembled:
         """Everything that is wrong with the files as they are; last good content only for what cannot be parsed."""
         documents = [
             document
@@ -220,24 +182,26 @@ class Config:
         incomplete = len(documents) < sum(not c.absent for c in choice.candidates.values())
         return assemble(documents, self.environ, self.options, already, incomplete=incomplete)
 
-    def _assemble_good(self, choice: _Choice) -> tuple[Assembled | None, list[Problem]]:
+    def _assemble_good(self, choice: Choice) -> tuple[Assembled | None, list[Problem]]:
         """The files that go together, bad ones with their last good content; and what else was found on the way."""
         consequences: list[Problem] = []
         while True:
-            assembled = assemble(choice.documents(), self.environ, self.options)
+            documents = choice.documents()
+            incomplete = len(documents) < sum(not candidate.absent for candidate in choice.candidates.values())
+            assembled = assemble(documents, self.environ, self.options, incomplete=incomplete)
             if not assembled.errors:
                 return assembled, consequences
             consequences += assembled.errors
             if not choice.reject_for(assembled.errors):
                 return None, consequences  # not even the last good content: what is live stays
 
-    def _forget_absent(self, candidates: Mapping[str, _Candidate]) -> None:
+    def _forget_absent(self, candidates: Mapping[str, Candidate]) -> None:
         for name, candidate in candidates.items():
             if candidate.absent and name not in self._good:
                 self._homes.pop(name, None)
                 self._parsed.pop(name, None)
 
-    def _loaded(self, choice: _Choice, errors: Iterable[Problem], warnings: Iterable[Problem]) -> Loaded:
+    def _loaded(self, choice: Choice, errors: Iterable[Problem], warnings: Iterable[Problem]) -> Loaded:
         listed = bounded(errors)
         present = [c for c in choice.candidates.values() if not c.absent or c.name in choice.rejected]
         applied = revision(document.digest for document in self._good.values())
@@ -246,7 +210,7 @@ class Config:
         seen = revision(content for content in there if content)
         return Loaded(
             desired=self._desired,
-            files=tuple(_result(c.name, listed, valid=c.name not in choice.rejected) for c in present),
+            files=tuple(_result(c, listed, valid=c.name not in choice.rejected) for c in present),
             errors=listed,
             warnings=bounded(warnings),
             revision=applied,
@@ -281,8 +245,9 @@ def _spot(problem: Problem) -> tuple[str, int, int]:
     return problem.file, problem.line, problem.column
 
 
-def _result(name: str, errors: Iterable[Problem], *, valid: bool) -> FileResult:
-    own = [str(problem) for problem in errors if problem.file == name]
+def _result(candidate: Candidate, errors: Iterable[Problem], *, valid: bool) -> FileResult:
+    name, known = candidate.name, frozenset(candidate.problems)  # of a directory's silence, each of its files tells
+    own = [str(problem) for problem in errors if problem.file == name or problem in known]
     if valid:
         return FileResult(name, valid=True, error="")
     more = [f"and {len(own) - _SHOWN_ERRORS} more"] if len(own) > _SHOWN_ERRORS else []

@@ -7,10 +7,11 @@ stands twice.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from reconciler.config.fields import Field, fields_of, nearest
+from reconciler.config.gaps import Gaps
 from reconciler.config.nodes import Items, Table
 from reconciler.config.problem import ErrorCode, Place
 from reconciler.config.report import Report
@@ -26,12 +27,16 @@ _HIDING_HOST = ("host", "hosts")
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """The content of one file. `directory` is where its relative paths start; `digest` is of its bytes."""
+    """The content of one file. `directory` is where its relative paths start; `digest` is of its bytes.
+
+    `gaps`: where something was refused, so that not all is known.
+    """
 
     file: str
     directory: str
     root: Table
     digest: str
+    gaps: Gaps = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,8 +104,14 @@ def exclusive(own: Mapping[str, Field], groups: Iterable[tuple[str, ...]], repor
             report.error(field.place, message, ErrorCode.CONFLICT)
 
 
-def definitions(entries: Iterable[TargetEntry], report: Report, *, incomplete: bool) -> dict[str, TargetEntry]:
-    """The entry that defines each target. `incomplete`: a file could not be read, so that one may be missing."""
+def definitions(
+    entries: Iterable[TargetEntry], report: Report, *, incomplete: bool, is_unsure: Callable[[str], bool]
+) -> dict[str, TargetEntry]:
+    """The entry that defines each target.
+
+    `incomplete`: a file could not be read, so that one may be missing. `is_unsure`: one of that name may be defined
+    where something was refused.
+    """
     found: dict[str, TargetEntry] = {}
     additions: list[TargetEntry] = []
     for entry in entries:
@@ -110,6 +121,8 @@ def definitions(entries: Iterable[TargetEntry], report: Report, *, incomplete: b
             message = f"target {entry.name} is defined twice, first at {first.at}: keep one, or leave `host` out here"
             report.error(entry.at, message, ErrorCode.DUPLICATE, first.at.file)
     for addition in additions:
+        if addition.name not in found and is_unsure(addition.name):
+            continue
         _check_addition(addition, found.get(addition.name), report, incomplete=incomplete)
     return found
 

@@ -19,6 +19,7 @@ class Scalar:
     variables     the names in it, for messages: the value of a variable is never shown
     whole         the name of the variable that is all of the value, else ""
     unset         the names in it that have no value: what it says is not known here
+    refused       those of them for which an error was told, so that nothing more is to be said
     """
 
     value: Plain
@@ -28,6 +29,7 @@ class Scalar:
     variables: tuple[str, ...] = ()
     whole: str = ""
     unset: tuple[str, ...] = ()
+    refused: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,11 +53,12 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """A mapping: keys are text and differ, order is the file's."""
+    """A mapping: keys are text and differ, order is the file's. `partial`: more stands in it, which was refused."""
 
     entries: tuple[Entry, ...]
     line: int = 0
     column: int = 0
+    partial: bool = False
 
     def __iter__(self) -> Iterator[Entry]:
         return iter(self.entries)
@@ -69,6 +72,15 @@ class Table:
 
 
 Node = Scalar | Items | Table
+
+
+def hole(line: int, column: int) -> Scalar:
+    """The place of something that was refused: what it says is not known, and an error about it was told."""
+    return Scalar("", "", line, column, variables=("",), unset=("",), refused=("",))
+
+
+def is_hole(node: Node) -> bool:
+    return isinstance(node, Scalar) and node.refused == ("",)
 
 
 def plain(node: Node) -> object:

@@ -4,9 +4,22 @@ from __future__ import annotations
 
 import os
 import pwd
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
+
+from reconciler.core.spec import Hop, Login
+
+
+class Inspector(Protocol):
+    """What is known of servers' logins where SSH is spoken, which is not here."""
+
+    def misfit(self, hop: Hop, login: Login) -> tuple[str, str]:
+        """Why the hop cannot be asked with this login, and the field that is to blame; both "" if it can."""
+
+    def algorithms(self, kind: str) -> Collection[str]:
+        """The names known for a field of `algorithms`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +32,7 @@ class Options:
     allow_commands    `proxyCommand` may run programs
     user              the default of `user`; None: the process's own
     now               Unix time that `expiresAt` is compared with; None: the clock's
+    inspector         looks into keys and algorithms too; None: nobody does
     """
 
     strict: bool = False
@@ -27,6 +41,7 @@ class Options:
     allow_commands: bool = False
     user: str | None = None
     now: float | None = None
+    inspector: Inspector | None = None
 
 
 def process_user() -> str:

@@ -44,7 +44,8 @@ def policy(fields: Fields, kind: str, listen: Listen, sources: Sources, options:
     deny_destinations = fields.find("denyDestinations", each(destination_rule), ()) if socks else ()
     exposed = beyond_loopback(listen)
     if exposed:
-        _warn_of_exposure(fields, listen, guarded=bool(allow or users), kind=kind)
+        guarded = bool(allow or users or "auth" in fields or "allow" in fields.troubled)
+        _warn_of_exposure(fields, listen, guarded=guarded, kind=kind)
     if "denyDestinations" in fields and DestinationRules.parse(allow_destinations, deny_destinations).refuses_names:
         message = "denies by address, so every name is refused that `allowDestinations` does not name"
         place, beside = fields.place("denyDestinations"), fields.beside("denyDestinations")

@@ -36,6 +36,8 @@ class WarningCode(StrEnum):
     UNSET_VARIABLE = "unset-variable"
     SECRET_UNREADABLE = "secret-unreadable"  # noqa: S105 - the name of a warning
     NO_LOGIN = "no-login"
+    UNUSABLE_LOGIN = "unusable-login"
+    UNKNOWN_ALGORITHM = "unknown-algorithm"
     EXPIRED = "expired"
     MILLISECONDS = "milliseconds"
     NAMES_REFUSED = "names-refused"
@@ -53,6 +55,10 @@ WARNINGS: dict[WarningCode, str] = {
     WarningCode.UNSET_VARIABLE: "A `${VAR}` is not set: its target needs action until it is.",
     WarningCode.SECRET_UNREADABLE: "A secret, certificate or known hosts file cannot be read here and now.",
     WarningCode.NO_LOGIN: "A target has no way to log in.",
+    WarningCode.UNUSABLE_LOGIN: (
+        "A key, passphrase or certificate can be read, but no server can be asked with it: `tunnels check` says why."
+    ),
+    WarningCode.UNKNOWN_ALGORITHM: "`algorithms` names one that this installation does not know (`tunnels check`).",
     WarningCode.EXPIRED: "`expiresAt` has passed: the tunnel is off.",
     WarningCode.MILLISECONDS: "A bare number below 1000 is milliseconds, probably meant as seconds.",
     WarningCode.NAMES_REFUSED: (

@@ -2,18 +2,20 @@
 
 Any bytes at all give a `Node` or a `ConfigError`. PyYAML does the parsing and nothing else: what a scalar means is
 decided here (YAML's core schema without its traps), so `8022:22`, `022`, `yes` and dates are text, and aliases, tags,
-duplicate keys and deep nesting are refused where they stand.
+duplicate keys and deep nesting are refused where they stand. What is refused leaves a hole, around which the rest of
+the file is judged all the same.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import NoReturn
 
 import yaml
 
-from reconciler.config.nodes import Entry, Items, Node, Plain, Scalar, Table
+from reconciler.config.nodes import Entry, Items, Node, Plain, Scalar, Table, hole, is_hole
 from reconciler.config.problem import ConfigError, ErrorCode, Place, Problem
 
 MAX_BYTES = 1024 * 1024
@@ -22,17 +24,22 @@ MAX_KEY = 256
 MAX_PROBLEMS = 100  # told of one file at a time: it can hold one every few bytes, and nobody mends more at once
 
 _LOADER: type = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast, where libyaml is there
+_YAMLS_OWN = "tag:yaml.org,2002:"
+_AS_TEXT = ("!", f"{_YAMLS_OWN}str")
 _INT = re.compile(r"[-+]?(0|[1-9][0-9]{0,17})")  # no leading zero (octal), no colon (sexagesimal), no underscore
 _FLOAT = re.compile(r"[-+]?(0|[1-9][0-9]{0,17})\.[0-9]{1,17}")
 _WORDS: dict[str, Plain] = {"": None, "~": None, "null": None, "true": True, "false": False}
 _NO_SPACE = re.compile(r"\s*(?:- )?[\w-]+:(?=[^\s/])")
 _FOREIGN = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufefe\uff00-\ufffd\U00010000-\U0010ffff]")
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")  # to a terminal U+009B is an escape
-_NAMES = {yaml.AliasEvent: "an alias (*)", yaml.MappingStartEvent: "a mapping", yaml.SequenceStartEvent: "a list"}
+_NAMES: dict[type[yaml.Event], str] = {yaml.MappingStartEvent: "a mapping", yaml.SequenceStartEvent: "a list"}
 
 
-def read(data: bytes, file: str) -> Table:
-    """The mapping at the top of the file. Raises `ConfigError`; code `unreadable` where nothing is in it."""
+def read(data: bytes, file: str) -> tuple[Table, list[Problem]]:
+    """The mapping at the top of the file, and what was refused in it.
+
+    Raises `ConfigError` where there is none; code `unreadable` where nothing is in the file.
+    """
     return _Reader(file).document(_text(data, file))
 
 
@@ -66,7 +73,7 @@ class _Reader:
         self.file = file
         self.problems: list[Problem] = []
 
-    def document(self, text: str) -> Table:
+    def document(self, text: str) -> tuple[Table, list[Problem]]:
         events = self._events(text)
         next(events)  # the stream starts
         first = next(events)
@@ -75,16 +82,17 @@ class _Reader:
         root = self._node(next(events), events, 0)
         next(events)  # the document ends
         after = next(events)
-        if not isinstance(after, yaml.StreamEndEvent):
+        is_more = not isinstance(after, yaml.StreamEndEvent)
+        if is_more:
             self._wrong(after, "a second document begins here: put it into a file of its own")
         if isinstance(root, Scalar) and root.value is None and not self.problems:
             _refuse(Place(self.file), "empty: `targets: {}` says that there are none", ErrorCode.UNREADABLE)
         if not isinstance(root, Table) and not self.problems:
             place = Place(self.file, root.line, root.column)
             _refuse(place, "not a mapping: a file begins with `targets:`")
-        if self.problems or not isinstance(root, Table):
+        if not isinstance(root, Table):
             raise ConfigError(*self.problems)
-        return root
+        return replace(root, partial=root.partial or is_more), self.problems
 
     def _events(self, text: str) -> Iterator[yaml.Event]:
         try:
@@ -100,13 +108,20 @@ class _Reader:
     def _node(self, event: yaml.Event, events: Iterator[yaml.Event], depth: int) -> Node:
         line, column = _position(event)
         if depth > MAX_DEPTH:
-            _refuse(Place(self.file, line, column), f"nested more than {MAX_DEPTH} deep")
+            self._wrong(event, f"nested more than {MAX_DEPTH} deep")
+            raise ConfigError(*self.problems)
         anchor = getattr(event, "anchor", None)
         if anchor and not isinstance(event, yaml.AliasEvent):
             self._wrong(event, f"anchors (&{anchor}) are not taken: use `defaults`, or write the value out")
         tag = getattr(event, "tag", None)
         if tag is not None and tag != "!":
             self._wrong(event, f"tags are not taken: remove {_shown_tag(tag)}")
+        node = self._untagged(event, events, depth)
+        # What a tag of YAML's own stands before means the same without it; any other's is for another program to say.
+        return node if tag is None or tag == "!" or tag.startswith(_YAMLS_OWN) else hole(line, column)
+
+    def _untagged(self, event: yaml.Event, events: Iterator[yaml.Event], depth: int) -> Node:
+        line, column = _position(event)
         match event:
             case yaml.ScalarEvent():
                 return self._scalar(event, line, column)
@@ -116,34 +131,44 @@ class _Reader:
                     values.append(self._node(item, events, depth + 1))
                 return Items(tuple(values), line, column)
             case yaml.MappingStartEvent():
-                return Table(tuple(self._entries(events, depth + 1)), line, column)
+                return self._table(events, depth + 1, line, column)
             case _:
                 self._wrong(event, "aliases (*) are not taken: use `defaults`, or write the value out")
-                return Scalar(None, "", line, column)
+                return hole(line, column)
 
-    def _entries(self, events: Iterator[yaml.Event], depth: int) -> Iterator[Entry]:
-        seen: dict[str, int] = {}
+    def _table(self, events: Iterator[yaml.Event], depth: int, line: int, column: int) -> Table:
+        entries: dict[str, Entry] = {}
+        partial = False
         while not isinstance(event := next(events), yaml.MappingEndEvent):
             key = self._node(event, events, depth)
             value = self._node(next(events), events, depth)
-            if not isinstance(key, Scalar):
-                self._wrong(event, f"{_NAMES.get(type(event), 'this')} cannot be a key: a key is text")
-                continue
-            if not key.text or len(key.text) > MAX_KEY:
-                self._wrong(event, f"a key has from 1 to {MAX_KEY} characters")
-                continue
-            if key.text in seen:
-                self._wrong(event, f"`{key.text}` stands here twice, first on line {seen[key.text]}: keep one")
-                continue
-            seen[key.text] = key.line
-            yield Entry(key.text, value, key.line, key.column)
+            name = self._name(key, event)
+            if name is None or (name == "<<" and _is_refused(value)):
+                partial = True
+            elif (first := entries.get(name)) is None:
+                entries[name] = Entry(name, value, key.line, key.column)
+            else:
+                self._wrong(event, f"`{name}` stands here twice, first on line {first.line}: keep one")
+                if isinstance(first.value, Table):  # the other one may say what this one lacks
+                    entries[name] = replace(first, value=replace(first.value, partial=True))
+        return Table(tuple(entries.values()), line, column, partial)
+
+    def _name(self, key: Node, event: yaml.Event) -> str | None:
+        """A key's text; None where it was refused. Which texts are names is for the schema to say."""
+        if not isinstance(key, Scalar):
+            self._wrong(event, f"{_NAMES.get(type(event), 'this')} cannot be a key: a key is text")
+            return None
+        if len(key.text) > MAX_KEY:
+            self._wrong(event, f"a key has at most {MAX_KEY} characters")
+            return None
+        return None if is_hole(key) else key.text
 
     def _scalar(self, event: yaml.ScalarEvent, line: int, column: int) -> Scalar:
         text = str(event.value)
         if found := _CONTROL.search(text):
             self._wrong(event, f"character U+{ord(found[0]):04X} does not belong in a value")
-            return Scalar("", "", line, column)
-        if not event.style and event.tag is None:  # plain: "" from the C parser, None from the other
+            return hole(line, column)
+        if not event.style and event.tag not in _AS_TEXT:  # plain: "" from the C parser, None from the other
             return Scalar(typed(text), text, line, column)
         return Scalar(text, text, line, column)
 
@@ -152,6 +177,10 @@ class _Reader:
         self.problems.append(Problem.at(Place(self.file, line, column), message, ErrorCode.SYNTAX))
         if len(self.problems) > MAX_PROBLEMS:
             raise ConfigError(*self.problems)
+
+
+def _is_refused(node: Node) -> bool:
+    return is_hole(node) or (isinstance(node, Items) and bool(node.values) and all(map(is_hole, node.values)))
 
 
 def typed(text: str) -> Plain:
@@ -171,7 +200,7 @@ def _position(event: yaml.Event) -> tuple[int, int]:
 
 
 def _shown_tag(tag: str) -> str:
-    return tag.replace("tag:yaml.org,2002:", "!!") if tag.startswith("tag:yaml.org") else f"!{tag.lstrip('!')}"
+    return tag.replace(_YAMLS_OWN, "!!") if tag.startswith(_YAMLS_OWN) else f"!{tag.lstrip('!')}"
 
 
 def _cause(error: yaml.MarkedYAMLError, text: str, file: str) -> tuple[Place, str] | None:

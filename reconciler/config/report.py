@@ -54,7 +54,9 @@ class Report:
             self._warnings_of[place.file] += 1
 
     def unset(self, place: Place, node: Scalar, target: str, *beside: Table) -> None:
-        names = ", ".join(f"${{{name}}}" for name in dict.fromkeys(node.unset))
+        names = ", ".join(f"${{{name}}}" for name in dict.fromkeys(node.unset) if name not in node.refused)
+        if not names:
+            return
         self.warn(place, f"{names} is not set", WarningCode.UNSET_VARIABLE, *beside)
         message = f"{place}: {place.path}: {names} is not set: set it where this process is started"
         self.broken.setdefault(target, message)

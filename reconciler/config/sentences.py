@@ -105,6 +105,8 @@ class _Explainer:
             yield from self._unknown_keys(node, place, subschema)
         elif error.validator == "required" and isinstance(node, Table):
             yield from self._missing(node, place, subschema["required"])
+        elif error.validator == "minItems" and isinstance(node, Items) and not node.values:
+            yield Problem.at(place, f"is an empty list; {words_in(subschema).right} is right", ErrorCode.VALUE)
         elif error.validator == "oneOf" and isinstance(node, Table):
             names = " and ".join(f"`{one['required'][0]}`" for one in subschema["oneOf"])
             message = f"takes one of {names}"

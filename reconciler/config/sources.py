@@ -7,6 +7,7 @@ have it. In: nodes and the restrictions of the command line. Out: sources, warni
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -84,6 +85,7 @@ class Sources:
                 variable = filled(value)
                 if refusal := self.variables.refusal(variable):
                     fields.error(name, refusal, ErrorCode.FORBIDDEN)
+                    fields.troubled.add(name)
                 return self._checked(fields, name, node, FromEnv(variable))
             case entries:
                 if all(entry.key in ("file", "env") for entry in entries):
@@ -114,7 +116,8 @@ class Sources:
                 if self.secrets_dir and not _lies_in(path, self.secrets_dir):
                     message = f"{source} may not be read: --secrets-dir allows {self.secrets_dir}"
                     fields.report.error(place, message, ErrorCode.FORBIDDEN)
-                elif trouble := unreadable(path):
+                    fields.troubled.add(name)  # so that nobody looks into it
+                elif trouble := unreadable(path) or _empty(path):
                     fields.report.warn(place, f"{source}: {trouble}", WarningCode.SECRET_UNREADABLE, *beside)
             case FromEnv(variable) if not self.environ.get(variable):
                 fields.report.warn(place, f"${variable} is not set", WarningCode.SECRET_UNREADABLE, *beside)
@@ -130,6 +133,24 @@ def unreadable(path: str) -> str:
     if Path(path).is_dir():
         return "this is a directory"
     return "" if os.access(path, os.R_OK) else "it may not be read"
+
+
+def _empty(path: str) -> str:
+    """Only of a regular file: a pipe says what it holds to the first who reads it."""
+    try:
+        if not stat.S_ISREG(Path(path).stat().st_mode):
+            return ""
+        with Path(path).open("rb") as file:
+            return "" if file.read(1) else "it is empty"
+    except OSError:
+        return "it may not be read"
+
+
+def is_socket(path: str) -> bool:
+    try:
+        return stat.S_ISSOCK(os.stat(path).st_mode)  # noqa: PTH116 - Path.is_socket raises where a folder may not be searched
+    except (OSError, ValueError):
+        return False
 
 
 def _lies_in(path: str, directory: str) -> bool:

@@ -6,7 +6,7 @@ is one that is too long.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from reconciler.config.fields import Field, Fields
@@ -39,15 +39,24 @@ class _Way:
 
 
 class Targets:
-    """Builds the targets of all files. `definitions` are the entries that say where a server is."""
+    """Builds the targets of all files. `definitions` are the entries that say where a server is.
+
+    `is_unsure`: whether one of that name may be defined where something was refused.
+    """
 
     def __init__(
-        self, definitions: Mapping[str, TargetEntry], environ: Mapping[str, str], options: Options, report: Report
+        self,
+        definitions: Mapping[str, TargetEntry],
+        environ: Mapping[str, str],
+        options: Options,
+        report: Report,
+        is_unsure: Callable[[str], bool],
     ) -> None:
         self.definitions = definitions
         self.environ = environ
         self.options = options
         self.report = report
+        self.is_unsure = is_unsure
         self._ways: dict[str, _Way] = {}
 
     def build(self) -> Iterator[TargetSpec]:
@@ -151,7 +160,7 @@ class Targets:
             self.report.error(place, f"leads round in a circle: {circle}", ErrorCode.REFERENCE)
             return None
         if name not in self.definitions:
-            if self.report.is_full(place.file):
+            if self.report.is_full(place.file) or self.is_unsure(name):
                 return None  # to look for what was meant takes long where there are many targets
             near = did_you_mean(name, self.definitions)
             hint = f"did you mean {near}?" if near else f"define it, or write {_inline(name)}"

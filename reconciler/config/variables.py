@@ -17,6 +17,7 @@ from reconciler.config.read import typed
 from reconciler.config.sentences import dotted
 
 _TOKEN = re.compile(r"\$\$|\$\{([A-Za-z_][A-Za-z0-9_]*)(:-([^}]*))?\}|\$\{")
+_IN_DEFAULT = re.compile(r"\$\$|\$\{")
 _CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
@@ -64,6 +65,7 @@ class Variables:
     def _scalar(self, node: Scalar, text: str, at: Place, problems: list[Problem]) -> Scalar:
         names: list[str] = []
         unset: list[str] = []
+        refused: list[str] = []
         wrong: list[tuple[str, ErrorCode]] = []
         from_default = False
 
@@ -77,19 +79,28 @@ class Variables:
                 return found[0]
             names.append(found[1])
             if refusal := self.refusal(found[1]):
+                refused.append(found[1])
                 wrong.append((refusal, ErrorCode.FORBIDDEN))
-                return ""
+                return f"${{{found[1]}}}"
             value = self.environ.get(found[1])
             if found[2] and not value:
                 from_default = True
-                return found[3] or ""
+                return _IN_DEFAULT.sub(dollar, found[3] or "")
             if value is None:
                 unset.append(found[1])
                 return found[0]
             if _CONTROL.search(value):
+                refused.append(found[1])
                 wrong.append((f"the value of ${{{found[1]}}} holds control characters", ErrorCode.VALUE))
-                return ""
+                return f"${{{found[1]}}}"
             return value
+
+        def dollar(found: re.Match[str]) -> str:
+            if found[0] == "$$":
+                return "$"
+            hint = "write its value out; `$$` is a dollar"
+            wrong.append((f"`${{` begins a variable, which a default cannot hold: {hint}", ErrorCode.VALUE))
+            return found[0]
 
         result = _TOKEN.sub(value_of, text)
         problems.extend(Problem.at(at, message, code) for message, code in wrong)
@@ -101,5 +112,6 @@ class Variables:
             text=result,
             variables=tuple(names),
             whole=(whole[1] or "") if whole and not from_default else "",
-            unset=tuple(unset) if not wrong else (*unset, *names[:1]),
+            unset=(*unset, *refused),
+            refused=tuple(refused),
         )

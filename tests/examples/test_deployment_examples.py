@@ -86,6 +86,67 @@ def test_the_pipelines_name_commands_and_options_that_exist() -> None:
     assert "prod/postgres" in done.stdout
 
 
+def _pipelines() -> Iterator[tuple[str, str, str]]:
+    """The script that plans in each pipeline, and the variable that names the base."""
+    github, gitlab = (documents(EXAMPLES / "ci" / name)[0] for name in ("github-actions.yaml", "gitlab-ci.yaml"))
+    steps = [step["run"] for step in github["jobs"]["check"]["steps"] if "tunnels plan" in step.get("run", "")]
+    lines = [line for line in gitlab["tunnels"]["script"] if "tunnels plan" in line]
+    yield "GitHub", "\n".join(steps), "BASE"
+    yield "GitLab", "\n".join(lines), "CI_MERGE_REQUEST_DIFF_BASE_SHA"
+
+
+PIPELINES = list(_pipelines())
+
+
+@pytest.mark.parametrize(("name", "script", "base"), PIPELINES, ids=[name for name, _, _ in PIPELINES])
+def test_the_pipelines_plan_from_a_base_with_the_file_and_from_one_without(
+    name: str, script: str, base: str, tmp_path: Path
+) -> None:
+    """The pull request that adds the file is the first one that anybody makes."""
+    program = tmp_path / "bin" / "tunnels"
+    program.parent.mkdir()
+    program.write_text(f'#!/bin/sh\nexec {sys.executable} -m reconciler "$@"\n')
+    program.chmod(0o755)
+    summary = tmp_path / "summary.md"
+    environment = {
+        **{key: value for key, value in os.environ.items() if not key.startswith("GIT_")},
+        "PATH": f"{program.parent}:{os.environ['PATH']}",
+        "PYTHONPATH": str(ROOT),
+        "GITHUB_STEP_SUMMARY": str(summary),
+    }
+
+    def run(*command: str, **more: str) -> subprocess.CompletedProcess[str]:
+        environ = environment | more
+        return subprocess.run(command, cwd=work, env=environ, capture_output=True, text=True, check=False, timeout=60)
+
+    def commit() -> str:
+        who = ("-c", "user.name=a", "-c", "user.email=a@example.com")
+        assert run("git", "add", "-A").returncode == 0
+        assert run("git", *who, "commit", "-q", "-m", "x").returncode == 0
+        return run("git", "rev-parse", "HEAD").stdout.strip()
+
+    work = tmp_path / "repository"
+    work.mkdir()
+    run("git", "init", "-q")
+    (work / "README").write_text("x")
+    before = commit()
+    (work / "tunnels.yaml").write_text((EXAMPLES / "ci" / "tunnels.yaml").read_text())
+    added = commit()
+    (work / "tunnels.yaml").write_text(
+        (work / "tunnels.yaml").read_text().replace("localPort: 5432", "localPort: 5433")
+    )
+    commit()
+    for revision, told in ((before, "dial"), (added, "127.0.0.1:5433")):
+        # As both run their scripts.
+        done = run("bash", "-e", "-o", "pipefail", "-c", script, **{base: revision})
+        assert done.returncode == 0, f"{name}: {done.stderr}"
+        plan = (work / "plan.txt").read_text()
+        assert "prod/postgres" in plan
+        assert told in plan
+    lost = run("bash", "-e", "-o", "pipefail", "-c", script, **{base: "0" * 40})
+    assert lost.returncode != 0, "a base that is not there is no base without the file"
+
+
 # --- Kubernetes -------------------------------------------------------------------------------------------------------
 
 

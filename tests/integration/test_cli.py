@@ -15,15 +15,12 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner
 
 from integration import commands
-from reconciler.cli.main import main
-from support.keys import Keys
 from support.services import EchoServer, connected, exchange, refuses
 from support.sshd import Sshd
 from support.tunnels import local, target
-from support.wait import eventually, free_port
+from support.wait import eventually, free_port, is_heard
 
 WITHIN = commands.WITHIN
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -141,59 +138,6 @@ async def test_run_exits_2_when_no_file_is_valid_and_says_where(tmp_path: Path) 
     assert "did you mean" in err
 
 
-def test_a_file_that_may_not_be_read_is_for_the_loader_to_tell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """So that it is left out and the others are applied. (Root may read everything: hence no real such file.)"""
-    (tmp_path / "tunnels.yaml").write_text("targets: {}\n")
-    monkeypatch.setattr(os, "access", lambda *_: False)
-    assert CliRunner().invoke(main, ["check", str(tmp_path / "tunnels.yaml")]).exit_code == 0
-
-
-async def test_check_tells_valid_from_invalid(tmp_path: Path) -> None:
-    assert (await ran("check", EXAMPLES / "tunnels.yaml"))[0] == 0
-    bad = tmp_path / "bad.yaml"
-    bad.write_text("targets: {prod: {host: a, tunnels: [{type: local, localPort: abc, remotePort: 1}]}}\n")
-    code, out, err = await ran("check", bad)
-    assert (code, out) == (2, "")
-    assert f"error: {bad}:1:" in err
-    assert "localPort" in err
-    assert "Traceback" not in err
-
-
-async def test_check_tells_of_keys_and_algorithms_that_no_server_will_ever_see(tmp_path: Path, keys: Keys) -> None:
-    fine, locked, garbage = keys.make("fine"), keys.make("locked", passphrase="x"), tmp_path / "garbage"
-    garbage.write_text("hello")
-    file = tmp_path / "tunnels.yaml"
-    fields = {
-        "fine": f"privateKey: {fine.private}",
-        "locked": f"privateKey: {locked.private}",
-        "garbage": f"privateKey: {garbage}",
-        "picked": f"privateKey: {fine.public}",
-        "cipher": f"privateKey: {fine.private}, algorithms: {{cipher: [nosuch]}}",
-    }
-    file.write_text("targets:\n" + "".join(f"  {name}: {{host: h, {more}}}\n" for name, more in fields.items()))
-    checked = await commands.ran("check", file, env={"SSH_AUTH_SOCK": ""})
-    assert checked.code == 0
-    lines = [line for line in checked.err.splitlines() if line.startswith("warning: target")]
-    told = {line.split()[2].rstrip(":"): line for line in lines}
-    assert told.keys() == {"locked", "garbage", "picked", "cipher"}
-    assert "give its `passphrase`" in told["locked"]
-    assert "no private key that can be read" in told["garbage"]
-    assert "picks that key of the agent, and there is none" in told["picked"]
-    assert "cipher: nosuch" in told["cipher"]
-    strict = await commands.ran("check", "--strict", file, env={"SSH_AUTH_SOCK": ""})
-    assert (strict.code, strict.out) == (2, "")
-    assert strict.err.count("error: target") == 4
-
-
-async def test_check_prints_the_file_with_defaults_and_its_revision() -> None:
-    code, out, _ = await ran("check", "--output", "json", EXAMPLES / "tunnels.yaml")
-    found = json.loads(out)
-    assert code == 0
-    assert found["valid"] is True
-    assert found["revision"].startswith("sha256:")
-    assert found["config"]["targets"]["prod"]["keepaliveInterval"] == "10s"
-
-
 async def test_schema_is_the_schema() -> None:
     code, out, _ = await ran("schema")
     assert code == 0
@@ -240,6 +184,24 @@ async def test_ctrl_c_at_the_very_start_is_130_too(tmp_path: Path) -> None:
     (tmp_path / "click.py").write_text("raise KeyboardInterrupt\n")
     code, _, err = await ran("schema", env={**os.environ, "PYTHONPATH": f"{tmp_path}:{EXAMPLES.parent}"})
     assert (code, err) == (130, "")
+
+
+async def test_status_tells_that_a_directory_was_emptied(tmp_path: Path) -> None:
+    folder, control = tmp_path / "conf", tmp_path / "control.sock"
+    folder.mkdir()
+    (folder / "a.yaml").write_text("targets: {a: {host: a.invalid, agent: true, enabled: false}}\n")
+    env = {"TUNNELS_CONTROL": str(control)}
+    async with commands.process("run", "--control", control, "--listen", "none", folder):
+        await eventually(partial(is_heard, control), within=WITHIN)
+        assert (await commands.ran("reload", env=env)).code == 0
+        (folder / "a.yaml").unlink()
+        assert (await commands.ran("reload", env=env)).code == 1
+        assert (
+            f"{folder}/a.yaml is not valid: what it said before still holds."
+            in (await commands.ran("status", env=env)).out
+        )
+        (file,) = (await commands.ran("status", "--output", "json", env=env)).json["config"]["files"]
+        assert (file["valid"], file["error"]) == (False, f"{folder}: no *.yaml or *.yml in this directory")
 
 
 async def test_an_id_that_names_nothing_is_told_and_is_1(tmp_path: Path) -> None:

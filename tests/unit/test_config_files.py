@@ -88,36 +88,6 @@ def test_a_file_gone_from_a_directory_with_others_is_removed(folder: Path) -> No
     assert [result.path for result in loaded.files] == [str(folder / "b.yml")]
 
 
-def test_an_empty_directory_is_no_answer(folder: Path) -> None:
-    files = config(folder)
-    files.reload()
-    for name in ("a.yaml", "b.yml"):
-        (folder / name).unlink()
-    loaded = files.reload()
-    assert tunnels(loaded) == ["a/local-1", "b/local-2"]
-    assert [str(problem) for problem in loaded.errors] == [f"{folder}: no *.yaml or *.yml in this directory"]
-
-
-def test_a_directory_that_is_gone_is_no_answer(tmp_path: Path) -> None:
-    inner = tmp_path / "inner"
-    inner.mkdir()
-    (inner / "x.yaml").write_text(A)
-    files = config(inner)
-    files.reload()
-    (inner / "x.yaml").unlink()
-    inner.rmdir()
-    assert tunnels(files.reload()) == ["a/local-1"]
-
-
-def test_a_named_file_that_is_missing_is_no_answer(folder: Path) -> None:
-    files = config(folder / "a.yaml", folder / "b.yml")
-    files.reload()
-    (folder / "a.yaml").unlink()
-    loaded = files.reload()
-    assert tunnels(loaded) == ["a/local-1", "b/local-2"]
-    assert [str(problem) for problem in loaded.errors] == [f"{folder}/a.yaml: cannot be read: there is no such file"]
-
-
 def test_a_link_that_leads_nowhere_is_not_a_file_that_is_gone(folder: Path) -> None:
     files = config(folder)
     files.reload()
@@ -265,16 +235,3 @@ def test_default_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert default_paths(environ) == ("tunnels.yaml",)
     assert tunnels(load_files(environ=environ)) == ["a/local-1"]
     assert default_paths(environ | {"TUNNELS_CONFIG": "/x"}) == ("/x",)
-
-
-def test_a_default_file_that_vanishes_is_no_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    files = Config(environ=ENVIRON, options=OPTIONS)
-    assert files.reload().desired.targets == {}
-    (tmp_path / "tunnels.yaml").write_text(A)
-    assert tunnels(files.reload()) == ["a/local-1"]
-    (tmp_path / "tunnels.yaml").unlink()
-    loaded = files.reload()
-    assert tunnels(loaded) == ["a/local-1"]
-    assert not loaded.valid
-    assert loaded.rejected == ""

@@ -1,0 +1,101 @@
+"""`tunnels check`: what it says of files, keys and algorithms, and how it ends."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from integration import commands
+from reconciler.cli.main import main
+from support.keys import Keys
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
+
+def test_a_file_that_may_not_be_read_is_for_the_loader_to_tell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that it is left out and the others are applied. (Root may read everything: hence no real such file.)"""
+    (tmp_path / "tunnels.yaml").write_text("targets: {}\n")
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    assert CliRunner().invoke(main, ["check", str(tmp_path / "tunnels.yaml")]).exit_code == 0
+
+
+async def test_check_tells_valid_from_invalid(tmp_path: Path) -> None:
+    assert (await commands.ran("check", EXAMPLES / "tunnels.yaml")).code == 0
+    bad = tmp_path / "bad.yaml"
+    bad.write_text("targets: {prod: {host: a, tunnels: [{type: local, localPort: abc, remotePort: 1}]}}\n")
+    code, out, err = await commands.ran("check", bad)
+    assert (code, out) == (2, "")
+    assert f"error: {bad}:1:" in err
+    assert "localPort" in err
+    assert "Traceback" not in err
+
+
+async def test_check_tells_of_keys_and_algorithms_that_no_server_will_ever_see(tmp_path: Path, keys: Keys) -> None:
+    fine, locked, garbage = keys.make("fine"), keys.make("locked", passphrase="x"), tmp_path / "garbage"
+    garbage.write_text("hello")
+    file = tmp_path / "tunnels.yaml"
+    fields = {
+        "fine": f"privateKey: {fine.private}",
+        "locked": f"privateKey: {locked.private}",
+        "garbage": f"privateKey: {garbage}",
+        "picked": f"privateKey: {fine.public}",
+        "cipher": f"privateKey: {fine.private}, algorithms: {{cipher: [nosuch]}}",
+        "list": f"privateKey: [{fine.private}, {locked.private}]",
+        "passphrase": f"privateKey: {locked.private}, passphrase: {{file: {garbage}}}",
+        "certificate": f"privateKey: {fine.private}, certificate: {garbage}",
+    }
+    words = (
+        "give its `passphrase`",
+        "no private key that can be read",
+        "picks that key of the agent, and there is none",
+        '"nosuch" is not a cipher that is known here',
+        "the passphrase does not open",
+        "no certificate that can be read",
+    )
+    file.write_text("targets:\n" + "".join(f"  {name}: {{host: h, {more}}}\n" for name, more in fields.items()))
+    checked = await commands.ran("check", file, env={"SSH_AUTH_SOCK": ""})
+    assert checked.code == 0
+    wrong = f"warning: {file}:(\\d+):\\d+: targets\\.(\\S+): .*(%s).*( \\[[a-z-]+\\])"
+    told = [re.fullmatch(wrong % "|".join(words), line) for line in checked.err.splitlines()]
+    assert [one.groups() for one in told if one] == [
+        ("3", "locked.privateKey", words[0], " [unusable-login]"),
+        ("4", "garbage.privateKey", words[1], " [unusable-login]"),
+        ("5", "picked.privateKey", words[2], " [unusable-login]"),
+        ("6", "cipher.algorithms.cipher[0]", words[3], " [unknown-algorithm]"),
+        ("7", "list.privateKey", words[0], " [unusable-login]"),
+        ("8", "passphrase.passphrase", words[4], " [unusable-login]"),
+        ("9", "certificate.certificate", words[5], " [unusable-login]"),
+    ]
+    assert len(told) == 7
+    strict = await commands.ran("check", "--strict", file, env={"SSH_AUTH_SOCK": ""})
+    assert (strict.code, strict.out) == (2, "")
+    assert [line.replace("error: ", "warning: ") for line in strict.err.splitlines()] == checked.err.splitlines()
+    allow = "x-allow: [unusable-login, unknown-algorithm]"
+    file.write_text(file.read_text().replace("host: h,", f"host: h, {allow},"))
+    waived = await commands.ran("check", "--strict", file, env={"SSH_AUTH_SOCK": ""})
+    assert (waived.code, waived.err) == (0, "")
+
+
+async def test_check_looks_into_no_key_that_files_may_not_name(tmp_path: Path) -> None:
+    (tmp_path / "secrets").mkdir()
+    (tmp_path / "garbage").write_text("hello")
+    file = tmp_path / "tunnels.yaml"
+    file.write_text("targets: {a: {host: h, user: u, privateKey: garbage}}\n")
+    checked = await commands.ran("check", "--secrets-dir", tmp_path / "secrets", file)
+    assert checked.code == 2
+    assert checked.err.count("\n") == 1
+    assert "--secrets-dir allows" in checked.err
+
+
+async def test_check_prints_the_file_with_defaults_and_its_revision() -> None:
+    code, out, _ = await commands.ran("check", "--output", "json", EXAMPLES / "tunnels.yaml")
+    found = json.loads(out)
+    assert code == 0
+    assert found["valid"] is True
+    assert found["revision"].startswith("sha256:")
+    assert found["config"]["targets"]["prod"]["keepaliveInterval"] == "10s"

@@ -1,0 +1,104 @@
+"""What gives no answer (an empty directory, a file that is missing) keeps what it said before, and is told."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from reconciler.config.load import Config, Loaded
+from reconciler.config.options import Options
+
+ENVIRON = {"HOME": "/home/me"}
+OPTIONS = Options(user="me")
+A = "targets: {a: {host: a, agent: true, tunnels: [{local: '1:h:1'}]}}"
+B = "targets: {b: {host: b, agent: true, tunnels: [{local: '2:h:1'}]}}"
+
+
+def config(*paths: Path) -> Config:
+    return Config(paths, environ=ENVIRON, options=OPTIONS)
+
+
+def tunnels(loaded: Loaded) -> list[str]:
+    return sorted(loaded.desired.tunnels)
+
+
+def told(loaded: Loaded) -> list[tuple[str, bool, str]]:
+    return [(result.path, result.valid, result.error) for result in loaded.files]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "a.yaml").write_text(A)
+    (tmp_path / "b.yml").write_text(B)
+    return tmp_path
+
+
+def test_an_empty_directory_is_no_answer(folder: Path) -> None:
+    files = config(folder)
+    files.reload()
+    for name in ("a.yaml", "b.yml"):
+        (folder / name).unlink()
+    loaded = files.reload()
+    assert tunnels(loaded) == ["a/local-1", "b/local-2"]
+    why = f"{folder}: no *.yaml or *.yml in this directory"
+    assert [str(problem) for problem in loaded.errors] == [why]
+    assert told(loaded) == [(str(folder / "a.yaml"), False, why), (str(folder / "b.yml"), False, why)]
+    (folder / "b.yml").write_text(B)
+    assert told(files.reload()) == [(str(folder / "b.yml"), True, "")]
+
+
+def test_a_directory_that_never_held_a_file_is_told_itself(tmp_path: Path, folder: Path) -> None:
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    loaded = config(folder / "a.yaml", empty).reload()
+    assert loaded.usable
+    assert told(loaded)[1:] == [(str(empty), False, f"{empty}: no *.yaml or *.yml in this directory")]
+
+
+def test_a_directory_that_is_gone_is_no_answer(tmp_path: Path) -> None:
+    inner = tmp_path / "inner"
+    inner.mkdir()
+    (inner / "x.yaml").write_text(A)
+    files = config(inner)
+    files.reload()
+    (inner / "x.yaml").unlink()
+    inner.rmdir()
+    loaded = files.reload()
+    assert tunnels(loaded) == ["a/local-1"]
+    assert told(loaded) == [(str(inner / "x.yaml"), False, f"{inner}: cannot be read: there is no such file")]
+
+
+def test_a_file_in_the_place_of_a_directory_is_an_answer(tmp_path: Path) -> None:
+    inner = tmp_path / "inner"
+    inner.mkdir()
+    (inner / "x.yaml").write_text(A)
+    files = config(inner)
+    files.reload()
+    (inner / "x.yaml").unlink()
+    inner.rmdir()
+    inner.write_text(B)
+    loaded = files.reload()
+    assert (tunnels(loaded), told(loaded)) == (["b/local-2"], [(str(inner), True, "")])
+
+
+def test_a_named_file_that_is_missing_is_no_answer(folder: Path) -> None:
+    files = config(folder / "a.yaml", folder / "b.yml")
+    files.reload()
+    (folder / "a.yaml").unlink()
+    loaded = files.reload()
+    assert tunnels(loaded) == ["a/local-1", "b/local-2"]
+    assert [str(problem) for problem in loaded.errors] == [f"{folder}/a.yaml: cannot be read: there is no such file"]
+
+
+def test_a_default_file_that_vanishes_is_no_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    files = Config(environ=ENVIRON, options=OPTIONS)
+    assert files.reload().desired.targets == {}
+    (tmp_path / "tunnels.yaml").write_text(A)
+    assert tunnels(files.reload()) == ["a/local-1"]
+    (tmp_path / "tunnels.yaml").unlink()
+    loaded = files.reload()
+    assert tunnels(loaded) == ["a/local-1"]
+    assert not loaded.valid
+    assert loaded.rejected == ""
