@@ -17,6 +17,7 @@ from collections.abc import Callable, Coroutine, Iterable, Mapping
 from reconciler import audit
 from reconciler.config.load import Config, Loaded
 from reconciler.config.watch import Watcher
+from reconciler.core.actions import Assign
 from reconciler.core.judge import Judgement, is_settled, judge
 from reconciler.core.overlay import Overlay, Shard
 from reconciler.core.plan import Plan
@@ -60,7 +61,14 @@ class App:
         self.loads = Loads(config, self.events.tell)
         self._overlay = Overlay(shard)
         self.loop = Loop(SystemClock(), self._observed)
-        self.fleet = Fleet(config.environ, PROBES, changed=self.loop.wake, failing=self._failing, audit=self._audit)
+        self.fleet = Fleet(
+            config.environ,
+            PROBES,
+            changed=self.loop.wake,
+            failing=self._failing,
+            audit=self._audit,
+            cut=self._cut,
+        )
         self._camera = Camera(self.loop, self.fleet, self.loads, self._journal)
         self._watcher: Watcher | None = None
         self._lags = deque([0.0, 0.0], maxlen=PULSES_KEPT)
@@ -259,7 +267,11 @@ class App:
         await self._passed.wait()
         return not self._over
 
-    def _observed(self, desired: Desired, observed: Observed, plan: Plan, now: Now) -> None:
+    def _observed(self, desired: Desired, planned_from: Observed, plan: Plan, now: Now) -> None:
+        # A socket that changes hands has its new owner before anybody hears of it, and so have its clients: nothing is
+        # down while two tunnels swap ports or one gets another name.
+        handed_over = any(isinstance(action, Assign) for action in plan.actions)
+        observed = self.fleet.observe() if handed_over else planned_from
         self._note_removed(desired, observed)
         broken = self.loads.latest.broken if self.loads.latest else {}
         gone = "the process is ending" if self.is_ending else "removed"
@@ -268,7 +280,7 @@ class App:
         self._settled_for = desired if not plan.actions and is_settled(desired, observed) else None
         changes = self._journal.note(self.judgement, now.wall)
         self._teller.tell(changes, self.judgement, now.mono)
-        for event in (*map(Event.of, changes), *of_clients(plan.actions, observed, now.wall)):
+        for event in (*map(Event.of, changes), *of_clients(plan.actions, planned_from, now.wall)):
             self.events.tell(event)
         if self._on_change is not None:
             for change in changes:
@@ -286,6 +298,9 @@ class App:
         before = (*self._removed.values(), *self._asked.tunnels.values())
         self._removed = {gone.id: gone for gone in before if gone.id in busy and gone.id not in desired.tunnels}
         self._asked = desired
+
+    def _cut(self, tunnel: TunnelSpec, said: str) -> None:
+        self.events.tell(Event(time.time(), f"tunnel {tunnel.id}", "cut", message=said))
 
     def _audit(self, visit: Visit, why: str, seconds: float) -> None:
         audit.write(visit, why, seconds, self.loads.latest.revision if self.loads.latest else "")

@@ -107,10 +107,10 @@ class Orders:
         loaded = await asyncio.to_thread(Config(environ=ours.environ, options=options).load, found)
         told: Json = {"errors": list(map(str, loaded.errors)), "warnings": list(map(str, loaded.warnings))}
         if not loaded.valid:
-            return {**told, "actions": []}
+            return {**told, "actions": [], "clients": 0}
         observed, desired = self._app.fleet.observe(), self._app.over(loaded.desired)
-        steps = await asyncio.to_thread(_steps, self._app.loop.desired, desired, observed, self._app.loop.now())
-        return {**told, "actions": [asdict(step) for step in steps]}
+        plan = await asyncio.to_thread(_planned, self._app.loop.desired, desired, observed, self._app.loop.now())
+        return {**told, "actions": [asdict(step) for step in plan.steps], "clients": plan.clients}
 
     # --- waiting -----------------------------------------------------------------------------------------------
 
@@ -173,5 +173,5 @@ def _sentence(tunnel: TunnelStatus) -> str:
     return f"{tunnel.id} is {verdict.phase}{reason}" + (f": {verdict.message}" if verdict.message else "")
 
 
-def _steps(old: Desired, new: Desired, observed: Observed, now: Now) -> list[planned.Step]:
+def _planned(old: Desired, new: Desired, observed: Observed, now: Now) -> planned.Planned:
     return planned.described(foresee(new, observed, now), observed, old, new)

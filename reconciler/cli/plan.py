@@ -36,8 +36,11 @@ class _Invalid(Trouble):
 
 @dataclass(frozen=True, slots=True)
 class _Foreseen:
+    """`clients`: how many live ones are touched; the steps' own counts tell of one who loses his connection twice."""
+
     steps: list[PlannedStep]
     errors: list[str]
+    clients: int = 0
 
 
 @click.command("plan")
@@ -66,12 +69,12 @@ def command(config: Config, old: tuple[str, ...], exit_code: bool, output: str, 
     )
     done = sorted(foreseen.steps, key=lambda step: (_name(step), step["action"], step["why"]))
     if output == "json":
-        click.echo(json.dumps({"actions": done, "errors": foreseen.errors}, indent=2))
+        click.echo(json.dumps({"actions": done, "errors": foreseen.errors, "clients": foreseen.clients}, indent=2))
     else:
         for error in foreseen.errors:
             complain("error", error)
         if not foreseen.errors or done:
-            click.echo("\n".join(_lines(done, loaded.desired)))
+            click.echo("\n".join(_lines(done, loaded.desired, foreseen.clients)))
     sys.exit(_INVALID if foreseen.errors else int(exit_code and bool(done)))
 
 
@@ -81,7 +84,7 @@ def command(config: Config, old: tuple[str, ...], exit_code: bool, output: str, 
 def _from_old(config: Config, loaded: Loaded, before: Sequence[Found]) -> _Foreseen:
     origin = _load(config, before)
     errors = [*_told(loaded), *map(str, origin.errors)]
-    return _Foreseen([] if errors else _steps(origin.desired, loaded.desired), errors)
+    return _Foreseen([], errors) if errors else _between(origin.desired, loaded.desired)
 
 
 def _from_running(control: Control, new: Sequence[Found], loaded: Loaded, *, strict: bool) -> _Foreseen:
@@ -94,19 +97,23 @@ def _from_running(control: Control, new: Sequence[Found], loaded: Loaded, *, str
         where = f" at {control.paths[0]}" if control.is_named else ""
         click.echo(f"nothing runs{where}: this is what a fresh start would do", err=True)
         errors = _told(loaded)
-        return _Foreseen([] if errors else _steps(NOTHING, loaded.desired), errors)
+        return _Foreseen([], errors) if errors else _between(NOTHING, loaded.desired)
     except Trouble as trouble:
         raise _Invalid(trouble.message) from None
     for warning in answer["warnings"]:
         complain("warning", warning)
-    return _Foreseen(answer["actions"], answer["errors"])
+    steps: list[PlannedStep] = answer["actions"]
+    # A process that was started before an upgrade has no sum of its own.
+    clients = answer.get("clients", sum(step["clients"] for step in steps))
+    return _Foreseen(steps, answer["errors"], clients)
 
 
-def _steps(old: Desired, new: Desired) -> list[PlannedStep]:
-    return [
-        PlannedStep(action=step.action, subject=step.subject, why=step.why, clients=step.clients)
-        for step in between(old, new)
+def _between(old: Desired, new: Desired) -> _Foreseen:
+    plan = between(old, new)
+    steps = [
+        PlannedStep(action=step.action, subject=step.subject, why=step.why, clients=step.clients) for step in plan.steps
     ]
+    return _Foreseen(steps, [], plan.clients)
 
 
 def _text(found: Found) -> str:
@@ -166,19 +173,20 @@ def _load(config: Config, found: Sequence[Found]) -> Loaded:
 # --- text -------------------------------------------------------------------------------------------------------
 
 
-def _lines(done: Sequence[PlannedStep], desired: Desired) -> list[str]:
+def _lines(done: Sequence[PlannedStep], desired: Desired, clients: int) -> list[str]:
     if not done:
         return ["Nothing to do."]
     rows = Counter((one["action"], _name(one), one["why"], one["clients"]) for one in done)
     whats = [f"{one[0]} x{times}" if times > 1 else one[0] for one, times in rows.items()]
     widest = max(map(len, whats)), max(len(subject) for _, subject, *_ in rows)
     made = []
-    for (action, subject, why, clients), what in zip(rows, whats, strict=True):
+    for (action, subject, why, live), what in zip(rows, whats, strict=True):
         sign = _SIGNS.get(action, "~")
-        touched = f" ({count(clients, 'live client')})" if clients else ""
+        cut = " cut" if action == "assign" else ""  # by its new rules: those whom it leaves alone are not touched
+        touched = f" ({count(live, 'live client')}{cut})" if live else ""
         head = f"{sign} {what:{widest[0]}} {clean(subject):{widest[1]}}  "
         made += _hanging(head, clean(_detail(action, subject, why, desired)) + touched)
-    return [*made, "", _sum(done)]
+    return [*made, "", _sum(done, clients)]
 
 
 def _name(step: PlannedStep) -> str:
@@ -206,7 +214,7 @@ def _detail(action: str, subject: str, why: str, desired: Desired) -> str:
     return why
 
 
-def _sum(done: Sequence[PlannedStep]) -> str:
+def _sum(done: Sequence[PlannedStep], clients: int) -> str:
     tunnels = {sign: set[str]() for sign in "+~-"}
     for one in done:
         if one["subject"].startswith("tunnel ") and one["action"] not in ("drain", "cut"):
@@ -216,5 +224,4 @@ def _sum(done: Sequence[PlannedStep]) -> str:
     said = f"{count(len(opened), 'tunnel')} to open, {len(changed)} to change, {len(closed)} to close"
     if dialled := sum(one["action"] == "dial" for one in done):
         said += f", {count(dialled, 'connection')} to make"
-    touched = sum(one["clients"] for one in done)
-    return f"{said}; {count(touched, 'live client')} touched." if touched else f"{said}."
+    return f"{said}; {count(clients, 'live client')} touched." if clients else f"{said}."

@@ -240,7 +240,7 @@ def _judge_tunnel(
     tunnel: TunnelSpec, socket: SocketState | None, tries: Tries | None, target: Verdict, observed: Observed
 ) -> Verdict:
     if tries is not None:
-        if tunnel.policy.standby and tries.last.reason is Reason.REMOTE_PORT_IN_USE:
+        if stands_by(tunnel, tries.last):
             message = "another holds the port; this one takes over when it is free"
             return Verdict(Phase.STANDBY, message=message, next_try=next_socket_try(tries, tunnel.id))
         due = next_socket_try(tries, tunnel.id)
@@ -255,6 +255,11 @@ def _judge_tunnel(
         message = _asked_again(tunnel, trouble.failure)
         return Verdict(Phase.UNHEALTHY, trouble.failure.reason, message, failures=trouble.failures)
     return Verdict(Phase.UP, message=target.message if target.is_trouble else _doubt(tunnel.listen, socket.bound))
+
+
+def stands_by(tunnel: TunnelSpec, failure: Failure) -> bool:
+    """Whether that it may not listen is as it should be: another replica does, and this one is to wait for that."""
+    return tunnel.policy.standby and failure.reason is Reason.REMOTE_PORT_IN_USE
 
 
 def _asked_again(tunnel: TunnelSpec, failure: Failure) -> str:

@@ -95,7 +95,7 @@ def meant(patterns: Iterable[str], desired: Desired) -> list[TunnelSpec]:
     patterns = list(patterns)
     for pattern in patterns:
         if not any(is_meant(tunnel, [pattern]) for tunnel in desired.tunnels.values()):
-            raise NoSuchTunnelError(f"no tunnel matches '{pattern}'; {_there_are(list(desired.tunnels))}")
+            raise NoSuchTunnelError(f"no tunnel is called {pattern}; {_there_are(list(desired.tunnels))}")
     return [tunnel for tunnel in desired.tunnels.values() if is_meant(tunnel, patterns)]
 
 
@@ -103,4 +103,4 @@ def _there_are(ids: list[str]) -> str:
     if not ids:
         return "there are none at all"
     more = f" and {len(ids) - _SHOWN} more" if len(ids) > _SHOWN else ""
-    return f"there are: {', '.join(ids[:_SHOWN])}{more}"
+    return f"there are {', '.join(ids[:_SHOWN])}{more}"

@@ -50,8 +50,8 @@ def make_plan(desired: Desired, observed: Observed, now: Now) -> Plan:
     draft = _Draft(now)
     wanted = _wanted_tunnels(desired, draft)
     links = _plan_links(desired, observed, wanted, draft)
-    handed_over = _plan_sockets(desired, observed, wanted, links, draft)
-    _plan_flows(desired, observed, wanted, handed_over, draft)
+    assigned = _plan_sockets(desired, observed, wanted, links, draft)
+    _plan_flows(desired, observed, wanted, assigned, draft)
     return Plan((*draft.stop, *draft.change, *draft.start), draft.wake_at)
 
 
@@ -82,6 +82,14 @@ class _Draft:
             return True
         self.wake(at)
         return False
+
+
+@dataclass(slots=True)
+class _Assigned:
+    """The tunnels that a socket is handed to: their clients, and those who go where they lead, may not be theirs."""
+
+    tunnels: set[str] = field(default_factory=set)
+    routes: set[Route] = field(default_factory=set)
 
 
 def _wanted_tunnels(desired: Desired, draft: _Draft) -> dict[str, TunnelSpec]:
@@ -221,11 +229,8 @@ def _plan_sockets(
     wanted: dict[str, TunnelSpec],
     links: dict[str, list[LinkState]],
     draft: _Draft,
-) -> set[Route]:
-    """Close what is asked for no more, hand over what changed owner, move what lost its link, open what is missing.
-
-    Returns the routes of the tunnels that a socket is handed to: their clients may change owners with it.
-    """
+) -> _Assigned:
+    """Close what is asked for no more, hand over what changed owner, move what lost its link, open what is missing."""
     settled = set()
     free: dict[SocketKey, SocketState] = {}
     for key, socket in observed.sockets.items():
@@ -235,9 +240,9 @@ def _plan_sockets(
             _follow_link(socket, links, draft)
         else:
             free[key] = socket
-    handed_over: set[Route] = set()
+    assigned = _Assigned()
     if len(settled) == len(wanted) and not free:
-        return handed_over
+        return assigned
     missing = []
     # By name, so that the order of the file does not decide which of several equal sockets a tunnel gets.
     for tunnel in sorted((t for t in wanted.values() if t.id not in settled), key=lambda tunnel: tunnel.id):
@@ -247,13 +252,14 @@ def _plan_sockets(
         elif found.phase is not SocketPhase.CLOSING:
             why = "renamed, or another tunnel's" if found.owner.id != tunnel.id else "its settings changed"
             draft.change.append(Assign(found.key, tunnel, why))
-            handed_over.add(tunnel.route)
+            assigned.tunnels.add(tunnel.id)
+            assigned.routes.add(tunnel.route)
             _follow_link(found, links, draft)
     for socket in free.values():
         if socket.phase is not SocketPhase.CLOSING:
             draft.stop.append(Close(socket.key, "no tunnel asks for it"))
     _open_missing(missing, observed, links, draft)
-    return handed_over
+    return assigned
 
 
 def _follow_link(socket: SocketState, links: dict[str, list[LinkState]], draft: _Draft) -> None:
@@ -321,23 +327,23 @@ def _open_missing(
 
 
 def _plan_flows(
-    desired: Desired, observed: Observed, wanted: dict[str, TunnelSpec], handed_over: set[Route], draft: _Draft
+    desired: Desired, observed: Observed, wanted: dict[str, TunnelSpec], assigned: _Assigned, draft: _Draft
 ) -> None:
     """Give stale clients a deadline, take it back from revived ones, cut those whose time is up."""
-    retiring = {link.id for link in observed.links if link.phase is LinkPhase.RETIRING}
+    replaced = _handover_ends(desired, observed)
     doors = _Doors(wanted)
     for flow in observed.flows:
-        if handed_over and flow.key.route in handed_over:
-            continue  # whose these clients are is seen in the next pass
-        asked = _staleness(flow, desired, wanted, doors, retiring)
+        if assigned.tunnels and (flow.key.tunnel in assigned.tunnels or flow.key.route in assigned.routes):
+            continue  # whose these clients are, and whom of them the new rules cut, is seen in the next pass
+        handover_end = replaced.get(flow.key.link, math.inf)
+        asked = _draining(flow, _time_to_leave(flow, wanted, doors), handover_end, draft.now)
         if asked is None:
             if flow.draining is not None:
                 draft.change.append(Drain(flow.key, None, "its tunnel is back"))
-        elif flow.draining is None or flow.draining.cause is not asked[0]:
-            draining = Draining(asked[0], _deadline(flow, *asked, draft.now.mono))
-            draft.change.append(Drain(flow.key, draining, _WHY[asked[0]]))
-            draft.wake(draining.deadline)
-        elif draft.due(flow.draining.deadline):
+        elif asked != flow.draining:
+            draft.change.append(Drain(flow.key, asked, _why(flow, asked)))
+            draft.wake(asked.deadline)
+        elif draft.due(asked.deadline):
             draft.stop.append(Cut(flow.key, "its time to drain is over"))
 
 
@@ -358,28 +364,42 @@ class _Doors:
         return listen in self._listens
 
 
-_WHY = {DrainCause.ROUTE: "its tunnel is elsewhere now, or gone", DrainCause.LINK: "its connection was replaced"}
-
-
-def _staleness(
-    flow: FlowState, desired: Desired, wanted: dict[str, TunnelSpec], doors: _Doors, retiring: set[int]
-) -> tuple[DrainCause, float] | None:
-    """Why these clients may not stay, and for how long they may; None: they may."""
+def _time_to_leave(flow: FlowState, wanted: dict[str, TunnelSpec], doors: _Doors) -> float | None:
+    """How long clients may stay whose tunnel is gone or leads elsewhere now; None: it is where they came in."""
     tunnel = wanted.get(flow.key.tunnel)
     if tunnel is None:
-        return DrainCause.ROUTE, flow.drain_timeout
+        return flow.drain_timeout
     if tunnel.route is not flow.key.route and tunnel.route != flow.key.route:
-        return DrainCause.ROUTE, tunnel.policy.drain_timeout
-    if not doors.stay_open(flow.key.listen, tunnel):
-        return DrainCause.ROUTE, tunnel.policy.drain_timeout
-    target = desired.targets.get(tunnel.target)
-    if flow.key.link in retiring and target is not None:
-        return DrainCause.LINK, target.settings.handover_timeout
-    return None
+        return tunnel.policy.drain_timeout
+    return None if doors.stay_open(flow.key.listen, tunnel) else tunnel.policy.drain_timeout
 
 
-def _deadline(flow: FlowState, cause: DrainCause, allowed: float, now: float) -> float:
-    deadline = now + allowed
-    if cause is DrainCause.ROUTE and flow.draining is not None:
-        return min(deadline, flow.draining.deadline)  # replaced first, then removed: the nearer end holds
-    return deadline
+def _handover_ends(desired: Desired, observed: Observed) -> dict[int, float]:
+    """Until when clients may finish on each connection that was replaced."""
+    return {
+        link.id: link.since + target.settings.handover_timeout
+        for link in observed.links
+        if link.phase is LinkPhase.RETIRING and (target := desired.targets.get(link.target)) is not None
+    }
+
+
+def _draining(flow: FlowState, time_to_leave: float | None, handover_end: float, now: Now) -> Draining | None:
+    """The deadline of these clients, None: they may stay. It is set once for each cause, and the nearer end holds.
+
+    `handover_end` is that of their connection, inf if it was not replaced.
+    """
+    before = flow.draining
+    if time_to_leave is None:
+        if handover_end == math.inf:
+            return None
+        return before if before and before.cause is DrainCause.LINK else Draining(DrainCause.LINK, handover_end)
+    deadline = before.deadline if before else math.inf
+    if before is None or before.cause is DrainCause.LINK:
+        deadline = min(deadline, now.mono + time_to_leave)
+    return Draining(DrainCause.ROUTE, min(deadline, handover_end))
+
+
+def _why(flow: FlowState, asked: Draining) -> str:
+    if asked.cause is DrainCause.ROUTE and (flow.draining is None or flow.draining.cause is DrainCause.LINK):
+        return "its tunnel is elsewhere now, or gone"
+    return "its connection was replaced"

@@ -7,16 +7,18 @@ ImpossibleError at a step which no world could carry out, so that every use of t
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import Counter
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import assert_never
 
 from reconciler.core import backoff
+from reconciler.core.access import forbids
 from reconciler.core.actions import Action, Assign, Close, Cut, Dial, Drain, Move, Open, Retire, Tune
 from reconciler.core.addresses import Addresses, is_choice, is_remote
 from reconciler.core.plan import make_plan
-from reconciler.core.spec import NOTHING, Desired, Endpoint, Listen, RemoteUnix, TunnelSpec
+from reconciler.core.spec import NOTHING, Desired, Endpoint, Listen, TunnelSpec
 from reconciler.core.status import (
     Demand,
     Draining,
@@ -31,6 +33,7 @@ from reconciler.core.status import (
     SocketKey,
     SocketPhase,
     SocketState,
+    Visitor,
 )
 
 MAX_PASSES = 100  # a plan settles in three or four; more than this is a planner that contradicts itself
@@ -40,7 +43,23 @@ class ImpossibleError(Exception):
     """The planner asked for what cannot be done in the world as it is, or never came to an end."""
 
 
-def foresee(desired: Desired, observed: Observed, now: Now) -> tuple[Action, ...]:
+@dataclass(frozen=True, slots=True, eq=False)
+class Client:
+    """A live client, and the socket that it came in by."""
+
+    visitor: Visitor
+    came_by: SocketKey
+
+
+@dataclass(frozen=True, slots=True)
+class Foreseen:
+    """A step, and whom of the live clients it touches."""
+
+    action: Action
+    clients: frozenset[Client]
+
+
+def foresee(desired: Desired, observed: Observed, now: Now) -> tuple[Foreseen, ...]:
     """All steps from `observed` to `desired`, in order, if each succeeds at once and no time passes.
 
     What waits for its next try is tried now, but for a connection that is to replace one that goes on: that it was
@@ -49,29 +68,34 @@ def foresee(desired: Desired, observed: Observed, now: Now) -> tuple[Action, ...
     up = {link.target for link in observed.links if link.phase is LinkPhase.READY}
     tries = {name: tries for name, tries in observed.link_tries.items() if name in up}
     world = Simulator(replace(observed, link_tries=tries, socket_tries={}), now, kind=True)
-    return converge(world, desired)
+    return rehearse(world, desired)
 
 
 def converge(world: Simulator, desired: Desired) -> tuple[Action, ...]:
     """Plan and apply until nothing is left to do now. Returns the steps taken; raises ImpossibleError if it goes on."""
+    return tuple(step.action for step in rehearse(world, desired))
+
+
+def rehearse(world: Simulator, desired: Desired) -> tuple[Foreseen, ...]:
+    """The same, with whom each step touches."""
     world.want(desired)
-    done: list[Action] = []
+    done: list[Foreseen] = []
     for _ in range(MAX_PASSES):
         actions = make_plan(desired, world.observe(), world.now()).actions
         if not actions:
             return tuple(done)
         for action in actions:
             world.apply(action)
+            done.append(Foreseen(action, world.touched))
         world.check()
-        done.extend(actions)
-    raise ImpossibleError(f"it does not settle: after {MAX_PASSES} passes it still asks for {done[-1]}")
+    raise ImpossibleError(f"it does not settle: after {MAX_PASSES} passes it still asks for {done[-1].action}")
 
 
 @dataclass(slots=True)
 class _Clients:
-    """The live clients of one flow, by the socket they came in by."""
+    """The live clients of one flow."""
 
-    by_socket: Counter[SocketKey]
+    all: list[Client]
     drain_timeout: float
     draining: Draining | None
 
@@ -83,6 +107,7 @@ class Simulator:
     unreachable   SSH servers which cannot be reached
     busy          addresses which another program holds
     stamps        as in `Observed`
+    touched       whom of the live clients the latest action touched; taking a deadline back touches none
     """
 
     def __init__(self, observed: Observed, now: Now, *, kind: bool) -> None:
@@ -90,6 +115,7 @@ class Simulator:
         self.unreachable: set[Endpoint] = set()
         self.busy: set[Listen] = set()
         self.stamps = dict(observed.stamps)
+        self.touched: frozenset[Client] = frozenset()
         self._desired = NOTHING
         self._now = now
         self._links = {link.id: link for link in observed.links}
@@ -128,7 +154,7 @@ class Simulator:
             links=tuple(self._links.values()),
             sockets=MappingProxyType(dict(self._sockets)),
             flows=tuple(
-                FlowState(key, clients.by_socket.total(), clients.drain_timeout, clients.draining)
+                FlowState(key, tuple(client.visitor for client in clients.all), clients.drain_timeout, clients.draining)
                 for key, clients in self._flows.items()
             ),
             link_tries=MappingProxyType(dict(self._link_tries)),
@@ -141,16 +167,18 @@ class Simulator:
         )
 
     def apply(self, action: Action) -> None:
-        self._carry_out(action)
+        self.touched = frozenset(self._carry_out(action))
         if self.kind:
             self.settle()
 
-    def _carry_out(self, action: Action) -> None:
+    def _carry_out(self, action: Action) -> Iterable[Client]:
+        """Returns whom it touches."""
         match action:
             case Dial():
                 self._dial(action)
             case Retire():
                 self._retire(action)
+                return [client for flow, some in self._flows.items() if flow.link == action.link for client in some.all]
             case Tune(link=link, settings=settings):
                 self._links[link] = replace(self._ready(link, action), settings=settings)
             case Open():
@@ -158,16 +186,20 @@ class Simulator:
             case Close(key=key):
                 self._begin(replace(self._live(key, action), phase=SocketPhase.CLOSING))
             case Assign():
-                self._assign(action)
+                return self._assign(action)
             case Move():
                 self._move(action)
             case Drain(flow=flow, draining=draining):
-                self._clients(flow, action).draining = draining
+                clients = self._clients(flow, action)
+                clients.draining = draining
+                return clients.all if draining is not None else ()
             case Cut(flow=flow):
-                self._clients(flow, action)
+                clients = self._clients(flow, action)
                 del self._flows[flow]
+                return clients.all
             case _:
                 assert_never(action)
+        return ()
 
     def check(self) -> None:
         """Raise ImpossibleError unless what holds between two passes does."""
@@ -233,20 +265,23 @@ class Simulator:
         """Its host key is not among the known ones any more."""
         self._links[link_id] = replace(self._links[link_id], trusted=False)
 
-    def arrive(self, tunnel_id: str) -> FlowKey | None:
-        """A client comes to a tunnel's socket. None: it is held, or refused as nothing listens."""
+    def trust_again(self, link_id: int) -> None:
+        """Its host key is among the known ones again."""
+        self._links[link_id] = replace(self._links[link_id], trusted=True)
+
+    def arrive(self, tunnel_id: str, visitor: Visitor | None = None) -> FlowKey | None:
+        """A client (one who may come, if it is not said who) comes to a tunnel's socket.
+
+        None: it is held, or refused as nothing listens.
+        """
         for socket in self._sockets.values():
             if socket.owner.id == tunnel_id and socket.phase is SocketPhase.BOUND:
-                return self._accept(socket)
+                return self._accept(socket, visitor)
         return None
 
     def leave(self, flow: FlowKey) -> None:
         """One of these clients goes."""
-        clients = self._flows[flow]
-        clients.by_socket[next(iter(+clients.by_socket))] -= 1
-        self._last_used[self._links[flow.link].target] = self._now.mono
-        if not clients.by_socket.total():
-            del self._flows[flow]
+        self._leave(flow, self._flows[flow].all[:1])
 
     def give_up(self) -> None:
         """All clients who are held go away."""
@@ -336,25 +371,35 @@ class Simulator:
         self._addresses.add(step.key.listen)
         self._begin(SocketState(step.key, step.tunnel, SocketPhase.OPENING, step.link, ""))
 
-    def _assign(self, step: Assign) -> None:
+    def _assign(self, step: Assign) -> list[Client]:
+        """Returns those whom the tunnel's rules cut."""
         socket, tunnel = self._live(step.key, step), step.tunnel
         _require(step.key.listen == tunnel.listen and self._is_asked_for(tunnel), "a tunnel wanted there", step)
         self._sockets[step.key] = replace(socket, owner=tunnel)
-        for flow, clients in list(self._flows.items()):
-            if flow.route == tunnel.route and flow.tunnel != tunnel.id and clients.by_socket[step.key]:
+        if socket.owner.id != tunnel.id:
+            for flow in [flow for flow in self._flows if flow.tunnel == socket.owner.id and flow.route == tunnel.route]:
                 self._rename(flow, tunnel, step.key)
-        for flow, clients in self._flows.items():
-            if flow.tunnel == tunnel.id:
-                clients.drain_timeout = tunnel.policy.drain_timeout
+        cut: list[Client] = []
+        for flow in [flow for flow in self._flows if flow.tunnel == tunnel.id]:
+            clients = self._flows[flow]
+            clients.drain_timeout = tunnel.policy.drain_timeout
+            forbidden = [client for client in clients.all if forbids(tunnel, client.visitor)]
+            self._leave(flow, forbidden)
+            cut += forbidden
+        return cut
 
     def _rename(self, flow: FlowKey, tunnel: TunnelSpec, key: SocketKey) -> None:
         """The clients that came in by this socket are the new owner's now."""
         old = self._flows[flow]
+        moving = [client for client in old.all if client.came_by == key]
+        if not moving:
+            return
         new = self._flows.setdefault(
-            replace(flow, tunnel=tunnel.id), _Clients(Counter(), tunnel.policy.drain_timeout, old.draining)
+            replace(flow, tunnel=tunnel.id), _Clients([], tunnel.policy.drain_timeout, old.draining)
         )
-        new.by_socket[key] += old.by_socket.pop(key)
-        if not old.by_socket.total():
+        new.all += moving
+        old.all = [client for client in old.all if client.came_by != key]
+        if not old.all:
             del self._flows[flow]
 
     def _move(self, step: Move) -> None:
@@ -409,7 +454,7 @@ class Simulator:
 
     # --- clients ---
 
-    def _accept(self, socket: SocketState) -> FlowKey | None:
+    def _accept(self, socket: SocketState, visitor: Visitor | None = None) -> FlowKey | None:
         owner = socket.owner
         self._last_used[owner.target] = self._now.mono
         links = [
@@ -423,11 +468,20 @@ class Simulator:
             return None
         load: Counter[int] = Counter()
         for flow, clients in self._flows.items():
-            load[flow.link] += clients.by_socket.total()
+            load[flow.link] += len(clients.all)
         key = FlowKey(owner.id, socket.key.listen, owner.route, min(links, key=lambda link: (load[link], link)))
-        clients = self._flows.setdefault(key, _Clients(Counter(), owner.policy.drain_timeout, None))
-        clients.by_socket[socket.key] += 1
+        clients = self._flows.setdefault(key, _Clients([], owner.policy.drain_timeout, None))
+        clients.all.append(Client(visitor or _guest(owner), socket.key))
         return key
+
+    def _leave(self, flow: FlowKey, leaving: Collection[Client]) -> None:
+        link = self._links.get(flow.link)
+        if leaving and link is not None:
+            self._last_used[link.target] = self._now.mono
+        clients, gone = self._flows[flow], frozenset(leaving)
+        clients.all = [client for client in clients.all if client not in gone]
+        if not clients.all:
+            del self._flows[flow]
 
     def _admit(self) -> None:
         """A link is up: those who were held try again."""
@@ -448,16 +502,23 @@ class Simulator:
         return clients
 
 
+def _guest(tunnel: TunnelSpec) -> Visitor:
+    """A client whom every tunnel lets in: unix sockets' have no address."""
+    return Visitor("", str(tunnel.route), None, next(iter(tunnel.policy.users), None))
+
+
 def _flows_of(observed: Observed) -> dict[FlowKey, _Clients]:
-    """The clients of an observed world. Which socket they came in by is not told: it was most likely their tunnel's."""
-    entrances: defaultdict[str, list[SocketKey]] = defaultdict(list)
-    for socket in observed.sockets.values():
-        entrances[socket.owner.id].append(socket.key)
+    """The clients of an observed world. Of several sockets with the same address (a chosen port) it is not told which
+    one they came in by: it was most likely their tunnel's.
+    """
+    entrances: dict[tuple[Listen, str], SocketKey] = {}
+    for key, socket in observed.sockets.items():
+        entrances[key.listen, socket.owner.id] = key
     flows = {}
     for flow in observed.flows:
-        gone = SocketKey(RemoteUnix("", ""), 0)
-        by_socket = Counter({next(iter(entrances[flow.key.tunnel]), gone): flow.count})
-        flows[flow.key] = _Clients(by_socket, flow.drain_timeout, flow.draining)
+        came_by = entrances.get((flow.key.listen, flow.key.tunnel), SocketKey(flow.key.listen, 0))
+        clients = [Client(visitor, came_by) for visitor in flow.visitors]
+        flows[flow.key] = _Clients(clients, flow.drain_timeout, flow.draining)
     return flows
 
 

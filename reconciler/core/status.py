@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from enum import IntEnum, StrEnum
 from types import MappingProxyType
 
-from reconciler.core.spec import Access, Listen, Route, TargetSettings, TunnelSpec
+from reconciler.core.spec import Access, FarTcp, Listen, Route, SocksUser, TargetSettings, TunnelSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,13 +191,27 @@ class FlowKey:
 
 
 @dataclass(frozen=True, slots=True)
+class Visitor:
+    """A client: where it comes from ("" a unix socket), where it goes, and the SOCKS user it logged in as, if any."""
+
+    address: str
+    to: str
+    asked: FarTcp | None = None
+    user: SocksUser | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class FlowState:
-    """How many clients share it, how long they may drain if their tunnel is gone, and whether they already do."""
+    """Who shares it, how long they may drain if their tunnel is gone, and whether they already do."""
 
     key: FlowKey
-    count: int
+    visitors: tuple[Visitor, ...]
     drain_timeout: float
     draining: Draining | None
+
+    @property
+    def count(self) -> int:
+        return len(self.visitors)
 
 
 @dataclass(frozen=True, slots=True)

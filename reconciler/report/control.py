@@ -12,7 +12,8 @@ that is bound already. Peers must have this process's uid, or be root. Errors ar
     POST /api/v1/pause   {"ids": [...], "seconds": null}
     POST /api/v1/resume  {"ids": [...]}
     POST /api/v1/reload                                    {"valid", "revision", "errors"}
-    POST /api/v1/plan    {"files": [{"name", "directory", "text"}], "strict"}    {"actions", "errors", "warnings"}
+    POST /api/v1/plan    {"files": [{"name", "directory", "text"}], "strict"}    {"actions", "clients", "errors",
+                                                                                  "warnings"}
 """
 
 from __future__ import annotations

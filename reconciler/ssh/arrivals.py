@@ -13,20 +13,22 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
 import asyncssh
 
+from reconciler.core.access import destination_refused, forbids, source_allowed
 from reconciler.core.judge import UNHEALTHY_AFTER
 from reconciler.core.socks5 import Reply, reply
 from reconciler.core.spec import Socks, TunnelSpec
-from reconciler.core.status import Destination, Failure, FlowKey, Reason
+from reconciler.core.status import Destination, Failure, FlowKey, Reason, Visitor
 from reconciler.ssh.doorstep import Door, Doorstep, TurnedAway, origin_of
 from reconciler.ssh.flows import Flows
 from reconciler.ssh.kinds import dial_near, far_destination
 from reconciler.ssh.ledger import Entry, Ledger
-from reconciler.ssh.limits import Refusals, Throttles, Visitor, destination_refused, forbids, source_allowed
+from reconciler.ssh.limits import Refusals, Throttles
 from reconciler.ssh.link import Link
 from reconciler.ssh.near import Near
 from reconciler.ssh.refusals import from_channel_open, socks_reply
@@ -39,11 +41,15 @@ log = logging.getLogger(__name__)
 
 WRONG_LOGIN_PAUSE = 1.0  # seconds until a SOCKS client is told that its password is wrong: guessing is to take long
 NOT_ALLOWED = "its address is not allowed (allow, deny)"
+REASONS_TOLD = 3  # at most, of clients who are cut together
 ORIGIN_MAX = 64  # characters of what a server may say of where its client came from: an address, or a path
 
 
 class Arrivals:
-    """See the module. `pick` gives a usable link of a target or None, `wait` returns when there may be one."""
+    """See the module. `pick` gives a usable link of a target or None, `wait` returns when there may be one.
+
+    `cut` hears how many clients of a tunnel were cut by an edit of its rules, and why.
+    """
 
     def __init__(
         self,
@@ -53,6 +59,7 @@ class Arrivals:
         pick: Callable[[str], Link | None],
         wait: Callable[[str], Coroutine[None, None, None]],
         changed: Callable[[], None],
+        cut: Callable[[TunnelSpec, str], None],
         tally: Tally,
         ledger: Ledger,
     ) -> None:
@@ -61,6 +68,7 @@ class Arrivals:
         self._tally = tally
         self._ledger = ledger
         self._changed = changed
+        self._cut = cut
         self.doorstep = Doorstep(pick, wait, changed, self.meter)
         self._loop = asyncio.get_running_loop()
         self._tasks: set[asyncio.Task[object]] = set()
@@ -102,10 +110,27 @@ class Arrivals:
             self.destinations.pop(tunnel.id, None)
         self.look_at_passwords(tunnel)
         throttles = self._throttles.of(tunnel)
+        cut: Counter[str] = Counter()
         for relay in self._flows.relays(tunnel=tunnel.id):
             relay.throttle(*throttles)
             if why := forbids(tunnel, relay.visitor):
                 relay.cut(why)
+                self._flows.remove(relay)  # at once, lest the next pass drains who is gone but for the server's answer
+                cut[why] += 1
+        if cut:
+            for target in {old.target, tunnel.target}:
+                self.doorstep.used(target)  # until now
+            self._tell_cut(tunnel, cut)
+
+    def _tell_cut(self, tunnel: TunnelSpec, cut: Counter[str]) -> None:
+        """One line for all of them."""
+        count = cut.total()
+        whys = [f"{why} ({times} of them)" if times < count else why for why, times in cut.most_common(REASONS_TOLD)]
+        said = f"{'1 client' if count == 1 else f'{count} clients'}: {'; '.join(whys)}"
+        said += "; and others" if len(cut) > REASONS_TOLD else ""
+        fields = {"target": tunnel.target, "tunnel": tunnel.id, "labels": dict(tunnel.policy.labels) or None}
+        log.info("tunnel %s: its new rules cut %s", tunnel.id, said, extra=fields)
+        self._cut(tunnel, said)
 
     # --- clients that come in here -----------------------------------------------------------------------------
 

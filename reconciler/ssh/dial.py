@@ -111,11 +111,12 @@ async def dial(
 def still_trusted(connection: asyncssh.SSHClientConnection) -> bool:
     """Whether the host keys that a live connection and its jump hosts showed would still be believed."""
     handshake = connection.get_owner()
+    trusted = True
     while isinstance(handshake, Handshake):
-        if not handshake.check.still_trusted():
-            return False
+        # Each is asked, also after a no: it remembers its answer for when its files cannot be read.
+        trusted = handshake.check.still_trusted() and trusted
         handshake = handshake.below
-    return True
+    return trusted
 
 
 def _check_alive(reached: _Reached, where: str) -> None:

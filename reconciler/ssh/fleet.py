@@ -44,6 +44,7 @@ class Fleet:
         changed: Callable[[], None],
         failing: Callable[[TunnelSpec], None],
         audit: Audit | None = None,
+        cut: Callable[[TunnelSpec, str], None] = lambda _tunnel, _said: None,
     ) -> None:
         self._desired = NOTHING
         self.tally = Tally()
@@ -56,6 +57,7 @@ class Fleet:
             pick=lambda target: self._links.pick(target, self._desired),
             wait=self._links.wait,
             changed=changed,
+            cut=cut,
             tally=self.tally,
             ledger=self._ledger,
         )

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 
 from reconciler.core.spec import TunnelSpec
-from reconciler.core.status import Draining, FlowKey, FlowState, SocketKey
+from reconciler.core.status import Draining, FlowKey, FlowState, SocketKey, Visitor
 from reconciler.ssh.relay import Meter, Relay
 
 
@@ -19,6 +19,7 @@ class _Group:
     drain_timeout: float
     relays: dict[Relay, SocketKey] = field(default_factory=dict)  # each with the socket it came in by
     draining: Draining | None = None
+    visitors: tuple[Visitor, ...] | None = None  # of `relays`; None: to be made, when a pass asks, not at each arrival
 
 
 class Flows:
@@ -37,6 +38,7 @@ class Flows:
         group = self._groups.setdefault(key, _Group(drain_timeout))
         group.drain_timeout = drain_timeout
         group.relays[relay] = came_by
+        group.visitors = None
         self._keys[relay] = key
         self._on_link[key.link] = self._on_link.get(key.link, 0) + 1
         relay.meter.active += 1
@@ -56,6 +58,7 @@ class Flows:
         relay.meter.active -= 1
         group = self._groups[key]
         del group.relays[relay]
+        group.visitors = None
         if not group.relays:
             del self._groups[key]
             if not self._on_link[key.link]:
@@ -113,6 +116,11 @@ class Flows:
 
     def states(self) -> tuple[FlowState, ...]:
         return tuple(
-            FlowState(key, len(group.relays), group.drain_timeout, group.draining)
-            for key, group in self._groups.items()
+            FlowState(key, _visitors(group), group.drain_timeout, group.draining) for key, group in self._groups.items()
         )
+
+
+def _visitors(group: _Group) -> tuple[Visitor, ...]:
+    if group.visitors is None:
+        group.visitors = tuple(relay.visitor for relay in group.relays)
+    return group.visitors

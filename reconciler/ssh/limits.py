@@ -1,7 +1,6 @@
-"""What a tunnel's policy allows its clients: sources, destinations, users, bandwidth; what the log says of refusals.
+"""What a tunnel's policy leaves its clients: bandwidth; and what the log says of those who were sent away.
 
-Owns the parsed rules and the shared buckets. In: a tunnel as it is now, and a client. Out: yes or why not. A policy
-edit needs nothing here: rules are looked up by their text, and `forbids` tells whether a live client may stay.
+Owns the shared buckets, and when the next line about refusals is due. Who may come, and stay, is `core.access`.
 """
 
 from __future__ import annotations
@@ -9,58 +8,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from dataclasses import dataclass
-from functools import lru_cache
 
-from reconciler.core.access import DestinationRules, SourceRules
-from reconciler.core.spec import FarTcp, SocksUser, TunnelSpec
+from reconciler.core.spec import TunnelSpec
 from reconciler.core.throttle import Bucket
 
 log = logging.getLogger(__name__)
 
 FIRST, LONGEST = 10.0, 600.0  # seconds from one line about refusals of a kind to the next: doubled each time
-
-
-@dataclass(frozen=True, slots=True)
-class Visitor:
-    """A client: where it comes from ("" a unix socket), where it goes, and the SOCKS user it logged in as, if any."""
-
-    address: str
-    to: str
-    asked: FarTcp | None = None
-    user: SocksUser | None = None
-
-
-@lru_cache(maxsize=1024)
-def _sources(allow: tuple[str, ...], deny: tuple[str, ...]) -> SourceRules:
-    return SourceRules.parse(allow, deny)
-
-
-@lru_cache(maxsize=1024)
-def _destinations(allow: tuple[str, ...], deny: tuple[str, ...]) -> DestinationRules:
-    return DestinationRules.parse(allow, deny)
-
-
-def source_allowed(tunnel: TunnelSpec, address: str) -> bool:
-    """Whether a client from there may connect."""
-    return _sources(tunnel.policy.allow, tunnel.policy.deny).permits(address)
-
-
-def destination_refused(tunnel: TunnelSpec, to: FarTcp) -> str:
-    """Why a SOCKS client may not go there, "" if it may."""
-    policy = tunnel.policy
-    return _destinations(policy.allow_destinations, policy.deny_destinations).refusal(to.host, to.port)
-
-
-def forbids(tunnel: TunnelSpec, visitor: Visitor) -> str:
-    """Why the tunnel's present rules no longer admit a live client, "" if they do."""
-    if not source_allowed(tunnel, visitor.address):
-        return f"its source {visitor.address} is not allowed any more"
-    if visitor.asked is not None and (refusal := destination_refused(tunnel, visitor.asked)):
-        return refusal
-    if tunnel.policy.users and visitor.user not in tunnel.policy.users:
-        return "its user may not use the tunnel any more"
-    return ""
 
 
 class Throttles:

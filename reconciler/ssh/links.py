@@ -108,6 +108,10 @@ class Links:
             tally.connects.observe(dialled.seconds)
             tally.certificate_expires = dialled.certificate_expires
             self._wake(target.name)
+            # It has read files that may be right again: the links that it is to replace are judged by the same ones.
+            for other in self._records.values():
+                if other.state.target == target.name:
+                    self._look_at_trust(other)
         self._changed()
 
     def _failed(self, record: _Record, failure: Failure) -> None:
@@ -232,19 +236,22 @@ class Links:
     def look_at_files(self) -> bool:
         """Notice what happened to the files that targets name. Whether anything did.
 
-        A changed credential is a reason to try again; changed known hosts may have taken a live link's key away.
+        A changed credential is a reason to try again; changed known hosts may have taken a live link's key away, or
+        given it back.
         """
         before = dict(self.stamps)
         self.stamps = {name: self._stamp_of(tries) for name, tries in self.tries.items()}
-        distrusted = False
-        for record in self._records.values():
-            now = stamp(record.state.access, self._environ)
-            if record.link is not None and now != record.stamp:
-                record.stamp = now
-                if record.state.trusted and not record.link.trusted:
-                    record.state = replace(record.state, trusted=False)
-                    distrusted = True
-        return distrusted or before != self.stamps
+        judged_anew = [self._look_at_trust(record) for record in self._records.values()]
+        return any(judged_anew) or before != self.stamps
+
+    def _look_at_trust(self, record: _Record) -> bool:
+        """Whether its link's key is believed now and was not, or the other way round."""
+        now = stamp(record.state.access, self._environ)
+        if record.link is None or now == record.stamp:
+            return False
+        record.stamp = now
+        before, record.state = record.state, replace(record.state, trusted=record.link.trusted)
+        return record.state.trusted is not before.trusted
 
     def _stamp_of(self, tries: Tries) -> str:
         return stamp(tries.access, self._environ) if tries.access is not None else ""

@@ -22,7 +22,7 @@ from typing import Protocol
 
 import asyncssh
 
-from reconciler.ssh.limits import Visitor
+from reconciler.core.status import Visitor
 from reconciler.ssh.near import Near
 from reconciler.ssh.unread import merge
 

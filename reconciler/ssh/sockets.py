@@ -17,6 +17,7 @@ import asyncssh
 
 from reconciler.core import backoff
 from reconciler.core.addresses import is_remote
+from reconciler.core.judge import stands_by
 from reconciler.core.spec import Desired, Listen, LocalTcp, LocalUnix, RemoteTcp, RemoteUnix, TunnelSpec
 from reconciler.core.status import Failure, Reason, SocketKey, SocketPhase, SocketState, Tries
 from reconciler.ssh.accept import Acceptor, Spare
@@ -190,7 +191,8 @@ class Sockets:
         self.tries[key] = backoff.failed(self.tries.get(key), failure, self._loop.time(), None, "")
         if record.state.link is not None:
             self._refused_over[key] = record.state.link
-        self._tally.failures(record.state.owner.id)[failure.reason] += 1
+        if not stands_by(record.state.owner, failure):
+            self._tally.failures(record.state.owner.id)[failure.reason] += 1
 
     async def _opened(self, record: _Record, address: str) -> None:
         self.tries.pop(record.state.key, None)

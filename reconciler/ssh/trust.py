@@ -43,6 +43,7 @@ class HostKeyCheck:
         self.failure: Failure | None = None
         self.presented: asyncssh.SSHKey | None = None
         self.authority: asyncssh.SSHKey | None = None
+        self._believed = True  # when what is known was last looked at again
         self._trust = trust
         self._endpoint = endpoint
         self._where = where
@@ -125,12 +126,12 @@ class HostKeyCheck:
 
     def still_trusted(self) -> bool:
         """Whether what was shown would be believed now, after the files changed. Unreadable files change nothing."""
-        if self._trust.mode is TrustMode.OFF:
-            return True
-        try:
-            known = look_up(self._trust, self._endpoint)
-        except OSError:
-            return True
+        if self._trust.mode is not TrustMode.OFF:
+            with contextlib.suppress(OSError):
+                self._believed = self._would_believe(look_up(self._trust, self._endpoint))
+        return self._believed
+
+    def _would_believe(self, known: Knowledge) -> bool:
         shown = [key for key in (self.presented, self.authority) if key is not None]
         if any(_among(key, known.revoked) for key in shown):
             return False

@@ -11,7 +11,7 @@ import time
 from dataclasses import replace
 
 from reconciler.core.plan import make_plan
-from reconciler.core.status import FlowKey, FlowState
+from reconciler.core.status import FlowKey, FlowState, Visitor
 from unit.build import World, local, target
 
 TARGETS, TUNNELS, ROUNDS = 100, 10_000, 31
@@ -28,7 +28,10 @@ def main() -> None:
     link = {link.target: link.id for link in idle.links}
     flows = tuple(
         FlowState(
-            FlowKey(socket.owner.id, socket.key.listen, socket.owner.route, link[socket.owner.target]), 1, 30.0, None
+            FlowKey(socket.owner.id, socket.key.listen, socket.owner.route, link[socket.owner.target]),
+            (Visitor("127.0.0.1", str(socket.owner.route)),),
+            30.0,
+            None,
         )
         for socket in idle.sockets.values()
     )

@@ -13,10 +13,11 @@ from pathlib import Path
 import pytest
 
 from reconciler.config.files import digest
-from reconciler.core.status import Phase
+from reconciler.core.status import LinkPhase, Phase
 from reconciler.ssh.arrivals import Arrivals
 from reconciler.ssh.doorstep import Door
 from reconciler.ssh.link import Link
+from reconciler.ssh.links import Links
 from reconciler.ssh.near import Near
 from support.clients import Mover, all_move, listening_inodes, moving
 from support.keys import KeyPair, Keys
@@ -118,7 +119,7 @@ async def test_a_retargeted_local_forward_never_closes_its_port_and_drains_its_c
         inode, links = listening_inodes()[port], tunnels.links
         movers = [Mover(port) for _ in range(CLIENTS)]
         await all_move(movers)
-        async with knocking(port) as knocks:
+        async with knocking(port) as knocks, never_down(tunnels, "server/one"):
             tunnels.edit(file(sshd, line(neighbour.port)))
             await eventually(partial(greets, port))
             await all_move(movers)  # they are draining
@@ -166,8 +167,9 @@ async def test_a_tunnel_given_to_another_target_never_closes_its_port(
         async with moving([other]), knocking(port) as knocks:
             movers = [Mover(port) for _ in range(CLIENTS)]
             await all_move(movers)
-            tunnels.edit("targets:\n" + here + keep + there + line)
-            await tunnels.all_up("here/keep", "there/other", "there/one")
+            async with never_down(tunnels, "here/keep", "there/other", "there/one"):
+                tunnels.edit("targets:\n" + here + keep + there + line)
+                await tunnels.all_up("here/keep", "there/other", "there/one")
             await all_move(movers)
             tunnels.set_forward(HOUR)
             for mover in movers:
@@ -190,8 +192,9 @@ async def test_a_renamed_tunnel_keeps_its_socket_and_its_clients(
         await tunnels.all_up()
         inodes = listening_inodes()
         async with moving([near, far] * CLIENTS):
-            tunnels.edit(file(sshd, local("new", near, echo.port), remote("here", far, echo.port)))
-            await tunnels.all_up("server/new", "server/here")
+            async with never_down(tunnels, "server/new", "server/here", "server/old", "server/gone"):
+                tunnels.edit(file(sshd, local("new", near, echo.port), remote("here", far, echo.port)))
+                await tunnels.all_up("server/new", "server/here")
             for name in ("new", "here"):
                 await eventually(partial(has_clients, tunnels, f"server/{name}"))
             assert not any(flow.draining for flow in tunnels.app.fleet.observe().flows)
@@ -210,8 +213,9 @@ async def test_two_tunnels_swap_ports_and_nobody_is_cut(
         inodes = listening_inodes()
         async with moving([one] * CLIENTS), connected("127.0.0.1", two) as (reader, writer):
             assert await reader.read(100) == b"the other place"
-            tunnels.edit(file(sshd, local("a", two, echo.port), local("b", one, neighbour.port)))
-            await eventually(partial(greets, one))
+            async with never_down(tunnels, "server/a", "server/b"):
+                tunnels.edit(file(sshd, local("a", two, echo.port), local("b", one, neighbour.port)))
+                await eventually(partial(greets, one))
             assert await exchange("127.0.0.1", two) == b"ping"
             assert not any(flow.draining for flow in tunnels.app.fleet.observe().flows)
             writer.write_eof()
@@ -277,6 +281,33 @@ async def test_known_hosts_that_still_name_the_key_replace_nothing_and_others_re
                 await eventually(lambda: not complaint(tunnels))
     with capsys.disabled():
         print(f"\n  known hosts: a key still named kept the connection, another did not, 0 of {CLIENTS} clients cut")
+
+
+@pytest.mark.parametrize("looked_at", ["at once", "after the next dial"])
+async def test_known_hosts_that_were_wrong_for_a_moment_replace_nothing(
+    sshd: Sshd, keys: Keys, echo: EchoServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, looked_at: str
+) -> None:
+    port, right = free_port(), sshd.known_hosts.read_text()
+    stranger = keys.make("stranger")
+    async with running(tmp_path, file(sshd, local("echo", port, echo.port), handoverTimeout="5s")) as tunnels:
+        await tunnels.all_up()
+        (link,) = tunnels.links
+        async with moving([port] * CLIENTS) as movers:
+            sshd.known_hosts.write_text(f"[{sshd.host}]:{sshd.port} {' '.join(stranger.public_line.split()[:2])}\n")
+            assert "another host key" in await eventually(partial(complaint, tunnels))
+            if looked_at == "after the next dial":  # it is due: that one finds the right key, and nobody has looked yet
+                monkeypatch.setattr(Links, "look_at_files", lambda _: False)
+                sshd.known_hosts.write_text(right)
+                tunnels.set_forward(HOUR)
+            else:
+                sshd.known_hosts.write_text(right)
+            await eventually(lambda: not complaint(tunnels))
+            await eventually(lambda: tunnels.app.settled)
+            assert [state.phase for state in tunnels.app.fleet.observe().links] == [LinkPhase.READY]
+            tunnels.set_forward(HOUR)
+            assert await tunnels.app.passed()
+            await all_move(movers)
+            assert tunnels.links == [link]
 
 
 async def test_credentials_that_change_are_for_the_next_connection_or_at_once_for_one_that_waits(
@@ -470,6 +501,22 @@ async def knocking(port: int) -> AsyncIterator[Knocks]:
         task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await task
+
+
+@contextlib.asynccontextmanager
+async def never_down(tunnels: Running, *ids: str) -> AsyncIterator[None]:
+    """What is edited in the block and converges by its end never makes these tunnels anything else than up or gone."""
+    told = len(tunnels.changes)
+    before = {one.id: one.condition for one in tunnels.app.snapshot().tunnels}
+    yield
+    await is_asked(tunnels)
+    subjects = {f"tunnel {id_}" for id_ in ids}
+    changes = [one for one in tunnels.changes[told:] if one.subject in subjects]
+    assert {one.verdict.phase for one in changes if one.verdict is not None} <= {Phase.UP}, changes
+    for one in tunnels.app.snapshot().tunnels:
+        if one.id in ids:
+            assert one.condition.reconnects == 0
+            assert one.id not in before or one.condition.since == before[one.id].since
 
 
 def coming_from(host: str) -> Opening:

@@ -1,30 +1,38 @@
-"""What `plan` says is what happens: random edits of a running configuration, with a client on every tunnel."""
+"""What `plan` says is what happens: random edits of a running configuration, with clients on every tunnel."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import random
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from reconciler.core.actions import Action
+from reconciler.core.actions import Action, Assign, Cut, Drain, Retire
+from reconciler.core.status import Observed
 from reconciler.orders import Orders
-from reconciler.planned import clients_of, subject_of
+from reconciler.planned import subject_of
 from support.clients import FULL, LONG
 from support.keys import Keys
-from support.services import EchoServer
+from support.services import EchoServer, Streams
 from support.sshd import Sshd
 from support.tunnels import Running, file, local, running, target
 from support.wait import eventually, free_port
 
 EDITS = 200 if FULL else 60
 
+SOURCES = ("127.0.0.1", "127.0.0.2")
+USERS = ("ann", "bob")
+PASSWORD = "secret"
+
 
 class Edits:
-    """A file that changes at random, one thing at a time."""
+    """A file that changes at random, one thing or two at a time."""
 
     def __init__(self, sshd: Sshd, places: tuple[int, int], seed: int) -> None:
         self._random = random.Random(seed)
@@ -33,35 +41,38 @@ class Edits:
         self._cipher = "aes128-gcm@openssh.com"
         self._made = 0
         self.tunnels: dict[str, dict[str, Any]] = {}
-        for _ in range(5):
-            self._add()
+        for kind in ("local", "local", "local", "socks", "socks"):
+            self._add(kind)
 
     def text(self) -> str:
         algorithms = f'{{cipher: ["{self._cipher}"]}}'
-        lines = [f"      - {{name: {name}, type: local, {_flow(fields)}}}\n" for name, fields in self.tunnels.items()]
+        lines = [f"      - {{name: {name}, {_flow(fields)}}}\n" for name, fields in self.tunnels.items()]
         return "targets:\n" + target(self._sshd, algorithms=algorithms) + "".join(lines)
 
     def edit(self) -> str:
         """Change something; what it was."""
+        return ", ".join(self._change() for _ in range(self._random.choice((1, 1, 2))))
+
+    def _change(self) -> str:
         kinds = ("add", "remove", "rename", "retarget", "move", "policy", "swap", "access", "nothing")
-        kind = self._random.choice(kinds)
-        if kind == "remove" and len(self.tunnels) < 3:
+        kind = self._random.choice((*kinds, "policy", "policy", "policy"))
+        if kind == "remove" and len(self.tunnels) < 4:
             kind = "add"
         name = self._random.choice(sorted(self.tunnels))
+        fields = self.tunnels[name]
         match kind:
             case "add":
-                self._add()
+                self._add(self._random.choice(("local", "local", "socks")))
             case "remove":
                 del self.tunnels[name]
             case "rename":
                 self.tunnels[self._name()] = self.tunnels.pop(name)
-            case "retarget":
-                to = self.tunnels[name]["remotePort"]
-                self.tunnels[name]["remotePort"] = self._places[to == self._places[0]]
+            case "retarget" if fields["type"] == "local":
+                fields["remotePort"] = self._places[fields["remotePort"] == self._places[0]]
             case "move":
-                self.tunnels[name]["localPort"] = free_port()
+                fields["localPort"] = free_port()
             case "policy":
-                self.tunnels[name]["description"] = f"edit {self._random.random()}"
+                self._policy(fields)
             case "swap":
                 one, other = self._random.sample(sorted(self.tunnels), 2)
                 ports = [self.tunnels[each]["localPort"] for each in (other, one)]
@@ -73,17 +84,59 @@ class Edits:
                 pass  # a save that changes nothing
         return f"{kind} {name}"
 
+    def _policy(self, fields: dict[str, Any]) -> None:
+        """Change what is said of it, who may come, or of a SOCKS tunnel who may log in or where they may go."""
+        kinds = ("description", "sources", *(("users", "destinations") if fields["type"] == "socks" else ()))
+        places = [_at(place) for place in self._places]
+        match self._random.choice(kinds):
+            case "sources":
+                fields |= {"allow": self._some(SOURCES), "deny": self._some(SOURCES)}
+            case "users":
+                fields["auth"] = self._some(USERS)
+            case "destinations":
+                fields |= {"allowDestinations": self._some(places), "denyDestinations": self._some(places)}
+            case _:
+                fields["description"] = f"edit {self._random.random()}"
+
     def _name(self) -> str:
         self._made += 1
         return f"t{self._made}"
 
-    def _add(self) -> None:
-        fields = {"localPort": free_port(), "remoteHost": "127.0.0.1", "remotePort": self._places[0]}
+    def _add(self, kind: str) -> None:
+        fields: dict[str, Any] = {"type": kind, "localPort": free_port()}
+        if kind == "local":
+            fields |= {"remoteHost": "127.0.0.1", "remotePort": self._places[0]}
         self.tunnels[self._name()] = fields
+
+    def _some(self, among: Sequence[str]) -> list[str]:
+        """All, some or none of them."""
+        return self._random.sample(among, self._random.randint(0, len(among)))
+
+    def clients(self) -> Iterator[AbstractAsyncContextManager[Streams]]:
+        """For each tunnel one client of each kind that its rules let in."""
+        for fields in self.tunnels.values():
+            sources = [one for one in SOURCES if _lets_in(fields, "allow", "deny", one)]
+            if fields["type"] == "local":
+                for source in sources:
+                    yield client(fields["localPort"], source)
+                continue
+            places = [to for to in self._places if _lets_in(fields, "allowDestinations", "denyDestinations", _at(to))]
+            for source, user, place in itertools.product(sources, fields.get("auth") or [""], places):
+                yield client(fields["localPort"], source, user=user, to=place)
+
+
+def _at(place: int) -> str:
+    return f"127.0.0.1:{place}"
+
+
+def _lets_in(fields: dict[str, Any], allow: str, deny: str, who: str) -> bool:
+    return who not in fields.get(deny, []) and (not fields.get(allow) or who in fields[allow])
 
 
 def _flow(fields: dict[str, Any]) -> str:
-    return ", ".join(f"{key}: {value}" for key, value in fields.items())
+    users = [f"{{username: {user}, password: {PASSWORD}}}" for user in fields.get("auth", [])]
+    told = fields | ({"auth": f"[{', '.join(users)}]"} if users else {})
+    return ", ".join(f"{key}: {value}" for key, value in told.items() if value)
 
 
 async def test_the_steps_that_plan_prints_are_the_steps_taken(
@@ -95,21 +148,32 @@ async def test_the_steps_that_plan_prints_are_the_steps_taken(
         async with running(tmp_path, edits.text()) as tunnels:
             await tunnels.all_up()
             taken = recorded(tunnels, monkeypatch)
-            steps = touched = 0
+            steps = touched = cut = 0
             for _ in range(EDITS):
-                async with contextlib.AsyncExitStack() as clients:
-                    for fields in edits.tunnels.values():
-                        await clients.enter_async_context(client(fields["localPort"]))
+                async with contextlib.AsyncExitStack() as there:
+                    clients = [await there.enter_async_context(one) for one in edits.clients()]
                     what = edits.edit()
-                    foreseen = await plan(tunnels, edits.text())
+                    answer = await planned(tunnels, edits.text())
+                    foreseen = told(answer)
                     taken.clear()
+                    number, _ = tunnels.app.events.since(0)
                     await apply(tunnels, edits.text())
                     assert sorted(taken) == sorted(foreseen), what
+                    dead = [await is_alive(*one) for one in clients].count(False)
+                    assert dead == sum(count for action, _, count in foreseen if action == "assign"), what
+                    draining = sum(flow.count for flow in tunnels.app.fleet.observe().flows if flow.draining)
+                    assert answer["clients"] == dead + draining, what
+                    events = [one for one in tunnels.app.events.since(number)[1] if one.phase == "cut"]
+                    assert sum(int(one.message.split()[0]) for one in events) == dead, what
                     steps += len(taken)
-                    touched += sum(step[2] for step in taken)
+                    touched += answer["clients"]
+                    cut += dead
                 await eventually(quiet_again(tunnels), message="the clients have left")
+    assert cut
     with capsys.disabled():
-        print(f"\n  {EDITS} random edits: {steps} steps foreseen and taken, {touched} clients touched as foreseen")
+        print(
+            f"\n  {EDITS} random edits: {steps} steps foreseen and taken, {touched} clients touched, {cut} of them cut"
+        )
 
 
 async def test_an_edit_that_was_refused_and_taken_back_is_foreseen_and_tried_again(
@@ -145,18 +209,39 @@ def recorded(tunnels: Running, monkeypatch: pytest.MonkeyPatch) -> list[Step]:
     def noted(action: Action) -> None:
         observed = fleet.observe()
         subject = subject_of(action, {key: socket.owner.id for key, socket in observed.sockets.items()})
-        taken.append((type(action).__name__.lower(), subject, clients_of(action, observed)))
         apply_it(action)
+        taken.append((type(action).__name__.lower(), subject, touched_by(action, observed, fleet.observe())))
 
     monkeypatch.setattr(fleet, "apply", noted)
     return taken
 
 
-async def plan(tunnels: Running, text: str) -> list[Step]:
+def touched_by(action: Action, before: Observed, after: Observed) -> int:
+    """How many clients, seen from outside."""
+    match action:
+        case Retire(link=link):
+            return sum(flow.count for flow in before.flows if flow.key.link == link)
+        case Drain(flow=key, draining=draining):
+            return sum(flow.count for flow in before.flows if flow.key == key and draining is not None)
+        case Assign() | Cut():
+            return sum(flow.count for flow in before.flows) - sum(flow.count for flow in after.flows)
+        case _:
+            return 0
+
+
+async def planned(tunnels: Running, text: str) -> Any:
     """What `tunnels plan` says about this text."""
     answer: Any = await Orders(tunnels.app).plan([("tunnels.yaml", str(tunnels.file.parent), text)], strict=False)
     assert answer["errors"] == []
+    return answer
+
+
+def told(answer: Any) -> list[Step]:
     return [(step["action"], step["subject"], step["clients"]) for step in answer["actions"]]
+
+
+async def plan(tunnels: Running, text: str) -> list[Step]:
+    return told(await planned(tunnels, text))
 
 
 async def apply(tunnels: Running, text: str) -> None:
@@ -177,13 +262,35 @@ def quiet_again(tunnels: Running) -> Any:
 
 
 @contextlib.asynccontextmanager
-async def client(port: int) -> Any:
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+async def client(port: int, source: str, *, user: str = "", to: int = 0) -> AsyncIterator[Streams]:
+    """`to`: through a SOCKS tunnel, to that port."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port, local_addr=(source, 0))
     try:
-        writer.write(b"x")
-        assert await reader.readexactly(1) == b"x"
-        yield
+        if to:
+            await go(reader, writer, user, to)
+        assert await is_alive(reader, writer)
+        yield reader, writer
     finally:
         writer.close()
         with contextlib.suppress(ConnectionError):
             await writer.wait_closed()
+
+
+async def go(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, user: str, to: int) -> None:
+    """The handshake of a SOCKS client (RFC 1928, RFC 1929). `user` "": without a login."""
+    method = b"\x02" if user else b"\x00"
+    writer.write(b"\x05\x01" + method)
+    assert await reader.readexactly(2) == b"\x05" + method
+    if user:
+        writer.write(b"\x01" + b"".join(bytes((len(word),)) + word.encode() for word in (user, PASSWORD)))
+        assert await reader.readexactly(2) == b"\x01\x00"
+    writer.write(b"\x05\x01\x00\x01\x7f\x00\x00\x01" + to.to_bytes(2))
+    assert (await reader.readexactly(10))[1] == 0
+
+
+async def is_alive(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+    try:
+        writer.write(b"x")
+        return await reader.readexactly(1) == b"x"
+    except (ConnectionError, asyncio.IncompleteReadError):
+        return False

@@ -6,7 +6,13 @@ import asyncio
 import os
 from pathlib import Path
 
-from integration.commands import ran
+import pytest
+
+from integration.commands import program, ran
+from support.services import EchoServer, connected
+from support.sshd import Sshd
+from support.tunnels import file, local
+from support.wait import eventually, free_port
 
 OLD = """
 targets:
@@ -59,7 +65,7 @@ async def test_between_two_files_it_names_each_step_and_each_field(tmp_path: Pat
 async def test_json_has_the_same_steps(tmp_path: Path) -> None:
     old, new = files(tmp_path)
     found = (await ran("plan", new, "--from", old, "--output", "json")).json
-    assert found["errors"] == []
+    assert (found["errors"], found["clients"]) == ([], 0)
     assert [(one["action"], one["subject"], one["clients"]) for one in found["actions"]] == [
         ("assign", "tunnel prod/db", 0),
         ("open", "tunnel prod/fresh", 0),
@@ -108,3 +114,64 @@ async def test_where_the_named_process_is_not_there_it_is_from_nothing(tmp_path:
     assert plan.code == 0
     assert "3 tunnels to open" in plan.out
     assert "nothing runs at /nonexistent/tunnels.sock" in plan.err
+
+
+async def test_a_client_whose_connection_is_replaced_is_one_client(
+    sshd: Sshd, echo: EchoServer, tmp_path: Path
+) -> None:
+    port, new = free_port(), tmp_path / "new.yaml"
+    new.write_text(file(sshd, local("echo", port, echo.port), compress="true"))
+    async with program(tmp_path, file(sshd, local("echo", port, echo.port))) as run:
+        await run.ran("wait")
+        async with connected("127.0.0.1", port):
+            await eventually(lambda: echo.connections == 1)
+            plan = await run.ran("plan", new)
+            lines = [" ".join(line.split()) for line in plan.out.splitlines()]
+            assert lines == [
+                "+ dial server the way to reach it changed: compress false -> true",
+                "- retire server another connection has taken over (1 live client)",
+                "- drain server/echo its connection was replaced (1 live client)",
+                "",
+                "0 tunnels to open, 0 to change, 0 to close, 1 connection to make; 1 live client touched.",
+            ]
+            assert (await run.ran("plan", "--output", "json", new)).json["clients"] == 1
+
+
+async def test_a_client_whom_an_edit_forbids_is_foreseen_to_be_touched_and_is_cut(
+    sshd: Sshd, echo: EchoServer, tmp_path: Path
+) -> None:
+    port, new = free_port(), tmp_path / "new.yaml"
+    new.write_text(file(sshd, local("echo", port, echo.port, allow="[10.0.0.0/8]")))
+    async with program(tmp_path, file(sshd, local("echo", port, echo.port))) as run:
+        await run.ran("wait")
+        async with connected("127.0.0.1", port) as (reader, _):
+            await eventually(lambda: echo.connections == 1)
+            plan = await run.ran("plan", new)
+            assert [" ".join(line.split()) for line in plan.out.splitlines()] == [
+                "~ assign server/echo its settings changed: allow (none) -> 10.0.0.0/8 (1 live client cut)",
+                "",
+                "0 tunnels to open, 1 to change, 0 to close; 1 live client touched.",
+            ]
+            run.edit(new.read_text())
+            await run.ran("reload")
+            with pytest.raises(ConnectionResetError):
+                await reader.read(1)
+        events = await run.ran("events", "server/echo")
+        assert "cut" in events.out
+        assert "1 client: its source 127.0.0.1 is not allowed any more" in events.out
+
+
+async def test_what_changed_is_readable_on_80_columns(tmp_path: Path) -> None:
+    old, new = tmp_path / "old.yaml", tmp_path / "new.yaml"
+    old.write_text(OLD)
+    hosts = "hosts: [bastion-a.example.com, bastion-b.example.com]\n    keepaliveInterval: 3s"
+    new.write_text(OLD.replace("host: bastion.example.com", hosts))
+    plan = await ran("plan", new, "--from", old, env={"COLUMNS": "80"})
+    assert plan.out.splitlines() == [
+        "+ dial   prod  the way to reach it changed: hosts bastion.example.com:22 ->",
+        "               [bastion-a.example.com:22, bastion-b.example.com:22]",
+        "- retire prod  another connection has taken over",
+        "~ tune   prod  its settings changed: keepaliveInterval 10s -> 3s",
+        "",
+        "0 tunnels to open, 0 to change, 0 to close, 1 connection to make.",
+    ]

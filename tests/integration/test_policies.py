@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import datetime as dt
 import time
 from collections import Counter
@@ -76,6 +77,52 @@ async def test_an_edit_that_forbids_a_live_client_cuts_it_and_only_it(
             says.write(b"y")
             assert await stays.readexactly(1) == b"y"
         assert await is_reset(port, "127.0.0.2")
+
+
+async def test_clients_whom_an_edit_cuts_are_told_of_in_one_line_and_one_event(
+    sshd: Sshd, echo: EchoServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Also where the tunnel has no audit: else nobody would learn why they were gone."""
+    caplog.set_level("INFO", "reconciler")
+    port = free_port()
+    async with running(tmp_path, file(sshd, local("echo", port, echo.port, audit="false"))) as tunnels:
+        await tunnels.all_up()
+        async with contextlib.AsyncExitStack() as there:
+            for source in ("127.0.0.1", "127.0.0.2", "127.0.0.2"):
+                opening = partial(by_tcp_from, source)
+                reader, writer = await there.enter_async_context(connected("127.0.0.1", port, opening))
+                writer.write(b"x")
+                await reader.readexactly(1)
+            tunnels.edit(file(sshd, local("echo", port, echo.port, audit="false", deny="[127.0.0.2]")))
+            await eventually(lambda: tunnels.meter("server/echo").active == 1)
+        [event] = [one for one in tunnels.app.events.since(0)[1] if one.phase == "cut"]
+    why = "its source 127.0.0.2 is not allowed any more"
+    assert (event.subject, event.message) == ("tunnel server/echo", f"2 clients: {why}")
+    [line] = [record for record in caplog.records if "cut" in record.getMessage()]
+    assert line.getMessage() == f"tunnel server/echo: its new rules cut 2 clients: {why}"
+    assert (line.levelname, line.tunnel) == ("INFO", "server/echo")  # type: ignore[attr-defined]
+
+
+async def test_many_clients_with_many_reasons_are_told_of_in_one_line(
+    sshd: Sshd, echo: EchoServer, tmp_path: Path
+) -> None:
+    port = free_port()
+    async with running(tmp_path, file(sshd, local("echo", port, echo.port))) as tunnels:
+        await tunnels.all_up()
+        async with contextlib.AsyncExitStack() as there:
+            for number in (2, 2, 3, 4, 5):
+                opening = partial(by_tcp_from, f"127.0.0.{number}")
+                reader, writer = await there.enter_async_context(connected("127.0.0.1", port, opening))
+                writer.write(b"x")
+                await reader.readexactly(1)
+            tunnels.edit(file(sshd, local("echo", port, echo.port, allow="[192.0.2.0/24]")))
+            await eventually(lambda: tunnels.meter("server/echo").active == 0)
+        [event] = [one for one in tunnels.app.events.since(0)[1] if one.phase == "cut"]
+    assert event.message == (
+        "5 clients: its source 127.0.0.2 is not allowed any more (2 of them); "
+        "its source 127.0.0.3 is not allowed any more (1 of them); "
+        "its source 127.0.0.4 is not allowed any more (1 of them); and others"
+    )
 
 
 async def test_an_edit_that_forbids_a_held_client_holds_when_the_link_is_back(

@@ -7,13 +7,14 @@ import contextlib
 import gc
 import itertools
 import socket
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
 import pytest
 
 from reconciler.core.actions import Action, Open
-from reconciler.core.status import Phase
+from reconciler.core.status import Phase, Reason
 from reconciler.ssh import forwards
 from reconciler.ssh.link import WINDOW_BUDGET, WINDOW_MIN, Link
 from reconciler.ssh.unread import Unread
@@ -22,7 +23,7 @@ from support.dropbear import Dropbear
 from support.faults import Blackhole, TcpProxy
 from support.services import MIB, EchoServer, GreetingServer, RefusingPort, connected, exchange, refuses
 from support.sshd import Sshd
-from support.tunnels import file, local, remote, running, target, tunnel
+from support.tunnels import Running, file, local, remote, running, target, tunnel
 from support.wait import eventually, free_port
 
 
@@ -216,6 +217,7 @@ async def test_a_taken_port_is_told_and_taken_over_when_free(sshd: Sshd, echo: E
     async with running(tmp_path, file(sshd, remote("back", port, echo.port))) as tunnels:
         verdict = await tunnels.until("server/back", Phase.DOWN)
         assert verdict.reason == "remote_port_in_use"
+        assert failures(tunnels, "server/back").keys() == {"remote_port_in_use"}
         squatter.close()
         await tunnels.until("server/back", Phase.UP)
         assert await answers(port)
@@ -233,6 +235,7 @@ async def test_a_standby_waits_for_the_port_and_takes_over(sshd: Sshd, echo: Ech
             first.app.end()
             await second.until("server/back", Phase.UP)
             assert await answers(port)
+            assert failures(second, "server/back") == {}, "to wait for the other one is what it is for"
 
 
 async def test_a_server_that_forbids_listening_is_named_as_the_cause(tmp_path: Path) -> None:
@@ -434,6 +437,11 @@ async def test_a_listener_request_that_fails_for_one_tunnel_costs_the_others_not
 def directory(parent: Path, name: str) -> Path:
     (parent / name).mkdir()
     return parent / name
+
+
+def failures(tunnels: Running, tunnel: str) -> Mapping[Reason, int]:
+    """What the metrics count for it."""
+    return next(one.condition.failures for one in tunnels.app.snapshot().tunnels if one.id == tunnel)
 
 
 async def answers(port: int) -> bool:

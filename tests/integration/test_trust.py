@@ -318,6 +318,18 @@ async def test_a_live_connection_is_judged_again_when_the_files_change(sshd: Ssh
             assert still_trusted(result.connection) is expected, content
 
 
+async def test_files_that_cannot_be_read_change_nothing_for_a_live_connection(sshd: Sshd) -> None:
+    line = sshd.known_hosts.read_text()
+    async with dialled(access(hop(sshd, trust=strict(sshd.known_hosts)))) as result:
+        for content, expected in ((line, True), ("", False), (line, True)):
+            sshd.known_hosts.write_text(content)
+            assert still_trusted(result.connection) is expected, content
+            sshd.known_hosts.unlink()
+            sshd.known_hosts.mkdir()
+            assert still_trusted(result.connection) is expected, content
+            sshd.known_hosts.rmdir()
+
+
 async def test_a_live_connection_by_certificate_is_judged_by_its_authority(tmp_path: Path, keys: Keys) -> None:
     server = Certified(tmp_path / "sshd", keys)
     async with server.sshd as sshd:

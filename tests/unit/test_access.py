@@ -12,8 +12,13 @@ from reconciler.core.access import (
     SourceRules,
     check_destination_rule,
     check_source_rule,
+    forbids,
     read_host,
 )
+from reconciler.core.secret import FromFile
+from reconciler.core.spec import FarTcp, SocksUser
+from reconciler.core.status import Visitor
+from unit.build import local, socks
 
 
 def sources(*allow: str, deny: tuple[str, ...] = ()) -> SourceRules:
@@ -348,3 +353,30 @@ def test_a_host_in_its_compared_form_stays_the_same_when_read_again(text: str) -
     once = read_host(text)
     if once is not None:
         assert read_host(str(once)) == once
+
+
+# --- a tunnel's clients ------------------------------------------------------------------------------------------
+
+ANN, BOB = (SocksUser(name, FromFile(f"/run/{name}")) for name in ("ann", "bob"))
+DB = FarTcp("prod", "db.internal", 443)
+
+
+def test_a_live_client_may_stay_where_it_might_come_in_now() -> None:
+    assert forbids(local(), Visitor("10.0.0.7", "db:5432")) == ""
+    assert forbids(local(allow=("10.0.0.0/8",)), Visitor("10.0.0.7", "db:5432")) == ""
+    assert forbids(local(allow=("192.0.2.0/24",)), Visitor("", "db:5432")) == "", "a unix socket's"
+    assert forbids(socks(users=(ANN, BOB)), Visitor("10.0.0.7", "db.internal:443", DB, BOB)) == ""
+    assert forbids(socks(), Visitor("10.0.0.7", "db.internal:443", DB, BOB)) == "", "nobody has to log in any more"
+
+
+def test_why_a_live_client_may_not_stay_is_told() -> None:
+    visitor = Visitor("10.0.0.7", "db.internal:443", DB, ANN)
+    for tunnel, why in (
+        (socks(deny=("10.0.0.0/8",)), "its source 10.0.0.7 is not allowed any more"),
+        (socks(deny_destinations=("*.internal:*",)), "db.internal:443 is denied by *.internal:*"),
+        (socks(allow_destinations=("*.internal:80",)), "db.internal:443 is not among the allowed destinations"),
+        (socks(users=(BOB,)), "its user may not use the tunnel any more"),
+        (socks(users=(SocksUser("ann", FromFile("/run/another")),)), "its user may not use the tunnel any more"),
+    ):
+        assert forbids(tunnel, visitor) == why
+    assert forbids(socks(users=(ANN,)), Visitor("10.0.0.7", "db.internal:443", DB)), "who never logged in"

@@ -289,6 +289,38 @@ def test_a_connection_whose_host_key_is_no_longer_trusted_is_replaced_like_a_wro
     assert told(world.all_well()) == ["retire 1", "drain prod/db"]
 
 
+def test_a_connection_that_is_trusted_again_before_it_could_be_replaced_stays(world: World) -> None:
+    """Known hosts that were wrong for a moment: what was begun for it is given up, and nobody has a deadline."""
+    world.settled(target(handover_timeout=5.0), local())
+    world.arrive("prod/db")
+    world.distrust(1)
+    assert told(world.passes()) == ["dial prod"]
+    world.trust_again(1)
+    assert told(world.all_well()) == ["retire 2"]
+    assert told(world.wait(3600)) == []
+    assert world.link().phase is LinkPhase.READY
+    assert [flow.draining for flow in world.observe().flows] == [None]
+
+
+def test_a_connection_that_is_trusted_again_is_not_replaced_when_its_guarded_dial_is_due(world: World) -> None:
+    world.settled(target(), local())
+    world.distrust(1)
+    world.passes()
+    world.finish(2, AUTH)
+    world.trust_again(1)
+    assert told(world.wait(3600)) == []
+
+
+def test_a_connection_that_is_trusted_again_after_it_was_replaced_leaves_the_place_to_the_new_one(world: World) -> None:
+    world.settled(target(), local())
+    world.arrive("prod/db")
+    world.distrust(1)
+    assert told(world.all_well()) == ["dial prod", "retire 1", "drain prod/db"]
+    world.trust_again(1)
+    assert told(world.all_well()) == []
+    assert [link.id for link in world.links(LinkPhase.READY)] == [2]
+
+
 def test_the_loss_of_a_connection_being_replaced_does_not_hurry_a_guarded_failure(world: World) -> None:
     """What the old access suffers says nothing about the new one, and servers ban guessers."""
     world.settled(target(), local())
@@ -462,6 +494,38 @@ def test_clients_handed_over_and_then_removed_have_the_nearer_deadline(world: Wo
     world.settled(target(handover_timeout=10.0, generation=1), local())
     world.wait(5)
     world.settled(target(handover_timeout=10.0, generation=1))
+    assert told(world.wait(4.9)) == []
+    assert "cut prod/db" in told(world.wait(0.2))
+
+
+def test_clients_removed_and_then_handed_over_have_the_nearer_deadline_too(world: World) -> None:
+    """One edit that removes their tunnel and changes the way to its target: the connection is replaced later."""
+    world.settled(target(handover_timeout=3.0), local(drain_timeout=20.0), local("prod/keep", 1))
+    world.arrive("prod/db")
+    world.edit(target(handover_timeout=3.0, generation=1), local("prod/keep", 1))
+    world.wait(5)
+    world.all_well()
+    assert told(world.wait(2.9)) == []
+    assert "cut prod/db" in told(world.wait(0.2))
+
+
+def test_clients_removed_and_then_handed_over_for_longer_keep_their_deadline(world: World) -> None:
+    world.settled(target(), local(drain_timeout=20.0), local("prod/keep", 1))
+    world.arrive("prod/db")
+    world.edit(target(generation=1), local("prod/keep", 1))
+    world.wait(5)
+    world.all_well()
+    assert told(world.wait(14.9)) == []
+    assert "cut prod/db" in told(world.wait(0.2))
+
+
+def test_clients_put_back_on_a_replaced_connection_may_stay_no_longer_than_any_other_there(world: World) -> None:
+    world.settled(target(handover_timeout=10.0), local())
+    world.arrive("prod/db")
+    world.settled(target(handover_timeout=10.0, generation=1), local())
+    world.settled(target(handover_timeout=10.0, generation=1))
+    world.wait(5)
+    world.settled(target(handover_timeout=10.0, generation=1), local())
     assert told(world.wait(4.9)) == []
     assert "cut prod/db" in told(world.wait(0.2))
 

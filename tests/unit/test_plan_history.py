@@ -18,7 +18,7 @@ from reconciler.core.actions import Action, Close, Cut, Dial, Drain, Retire
 from reconciler.core.addresses import Addresses, is_choice
 from reconciler.core.plan import is_wanted, make_plan
 from reconciler.core.spec import Desired, Endpoint, FarTcp, RemoteTcp, TargetSpec, TunnelSpec
-from reconciler.core.status import Failure, LinkPhase, LinkState, Now, Observed, Reason, SocketPhase
+from reconciler.core.status import DrainCause, Failure, LinkPhase, LinkState, Now, Observed, Reason, SocketPhase
 from unit.build import AUTH, CLOSED, REFUSED, START, TIMEOUT, World, local, remote, target
 
 TARGETS = ("a", "b")
@@ -159,6 +159,11 @@ class Histories(RuleBasedStateMachine):
         if links := self.world.links(LinkPhase.READY):
             self.world.distrust(links[number % len(links)].id)
 
+    @rule(number=numbers)
+    def trust_again(self, number: int) -> None:
+        if links := [link for link in self.world.links() if not link.trusted]:
+            self.world.trust_again(links[number % len(links)].id)
+
     @rule(number=numbers, clients=st.integers(1, 3))
     def arrive(self, number: int, clients: int) -> None:
         if sockets := self.world.sockets():
@@ -270,6 +275,7 @@ class Histories(RuleBasedStateMachine):
         wanted = _wanted(desired, now)
         for socket in observed.sockets.values():
             assert socket.phase is SocketPhase.CLOSING or wanted[socket.owner.id] == socket.owner
+        _check_nearer_end_holds(desired, observed)
         at = make_plan(desired, observed, now).wake_at
         assert at > now.mono
         ahead = 1e6 if at == math.inf else at - now.mono
@@ -363,6 +369,15 @@ def _check_clients(action: Drain | Cut, wanted: dict[str, TunnelSpec], observed:
         assert flow.draining.deadline <= now.mono
     else:
         assert stale == (action.draining is not None)
+
+
+def _check_nearer_end_holds(desired: Desired, observed: Observed) -> None:
+    """Clients of a tunnel that is gone stay no longer on a replaced connection than those of one that is there."""
+    replaced = {link.id: link for link in observed.links if link.phase is LinkPhase.RETIRING}
+    for flow in observed.flows:
+        link = replaced.get(flow.key.link)
+        if link is not None and flow.draining is not None and flow.draining.cause is DrainCause.ROUTE:
+            assert flow.draining.deadline <= link.since + desired.targets[link.target].settings.handover_timeout
 
 
 def _check_retired(

@@ -8,9 +8,13 @@ from reconciler.core.actions import Action, Assign, Close, Cut, Dial, Drain, Mov
 from reconciler.core.plan import make_plan
 from reconciler.core.ports import Actuator, Clock
 from reconciler.core.simulate import ImpossibleError, Simulator, converge, foresee
-from reconciler.core.spec import FarTcp, LocalTcp
-from reconciler.core.status import EMPTY, FlowKey, LinkPhase, Now, SocketKey, SocketPhase
+from reconciler.core.spec import Desired, FarTcp, LocalTcp
+from reconciler.core.status import EMPTY, FlowKey, LinkPhase, Now, Observed, SocketKey, SocketPhase
 from unit.build import AUTH, REFUSED, START, World, desired, local, remote, target, told
+
+
+def foreseen(desired: Desired, observed: Observed, now: Now) -> tuple[Action, ...]:
+    return tuple(step.action for step in foresee(desired, observed, now))
 
 
 def test_it_is_an_actuator_and_a_clock() -> None:
@@ -22,7 +26,7 @@ def test_it_is_an_actuator_and_a_clock() -> None:
 
 
 def test_from_nothing_every_step_is_foreseen_in_order() -> None:
-    steps = foresee(desired(target(), local(), remote()), EMPTY, START)
+    steps = foreseen(desired(target(), local(), remote()), EMPTY, START)
     assert told(steps) == [
         "dial prod",
         "open 127.0.0.1:5432 for prod/db",
@@ -35,7 +39,7 @@ def test_between_two_files_only_the_differences_are_foreseen() -> None:
     world.settled(target(), local(), remote())
     world.arrive("prod/db")
     before = world.observe()
-    steps = foresee(desired(target(generation=1), local(to="new"), remote()), before, START)
+    steps = foreseen(desired(target(generation=1), local(to="new"), remote()), before, START)
     assert sorted(told(steps)) == [
         "assign 127.0.0.1:5432 to prod/db",
         "dial prod",
@@ -49,14 +53,14 @@ def test_between_two_files_only_the_differences_are_foreseen() -> None:
 def test_an_agreeing_world_foresees_nothing() -> None:
     world = World()
     world.settled(target(), local(), remote())
-    assert foresee(world.asked, world.observe(), START) == ()
+    assert foreseen(world.asked, world.observe(), START) == ()
 
 
 def test_a_rename_in_a_running_world_is_foreseen_to_keep_its_clients() -> None:
     world = World()
     world.settled(target(), local("prod/old"))
     world.arrive("prod/old")
-    steps = foresee(desired(target(), local("prod/new")), world.observe(), START)
+    steps = foreseen(desired(target(), local("prod/new")), world.observe(), START)
     assert told(steps) == ["assign 127.0.0.1:5432 to prod/new"]
 
 
@@ -65,7 +69,7 @@ def test_what_waits_for_its_next_try_is_foreseen_as_tried_now() -> None:
     world.edit(target(), local())
     world.finish(1, AUTH)
     world.finish(world.socket().key, REFUSED)
-    assert told(foresee(world.asked, world.observe(), START)) == ["dial prod", "open 127.0.0.1:5432 for prod/db"]
+    assert told(foreseen(world.asked, world.observe(), START)) == ["dial prod", "open 127.0.0.1:5432 for prod/db"]
 
 
 def test_an_edit_that_was_refused_and_taken_back_is_foreseen_to_be_tried_again() -> None:
@@ -73,10 +77,10 @@ def test_an_edit_that_was_refused_and_taken_back_is_foreseen_to_be_tried_again()
     world.settled(target(), local())
     world.edit(target(user="wrong"), local())
     world.finish(2, AUTH)
-    assert foresee(world.asked, world.observe(), START) == (), "the file asks for nothing new"
+    assert foreseen(world.asked, world.observe(), START) == (), "the file asks for nothing new"
     world.edit(target(), local())
-    assert foresee(world.asked, world.observe(), START) == ()
-    steps = foresee(desired(target(user="wrong"), local()), world.observe(), START)
+    assert foreseen(world.asked, world.observe(), START) == ()
+    steps = foreseen(desired(target(user="wrong"), local()), world.observe(), START)
     assert told(steps) == ["dial prod", "retire 1"]
     assert told(world.edit(target(user="wrong"), local())) == ["dial prod"], "at once"
 
@@ -84,7 +88,7 @@ def test_an_edit_that_was_refused_and_taken_back_is_foreseen_to_be_tried_again()
 def test_what_is_under_way_is_foreseen_to_succeed() -> None:
     world = World()
     world.edit(target(), remote())
-    assert told(foresee(world.asked, world.observe(), START)) == ["open 127.0.0.1:8080 on prod for prod/web"]
+    assert told(foreseen(world.asked, world.observe(), START)) == ["open 127.0.0.1:8080 on prod for prod/web"]
 
 
 def test_a_planner_that_contradicts_itself_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
