@@ -39,7 +39,9 @@ from reconciler.ssh.kinds import dial_near
 from reconciler.ssh.link import Link, LinkClient
 from reconciler.ssh.refusals import from_channel_open
 
-WITHIN = 10.0  # seconds for all of it: somebody waits. The step under way is told, whatever its own timeout
+# Seconds for all of it. Somebody waits, and has an answer within ten seconds, the start of the command included: the
+# step under way is told then, whatever its own timeout (as long as ten seconds for a destination).
+WITHIN = 9.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,12 +63,12 @@ async def diagnose(
         async with asyncio.timeout(WITHIN):
             await way.go()
     except TimeoutError:
-        way.fail(way.at, Failure(Reason.TIMEOUT, f"no answer yet after {WITHIN:g} s in all"))
+        way.fail(way.at, Failure(Reason.TIMEOUT, f"{way.where}: no answer yet after {WITHIN:g} s in all"))
     return way.steps
 
 
 class _Way:
-    """From the client's end to the destination. `at` is the step under way."""
+    """From the client's end to the destination. `at` is the step under way, `where` who is to answer it."""
 
     def __init__(
         self,
@@ -81,7 +83,7 @@ class _Way:
         self.fleet = fleet
         self.now = now
         self.environ = environ
-        self.at = "tunnel"
+        self.at, self.where = "tunnel", tunnel.id
         self.steps: list[Step] = []
 
     async def go(self) -> None:
@@ -96,7 +98,7 @@ class _Way:
         try:
             if remote:
                 self._listen("listen on the server")
-            self.at = "destination"
+            self.at, self.where = "destination", str(self.tunnel.route)
             reached = await self._reach(self.fleet.usable(self.target.name) or server)
         finally:
             server.abort()
@@ -147,12 +149,15 @@ class _Way:
 
     def _listen(self, step: str) -> None:
         """What is known of its listener. Nothing is where it was not tried yet: the sum tells that."""
-        observed, (_, status) = self.fleet.observe(), self._judged()
+        observed, (target, status) = self.fleet.observe(), self._judged()
         listen = self.tunnel.listen
         mine = [s for s in observed.sockets.values() if s.owner.id == self.tunnel.id and s.key.listen == listen]
         failed = [tries for key, tries in observed.socket_tries.items() if key.listen == listen]
         if any(socket.phase is SocketPhase.BOUND for socket in mine):
-            self._well(step, status.bound)
+            # What one that is up has to say is about its listener, unless it is its target's.
+            is_well = status.verdict.phase is Phase.UP and not target.verdict.is_trouble
+            doubt = status.verdict.message if is_well else ""
+            self._well(step, f"{status.bound} ({doubt})" if doubt else status.bound)
         elif failed and status.verdict.phase is Phase.STANDBY:
             self._well(step, status.verdict.message)
         elif failed:
@@ -168,7 +173,7 @@ class _Way:
             if link is not None:
                 link.abort()
             name = f"jump host {number + 1}" if number < len(hops) - 1 else "server"
-            self.at = f"{name}: connect"
+            self.at, self.where = f"{name}: connect", " or ".join(map(str, hop.hosts))
             try:
                 link = await self._connect(replace(self.target.access, via=hops[:number], hop=hop))
             except DialFailed as failed:

@@ -11,6 +11,7 @@ from types import MappingProxyType
 from reconciler import __version__
 from reconciler.config.load import Loaded
 from reconciler.core.judge import Judgement, TargetStatus, TunnelStatus, Verdict
+from reconciler.core.spec import Endpoint, Listen, LocalTcp, LocalUnix, RemoteTcp, RemoteUnix
 from reconciler.core.status import Now, Observed, Reason
 from reconciler.loads import Loads
 from reconciler.loop import Loop
@@ -106,7 +107,7 @@ class Camera:
             name=spec.name,
             kind=spec.kind,
             condition=self._condition(f"tunnel {tunnel.id}", tunnel.verdict, now, self.fleet.tally.failures(tunnel.id)),
-            listen=tunnel.bound,
+            listen=_listen(tunnel),
             asked=str(spec.listen),
             dial=str(spec.route),
             connections=meter.active,
@@ -133,3 +134,22 @@ class Camera:
             reconnects=self.journal.reconnects(subject),
             failures=MappingProxyType(dict(failures)),
         )
+
+
+def _listen(tunnel: TunnelStatus) -> str:
+    """For machines: the same form whether it is bound or not."""
+    asked = tunnel.spec.listen
+    return tunnel.bound if tunnel.bound != str(asked) else _address(asked)
+
+
+def _address(listen: Listen) -> str:
+    """`host:port` (0: none is chosen yet) or a path. What people read has more: on which server, and what 0 means."""
+    match listen:
+        case LocalUnix() | RemoteUnix():
+            return listen.path
+        case RemoteTcp():
+            return str(Endpoint(listen.host, listen.port))
+        case LocalTcp() if listen.first == listen.last:
+            return str(Endpoint(listen.host, listen.first))
+        case LocalTcp():
+            return f"{Endpoint(listen.host, listen.first)}-{listen.last}"

@@ -102,12 +102,12 @@ def _passing_on(app: App) -> Iterator[_Passing]:
 
 
 def variables(tunnels: Iterable[TunnelStatus]) -> dict[str, str]:
-    """TUNNEL_<TARGET>_<NAME>_HOST and _PORT of each tunnel that listens here on TCP."""
+    """TUNNEL_<TARGET>_<NAME>_HOST and _PORT of each tunnel that listens here on TCP, if its port is chosen."""
     made = {}
     for tunnel in tunnels:
-        if isinstance(tunnel.spec.listen, LocalTcp):
+        host, _, port = tunnel.bound.rpartition(":")
+        if isinstance(tunnel.spec.listen, LocalTcp) and port.isdecimal():
             name = _NOT_IN_A_NAME.sub("_", f"{tunnel.spec.target}_{tunnel.spec.name}".upper())
-            host, _, port = tunnel.bound.rpartition(":")
             host = host.removeprefix("[").removesuffix("]")
             made[f"TUNNEL_{name}_HOST"] = _REACHED_BY.get(host, host)
             made[f"TUNNEL_{name}_PORT"] = port

@@ -17,7 +17,7 @@ from urllib.parse import urlencode
 
 import click
 
-from reconciler.cli.table import clean
+from reconciler.cli.table import complain
 from reconciler.report.places import socket_paths
 
 _ANSWER_WITHIN = 15.0  # seconds; what takes longer says so
@@ -25,12 +25,12 @@ _SILENT_FOR = 40.0  # seconds without a word from who is followed; it gives a si
 
 
 class Trouble(click.ClickException):
-    """Ends the command with one line on stderr."""
+    """Ends the command with its sentence on stderr."""
 
     exit_code = 1
 
     def show(self, file: IO[Any] | None = None) -> None:
-        click.echo(f"error: {clean(self.message)}", file=file, err=file is None)
+        complain("error", self.message, file)
 
 
 class NothingRuns(Trouble):

@@ -39,7 +39,7 @@ def command(ids: tuple[str, ...], output: str, control: Control) -> None:
     tunnels connections prod/postgres
     """
     if ids:
-        chosen(control.get("/api/v1/status")["tunnels"], ids)  # raises Trouble for one that names none
+        chosen(control.get("/api/v1/status"), ids)  # raises Trouble for one that names none
     found: list[Client] = control.get("/api/v1/connections")["connections"]
     clients = [client for client in found if not ids or is_meant(client["tunnel"], ids)]
     if output == "json":

@@ -10,10 +10,9 @@ from reconciler.cli import options
 from reconciler.cli.answers import Status, Step
 from reconciler.cli.client import Control, NothingRuns
 from reconciler.cli.ids import chosen
-from reconciler.cli.status_view import wrapped
-from reconciler.cli.table import clean, is_unicode, painted, width
+from reconciler.cli.table import clean, is_unicode, painted, width, wrapped
 
-_WITHIN = 30.0  # it takes ten seconds at most, on a process that has time for it
+_WITHIN = 30.0  # it takes less than ten seconds, on a process that has time for it
 
 
 @click.command("diagnose")
@@ -34,7 +33,7 @@ def command(pattern: str, control: Control) -> None:
     except NothingRuns as nothing:
         raise NothingRuns(f"{nothing.message}; `tunnels check --connect FILE` tries the logins from here") from None
     well = True
-    for number, tunnel in enumerate(chosen(status["tunnels"], [pattern])):
+    for number, tunnel in enumerate(chosen(status, [pattern])):
         click.echo(("\n" if number else "") + tunnel["id"])
         steps: list[Step] = control.get("/api/v1/diagnose", within=_WITHIN, id=tunnel["id"])["steps"]
         click.echo("\n".join(line for step in steps for line in _lines(step)))
@@ -44,11 +43,10 @@ def command(pattern: str, control: Control) -> None:
 
 def _lines(step: Step) -> list[str]:
     good, bad = ("✓", "✗") if is_unicode() else ("ok  ", "FAIL")
-    mark = painted(good, "green") if step["ok"] else painted(bad, "red")
-    detail = clean(step["detail"] or "")
-    head = f"{mark} {clean(step['step'])}"
+    name, detail = clean(step["step"]), clean(step["detail"] or "")
     if step["ok"]:
-        return [f"{head}: {detail}" if detail else head]
-    said = [*(wrapped(detail, width()) if detail else [])]
+        said = wrapped(f"{good} {name}: {detail}" if detail else f"{good} {name}", width(), first="")
+        return [said[0].replace(good, painted(good, "green"), 1), *said[1:]]
+    said = wrapped(detail, width()) if detail else []
     fix = wrapped(f"Fix: {clean(step['fix'])}", width()) if step["fix"] else []
-    return [head, *said, *(painted(line, "yellow") for line in fix)]
+    return [f"{painted(bad, 'red')} {name}", *said, *(painted(line, "yellow") for line in fix)]

@@ -44,7 +44,7 @@ def _events(ids: tuple[str, ...], follow: bool, control: Control) -> Iterable[Ev
     """
     remembered: list[Event] = control.get("/api/v1/events")["events"]
     if unheard := [one for one in ids if not any(_is_of(event, [one]) for event in remembered)]:
-        chosen(control.get("/api/v1/status")["tunnels"], unheard)
+        chosen(control.get("/api/v1/status"), unheard)
     return control.follow("/api/v1/events", follow="1") if follow else remembered
 
 

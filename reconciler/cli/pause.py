@@ -6,6 +6,7 @@ import click
 
 from reconciler.cli import options
 from reconciler.cli.client import Control
+from reconciler.cli.ids import named
 from reconciler.cli.values import DURATION
 from reconciler.config.values import shown_duration
 
@@ -24,7 +25,9 @@ def command(ids: tuple[str, ...], everything: bool, seconds: float | None, contr
     tunnels pause prod/postgres --for 1h
     tunnels pause --all
     """
-    body = {"ids": options.all_or_ids(ids, everything), "seconds": seconds}
+    meant = options.all_or_ids(ids, everything)
     until = f" for {shown_duration(seconds)}" if seconds else ""
-    for done in control.post("/api/v1/pause", body)["done"]:
+    with named(control, meant):
+        answer = control.post("/api/v1/pause", {"ids": meant, "seconds": seconds})
+    for done in answer["done"]:
         click.echo(f"{done}: paused{until}")

@@ -7,11 +7,11 @@ import re
 import click
 
 from reconciler.cli import options
-from reconciler.cli.answers import Status, Tunnel
+from reconciler.cli.answers import Tunnel
 from reconciler.cli.client import Control, Trouble
 from reconciler.cli.ids import chosen
 
-_PORT = re.compile(r":([0-9]+)(?: on .*)?$")  # "127.0.0.1:5432", or "127.0.0.1:8080 on prod"
+_PORT = re.compile(r":([0-9]+)$")  # a range, before one is chosen, is none
 _UNBOUND = frozenset({"local_port_in_use", "bind", "remote_port_in_use", "forbidden_by_server"})
 
 
@@ -26,8 +26,7 @@ def command(pattern: str, control: Control) -> None:
     \b
     psql -h localhost -p "$(tunnels port prod/postgres)"
     """
-    status: Status = control.get("/api/v1/status")
-    found = chosen(status["tunnels"], [pattern])
+    found = chosen(control.get("/api/v1/status"), [pattern])
     if len(found) > 1:
         raise Trouble(f"{pattern} means {len(found)} tunnels, {found[0]['id']} and {found[1]['id']} among them")
     click.echo(_port(found[0]))

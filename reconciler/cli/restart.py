@@ -6,6 +6,7 @@ import click
 
 from reconciler.cli import options
 from reconciler.cli.client import Control
+from reconciler.cli.ids import named
 
 
 @click.command("restart")
@@ -23,7 +24,9 @@ def command(ids: tuple[str, ...], everything: bool, now: bool, control: Control)
     tunnels restart prod
     tunnels restart 'staging/*' --now
     """
-    body = {"ids": options.all_or_ids(ids, everything), "now": now}
+    meant = options.all_or_ids(ids, everything)
     off = options.off(control)
-    for done in control.post("/api/v1/restart", body)["done"]:
+    with named(control, meant):
+        answer = control.post("/api/v1/restart", {"ids": meant, "now": now})
+    for done in answer["done"]:
         click.echo(f"{done}: stays off: {off[done]}" if done in off else f"{done}: restarted")

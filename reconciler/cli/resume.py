@@ -6,6 +6,7 @@ import click
 
 from reconciler.cli import options
 from reconciler.cli.client import Control
+from reconciler.cli.ids import named
 
 
 @click.command("resume")
@@ -21,7 +22,9 @@ def command(ids: tuple[str, ...], everything: bool, control: Control) -> None:
     tunnels resume prod/postgres
     tunnels resume --all
     """
-    body = {"ids": options.all_or_ids(ids, everything)}
+    meant = options.all_or_ids(ids, everything)
     off = {tunnel: why for tunnel, why in options.off(control).items() if not why.startswith("paused")}
-    for done in control.post("/api/v1/resume", body)["done"]:
+    with named(control, meant):
+        answer = control.post("/api/v1/resume", {"ids": meant})
+    for done in answer["done"]:
         click.echo(f"{done}: stays off: {off[done]}" if done in off else f"{done}: resumed")

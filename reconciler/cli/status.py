@@ -16,7 +16,7 @@ from reconciler.cli import options, status_view
 from reconciler.cli.answers import Status, Tunnel
 from reconciler.cli.client import Control, NothingRuns, Trouble
 from reconciler.cli.ids import chosen, is_meant
-from reconciler.cli.table import clean, width
+from reconciler.cli.table import clean, width, wrapped
 
 _EVERY = 1.0  # seconds between two looks of --watch
 _HOME, _TO_END_OF_LINE, _TO_END_OF_SCREEN = "\x1b[H", "\x1b[K", "\x1b[J"
@@ -59,7 +59,7 @@ def _look(ids: tuple[str, ...], control: Control, show: _Show, watch: bool) -> i
     except Trouble as trouble:
         nothing = isinstance(trouble, NothingRuns)
         if watch and show is _text:
-            _screen([clean(trouble.message)])
+            _screen(wrapped(clean(trouble.message), width(), indent=""))
         else:
             trouble.show()
         return _NOTHING_RUNS if nothing else 1
@@ -74,7 +74,7 @@ def _chosen(status: Status, ids: tuple[str, ...]) -> list[Tunnel]:
     """Those that are meant. Of a process that ends most are gone: that they are not there says nothing."""
     if status.get("ending"):
         return [tunnel for tunnel in status["tunnels"] if not ids or is_meant(tunnel["id"], ids)]
-    return chosen(status["tunnels"], ids)
+    return chosen(status, ids)
 
 
 def _json(status: Status, watch: bool) -> None:

@@ -5,25 +5,35 @@ Pure: status, time and width in, lines out. A trouble that many tunnels share (t
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Sequence
 from datetime import datetime
 
 from reconciler.cli.answers import Config, Status, Target, Tunnel
-from reconciler.cli.table import Cell, Column, clean, count, is_unicode, painted, seconds_since, size, span, table
+from reconciler.cli.table import (
+    Cell,
+    Column,
+    clean,
+    count,
+    is_unicode,
+    painted,
+    seconds_since,
+    size,
+    span,
+    table,
+    wrapped,
+)
 
 NOT_ASKED_FOR = frozenset({"off", "standby", "draining"})  # not up, and not meant to be
 _TROUBLE = frozenset({"down", "unhealthy"})
 _READS_FILES = frozenset({"auth", "host_key", "certificate_expired", "secret_unreadable"})
 _COLOURS = {"up": "green", "down": "red", "unhealthy": "red", "off": "bright_black", "draining": "bright_black"}
 _NAMED = 3  # tunnels of one trouble that are named
-_WIDEST = 100  # columns that are still pleasant to read sentences in
 
 _COLUMNS = (
     Column("TUNNEL", least=16),
     Column("STATE"),
-    Column("LISTENS ON", least=12),
-    Column("LEADS TO", least=12),
+    Column("LISTENS ON", least=21),  # a range on 127.0.0.1: cut, it would be another port's
+    Column("LEADS TO", least=11),
     Column("CLIENTS", right=True),
     Column("SINCE", right=True),
     Column("SENT", right=True, extra=True),
@@ -82,9 +92,11 @@ def _state(tunnel: Tunnel) -> str:
 
 
 def _listen(tunnel: Tunnel) -> str:
-    """Of a remote tunnel it is an address of the server; its name stands in the id already."""
-    address = tunnel["listen"].removesuffix(f" on {tunnel['target']}")
-    if address == tunnel["listen"]:
+    """Of a remote tunnel it is an address of the server, whose name stands in the id already."""
+    address = tunnel["listen"]
+    if address.endswith(":0"):
+        address = f"{address[:-1]}any"
+    if tunnel["type"] != "remote":
         return address
     return f"(server){address.removeprefix('127.0.0.1').removeprefix('localhost')}"
 
@@ -147,20 +159,6 @@ def _sentences(tunnels: list[Tunnel], about: Tunnel | Target, now: datetime) -> 
     if when := _next_try(about, now):
         said.append(when)
     return said
-
-
-def wrapped(text: str, width: int | None, indent: str = "  ") -> list[str]:
-    """Indented, and broken only between words, so that addresses and commands can be copied."""
-    if width is None:
-        return [indent + text]
-    return textwrap.wrap(
-        text,
-        min(width, _WIDEST),
-        initial_indent=indent,
-        subsequent_indent=indent,
-        break_long_words=False,
-        break_on_hyphens=False,
-    )
 
 
 def _next_try(about: Tunnel | Target, now: datetime) -> str:

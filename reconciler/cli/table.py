@@ -1,4 +1,4 @@
-"""Text for terminals: tables that fit their width, colour where it is wanted, times and sizes for people.
+"""Text for terminals: tables and sentences that fit their width, colour where it is wanted, times and sizes for people.
 
 Owns what the terminal is told: everything from elsewhere is shown with its control characters escaped.
 """
@@ -9,15 +9,17 @@ import os
 import re
 import shutil
 import sys
+import textwrap
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import NamedTuple
+from typing import IO, Any, NamedTuple
 
 import click
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _GAP = "  "
+_WIDEST = 100  # columns that are still pleasant to read sentences in
 _UNITS = ((86400, "d"), (3600, "h"), (60, "m"))
 
 
@@ -59,9 +61,26 @@ def clean(text: str) -> str:
     return _CONTROL.sub(lambda match: f"\\x{ord(match[0]):02x}", text)
 
 
-def complain(kind: str, said: object) -> None:
-    """`error: …` or `warning: …`, on stderr."""
-    click.echo(f"{kind}: {clean(str(said))}", err=True)
+def wrapped(text: str, limit: int | None, indent: str = "  ", first: str | None = None) -> list[str]:
+    """Broken only between words, so that addresses and commands can be copied. `first`: the first line's indent."""
+    first = indent if first is None else first
+    if limit is None:
+        return [first + text]
+    return textwrap.wrap(
+        text,
+        min(limit, _WIDEST),
+        initial_indent=first,
+        subsequent_indent=indent,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+
+
+def complain(kind: str, said: object, file: IO[Any] | None = None) -> None:
+    """`error: …` or `warning: …`, on stderr. One line each where programs read it, whatever $COLUMNS says."""
+    stream = file or sys.stderr  # None: it is closed
+    limit = shutil.get_terminal_size().columns if stream is not None and stream.isatty() else None
+    click.echo("\n".join(wrapped(clean(f"{kind}: {said}"), limit, first="")), file=file, err=file is None)
 
 
 def table(columns: Sequence[Column], rows: Iterable[Sequence[Cell]], limit: int | None) -> list[str]:

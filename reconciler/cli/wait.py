@@ -8,6 +8,7 @@ import click
 
 from reconciler.cli import options
 from reconciler.cli.client import Control, Refused, Trouble
+from reconciler.cli.ids import named
 from reconciler.cli.values import DURATION
 
 _RETRY = 0.1  # seconds between two looks for a process that is still to start
@@ -40,6 +41,11 @@ def command(ids: tuple[str, ...], revision: str | None, timeout: float, control:
         raise click.BadParameter(
             "it is empty: `check --output json` has a revision for every file that is there", param_hint="--revision"
         )
+    with named(control, ids):
+        _wait(ids, revision, timeout, control)
+
+
+def _wait(ids: tuple[str, ...], revision: str | None, timeout: float, control: Control) -> None:
     deadline = time.monotonic() + timeout
     while True:
         left = max(0.0, deadline - time.monotonic())

@@ -68,6 +68,7 @@ def application(
     """The application, to be served."""
     http = _Http(snapshot, pulse, events, rules)
     app = web.Application(middlewares=[http.guard])
+    app.on_response_prepare.append(_add_headers)
     app.router.add_get("/metrics", http.metrics)
     app.router.add_get("/livez", http.livez)
     app.router.add_get("/readyz", http.readyz)
@@ -91,16 +92,12 @@ class _Http:
 
     @web.middleware
     async def guard(self, request: web.Request, handler: _Handler) -> web.StreamResponse:
-        """Who may ask what; and the headers that keep browsers from doing more than was meant."""
+        """Who may ask what."""
         try:
             refusal = self._refusal(request)
-            response = refusal if refusal is not None else await handler(request)
+            return refusal if refusal is not None else await handler(request)
         except web.HTTPException as error:
-            response = _text(error.status, error.reason)
-        if not response.prepared:
-            for name, value in _HEADERS.items():
-                response.headers.setdefault(name, value)
-        return response
+            return _text(error.status, error.reason)
 
     def _refusal(self, request: web.Request) -> web.Response | None:
         if request.method not in ("GET", "HEAD"):
@@ -179,6 +176,11 @@ def _ready(pulse: Pulse, troubles: list[TunnelSnapshot]) -> web.Response:
     if pulse.passed is None:
         return _text(503, "it is starting")
     return _text(503 if troubles else 200, "\n".join(sentence(one.id, one.condition) for one in troubles) or "ok")
+
+
+async def _add_headers(_: web.Request, response: web.StreamResponse) -> None:
+    """They keep browsers from doing more than was meant. Here, as a stream of events is under way before it returns."""
+    response.headers.update(_HEADERS)
 
 
 def _is_local(request: web.Request) -> bool:

@@ -92,7 +92,9 @@ class TargetSnapshot:
 
 @dataclass(frozen=True, slots=True)
 class TunnelSnapshot:
-    """A tunnel. `listen` is where it listens now, `asked` what the file says; `probe` None where none has answered."""
+    """A tunnel. `listen` is where it listens, or is to, as host:port or a path; `asked` what the file says, in words;
+    `probe` None where none has answered.
+    """
 
     id: str
     target: str

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import re
 import socket
 from pathlib import Path
 
 import pytest
 
 from reconciler.core.status import Phase
+from support.endpoints import whole
 from support.services import EchoServer, exchange
 from support.sshd import Sshd
-from support.tunnels import file, local, running, socks
+from support.tunnels import file, local, remote, running, socks, tunnel
 from support.wait import eventually, free_port
 
 
@@ -117,6 +119,35 @@ async def test_a_file_that_holds_something_else_than_a_port_is_left_alone(
         assert keys.read_text() == "ssh-ed25519 AAAA me\n"
         assert "holds something else than a port" in caplog.text
         assert old.read_text() == f"{tunnels.bound_port('server/two')}\n"
+
+
+async def test_machines_are_told_an_address_of_one_form_whether_it_is_bound_or_not(
+    sshd: Sshd, echo: EchoServer, tmp_path: Path
+) -> None:
+    first, there, socket_there = two_free_ports(), free_port(), tmp_path / "there.sock"
+    text = file(
+        sshd,
+        local("any", 0, echo.port, localHost='"::1"'),
+        local("range", f'"{first}-{first + 1}"', echo.port),
+        remote("back", there, echo.port),
+        remote("chosen", 0, echo.port),
+        tunnel("path", "remote", remoteSocket=socket_there, localHost="127.0.0.1", localPort=echo.port),
+    )
+    async with whole(tmp_path, text) as it:
+        await it.tunnels.all_up()
+        up = {one["name"]: one["listen"] for one in (await it.control.get("/api/v1/status"))["tunnels"]}
+        assert all(re.fullmatch(r"127\.0\.0\.1:[1-9]\d*|\[::1\]:[1-9]\d*|/.*", listen) for listen in up.values()), up
+        it.tunnels.edit(text.replace("    tunnels:", "    enabled: false\n    tunnels:"))
+        await it.tunnels.until("server/back", Phase.OFF)
+        await eventually(lambda: not it.tunnels.app.fleet.observe().sockets)
+        off = {one["name"]: one["listen"] for one in (await it.control.get("/api/v1/status"))["tunnels"]}
+        assert off == {
+            "any": "[::1]:0",
+            "range": f"127.0.0.1:{first}-{first + 1}",
+            "back": f"127.0.0.1:{there}",
+            "chosen": "127.0.0.1:0",
+            "path": str(socket_there),
+        }
 
 
 def two_free_ports() -> int:

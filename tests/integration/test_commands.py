@@ -91,6 +91,23 @@ async def test_status_takes_globs_and_a_name_that_is_none_is_told(sshd: Sshd, ec
         assert "no tunnel is called three; there are server/one, server/two" in missing.err
 
 
+async def test_a_name_that_only_a_rejected_file_has_is_told_with_what_is_wrong_there(tmp_path: Path) -> None:
+    text = "targets: {a: {host: a.invalid, user: u, password: {env: PW}, enabled: false, tunnels: [%s]}}\n"
+    async with program(tmp_path, text % "{name: db, socks: 1080}") as run:
+        await run.ran("wait")
+        run.edit(text % "{name: db, socks: 1080}, {name: new, socks: 1081, holdTimout: 1s}")
+        assert (await run.ran("reload")).code == 1
+        for command in ("status", "diagnose", "wait", "restart", "pause", "resume", "port", "connections", "events"):
+            missing = await run.ran(command, "a/new")
+            assert missing.code == 1
+            assert missing.err.startswith(
+                "error: no tunnel is called a/new; there are a/db. "
+                f"{run.file} is not valid, and what it said before still holds: {run.file}:1:"
+            ), command
+            assert "did you mean `holdTimeout`" in missing.err
+            assert missing.err.count("\n") == 1
+
+
 async def test_status_is_3_when_nothing_runs_and_says_where_it_looked(tmp_path: Path) -> None:
     nothing = await ran("status", env=NOBODY)
     assert (nothing.code, nothing.out) == (3, "")

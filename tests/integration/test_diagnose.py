@@ -10,7 +10,9 @@ from typing import Any
 
 import pytest
 
+from reconciler.config.load import load_text
 from reconciler.core.status import Phase, SocketPhase
+from reconciler.diagnose import WITHIN
 from support.endpoints import Whole, whole
 from support.faults import Blackhole
 from support.keys import Keys
@@ -173,7 +175,27 @@ async def test_an_end_of_patience_names_the_hop(sshd: Sshd, tmp_path: Path, monk
         text = "targets:\n" + target(sshd, port=hole.port) + local("db", free_port(), 1)
         async with whole(tmp_path, text) as it:
             await it.tunnels.until("server/db", Phase.CONNECTING)
-            assert "no answer yet after 0.2 s" in (await diagnosed(it, "server/db")).only_wrong("server: connect")[0]
+            detail, _ = (await diagnosed(it, "server/db")).only_wrong("server: connect")
+            assert detail == f"127.0.0.1:{hole.port}: no answer yet after 0.2 s in all."
+
+
+async def test_an_end_of_patience_names_the_destination(
+    sshd: Sshd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("reconciler.diagnose.WITHIN", 5.0)  # enough to log in, less than `dialTimeout`
+    with Blackhole() as hole:
+        text = file(sshd, local("out", free_port(), hole.port), remote("back", free_port(), hole.port))
+        async with whole(tmp_path, text) as it:
+            await it.tunnels.all_up()
+            for steps in await asyncio.gather(diagnosed(it, "server/out"), diagnosed(it, "server/back")):
+                detail, fix = steps.only_wrong("destination")
+                assert detail == f"127.0.0.1:{hole.port}: no answer yet after 5 s in all."
+                assert "firewalls" in fix
+
+
+def test_patience_leaves_the_command_time_to_start_and_to_print_within_ten_seconds() -> None:
+    dial_timeout = load_text("targets: {a: {host: b, user: u, agent: true}}").desired.targets["a"].settings.dial_timeout
+    assert min(10.0, dial_timeout) > WITHIN
 
 
 # --- listening --------------------------------------------------------------------------------------------------
@@ -227,6 +249,19 @@ async def test_a_remote_port_that_is_taken_and_one_that_is_forbidden(
             assert "forbids listening" in detail
             assert "This needs you" in detail
             assert "AllowTcpForwarding" in fix
+
+
+async def test_a_listener_that_the_server_may_have_narrowed_says_so_as_status_does(
+    sshd: Sshd, echo: EchoServer, tmp_path: Path
+) -> None:
+    there = free_port()
+    async with whole(tmp_path, file(sshd, remote("back", there, echo.port, remoteHost="0.0.0.0"))) as it:
+        await it.tunnels.all_up()
+        [told] = (await it.control.get("/api/v1/status"))["tunnels"]
+        steps = await diagnosed(it, "server/back")
+        assert steps.wrong == []
+        assert "sshd without GatewayPorts listens on loopback alone" in told["message"]
+        assert steps.detail["listen on the server"] == f"0.0.0.0:{there} ({told['message']})"
 
 
 async def test_a_standby_is_well(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> None:

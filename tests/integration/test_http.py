@@ -128,6 +128,18 @@ async def test_the_status_page_is_served_with_nothing_from_elsewhere(
             assert (await it.http.text(path))[0] in (403, 404)
 
 
+async def test_every_answer_has_the_same_headers_events_as_they_come_too(tmp_path: Path) -> None:
+    async with whole(tmp_path, "targets: {}\n") as it:
+        for path in ("/api/v1/status", "/api/v1/events", "/", "/page/page.js", "/page/none.js", "/livez"):
+            async with it.http.session.get(path) as response:
+                assert response.headers["Server"] == "tunnels", path
+                assert "default-src 'none'" in response.headers["Content-Security-Policy"], path
+                assert response.headers["X-Content-Type-Options"] == "nosniff", path
+                assert response.headers["Cross-Origin-Resource-Policy"] == "same-origin", path
+                assert response.headers["Referrer-Policy"] == "no-referrer", path
+                assert response.headers["Cache-Control"] == "no-store", path
+
+
 async def test_beyond_loopback_the_status_is_shown_only_when_asked_for(
     sshd: Sshd, echo: EchoServer, tmp_path: Path
 ) -> None:

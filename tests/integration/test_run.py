@@ -106,6 +106,16 @@ async def test_a_program_beside_the_tunnels_finds_their_ports_and_gives_the_exit
     assert (code, out) == (7, "ping --flag --\n")
 
 
+async def test_a_port_that_is_not_chosen_is_no_variable_of_the_program(
+    sshd: Sshd, echo: EchoServer, tmp_path: Path
+) -> None:
+    off = {"enabled": "false"}
+    lines = local("any", 0, echo.port, **off), local("range", '"23210-23219"', echo.port, **off), local("up", 0, 1)
+    code = "import os; print(*sorted(name for name in os.environ if name.startswith('TUNNEL_')))"
+    _, out, err = await ran(written(tmp_path, file(sshd, *lines)), *NOWHERE, "--", sys.executable, "-c", code)
+    assert out == "TUNNEL_SERVER_UP_HOST TUNNEL_SERVER_UP_PORT\n", err
+
+
 async def test_a_program_is_not_run_if_the_tunnels_do_not_come_up(sshd: Sshd, tmp_path: Path) -> None:
     where = written(tmp_path, "targets:\n" + target(sshd, "dead", port=free_port()) + local("x", free_port(), 1))
     code, out, err = await ran(where, *NOWHERE, "--timeout", "5s", "--", "echo", "it ran")

@@ -186,13 +186,13 @@ def all_up() -> World:
         tunnel(
             "edge",
             "webhook",
-            "127.0.0.1:8080 on edge",
+            "127.0.0.1:8080",
             "localhost:3000",
             type="remote",
             connections=1,
             description="callbacks to the laptop",
         ),
-        tunnel("edge", "metrics", "127.0.0.1:9100 on edge", "localhost:9100", type="remote"),
+        tunnel("edge", "metrics", "127.0.0.1:9100", "localhost:9100", type="remote"),
     ]
     rates = {
         "prod/postgres": (48_200.0, 812_000.0),

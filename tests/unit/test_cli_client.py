@@ -100,10 +100,26 @@ def test_plan_without_a_process_is_from_nothing(tmp_path: Path, monkeypatch: pyt
 
 
 def test_a_refusal_keeps_its_sentence(tmp_path: Path) -> None:
-    with answering(tmp_path / "s", http("404 Not Found", {"error": "no tunnel matches 'x'"})):
-        with pytest.raises(Refused, match="no tunnel matches 'x'") as refused:
+    with answering(tmp_path / "s", http("404 Not Found", {"error": "no tunnel is called x"})):
+        with pytest.raises(Refused, match="no tunnel is called x") as refused:
             Control(str(tmp_path / "s")).post("/api/v1/pause", {"ids": ["x"]})
     assert refused.value.status == 404
+
+
+def test_a_step_that_is_well_and_has_more_to_say_fits_the_terminal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+    detail = f"0.0.0.0:25020 ({'word ' * 20}end)"
+    steps = [{"step": "listen on the server", "ok": True, "detail": detail, "fix": None}]
+    answer = {"tunnels": [{"id": "a/b"}], "config": {"files": []}, "steps": steps}
+    with answering(tmp_path / "s", http("200 OK", answer)):
+        result = run(monkeypatch, [tmp_path / "s"], "diagnose", "a/b")
+    first, *rest = result.stdout.splitlines()[1:]
+    assert len(first) <= 60
+    assert rest
+    assert all(len(line) <= 60 and line.startswith("  ") for line in rest)
+    assert " ".join(map(str.strip, [first, *rest])) == f"✓ listen on the server: {detail}"
 
 
 def test_a_process_that_is_followed_and_falls_silent_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -175,11 +175,29 @@ def test_it_fits_80_columns_and_keeps_ports_and_ends() -> None:
 
 
 def test_a_remote_tunnel_shows_that_the_server_listens() -> None:
-    remote = tunnel("prod/hook", type="remote", listen="127.0.0.1:8080 on prod", dial="localhost:3000")
-    wide = tunnel("prod/all", type="remote", listen="0.0.0.0:8080 on prod")
-    said = lines(status(remote, wide), NOW, 80)
-    assert "(server):8080" in said[1]
-    assert "(server)0.0.0.0:8080" in said[2]
+    remote = tunnel("prod/hook", type="remote", listen="127.0.0.1:8080", dial="localhost:3000")
+    wide = tunnel("prod/all", type="remote", listen="0.0.0.0:8080")
+    path = tunnel("prod/path", type="remote", listen="/run/there.sock")
+    said = lines(status(remote, wide, path), NOW, 80)
+    assert "(server):8080 " in said[1]
+    assert "(server)0.0.0.0:8080 " in said[2]
+    assert "(server)/run/there.sock " in said[3]
+
+
+def test_a_port_that_is_still_to_be_chosen_is_told_in_a_word_and_a_range_is_not_cut() -> None:
+    dial = "clickhouse-replica-2.analytics.eu-central-1.internal:9000"
+    shown = status(
+        tunnel("eu-central-analytics/any", "off", listen="127.0.0.1:0", dial=dial, message="paused"),
+        tunnel("eu-central-analytics/range", "connecting", listen="127.0.0.1:23210-23219", dial=dial),
+        tunnel("eu-central-analytics/back", "pending", type="remote", listen="0.0.0.0:0", dial=dial),
+        tunnel("eu-central-analytics/ten", "pending", listen="127.0.0.1:10", dial=dial),
+    )
+    said = lines(shown, NOW, 80)
+    assert max(map(len, said)) <= 80
+    assert " 127.0.0.1:any " in said[1]
+    assert " 127.0.0.1:23210-23219 " in said[2]
+    assert " (server)0.0.0.0:any " in said[3]
+    assert " 127.0.0.1:10 " in said[4]
 
 
 def test_a_screen_that_is_too_small_leaves_out_what_is_well() -> None:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
+import os
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,6 +14,7 @@ from click.testing import CliRunner
 
 from reconciler.cli.client import Trouble
 from reconciler.cli.main import main
+from reconciler.cli.table import complain
 
 TAG = "targets: !<%1b]0;owned%07> {}\n"  # a title for the window, were it printed as it is
 PLAIN = "targets: {a: {host: b.example.com, user: u, agent: true}}\n"
@@ -55,6 +60,27 @@ def test_a_target_that_is_none_is_shown(tmp_path: Path) -> None:
 def test_trouble_is_one_clean_line(capsys: pytest.CaptureFixture[str]) -> None:
     Trouble("it said \x1b]0;owned\x07\nerror: \x9b31m").show()
     assert capsys.readouterr().err == r"error: it said \x1b]0;owned\x07\x0aerror: \x9b31m" + "\n"
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize("tell", [lambda said: Trouble(said).show(), lambda said: complain("error", said)])
+def test_an_error_is_wrapped_between_words_where_it_goes_to_a_terminal(
+    tell: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = "not within 30 s: " + "; ".join(f"prod/tunnel-{number} is down (refused)" for number in range(20))
+    monkeypatch.delenv("COLUMNS", raising=False)
+    monkeypatch.setattr("shutil.get_terminal_size", lambda: os.terminal_size((60, 24)))
+    for stream, fits in ((io.StringIO(), False), (Terminal(), True)):
+        monkeypatch.setattr(sys, "stderr", stream)
+        tell(said)
+        lines = stream.getvalue().splitlines()
+        assert (max(map(len, lines)) <= 60) is fits
+        assert all(line.startswith("  ") for line in lines[1:])
+        assert " ".join(line.strip() for line in lines) == f"error: {said}"
 
 
 def test_json_has_no_raw_control_character_either(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 
 import { arrange, byId, fromTemplate, setData, setHidden, setPhase, setPressed, setText } from './dom.js';
 import { isProblem } from './rows.js';
+import { listening } from './words.js';
 
 const PHASES = ['down', 'unhealthy', 'connecting', 'pending', 'draining', 'standby', 'off', 'up'];
 
@@ -120,6 +121,6 @@ export class Filter {
 
 function textOf(tunnel, target) {
   const labels = Object.entries(tunnel.labels ?? {}).flatMap(([name, value]) => [`${name}=${value}`]);
-  const parts = [tunnel.id, tunnel.type, tunnel.phase, tunnel.reason, tunnel.message, tunnel.listen, tunnel.dial, tunnel.description];
+  const parts = [tunnel.id, tunnel.type, tunnel.phase, tunnel.reason, tunnel.message, listening(tunnel), tunnel.dial, tunnel.description];
   return [...parts, ...labels, target?.host].filter(Boolean).join('\n').toLowerCase();
 }

@@ -1,5 +1,7 @@
 // The way of a client's bytes, drawn: listen → (jump hosts) → server → destination, with the part that is broken.
 
+import { listening } from './words.js';
+
 // Which part a reason speaks about; every other one is about the SSH connection.
 const AT_LISTENER = new Set(['local_port_in_use', 'remote_port_in_use', 'bind', 'forbidden_by_server']);
 const AT_DESTINATION = new Set(['destination', 'probe']);
@@ -30,7 +32,7 @@ export class Route {
 // `ssh`: the wire that leads to this stop is inside the SSH connection.
 function stopsOf(tunnel, target) {
   const via = (target?.via ?? []).map((hop) => ({ text: hop, role: 'jump', ssh: true }));
-  const listen = { text: tunnel.listen || '?', role: 'listen', ssh: false };
+  const listen = { text: listening(tunnel), role: 'listen', ssh: false };
   const dial = { text: tunnel.dial || '?', role: 'dial', ssh: false };
   if (tunnel.type === 'remote') {
     // The listener is on the server: from there the bytes come back here.

@@ -44,6 +44,12 @@ export function roundTrip(seconds) {
   return `${ms < 10 ? ms.toFixed(1) : ms.toFixed(0)} ms`;
 }
 
+// Where a tunnel listens, for people: of a remote one the address is its server's, and port 0 is still to be chosen.
+export function listening(tunnel) {
+  const address = (tunnel.listen || '?').replace(/:0$/, ':(any port)');
+  return tunnel.type === 'remote' ? `${address} on ${tunnel.target}` : address;
+}
+
 export function count(number, noun) {
   return number === 1 ? `1 ${noun}` : `${number} ${noun}s`;
 }
