@@ -556,8 +556,11 @@ async def test_figures_in_words(tab: Tab, well: FakeServer) -> None:
         "millis(1.5)": 1500,
         "millis('2027-01-31T00:00:00Z')": 1_801_353_600_000,
         "Number.isNaN(millis(null))": True,
+        "listening({type: 'local', listen: '127.0.0.1:5432', target: 'prod'})": "127.0.0.1:5432",
+        "listening({type: 'local', listen: '[::1]:0', target: 'prod'})": "[::1]:(any port)",
+        "listening({type: 'remote', listen: '127.0.0.1:5432', target: 'prod'})": "127.0.0.1:5432 on prod",
     }
-    names = "bytes, rate, span, roundTrip, count, clock, millis"
+    names = "bytes, rate, span, roundTrip, count, clock, millis, listening"
     said = await tab.run(f"import('./page/words.js').then(({{{names}}}) => [{', '.join(words)}])")
     assert dict(zip(words, said, strict=True)) == words
 
