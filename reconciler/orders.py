@@ -14,9 +14,9 @@ from reconciler import planned
 from reconciler.app import App
 from reconciler.config.files import Found
 from reconciler.config.load import Config
+from reconciler.core.foresee import foresee
 from reconciler.core.judge import TunnelStatus
 from reconciler.core.overlay import NoSuchTunnelError, is_meant, meant
-from reconciler.core.simulate import foresee
 from reconciler.core.spec import Desired, TunnelSpec
 from reconciler.core.status import Now, Observed, Phase
 from reconciler.diagnose import Step, diagnose

@@ -17,7 +17,8 @@ import yaml
 
 from reconciler.config.effective import to_json
 from reconciler.core.actions import Action, Assign, Close, Cut, Dial, Drain, Move, Open, Retire, Tune
-from reconciler.core.simulate import Client, Foreseen, Simulator, converge, rehearse
+from reconciler.core.foresee import Foreseen, converge, rehearse
+from reconciler.core.simulate import Client, Simulator
 from reconciler.core.spec import Desired, Endpoint, TargetSettings, TargetSpec
 from reconciler.core.status import EMPTY, Now, Observed, SocketKey
 

@@ -1,4 +1,4 @@
-"""Who may connect to a tunnel, where a SOCKS client may go, and who may stay: rules read once, asked on every accept.
+"""Who may connect to a tunnel, and where a SOCKS client may go: rules read once, asked on every accept.
 
 Owns the grammar of `allow`, `deny` (sources) and `allowDestinations`, `denyDestinations`. In: the texts of the file,
 then an address or a destination. Out: yes or no, and for a destination the sentence that says why not. In both: deny
@@ -32,9 +32,6 @@ from dataclasses import dataclass
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import Self
-
-from reconciler.core.spec import FarTcp, TunnelSpec
-from reconciler.core.status import Visitor
 
 Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
@@ -245,44 +242,6 @@ def _port_range(text: str, part: str) -> tuple[int, int]:
 
 def _port(text: str) -> int:
     return int(text) if text.isascii() and text.isdigit() and len(text) <= 5 else 0
-
-
-# --- a tunnel's clients ------------------------------------------------------------------------------------------
-
-
-def source_allowed(tunnel: TunnelSpec, address: str) -> bool:
-    """Whether a client from there may connect."""
-    return _sources(tunnel.policy.allow, tunnel.policy.deny).permits(address)
-
-
-def destination_refused(tunnel: TunnelSpec, to: FarTcp) -> str:
-    """Why a SOCKS client may not go there, "" if it may."""
-    policy = tunnel.policy
-    return _destinations(policy.allow_destinations, policy.deny_destinations).refusal(to.host, to.port)
-
-
-def forbids(tunnel: TunnelSpec, visitor: Visitor) -> str:
-    """Why the tunnel's present rules no longer admit a live client, "" if they do.
-
-    An edit needs no more than this: rules are looked up by their text.
-    """
-    if not source_allowed(tunnel, visitor.address):
-        return f"its source {visitor.address} is not allowed any more"
-    if visitor.asked is not None and (refusal := destination_refused(tunnel, visitor.asked)):
-        return refusal
-    if tunnel.policy.users and visitor.user not in tunnel.policy.users:
-        return "its user may not use the tunnel any more"
-    return ""
-
-
-@lru_cache(maxsize=1024)
-def _sources(allow: tuple[str, ...], deny: tuple[str, ...]) -> SourceRules:
-    return SourceRules.parse(allow, deny)
-
-
-@lru_cache(maxsize=1024)
-def _destinations(allow: tuple[str, ...], deny: tuple[str, ...]) -> DestinationRules:
-    return DestinationRules.parse(allow, deny)
 
 
 # --- addresses -------------------------------------------------------------------------------------------------

@@ -1,6 +1,6 @@
 """The in-memory actuator: links, sockets and clients without a single packet.
 
-`tunnels plan` runs the planner against a kind one, where everything succeeds at once (`foresee`). Tests run it
+`tunnels plan` runs the planner against a kind one, where everything succeeds at once (foresee.py). Tests run it
 against an unkind one, where nothing goes on by itself: they choose what finishes, what fails and when. Both raise
 ImpossibleError at a step which no world could carry out, so that every use of them checks the planner too.
 """
@@ -14,10 +14,9 @@ from types import MappingProxyType
 from typing import assert_never
 
 from reconciler.core import backoff
-from reconciler.core.access import forbids
 from reconciler.core.actions import Action, Assign, Close, Cut, Dial, Drain, Move, Open, Retire, Tune
 from reconciler.core.addresses import Addresses, is_choice, is_remote
-from reconciler.core.plan import make_plan
+from reconciler.core.admission import forbids
 from reconciler.core.spec import NOTHING, Desired, Endpoint, Listen, TunnelSpec
 from reconciler.core.status import (
     Demand,
@@ -36,8 +35,6 @@ from reconciler.core.status import (
     Visitor,
 )
 
-MAX_PASSES = 100  # a plan settles in three or four; more than this is a planner that contradicts itself
-
 
 class ImpossibleError(Exception):
     """The planner asked for what cannot be done in the world as it is, or never came to an end."""
@@ -49,46 +46,6 @@ class Client:
 
     visitor: Visitor
     came_by: SocketKey
-
-
-@dataclass(frozen=True, slots=True)
-class Foreseen:
-    """A step, and whom of the live clients it touches."""
-
-    action: Action
-    clients: frozenset[Client]
-
-
-def foresee(desired: Desired, observed: Observed, now: Now) -> tuple[Foreseen, ...]:
-    """All steps from `observed` to `desired`, in order, if each succeeds at once and no time passes.
-
-    What waits for its next try is tried now, but for a connection that is to replace one that goes on: that it was
-    refused is no difference that these files make. Clients who drain are still there at the end.
-    """
-    up = {link.target for link in observed.links if link.phase is LinkPhase.READY}
-    tries = {name: tries for name, tries in observed.link_tries.items() if name in up}
-    world = Simulator(replace(observed, link_tries=tries, socket_tries={}), now, kind=True)
-    return rehearse(world, desired)
-
-
-def converge(world: Simulator, desired: Desired) -> tuple[Action, ...]:
-    """Plan and apply until nothing is left to do now. Returns the steps taken; raises ImpossibleError if it goes on."""
-    return tuple(step.action for step in rehearse(world, desired))
-
-
-def rehearse(world: Simulator, desired: Desired) -> tuple[Foreseen, ...]:
-    """The same, with whom each step touches."""
-    world.want(desired)
-    done: list[Foreseen] = []
-    for _ in range(MAX_PASSES):
-        actions = make_plan(desired, world.observe(), world.now()).actions
-        if not actions:
-            return tuple(done)
-        for action in actions:
-            world.apply(action)
-            done.append(Foreseen(action, world.touched))
-        world.check()
-    raise ImpossibleError(f"it does not settle: after {MAX_PASSES} passes it still asks for {done[-1].action}")
 
 
 @dataclass(slots=True)

@@ -19,7 +19,7 @@ from typing import Any
 
 import asyncssh
 
-from reconciler.core.access import destination_refused, forbids, source_allowed
+from reconciler.core.admission import destination_refused, forbids, source_allowed
 from reconciler.core.judge import UNHEALTHY_AFTER
 from reconciler.core.socks5 import Reply, reply
 from reconciler.core.spec import Socks, TunnelSpec

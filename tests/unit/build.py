@@ -7,9 +7,10 @@ from dataclasses import replace
 from typing import Any, assert_never
 
 from reconciler.core.actions import Action, Assign, Close, Cut, Dial, Drain, Move, Open, Retire, Tune
+from reconciler.core.foresee import converge
 from reconciler.core.plan import make_plan
 from reconciler.core.secret import FromFile
-from reconciler.core.simulate import Simulator, converge
+from reconciler.core.simulate import Simulator
 from reconciler.core.spec import (
     Access,
     Algorithms,

@@ -12,9 +12,9 @@ from reconciler.core.access import (
     SourceRules,
     check_destination_rule,
     check_source_rule,
-    forbids,
     read_host,
 )
+from reconciler.core.admission import forbids
 from reconciler.core.secret import FromFile
 from reconciler.core.spec import FarTcp, SocksUser
 from reconciler.core.status import Visitor

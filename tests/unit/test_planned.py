@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from reconciler.config.load import load_text
+from reconciler.core.foresee import foresee
 from reconciler.core.secret import FromFile
-from reconciler.core.simulate import foresee
 from reconciler.core.spec import Desired, FarTcp, SocksUser, TunnelSpec
 from reconciler.core.status import Visitor
 from reconciler.planned import between, described

@@ -5,9 +5,10 @@ from dataclasses import replace
 import pytest
 
 from reconciler.core.actions import Action, Assign, Close, Cut, Dial, Drain, Move, Open, Retire, Tune
+from reconciler.core.foresee import converge, foresee
 from reconciler.core.plan import make_plan
 from reconciler.core.ports import Actuator, Clock
-from reconciler.core.simulate import ImpossibleError, Simulator, converge, foresee
+from reconciler.core.simulate import ImpossibleError, Simulator
 from reconciler.core.spec import Desired, FarTcp, LocalTcp
 from reconciler.core.status import EMPTY, FlowKey, LinkPhase, Now, Observed, SocketKey, SocketPhase
 from unit.build import AUTH, REFUSED, START, World, desired, local, remote, target, told
@@ -96,7 +97,7 @@ def test_a_planner_that_contradicts_itself_is_stopped(monkeypatch: pytest.Monkey
         plan = make_plan(desired(target(), local()), EMPTY, START)
         return replace(plan, actions=plan.actions[:1])
 
-    monkeypatch.setattr("reconciler.core.simulate.make_plan", restless)
+    monkeypatch.setattr("reconciler.core.foresee.make_plan", restless)
     world = Simulator(EMPTY, START, kind=True)
     monkeypatch.setattr(world, "apply", lambda _: None)
     with pytest.raises(ImpossibleError, match="does not settle"):
