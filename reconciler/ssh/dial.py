@@ -11,9 +11,8 @@ import asyncio
 import contextlib
 import socket
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from weakref import WeakValueDictionary
 
 import asyncssh
 
@@ -30,12 +29,9 @@ from reconciler.ssh.negotiated import nothing_common
 from reconciler.ssh.options import options
 from reconciler.ssh.through import Through
 from reconciler.ssh.trust import HostKeyCheck
+from reconciler.ssh.turns import give_back, turn
 
 __all__ = ["DialFailed", "Dialled", "credential_files", "dial", "stamp", "still_trusted"]
-
-# To one address. sshd drops unauthenticated connections from the tenth on (MaxStartups), and counts one for a while
-# after it let us in: with 8 at once some of a hundred are dropped, and 6 are as fast.
-HANDSHAKES_AT_ONCE = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,7 +206,7 @@ async def _attempt(
     command: proxy.ProxyCommand | None = None
     sock: socket.socket | None = None
     try:
-        async with _gate(endpoint), asyncio.timeout(way.seconds):
+        async with turn(endpoint) as place, asyncio.timeout(way.seconds):
             if way.command:
                 command = await proxy.start(way.command, endpoint, way.hop.user, where)
                 sock = command.sock
@@ -224,6 +220,7 @@ async def _attempt(
                 client_factory=lambda: handshake,
                 **options(way.hop, way.credentials.methods, handshake.check, way.keepalive, certificates=certificates),
             )
+            connection.create_task(give_back(place.pop_all(), connection, way.seconds))
     except BaseException as exc:
         if sock is not None and handshake.connection is None:  # else it is the transport's, which is closed by now
             sock.close()
@@ -276,18 +273,3 @@ def _told(exc: Exception, way: _Way, where: str, handshake: Handshake) -> Failur
             return handshake.refusal(where, way.hop.user)
         case _:
             return None
-
-
-@contextlib.asynccontextmanager
-async def _gate(endpoint: Endpoint) -> AsyncIterator[None]:
-    """A place among the handshakes with this endpoint."""
-    key = id(asyncio.get_running_loop()), endpoint
-    gate = _gates.get(key)
-    if gate is None:
-        gate = _gates[key] = asyncio.Semaphore(HANDSHAKES_AT_ONCE)
-    async with gate:
-        yield
-
-
-# One that nobody uses is gone.
-_gates: WeakValueDictionary[tuple[int, Endpoint], asyncio.Semaphore] = WeakValueDictionary()

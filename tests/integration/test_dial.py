@@ -8,8 +8,9 @@ import os
 import socket
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import asyncssh
@@ -20,6 +21,7 @@ from reconciler.core.spec import Access, Endpoint, TrustMode
 from reconciler.core.status import Reason
 from reconciler.ssh.dial import credential_files, dial, stamp
 from reconciler.ssh.through import Through
+from reconciler.ssh.turns import HANDSHAKES_AT_ONCE
 from support.asyncssh_server import AsyncsshServer
 from support.dropbear import Dropbear, DropbearUnavailableError
 from support.faults import Blackhole, CloseOnAccept, SilentListener, TcpProxy
@@ -27,7 +29,7 @@ from support.keys import Keys
 from support.processes import children
 from support.services import RefusingPort, TcpService
 from support.sshd import Sshd
-from support.wait import eventually, fd_count
+from support.wait import WITHIN, eventually, fd_count
 
 # A proxy command that needs nothing but Python: standard input and output are the connection.
 RELAY = """
@@ -587,6 +589,31 @@ async def test_a_hundred_targets_of_one_server_connect_at_once(tmp_path: Path) -
             *(stack.enter_async_context(dialled(access(hop(sshd)), connect_timeout=60)) for _ in range(100))
         )
         assert sshd.sessions() == 100
+
+
+async def test_a_server_that_is_still_busy_with_logins_gets_no_more_of_them(
+    asyncssh_server: AsyncsshServer, sshd: Sshd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sshd says that somebody is in before it takes them out of the count of MaxStartups, and then answers requests."""
+    answers: list[Callable[[], None]] = []
+    name = "_process_keepalive_at_openssh_dot_com_global_request"
+    answer = getattr(asyncssh.connection.SSHConnection, name)
+    monkeypatch.setattr(
+        asyncssh.connection.SSHConnection,
+        name,
+        lambda connection, packet: answers.append(partial(answer, connection, packet)),
+    )
+    async with contextlib.AsyncExitStack() as stack:
+        to = access(hop(asyncssh_server))
+        first = [dialled(to, connect_timeout=WITHIN) for _ in range(HANDSHAKES_AT_ONCE)]
+        await asyncio.gather(*map(stack.enter_async_context, first))
+        last = asyncio.create_task(stack.enter_async_context(dialled(to, connect_timeout=WITHIN)))
+        async with dialled(access(hop(sshd))):  # is not held up, and takes longer than a connect
+            assert asyncssh_server.connections == len(first)
+        await eventually(lambda: len(answers) == len(first))
+        answers[0]()
+        await last
+        assert asyncssh_server.connections == len(first) + 1
 
 
 # --- files ------------------------------------------------------------------------------------------------------
