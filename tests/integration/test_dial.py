@@ -106,7 +106,8 @@ async def test_the_client_object_is_told_once_of_its_connection_and_its_end(sshd
             assert heard == ["made"]
             await sshd.kill_sessions()
             await eventually(lambda: len(heard) == 2)
-    assert heard[1] in {"lost ConnectionLost", "lost ConnectionResetError"}
+    # Which one is a matter of the moment: what is written to a socket that was shut down there makes it a broken pipe.
+    assert heard[1] in {"lost ConnectionLost", "lost ConnectionResetError", "lost BrokenPipeError"}
 
 
 async def test_debug_messages_of_the_server_reach_the_client_object(tmp_path: Path) -> None:
