@@ -1,0 +1,83 @@
+"""Reads files that a configuration names: regular files only, up to a size limit.
+
+A path from a configuration may lead anywhere: to a device without an end (/dev/zero), to a pipe without a writer, to a
+terminal, to a sparse file of terabytes. Opening some devices has side effects (/dev/ptmx allocates a terminal), so the
+type is checked before the open and again after it. Symbolic links are followed.
+
+These functions block as files do. On a network file system that is gone they block without end: the event loop calls
+them in a thread, with a deadline.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Callable
+from pathlib import Path
+
+_CHUNK = 1 << 20  # bytes for each read call
+
+_KINDS: tuple[tuple[Callable[[int], bool], str], ...] = (
+    (stat.S_ISDIR, "a directory"),
+    (stat.S_ISFIFO, "a pipe"),
+    (stat.S_ISSOCK, "a socket"),
+    (stat.S_ISCHR, "a device"),
+    (stat.S_ISBLK, "a device"),
+)
+
+
+class NotRegularFileError(OSError):
+    """The path leads to something else than a regular file. `strerror` names what it is."""
+
+
+class FileTooLargeError(OSError):
+    """The file has more bytes than the limit. `strerror` names the limit."""
+
+
+def open_regular(path: str) -> int:
+    """Open a regular file for reading and return its descriptor, which the caller closes.
+
+    Raises NotRegularFileError for anything else, OSError where the file cannot be opened.
+    """
+    _require_regular(Path(path).stat(), path)
+    # O_NONBLOCK: the path may have become a pipe since the check, and opening one waits for its writer.
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    try:
+        _require_regular(os.fstat(descriptor), path)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def read_regular(path: str, limit: int) -> bytes:
+    """Return the content of a regular file of at most `limit` bytes.
+
+    Raises NotRegularFileError, FileTooLargeError, or another OSError where the file cannot be read. The size is counted
+    while reading, because files under /proc report a size of 0. Some of those block: with O_NONBLOCK they raise
+    BlockingIOError instead.
+    """
+    descriptor = open_regular(path)
+    try:
+        content = bytearray()
+        while chunk := os.read(descriptor, min(_CHUNK, limit + 1 - len(content))):
+            content += chunk
+            if len(content) > limit:
+                raise FileTooLargeError(errno.EFBIG, f"larger than {_shown_size(limit)}", path)
+        return bytes(content)
+    finally:
+        os.close(descriptor)
+
+
+def _require_regular(status: os.stat_result, path: str) -> None:
+    if not stat.S_ISREG(status.st_mode):
+        kind = next((name for is_kind, name in _KINDS if is_kind(status.st_mode)), "a special file")
+        raise NotRegularFileError(errno.EINVAL, f"it is {kind}, expected a regular file", path)
+
+
+def _shown_size(size: int) -> str:
+    for unit, name in ((1 << 20, "MiB"), (1 << 10, "KiB")):
+        if size >= unit and size % unit == 0:
+            return f"{size // unit} {name}"
+    return f"{size} bytes"
