@@ -1,8 +1,8 @@
 """Who may connect to a tunnel, and where a SOCKS client may go: rules read once, asked on every accept.
 
 Owns the grammar of `allow`, `deny` (sources) and `allowDestinations`, `denyDestinations`. In: the texts of the file,
-then an address or a destination. Out: yes or no, and for a destination the sentence that says why not. In both: deny
-wins, and an empty allow list means everybody or everywhere.
+then an origin or a destination. Out: yes or no, and for a destination the sentence that says why not. In both: deny
+wins, and an empty allow list means everybody or everywhere. An unknown origin is refused where there is a source rule.
 
 A source rule is an address or a network: `192.0.2.7`, `10.0.0.0/8`, `2001:db8::/32`.
 
@@ -21,7 +21,8 @@ Names are resolved on the far side, so nothing here knows the address of a name.
 - The resolver reads `127.1`, `0x7f.1` and `2130706433` as 127.0.0.1, and `010.0.0.1` as one thing or another: they
   are neither names nor addresses here, and are refused.
 - One address has several faces: IPv4-mapped IPv6 counts as the IPv4 address; a deny of 127.0.0.1 or ::1 also holds for
-  0.0.0.0 and :: (which connect to the host itself), a deny of an IPv4 address for its NAT64 form (64:ff9b::/96).
+  0.0.0.0 and :: (which connect to the host itself), a deny of an IPv4 address for the IPv6 addresses that stand for it
+  (NAT64, 6to4 and others: `core/ip.py`).
 """
 
 from __future__ import annotations
@@ -30,21 +31,14 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import Self
 
-Address = IPv4Address | IPv6Address
-Network = IPv4Network | IPv6Network
+from reconciler.core.ip import Address, Network, faces, read_address, read_network, unmapped
+from reconciler.core.origin import Origin, TcpOrigin, UnixOrigin
 
 _NAME = re.compile(r"(?:[a-z0-9_-]{1,63}\.)*[a-z0-9_-]{1,63}")
 _NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*")  # as a last label: the resolver takes the whole for an address
 _NAME_LENGTH = 253  # RFC 1035 section 3.1, in the written form
-_MAPPED = IPv6Network("::ffff:0:0/96")  # RFC 4291 section 2.5.5.2
-_NAT64 = IPv6Network("64:ff9b::/96")  # RFC 6052 section 2.1
-_SELF: dict[Address, Address] = {  # connecting to the one reaches the other
-    IPv4Address("0.0.0.0"): IPv4Address("127.0.0.1"),  # noqa: S104 - compared, never bound
-    IPv6Address("::"): IPv6Address("::1"),
-}
 
 
 # --- sources ---------------------------------------------------------------------------------------------------
@@ -62,14 +56,15 @@ class SourceRules:
         """ValueError with a sentence for the first rule that is none."""
         return cls(tuple(map(_source, allow)), tuple(map(_source, deny)))
 
-    def permits(self, address: str) -> bool:
-        """Whether this client may connect. "" is the client of a unix socket, which file permissions judge."""
-        if not address or not (self.allow or self.deny):
+    def permits(self, origin: Origin) -> bool:
+        """Whether this client may connect. File permissions judge the client of a unix socket. An unknown origin is
+        refused wherever there is a rule, a deny too: it might be the one that is denied.
+        """
+        if isinstance(origin, UnixOrigin) or not (self.allow or self.deny):
             return True
-        client = _client(address)
-        if client is None or any(client in network for network in self.deny):
+        if not isinstance(origin, TcpOrigin) or any(origin.address in network for network in self.deny):
             return False
-        return not self.allow or any(client in network for network in self.allow)
+        return not self.allow or any(origin.address in network for network in self.allow)
 
 
 def check_source_rule(text: str) -> None:
@@ -78,17 +73,10 @@ def check_source_rule(text: str) -> None:
 
 
 def _source(text: str) -> Network:
-    network = _network(text)
+    network = read_network(text)
     if network is None:
         raise ValueError(f"{text!r} is not an address or network: write 10.0.0.0/8, 192.0.2.7 or 2001:db8::/32")
     return network
-
-
-@lru_cache(maxsize=1024)
-def _client(text: str) -> Address | None:
-    """The address of a peer. A scope (fe80::1%eth0) is the name of our interface, not part of who it is."""
-    address = _address(text.partition("%")[0])
-    return None if address is None else _unmapped(address)
 
 
 # --- destinations ----------------------------------------------------------------------------------------------
@@ -140,8 +128,6 @@ class DestinationRules:
 
     def refusal(self, host: str, port: int) -> str:
         """Why a client may not go there, in a sentence; "" if it may."""
-        if not (self.allow or self.deny):
-            return ""
         destination = read_host(host)
         if destination is None:
             return f"{host!r} is neither a name nor an address in its usual form, so no rule can judge it"
@@ -172,9 +158,9 @@ def read_host(text: str) -> Address | str | None:
 
     None for what is neither: a scoped address, a name that is not ASCII, a number that a resolver takes for an address.
     """
-    address = _address(text)
+    address = read_address(text)
     if address is not None:
-        return _unmapped(address)
+        return unmapped(address)
     if not text.isascii():  # before lower(): the Kelvin sign becomes an ASCII k
         return None
     name = text.lower().removesuffix(".")
@@ -188,14 +174,7 @@ def _names(rule: DestinationRule) -> bool:
 
 
 def _faces(host: Address | str) -> tuple[Address | str, ...]:
-    """The destination, and the other address that it reaches."""
-    if isinstance(host, str):
-        return (host,)
-    if (itself := _SELF.get(host)) is not None:
-        return (host, itself)
-    if isinstance(host, IPv6Address) and host in _NAT64:
-        return (host, IPv4Address(int(host) & 0xFFFFFFFF))
-    return (host,)
+    return (host,) if isinstance(host, str) else faces(host)
 
 
 def _destination(text: str) -> DestinationRule:
@@ -205,7 +184,7 @@ def _destination(text: str) -> DestinationRule:
             f"{text!r} is not host:ports: write db.internal:443, *.internal:* or [2001:db8::/32]:8000-8100"
         )
     bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
-    network = _network(bare)
+    network = read_network(bare)
     if network is not None and (":" in bare) == (bare is not host):
         return DestinationRule(text, network, "", _ports(text, ports))
     return DestinationRule(text, None, _name_pattern(text, host), _ports(text, ports))
@@ -242,38 +221,3 @@ def _port_range(text: str, part: str) -> tuple[int, int]:
 
 def _port(text: str) -> int:
     return int(text) if text.isascii() and text.isdigit() and len(text) <= 5 else 0
-
-
-# --- addresses -------------------------------------------------------------------------------------------------
-
-
-def _address(text: str) -> Address | None:
-    """Only the usual notations: ip_address knows no octal, no hexadecimal and no missing parts of IPv4."""
-    if "%" in text:
-        return None
-    try:
-        return ip_address(text)
-    except ValueError:
-        return None
-
-
-def _unmapped(address: Address) -> Address:
-    mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
-    return address if mapped is None else mapped
-
-
-def _network(text: str) -> Network | None:
-    """The network, or None for a text that is none; ValueError for one that says two things at once."""
-    base, slash, length = text.partition("/")
-    address = _address(base)
-    if address is None or (slash and not (length.isascii() and length.isdigit() and len(length) <= 3)):
-        return None
-    if slash and int(length) > address.max_prefixlen:
-        raise ValueError(f"{text!r} is too long a prefix: at most /{address.max_prefixlen}")
-    network = ip_network(text, strict=False)
-    if slash and network.network_address != address:
-        raise ValueError(f"{text!r} names one host of a network: write {network} for all of it, or {base} for the host")
-    if isinstance(network, IPv6Network) and network.subnet_of(_MAPPED):
-        v4 = IPv4Address(int(network.network_address) & 0xFFFFFFFF)
-        return IPv4Network((v4, network.prefixlen - 96))
-    return network

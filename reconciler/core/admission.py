@@ -9,13 +9,14 @@ from __future__ import annotations
 from functools import lru_cache
 
 from reconciler.core.access import DestinationRules, SourceRules
+from reconciler.core.origin import Origin
 from reconciler.core.spec import FarTcp, TunnelSpec
 from reconciler.core.status import Visitor
 
 
-def source_allowed(tunnel: TunnelSpec, address: str) -> bool:
+def source_allowed(tunnel: TunnelSpec, origin: Origin) -> bool:
     """Whether a client from there may connect."""
-    return _sources(tunnel.policy.allow, tunnel.policy.deny).permits(address)
+    return _sources(tunnel.policy.allow, tunnel.policy.deny).permits(origin)
 
 
 def destination_refused(tunnel: TunnelSpec, to: FarTcp) -> str:
@@ -29,8 +30,8 @@ def forbids(tunnel: TunnelSpec, visitor: Visitor) -> str:
 
     An edit needs no more than this: rules are looked up by their text.
     """
-    if not source_allowed(tunnel, visitor.address):
-        return f"its source {visitor.address} is not allowed any more"
+    if not source_allowed(tunnel, visitor.origin):
+        return f"its source {visitor.origin.host} is not allowed any more"
     if visitor.asked is not None and (refusal := destination_refused(tunnel, visitor.asked)):
         return refusal
     if tunnel.policy.users and visitor.user not in tunnel.policy.users:

@@ -17,6 +17,7 @@ from reconciler.core import backoff
 from reconciler.core.actions import Action, Assign, Close, Cut, Dial, Drain, Move, Open, Retire, Tune
 from reconciler.core.addresses import Addresses, is_choice, is_remote
 from reconciler.core.admission import forbids
+from reconciler.core.origin import UNIX
 from reconciler.core.spec import NOTHING, Desired, Endpoint, Listen, TunnelSpec
 from reconciler.core.status import (
     Demand,
@@ -460,8 +461,8 @@ class Simulator:
 
 
 def _guest(tunnel: TunnelSpec) -> Visitor:
-    """A client whom every tunnel lets in: unix sockets' have no address."""
-    return Visitor("", str(tunnel.route), None, next(iter(tunnel.policy.users), None))
+    """A client that every tunnel admits: that of a unix socket."""
+    return Visitor(UNIX, str(tunnel.route), None, next(iter(tunnel.policy.users), None))
 
 
 def _flows_of(observed: Observed) -> dict[FlowKey, _Clients]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from enum import IntEnum, StrEnum
 from types import MappingProxyType
 
+from reconciler.core.origin import Origin
 from reconciler.core.spec import Access, FarTcp, Listen, Route, SocksUser, TargetSettings, TunnelSpec
 
 
@@ -192,9 +193,9 @@ class FlowKey:
 
 @dataclass(frozen=True, slots=True)
 class Visitor:
-    """A client: where it comes from ("" a unix socket), where it goes, and the SOCKS user it logged in as, if any."""
+    """A client: where it comes from, where it goes, and the SOCKS user it logged in as, if any."""
 
-    address: str
+    origin: Origin
     to: str
     asked: FarTcp | None = None
     user: SocksUser | None = None

@@ -1,9 +1,9 @@
 """Taking clients in at our listening sockets, also when no descriptor is left for one.
 
 Owns the readiness of each listening socket, and one spare descriptor for the process. In: sockets that listen. Out: a
-`Near` for each client; `crowded` for each who had to be sent away. asyncio's own servers, without descriptors, fail
-`backlog` times in a row, log each with a traceback, every second again, and leave the clients waiting: here the spare
-is given up to take a client in and tell it at once, by a reset, that there is no room.
+`Near` and an origin for each client; `crowded` for each who had to be sent away. asyncio's own servers, without
+descriptors, fail `backlog` times in a row, log each with a traceback, every second again, and leave the clients
+waiting: here the spare is given up to take a client in and tell it at once, by a reset, that there is no room.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import os
 import socket
 from collections.abc import Callable
 
+from reconciler.core.origin import UNIX, Origin, UnknownOrigin, tcp_origin
 from reconciler.ssh.near import RESET, Near
 
 AT_ONCE = 64  # clients taken in before others have their turn
@@ -47,7 +48,7 @@ class Acceptor:
     """Takes clients in at one socket until `close`, which leaves the socket itself open."""
 
     def __init__(
-        self, sock: socket.socket, spare: Spare, accepted: Callable[[Near], None], crowded: Callable[[], None]
+        self, sock: socket.socket, spare: Spare, accepted: Callable[[Near, Origin], None], crowded: Callable[[], None]
     ) -> None:
         self._sock = sock
         self._spare = spare
@@ -75,7 +76,7 @@ class Acceptor:
                 self._try_later()
                 return
             try:
-                client, _ = self._sock.accept()
+                client, peer = self._sock.accept()
             except (BlockingIOError, InterruptedError, ConnectionAbortedError):
                 return
             except OSError as error:
@@ -85,15 +86,21 @@ class Acceptor:
                     self._try_later()
                     return
             else:
-                self._take_in(client)
+                self._take_in(client, self._origin_of(peer))
 
     def _try_later(self) -> None:
         self._loop.remove_reader(self._sock)  # it would be ready again and again
         self._retry = self._loop.call_later(RETRY_AFTER, self._listen)
 
-    def _take_in(self, client: socket.socket) -> None:
+    def _origin_of(self, peer: object) -> Origin:
+        """From what accept() said: a client that has reset its connection since has no getpeername() any more."""
+        if self._sock.family == socket.AF_UNIX:
+            return UNIX
+        return tcp_origin(*peer[:2]) if isinstance(peer, tuple) and len(peer) >= 2 else UnknownOrigin()
+
+    def _take_in(self, client: socket.socket, origin: Origin) -> None:
         client.setblocking(False)
-        making = self._loop.connect_accepted_socket(lambda: Near(self._accepted), client)
+        making = self._loop.connect_accepted_socket(lambda: Near(lambda near: self._accepted(near, origin)), client)
         task: asyncio.Task[object] = self._loop.create_task(making)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)

@@ -21,10 +21,11 @@ import asyncssh
 
 from reconciler.core.admission import destination_refused, forbids, source_allowed
 from reconciler.core.judge import UNHEALTHY_AFTER
+from reconciler.core.origin import Origin
 from reconciler.core.socks5 import Reply, reply
 from reconciler.core.spec import Socks, TunnelSpec
 from reconciler.core.status import Destination, Failure, FlowKey, Reason, Visitor
-from reconciler.ssh.doorstep import Door, Doorstep, TurnedAway, origin_of
+from reconciler.ssh.doorstep import Door, Doorstep, TurnedAway
 from reconciler.ssh.flows import Flows
 from reconciler.ssh.kinds import dial_near, far_destination
 from reconciler.ssh.ledger import Entry, Ledger
@@ -35,14 +36,12 @@ from reconciler.ssh.refusals import from_channel_open, socks_reply
 from reconciler.ssh.relay import Far, Meter, Relay
 from reconciler.ssh.socks import Asked, SocksRefusedError, greet, unreadable_password
 from reconciler.ssh.tally import Tally
-from reconciler.ssh.words import printable
 
 log = logging.getLogger(__name__)
 
 WRONG_LOGIN_PAUSE = 1.0  # seconds until a SOCKS client is told that its password is wrong: guessing is to take long
 NOT_ALLOWED = "its address is not allowed (allow, deny)"
 REASONS_TOLD = 3  # at most, of clients who are cut together
-ORIGIN_MAX = 64  # characters of what a server may say of where its client came from: an address, or a path
 
 
 class Arrivals:
@@ -134,18 +133,17 @@ class Arrivals:
 
     # --- clients that come in here -----------------------------------------------------------------------------
 
-    def accept(self, door: Door, near: Near) -> None:
+    def accept(self, door: Door, near: Near, origin: Origin) -> None:
         """A client connected."""
         tunnel = door.state.owner
-        client = origin_of(near)[0]
-        if not source_allowed(tunnel, client):
-            self._refuse(tunnel, "denied", client, NOT_ALLOWED)
+        if not source_allowed(tunnel, origin):
+            self._refuse(tunnel, "denied", origin.host, NOT_ALLOWED)
             near.reset()
         elif self._is_full(door):
-            self._refuse(tunnel, "limit", client, _full(tunnel))
+            self._refuse(tunnel, "limit", origin.host, _full(tunnel))
             near.reset()
         else:
-            task = self._loop.create_task(self._arrive(door, near))
+            task = self._loop.create_task(self._arrive(door, near, origin))
             door.waiting.add(task)
             task.add_done_callback(door.waiting.discard)
             # Not in the task itself: one that is cancelled before its first step never runs, and the client would hang.
@@ -165,10 +163,10 @@ class Arrivals:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _arrive(self, door: Door, near: Near) -> None:
-        entry = self._ledger.arrived(door.state.owner, *origin_of(near))
+    async def _arrive(self, door: Door, near: Near, origin: Origin) -> None:
+        entry = self._ledger.arrived(door.state.owner, origin)
         try:
-            asked = await self._greet(door, near) if isinstance(door.state.owner.route, Socks) else None
+            asked = await self._greet(door, near, origin) if isinstance(door.state.owner.route, Socks) else None
             give_up_at = self._loop.time() + door.state.owner.policy.hold_timeout
             while not await self._connect(door, near, asked, give_up_at, entry):
                 pass
@@ -177,7 +175,7 @@ class Arrivals:
             self.meter(tunnel).count(end.result)
             if end.result == "hold_timeout":
                 why = f"there was no SSH connection for {tunnel.policy.hold_timeout:g} s"
-                self._refusals.tell(tunnel, end.result, origin_of(near)[0], why)
+                self._refusals.tell(tunnel, end.result, origin.host, why)
             if end.said and not near.lost:
                 near.transport.write(end.said)
                 near.transport.close()
@@ -190,21 +188,21 @@ class Arrivals:
             if not entry.opened:
                 self._ledger.ended(entry, "")
 
-    async def _greet(self, door: Door, near: Near) -> Asked:
+    async def _greet(self, door: Door, near: Near, origin: Origin) -> Asked:
         tunnel = door.state.owner
         try:
             asked = await greet(near, tunnel, self._environ)
         except SocksRefusedError as refused:
             self.look_at_passwords(tunnel)
             result = "auth_failed" if refused.login else "denied"
-            self._refusals.tell(tunnel, result, origin_of(near)[0], str(refused))
+            self._refusals.tell(tunnel, result, origin.host, str(refused))
             if refused.login:
                 await asyncio.sleep(WRONG_LOGIN_PAUSE)
             raise TurnedAway(result, refused.reply) from None
         except (ConnectionError, TimeoutError):
             raise TurnedAway("denied") from None
         if why := destination_refused(door.state.owner, asked.to):
-            self._refusals.tell(tunnel, "denied", origin_of(near)[0], why)
+            self._refusals.tell(tunnel, "denied", origin.host, why)
             raise TurnedAway("denied", reply(Reply.NOT_ALLOWED))
         return asked
 
@@ -215,10 +213,9 @@ class Arrivals:
         if isinstance(tunnel.route, Socks) is not (asked is not None):  # of another kind, which does not know its talk
             raise TurnedAway("denied", reply(Reply.GENERAL_FAILURE) if asked else b"")
         to = far_destination(tunnel.route, asked.to if asked else None)
-        origin = origin_of(near)
-        visitor = Visitor(origin[0], str(to), asked.to if asked else None, asked.user if asked else None)
+        visitor = Visitor(entry.origin, str(to), asked.to if asked else None, asked.user if asked else None)
         if why := forbids(tunnel, visitor):
-            self._refusals.tell(tunnel, "denied", origin[0], why)
+            self._refusals.tell(tunnel, "denied", entry.origin.host, why)
             raise TurnedAway("denied", reply(Reply.NOT_ALLOWED) if asked else b"")
         task = asyncio.current_task()
         assert task is not None
@@ -229,7 +226,7 @@ class Arrivals:
             relay.begin_with(reply(Reply.SUCCEEDED), asked.rest)
         began = self._loop.time()
         try:
-            await link.open(relay, to, origin, window)
+            await link.open(relay, to, entry.origin, window)
         except asyncio.CancelledError:
             relay.unopened()
             raise
@@ -240,7 +237,7 @@ class Arrivals:
                 entry.relay = entry.link = None
                 return False
             failure = from_channel_open(error, str(to))
-            self._refusals.tell(tunnel, "dial_failed", origin[0], failure.message)
+            self._refusals.tell(tunnel, "dial_failed", entry.origin.host, failure.message)
             if asked is None:  # what one SOCKS client asks for in vain says nothing about the next one's
                 self._unreachable(door, tunnel, failure)
             relay.unopened()
@@ -256,20 +253,19 @@ class Arrivals:
 
     # --- clients that come in on the server --------------------------------------------------------------------
 
-    async def accept_far(self, door: Door, link: Link, host: str, port: int) -> asyncssh.SSHTCPSession[bytes]:
+    async def accept_far(self, door: Door, link: Link, origin: Origin) -> asyncssh.SSHTCPSession[bytes]:
         """A client connected to a listener on the server: dial its destination from here."""
         tunnel = door.state.owner
-        host = printable(host[:ORIGIN_MAX])
-        if host and not source_allowed(tunnel, host):
-            self._refuse(tunnel, "denied", host, NOT_ALLOWED)
+        if not source_allowed(tunnel, origin):
+            self._refuse(tunnel, "denied", origin.host, NOT_ALLOWED)
             raise asyncssh.ChannelOpenError(asyncssh.OPEN_ADMINISTRATIVELY_PROHIBITED, "not allowed")
         if self._is_full(door):
-            self._refuse(tunnel, "limit", host, _full(tunnel))
+            self._refuse(tunnel, "limit", origin.host, _full(tunnel))
             raise asyncssh.ChannelOpenError(asyncssh.OPEN_RESOURCE_SHORTAGE, "too many connections")
-        entry = self._ledger.arrived(tunnel, host, port)
-        visitor = Visitor(host, str(tunnel.route))
+        entry = self._ledger.arrived(tunnel, origin)
+        visitor = Visitor(origin, str(tunnel.route))
         try:
-            near = await self._dial(door, tunnel, link, host)
+            near = await self._dial(door, tunnel, link, origin.host)
         except BaseException:
             self._ledger.ended(entry, "")
             raise

@@ -109,12 +109,6 @@ class Doorstep:
                 self._held.pop(target, None)
 
 
-def origin_of(near: Near) -> tuple[str, int]:
-    """The client's address; ("", 0) for a unix socket's."""
-    peer = near.transport.get_extra_info("peername")
-    return (str(peer[0]), int(peer[1])) if isinstance(peer, tuple) else ("", 0)
-
-
 _TCP_CLOSE = 7  # tcpi_state of a connection that was reset
 
 

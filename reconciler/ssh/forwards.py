@@ -18,6 +18,7 @@ from dataclasses import dataclass
 
 import asyncssh
 
+from reconciler.core.origin import UNIX, Origin, tcp_origin
 from reconciler.core.spec import Endpoint, RemoteTcp, RemoteUnix
 
 # Receive window in bytes that a listener's clients begin with: asyncssh has one for all of them, and it is the server
@@ -27,7 +28,7 @@ _HEARD_MAX = 32  # debug messages kept for one request: a server may send any nu
 
 _WIDENED = re.compile(r'listen address "([^"]*)" overridden by server GatewayPorts')
 
-Accept = Callable[[str, int], Awaitable[asyncssh.SSHTCPSession[bytes]]]
+Accept = Callable[[Origin], Awaitable[asyncssh.SSHTCPSession[bytes]]]
 
 
 class ListenRefusedError(asyncssh.ChannelListenError):
@@ -46,10 +47,10 @@ class Forward:
     accept: Accept | None
     listener: asyncssh.SSHListener | None = None
 
-    async def take(self, host: str, port: int) -> asyncssh.SSHTCPSession[bytes]:
+    async def take(self, origin: Origin) -> asyncssh.SSHTCPSession[bytes]:
         if self.accept is None:
             raise asyncssh.ChannelOpenError(asyncssh.OPEN_CONNECT_FAILED, "nobody listens here any more")
-        return await self.accept(host, port)
+        return await self.accept(origin)
 
 
 class Forwards:
@@ -107,11 +108,11 @@ class Forwards:
             match listen:
                 case RemoteTcp():
                     forward.listener = await self._connection.create_server(
-                        forward.take, listen.host, listen.port, window=WINDOW
+                        lambda host, port: forward.take(tcp_origin(host, port)), listen.host, listen.port, window=WINDOW
                     )
                 case RemoteUnix():
                     forward.listener = await self._connection.create_unix_server(
-                        lambda: forward.take("", 0), listen.path, window=WINDOW
+                        lambda: forward.take(UNIX), listen.path, window=WINDOW
                     )
         except asyncssh.ChannelListenError:
             # A connection that is ending refuses too. Its end is heard of in this turn, and whoever asks is cancelled.

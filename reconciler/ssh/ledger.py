@@ -10,13 +10,16 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
-from reconciler.core.spec import Endpoint, TunnelSpec
+from reconciler.core.origin import Origin
+from reconciler.core.spec import TunnelSpec
 from reconciler.ssh.relay import Relay
 
 
 @dataclass(frozen=True, slots=True)
 class Visit:
-    """One client. `since` is Unix time, `origin` and `user` "" where there is none, `link` None while it waits."""
+    """One client. `since` is Unix time, `origin` "" for a client of a unix socket, `user` "" for one without a login,
+    `link` None while it waits.
+    """
 
     id: int
     tunnel: str
@@ -40,7 +43,7 @@ class Entry:
 
     id: int
     tunnel: TunnelSpec
-    origin: str
+    origin: Origin
     since: float
     began: float  # monotonic
     relay: Relay | None = None
@@ -54,7 +57,7 @@ class Entry:
         return Visit(
             id=self.id,
             tunnel=self.tunnel.id,
-            origin=self.origin,
+            origin=str(self.origin),
             to=relay.visitor.to if relay is not None else str(self.tunnel.route),
             user=user.name if user is not None else "",
             since=self.since,
@@ -73,9 +76,8 @@ class Ledger:
         self._entries: dict[int, Entry] = {}
         self._next = 1
 
-    def arrived(self, tunnel: TunnelSpec, host: str, port: int) -> Entry:
+    def arrived(self, tunnel: TunnelSpec, origin: Origin) -> Entry:
         """A client that may come in."""
-        origin = str(Endpoint(host, port)) if host else ""
         entry = Entry(self._next, tunnel, origin, time.time(), time.monotonic())
         self._next += 1
         self._entries[entry.id] = entry

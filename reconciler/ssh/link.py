@@ -16,6 +16,7 @@ from typing import Any, cast
 import asyncssh
 from asyncssh.constants import MSG_IGNORE
 
+from reconciler.core.origin import Origin, TcpOrigin
 from reconciler.core.spec import FarTcp, FarUnix, TargetSettings
 from reconciler.core.status import Failure
 from reconciler.ssh import debug_log
@@ -241,7 +242,7 @@ class Link:
     def release(self, window: int) -> None:
         self._granted -= window
 
-    async def open(self, relay: Relay, to: FarTcp | FarUnix, origin: tuple[str, int], window: int) -> None:
+    async def open(self, relay: Relay, to: FarTcp | FarUnix, origin: Origin, window: int) -> None:
         """Open a channel for the relay. Raises what asyncssh raises, TimeoutError after the dial timeout;
         ServerSilent if the server, when it was asked at half the time, has said nothing at all.
 
@@ -288,11 +289,12 @@ class Link:
             case FarUnix():
                 return await self.connection.open_unix_connection(to.path)
 
-    async def _request(self, relay: Relay, to: FarTcp | FarUnix, origin: tuple[str, int], window: int) -> None:
+    async def _request(self, relay: Relay, to: FarTcp | FarUnix, origin: Origin, window: int) -> None:
         match to:
             case FarTcp():
+                host, port = (origin.host, origin.port) if isinstance(origin, TcpOrigin) else ("", 0)
                 await self.connection.create_connection(
-                    lambda: self._far(relay), to.host, to.port, *origin, window=window
+                    lambda: self._far(relay), to.host, to.port, host, port, window=window
                 )
             case FarUnix():
                 # Far has all that a unix channel's session has; asyncssh's types know it as a TCP channel's only.

@@ -210,7 +210,10 @@ class Sockets:
         for sock in record.bound.sockets:
             record.acceptors.append(
                 Acceptor(
-                    sock, self._spare, lambda near: self._arrivals.accept(record, near), lambda: self._crowded(record)
+                    sock,
+                    self._spare,
+                    lambda near, origin: self._arrivals.accept(record, near, origin),
+                    lambda: self._crowded(record),
                 )
             )
         return record.bound.address
@@ -236,7 +239,7 @@ class Sockets:
 
     async def _request(self, record: _Record, listen: RemoteTcp | RemoteUnix, link: Link) -> None:
         record.forward = await link.forwards.listen(
-            listen, lambda host, port: self._arrivals.accept_far(record, link, host, port)
+            listen, lambda origin: self._arrivals.accept_far(record, link, origin)
         )
         record.carrier = link
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from reconciler.config.files import digest
+from reconciler.core.origin import Origin
 from reconciler.core.status import LinkPhase, Phase
 from reconciler.ssh.arrivals import Arrivals
 from reconciler.ssh.doorstep import Door
@@ -426,8 +427,8 @@ async def test_a_client_who_comes_in_the_moment_its_door_closes_is_told(
 ) -> None:
     accept, port = Arrivals.accept, free_port()
 
-    def accept_and_close(arrivals: Arrivals, door: Door, near: Near) -> None:
-        accept(arrivals, door, near)
+    def accept_and_close(arrivals: Arrivals, door: Door, near: Near, origin: Origin) -> None:
+        accept(arrivals, door, near, origin)
         arrivals.turn_away(door)
 
     monkeypatch.setattr(Arrivals, "accept", accept_and_close)

@@ -8,6 +8,7 @@ from typing import Any, assert_never
 
 from reconciler.core.actions import Action, Assign, Close, Cut, Dial, Drain, Move, Open, Retire, Tune
 from reconciler.core.foresee import converge
+from reconciler.core.origin import Origin, tcp_origin
 from reconciler.core.plan import make_plan
 from reconciler.core.secret import FromFile
 from reconciler.core.simulate import Simulator
@@ -72,6 +73,11 @@ SETTINGS = TargetSettings(
     reconnect=Reconnect(initial=0.25, max=30.0, factor=2.0),
     log_level="info",
 )
+
+
+def origin(address: str, port: int = 50_000) -> Origin:
+    """A TCP client's origin, or an unknown one if that is not an address."""
+    return tcp_origin(address, port)
 
 
 def access(*hosts: str, user: str = "deploy", generation: int = 0) -> Access:

@@ -15,10 +15,11 @@ from reconciler.core.access import (
     read_host,
 )
 from reconciler.core.admission import forbids
+from reconciler.core.origin import UNIX, TcpOrigin, UnknownOrigin, tcp_origin
 from reconciler.core.secret import FromFile
 from reconciler.core.spec import FarTcp, SocksUser
 from reconciler.core.status import Visitor
-from unit.build import local, socks
+from unit.build import local, origin, socks
 
 
 def sources(*allow: str, deny: tuple[str, ...] = ()) -> SourceRules:
@@ -27,6 +28,23 @@ def sources(*allow: str, deny: tuple[str, ...] = ()) -> SourceRules:
 
 def places(*allow: str, deny: tuple[str, ...] = ()) -> DestinationRules:
     return DestinationRules.parse(allow, deny)
+
+
+FACES_OF_10_1_2_3 = (
+    "::ffff:10.1.2.3",
+    "::ffff:a01:203",
+    "::10.1.2.3",
+    "::ffff:0:10.1.2.3",
+    "64:ff9b::10.1.2.3",
+    "64:ff9b:1::10.1.2.3",
+    "64:ff9b:1:a01:2:300::",
+    "64:ff9b:1:ff0a:1:203::",
+    "64:ff9b:1:ffff:a:102:300:0",
+    "2002:a01:203::1",
+    "2001:0:5ef5:79fb:0:0:f5fe:fdfc",
+    "2001:db8::5efe:10.1.2.3",
+    "2001:db8::200:5efe:10.1.2.3",
+)
 
 
 def complaint(check: Callable[[str], None], text: str) -> str:
@@ -42,47 +60,86 @@ def complaint(check: Callable[[str], None], text: str) -> str:
 
 
 def test_without_rules_everybody_may_connect() -> None:
-    assert sources().permits("203.0.113.9")
-    assert sources().permits("2001:db8::1")
+    assert sources().permits(origin("203.0.113.9"))
+    assert sources().permits(origin("2001:db8::1"))
 
 
 def test_an_allow_list_shuts_out_everybody_else() -> None:
     rules = sources("127.0.0.0/8", "2001:db8::/32")
-    assert rules.permits("127.9.9.9")
-    assert rules.permits("2001:db8::1")
-    assert not rules.permits("10.0.0.1")
-    assert not rules.permits("::1")
+    assert rules.permits(origin("127.9.9.9"))
+    assert rules.permits(origin("2001:db8::1"))
+    assert not rules.permits(origin("10.0.0.1"))
+    assert not rules.permits(origin("::1"))
 
 
 def test_a_denied_source_stays_out_although_it_is_allowed() -> None:
     rules = sources("10.0.0.0/8", deny=("10.1.0.0/16", "10.2.3.4"))
-    assert rules.permits("10.0.0.1")
-    assert not rules.permits("10.1.0.1")
-    assert not rules.permits("10.2.3.4")
+    assert rules.permits(origin("10.0.0.1"))
+    assert not rules.permits(origin("10.1.0.1"))
+    assert not rules.permits(origin("10.2.3.4"))
 
 
 def test_with_a_deny_list_alone_everybody_else_may_connect() -> None:
-    assert sources(deny=("10.0.0.0/8",)).permits("192.0.2.1")
+    assert sources(deny=("10.0.0.0/8",)).permits(origin("192.0.2.1"))
 
 
 def test_an_ipv4_client_of_a_dual_stack_listener_is_an_ipv4_client() -> None:
-    assert sources("127.0.0.0/8").permits("::ffff:127.0.0.1")
-    assert not sources(deny=("10.0.0.0/8",)).permits("::ffff:10.0.0.1")
-    assert not sources(deny=("::ffff:10.0.0.0/104",)).permits("10.0.0.1")
+    assert sources("127.0.0.0/8").permits(origin("::ffff:127.0.0.1"))
+    assert not sources(deny=("10.0.0.0/8",)).permits(origin("::ffff:10.0.0.1"))
+    assert not sources(deny=("::ffff:10.0.0.0/104",)).permits(origin("10.0.0.1"))
 
 
 def test_the_interface_of_a_link_local_client_does_not_matter() -> None:
-    assert sources("fe80::/10").permits("fe80::1%eth0")
-    assert not sources(deny=("fe80::/10",)).permits("fe80::1%wlan0")
+    assert sources("fe80::/10").permits(origin("fe80::1%eth0"))
+    assert not sources(deny=("fe80::/10",)).permits(origin("fe80::1%wlan0"))
 
 
 def test_a_client_of_a_unix_socket_has_no_address_to_judge() -> None:
-    assert sources("10.0.0.0/8", deny=("0.0.0.0/0", "::/0")).permits("")
+    assert sources("10.0.0.0/8", deny=("0.0.0.0/0", "::/0")).permits(UNIX)
 
 
-def test_a_client_whose_address_cannot_be_read_is_refused_where_there_are_rules() -> None:
-    assert not sources(deny=("10.0.0.0/8",)).permits("localhost")
-    assert sources().permits("localhost")
+@pytest.mark.parametrize(
+    "said",
+    [
+        *("", "unknown", "UNKNOWN", "localhost", "10.0.0.1.example.com", "/run/app.sock"),
+        *("10.0.0", "010.0.0.1", "0x0a000001", "167772161", "10.0.0.1.", " 10.0.0.1", "10.0.0.1 ", "10.0.0.1\n"),
+        *("10.0.0.1\0", "\0", "10.0.0.1:80", "[::1]", "::1]", "10.0.0.1/32", "10.0.0.1%lo", "\uff11\uff10.0.0.1"),
+        *("2001:db8::1%eth0", "fe80::1%", "fe80::1%a%b", "fe80::1%" + "a" * 16, "fe80::1% ", "::ffff:10.0.0.1%eth0"),
+        *("1" * 100_000, "fe80::1%" + "a" * 100_000, "\x1b[2J", "\u202e10.0.0.1"),
+    ],
+)
+def test_an_origin_that_is_not_an_address_is_refused_where_there_are_rules(said: str) -> None:
+    unknown = origin(said)
+    assert isinstance(unknown, UnknownOrigin)
+    assert not sources("0.0.0.0/0", "::/0").permits(unknown)
+    assert not sources(deny=("192.0.2.1",)).permits(unknown)
+    assert sources().permits(unknown)
+    assert unknown.host
+    assert unknown.host.isascii()
+    assert unknown.host.isprintable()
+    assert len(unknown.host) <= 64
+
+
+@pytest.mark.parametrize("port", [-1, 65_536, 2**32, None, "80"])
+def test_an_origin_whose_port_is_none_is_unknown(port: object) -> None:
+    assert isinstance(tcp_origin("10.0.0.1", port), UnknownOrigin)
+    assert isinstance(tcp_origin(None, 80), UnknownOrigin)
+
+
+def test_an_origin_is_shown_with_its_port_and_its_interface() -> None:
+    assert str(origin("10.0.0.1", 80)) == "10.0.0.1:80"
+    assert str(origin("::1", 80)) == "[::1]:80"
+    assert str(origin("fe80::1%eth0", 80)) == "[fe80::1%eth0]:80"
+    assert (str(UNIX), str(UnknownOrigin())) == ("", "unknown")
+
+
+@given(st.text(max_size=30), st.integers(-1, 70_000))
+def test_no_text_becomes_an_address_that_it_is_not(said: str, port: int) -> None:
+    found = origin(said, port)
+    if isinstance(found, TcpOrigin):
+        assert origin(found.host, port) == found
+    else:
+        assert not sources(deny=("192.0.2.1",)).permits(found)
 
 
 @pytest.mark.parametrize("text", ["10.0.0.0/8", "192.0.2.7", "0.0.0.0/0", "::/0", "2001:db8::/32", "::1", "fe80::/10"])
@@ -117,7 +174,7 @@ def test_a_bad_source_rule_says_what_would_be_right(text: str, advice: str) -> N
 # --- destinations ----------------------------------------------------------------------------------------------
 
 
-def test_without_rules_every_destination_is_permitted() -> None:
+def test_without_rules_every_other_destination_is_permitted() -> None:
     assert places().permits("anything.example", 1)
     assert places().permits("127.0.0.1", 65535)
 
@@ -222,6 +279,13 @@ def test_the_unspecified_address_is_denied_by_its_own_network_too() -> None:
 def test_a_rule_in_ipv4_mapped_form_means_the_ipv4_addresses() -> None:
     assert not places(deny=("[::ffff:10.0.0.0/104]:*",)).permits("10.1.2.3", 80)
     assert places("[::ffff:10.0.0.1]:*").permits("10.0.0.1", 80)
+
+
+@pytest.mark.parametrize("host", FACES_OF_10_1_2_3)
+def test_a_denied_ipv4_address_is_denied_inside_an_ipv6_address_too(host: str) -> None:
+    assert not places("*:*", deny=("10.1.2.3:*",)).permits(host, 80)
+    assert not places(deny=("10.0.0.0/8:80",)).permits(host, 80)
+    assert places(deny=("10.1.2.4:*",)).permits(host, 80)
 
 
 def test_a_deny_by_address_refuses_names_that_no_allow_rule_names() -> None:
@@ -362,15 +426,17 @@ DB = FarTcp("prod", "db.internal", 443)
 
 
 def test_a_live_client_may_stay_where_it_might_come_in_now() -> None:
-    assert forbids(local(), Visitor("10.0.0.7", "db:5432")) == ""
-    assert forbids(local(allow=("10.0.0.0/8",)), Visitor("10.0.0.7", "db:5432")) == ""
-    assert forbids(local(allow=("192.0.2.0/24",)), Visitor("", "db:5432")) == "", "a unix socket's"
-    assert forbids(socks(users=(ANN, BOB)), Visitor("10.0.0.7", "db.internal:443", DB, BOB)) == ""
-    assert forbids(socks(), Visitor("10.0.0.7", "db.internal:443", DB, BOB)) == "", "nobody has to log in any more"
+    assert forbids(local(), Visitor(origin("10.0.0.7"), "db:5432")) == ""
+    assert forbids(local(allow=("10.0.0.0/8",)), Visitor(origin("10.0.0.7"), "db:5432")) == ""
+    assert forbids(local(allow=("192.0.2.0/24",)), Visitor(UNIX, "db:5432")) == "", "a unix socket's"
+    assert forbids(socks(users=(ANN, BOB)), Visitor(origin("10.0.0.7"), "db.internal:443", DB, BOB)) == ""
+    assert forbids(socks(), Visitor(origin("10.0.0.7"), "db.internal:443", DB, BOB)) == "", (
+        "nobody has to log in any more"
+    )
 
 
 def test_why_a_live_client_may_not_stay_is_told() -> None:
-    visitor = Visitor("10.0.0.7", "db.internal:443", DB, ANN)
+    visitor = Visitor(origin("10.0.0.7"), "db.internal:443", DB, ANN)
     for tunnel, why in (
         (socks(deny=("10.0.0.0/8",)), "its source 10.0.0.7 is not allowed any more"),
         (socks(deny_destinations=("*.internal:*",)), "db.internal:443 is denied by *.internal:*"),
@@ -379,4 +445,4 @@ def test_why_a_live_client_may_not_stay_is_told() -> None:
         (socks(users=(SocksUser("ann", FromFile("/run/another")),)), "its user may not use the tunnel any more"),
     ):
         assert forbids(tunnel, visitor) == why
-    assert forbids(socks(users=(ANN,)), Visitor("10.0.0.7", "db.internal:443", DB)), "who never logged in"
+    assert forbids(socks(users=(ANN,)), Visitor(origin("10.0.0.7"), "db.internal:443", DB)), "who never logged in"

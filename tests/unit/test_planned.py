@@ -10,7 +10,7 @@ from reconciler.core.secret import FromFile
 from reconciler.core.spec import Desired, FarTcp, SocksUser, TunnelSpec
 from reconciler.core.status import Visitor
 from reconciler.planned import between, described
-from unit.build import START, World, local, socks, target
+from unit.build import START, World, local, origin, socks, target
 from unit.build import desired as desired_of
 
 LONG = "a sentence that is much longer than what is shown of a value"
@@ -88,9 +88,9 @@ def test_a_client_whom_the_new_rules_forbid_is_touched_by_them() -> None:
     to = FarTcp("prod", "db.internal", 443)
     world.settled(target(), local(), socks(users=users))
     for address in ("127.0.0.1", "10.0.0.7", "10.0.0.8"):
-        world.arrive("prod/db", Visitor(address, "db:5432"))
+        world.arrive("prod/db", Visitor(origin(address), "db:5432"))
     for user in users:
-        world.arrive("prod/socks", Visitor("127.0.0.1", str(to), to, user))
+        world.arrive("prod/socks", Visitor(origin("127.0.0.1"), str(to), to, user))
     assert touched(world, local(allow=("10.0.0.0/8",)), socks(users=users)) == (["assign prod/db 1"], 1)
     assert touched(world, local(deny=("10.0.0.0/8",)), socks(users=users[:1])) == (
         ["assign prod/db 2", "assign prod/socks 1"],
@@ -107,7 +107,7 @@ def test_who_is_cut_by_a_rule_is_not_drained_too() -> None:
     world = World()
     world.settled(target(), local())
     for address in ("127.0.0.1", "10.0.0.7"):
-        world.arrive("prod/db", Visitor(address, "db:5432"))
+        world.arrive("prod/db", Visitor(origin(address), "db:5432"))
     elsewhere = local(to="db2", deny=("10.0.0.0/8",))
     assert touched(world, elsewhere) == (["assign prod/db 1", "drain prod/db 1"], 2)
     nobody = local(to="db2", allow=("192.0.2.0/24",))
@@ -118,7 +118,7 @@ def test_a_renamed_tunnel_is_foreseen_to_judge_the_clients_that_become_its_own()
     world = World()
     world.settled(target(), local("prod/old"))
     for address in ("127.0.0.1", "10.0.0.7"):
-        world.arrive("prod/old", Visitor(address, "db:5432"))
+        world.arrive("prod/old", Visitor(origin(address), "db:5432"))
     assert touched(world, local("prod/new", deny=("10.0.0.0/8",))) == (["assign prod/new 1"], 1)
 
 

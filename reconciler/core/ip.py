@@ -1,0 +1,89 @@
+"""IP addresses and networks: reading their usual notations, and the other addresses that reach the same host.
+
+In: text of a file, a client or a server. Out: `ipaddress` values, or None for what is not in the usual notation.
+"""
+
+from __future__ import annotations
+
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+
+Address = IPv4Address | IPv6Address
+Network = IPv4Network | IPv6Network
+
+_MAPPED = IPv6Network("::ffff:0:0/96")  # RFC 4291 section 2.5.5.2
+_LOW_32_BITS = (  # networks whose addresses hold an IPv4 address in their last 32 bits
+    IPv6Network("::/96"),  # IPv4-compatible, RFC 4291 section 2.5.5.1
+    IPv6Network("::ffff:0:0:0/96"),  # IPv4-translated, RFC 2765 section 2.1
+    IPv6Network("64:ff9b::/96"),  # NAT64, RFC 6052 section 2.1
+    IPv6Network("64:ff9b:1::/48"),  # NAT64 for local use, RFC 8215; its /96 form
+)
+_NAT64_LOCAL = IPv6Network("64:ff9b:1::/48")
+_6TO4 = IPv6Network("2002::/16")  # RFC 3056 section 2
+_TEREDO = IPv6Network("2001::/32")  # RFC 4380 section 4
+_ISATAP = (0x00005EFE, 0x02005EFE)  # RFC 5214 section 6.1: the first half of the interface identifier
+_LOOPBACK4, _LOOPBACK6 = IPv4Address("127.0.0.1"), IPv6Address("::1")
+_ANY4, _ANY6 = IPv4Address(0), IPv6Address(0)
+
+
+def read_address(text: str) -> Address | None:
+    """Only the usual notations: ip_address knows no octal, no hexadecimal and no missing parts of IPv4."""
+    if "%" in text:
+        return None
+    try:
+        return ip_address(text)
+    except ValueError:
+        return None
+
+
+def unmapped(address: Address) -> Address:
+    """The IPv4 address of an IPv4-mapped IPv6 one; any other address as it is."""
+    mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
+    return address if mapped is None else mapped
+
+
+def read_network(text: str) -> Network | None:
+    """The network, or None for a text that is none; ValueError for one that says two things at once."""
+    base, slash, length = text.partition("/")
+    address = read_address(base)
+    if address is None or (slash and not (length.isascii() and length.isdigit() and len(length) <= 3)):
+        return None
+    if slash and int(length) > address.max_prefixlen:
+        raise ValueError(f"{text!r} is too long a prefix: at most /{address.max_prefixlen}")
+    network = ip_network(text, strict=False)
+    if slash and network.network_address != address:
+        raise ValueError(f"{text!r} names one host of a network: write {network} for all of it, or {base} for the host")
+    if isinstance(network, IPv6Network) and network.subnet_of(_MAPPED):
+        v4 = IPv4Address(int(network.network_address) & 0xFFFFFFFF)
+        return IPv4Network((v4, network.prefixlen - 96))
+    return network
+
+
+def faces(address: Address) -> tuple[Address, ...]:
+    """The address, and the others that connecting to it may reach: the IPv4 address inside an IPv6 one (NAT64, 6to4,
+    Teredo, ISATAP, ...), and the host itself for 0.0.0.0 and ::.
+    """
+    found = [address, *(_inside(address) if isinstance(address, IPv6Address) else ())]
+    if _ANY4 in found:
+        found.append(_LOOPBACK4)
+    if address == _ANY6:
+        found.append(_LOOPBACK6)
+    return tuple(dict.fromkeys(found))
+
+
+def _inside(address: IPv6Address) -> list[Address]:
+    """The IPv4 addresses that an IPv6 address may stand for."""
+    bits = int(address)
+    values = list[int]()
+    if bits > 1 and any(address in network for network in _LOW_32_BITS):  # not :: and ::1
+        values.append(bits)
+    if address in _NAT64_LOCAL:  # RFC 6052 section 2.2; bits 64 to 71 belong to no IPv4 address
+        values.append((bits >> 64 & 0xFFFF) << 16 | bits >> 40 & 0xFFFF)  # after a /48
+        values.append((bits >> 64 & 0xFF) << 24 | bits >> 32 & 0xFFFFFF)  # after a /56
+        values.append(bits >> 24)  # after a /64
+    if address in _6TO4:
+        values.append(bits >> 80)
+    if address in _TEREDO:
+        values.append(~bits)  # the client's address, inverted
+    if bits >> 32 & 0xFFFFFFFF in _ISATAP:
+        values.append(bits)
+    return [IPv4Address(value & 0xFFFFFFFF) for value in values]
