@@ -136,6 +136,32 @@ class Handshake:
         self._buffer += data
         return self._advance()
 
+    @property
+    def wanted(self) -> int:
+        """How many more bytes the present message needs, as far as that is known; 0 while none is expected.
+
+        A caller that never reads more than this reads nothing that belongs to the destination.
+        """
+        if self._state in (_State.CHECKING, _State.CONNECTED, _State.REFUSED):
+            return 0
+        return self._whole() - len(self._buffer)
+
+    def _whole(self) -> int:
+        """Bytes of the message that the buffer begins with, as far as that is known."""
+        head = self._buffer
+        match self._state:
+            case _State.GREETING if head and head[0] != _VERSION:
+                return _LONGEST_HTTP_METHOD + 1
+            case _State.GREETING:
+                return 2 if len(head) < 2 else 2 + head[1]
+            case _State.LOGIN:
+                if len(head) < 2:
+                    return 2
+                name_end = 2 + head[1]
+                return name_end + 1 + (head[name_end] if len(head) > name_end else 0)
+            case _:
+                return 5 if len(head) < 5 else 4 + (_address_length(head) or 0) + 2
+
     def accept_login(self, ok: bool) -> list[Event]:
         """Answer a `Login`. The answer comes back as events: a client may have sent its request already."""
         if self._state is _State.REFUSED:
@@ -218,7 +244,7 @@ class Handshake:
             return self._fail(Reply.GENERAL_FAILURE, f"its request has version {head[0]} instead of 5")
         if len(head) < 5:
             return None
-        begin, length = 4, {_IPV4: 4, _IPV6: 16, _NAME: 1 + head[4]}.get(head[3])
+        begin, length = 4, _address_length(head)
         if length is None:
             why = f"unknown address type {head[3]}: only IPv4, IPv6 and names"
             return self._fail(Reply.ADDRESS_TYPE_NOT_SUPPORTED, why)
@@ -257,6 +283,11 @@ class Handshake:
         taken = bytes(self._buffer[:count])
         del self._buffer[:count]
         return taken
+
+
+def _address_length(head: bytearray) -> int | None:
+    """Bytes of a request's address, the length of a name included; None: of an unknown type."""
+    return {_IPV4: 4, _IPV6: 16, _NAME: 1 + head[4]}.get(head[3])
 
 
 def _bad_host(host: str) -> str:

@@ -42,6 +42,7 @@ log = logging.getLogger(__name__)
 WRONG_LOGIN_PAUSE = 1.0  # seconds until a SOCKS client is told that its password is wrong: guessing is to take long
 NOT_ALLOWED = "its address is not allowed (allow, deny)"
 REASONS_TOLD = 3  # at most, of clients who are cut together
+CLOSE_WITHIN = 1.0  # seconds that a client which was told why it is refused has to close its connection
 
 
 class Arrivals:
@@ -177,8 +178,7 @@ class Arrivals:
                 why = f"there was no SSH connection for {tunnel.policy.hold_timeout:g} s"
                 self._refusals.tell(tunnel, end.result, origin.host, why)
             if end.said and not near.lost:
-                near.transport.write(end.said)
-                near.transport.close()
+                await near.refuse(end.said, CLOSE_WITHIN)
             else:
                 near.reset()
         except Exception:  # one client's bug must not be silent, nor leave the client hanging
@@ -223,7 +223,7 @@ class Arrivals:
         window = link.window()
         relay = self._enter(near, visitor, door, tunnel, link, window, entry)
         if asked is not None:
-            relay.begin_with(reply(Reply.SUCCEEDED), asked.rest)
+            relay.begin_with(reply(Reply.SUCCEEDED))
         began = self._loop.time()
         try:
             await link.open(relay, to, entry.origin, window)

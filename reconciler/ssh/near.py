@@ -1,7 +1,8 @@
 """The socket side of a client connection, whoever opened it.
 
 Owns the transport of a client that connected here, or of a destination that was dialled from here. In: the socket's
-events. Out: the same, to its `relay`; before there is one, bytes go to `early` (a handshake), if anywhere.
+events. Out: the same, to its `relay`. Before there is one, nothing is read but what `receive` asks for: the data of a
+client that waits stays in the kernel, which limits it.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ class Owner(Protocol):
     def near_lost(self) -> None: ...
 
 
+_LEFT = "the client left during the handshake"
 RESET = struct.pack("ii", 1, 0)  # SO_LINGER on, 0 s: closing sends RST, so that a client cannot mistake it for EOF
 
 # One read buffer serves all connections: what is read is handed on before the loop reads the next. 64 KiB: two SSH
@@ -38,15 +40,16 @@ _VIEW = memoryview(_BUFFER)
 
 
 class Near(asyncio.BufferedProtocol):
-    """The socket side. Until the relay starts, what a client says goes to `early` (a handshake), if anywhere."""
+    """The socket side. See the module. `made` is called once, when there is a transport."""
 
     def __init__(self, made: Callable[[Near], None]) -> None:
         self._made = made
         self.transport: asyncio.Transport
         self.relay: Owner | None = None
-        self.early: Callable[[bytes], None] | None = None
         self.lost = False
-        self.on_lost: Callable[[], None] | None = None
+        self._wanted = 0  # bytes, at most, that `receive` waits for
+        self._received: asyncio.Future[bytes] | None = None
+        self._discarding: asyncio.Future[None] | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
@@ -61,18 +64,37 @@ class Near(asyncio.BufferedProtocol):
             self.transport.resume_reading()
             self.transport.pause_reading()
 
+    async def receive(self, most: int) -> bytes:
+        """Read 1 to `most` bytes before there is a relay, and not a byte more. Raises ConnectionResetError if the
+        client leaves.
+        """
+        if self.lost:
+            raise ConnectionResetError(_LEFT)
+        self._wanted = most
+        self._received = asyncio.get_running_loop().create_future()
+        self.transport.resume_reading()
+        try:
+            return await self._received
+        finally:
+            self._received = None
+            if not self.lost:
+                self.transport.pause_reading()
+
     def get_buffer(self, sizehint: int) -> memoryview:
-        return _VIEW
+        return _VIEW if self._received is None else _VIEW[: self._wanted]
 
     def buffer_updated(self, nbytes: int) -> None:
+        if self._discarding is not None:
+            return
         if self.relay is not None:
             self.relay.near_data(_VIEW[:nbytes])
-        elif self.early is not None:
-            self.early(bytes(_VIEW[:nbytes]))
+        elif self._received is not None and not self._received.done():
+            self.transport.pause_reading()
+            self._received.set_result(bytes(_VIEW[:nbytes]))
 
     def eof_received(self) -> bool:
-        if self.relay is None:
-            return False  # gone in the middle of a handshake
+        if self.relay is None or self._discarding is not None:
+            return False  # the transport closes: it left in the middle of a handshake, or after its refusal
         self.relay.near_eof()
         return True  # half-close: the other direction goes on
 
@@ -88,14 +110,31 @@ class Near(asyncio.BufferedProtocol):
         self.lost = True
         if self.relay is not None:
             self.relay.near_lost()
-        if self.on_lost is not None:
-            self.on_lost()
+        if self._received is not None and not self._received.done():
+            self._received.set_exception(ConnectionResetError(_LEFT))
+        if self._discarding is not None and not self._discarding.done():
+            self._discarding.set_result(None)
 
     def write_eof(self) -> None:
         """Say that no more will come. One that was reset just now cannot be told, and its loss is heard of next."""
         # asyncio lets shutdown's error through; in a channel's callback it would end the whole SSH connection.
         with contextlib.suppress(OSError):
             self.transport.write_eof()
+
+    async def refuse(self, reply: bytes, within: float) -> None:
+        """Send the last bytes, then discard what the client sends until it closes, at most `within` seconds.
+
+        To close a socket that has unread data resets it, and a client that is reset may lose the reply.
+        """
+        self._discarding = asyncio.get_running_loop().create_future()
+        self.transport.write(reply)
+        self.write_eof()
+        self.transport.resume_reading()
+        try:
+            async with asyncio.timeout(within):
+                await self._discarding
+        except TimeoutError:
+            self.transport.abort()
 
     def reset(self) -> None:
         """Close at once, with RST where the socket is TCP (a unix socket's client sees EOF, and cannot be told)."""

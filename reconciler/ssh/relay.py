@@ -113,7 +113,6 @@ class Relay:
         "_far_eof",
         "_far_hold",
         "_far_lost",
-        "_first_words",
         "_gate",
         "_moved",
         "_moved_at",
@@ -121,6 +120,7 @@ class Relay:
         "_near_hold",
         "_rate_down",
         "_rate_up",
+        "_to_client",
         "_unwritten",
         "_why",
         "channel",
@@ -142,7 +142,7 @@ class Relay:
         self.received = 0
         self._moved = 0
         self._moved_at = asyncio.get_running_loop().time()
-        self._first_words = (b"", b"")
+        self._to_client = b""
         self._unwritten: list[bytes] = []
         self._gate = gate
         self._ended: Callable[[Relay, str], None] | None = ended
@@ -162,9 +162,9 @@ class Relay:
         self.release_near(Hold.RATE)
         self.release_far(Hold.RATE)
 
-    def begin_with(self, to_client: bytes, to_server: bytes) -> None:
-        """What to say to each side when the channel opens: the end of a handshake, and what the client said after."""
-        self._first_words = (to_client, to_server)
+    def begin_with(self, to_client: bytes) -> None:
+        """What to tell the client when the channel opens: the end of its handshake."""
+        self._to_client = to_client
 
     def idle_for(self, now: float) -> float:
         """For how long nothing has moved, as of the calls of this method (loop time)."""
@@ -191,11 +191,8 @@ class Relay:
         if self.near.lost or self._far_lost or self._ended is None:
             channel.abort()  # the client left meanwhile, or was told that this took too long
             return
-        to_client, to_server = self._first_words
-        if to_client:
-            self.near.transport.write(to_client)
-        if to_server:
-            self.near_data(memoryview(to_server))
+        if self._to_client:
+            self.near.transport.write(self._to_client)
         self.release_near(Hold.OPENING)
 
     def far_data(self, data: bytes) -> None:

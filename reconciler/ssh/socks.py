@@ -1,7 +1,7 @@
 """A SOCKS client's handshake on its socket: drives core/socks5.py, checks the login, bounds the time.
 
-In: a near socket that is not read from yet. Out: what the client asked for, with the socket paused again, so that
-the destination's bytes wait in the kernel until there is a channel for them.
+In: a near socket that is not read from yet. Out: what the client asked for. No byte beyond the handshake is read: what
+a client sends after it stays in the kernel until there is a channel, however many clients are held.
 """
 
 from __future__ import annotations
@@ -22,10 +22,9 @@ HANDSHAKE_TIME = 10.0  # a client that has not said where it wants to go by then
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """Where the client wants to go, what it said already to whoever is there, and who it is."""
+    """Where the client wants to go, and who it is."""
 
     to: FarTcp
-    rest: bytes
     user: SocksUser | None
 
 
@@ -40,9 +39,8 @@ class SocksRefusedError(Exception):
 
 async def greet(near: Near, tunnel: TunnelSpec, environ: Mapping[str, str]) -> Asked:
     """Run the handshake. Raises SocksRefusedError; ConnectionError if the client leaves; TimeoutError."""
-    talk = _Talk(near, tunnel, environ)
     async with asyncio.timeout(HANDSHAKE_TIME):
-        return await talk.asked
+        return await _Talk(near, tunnel, environ).run()
 
 
 def unreadable_password(tunnel: TunnelSpec, environ: Mapping[str, str]) -> Failure | None:
@@ -60,33 +58,35 @@ def _password_of(user: SocksUser, environ: Mapping[str, str]) -> str:
 
 
 class _Talk:
+    """One client's handshake."""
+
     def __init__(self, near: Near, tunnel: TunnelSpec, environ: Mapping[str, str]) -> None:
         self._near = near
         self._tunnel = tunnel
         self._environ = environ
         self._user: SocksUser | None = None
         self._handshake = Handshake(needs_auth=bool(tunnel.policy.users))
-        self.asked: asyncio.Future[Asked] = asyncio.get_running_loop().create_future()
-        near.early = self._heard
-        near.on_lost = self._lost
-        near.transport.resume_reading()
 
-    def _heard(self, data: bytes) -> None:
-        self._act(self._handshake.feed(data))
+    async def run(self) -> Asked:
+        while True:
+            data = await self._near.receive(self._handshake.wanted)
+            if (asked := await self._act(self._handshake.feed(data))) is not None:
+                return asked
 
-    def _act(self, events: list[Event]) -> None:
+    async def _act(self, events: list[Event]) -> Asked | None:
         for event in events:
             match event:
                 case Send():
                     self._near.transport.write(event.data)
                 case Login():
-                    self._act(self._handshake.accept_login(self._check(event)))
+                    if (asked := await self._act(self._handshake.accept_login(self._check(event)))) is not None:
+                        return asked
                 case Connect():
-                    self._end()
-                    self._answer(Asked(FarTcp(self._tunnel.target, event.host, event.port), event.rest, self._user))
+                    assert not event.rest, "no more is read than the handshake needs"
+                    return Asked(FarTcp(self._tunnel.target, event.host, event.port), self._user)
                 case Refused():
-                    self._end()
-                    self._answer(SocksRefusedError(event.why, event.data, login=event.login))
+                    raise SocksRefusedError(event.why, event.data, login=event.login)
+        return None
 
     def _check(self, login: Login) -> bool:
         users = self._tunnel.policy.users
@@ -101,20 +101,3 @@ class _Talk:
             return login.password.same_text(_password_of(user, self._environ))
         except DialFailed:
             return False  # a password that cannot be read lets nobody in; the tunnel's status says so
-
-    def _lost(self) -> None:
-        self._answer(ConnectionResetError("the client left during the handshake"))
-
-    def _end(self) -> None:
-        self._near.early = None
-        self._near.on_lost = None
-        if not self._near.lost:
-            self._near.transport.pause_reading()
-
-    def _answer(self, answer: Asked | Exception) -> None:
-        if self.asked.done():
-            return
-        if isinstance(answer, Exception):
-            self.asked.set_exception(answer)
-        else:
-            self.asked.set_result(answer)

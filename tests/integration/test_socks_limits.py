@@ -1,0 +1,113 @@
+"""What a SOCKS client may cost: memory while it is held."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from reconciler.core.status import Phase
+from reconciler.ssh.near import Near
+from support.services import EchoServer, connected
+from support.sshd import Sshd
+from support.tunnels import file, local, running, socks
+from support.wait import WITHIN, eventually, free_port
+
+CLIENTS = 100
+SENT = 65_536  # bytes
+LOGIN = b"\x05\x01\x02" + b"\x01\x05alice\x0din wonderland"
+NO_LOGIN = b"\x05\x01\x00"
+
+
+def request(port: int, host: bytes = b"\x01\x7f\x00\x00\x01") -> bytes:
+    return b"\x05\x01\x00" + host + port.to_bytes(2)
+
+
+def user(directory: Path) -> str:
+    (directory / "alice").write_text("in wonderland\n")
+    return f"{{username: alice, password: {{file: {directory / 'alice'}}}}}"
+
+
+# --- memory ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["socks", "socks with a login", "socks by name", "local"])
+async def test_of_a_held_client_no_more_is_read_than_its_handshake(
+    sshd: Sshd, echo: EchoServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """And nothing of what it sent is lost."""
+    read: Counter[Near] = Counter()
+    updated = Near.buffer_updated
+
+    def counted(near: Near, nbytes: int) -> None:
+        read[near] += nbytes
+        updated(near, nbytes)
+
+    monkeypatch.setattr(Near, "buffer_updated", counted)
+    port = free_port()
+    handshake, answer, line = {
+        "socks": (NO_LOGIN + request(echo.port), 2 + 10, socks("one", port)),
+        "socks with a login": (LOGIN + request(echo.port), 2 + 2 + 10, socks("one", port, auth=user(tmp_path))),
+        "socks by name": (NO_LOGIN + request(echo.port, b"\x03\x09localhost"), 2 + 10, socks("one", port)),
+        "local": (b"", 0, local("one", port, echo.port)),
+    }[kind]
+    data = bytes(range(256)) * (SENT // 256)
+    async with running(tmp_path, file(sshd, line)) as tunnels:
+        await tunnels.all_up()
+        await sshd.stop()
+        await tunnels.until("server/one", Phase.DOWN)
+        clients = [asyncio.create_task(echoed(port, handshake + data, answer + len(data))) for _ in range(CLIENTS)]
+        await eventually(lambda: tunnels.meter("server/one").held == CLIENTS)
+        assert sorted(read.values()) == ([len(handshake)] * CLIENTS if handshake else [])
+        await sshd.start()
+        for got in await asyncio.gather(*clients):
+            assert got[answer:] == data
+        await tunnels.nobody_is_connected()
+
+
+async def echoed(port: int, data: bytes, size: int) -> bytes:
+    async with connected("127.0.0.1", port) as (reader, writer):
+        writer.write(data)
+        async with asyncio.timeout(WITHIN):
+            return await reader.readexactly(size)
+
+
+@pytest.mark.parametrize(
+    ("said", "answer"),
+    [
+        (NO_LOGIN + request(1), b"\x05\x00\x05\x05\x00\x01" + bytes(6)),
+        (b"\x05\x01\x07", b"\x05\xff"),
+        (NO_LOGIN + b"\x05\x02\x00\x01\x7f\x00\x00\x01\x00\x50", b"\x05\x00\x05\x07\x00\x01" + bytes(6)),
+        (b"GET http://example.com/ HTTP/1.1\r\n\r\n", b"HTTP/1.1 501"),
+    ],
+)
+async def test_a_refusal_reaches_a_client_that_has_sent_more(
+    sshd: Sshd, tmp_path: Path, said: bytes, answer: bytes
+) -> None:
+    """To close a socket with unread data resets it, and the reply is lost."""
+    port = free_port()
+    async with running(tmp_path, file(sshd, socks("proxy", port))) as tunnels:
+        await tunnels.all_up()
+        async with tunnels.nothing_left_behind(), connected("127.0.0.1", port) as (reader, writer):
+            writer.write(said + bytes(SENT))
+            await asyncio.sleep(0.2)  # the refusal is under way before it is read
+            assert (await asyncio.wait_for(reader.read(), WITHIN)).startswith(answer)
+
+
+async def test_a_refused_client_that_goes_on_sending_is_cut(sshd: Sshd, tmp_path: Path) -> None:
+    port = free_port()
+    async with running(tmp_path, file(sshd, socks("proxy", port))) as tunnels:
+        await tunnels.all_up()
+        async with tunnels.nothing_left_behind(), connected("127.0.0.1", port) as (_, writer):
+            writer.write(b"\x05\x01\x07")
+
+            async def send() -> None:
+                while True:
+                    writer.write(bytes(1000))
+                    await writer.drain()
+                    await asyncio.sleep(0.01)
+
+            with pytest.raises((ConnectionResetError, BrokenPipeError)):
+                await asyncio.wait_for(send(), WITHIN)
