@@ -162,14 +162,17 @@ class Handshake:
             case _:
                 return 5 if len(head) < 5 else 4 + (_address_length(head) or 0) + 2
 
-    def accept_login(self, ok: bool) -> list[Event]:
-        """Answer a `Login`. The answer comes back as events: a client may have sent its request already."""
+    def accept_login(self, ok: bool, why: str = "wrong user name or password") -> list[Event]:
+        """Answer a `Login`; `why`, if it is refused, completes "the client was refused: ...".
+
+        The answer comes back as events: a client may have sent its request already.
+        """
         if self._state is _State.REFUSED:
             return []  # it sent too much meanwhile
         if self._state is not _State.CHECKING:
             raise RuntimeError("no login waits for an answer")
         if not ok:
-            return [self._refuse(_LOGIN_FAILED, "wrong user name or password", login=True)]
+            return [self._refuse(_LOGIN_FAILED, why, login=True)]
         self._state = _State.REQUEST
         return [Send(_LOGIN_OK), *self._advance()]
 

@@ -20,6 +20,7 @@ from typing import Any
 import asyncssh
 
 from reconciler.core.admission import destination_refused, forbids, source_allowed
+from reconciler.core.guesses import Guesses
 from reconciler.core.judge import UNHEALTHY_AFTER
 from reconciler.core.origin import Origin
 from reconciler.core.socks5 import Reply, reply
@@ -74,6 +75,7 @@ class Arrivals:
         self._tasks: set[asyncio.Task[object]] = set()
         self._throttles = Throttles()
         self._refusals = Refusals()
+        self._guesses = Guesses()
         self.meters: dict[str, Meter] = {}
         self.destinations: dict[str, Destination] = {}
 
@@ -191,7 +193,7 @@ class Arrivals:
     async def _greet(self, door: Door, near: Near, origin: Origin) -> Asked:
         tunnel = door.state.owner
         try:
-            asked = await greet(near, tunnel, self._environ)
+            asked = await greet(near, origin, tunnel, self._environ, self._guesses)
         except SocksRefusedError as refused:
             self.look_at_passwords(tunnel)
             result = "auth_failed" if refused.login else "denied"
@@ -334,6 +336,7 @@ class Arrivals:
     def forget(self, live: set[str]) -> None:
         """Drop what was measured of tunnels that are gone."""
         self._throttles.forget(live)
+        self._guesses.forget(live)
         for store in (self.meters, self.destinations):
             for tunnel in [tunnel for tunnel in store if tunnel not in live]:
                 store.pop(tunnel)

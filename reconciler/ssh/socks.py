@@ -10,6 +10,8 @@ import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from reconciler.core.guesses import Guesses
+from reconciler.core.origin import Origin
 from reconciler.core.socks5 import Connect, Event, Handshake, Login, Refused, Send
 from reconciler.core.spec import FarTcp, SocksUser, TunnelSpec
 from reconciler.core.status import Failure
@@ -18,6 +20,7 @@ from reconciler.ssh.near import Near
 from reconciler.ssh.reading import read_text
 
 HANDSHAKE_TIME = 10.0  # a client that has not said where it wants to go by then is not one
+TOO_MANY = "too many wrong passwords came from its address just now: it may try again in a few seconds"
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,10 +40,10 @@ class SocksRefusedError(Exception):
         self.login = login
 
 
-async def greet(near: Near, tunnel: TunnelSpec, environ: Mapping[str, str]) -> Asked:
+async def greet(near: Near, origin: Origin, tunnel: TunnelSpec, environ: Mapping[str, str], guesses: Guesses) -> Asked:
     """Run the handshake. Raises SocksRefusedError; ConnectionError if the client leaves; TimeoutError."""
     async with asyncio.timeout(HANDSHAKE_TIME):
-        return await _Talk(near, tunnel, environ).run()
+        return await _Talk(near, origin, tunnel, environ, guesses).run()
 
 
 def unreadable_password(tunnel: TunnelSpec, environ: Mapping[str, str]) -> Failure | None:
@@ -60,10 +63,14 @@ def _password_of(user: SocksUser, environ: Mapping[str, str]) -> str:
 class _Talk:
     """One client's handshake."""
 
-    def __init__(self, near: Near, tunnel: TunnelSpec, environ: Mapping[str, str]) -> None:
+    def __init__(
+        self, near: Near, origin: Origin, tunnel: TunnelSpec, environ: Mapping[str, str], guesses: Guesses
+    ) -> None:
         self._near = near
+        self._origin = origin
         self._tunnel = tunnel
         self._environ = environ
+        self._guesses = guesses
         self._user: SocksUser | None = None
         self._handshake = Handshake(needs_auth=bool(tunnel.policy.users))
 
@@ -79,7 +86,7 @@ class _Talk:
                 case Send():
                     self._near.transport.write(event.data)
                 case Login():
-                    if (asked := await self._act(self._handshake.accept_login(self._check(event)))) is not None:
+                    if (asked := await self._act(await self._log_in(event))) is not None:
                         return asked
                 case Connect():
                     assert not event.rest, "no more is read than the handshake needs"
@@ -87,6 +94,17 @@ class _Talk:
                 case Refused():
                     raise SocksRefusedError(event.why, event.data, login=event.login)
         return None
+
+    async def _log_in(self, login: Login) -> list[Event]:
+        loop, key = asyncio.get_running_loop(), hash((login.username, login.password))
+        guess = self._guesses.admit(self._tunnel.id, self._origin, key, loop.time())
+        if guess is None:
+            return self._handshake.accept_login(ok=False, why=TOO_MANY)
+        if guess.wait:
+            await asyncio.sleep(guess.wait)
+        right = self._check(login)
+        self._guesses.settle(guess, right=right, now=loop.time())
+        return self._handshake.accept_login(right)
 
     def _check(self, login: Login) -> bool:
         users = self._tunnel.policy.users

@@ -1,13 +1,15 @@
-"""What a SOCKS client may cost: memory while it is held."""
+"""What a SOCKS client may cost: memory while it is held, and guesses of a password."""
 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import Counter
 from pathlib import Path
 
 import pytest
 
+from reconciler.core import guesses
 from reconciler.core.status import Phase
 from reconciler.ssh.near import Near
 from support.services import EchoServer, connected
@@ -19,6 +21,7 @@ CLIENTS = 100
 SENT = 65_536  # bytes
 LOGIN = b"\x05\x01\x02" + b"\x01\x05alice\x0din wonderland"
 NO_LOGIN = b"\x05\x01\x00"
+REFUSED_LOGIN = b"\x05\x02\x01\x01"
 
 
 def request(port: int, host: bytes = b"\x01\x7f\x00\x00\x01") -> bytes:
@@ -111,3 +114,72 @@ async def test_a_refused_client_that_goes_on_sending_is_cut(sshd: Sshd, tmp_path
 
             with pytest.raises((ConnectionResetError, BrokenPipeError)):
                 await asyncio.wait_for(send(), WITHIN)
+
+
+# --- guesses -----------------------------------------------------------------------------------------------------
+
+
+async def test_passwords_are_not_guessed_faster_by_more_connections(
+    sshd: Sshd, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("DEBUG", "reconciler.ssh.limits")
+    port = free_port()
+    async with running(tmp_path, file(sshd, socks("proxy", port, auth=user(tmp_path)))) as tunnels:
+        await tunnels.all_up()
+        began = time.monotonic()
+        answers = await asyncio.gather(*(guess(port, f"wrong {number}") for number in range(CLIENTS)))
+        seconds = time.monotonic() - began
+        assert answers == [REFUSED_LOGIN] * CLIENTS
+        assert tunnels.results("server/proxy") == {"auth_failed": CLIENTS}
+        compared = sum("wrong user name or password" in record.getMessage() for record in caplog.records)
+        assert guesses.BURST <= compared <= guesses.BURST + seconds / guesses.INTERVAL + 1
+        unanswered = sum("too many wrong passwords" in record.getMessage() for record in caplog.records)
+        assert compared + unanswered == CLIENTS
+
+
+async def test_a_right_password_is_accepted_while_its_address_is_limited(sshd: Sshd, tmp_path: Path) -> None:
+    """It may have to wait for its turn, or to try again; one from another address need not."""
+    port = free_port()
+    async with running(tmp_path, file(sshd, socks("proxy", port, auth=user(tmp_path)))) as tunnels:
+        await tunnels.all_up()
+        async with asyncio.TaskGroup() as group:
+            wrong = [group.create_task(guess(port, f"wrong {number}")) for number in range(CLIENTS)]
+            await eventually(lambda: len(tunnels.app.fleet._arrivals._guesses) == 1)
+            assert await guess(port, "in wonderland", source="127.0.0.2") == b"\x05\x02\x01\x00"
+            assert not all(task.done() for task in wrong)
+
+        async def is_right() -> bool:
+            return await guess(port, "in wonderland") == b"\x05\x02\x01\x00"
+
+        await eventually(is_right)
+
+
+async def test_one_client_with_an_old_password_does_not_delay_its_neighbours(sshd: Sshd, tmp_path: Path) -> None:
+    """The same wrong password again is no new guess."""
+    port = free_port()
+    async with running(tmp_path, file(sshd, socks("proxy", port, auth=user(tmp_path)))) as tunnels:
+        await tunnels.all_up()
+        await asyncio.gather(*(guess(port, "an old one") for _ in range(CLIENTS)))
+        [source] = tunnels.app.fleet._arrivals._guesses._sources.values()
+        assert source.paid_at - asyncio.get_running_loop().time() < guesses.BURST * guesses.INTERVAL
+        (tmp_path / "alice").write_text("an old one")
+        assert await guess(port, "an old one") == b"\x05\x02\x01\x00", "it is right by now"
+
+
+async def test_many_right_passwords_at_once_are_not_delayed(sshd: Sshd, tmp_path: Path) -> None:
+    port = free_port()
+    async with running(tmp_path, file(sshd, socks("proxy", port, auth=user(tmp_path)))) as tunnels:
+        await tunnels.all_up()
+        answers = await asyncio.gather(*(guess(port, "in wonderland") for _ in range(CLIENTS)))
+        assert answers == [b"\x05\x02\x01\x00"] * CLIENTS
+        assert len(tunnels.app.fleet._arrivals._guesses) == 0
+
+
+async def guess(port: int, password: str, *, source: str = "127.0.0.1") -> bytes:
+    """The proxy's answers to the greeting and to this login, in one."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port, local_addr=(source, 0))
+    try:
+        writer.write(b"\x05\x01\x02\x01\x05alice" + bytes((len(password),)) + password.encode())
+        return await asyncio.wait_for(reader.readexactly(4), WITHIN)
+    finally:
+        writer.close()
