@@ -23,6 +23,11 @@ Names are resolved on the far side, so nothing here knows the address of a name.
 - One address has several faces: IPv4-mapped IPv6 counts as the IPv4 address; a deny of 127.0.0.1 or ::1 also holds for
   0.0.0.0 and :: (which connect to the host itself), a deny of an IPv4 address for the IPv6 addresses that stand for it
   (NAT64, 6to4 and others: `core/ip.py`).
+
+Without any rule, too, link-local and cloud-metadata destinations (`core/metadata.py`) are refused unless an allow rule
+names them: a rule for that address, for a network inside its special network (`169.254.0.0/16` for 169.254.169.254), or
+for exactly that name. `*`, `0.0.0.0/0` and `*.internal` name nothing. `["*:*", "169.254.169.254:80"]` permits
+everything, this address included.
 """
 
 from __future__ import annotations
@@ -33,6 +38,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Self
 
+from reconciler.core import metadata
 from reconciler.core.ip import Address, Network, faces, read_address, read_network, unmapped
 from reconciler.core.origin import Origin, TcpOrigin, UnixOrigin
 
@@ -140,6 +146,9 @@ class DestinationRules:
             by_address = isinstance(destination, str) and any(rule.network is not None for rule in self.allow)
             hint = " (no address rule matches a name: it is looked up on the far side)" if by_address else ""
             return f"{host}:{port} is not among the allowed destinations{hint}"
+        special = metadata.kind_of(destination)
+        if special and not any(_names_exactly(rule, destination) for rule in allowed_by):
+            return f"{host}:{port} is {special}: only a rule of `allowDestinations` that names it permits it"
         if isinstance(destination, str) and not any(map(_names, allowed_by)):
             for rule in self.deny:
                 if rule.network is not None and rule.covers(port):
@@ -171,6 +180,13 @@ def read_host(text: str) -> Address | str | None:
 
 def _names(rule: DestinationRule) -> bool:
     return rule.network is None and rule.name != "*"
+
+
+def _names_exactly(rule: DestinationRule, host: Address | str) -> bool:
+    """Return True if the rule is about this link-local or metadata destination and no wider one."""
+    if isinstance(host, str):
+        return rule.name == host
+    return rule.network is not None and metadata.is_named_by(rule.network, host)
 
 
 def _faces(host: Address | str) -> tuple[Address | str, ...]:

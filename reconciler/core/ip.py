@@ -5,6 +5,7 @@ In: text of a file, a client or a server. Out: `ipaddress` values, or None for w
 
 from __future__ import annotations
 
+import re
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 
 Address = IPv4Address | IPv6Address
@@ -23,6 +24,8 @@ _TEREDO = IPv6Network("2001::/32")  # RFC 4380 section 4
 _ISATAP = (0x00005EFE, 0x02005EFE)  # RFC 5214 section 6.1: the first half of the interface identifier
 _LOOPBACK4, _LOOPBACK6 = IPv4Address("127.0.0.1"), IPv6Address("::1")
 _ANY4, _ANY6 = IPv4Address(0), IPv6Address(0)
+_LONGEST_NAME = 255
+_PART = re.compile(r"0x[0-9a-f]*|[0-9]+", re.ASCII | re.IGNORECASE)
 
 
 def read_address(text: str) -> Address | None:
@@ -87,3 +90,30 @@ def _inside(address: IPv6Address) -> list[Address]:
     if bits >> 32 & 0xFFFFFFFF in _ISATAP:
         values.append(bits)
     return [IPv4Address(value & 0xFFFFFFFF) for value in values]
+
+
+def resolver_address(text: str) -> Address | None:
+    """The address that a resolver may take this host for: also `127.1`, `0x7f.1`, `2130706433`, with a final dot."""
+    host = text.removesuffix(".")
+    address = read_address(host.partition("%")[0])
+    return _inet_aton(host) if address is None else unmapped(address)
+
+
+def _inet_aton(text: str) -> IPv4Address | None:
+    """inet_aton(3): one to four parts, decimal, octal or hexadecimal; the last part fills what is left."""
+    parts = text.split(".")
+    if len(text) > _LONGEST_NAME or len(parts) > 4 or any(_PART.fullmatch(part) is None for part in parts):
+        return None
+    try:
+        *first, last = (_number(part) for part in parts)
+    except ValueError:
+        return None
+    if any(part > 0xFF for part in first) or last >= 1 << 8 * (4 - len(first)):
+        return None
+    return IPv4Address(sum(part << 8 * (3 - place) for place, part in enumerate(first)) + last)
+
+
+def _number(text: str) -> int:
+    if text[:2].lower() == "0x":
+        return int(text[2:] or "0", 16)
+    return int(text, 8) if len(text) > 1 and text.startswith("0") else int(text)

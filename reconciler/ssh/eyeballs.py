@@ -5,19 +5,36 @@ Returns a plain socket, so that what asyncssh then does is timed and told apart.
 
 from __future__ import annotations
 
+import errno
 import socket
 
-from aiohappyeyeballs import start_connection
+from aiohappyeyeballs import AddrInfoType, start_connection
 
+from reconciler.core import metadata
 from reconciler.core.spec import Endpoint
 from reconciler.ssh.names import addresses
 
 _NEXT_ADDRESS_AFTER = 0.25
 
 
-async def connect(endpoint: Endpoint) -> socket.socket:
-    """A connected, non-blocking socket. Raises OSError: gaierror for the name, else of the connection."""
+async def connect(endpoint: Endpoint, *, is_client: bool = False) -> socket.socket:
+    """A connected, non-blocking socket. Raises OSError: gaierror for the name, else of the connection.
+
+    `is_client`: it is for a client of a tunnel. The name that the file gives must then not lead to a link-local address
+    or a cloud metadata service. That the file names such an address itself is judged when it is loaded.
+    """
     infos = await addresses(endpoint)
+    if is_client and not metadata.kind_of_text(endpoint.host):
+        infos = _permitted(infos)
     sock = await start_connection(infos, happy_eyeballs_delay=_NEXT_ADDRESS_AFTER, interleave=1)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return sock
+
+
+def _permitted(infos: list[AddrInfoType]) -> list[AddrInfoType]:
+    permitted = [info for info in infos if not metadata.kind_of_text(str(info[4][0]))]
+    if infos and not permitted:
+        address = infos[0][4][0]
+        text = f"its name leads to {address}, {metadata.kind_of_text(str(address))}: write the address if that is meant"
+        raise OSError(errno.EACCES, text)
+    return permitted

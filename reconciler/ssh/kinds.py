@@ -40,7 +40,7 @@ async def dial_near(route: Route, within: float) -> Near:
     async with asyncio.timeout(within):
         match route:
             case NearTcp():
-                sock = await eyeballs.connect(Endpoint(route.host, route.port))
+                sock = await eyeballs.connect(Endpoint(route.host, route.port), is_client=True)
                 await loop.create_connection(lambda: near, sock=sock)
             case NearUnix():
                 await loop.create_unix_connection(lambda: near, sock=await _connected(route.path))

@@ -80,7 +80,7 @@ async def echoed(port: int, data: bytes, size: int) -> bytes:
 @pytest.mark.parametrize(
     ("said", "answer"),
     [
-        (NO_LOGIN + request(1), b"\x05\x00\x05\x05\x00\x01" + bytes(6)),
+        (NO_LOGIN + request(1, b"\x01\xa9\xfe\xa9\xfe"), b"\x05\x00\x05\x02\x00\x01" + bytes(6)),
         (b"\x05\x01\x07", b"\x05\xff"),
         (NO_LOGIN + b"\x05\x02\x00\x01\x7f\x00\x00\x01\x00\x50", b"\x05\x00\x05\x07\x00\x01" + bytes(6)),
         (b"GET http://example.com/ HTTP/1.1\r\n\r\n", b"HTTP/1.1 501"),
