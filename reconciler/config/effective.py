@@ -9,7 +9,10 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import assert_never
 
+from reconciler.config.policy import beyond_loopback
+from reconciler.config.problem import WarningCode
 from reconciler.config.values import shown_duration
+from reconciler.core import metadata
 from reconciler.core.secret import FromEnv, FromFile, Inline, Source
 from reconciler.core.spec import (
     AgentLogin,
@@ -163,7 +166,19 @@ def _tunnel(tunnel: TunnelSpec) -> Json:
         **_route(tunnel.route),
         **_policy(tunnel.policy, tunnel.kind),
         "enabled": not tunnel.off,
+        **_waivers(tunnel),
     }
+
+
+def _waivers(tunnel: TunnelSpec) -> Json:
+    """The `x-allow` without which the tunnel would be an error."""
+    codes = list[str]()
+    policy, route = tunnel.policy, tunnel.route
+    if isinstance(route, Socks) and beyond_loopback(tunnel.listen) and not (policy.allow or policy.users):
+        codes.append(WarningCode.OPEN_PROXY)
+    if isinstance(route, FarTcp | NearTcp) and metadata.kind_of_text(route.host):
+        codes.append(WarningCode.METADATA_DESTINATION)
+    return {"x-allow": codes} if codes else {}
 
 
 def _listen(listen: Listen) -> Json:

@@ -14,7 +14,7 @@ from reconciler.config.sentences import dotted
 
 Gaps = frozenset[str]  # paths of values that are not known, or not wholly
 
-_MISSED = (ErrorCode.MISSING, WarningCode.NO_LOGIN)
+_MISSED = (ErrorCode.MISSING, WarningCode.NO_LOGIN, WarningCode.OPEN_PROXY)
 
 
 def gaps_in(root: Table) -> Gaps:

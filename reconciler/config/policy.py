@@ -101,8 +101,11 @@ def _warn_of_exposure(fields: Fields, listen: Listen, *, guarded: bool, kind: st
         return
     warn("localHost", f"listens on {listen}: other machines may reach it", WarningCode.BEYOND_LOOPBACK)
     if kind == "socks" and not guarded:
-        message = f"an open proxy on {listen}: add `auth` or `allow`"
-        warn("localHost", message, WarningCode.OPEN_PROXY)
+        message = (
+            "an open proxy, which other machines may use without a login: add `auth` or `allow`, or "
+            "`x-allow: [open-proxy]` if that is meant"
+        )
+        fields.report.refuse(fields.place("localHost"), message, WarningCode.OPEN_PROXY, *fields.beside("localHost"))
 
 
 def _labels(fields: Fields) -> tuple[tuple[str, str], ...]:

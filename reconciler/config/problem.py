@@ -26,7 +26,7 @@ class ErrorCode(StrEnum):
 
 
 class WarningCode(StrEnum):
-    """What `--strict` refuses, and `x-allow` beside the field waives."""
+    """What `x-allow` beside the field waives: warnings, which `--strict` refuses, and WAIVABLE_ERRORS."""
 
     LITERAL_SECRET = "literal-secret"  # noqa: S105 - the name of a warning
     HOST_KEYS_UNCHECKED = "host-keys-unchecked"
@@ -41,7 +41,10 @@ class WarningCode(StrEnum):
     EXPIRED = "expired"
     MILLISECONDS = "milliseconds"
     NAMES_REFUSED = "names-refused"
+    METADATA_DESTINATION = "metadata-destination"
 
+
+WAIVABLE_ERRORS = frozenset({WarningCode.OPEN_PROXY, WarningCode.METADATA_DESTINATION})
 
 WARNINGS: dict[WarningCode, str] = {
     WarningCode.LITERAL_SECRET: "A secret stands in the file itself; `{file: …}` and `{env: …}` keep it out.",
@@ -63,6 +66,10 @@ WARNINGS: dict[WarningCode, str] = {
     WarningCode.MILLISECONDS: "A bare number below 1000 is milliseconds, probably meant as seconds.",
     WarningCode.NAMES_REFUSED: (
         "`denyDestinations` by address shuts out every name that `allowDestinations` does not name."
+    ),
+    WarningCode.METADATA_DESTINATION: (
+        "A tunnel leads to a link-local address or a cloud metadata service, which gives out the credentials of "
+        "the machine that asks."
     ),
 }
 

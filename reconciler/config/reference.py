@@ -9,7 +9,7 @@ import json
 import sys
 from collections.abc import Iterable, Iterator
 
-from reconciler.config.problem import WARNINGS
+from reconciler.config.problem import WAIVABLE_ERRORS, WARNINGS
 from reconciler.config.schema import Schema, definition, resolved, schema
 
 _INTRODUCTION = """\
@@ -20,6 +20,12 @@ Made from `schemas/tunnels.schema.json`; do not edit. Unknown keys are errors; `
 Durations are a number and a unit: `500ms`, `10s`, `5m`, `1h`. `${VAR}` and `${VAR:-default}` stand for environment
 variables in any value, `$$` is a dollar; a value that is wholly one variable may be a number or true or false as well.
 Relative paths start at the folder of their own file, `~` is the home directory.
+"""
+
+_WARNINGS = """\
+## Warnings
+
+`x-allow: [CODE]` beside the field waives one. `--strict` refuses the others; those that are errors are always refused.
 """
 
 _SECTIONS = (
@@ -41,8 +47,10 @@ def reference() -> str:
     for name, title in _SECTIONS:
         found = definition(name)
         parts.append(_section(f"`{title}`", found["description"], found["properties"]))
-    parts.append("## Warnings\n\n`--strict` refuses them; `x-allow: [CODE]` beside the field waives one.\n")
-    parts.append(_table(("code", "says"), ((f"`{code}`", text) for code, text in WARNINGS.items())))
+    parts.append(_WARNINGS)
+    kinds = {code: "error" if code in WAIVABLE_ERRORS else "warning" for code in WARNINGS}
+    rows = ((f"`{code}`", kinds[code], text) for code, text in WARNINGS.items())
+    parts.append(_table(("code", "is", "says"), rows))
     return "\n".join(parts)
 
 

@@ -34,7 +34,7 @@ class Report:
         if better or (place.file, place.line, place.column) not in self._spoken:
             self.error(place, message, ErrorCode.VALUE)
 
-    def error(self, place: Place, message: str, code: ErrorCode, other: str = "") -> None:
+    def error(self, place: Place, message: str, code: ErrorCode | WarningCode, other: str = "") -> None:
         problem = Problem.at(place, message, code, other)
         if problem not in self.errors and not self.is_full(place.file):
             self.errors[problem] = None
@@ -52,6 +52,11 @@ class Report:
         if problem not in self.warnings:
             self.warnings[problem] = None
             self._warnings_of[place.file] += 1
+
+    def refuse(self, place: Place, message: str, code: WarningCode, *beside: Table) -> None:
+        """An error of `WAIVABLE_ERRORS`. `beside`: the mappings whose `x-allow` may waive it."""
+        if not any(code in _waived(table) for table in beside):
+            self.error(place, message, code)
 
     def unset(self, place: Place, node: Scalar, target: str, *beside: Table) -> None:
         names = ", ".join(f"${{{name}}}" for name in dict.fromkeys(node.unset) if name not in node.refused)

@@ -16,12 +16,13 @@ from reconciler.config.merge import TargetEntry
 from reconciler.config.nodes import Node, Scalar
 from reconciler.config.options import Options
 from reconciler.config.policy import policy
-from reconciler.config.problem import ErrorCode, Place
+from reconciler.config.problem import ErrorCode, Place, WarningCode
 from reconciler.config.report import Report
 from reconciler.config.schema import Words
 from reconciler.config.sentences import sentence
 from reconciler.config.sources import Sources
 from reconciler.config.values import Wrong, filled, host, mode, name, port, ports, switch, word
+from reconciler.core import metadata
 from reconciler.core.spec import (
     FarTcp,
     FarUnix,
@@ -247,9 +248,13 @@ class _Builder:
         return NearTcp(self._host("localHost"), self.fields.find("localPort", _dialled, 1))
 
     def _host(self, field: str) -> str:
-        """For one that hangs on an unset variable: as it is written."""
+        """Where the tunnel leads. For one that hangs on an unset variable: as it is written."""
         node = self.fields.node(field)
         found = self.fields.read(field, host)
+        if kind := metadata.kind_of_text(found):
+            message = f"leads to {kind}: add `x-allow: [metadata-destination]` to the tunnel if that is meant"
+            place, beside = self.fields.place(field), self.fields.beside(field)
+            self.fields.report.refuse(place, message, WarningCode.METADATA_DESTINATION, *beside)
         return node.text if isinstance(node, Scalar) and node.unset else found
 
     def _need(self, side: str, meaning: str) -> None:

@@ -539,8 +539,86 @@ def test_a_warning_can_be_waived_beside_its_field(fields: str, code: str) -> Non
     assert [str(problem.code) for problem in strict.errors] == [code]
 
 
-def test_an_open_proxy_is_named() -> None:
-    assert codes("targets: {p: {host: h, agent: true, tunnels: [{socks: '*:1'}]}}") == ["open-proxy", "beyond-loopback"]
+def refused(tunnel: str) -> list[str]:
+    """The codes of the errors of a file with this tunnel."""
+    text = f"targets: {{p: {{host: h, agent: true, tunnels: [{{{tunnel}}}]}}}}"
+    return [str(problem.code) for problem in load_text(text, environ=ENVIRON, options=Options(user="me")).errors]
+
+
+@pytest.mark.parametrize("listen", ["socks: '*:1'", "socks: '0.0.0.0:1'", "type: socks, host: '::', port: 1"])
+def test_a_socks_tunnel_beyond_loopback_that_anybody_may_use_is_an_error(listen: str) -> None:
+    auth = "auth: {username: u, password: {env: PW}}"
+    assert refused(listen) == ["open-proxy"]
+    assert refused(f"{listen}, allow: []") == ["open-proxy"]
+    assert refused(f"{listen}, deny: [10.0.0.0/8]") == ["open-proxy"]
+    assert refused(f"{listen}, allowDestinations: ['*.internal:443']") == ["open-proxy"]
+    assert refused(f"{listen}, x-allow: [beyond-loopback]") == ["open-proxy"]
+    assert refused(f"{listen}, x-allow: [open-proxy]") == []
+    assert refused(f"{listen}, allow: [10.0.0.0/8]") == []
+    assert refused(f"{listen}, {auth}") == []
+    assert refused("socks: 1") == []
+    assert refused("type: socks, localSocket: /s") == []
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        *("169.254.169.254", "169.254.0.1", "'[fe80::1]'", "'fd00:ec2::254'", "100.100.100.200", "168.63.129.16"),
+        *("'2852039166'", "0xa9fea9fe", "169.254.43518", "169.254.169.254.", "'::ffff:169.254.169.254'"),
+        *("metadata.google.internal", "METADATA", "'${METADATA}'"),
+    ],
+)
+def test_a_forward_to_a_link_local_address_or_a_metadata_service_is_an_error_unless_it_is_meant(host: str) -> None:
+    environ = ENVIRON | {"METADATA": "169.254.169.254"}
+    for tunnel in (
+        f"type: local, localPort: 1, remoteHost: {host}, remotePort: 80",
+        f"type: remote, remotePort: 1, localHost: {host}, localPort: 80",
+    ):
+        for beside, wanted in (
+            ("", ["metadata-destination"]),
+            (", x-allow: [beyond-loopback]", ["metadata-destination"]),
+            (", x-allow: [metadata-destination]", []),
+        ):
+            text = f"targets: {{p: {{host: h, agent: true, tunnels: [{{{tunnel}{beside}}}]}}}}"
+            loaded = load_text(text, environ=environ, options=Options(user="me"))
+            assert [str(problem.code) for problem in loaded.errors] == wanted
+            assert not any("254" in problem.message for problem in loaded.errors), "it may be a variable's value"
+
+
+@pytest.mark.parametrize("form", ["local: '1:169.254.169.254:80'", "remote: '1:169.254.169.254:80'"])
+def test_a_short_form_to_a_link_local_address_is_an_error(form: str) -> None:
+    assert refused(form) == ["metadata-destination"]
+    assert refused(f"{form}, x-allow: [metadata-destination]") == []
+
+
+def test_a_default_destination_may_be_allowed_beside_it() -> None:
+    text = (
+        "defaults: {{tunnel: {{remoteHost: 169.254.169.254{}}}}}\n"
+        "targets: {{p: {{host: h, agent: true, tunnels: [{{type: local, localPort: 1, remotePort: 80}}]}}}}"
+    )
+    for beside, errors in (("", 1), (", x-allow: [metadata-destination]", 0)):
+        loaded = load_text(text.format(beside), environ=ENVIRON, options=Options(user="me"))
+        assert len(loaded.errors) == errors
+
+
+def test_listening_on_a_link_local_address_is_no_error() -> None:
+    assert refused("local: '169.254.1.1:1:db:80'") == []
+    assert refused("remote: '169.254.1.1:1:db:80'") == []
+
+
+def test_what_was_meant_is_meant_in_the_effective_file_too() -> None:
+    text = """
+targets:
+  p:
+    host: h
+    agent: true
+    tunnels:
+    - {socks: '*:1', x-allow: [open-proxy]}
+    - {local: '2:169.254.169.254:80', x-allow: [metadata-destination]}
+    - {remote: '3:169.254.169.254:80', x-allow: [metadata-destination]}
+"""
+    desired = load(text).desired
+    assert load(json.dumps(to_json(desired))).desired == desired
 
 
 def test_secrets_may_be_kept_to_a_directory_and_variables_to_prefixes(tmp_path: Path) -> None:
