@@ -39,7 +39,7 @@ NAMES = frozenset(
         "metadata.platformequinix.com",
         "api.metadata.cloud.ibm.com",
         "instance-data",
-        "instance-data.ec2.internal",
+        "instance-data.ec2.internal",  # in other regions instance-data.REGION.compute.internal
         "rancher-metadata",
     }
 )
@@ -57,7 +57,8 @@ def network_of(address: Address) -> Network | None:
 def kind_of(host: Address | str) -> str:
     """What a destination is: "a link-local address", "a cloud metadata service", or "". A name: in lower case."""
     if isinstance(host, str):
-        return "a cloud metadata service" if host in NAMES else ""
+        regional = host.startswith("instance-data.") and host.endswith(".compute.internal")
+        return "a cloud metadata service" if regional or host in NAMES else ""
     network = network_of(host)
     if network is None:
         return ""
