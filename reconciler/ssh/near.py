@@ -140,5 +140,6 @@ class Near(asyncio.BufferedProtocol):
         """Close at once, with RST where the socket is TCP (a unix socket's client sees EOF, and cannot be told)."""
         sock = self.transport.get_extra_info("socket")
         if sock is not None and sock.family in (socket.AF_INET, socket.AF_INET6) and not self.lost:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+            with contextlib.suppress(OSError):  # macOS: of a connection that the client has reset
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
         self.transport.abort()
