@@ -13,7 +13,6 @@ import errno
 import logging
 import os
 import socket
-import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +25,7 @@ from reconciler.report.places import place_to_listen
 from reconciler.report.serving import Serving
 from reconciler.ssh.holder import holder_of
 from reconciler.ssh.listen import Bound, bind
+from reconciler.system.peer_credentials import peer_pid
 
 log = logging.getLogger(__name__)
 
@@ -147,12 +147,10 @@ def _when_free(error: OSError, serve: Callable[[], Awaitable[str]], stack: conte
 
 def _listener_of(path: str) -> str:
     """`tunnels (pid 123)` for who listens on a unix socket, "" where that cannot be known."""
-    if not hasattr(socket, "SO_PEERCRED"):
-        return ""
     with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as ours:
         ours.setblocking(False)
         ours.connect(path)
-        pid, _, _ = struct.unpack("=iII", ours.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+        pid = peer_pid(ours)
         return f"{Path(f'/proc/{pid}/comm').read_text(encoding='utf-8', errors='replace').strip()} (pid {pid})"
     return ""
 

@@ -2,6 +2,9 @@
 
 HTTP over a unix socket (DESIGN section 7) with nothing but the standard library: `status` and `wait` are run by probes
 and prompts, where start-up time is what they cost. Failures are raised as `Trouble`, whose text is for people.
+
+Nothing is sent before the kernel has named the peer's uid. A request may carry secrets (`plan` sends files), and an
+answer is believed: a socket that another user has put in place of ours must get neither.
 """
 
 from __future__ import annotations
@@ -9,6 +12,7 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import pwd
 import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -18,7 +22,8 @@ from urllib.parse import urlencode
 import click
 
 from reconciler.cli.table import complain
-from reconciler.report.places import socket_paths
+from reconciler.report.places import socket_paths, trusted_uids
+from reconciler.system.peer_credentials import peer_uid
 
 _ANSWER_WITHIN = 15.0  # seconds; what takes longer says so
 _SILENT_FOR = 40.0  # seconds without a word from who is followed; it gives a sign of life every 15 s
@@ -35,6 +40,10 @@ class Trouble(click.ClickException):
 
 class NothingRuns(Trouble):
     """No process answers at any of the places where its socket may be."""
+
+
+class ForeignSocket(Trouble):
+    """A process of another user listens there: it is not ours, and nothing was sent to it."""
 
 
 class Refused(Trouble):
@@ -105,8 +114,12 @@ class Control:
             connection.close()
 
     def _connect(self, within: float) -> tuple[_Connection, str]:
-        """A connection to the first socket that somebody listens on."""
+        """A connection to the first socket that a process of ours listens on.
+
+        Raises ForeignSocket where only other users' processes listen, NothingRuns where nobody does.
+        """
         why: list[str] = []
+        foreign: ForeignSocket | None = None
         for path in self.paths:
             connection = _Connection(path, within)
             try:
@@ -118,9 +131,36 @@ class Control:
                 connection.close()
                 why.append(f"{path} ({_reason(error)})")
             else:
-                return connection, path
+                refusal = self._refusal(connection, path)
+                if refusal is None:
+                    return connection, path
+                connection.close()
+                foreign = foreign or refusal
+        if foreign is not None:
+            raise foreign
         hint = "" if self.is_named else "; --control or $TUNNELS_CONTROL names another place"
         raise NothingRuns(f"no `tunnels run` answers at {', '.join(why)}{hint}; `tunnels run FILE` starts one")
+
+    def _refusal(self, connection: _Connection, path: str) -> ForeignSocket | None:
+        """Return why the process that listens at `path` is not to be asked, None if it is ours."""
+        uid, trusted = peer_uid(connection.sock), trusted_uids(path, is_named=self.is_named)
+        if uid in trusted:
+            return None
+        owner = "a user that the system does not tell" if uid is None else _user(uid)
+        hint = "stop that process" if self.is_named else "stop that process, or name the right socket with --control"
+        expected = " or ".join(_user(one) for one in sorted(trusted, reverse=True))
+        return ForeignSocket(
+            f"the process that listens at {path} belongs to {owner}, expected {expected}: "
+            f"nothing was sent to it; {hint}"
+        )
+
+
+def _user(uid: int) -> str:
+    """`uid 33 (www-data)`; the number alone where it has no name."""
+    try:
+        return f"uid {uid} ({pwd.getpwuid(uid).pw_name})"
+    except (KeyError, OverflowError):
+        return f"uid {uid}"
 
 
 def _reason(error: OSError) -> str:

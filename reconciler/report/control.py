@@ -26,9 +26,9 @@ from aiohttp import web
 
 from reconciler.core.overlay import NoSuchTunnelError
 from reconciler.report.events import Events
-from reconciler.report.peer import peer_uid
 from reconciler.report.snapshot import Json, Snapshot, to_json
 from reconciler.report.stream import stream
+from reconciler.system.peer_credentials import peer_uid
 
 LARGEST = 16 << 20  # bytes of a request: the files of a plan
 WAIT = 30.0  # seconds

@@ -16,8 +16,8 @@ import pytest
 
 from reconciler.config.load import load_files
 from reconciler.core.status import Phase
-from reconciler.report.peer import peer_uid
 from reconciler.service import EndpointError, Endpoints, serving
+from reconciler.system.peer_credentials import peer_uid
 from support.endpoints import whole
 from support.services import EchoServer, connected, exchange
 from support.sshd import Sshd

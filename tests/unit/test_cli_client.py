@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import re
 import socket
+import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -17,6 +19,9 @@ from click.testing import CliRunner, Result
 from reconciler.cli import client
 from reconciler.cli.client import Control, NothingRuns, Refused, Trouble
 from reconciler.cli.main import main
+from reconciler.report import places
+from reconciler.report.places import place_to_listen, trusted_uids
+from support.other_user import NOBODY, needs_root, other_user, shared_directory
 
 
 @contextmanager
@@ -179,3 +184,91 @@ def test_events_come_one_by_one(tmp_path: Path) -> None:
     lines = 'id: 1\ndata: {"a": 1}\n\n: still here\n\nid: 2\ndata: {"a": 2}\n\n'
     with answering(tmp_path / "s", http("200 OK", lines)):
         assert list(Control(str(tmp_path / "s")).follow("/api/v1/events", follow="1")) == [{"a": 1}, {"a": 2}]
+
+
+# What the other user's process received goes to its standard output, so that the test can see that it is nothing.
+LISTEN = """
+sock = socket.socket(socket.AF_UNIX)
+sock.bind(sys.argv[1])
+os.chmod(sys.argv[1], 0o777)
+sock.listen()
+print("ready", flush=True)
+for _ in range(3):
+    client, _ = sock.accept()
+    client.settimeout(20)
+    received = client.recv(65536)
+    print(received, flush=True)
+    client.sendall(b'HTTP/1.1 200 OK\\r\\nContent-Length: 2\\r\\nConnection: close\\r\\n\\r\\n{}')
+    client.close()
+"""
+
+
+@needs_root
+@pytest.mark.parametrize(
+    ("command", "code"),
+    [(["status"], 1), (["restart", "--all"], 1), (["reload"], 1), (["plan", "FILE"], 2), (["events", "--follow"], 1)],
+)
+def test_nothing_is_sent_to_another_users_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: list[str], code: int
+) -> None:
+    config = tmp_path / "tunnels.yaml"
+    config.write_text('targets: {a: {host: b.example.com, user: u, agent: true, tunnels: [{local: "1:h:2"}]}}')
+    with shared_directory() as directory, other_user(LISTEN, directory / "s") as theirs:
+        arguments = [str(config) if word == "FILE" else word for word in command]
+        result = run(monkeypatch, [tmp_path / "none", directory / "s"], *arguments)
+        assert result.exit_code == code, result.output
+        assert f"the process that listens at {directory}/s belongs to uid {NOBODY}" in result.stderr
+        assert "nothing was sent" in result.stderr
+        assert theirs.stdout is not None
+        assert theirs.stdout.readline() == b"b''\n"
+
+
+@needs_root
+def test_a_named_socket_of_another_user_is_refused_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    with shared_directory() as directory, other_user(LISTEN, directory / "s") as theirs:
+        result = run(monkeypatch, [], "status", "--control", str(directory / "s"))
+        assert result.exit_code == 1
+        assert "expected uid 0 (root): nothing was sent" in result.stderr
+        assert theirs.stdout is not None
+        assert theirs.stdout.readline() == b"b''\n"
+
+
+@needs_root
+def test_our_own_process_is_found_behind_another_users_socket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with shared_directory() as directory, other_user(LISTEN, directory / "s"):
+        with answering(tmp_path / "ours", http("200 OK", {"done": ["a/b"]})):
+            result = run(monkeypatch, [directory / "s", tmp_path / "ours"], "restart", "--all")
+    assert (result.exit_code, result.stdout) == (0, "a/b: restarted\n")
+
+
+@needs_root
+def test_root_may_ask_the_user_whose_directory_it_names() -> None:
+    """A service that runs as a user of its own: root made the directory of its socket, or names it."""
+    with shared_directory(0o755, NOBODY) as directory, other_user(LISTEN, directory / "s"):
+        assert Control(str(directory / "s")).get("/api/v1/status") == {}
+
+
+def test_only_root_trusts_the_owner_of_a_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 4711)
+    assert trusted_uids(str(tmp_path / "s"), is_named=True) == {0, 4711}
+
+
+@needs_root
+def test_the_directory_of_an_unnamed_socket_lends_no_trust() -> None:
+    with shared_directory(0o755, NOBODY) as directory:
+        assert trusted_uids(str(directory / "s"), is_named=False) == {0}
+
+
+@needs_root
+def test_no_control_socket_is_made_in_another_users_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with shared_directory(0o755, NOBODY) as theirs:
+        monkeypatch.setattr(places, "_SYSTEM", theirs)
+        assert place_to_listen({"XDG_RUNTIME_DIR": str(theirs)}) == f"{tmp_path}/tunnels-{os.getuid()}/tunnels.sock"
+        assert f"{theirs}: it belongs to uid {NOBODY}" in caplog.text
+        (tmp_path / f"tunnels-{os.getuid()}").rmdir()
+        (tmp_path / f"tunnels-{os.getuid()}").symlink_to(theirs)
+        with pytest.raises(PermissionError, match="belongs to another user"):
+            place_to_listen({})
