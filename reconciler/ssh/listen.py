@@ -8,36 +8,32 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import fcntl
 import grp
 import os
 import socket
-import stat
 from dataclasses import dataclass
-from pathlib import Path
 
 from reconciler.core.spec import Endpoint, LocalTcp, LocalUnix
+from reconciler.system.unix_listener import UnixListener, listen_unix
 
 BACKLOG = 1024
+_LONGEST_GID, _LARGEST_GID = 10, 2**32 - 2  # digits and value; -1 leaves the group as it is
 
 
 @dataclass(frozen=True, slots=True)
 class Bound:
-    """Sockets that listen, the address to show for them, and what to remove when they close ("" nothing)."""
+    """Sockets that listen, the address to show for them, and the unix listener, if it is one."""
 
     sockets: tuple[socket.socket, ...]
     address: str
-    path: str
-    lock: int  # a file descriptor, -1: none
+    unix: UnixListener | None = None
 
     def close(self) -> None:
-        """Close and remove. Closing the lock comes last: it is what keeps others from taking a live path away."""
+        """Stop listening, and remove a unix socket's file. Raises nothing."""
+        if self.unix is not None:
+            self.unix.close()
         for sock in self.sockets:
             sock.close()
-        if self.path:
-            Path(self.path).unlink(missing_ok=True)
-        if self.lock >= 0:
-            _unlock(self.path, self.lock)
 
 
 async def bind(listen: LocalTcp | LocalUnix, previous: int = 0) -> Bound:
@@ -102,7 +98,7 @@ def _bind_all(places: list[tuple[socket.AddressFamily, str]], port: int, host: s
         for sock in sockets:
             sock.close()
         raise
-    return Bound(tuple(sockets), str(Endpoint(host or "*", port)), "", -1)
+    return Bound(tuple(sockets), str(Endpoint(host or "*", port)))
 
 
 def _listening(family: socket.AddressFamily, address: str, port: int) -> socket.socket:
@@ -124,94 +120,18 @@ def _listening(family: socket.AddressFamily, address: str, port: int) -> socket.
 
 
 def _bind_unix(listen: LocalUnix) -> Bound:
-    """Bind a path. A socket left by a killed process is replaced; a live one never is, and neither is another file.
-
-    The lock file beside it settles a race of two processes; it is held while the socket lives. asyncio would unlink
-    a live socket without asking (DESIGN section 10).
-    """
     group = _group(listen.group) if listen.group else -1
-    lock = _lock(listen.path)
-    try:
-        _remove_stale(listen.path)
-        return Bound((_listening_unix(listen, group),), listen.path, listen.path, lock)
-    except OSError:
-        _unlock(listen.path, lock)
-        raise
-
-
-def _listening_unix(listen: LocalUnix, group: int) -> socket.socket:
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        sock.setblocking(False)
-        mask = os.umask(0o177)  # private from its first moment; widened below
-        try:
-            sock.bind(listen.path)
-        finally:
-            os.umask(mask)
-    except OSError:
-        sock.close()
-        raise
-    try:
-        if group >= 0:
-            os.chown(listen.path, -1, group)
-        Path(listen.path).chmod(listen.mode)
-        sock.listen(BACKLOG)
-    except OSError:
-        sock.close()
-        Path(listen.path).unlink(missing_ok=True)
-        raise
-    return sock
-
-
-def _lock(path: str) -> int:
-    """Hold the lock file of this path. It goes with the socket: what was locked must still be what is there."""
-    descriptor = os.open(_lock_file(path), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if not os.path.samestat(os.fstat(descriptor), os.lstat(_lock_file(path))):
-            raise BlockingIOError  # noqa: TRY301 - its holder has just left: the next try finds it free
-    except (BlockingIOError, FileNotFoundError):
-        os.close(descriptor)
-        raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE), path) from None
-    return descriptor
-
-
-def _unlock(path: str, descriptor: int) -> None:
-    if not os.fstat(descriptor).st_size:  # ours have nothing in them
-        Path(_lock_file(path)).unlink(missing_ok=True)
-    os.close(descriptor)
-
-
-def _lock_file(path: str) -> str:
-    """Of a name that nobody else is likely to give: `poetry` has a `poetry.lock` beside it."""
-    return str(Path(path).with_name(f".{Path(path).name}.tunnels-lock"))
-
-
-def _remove_stale(path: str) -> None:
-    try:
-        mode = os.lstat(path).st_mode
-    except FileNotFoundError:
-        return
-    if not stat.S_ISSOCK(mode):
-        raise OSError(errno.EEXIST, "a file that is not a socket is in the way", path)
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        probe.setblocking(False)
-        try:
-            probe.connect(path)
-        except ConnectionRefusedError:
-            Path(path).unlink()
-            return
-        except FileNotFoundError:
-            return
-        except BlockingIOError:
-            pass  # its backlog is full: somebody listens
-    raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE), path)
+    listener = listen_unix(listen.path, listen.mode, group, BACKLOG)
+    return Bound((listener.sock,), listen.path, listener)
 
 
 def _group(name: str) -> int:
-    if name.isdigit():
+    """Return the gid of a group, given by its name or its number. Raises OSError."""
+    if name.isascii() and name.isdigit():
+        if len(name) > _LONGEST_GID or int(name) > _LARGEST_GID:
+            raise OSError(errno.EINVAL, f"group {name[:_LONGEST_GID]} is out of range: expected 0 to {_LARGEST_GID}")
         return int(name)
     try:
         return grp.getgrnam(name).gr_gid
-    except KeyError:
+    except (KeyError, ValueError):
         raise OSError(errno.EINVAL, f"there is no group {name}") from None
