@@ -254,7 +254,8 @@ def _judge_tunnel(
     if trouble is not None and trouble.failure is not None:
         message = _asked_again(tunnel, trouble.failure)
         return Verdict(Phase.UNHEALTHY, trouble.failure.reason, message, failures=trouble.failures)
-    return Verdict(Phase.UP, message=target.message if target.is_trouble else _doubt(tunnel.listen, socket.bound))
+    doubts = [target.message] if target.is_trouble else [_doubt(tunnel.listen, socket.bound), socket.remark]
+    return Verdict(Phase.UP, message="; ".join(filter(None, doubts)))
 
 
 def stands_by(tunnel: TunnelSpec, failure: Failure) -> bool:

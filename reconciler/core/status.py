@@ -157,13 +157,19 @@ class SocketPhase(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class SocketState:
-    """One listening socket. `link` is the connection that carries a remote one; `bound` its address, "" before."""
+    """One listening socket.
+
+    link      the connection that carries a remote one, None for a local one
+    bound     its address, "" before it has one
+    remark    a sentence on what is wrong beside it and keeps no client away (its `portFile`), "" nothing
+    """
 
     key: SocketKey
     owner: TunnelSpec
     phase: SocketPhase
     link: int | None
     bound: str
+    remark: str = ""
 
 
 class DrainCause(IntEnum):

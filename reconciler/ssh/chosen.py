@@ -1,80 +1,77 @@
-"""Ports that are chosen when a socket is bound: remembered, so that they stay the same, and told in a file.
+"""Ports that are chosen when a socket is bound: remembered, so that they stay the same, and written to a file.
 
-In: each bound socket's owner and address. Out: the port that a tunnel had last, and its `portFile`.
+In: each bound socket's owner and address. Out: the port that a tunnel had last, and its `portFile`, written in a
+thread: the path may lie on a file system that does not answer.
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
-import os
-import re
-import tempfile
 from collections.abc import Collection
-from pathlib import Path
 
 from reconciler.core.addresses import is_choice
 from reconciler.core.spec import Listen, LocalUnix, RemoteUnix, TunnelSpec
+from reconciler.system.port_file import write_port_file
 
 log = logging.getLogger(__name__)
 
-_READABLE = 0o644  # it is there to be read, and says no more than the port itself does
-_A_PORT = re.compile(rb"\d{0,5}\n?")  # also an empty file, as mktemp makes
-_LONGEST = 8  # bytes, and so one more than a port has
-
 
 class ChosenPorts:
-    """See the module."""
+    """The last chosen port of each tunnel, and the writes under way."""
 
     def __init__(self) -> None:
         self._last: dict[str, int] = {}  # by tunnel id
+        self._writing: dict[str, asyncio.Task[str]] = {}  # the last write of each path
 
     def last(self, tunnel: TunnelSpec) -> int:
-        """The port that was chosen for it last, 0: none yet."""
+        """Return the port that was chosen for it last, 0 for none yet."""
         return self._last.get(tunnel.id, 0)
 
     def bound(self, tunnel: TunnelSpec, listen: Listen, address: str) -> None:
-        """It listens there: remember a choice, and write it down if that is asked for."""
-        if isinstance(listen, LocalUnix | RemoteUnix):
-            return
-        port = int(address.rpartition(":")[2])
+        """Remember where the tunnel listens, if the port was chosen."""
         if is_choice(listen):
-            self._last[tunnel.id] = port
-        if tunnel.policy.port_file:
-            _write(tunnel, port)
+            self._last[tunnel.id] = _port(address)
+
+    async def write(self, tunnel: TunnelSpec, listen: Listen, address: str) -> str:
+        """Write the port to the tunnel's `portFile`, if it has one. Returns "", or the sentence that says why not."""
+        path = tunnel.policy.port_file
+        if not path or isinstance(listen, LocalUnix | RemoteUnix):
+            return ""
+        before = self._writing.get(path)
+        task = asyncio.create_task(self._write(before, path, _port(address)), name=f"port file of {tunnel.id}")
+        self._writing[path] = task
+        task.add_done_callback(lambda done: self._forget_write(path, done))
+        if trouble := await asyncio.shield(task):
+            log.warning("%s: %s", tunnel.id, trouble, extra={"target": tunnel.target, "tunnel": tunnel.id})
+        return trouble
+
+    async def _write(self, before: asyncio.Task[str] | None, path: str, port: int) -> str:
+        if before is not None:  # the file must end with the port that was written last
+            await asyncio.wait({before})
+        try:
+            await asyncio.get_running_loop().run_in_executor(None, write_port_file, path, port)
+        except (OSError, RuntimeError) as error:  # RuntimeError: no thread can be started
+            why = error.strerror if isinstance(error, OSError) else str(error)
+            return f"its `portFile` {path} is not written: {why or error}"
+        return ""
+
+    def _forget_write(self, path: str, done: asyncio.Task[str]) -> None:
+        if self._writing.get(path) is done:
+            del self._writing[path]
 
     def forget(self, live: Collection[str]) -> None:
-        """Only these tunnels are asked for."""
+        """Drop the ports of all tunnels but these."""
         for tunnel in self._last.keys() - live:
             del self._last[tunnel]
 
-
-def _write(tunnel: TunnelSpec, port: int) -> None:
-    path = Path(tunnel.policy.port_file)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if _holds_more(path):
-            log.warning(
-                "%s: %s holds something else than a port, and is left alone: name another file", tunnel.id, path
-            )
-            return
-        descriptor, beside = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        try:
-            with os.fdopen(descriptor, "w") as file:
-                file.write(f"{port}\n")
-                os.fchmod(file.fileno(), _READABLE)
-            Path(beside).replace(path)  # a reader sees the old number or the new one, never half of it
-        except BaseException:
-            Path(beside).unlink(missing_ok=True)
-            raise
-    except OSError as error:
-        log.warning("%s: cannot write its portFile %s: %s", tunnel.id, path, error.strerror)
+    async def close(self) -> None:
+        """Wait for no write any more."""
+        tasks = tuple(self._writing.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
-def _holds_more(path: Path) -> bool:
-    """Whether there is a file that was not written here: a wrong path must not cost anybody their file."""
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
-    except FileNotFoundError:
-        return False
-    with os.fdopen(descriptor, "rb") as file:
-        return _A_PORT.fullmatch(file.read(_LONGEST)) is None
+def _port(address: str) -> int:
+    return int(address.rpartition(":")[2])

@@ -34,6 +34,8 @@ log = logging.getLogger(__name__)
 
 CROWDED_EVERY = 60.0  # seconds between two warnings that there is no room for clients
 
+PORT_FILE_WITHIN = 2.0  # seconds that a new listener waits for its port file before it is announced without it
+
 # Between the requests of a hand-over to another connection, in seconds; then it is a taken port like any other.
 HANDOVER_PAUSES = (0.0, 0.05, 0.2, 0.5)
 
@@ -64,6 +66,7 @@ class Sockets:
         self._spare = Spare()
         self._crowded_at = -CROWDED_EVERY
         self._ports = ChosenPorts()
+        self._writers: set[asyncio.Task[None]] = set()
         self._kept: dict[SocketKey, Link] = {}  # replaced connections whose server does not give the port back
         self._refused_over: dict[SocketKey, int] = {}  # the link by which a server last refused to listen
         self.tries: dict[SocketKey, Tries] = {}
@@ -86,7 +89,8 @@ class Sockets:
         old = record.state.owner
         record.state = replace(record.state, owner=tunnel)
         if record.state.phase is SocketPhase.BOUND:
-            self._publish(record)
+            self._remember(record)
+            self._begin_port_file(record)
         return old
 
     def move(self, key: SocketKey, link: Link) -> None:
@@ -123,9 +127,13 @@ class Sockets:
                 record.task.cancel()
             self._shut(record)
         tasks = [record.task for record in self._records.values() if record.task is not None]
+        tasks += self._writers
+        for task in self._writers:
+            task.cancel()
         self._records.clear()
         self._spare.give_up()
         await asyncio.gather(*tasks, return_exceptions=True)
+        await self._ports.close()
 
     # --- carrying it out ---------------------------------------------------------------------------------------
 
@@ -198,12 +206,18 @@ class Sockets:
         self.tries.pop(record.state.key, None)
         self._kept.pop(record.state.key, None)
         self._refused_over.pop(record.state.key, None)
+        record.state = replace(record.state, bound=address)
+        self._remember(record)
+        # Before it is announced: a program that waits for the tunnel then reads its port there.
+        writing = self._begin_port_file(record)
+        await asyncio.wait({writing}, timeout=PORT_FILE_WITHIN)
+        if not writing.done():
+            self._remark(record, "its `portFile` is not written yet: the file system does not answer")
         record.task = None
         if record.state.phase is SocketPhase.CLOSING:
             await self._close(record)
             return
-        record.state = replace(record.state, phase=SocketPhase.BOUND, bound=address)
-        self._publish(record)
+        record.state = replace(record.state, phase=SocketPhase.BOUND)
 
     async def _open_here(self, record: _Record, listen: LocalTcp | LocalUnix) -> str:
         record.bound = await bind(listen, self._ports.last(record.state.owner))
@@ -276,8 +290,26 @@ class Sockets:
             if record.state.link is not None:
                 self._left(record.state.link)
 
-    def _publish(self, record: _Record) -> None:
+    def _remember(self, record: _Record) -> None:
         self._ports.bound(record.state.owner, record.state.key.listen, record.state.bound)
+
+    def _begin_port_file(self, record: _Record) -> asyncio.Task[None]:
+        task = self._loop.create_task(self._write_port(record), name=f"port file of {record.state.owner.id}")
+        self._writers.add(task)
+        task.add_done_callback(self._writers.discard)
+        return task
+
+    async def _write_port(self, record: _Record) -> None:
+        """Write the owner's `portFile`, and that of the next owner, should it change meanwhile."""
+        owner = None
+        while owner is not record.state.owner:
+            owner, state = record.state.owner, record.state
+            self._remark(record, await self._ports.write(owner, state.key.listen, state.bound))
+
+    def _remark(self, record: _Record, remark: str) -> None:
+        if remark != record.state.remark:
+            record.state = replace(record.state, remark=remark)
+            self._changed()
 
     # --- what is there -----------------------------------------------------------------------------------------
 

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import os
 import re
 import socket
+import threading
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from reconciler.core.status import Phase
+from reconciler.ssh import chosen, sockets
+from reconciler.system.port_file import write_port_file
 from support.endpoints import whole
-from support.services import EchoServer, exchange
+from support.program import answers, program
+from support.services import EchoServer, connected, exchange
 from support.sshd import Sshd
-from support.tunnels import file, local, remote, running, socks, tunnel
+from support.tunnels import Running, file, local, remote, running, socks, tunnel
 from support.wait import eventually, free_port
 
 
@@ -110,15 +116,93 @@ async def test_a_port_file_that_cannot_be_written_costs_nobody_the_tunnel(
 async def test_a_file_that_holds_something_else_than_a_port_is_left_alone(
     sshd: Sshd, echo: EchoServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    keys, old = tmp_path / "authorized_keys", tmp_path / "echo.port"
+    keys, pid = tmp_path / "authorized_keys", tmp_path / "other.pid"
     keys.write_text("ssh-ed25519 AAAA me\n")
-    old.write_text("65535\n")
-    lines = local("one", 0, echo.port, portFile=keys), local("two", 0, echo.port, portFile=old)
+    pid.write_text("4711\n")
+    lines = local("one", 0, echo.port, portFile=keys), local("two", 0, echo.port, portFile=pid)
     async with running(tmp_path, file(sshd, *lines)) as tunnels:
         await tunnels.all_up()
-        assert keys.read_text() == "ssh-ed25519 AAAA me\n"
+        assert (keys.read_text(), pid.read_text()) == ("ssh-ed25519 AAAA me\n", "4711\n")
         assert "holds something else than a port" in caplog.text
-        assert old.read_text() == f"{tunnels.bound_port('server/two')}\n"
+        for name in ("one", "two"):
+            verdict = tunnels.verdict(f"server/{name}")
+            assert verdict is not None
+            assert "`portFile`" in verdict.message
+            assert "left alone" in verdict.message
+            assert verdict.reason is None
+
+
+async def test_an_edit_of_a_port_file_costs_nobody_a_client(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> None:
+    """Opening /dev/ptmx makes a terminal, and a read from it says nothing: that once ended the process."""
+    port, other = free_port(), free_port()
+    (tmp_path / "directory").mkdir()
+    (tmp_path / "empty").write_text("")
+    os.mkfifo(tmp_path / "pipe")
+    good = tmp_path / "good.port"
+
+    def text(path: object) -> str:
+        return file(sshd, local("one", port, echo.port, portFile=path), local("two", other, echo.port))
+
+    async with running(tmp_path, text(good)) as tunnels:
+        await tunnels.all_up()
+        async with connected("127.0.0.1", port) as mine, connected("127.0.0.1", other) as neighbour:
+            for path in ("/dev/ptmx", "/dev/zero", *(tmp_path / name for name in ("directory", "empty", "pipe")), good):
+                tunnels.edit(text(path))
+                said = "" if path == good else f"{path} is not written"
+                await eventually(partial(_told, tunnels, "server/one", said))
+                for reader, writer in (mine, neighbour):
+                    writer.write(b"x")
+                    assert await reader.readexactly(1) == b"x"
+            tunnels.edit(text("/dev/ptmx"))
+            await eventually(lambda: _told(tunnels, "server/one", "/dev/ptmx is not written"))
+            assert good.read_text() == f"{port}\n", "an old file stays"
+
+
+async def test_a_file_system_that_does_not_answer_holds_nothing_up(
+    sshd: Sshd, echo: EchoServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answering = threading.Event()
+
+    def hang(path: str, number: int) -> None:
+        assert answering.wait(60)
+        write_port_file(path, number)
+
+    monkeypatch.setattr(chosen, "write_port_file", hang)
+    monkeypatch.setattr(sockets, "PORT_FILE_WITHIN", 0.2)
+    written = tmp_path / "echo.port"
+    async with running(tmp_path, file(sshd, local("echo", 0, echo.port, portFile=written))) as tunnels:
+        try:
+            await tunnels.all_up()
+            assert _told(tunnels, "server/echo", "is not written yet")
+            assert await exchange("127.0.0.1", tunnels.bound_port("server/echo")) == b"ping"
+        finally:
+            answering.set()
+        await eventually(lambda: _told(tunnels, "server/echo", ""))
+        assert written.read_text() == f"{tunnels.bound_port('server/echo')}\n"
+
+
+async def test_a_killed_process_finds_its_port_file_again(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> None:
+    written = tmp_path / "echo.port"
+    config = tmp_path / "tunnels.yaml"
+    for _ in range(2):
+        port = free_port()
+        config.write_text(file(sshd, local("echo", port, echo.port, portFile=written)))
+        async with program(config) as process:
+            await answers(port)
+            await eventually(partial(_holds, written, f"{port}\n"))
+            await process.kill()
+        assert written.exists()
+
+
+def _holds(path: Path, text: str) -> bool:
+    return path.exists() and path.read_text() == text
+
+
+def _told(tunnels: Running, tunnel: str, said: str) -> bool:
+    """Whether it is up, and its message says this ("": nothing)."""
+    verdict = tunnels.verdict(tunnel)
+    is_up = verdict is not None and verdict.phase is Phase.UP
+    return is_up and verdict is not None and (said in verdict.message if said else not verdict.message)
 
 
 async def test_machines_are_told_an_address_of_one_form_whether_it_is_bound_or_not(
