@@ -2,8 +2,9 @@
 
 Owns the process's tasks. In: the configuration of the command line, and what people ask of the running process. Out:
 changes to whoever listens, snapshots, and the exit code. A task that fails never ends another: the watcher is started
-again, and a failure of the loop itself, which would be a fault of this program, is reported and ends the process, so
-that its supervisor starts it afresh.
+again. An action or a pass of the loop that raises is a fault of this program; the loop logs it, goes on and tries
+again. Should the loop itself end all the same, that is reported and ends the process, so that its supervisor starts it
+afresh.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterable, Mapping
+from dataclasses import replace
+from typing import Any
 
 from reconciler import audit
 from reconciler.config.load import Config, Loaded
@@ -22,7 +25,7 @@ from reconciler.core.judge import Judgement, is_settled, judge
 from reconciler.core.overlay import Overlay, Shard
 from reconciler.core.plan import Plan
 from reconciler.core.spec import NOTHING, Desired, TunnelSpec
-from reconciler.core.status import EMPTY, Now, Observed
+from reconciler.core.status import EMPTY, Now, Observed, Reason
 from reconciler.ending import Ending
 from reconciler.loads import Loads
 from reconciler.loop import Loop, SystemClock
@@ -35,6 +38,7 @@ from reconciler.snapshots import Camera
 from reconciler.ssh.fleet import Fleet
 from reconciler.ssh.ledger import Visit
 from reconciler.ssh.replacements import Replacements
+from reconciler.system.fault_log import FaultLog
 
 log = logging.getLogger(__name__)
 
@@ -60,7 +64,8 @@ class App:
         self._reloads: set[asyncio.Task[Loaded]] = set()
         self.loads = Loads(config, self.events.tell)
         self._overlay = Overlay(shard)
-        self.loop = Loop(SystemClock(), self._observed)
+        self._fault_log = FaultLog()
+        self.loop = Loop(SystemClock(), self._observed, failed=self._action_failed, fault_log=self._fault_log)
         self.fleet = Fleet(
             config.environ,
             PROBES,
@@ -68,6 +73,7 @@ class App:
             failing=self._failing,
             audit=self._audit,
             cut=self._cut,
+            fault_log=self._fault_log,
         )
         self._camera = Camera(self.loop, self.fleet, self.loads, self._journal)
         self._watcher: Watcher | None = None
@@ -146,9 +152,17 @@ class App:
         while True:
             try:
                 await work()
-            except Exception:  # supervision: a helper's fault is reported, and it is started again
-                log.exception("%s failed and is started again; please report this", name)
+            except Exception as error:  # noqa: BLE001 - supervision: it is logged, and the task is started again
+                self._fault_log.tell(f"{name} failed, and is started again", error)
             await asyncio.sleep(RESTART_AFTER)
+
+    def unhandled(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """The event loop's exception handler: what a callback raised ended that callback, and nothing else."""
+        error = context.get("exception")
+        if isinstance(error, Exception):
+            self._fault_log.tell(str(context.get("message", "a callback failed")), error)
+        else:
+            loop.default_exception_handler(context)
 
     async def _watch(self) -> None:
         async with Watcher(self.config.paths) as watcher:
@@ -240,7 +254,9 @@ class App:
         passed = self.loop.passed_at
         age = self.loop.now().mono - passed if passed is not None else None
         *_, again, lag = sorted(self._lags)
-        return Pulse(age, lag, again, self.is_ending)
+        broken = self.loop.broken_passes
+        fault = f"a fault of this program: the last {broken} passes of the reconcile loop failed; see the log"
+        return Pulse(age, lag, again, self.is_ending, fault if broken else "")
 
     def snapshot(self) -> Snapshot:
         """Everything that can be told about this moment."""
@@ -267,11 +283,26 @@ class App:
         await self._passed.wait()
         return not self._over
 
+    def _action_failed(self, subject: str) -> None:
+        """An action about this target or tunnel raised."""
+        tally = self.fleet.tally
+        failures = tally.failures(subject) if "/" in subject else tally.target(subject).failures
+        failures[Reason.INTERNAL] += 1
+
     def _observed(self, desired: Desired, planned_from: Observed, plan: Plan, now: Now) -> None:
+        try:
+            self._report(desired, planned_from, plan, now)
+        finally:
+            self._passed.set()
+            self._passed = asyncio.Event()
+
+    def _report(self, desired: Desired, planned_from: Observed, plan: Plan, now: Now) -> None:
         # A socket that changes hands has its new owner before anybody hears of it, and so have its clients: nothing is
         # down while two tunnels swap ports or one gets another name.
         handed_over = any(isinstance(action, Assign) for action in plan.actions)
-        observed = self.fleet.observe() if handed_over else planned_from
+        observed = planned_from
+        if handed_over:
+            observed = replace(self.fleet.observe(), faults=planned_from.faults)
         self._note_removed(desired, observed)
         broken = self.loads.latest.broken if self.loads.latest else {}
         gone = "the process is ending" if self.is_ending else "removed"
@@ -287,8 +318,6 @@ class App:
                 self._on_change(change)
         if self.is_ending and desired is self.loop.desired and not plan.actions:
             self.ending.look(observed)
-        self._passed.set()
-        self._passed = asyncio.Event()
 
     def _note_removed(self, desired: Desired, observed: Observed) -> None:
         """Remember the tunnels that are asked for no more while they have clients."""

@@ -56,6 +56,7 @@ class Tunnel(TypedDict):
 class Status(TypedDict):
     config: Config
     ending: NotRequired[bool]
+    fault: NotRequired[str]
     targets: list[Target]
     tunnels: list[Tunnel]
 

@@ -162,6 +162,7 @@ async def _run(
 ) -> int:
     asyncio.get_running_loop().set_default_executor(Threads(_THREADS))
     app = App(config, shard=shard)
+    asyncio.get_running_loop().set_exception_handler(app.unhandled)
     with app.ending.signals():  # also those that come while the endpoints are made
         async with serving(app, endpoints):
             return await (run_beside(app, program, within) if program else app.run())

@@ -67,7 +67,8 @@ def _look(ids: tuple[str, ...], control: Control, show: _Show, watch: bool) -> i
         named = {tunnel["target"] for tunnel in status["tunnels"]}
         status["targets"] = [target for target in status["targets"] if target["name"] in named]
     show(status, watch)
-    return 0 if not status.get("ending") and all(map(status_view.is_fine, status["tunnels"])) else 1
+    is_troubled = status.get("ending") or status.get("fault")
+    return 0 if not is_troubled and all(map(status_view.is_fine, status["tunnels"])) else 1
 
 
 def _chosen(status: Status, ids: tuple[str, ...]) -> list[Tunnel]:

@@ -50,7 +50,7 @@ def lines(status: Status, now: datetime, width: int | None, height: int | None =
     """All of it. `height`: what does not fit leaves out tunnels that are up, then the end."""
     tunnels, targets = status["tunnels"], status["targets"]
     end = [*_troubles(status, now, width), *_of_targets(status, now, width), *_unverified(targets, width)]
-    end += [*_config(status["config"], width), *_sum(status, now, width)]
+    end += [*_config(status["config"], width), *_fault(status, width), *_sum(status, now, width)]
     shown: Sequence[Tunnel] = tunnels
     if height is not None and len(tunnels) + len(end) + 1 > height:
         shown = [tunnel for tunnel in tunnels if not is_fine(tunnel)]
@@ -203,6 +203,12 @@ def _config(config: Config, width: int | None) -> list[str]:
             made += [f"{clean(file['path'])} {painted('is not valid', 'red')}: what it said before still holds."]
             made += [*wrapped(clean(file["error"] or ""), width), ""]
     return made
+
+
+def _fault(status: Status, width: int | None) -> list[str]:
+    """What is shown is then as old as the last pass of the reconcile loop that did not fail."""
+    said = status.get("fault", "")
+    return [painted(line, "red") for line in wrapped(f"{clean(said)}.", width, indent="")] if said else []
 
 
 def _sum(status: Status, now: datetime, width: int | None) -> list[str]:

@@ -23,6 +23,7 @@ HELD = 2.0  # while a client is held, quick failures are retried at least this o
 GUARDED_INITIAL, GUARDED_MAX = 60.0, 900.0
 SOCKET_RETRY = 1.0  # a taken port may be free at any moment, and asking costs nothing
 SOCKET_FORBIDDEN_MAX = 60.0
+FAULT_INITIAL, FAULT_MAX = 0.25, 30.0
 WELL_AFTER = 10.0  # a link up this long starts the next outage afresh
 AT_ONCE_AFTER = 1.0  # a link that lived this long is tried again at once when lost,
 AT_ONCE_LOSSES = 16  # and so are the first short-lived ones of an outage: a restarted server kills a few sessions
@@ -81,6 +82,11 @@ def next_socket_try(tries: Tries, name: str) -> float:
             name, tries.failures
         )
     return tries.at + SOCKET_RETRY
+
+
+def next_fault_try(tries: Tries) -> float:
+    """When to carry out again (monotonic) what a fault of this program kept from being carried out."""
+    return tries.at + _grown(FAULT_INITIAL, 2.0, tries.failures, FAULT_MAX)
 
 
 def _grown(initial: float, factor: float, failures: int, limit: float) -> float:

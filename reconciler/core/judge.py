@@ -6,11 +6,11 @@ One judgement serves the log, `status`, the metrics and `/readyz`, so that they 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import ip_address
 from types import MappingProxyType
 
-from reconciler.core.backoff import next_link_try, next_socket_try
+from reconciler.core.backoff import next_fault_try, next_link_try, next_socket_try
 from reconciler.core.plan import FAIL_BACK_EVERY, is_wanted
 from reconciler.core.spec import Desired, Listen, RemoteTcp, TargetSpec, TunnelSpec
 from reconciler.core.status import (
@@ -112,7 +112,7 @@ def judge(
     targets = {
         target.name: TargetStatus(target.name, _broken(broken[target.name]), "", ())
         if target.name in broken
-        else _judge_target(target, by_target.get(target.name, []), observed, now)
+        else _faulty(_judge_target(target, by_target.get(target.name, []), observed, now), target.name, observed)
         for target in desired.targets.values()
     }
     # A socket elsewhere that is still the tunnel's own is the one it had before an edit, and says nothing of the new.
@@ -130,6 +130,8 @@ def judge(
             verdict = _off(tunnel, desired, draining=tunnel.id in busy)
         else:
             verdict = _judge_tunnel(tunnel, socket, tries, targets[tunnel.target].verdict, observed)
+        if tunnel.id in observed.faults:
+            verdict = _with_fault(verdict, observed.faults[tunnel.id])
         bound = socket.bound if socket is not None and socket.bound else str(tunnel.listen)
         tunnels.append(TunnelStatus(tunnel.id, tunnel, verdict, bound))
     leaving = tuple(
@@ -142,6 +144,29 @@ def judge(
 
 def _broken(message: str) -> Verdict:
     return Verdict(Phase.DOWN, Reason.SECRET_UNREADABLE, message)
+
+
+def _faulty(status: TargetStatus, name: str, observed: Observed) -> TargetStatus:
+    tries = observed.faults.get(name)
+    return status if tries is None else replace(status, verdict=_with_fault(status.verdict, tries))
+
+
+def _with_fault(verdict: Verdict, tries: Tries) -> Verdict:
+    """The verdict of something that a fault of this program keeps from being as it is asked for.
+
+    What is up stays up, as it was before the edit; what was only to come up is down. A failure of the world's goes
+    before: it is what a person can do something about.
+    """
+    if verdict.is_trouble:
+        return verdict
+    is_to_come = verdict.phase in (Phase.PENDING, Phase.CONNECTING)
+    return Verdict(
+        Phase.DOWN if is_to_come else verdict.phase,
+        tries.last.reason,
+        f"{verdict.message}; {tries.last.message}" if verdict.message else tries.last.message,
+        next_fault_try(tries),
+        tries.failures,
+    )
 
 
 # --- targets ----------------------------------------------------------------------------------------------------

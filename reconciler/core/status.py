@@ -7,7 +7,7 @@ seconds unless a name says `wall`.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
 from types import MappingProxyType
 
@@ -237,6 +237,9 @@ class Destination:
     failure: Failure | None
 
 
+_NO_FAULTS: Mapping[str, Tries] = MappingProxyType({})
+
+
 @dataclass(frozen=True, slots=True)
 class Observed:
     """The live world at one moment.
@@ -249,6 +252,7 @@ class Observed:
     stamps                by target: state of the credential and trust files it names
     destinations, probes  by tunnel id, only where something was heard
     stalled               links from which nothing was heard for a keepalive interval
+    faults                by target name or tunnel id: what a fault of this program kept from being carried out
     """
 
     links: tuple[LinkState, ...]
@@ -261,6 +265,7 @@ class Observed:
     destinations: Mapping[str, Destination]
     probes: Mapping[str, Destination]
     stalled: frozenset[int]
+    faults: Mapping[str, Tries] = field(default_factory=lambda: _NO_FAULTS)
 
 
 EMPTY = Observed(

@@ -175,7 +175,9 @@ def _ready(pulse: Pulse, troubles: list[TunnelSnapshot]) -> web.Response:
         return _text(503, "it is ending")
     if pulse.passed is None:
         return _text(503, "it is starting")
-    return _text(503 if troubles else 200, "\n".join(sentence(one.id, one.condition) for one in troubles) or "ok")
+    said = [pulse.fault] if pulse.fault else []
+    said += [sentence(one.id, one.condition) for one in troubles]
+    return _text(503 if said else 200, "\n".join(said) or "ok")
 
 
 async def _add_headers(_: web.Request, response: web.StreamResponse) -> None:

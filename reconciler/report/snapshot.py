@@ -120,13 +120,15 @@ class TunnelSnapshot:
 @dataclass(frozen=True, slots=True)
 class Pulse:
     """Signs of life. `passed` is how long ago the reconcile loop last looked, None before the first time; `lag` is by
-    how much the event loop was late at worst of late, `again` the worst but for that one; `ending`: it was told to end.
+    how much the event loop was late at worst of late, `again` the worst but for that one; `ending`: it was told to end;
+    `fault` says that the loop's passes fail, "" if they do not.
     """
 
     passed: float | None
     lag: float
     again: float
     ending: bool
+    fault: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,11 +174,13 @@ Json = dict[str, object]
 def to_json(snapshot: Snapshot) -> Json:
     """The form of DESIGN section 7, and for the page: a target's hosts and jump hosts, a tunnel's expiry.
 
-    `ending` is there only when it is true: its tunnels are gone then, or leaving.
+    `ending` is there only when it is true: its tunnels are gone then, or leaving. So is `fault`, a sentence: what is
+    told about the targets and tunnels is then as old as the last pass of the reconcile loop that did not fail.
     """
     config = snapshot.config
     return {
         **({"ending": True} if snapshot.pulse.ending else {}),
+        **({"fault": snapshot.pulse.fault} if snapshot.pulse.fault else {}),
         "config": {
             "files": [{"path": f.path, "valid": f.valid, "error": f.error or None} for f in config.files],
             "revision": config.revision or None,

@@ -27,6 +27,7 @@ from reconciler.ssh.links import Links
 from reconciler.ssh.relay import Meter
 from reconciler.ssh.sockets import Sockets
 from reconciler.ssh.tally import Tally
+from reconciler.system.fault_log import FaultLog
 
 LINGER = 300.0  # seconds that bytes wait for a far reader that said EOF, where the server may not tell that it has gone
 
@@ -45,12 +46,18 @@ class Fleet:
         failing: Callable[[TunnelSpec], None],
         audit: Audit | None = None,
         cut: Callable[[TunnelSpec, str], None] = lambda _tunnel, _said: None,
+        fault_log: FaultLog | None = None,
     ) -> None:
         self._desired = NOTHING
+        self._stalled: frozenset[int] = frozenset()
+        self._prepared = NOTHING  # what `want` has told all parts of
+        self._fault_log = fault_log or FaultLog()
         self.tally = Tally()
         self._ledger = Ledger(audit)
         self._flows = Flows(self._emptied)
-        self._links = Links(self._flows, environ, changed=changed, lost=self._link_lost, tally=self.tally)
+        self._links = Links(
+            self._flows, environ, changed=changed, lost=self._link_lost, tally=self.tally, fault_log=self._fault_log
+        )
         self._arrivals = Arrivals(
             self._flows,
             environ,
@@ -61,7 +68,9 @@ class Fleet:
             tally=self.tally,
             ledger=self._ledger,
         )
-        self._sockets = Sockets(self._arrivals, changed=changed, left=self._settle, tally=self.tally)
+        self._sockets = Sockets(
+            self._arrivals, changed=changed, left=self._settle, tally=self.tally, fault_log=self._fault_log
+        )
         self._probing = Probing(
             probes,
             pick=lambda target: self._links.pick(target, self._desired),
@@ -75,7 +84,7 @@ class Fleet:
     # --- the Actuator protocol ---------------------------------------------------------------------------------
 
     def want(self, desired: Desired) -> None:
-        if desired is self._desired:
+        if desired is self._prepared:
             return
         self._desired = desired
         self._links.want(desired)
@@ -83,6 +92,7 @@ class Fleet:
         tunnels = desired.tunnels.keys() | self._flows.tunnels()
         self._arrivals.forget(tunnels)
         self.tally.forget(desired.targets.keys() | {tunnel.partition("/")[0] for tunnel in tunnels}, tunnels)
+        self._prepared = desired
 
     def apply(self, action: Action) -> None:  # noqa: C901 - one case for each action
         match action:
@@ -96,16 +106,18 @@ class Fleet:
             case Open():
                 link = self._link_for(action.key, action.link) if action.link is not None else None
                 if link is not None or action.link is None:
-                    self._sockets.open(action.key, action.tunnel, link)
                     self._arrivals.look_at_passwords(action.tunnel)
+                    self._sockets.open(action.key, action.tunnel, link)
             case Close():
                 self._sockets.close(action.key)
             case Assign():
-                old = self._sockets.assign(action.key, action.tunnel)
+                # The owner comes last: where a step raises, the planner sees that the handover is not done.
+                old = self._sockets.owner(action.key)
                 self._flows.hand_over(action.key, old, action.tunnel, self._arrivals.meter(action.tunnel))
                 self._flows.reapply(action.tunnel)
                 self._ledger.reapply(action.tunnel, self._flows.tunnel_of)
                 self._arrivals.reapply(old, action.tunnel)
+                self._sockets.assign(action.key, action.tunnel)
             case Move():
                 self._move(action.key, action.link)
             case Drain():
@@ -129,6 +141,7 @@ class Fleet:
             destinations=MappingProxyType(dict(arrivals.destinations)),
             probes=MappingProxyType(dict(self._probing.results)),
             stalled=self._links.stalled(),
+            faults=MappingProxyType(self._sockets.faults()),
         )
 
     # --- for the reports ---------------------------------------------------------------------------------------
@@ -175,27 +188,46 @@ class Fleet:
     # --- what only time tells ----------------------------------------------------------------------------------
 
     async def tend(self) -> None:
-        """Look every second after what no event announces: silence, idleness, changed files, tunnels that expired."""
-        stalled: frozenset[int] = frozenset()
+        """Look every second after what no event announces: silence, idleness, changed files, tunnels that expired.
+
+        What raises is a fault of this program. It keeps none of the others from being looked at.
+        """
         while True:
             await asyncio.sleep(1.0)
-            outages = self._links.end_outages()
-            if stalled != (stalled := self._links.stalled()) or self._links.look_at_files() or outages:
-                self._changed()
-            now = asyncio.get_running_loop().time()
-            for number, link in self.links.items():
-                for relay in () if link.tells_of_ends else self._flows.relays(link=number):
-                    if relay.has_no_reader and relay.idle_for(now) >= LINGER:
-                        relay.cut("nobody takes its bytes on the far side")
-            for tunnel in self._desired.tunnels.values():
-                if tunnel.policy.idle_timeout:
-                    for relay in self._flows.relays(tunnel=tunnel.id):
-                        if relay.idle_for(now) >= tunnel.policy.idle_timeout:
-                            relay.cut("idle for too long")
-            wall = time.time()
-            self._probing.want(
-                {one.id: one for one in self._desired.tunnels.values() if is_wanted(one, self._desired, wall)}
-            )
+            for look in (self._look_at_links, self._look_at_clients, self._look_at_probes, self._settle_all):
+                try:
+                    look()
+                except Exception as error:  # noqa: BLE001 - as said
+                    self._fault_log.tell("looking after what no event announces", error)
+
+    def _look_at_links(self) -> None:
+        outages = self._links.end_outages()
+        before, self._stalled = self._stalled, self._links.stalled()
+        if before != self._stalled or self._links.look_at_files() or outages:
+            self._changed()
+
+    def _look_at_clients(self) -> None:
+        now = asyncio.get_running_loop().time()
+        for number, link in self.links.items():
+            for relay in () if link.tells_of_ends else self._flows.relays(link=number):
+                if relay.has_no_reader and relay.idle_for(now) >= LINGER:
+                    relay.cut("nobody takes its bytes on the far side")
+        for tunnel in self._desired.tunnels.values():
+            if tunnel.policy.idle_timeout:
+                for relay in self._flows.relays(tunnel=tunnel.id):
+                    if relay.idle_for(now) >= tunnel.policy.idle_timeout:
+                        relay.cut("idle for too long")
+
+    def _look_at_probes(self) -> None:
+        wall = time.time()
+        self._probing.want(
+            {one.id: one for one in self._desired.tunnels.values() if is_wanted(one, self._desired, wall)}
+        )
+
+    def _settle_all(self) -> None:
+        """An event that was to end a retiring link may have ended in a fault."""
+        for number in self._links.retiring():
+            self._settle(number)
 
     # --- the end -----------------------------------------------------------------------------------------------
 

@@ -88,11 +88,20 @@ class Flows:
             self._groups[key].draining = draining
 
     def cut(self, key: FlowKey, why: str) -> None:
-        """End them now. They count as gone from here on, whenever the server answers their close."""
+        """End them now. They count as gone from here on, whenever the server answers their close.
+
+        Where ending one raises, which is a fault of this program, the others are ended all the same.
+        """
         group = self._groups.get(key)
+        fault: Exception | None = None
         for relay in tuple(group.relays) if group else ():
-            relay.cut(why)
-            self.remove(relay)
+            try:
+                relay.cut(why)
+                self.remove(relay)
+            except Exception as error:  # noqa: BLE001 - raised below
+                fault = error
+        if fault is not None:
+            raise fault
 
     def hand_over(self, socket: SocketKey, old: TunnelSpec, new: TunnelSpec, meter: Meter) -> None:
         """A socket changed owner: clients that came in by it and go where the new owner goes are the new owner's."""

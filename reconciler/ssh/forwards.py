@@ -12,6 +12,7 @@ Owns the requests to listen and to cancel (RFC 4254 section 7.1). In: an address
 from __future__ import annotations
 
 import asyncio
+import logging
 import re
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -27,6 +28,8 @@ WINDOW = 256 << 10
 _HEARD_MAX = 32  # debug messages kept for one request: a server may send any number
 
 _WIDENED = re.compile(r'listen address "([^"]*)" overridden by server GatewayPorts')
+
+log = logging.getLogger(__name__)
 
 Accept = Callable[[Origin], Awaitable[asyncssh.SSHTCPSession[bytes]]]
 
@@ -50,7 +53,14 @@ class Forward:
     async def take(self, origin: Origin) -> asyncssh.SSHTCPSession[bytes]:
         if self.accept is None:
             raise asyncssh.ChannelOpenError(asyncssh.OPEN_CONNECT_FAILED, "nobody listens here any more")
-        return await self.accept(origin)
+        try:
+            return await self.accept(origin)
+        except (asyncssh.ChannelOpenError, OSError):
+            raise
+        except Exception as error:
+            # asyncssh would end the whole connection, with all the clients on it.
+            log.exception("a fault of this program while a client on the server connected; please report it")
+            raise asyncssh.ChannelOpenError(asyncssh.OPEN_CONNECT_FAILED, "internal error") from error
 
 
 class Forwards:
@@ -83,12 +93,15 @@ class Forwards:
     async def close(self, forward: Forward) -> None:
         """Let nobody in any more and, where the server does that, have it stop listening."""
         forward.accept = None
-        listen = self._listening.pop(forward)
+        listen = self._listening.get(forward)
+        if listen is None:
+            return  # it is closed already
         if not self.cancels:
             self._closed[listen] = forward
         elif forward.listener is not None:
             forward.listener.close()
             await forward.listener.wait_closed()
+        self._listening.pop(forward, None)  # last: a close that raised can be asked for again
 
     async def _ask(self, listen: RemoteTcp | RemoteUnix, accept: Accept) -> Forward:
         forward = Forward("", accept)

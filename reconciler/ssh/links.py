@@ -8,20 +8,19 @@ Tune. Out: `LinkState`s and `Tries`, links for clients (`pick`, `wait`), and the
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 from reconciler.core import backoff
+from reconciler.core.faults import internal
 from reconciler.core.spec import NOTHING, Desired, TargetSettings, TargetSpec
-from reconciler.core.status import Failure, LinkPhase, LinkState, Reason, Tries
-from reconciler.ssh.dial import DialFailed, dial, stamp
+from reconciler.core.status import Failure, LinkPhase, LinkState, Tries
+from reconciler.ssh.dial import DialFailed, Dialled, dial, stamp
 from reconciler.ssh.flows import Flows
 from reconciler.ssh.link import Link, LinkClient
 from reconciler.ssh.tally import Tally
-
-log = logging.getLogger(__name__)
+from reconciler.system.fault_log import FaultLog
 
 
 @dataclass(slots=True)
@@ -43,8 +42,10 @@ class Links:
         changed: Callable[[], None],
         lost: Callable[[int], None],
         tally: Tally,
+        fault_log: FaultLog,
     ) -> None:
         self._flows = flows
+        self._fault_log = fault_log
         self._tally = tally
         self._environ = environ
         self._changed = changed
@@ -66,7 +67,23 @@ class Links:
             number, target.name, target.access, target.settings, limit, -1, None, LinkPhase.DIALING, now, trusted=True
         )
         record = self._records[number] = _Record(state, stamp(target.access, self._environ))
-        record.task = self._loop.create_task(self._dial(record, target), name=f"dial {target.name}")
+        record.task = self._loop.create_task(self._supervise(record, target), name=f"dial {target.name}")
+
+    async def _supervise(self, record: _Record, target: TargetSpec) -> None:
+        """Dial. A fault of this program is a failed try, like any other: without a record it would never be retried."""
+        try:
+            await self._dial(record, target)
+        except Exception as error:  # noqa: BLE001 - one target's fault must not keep it from being tried again
+            self._fault_log.tell("connecting", error, subject=target.name)
+            self._records.pop(record.state.id, None)
+            self.tries[target.name] = backoff.failed(
+                self.tries.get(target.name),
+                internal("connecting", error),
+                self._loop.time(),
+                target.access,
+                record.stamp,
+            )
+            self._changed()
 
     async def _dial(self, record: _Record, target: TargetSpec) -> None:
         client = LinkClient()
@@ -81,38 +98,43 @@ class Links:
             )
         except DialFailed as error:
             self._failed(record, error.failure)
-        except Exception as error:  # one target's bug must not end the others: it is reported as what it is
-            log.exception("%s: a fault of this program while connecting", target.name)
-            self._failed(record, Failure(Reason.INTERNAL, f"a fault of this program: {error!r}; please report it"))
         else:
-            record.task = None
-            number = record.state.id
-            record.link = Link(
-                number,
-                target.name,
-                dialled,
-                client,
-                target.settings,
-                lost=lambda failure: self._link_lost(number, failure),
-                heard=lambda: self._heard_again(target.name),
-            )
-            now = self._loop.time()
-            record.state = replace(
-                record.state,
-                phase=LinkPhase.READY,
-                host=dialled.host,
-                passed_over=dialled.passed_over,
-                since=now,
-            )
-            tally = self._tally.target(target.name)
-            tally.connects.observe(dialled.seconds)
-            tally.certificate_expires = dialled.certificate_expires
-            self._wake(target.name)
-            # It has read files that may be right again: the links that it is to replace are judged by the same ones.
-            for other in self._records.values():
-                if other.state.target == target.name:
-                    self._look_at_trust(other)
+            try:
+                self._ready(record, target, dialled, client)
+            except BaseException:
+                self._records.pop(record.state.id, None)
+                dialled.connection.abort()
+                raise
         self._changed()
+
+    def _ready(self, record: _Record, target: TargetSpec, dialled: Dialled, client: LinkClient) -> None:
+        """The connection is there: let clients and listeners use it."""
+        record.task = None
+        number = record.state.id
+        record.link = Link(
+            number,
+            target.name,
+            dialled,
+            client,
+            target.settings,
+            lost=lambda failure: self._link_lost(number, failure),
+            heard=lambda: self._heard_again(target.name),
+        )
+        record.state = replace(
+            record.state,
+            phase=LinkPhase.READY,
+            host=dialled.host,
+            passed_over=dialled.passed_over,
+            since=self._loop.time(),
+        )
+        tally = self._tally.target(target.name)
+        tally.connects.observe(dialled.seconds)
+        tally.certificate_expires = dialled.certificate_expires
+        self._wake(target.name)
+        # It has read files that may be right again: the links that it is to replace are judged by the same ones.
+        for other in self._records.values():
+            if other.state.target == target.name:
+                self._look_at_trust(other)
 
     def _failed(self, record: _Record, failure: Failure) -> None:
         """The dial failed. One for an access that nobody asks for any more says nothing about the one that is."""
@@ -199,15 +221,20 @@ class Links:
         record = self._records.get(number)
         return record.link if record else None
 
+    def retiring(self) -> list[int]:
+        """The links that take no new clients and are still there."""
+        return [number for number in self._records if self.is_retiring(number)]
+
     def is_retiring(self, number: int) -> bool:
         record = self._records.get(number)
         return record is not None and record.state.phase is LinkPhase.RETIRING
 
     def close(self, number: int) -> None:
         """Close a retiring link that nobody uses any more."""
-        record = self._records.pop(number)
+        record = self._records[number]
         if record.link is not None:
             record.link.close()
+        del self._records[number]
 
     def abort_all(self) -> list[asyncio.Task[None]]:
         """End everything now. Returns the dials that are being given up, to be awaited."""

@@ -17,6 +17,7 @@ import asyncssh
 
 from reconciler.core import backoff
 from reconciler.core.addresses import is_remote
+from reconciler.core.faults import internal
 from reconciler.core.judge import stands_by
 from reconciler.core.spec import Desired, Listen, LocalTcp, LocalUnix, RemoteTcp, RemoteUnix, TunnelSpec
 from reconciler.core.status import Failure, Reason, SocketKey, SocketPhase, SocketState, Tries
@@ -29,11 +30,13 @@ from reconciler.ssh.link import Link
 from reconciler.ssh.listen import Bound, bind
 from reconciler.ssh.refusals import from_listen
 from reconciler.ssh.tally import Tally
+from reconciler.system.fault_log import FaultLog
 
 log = logging.getLogger(__name__)
 
 CROWDED_EVERY = 60.0  # seconds between two warnings that there is no room for clients
 
+RELEASED_WITHIN = 5.0  # seconds that a hand-over waits for the cancel, each time it is refused
 PORT_FILE_WITHIN = 2.0  # seconds that a new listener waits for its port file before it is announced without it
 
 # Between the requests of a hand-over to another connection, in seconds; then it is a taken port like any other.
@@ -55,8 +58,15 @@ class Sockets:
     """See the module."""
 
     def __init__(
-        self, arrivals: Arrivals, *, changed: Callable[[], None], left: Callable[[int], None], tally: Tally
+        self,
+        arrivals: Arrivals,
+        *,
+        changed: Callable[[], None],
+        left: Callable[[int], None],
+        tally: Tally,
+        fault_log: FaultLog,
     ) -> None:
+        self._fault_log = fault_log
         self._arrivals = arrivals
         self._tally = tally
         self._changed = changed
@@ -66,9 +76,10 @@ class Sockets:
         self._spare = Spare()
         self._crowded_at = -CROWDED_EVERY
         self._ports = ChosenPorts()
-        self._writers: set[asyncio.Task[None]] = set()
+        self._aside: set[asyncio.Task[None]] = set()
         self._kept: dict[SocketKey, Link] = {}  # replaced connections whose server does not give the port back
         self._refused_over: dict[SocketKey, int] = {}  # the link by which a server last refused to listen
+        self._faults: dict[str, Tries] = {}  # by tunnel id
         self.tries: dict[SocketKey, Tries] = {}
 
     # --- what the planner asks ---------------------------------------------------------------------------------
@@ -83,15 +94,16 @@ class Sockets:
         self._records[key] = record
         self._begin(record, lambda: self._open(record, link))
 
-    def assign(self, key: SocketKey, tunnel: TunnelSpec) -> TunnelSpec:
-        """Hand it over. Returns the previous owner."""
+    def owner(self, key: SocketKey) -> TunnelSpec:
+        return self._records[key].state.owner
+
+    def assign(self, key: SocketKey, tunnel: TunnelSpec) -> None:
+        """Hand it over."""
         record = self._records[key]
-        old = record.state.owner
         record.state = replace(record.state, owner=tunnel)
         if record.state.phase is SocketPhase.BOUND:
             self._remember(record)
             self._begin_port_file(record)
-        return old
 
     def move(self, key: SocketKey, link: Link) -> None:
         """Carry a remote listener by another link: cancel on the old and request on the new, sent together."""
@@ -102,8 +114,8 @@ class Sockets:
     def close(self, key: SocketKey) -> None:
         """Stop listening now; whoever is still on the doorstep is turned away."""
         record = self._records[key]
-        record.state = replace(record.state, phase=SocketPhase.CLOSING)
         self._arrivals.turn_away(record)
+        record.state = replace(record.state, phase=SocketPhase.CLOSING)
         if record.task is not None:
             return  # its own end sees that it is not wanted any more
         self._begin(record, lambda: self._close(record))
@@ -127,8 +139,8 @@ class Sockets:
                 record.task.cancel()
             self._shut(record)
         tasks = [record.task for record in self._records.values() if record.task is not None]
-        tasks += self._writers
-        for task in self._writers:
+        tasks += self._aside
+        for task in self._aside:
             task.cancel()
         self._records.clear()
         self._spare.give_up()
@@ -142,15 +154,20 @@ class Sockets:
         async def supervised() -> None:
             try:
                 await work()
-            except Exception as error:  # one socket's bug must not end the others: it is reported as what it is
-                log.exception("%s: a fault of this program", record.state.owner.id)
-                self._shut(record)
-                failure = Failure(Reason.INTERNAL, f"a fault of this program: {error!r}; please report it")
-                self._note(record, failure)
-                self._gone(record)
-            self._changed()
+            except Exception as error:  # noqa: BLE001 - one listener's fault must not end the others
+                await self._give_up(record, error)
+            finally:
+                self._changed()
 
         record.task = self._loop.create_task(supervised(), name=f"socket {record.state.owner.id}")
+
+    async def _give_up(self, record: _Record, error: Exception) -> None:
+        """A fault of this program counts as a failed try. What was opened is closed, for the next one to succeed."""
+        self._fault_log.tell("listening", error, subject=record.state.owner.id)
+        self._shut(record)
+        self._note(record, internal("listening", error))
+        await self._release(record)
+        self._gone(record)
 
     async def _open(self, record: _Record, link: Link | None) -> None:
         listen = record.state.key.listen
@@ -169,12 +186,12 @@ class Sockets:
         """The server's two processes do not wait for each other: the request may come before the cancel."""
         listen = record.state.key.listen
         assert isinstance(listen, RemoteTcp | RemoteUnix)
-        released = self._loop.create_task(self._release(record), name=f"cancel {record.state.owner.id}")
+        released = self._begin_aside(self._release(record), f"cancel {record.state.owner.id}")
         for pause in HANDOVER_PAUSES:
             try:
                 await self._request(record, self._with_last_port(record, listen), link)
             except ListenRefusedError:
-                await asyncio.wait({released})
+                await asyncio.wait({released}, timeout=RELEASED_WITHIN)
                 await asyncio.sleep(pause)
             except (OSError, asyncssh.Error):
                 break  # the next one, too, is gone
@@ -268,18 +285,54 @@ class Sockets:
         record.forward = record.carrier = None
         if link is not None and not link.forwards.cancels:
             self._kept[record.state.key] = link
-        return _cancel(forward, link)
+        return self._cancel(forward, link, record.state.owner)
+
+    async def _cancel(self, forward: Forward | None, link: Link | None, owner: TunnelSpec) -> None:
+        """Have the server stop listening. Where that raises, which is a fault of this program, it is tried again until
+        the link is gone: the port would never be free otherwise.
+        """
+        if forward is None or link is None:
+            return
+        forward.accept = None
+        try:
+            while not link.gone:
+                try:
+                    await link.forwards.close(forward)
+                except (OSError, asyncssh.Error):
+                    return  # the connection ends, and the listener with it
+                except Exception as error:  # noqa: BLE001 - as said
+                    await self._rest_after(error, owner)
+                else:
+                    return
+        finally:
+            if self._faults.pop(owner.id, None) is not None:
+                self._changed()
+
+    async def _rest_after(self, error: Exception, owner: TunnelSpec) -> None:
+        doing = "having the server stop listening"
+        self._fault_log.tell(doing, error, subject=owner.id)
+        self._tally.failures(owner.id)[Reason.INTERNAL] += 1
+        before = self._faults.get(owner.id)
+        tries = backoff.failed(before, internal(doing, error), self._loop.time(), None, "")
+        self._faults[owner.id] = tries
+        self._changed()
+        await asyncio.sleep(backoff.next_fault_try(tries) - self._loop.time())
 
     async def _close(self, record: _Record) -> None:
-        await self._release(record)
         self._shut(record)
+        await self._release(record)
         self._gone(record)
 
     def _shut(self, record: _Record) -> None:
         for acceptor in record.acceptors:
-            acceptor.close()
+            try:
+                acceptor.close()
+            except Exception as error:  # noqa: BLE001 - the socket itself must be closed all the same
+                self._fault_log.tell("ending to accept clients", error, subject=record.state.owner.id)
         record.acceptors.clear()
         if record.bound is not None:
+            for sock in record.bound.sockets:
+                self._loop.remove_reader(sock)  # nothing is left to remove, unless the acceptor could not
             record.bound.close()
             record.bound = None
 
@@ -294,9 +347,13 @@ class Sockets:
         self._ports.bound(record.state.owner, record.state.key.listen, record.state.bound)
 
     def _begin_port_file(self, record: _Record) -> asyncio.Task[None]:
-        task = self._loop.create_task(self._write_port(record), name=f"port file of {record.state.owner.id}")
-        self._writers.add(task)
-        task.add_done_callback(self._writers.discard)
+        return self._begin_aside(self._write_port(record), f"port file of {record.state.owner.id}")
+
+    def _begin_aside(self, work: Coroutine[None, None, None], name: str) -> asyncio.Task[None]:
+        """Begin what goes on beside the records' own tasks, and raises nothing."""
+        task = self._loop.create_task(work, name=name)
+        self._aside.add(task)
+        task.add_done_callback(self._aside.discard)
         return task
 
     async def _write_port(self, record: _Record) -> None:
@@ -304,7 +361,12 @@ class Sockets:
         owner = None
         while owner is not record.state.owner:
             owner, state = record.state.owner, record.state
-            self._remark(record, await self._ports.write(owner, state.key.listen, state.bound))
+            try:
+                remark = await self._ports.write(owner, state.key.listen, state.bound)
+            except Exception as error:  # noqa: BLE001 - the tunnel goes on without its file
+                self._fault_log.tell("writing a port file", error, subject=owner.id)
+                remark = internal("writing its `portFile`", error).message
+            self._remark(record, remark)
 
     def _remark(self, record: _Record, remark: str) -> None:
         if remark != record.state.remark:
@@ -317,6 +379,10 @@ class Sockets:
         """How many listeners a link carries."""
         return sum(record.state.link == number for record in self._records.values())
 
+    def faults(self) -> dict[str, Tries]:
+        """By tunnel id: what a fault of this program keeps from being closed."""
+        return dict(self._faults)
+
     def states(self) -> dict[SocketKey, SocketState]:
         return {key: record.state for key, record in self._records.items()}
 
@@ -327,8 +393,3 @@ class Sockets:
             for key in [key for key in store if key.listen not in wanted]:
                 del store[key]
         self._ports.forget(desired.tunnels.keys())
-
-
-async def _cancel(forward: Forward | None, link: Link | None) -> None:
-    if forward is not None and link is not None:
-        await link.forwards.close(forward)

@@ -1,0 +1,47 @@
+"""Logs faults of this program: each with its traceback when it is new, and then at growing intervals, counted.
+
+A fault may come back in each pass of the loop. A traceback each time would fill the disk, and none would hide it.
+"""
+
+from __future__ import annotations
+
+import logging
+
+log = logging.getLogger(__name__)
+
+_MOST = 256  # distinct faults that are remembered
+
+_Distinct = tuple[str, type[BaseException], str, int]
+
+
+class FaultLog:
+    """Which faults were logged, and how often each came."""
+
+    def __init__(self) -> None:
+        self._counts: dict[_Distinct, int] = {}
+
+    def tell(self, what: str, error: BaseException, *, subject: str = "") -> None:
+        """Log a fault: `what` happened, in words, and to which target or tunnel (its name or its id)."""
+        distinct = (f"{subject}: {what}", type(error), *_origin(error))
+        count = self._counts.pop(distinct, 0) + 1
+        self._counts[distinct] = count  # the last one that came is the last one to be dropped
+        if len(self._counts) > _MOST:
+            del self._counts[next(iter(self._counts))]
+        about = f"{subject}: " if subject else ""
+        fields = {"target": subject.partition("/")[0] or None, "tunnel": subject if "/" in subject else None}
+        if count == 1:
+            text = "%sa fault of this program: %s; please report it"
+            log.error(text, about, what, exc_info=error, extra={**fields, "reason": "internal"})
+        elif count & (count - 1) == 0:  # 2, 4, 8, ...
+            text = "%sthe same fault of this program for the %d. time: %s (%r)"
+            log.error(text, about, count, what, error, extra={**fields, "reason": "internal"})
+
+
+def _origin(error: BaseException) -> tuple[str, int]:
+    """The innermost line of the traceback: it tells faults of one type apart."""
+    trace = error.__traceback__
+    if trace is None:
+        return "", 0
+    while trace.tb_next is not None:
+        trace = trace.tb_next
+    return trace.tb_frame.f_code.co_filename, trace.tb_lineno
