@@ -130,21 +130,22 @@ class Carrier:
                 raise NoWayError(f"ProxyJump {error}") from None
             own = [*said, *self.config.of(host)]
             if host in trail:
-                raise NoWayError(f"ProxyJump {text} leads round in a circle")
+                raise NoWayError(f"ProxyJump {host} leads round in a circle")
             if not made:  # only the first hop's own jump hosts count, as with ssh
                 before = self._way(own, lost, (*trail, host))
                 if "proxyCommand" in before:
-                    raise NoWayError(f"ProxyJump {text} has a ProxyCommand, which is understood of the target only")
+                    raise NoWayError(f"ProxyJump {host} has a ProxyCommand, which is understood of the target only")
                 one, several = before.get("jumpHost"), before.get("jumpHosts")
                 made += several if isinstance(several, list) else ([one] if isinstance(one, dict) else [])
             made.append(self._server(host, own, lost))
         return made
 
     def _argv(self, command: str) -> list[str]:
+        program = next(iter(command.split()), "")  # its arguments may hold a password
         if re.search(r"[|;&<>$`'\"\\]", command):
-            raise NoWayError(f"ProxyCommand {command} needs a shell, and none is used")
+            raise NoWayError(f"ProxyCommand {program} needs a shell, and none is used")
         if not self.commands:
-            raise NoWayError(f"ProxyCommand {command} is a program to run; --allow-commands carries it over")
+            raise NoWayError(f"ProxyCommand {program} is a program to run; --allow-commands carries it over")
         return command.split()
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import shlex
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
@@ -47,7 +48,7 @@ _SHELL = re.compile(r"[0-9]*[<>].*|[&|;].*")
 _UNIT_FILE = re.compile(r"^\s*ExecStart\s*=\s*[-@:+!]*")
 _URL = re.compile(r"ssh://(?:(?P<user>[^@]+)@)?(?:\[(?P<v6>[^\]]+)\]|(?P<host>[^@:/\[\]]+))(?::(?P<port>[0-9]+))?/?")
 _VARIABLE = re.compile(r"\$([A-Za-z_][A-Za-z0-9_]*)")
-_PAIR = re.compile(r"\s*([A-Za-z0-9]+)(?:\s*=\s*|\s+)(.*?)\s*", re.DOTALL)
+_PAIR = re.compile(r"([A-Za-z0-9]+)(?:\s*=\s*|\s+)(.*)", re.DOTALL)
 
 
 class NotSshError(Exception):
@@ -56,7 +57,10 @@ class NotSshError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Keyword:
-    """One ssh_config keyword, in small letters, with its value; `said` as the user wrote it."""
+    """One ssh_config keyword, in small letters, with its value; `said`: its name as the user wrote it.
+
+    Its value is not part of it: it may be a program with a password among its arguments.
+    """
 
     name: str
     value: str
@@ -74,26 +78,29 @@ class Asked:
 
 
 def keyword(name: str, value: str, said: str = "") -> Keyword:
-    return Keyword(name.lower(), value, said or f"{name} {value}")
+    return Keyword(name.lower(), value, said or name)
 
 
 def option(text: str) -> Keyword:
     """`-o Name=value` or `Name value`. Raises NotSshError."""
-    matched = _PAIR.fullmatch(text)
+    matched = _PAIR.fullmatch(text.strip())
     if matched is None:
-        raise NotSshError(f"-o {text} is no option of ssh")
-    return keyword(matched[1], matched[2].strip('"'), f"-o {text}")
+        raise NotSshError("-o with something that is no option of ssh: expected NAME=VALUE")
+    return keyword(matched[1], matched[2].strip('"'), f"-o {matched[1]}")
 
 
 def destination(text: str) -> tuple[str, list[Keyword]]:
     """`[user@]host` or `ssh://[user@]host[:port]`: the host, and what else it says. Raises NotSshError."""
-    user, host, port = *text.rpartition("@")[::2], ""
+    user, _, host = text.rpartition("@")
+    port = ""
     if text.startswith("ssh://"):
         matched = _URL.fullmatch(text)
         if matched is None:
-            raise NotSshError(f"{text} is no ssh://[user@]host[:port]")
+            raise NotSshError("this is no ssh://[user@]host[:port]")
         user, host, port = matched["user"] or "", matched["v6"] or matched["host"], matched["port"] or ""
-    return host, [keyword(name, said) for name, said in (("User", user), ("Port", port)) if said]
+    user, colon, _ = user.partition(":")
+    password = [keyword("password", "", "a password before the host")] if colon else []
+    return host, [keyword(name, said) for name, said in (("User", user), ("Port", port)) if said] + password
 
 
 # --- command lines ----------------------------------------------------------------------------------------------
@@ -134,7 +141,7 @@ def _program(words: Sequence[str], asked: Asked) -> tuple[str, Sequence[str]]:
         if PurePath(word).name in ("ssh", "autossh"):
             before = [one for one in words[:index] if one not in _WRAPPERS and not _PASSED_OVER.fullmatch(one)]
             if before:
-                asked.lost.append(f"{' '.join(before)}: what stands before {word}")
+                asked.lost.append(f"{before[0]}: what stands before {word}")
             return PurePath(word).name, words[index + 1 :]
     raise NotSshError("no ssh or autossh command")
 
@@ -144,7 +151,8 @@ def _until_shell(words: Sequence[str], asked: Asked) -> Sequence[str]:
         if _SHELL.fullmatch(word):
             after = words[index + 1 :]
             if after and word[0] in "&|;":
-                asked.lost.append(f"{' '.join(words[index:])}: what follows the command")
+                operator = "".join(sign for sign in word[:2] if sign in "&|;")
+                asked.lost.append(f"{operator} {after[0]}: what follows the command")
             return words[:index]
     return words
 
@@ -157,26 +165,24 @@ class _Parser:
         self._extra = extra
 
     def read(self, words: Sequence[str]) -> None:
-        left = list(words)
+        left = deque(words)
         while left:
-            word = left.pop(0)
+            word = left.popleft()
             if word == "--":
                 continue
             if word.startswith("-") and len(word) > 1:
                 self._options(word[1:], left)
             elif self._asked.host:
-                self._asked.lost.append(f"{' '.join([word, *left])}: a tunnel runs no command on the server")
+                self._asked.lost.append(f"{word}: a tunnel runs no command on the server")
                 return
             else:
                 self._asked.host, said = destination(word)
                 self._asked.keywords = [*said, *self._asked.keywords]
 
-    def _options(self, letters: str, left: list[str]) -> None:
-        while letters:
-            letter, letters = letters[0], letters[1:]
+    def _options(self, letters: str, left: deque[str]) -> None:
+        for position, letter in enumerate(letters, start=1):
             if letter in _TAKE_VALUE or letter in self._extra:
-                value = letters or (left.pop(0) if left else "")
-                self._valued(letter, value)
+                self._valued(letter, letters[position:] or (left.popleft() if left else ""))
                 return
             if letter in _SWITCHES:
                 name, value = _SWITCHES[letter]
@@ -234,7 +240,7 @@ def ssh_config(files: Iterable[tuple[str, str]]) -> SshConfig:
         patterns: tuple[str, ...] | None = ("*",)
         keywords: list[Keyword] = []
         for number, line in enumerate(text.splitlines(), start=1):
-            matched = _PAIR.fullmatch(line)
+            matched = _PAIR.fullmatch(line.strip())
             if matched is None or line.lstrip().startswith("#"):
                 continue
             word, value = matched[1].lower(), matched[2]

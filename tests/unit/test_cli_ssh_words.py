@@ -53,8 +53,8 @@ def test_what_is_no_ssh_command_is_refused(line: str) -> None:
 
 def test_what_comes_before_and_after_is_told() -> None:
     assert command_line("sshpass -e ssh a && echo done", "").lost == [
-        "sshpass -e: what stands before ssh",
-        "&& echo done: what follows the command",
+        "sshpass: what stands before ssh",
+        "&& echo: what follows the command",
     ]
 
 
