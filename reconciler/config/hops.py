@@ -13,6 +13,7 @@ from reconciler.config.misfits import warn_of_misfits
 from reconciler.config.nodes import Items, Node, Scalar
 from reconciler.config.options import Options, process_user
 from reconciler.config.problem import ErrorCode, WarningCode
+from reconciler.config.sentences import quoted
 from reconciler.config.sources import Sources, is_socket, unreadable
 from reconciler.config.values import (
     Wrong,
@@ -107,10 +108,13 @@ def _host_alone(node: Node) -> str:
         if not isinstance(given, str):
             raise
         user, at, server = given.rpartition("@")
+        if ":" in user:
+            said = "a password is no part of a host: give host and user as fields, and `password: {file: ...}`"
+            raise Wrong(said) from None
         name, colon, number = server.partition(":")
         parts = [f"user: {user}"] * bool(at) + [f"host: {name}"] + [f"port: {number}"] * bool(colon)
         if name and not _NOT_IN_HOSTS.search(name) and len(parts) > 1 and ":" not in number:
-            raise Wrong(f'"{given}" is not a host alone; {", ".join(parts)} is right') from None
+            raise Wrong(f"{quoted(given)} is not a host alone; {', '.join(parts)} is right") from None
         raise
 
 

@@ -20,6 +20,7 @@ class Scalar:
     whole         the name of the variable that is all of the value, else ""
     unset         the names in it that have no value: what it says is not known here
     refused       those of them for which an error was told, so that nothing more is to be said
+    written       the text before its variables were put in, "" where it has none
     """
 
     value: Plain
@@ -30,6 +31,7 @@ class Scalar:
     whole: str = ""
     unset: tuple[str, ...] = ()
     refused: tuple[str, ...] = ()
+    written: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +83,11 @@ def hole(line: int, column: int) -> Scalar:
 
 def is_hole(node: Node) -> bool:
     return isinstance(node, Scalar) and node.refused == ("",)
+
+
+def is_null(node: Node) -> bool:
+    """Whether a key has no value."""
+    return isinstance(node, Scalar) and node.value is None
 
 
 def plain(node: Node) -> object:

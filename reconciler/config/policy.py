@@ -10,7 +10,7 @@ from reconciler.config.fields import Fields, fields_of
 from reconciler.config.nodes import Items, Node, Scalar, Table
 from reconciler.config.options import Options
 from reconciler.config.problem import ErrorCode, Place, WarningCode
-from reconciler.config.sentences import dotted
+from reconciler.config.sentences import dotted, quoted
 from reconciler.config.sources import Sources
 from reconciler.config.values import (
     Wrong,
@@ -129,7 +129,7 @@ def _health(fields: Fields) -> Health | None:
         kind = "tcp"
     path = given.read("path", text)
     if kind == "http" and not path.startswith("/"):
-        message = f'"{path}" is not the path of a request; it begins with /'
+        message = f"{quoted(path)} is not the path of a request; it begins with /"
         given.report.wrong_value(given.place("path"), message, better=True)
     return Health(
         type=kind,

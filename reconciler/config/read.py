@@ -15,7 +15,7 @@ from typing import NoReturn
 
 import yaml
 
-from reconciler.config.nodes import Entry, Items, Node, Plain, Scalar, Table, hole, is_hole
+from reconciler.config.nodes import Entry, Items, Node, Plain, Scalar, Table, hole, is_hole, is_null
 from reconciler.config.problem import ConfigError, ErrorCode, Place, Problem
 
 MAX_BYTES = 1024 * 1024
@@ -25,10 +25,16 @@ MAX_PROBLEMS = 100  # told of one file at a time: it can hold one every few byte
 
 _LOADER: type = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast, where libyaml is there
 _YAMLS_OWN = "tag:yaml.org,2002:"
+_KNOWN_TAGS = frozenset(
+    ["str", "int", "float", "bool", "null", "map", "seq", "set", "omap", "pairs", "binary", "timestamp", "merge"]
+)
+_INSTEAD = "use `defaults`, or write the value out; a value that begins with"
 _AS_TEXT = ("!", f"{_YAMLS_OWN}str")
 _INT = re.compile(r"[-+]?(0|[1-9][0-9]{0,17})")  # no leading zero (octal), no colon (sexagesimal), no underscore
 _FLOAT = re.compile(r"[-+]?(0|[1-9][0-9]{0,17})\.[0-9]{1,17}")
 _WORDS: dict[str, Plain] = {"": None, "~": None, "null": None, "true": True, "false": False}
+_SHOWN_KEY = re.compile(r"[A-Za-z0-9._$-]{1,63}")
+_QUOTED = re.compile(r"\b(handle|alias|anchor) '[^']*'")  # what the parser without libyaml shows of the file
 _NO_SPACE = re.compile(r"\s*(?:- )?[\w-]+:(?=[^\s/])")
 _FOREIGN = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufefe\uff00-\ufffd\U00010000-\U0010ffff]")
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")  # to a terminal U+009B is an escape
@@ -102,8 +108,8 @@ class _Reader:
             raise ConfigError(*self.problems, Problem.at(place, f"not YAML: {message}", ErrorCode.SYNTAX)) from None
         except (yaml.YAMLError, ValueError, RecursionError, OverflowError) as error:
             # ValueError: an escape or a %YAML version beyond what Python's own types take.
-            problem = Problem.at(Place(self.file), f"not YAML: {error}", ErrorCode.SYNTAX)
-            raise ConfigError(*self.problems, problem) from None
+            message = "not YAML: a directive, a number or an escape in it is out of range, or it is nested too deep"
+            raise ConfigError(*self.problems, Problem.at(Place(self.file), message, ErrorCode.SYNTAX)) from error
 
     def _node(self, event: yaml.Event, events: Iterator[yaml.Event], depth: int) -> Node:
         line, column = _position(event)
@@ -112,10 +118,10 @@ class _Reader:
             raise ConfigError(*self.problems)
         anchor = getattr(event, "anchor", None)
         if anchor and not isinstance(event, yaml.AliasEvent):
-            self._wrong(event, f"anchors (&{anchor}) are not taken: use `defaults`, or write the value out")
+            self._wrong(event, f"anchors are not taken: {_INSTEAD} & is put in quotes")
         tag = getattr(event, "tag", None)
         if tag is not None and tag != "!":
-            self._wrong(event, f"tags are not taken: remove {_shown_tag(tag)}")
+            self._wrong(event, f"tags are not taken: {_instead_of_tag(tag)}")
         node = self._untagged(event, events, depth)
         # What a tag of YAML's own stands before means the same without it; any other's is for another program to say.
         return node if tag is None or tag == "!" or tag.startswith(_YAMLS_OWN) else hole(line, column)
@@ -133,7 +139,7 @@ class _Reader:
             case yaml.MappingStartEvent():
                 return self._table(events, depth + 1, line, column)
             case _:
-                self._wrong(event, "aliases (*) are not taken: use `defaults`, or write the value out")
+                self._wrong(event, f"aliases are not taken: {_INSTEAD} * is put in quotes")
                 return hole(line, column)
 
     def _table(self, events: Iterator[yaml.Event], depth: int, line: int, column: int) -> Table:
@@ -148,7 +154,8 @@ class _Reader:
             elif (first := entries.get(name)) is None:
                 entries[name] = Entry(name, value, key.line, key.column)
             else:
-                self._wrong(event, f"`{name}` stands here twice, first on line {first.line}: keep one")
+                shown = f"`{name}`" if _SHOWN_KEY.fullmatch(name) and not is_null(value) else "this key"
+                self._wrong(event, f"{shown} stands here twice, first on line {first.line}: keep one")
                 if isinstance(first.value, Table):  # the other one may say what this one lacks
                     entries[name] = replace(first, value=replace(first.value, partial=True))
         return Table(tuple(entries.values()), line, column, partial)
@@ -199,8 +206,10 @@ def _position(event: yaml.Event) -> tuple[int, int]:
     return (mark.line + 1, mark.column + 1) if mark else (0, 0)
 
 
-def _shown_tag(tag: str) -> str:
-    return tag.replace(_YAMLS_OWN, "!!") if tag.startswith(_YAMLS_OWN) else f"!{tag.lstrip('!')}"
+def _instead_of_tag(tag: str) -> str:
+    """Only a tag of YAML's own is shown: another may be a value without its quotes."""
+    name = tag.removeprefix(_YAMLS_OWN)
+    return f"remove !!{name}" if name in _KNOWN_TAGS else "put a value that begins with ! in quotes"
 
 
 def _cause(error: yaml.MarkedYAMLError, text: str, file: str) -> tuple[Place, str] | None:
@@ -226,8 +235,9 @@ def _said(error: yaml.MarkedYAMLError, text: str, file: str) -> tuple[Place, str
     """The parser's complaint; in our words where people meet it every day."""
     mark = error.problem_mark or error.context_mark
     if mark is None:
-        return Place(file), error.problem or "it cannot be parsed"
-    place, problem = Place(file, mark.line + 1, mark.column + 1), error.problem or "it cannot be parsed"
+        return Place(file), "it cannot be parsed"
+    place = Place(file, mark.line + 1, mark.column + 1)
+    problem = _QUOTED.sub(r"\1", error.problem or "it cannot be parsed")
     lines = text.split("\n")
     line = lines[place.line - 1] if 0 < place.line <= len(lines) else ""
     at = line[place.column - 1 : place.column]

@@ -16,12 +16,14 @@ from functools import cache
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import ValidationError
 
-from reconciler.config.nodes import Items, Node, Scalar, Table, plain
+from reconciler.config.nodes import Entry, Items, Node, Scalar, Table, is_null, plain
 from reconciler.config.problem import ErrorCode, Place, Problem
-from reconciler.config.read import typed
+from reconciler.config.read import MAX_PROBLEMS, typed
 from reconciler.config.schema import Schema, Words, resolved, schema, words_in
 
 _SIMPLE_KEY = re.compile(r"[A-Za-z0-9_$-]+")
+_SHOWN_KEY = re.compile(r"[^:@=]{0,63}")  # `{password:pw}` and `user:pw@host: {}` have keys that are none
+_OF_SECRETS = ("file", "username")  # a mapping that may have this key is, or holds, a secret
 _MAX_SHOWN = 60
 _FEW = 12
 
@@ -43,8 +45,20 @@ def dotted(path: str, step: str | int) -> str:
     """A path in words, one step longer: targets.prod.tunnels[0]."""
     if isinstance(step, int):
         return f"{path}[{step}]"
-    key = step if _SIMPLE_KEY.fullmatch(step) else json.dumps(step, ensure_ascii=False)
+    key = step if _SIMPLE_KEY.fullmatch(step) and len(step) <= _MAX_SHOWN else shown_key(step)
     return f"{path}.{key}" if path else key
+
+
+def shown_key(key: str) -> str:
+    """A key in quotes, for messages; not what may be a value that lost its place."""
+    return json.dumps(key, ensure_ascii=False) if _SHOWN_KEY.fullmatch(key) else '"…"'
+
+
+def quoted(text: str) -> str:
+    """A value in quotes, for messages: cut if it is long, and not shown if it may hold a password or a token."""
+    if "=" in text or ":" in text[: max(text.rfind("@"), 0)]:
+        return "this value"
+    return json.dumps(text if len(text) <= _MAX_SHOWN else text[:_MAX_SHOWN] + "…", ensure_ascii=False)
 
 
 def sentence(node: Node, words: Words, choices: Sequence[str] = (), numbers: bool = False) -> str:
@@ -83,8 +97,7 @@ def _shown(node: Node, *, secret: bool) -> str:
         case Scalar() if secret:
             return "this value"
         case Scalar(value=str(text)):
-            cut = text if len(text) <= _MAX_SHOWN else text[:_MAX_SHOWN] + "…"
-            return json.dumps(cut, ensure_ascii=False)
+            return quoted(text)
         case Scalar():
             return node.text
 
@@ -94,6 +107,7 @@ class _Explainer:
         self.root = root
         self.file = file
         self.misspelt: set[str] = set()  # paths of mappings with an unknown key
+        self.suggested = 0
 
     def explain(self, error: ValidationError) -> Iterator[Problem]:
         path = list(error.absolute_path)
@@ -141,7 +155,7 @@ class _Explainer:
         right = "lower-case letters, digits, `.`, `_`, `-`, at most 63, a letter or digit first"
         if of_label:
             right = "letters, digits and `_`, at most 63, no digit first"
-        message = f"{json.dumps(name, ensure_ascii=False)} is not a name; {right}, is right"
+        message = f"{shown_key(name)} is not a name; {right}, is right"
         return Problem.at(Place(self.file, line, column, dotted(place.path, name)), message, ErrorCode.VALUE)
 
     def _unknown_keys(self, node: Table, place: Place, subschema: Schema) -> Iterator[Problem]:
@@ -150,18 +164,32 @@ class _Explainer:
             if entry.key in known or entry.key.startswith("x-"):
                 continue
             self.misspelt.add(place.path)
-            near = did_you_mean(entry.key, known)
+            near = self._near(entry.key, known)
             names = [name for name in known if name[0] not in "x$"]
             hint = f"known are {', '.join(names)}" if len(names) < _FEW else "`tunnels schema` shows the known ones"
             hint = f"did you mean `{near}`?" if near else hint
-            at = Place(self.file, entry.line, entry.column, dotted(place.path, entry.key))
-            yield Problem.at(at, f"unknown key; {hint}", ErrorCode.UNKNOWN_KEY)
+            hint = "a space is missing after its colon" if _lacks_space(entry, known) else hint
+            may_be_secret = not near and (is_null(entry.value) or any(name in known for name in _OF_SECRETS))
+            path = place.path if may_be_secret else dotted(place.path, entry.key)
+            at = Place(self.file, entry.line, entry.column, path)
+            said = "unknown key, not shown as it may be a secret" if may_be_secret else "unknown key"
+            yield Problem.at(at, f"{said}; {hint}", ErrorCode.UNKNOWN_KEY)
+
+    def _near(self, word: str, known: Iterable[str]) -> str:
+        """The suggestion for a misspelt key: only for as many as are told, because it takes a while."""
+        self.suggested += 1
+        return did_you_mean(word, known) if self.suggested <= MAX_PROBLEMS else ""
 
     def _missing(self, node: Table, place: Place, required: Sequence[str]) -> Iterator[Problem]:
         for name in required:
             if node.get(name) is None:
                 hint = "; `targets: {}` says that there are none" if name == "targets" else ""
                 yield Problem.at(place, f"`{name}` is missing{hint}", ErrorCode.MISSING)
+
+
+def _lacks_space(entry: Entry, known: Iterable[str]) -> bool:
+    """`{host: h, password:pw}` has a key `password:pw` without a value."""
+    return is_null(entry.value) and entry.key.partition(":")[0] in known and ":" in entry.key
 
 
 def _from_variable(node: Node) -> bool:

@@ -162,9 +162,7 @@ class Targets:
         if name not in self.definitions:
             if self.report.is_full(place.file) or self.is_unsure(name):
                 return None  # to look for what was meant takes long where there are many targets
-            near = did_you_mean(name, self.definitions)
-            hint = f"did you mean {near}?" if near else f"define it, or write {_inline(name)}"
-            self.report.error(place, f"there is no target {name}; {hint}", ErrorCode.REFERENCE)
+            self.report.error(place, self._no_target(name), ErrorCode.REFERENCE)
             return None
         if len(trail) > _MOST_HOPS and name not in self._ways:
             self._too_far(place, trail[0])
@@ -173,6 +171,13 @@ class Targets:
         if name in self.report.broken:
             self.report.broken.setdefault(trail[-1], self.report.broken[name])
         return way
+
+    def _no_target(self, name: str) -> str:
+        if ":" in name[: max(name.rfind("@"), 0)]:
+            return "a password is no part of a jump host: write {host: ..., user: ..., password: {file: ...}}"
+        near = did_you_mean(name, self.definitions)
+        hint = f"did you mean {near}?" if near else f"define it, or write {_inline(name)}"
+        return f"there is no target {name}; {hint}"
 
     def _too_far(self, place: Place, name: str) -> None:
         message = f"makes it more than {_MOST_HOPS} jump hosts on the way to {name}: leave some of them out"

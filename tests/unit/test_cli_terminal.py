@@ -28,17 +28,21 @@ def complaint(*arguments: str) -> str:
 
 
 @pytest.mark.parametrize("command", ["check", "plan", "trust"])
-def test_a_tag_with_an_escape_is_shown_and_not_obeyed(command: str, tmp_path: Path) -> None:
+def test_a_tag_with_an_escape_is_not_obeyed(command: str, tmp_path: Path) -> None:
     file = tmp_path / "tunnels.yaml"
     file.write_text(TAG)
-    assert rf"{file}:1:10: tags are not taken: remove !\x1b]0;owned\x07" in complaint(command, str(file))
+    said = complaint(command, str(file))
+    assert f"{file}:1:10: tags are not taken" in said
+    assert "owned" not in said
 
 
 def test_so_is_one_in_the_file_to_compare_with(tmp_path: Path) -> None:
     new, old = tmp_path / "new.yaml", tmp_path / "old.yaml"
     new.write_text(PLAIN)
     old.write_text(TAG)
-    assert r"remove !\x1b]0;owned\x07" in complaint("plan", str(new), "--from", str(old))
+    said = complaint("plan", str(new), "--from", str(old))
+    assert f"{old}:1:10: tags are not taken" in said
+    assert "owned" not in said
 
 
 @pytest.mark.parametrize("command", ["check", "plan"])
@@ -91,4 +95,5 @@ def test_json_has_no_raw_control_character_either(tmp_path: Path) -> None:
         result = CliRunner().invoke(main, [command, str(file), "--output", "json"])
         assert result.exit_code == 2
         assert not [c for c in result.stdout if not c.isprintable() and c != "\n"]
-        assert json.loads(result.stdout)["errors"] == [f"{file}:1:10: tags are not taken: remove !\x9b31m\x1b[31m"]
+        [error] = json.loads(result.stdout)["errors"]
+        assert error.startswith(f"{file}:1:10: tags are not taken")
