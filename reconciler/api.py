@@ -13,6 +13,7 @@ import json
 import logging
 import os
 from collections.abc import AsyncIterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from reconciler.config.load import Loaded, load_files, load_text
@@ -27,6 +28,7 @@ from reconciler.loop import Loop, SystemClock
 from reconciler.probes import PROBES
 from reconciler.ssh.fleet import Fleet
 from reconciler.ssh.replacements import Replacements
+from reconciler.system.hidden import hide
 
 log = logging.getLogger(__name__)
 
@@ -73,7 +75,7 @@ class Tunnels:
                     await self._changed.wait()
         except TimeoutError:
             lines = [f"{one.id}: {one.verdict.phase} {one.verdict.message}".rstrip() for one in self.all()]
-            raise TunnelsNotUpError(f"not up after {within:g} s:\n" + "\n".join(lines)) from None
+            raise TunnelsNotUpError(f"not up after {within:g} s:\n" + hide("\n".join(lines))) from None
 
 
 @contextlib.asynccontextmanager
@@ -91,7 +93,7 @@ async def open_tunnels(
     """
     loaded = await asyncio.to_thread(_load, source, os.environ if environ is None else environ, options)
     if loaded.errors:
-        raise ConfigError(*loaded.errors)
+        raise ConfigError(*(replace(problem, message=hide(problem.message)) for problem in loaded.errors))
     tunnels = Tunnels()
 
     def observed(desired: Desired, world: Observed, _plan: Plan, now: Now) -> None:

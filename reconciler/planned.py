@@ -21,6 +21,7 @@ from reconciler.core.foresee import Foreseen, converge, rehearse
 from reconciler.core.simulate import Client, Simulator
 from reconciler.core.spec import Desired, Endpoint, TargetSettings, TargetSpec
 from reconciler.core.status import EMPTY, Now, Observed, SocketKey
+from reconciler.system.hidden import hide_json
 
 _LONGEST = 40  # characters of a value that are shown
 _ROOM = 100  # of a whole list or mapping
@@ -121,7 +122,7 @@ _Fields = Mapping[str, object]
 
 def _of_target(target: TargetSpec) -> _Fields:
     [fields] = cast("dict[str, dict[str, object]]", to_json(Desired.of([target], []))["targets"]).values()
-    return {field: value for field, value in fields.items() if field != "tunnels"}
+    return _hidden({field: value for field, value in fields.items() if field != "tunnels"})
 
 
 def _of_tunnel(desired: Desired, name: str) -> _Fields:
@@ -130,7 +131,12 @@ def _of_tunnel(desired: Desired, name: str) -> _Fields:
     [target] = cast("dict[str, dict[str, list[dict[str, object]]]]", told["targets"]).values()
     [fields] = target["tunnels"]
     users = cast("list[dict[str, object]]", fields.get("auth", []))
-    return fields | ({"auth": {str(user["username"]): user["password"] for user in users}} if users else {})
+    return _hidden(fields | ({"auth": {str(user["username"]): user["password"] for user in users}} if users else {}))
+
+
+def _hidden(fields: _Fields) -> _Fields:
+    """Before anything is cut: half a value would not be recognized."""
+    return cast("_Fields", hide_json(fields))
 
 
 def _changed(one: _Fields, other: _Fields) -> str:

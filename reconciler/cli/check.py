@@ -15,6 +15,7 @@ from reconciler.cli.table import clean, complain, count
 from reconciler.config.effective import to_json
 from reconciler.config.files import default_paths
 from reconciler.config.load import Config, Loaded, load_files
+from reconciler.system.hidden import hide_json
 
 
 @click.command("check")
@@ -48,7 +49,7 @@ def command(config: Config, each: bool, connect: bool, output: str) -> None:
         else:
             _tell(result, errors, warnings, logins)
     if output == "json":
-        click.echo(json.dumps(found if each else found[0], indent=2))
+        click.echo(json.dumps(hide_json(found if each else found[0]), indent=2))
     sys.exit(0 if well else 2)
 
 

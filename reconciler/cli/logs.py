@@ -12,6 +12,9 @@ import threading
 import time
 from datetime import UTC, datetime
 from queue import SimpleQueue
+from typing import cast
+
+from reconciler.system.hidden import hide, hide_json
 
 FORMATS = ("text", "json")
 LEVELS = ("debug", "info", "warning", "error")
@@ -41,11 +44,11 @@ class _Text(logging.Formatter):
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
         labels = getattr(record, "labels", None) or {}
         marks = "".join(f" {name}={value}" for name, value in labels.items())
-        return escaped(f"{super().formatMessage(record)}{marks and f' {{{marks[1:]}}}'}")
+        return escaped(hide(f"{super().formatMessage(record)}{marks and f' {{{marks[1:]}}}'}"))
 
     def formatException(self, ei: object) -> str:  # noqa: N802 - logging's name
         lines = super().formatException(ei).splitlines()  # type: ignore[arg-type]  # logging's own private type
-        return "\n".join(map(escaped, lines))
+        return "\n".join(escaped(hide(line)) for line in lines)
 
 
 class _Json(logging.Formatter):
@@ -53,8 +56,9 @@ class _Json(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         at = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-        line = {"at": at, "level": record.levelname.lower(), "message": record.getMessage()}
-        line |= {name: value for name, value in record.__dict__.items() if name not in _OWN and value is not None}
+        line = {"at": at, "level": record.levelname.lower(), "message": hide(record.getMessage())}
+        more = {name: value for name, value in record.__dict__.items() if name not in _OWN and value is not None}
+        line |= cast("dict[str, str]", hide_json(more))
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
         return json.dumps(line, default=str)  # escapes all that is not ASCII, so no control character is left

@@ -21,6 +21,7 @@ from reconciler.config.files import STDIN, Found, default_paths, find, listing
 from reconciler.config.load import Config, Loaded
 from reconciler.core.spec import NOTHING, Desired
 from reconciler.planned import between
+from reconciler.system.hidden import hide_json
 
 _SIGNS = {"dial": "+", "open": "+", "close": "-", "retire": "-", "cut": "-", "drain": "-"}
 _COLOURS = {"+": "green", "-": "red", "~": "yellow"}
@@ -69,7 +70,8 @@ def command(config: Config, old: tuple[str, ...], exit_code: bool, output: str, 
     )
     done = sorted(foreseen.steps, key=lambda step: (_name(step), step["action"], step["why"]))
     if output == "json":
-        click.echo(json.dumps({"actions": done, "errors": foreseen.errors, "clients": foreseen.clients}, indent=2))
+        told = {"actions": done, "errors": foreseen.errors, "clients": foreseen.clients}
+        click.echo(json.dumps(hide_json(told), indent=2))
     else:
         for error in foreseen.errors:
             complain("error", error)

@@ -17,6 +17,8 @@ from typing import IO, Any, NamedTuple
 
 import click
 
+from reconciler.system.hidden import hide
+
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _GAP = "  "
 _WIDEST = 100  # columns that are still pleasant to read sentences in
@@ -57,8 +59,8 @@ def painted(text: str, colour: str) -> str:
 
 
 def clean(text: str) -> str:
-    """What servers, clients and files say must not drive the terminal, nor make lines of its own."""
-    return _CONTROL.sub(lambda match: f"\\x{ord(match[0]):02x}", text)
+    """What servers, clients and files say must not drive the terminal, make lines of its own, or show a variable."""
+    return _CONTROL.sub(lambda match: f"\\x{ord(match[0]):02x}", hide(text))
 
 
 def wrapped(text: str, limit: int | None, indent: str = "  ", first: str | None = None) -> list[str]:

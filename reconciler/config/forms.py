@@ -15,7 +15,8 @@ from reconciler.config.read import typed
 from reconciler.config.values import Wrong
 
 _PART = re.compile(r"\[[^\]]*\]|[^:\[\]]*")
-_PORT = re.compile(r"[0-9]{1,5}(-[0-9]{1,5})?|.*\$\{.*")
+_PORT = re.compile(r"[0-9]{1,5}(-[0-9]{1,5})?")
+_NAMED = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)")
 
 Side = tuple[str, str]  # host and port; or "" and the path of a socket
 
@@ -49,14 +50,16 @@ def _side(prefix: str, side: Side | None, at: Scalar) -> dict[str, Node]:
 
 
 def _part(value: Plain, text: str, at: Scalar) -> Scalar:
-    return replace(at, value=value, text=text, unset=tuple(name for name in at.unset if f"${{{name}}}" in text))
+    unset = frozenset(at.unset)
+    named = (name for name in _NAMED.findall(text) if name in unset) if unset else ()
+    return replace(at, value=value, text=text, unset=tuple(named))
 
 
 def _socks(text: str) -> Side:
     match _parts(text):
-        case [port] if _PORT.fullmatch(port):
+        case [port] if _is_port(port):
             return "", port
-        case [host, port] if _PORT.fullmatch(port):
+        case [host, port] if _is_port(port):
             return host or "*", port
         case _:
             raise Wrong
@@ -64,15 +67,15 @@ def _socks(text: str) -> Side:
 
 def _forward(text: str, kind: str) -> tuple[Side, Side]:
     match _parts(text):
-        case [port] if kind == "remote" and _PORT.fullmatch(port):
+        case [port] if kind == "remote" and _is_port(port):
             raise Wrong("a SOCKS server on the far side (ssh -R PORT) is not offered; [host:]port:host:port is right")
         case [listen, path] if _is_path(path):
             return _listen(["", listen] if not _is_path(listen) else [listen]), ("", path)
         case [bind, port, path] if _is_path(path):
             return _listen([bind or "*", port]), ("", path)
-        case [listen, host, port] if _PORT.fullmatch(port) and host:
+        case [listen, host, port] if _is_port(port) and host:
             return _listen([listen] if _is_path(listen) else ["", listen]), (host, port)
-        case [bind, listen, host, port] if _PORT.fullmatch(port) and host:
+        case [bind, listen, host, port] if _is_port(port) and host:
             return _listen([bind or "*", listen]), (host, port)
         case _:
             raise Wrong
@@ -82,7 +85,7 @@ def _listen(side: list[str]) -> Side:
     match side:
         case [path]:
             return "", path
-        case [host, port] if _PORT.fullmatch(port):
+        case [host, port] if _is_port(port):
             return host, port
         case _:
             raise Wrong
@@ -100,6 +103,11 @@ def _parts(text: str) -> list[str]:
             break
         position += 1
     raise Wrong
+
+
+def _is_port(part: str) -> bool:
+    """A port or a range; or a variable that is not set, which may be one."""
+    return "${" in part or _PORT.fullmatch(part) is not None
 
 
 def _is_path(part: str) -> bool:

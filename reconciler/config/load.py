@@ -8,7 +8,7 @@ once.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from reconciler.config.assemble import Assembled, assemble
@@ -21,9 +21,11 @@ from reconciler.config.options import Options
 from reconciler.config.problem import ConfigError, ErrorCode, Place, Problem, by_place
 from reconciler.config.read import MAX_PROBLEMS, read
 from reconciler.config.report import bounded
+from reconciler.config.schema import known_words
 from reconciler.config.sentences import violations
 from reconciler.config.variables import Variables
 from reconciler.core.spec import NOTHING, Desired
+from reconciler.system.hidden import Hidden
 
 _SHOWN_ERRORS = 3
 
@@ -52,6 +54,7 @@ class Loaded:
     broken        by target: why it cannot be used although its file is right (a variable is not set); such targets
                   are in `desired`, off
     watched       files that the specs name (keys, certificates, passwords, known hosts): a change of them matters too
+    hidden        the values of variables that the files name: they are never shown while this is there
     """
 
     desired: Desired
@@ -62,6 +65,7 @@ class Loaded:
     rejected: str
     broken: Mapping[str, str]
     watched: frozenset[str]
+    hidden: Hidden
 
     @property
     def valid(self) -> bool:
@@ -82,7 +86,9 @@ class Config:
     ) -> None:
         self.paths = tuple(map(str, paths))
         self.environ = environ
-        self.options = options or Options()
+        options = options or Options()
+        self.hidden = options.hidden or Hidden(known_words())
+        self.options = replace(options, hidden=self.hidden)
         self._good: dict[str, Document] = {}
         self._homes: dict[str, str] = {}  # by file, the path given that it was found under
         self._parsed: dict[str, Candidate] = {}
@@ -144,10 +150,10 @@ class Config:
     def _parse_bytes(self, found: Found, content: str) -> Candidate:
         try:
             raw, problems = read(found.data, found.name)
+            root, wrong = Variables(self.environ, self.options).expand(raw, found.name)
         except ConfigError as error:
             return Candidate(found.name, None, error.problems, content)
         gaps = gaps_in(raw)
-        root, wrong = Variables(self.environ, self.options.allow_env).expand(raw, found.name)
         problems += wrong
         problems += (problem for problem in violations(root, found.name) if not may_follow(problem, gaps))
         kept = by_place(problems)[: MAX_PROBLEMS + 1]  # the last one shows that there are more
@@ -202,6 +208,7 @@ class Config:
                 self._parsed.pop(name, None)
 
     def _loaded(self, choice: Choice, errors: Iterable[Problem], warnings: Iterable[Problem]) -> Loaded:
+        self.hidden.keep(_names(self._desired))
         listed = bounded(errors)
         present = [c for c in choice.candidates.values() if not c.absent or c.name in choice.rejected]
         applied = revision(document.digest for document in self._good.values())
@@ -217,6 +224,7 @@ class Config:
             rejected=seen if listed and seen != applied else "",
             broken=self._broken,
             watched=named_files(self._desired),
+            hidden=self.hidden,
         )
 
 
@@ -239,6 +247,11 @@ def load_text(
     data = text if isinstance(text, bytes) else text.encode("utf-8", "surrogatepass")
     config = Config((), environ={} if environ is None else environ, options=options)
     return config.load([Found(name, directory, data)])
+
+
+def _names(desired: Desired) -> set[str]:
+    """What targets and tunnels are called: ids are shown as they are."""
+    return {*desired.targets, *desired.tunnels, *(tunnel.name for tunnel in desired.tunnels.values())}
 
 
 def _spot(problem: Problem) -> tuple[str, int, int]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Protocol
 
 from reconciler.core.spec import Hop, Login
+from reconciler.system.hidden import Hidden
 
 
 class Inspector(Protocol):
@@ -33,6 +34,7 @@ class Options:
     user              the default of `user`; None: the process's own
     now               Unix time that `expiresAt` is compared with; None: the clock's
     inspector         looks into keys and algorithms too; None: nobody does
+    hidden            learns the values of variables, which are never shown; None: of one that a `Config` makes
     """
 
     strict: bool = False
@@ -42,6 +44,7 @@ class Options:
     user: str | None = None
     now: float | None = None
     inspector: Inspector | None = None
+    hidden: Hidden | None = None
 
 
 def process_user() -> str:

@@ -14,6 +14,8 @@ from reconciler.config.nodes import Items, Scalar, Table
 from reconciler.config.problem import ErrorCode, Place, Problem, WarningCode, by_place
 from reconciler.config.read import MAX_PROBLEMS
 
+_SHOWN = 8  # variables in one message
+
 
 class Report:
     """`broken` has, by target, why it cannot be used at run although its file is right."""
@@ -59,9 +61,12 @@ class Report:
             self.error(place, message, code)
 
     def unset(self, place: Place, node: Scalar, target: str, *beside: Table) -> None:
-        names = ", ".join(f"${{{name}}}" for name in dict.fromkeys(node.unset) if name not in node.refused)
-        if not names:
+        refused = frozenset(node.refused)
+        found = [f"${{{name}}}" for name in dict.fromkeys(node.unset) if name not in refused]
+        if not found:
             return
+        more = f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
+        names = ", ".join(found[:_SHOWN]) + more
         self.warn(place, f"{names} is not set", WarningCode.UNSET_VARIABLE, *beside)
         message = f"{place}: {place.path}: {names} is not set: set it where this process is started"
         self.broken.setdefault(target, message)

@@ -41,6 +41,23 @@ def schema() -> Schema:
     return parsed
 
 
+@cache
+def known_words() -> frozenset[str]:
+    """The words that are values of fields: `socks`, `onDemand`, `report`, ..."""
+    found: set[str] = set()
+    todo: list[object] = [schema()]
+    while todo:
+        match todo.pop():
+            case dict() as one:
+                found |= {word for word in one.get("enum", ()) if isinstance(word, str)}
+                todo += one.values()
+            case list() as several:
+                todo += several
+            case _:
+                pass
+    return frozenset(found)
+
+
 def definition(name: str) -> Schema:
     found: Schema = schema()["$defs"][name]
     return found

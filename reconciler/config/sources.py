@@ -29,7 +29,7 @@ class Sources:
         self.directory = directory
         self.environ = environ
         self.secrets_dir = options.secrets_dir
-        self.variables = Variables(environ, options.allow_env)
+        self.variables = Variables(environ, options)
 
     def path(self, node: Node) -> str:
         """A path of the file, absolute."""
@@ -86,6 +86,7 @@ class Sources:
                 if refusal := self.variables.refusal(variable):
                     fields.error(name, refusal, ErrorCode.FORBIDDEN)
                     fields.troubled.add(name)
+                self.variables.hide(variable)
                 return self._checked(fields, name, node, FromEnv(variable))
             case entries:
                 if all(entry.key in ("file", "env") for entry in entries):

@@ -168,11 +168,11 @@ class _Builder:
     def build(self) -> BuiltTunnel:
         self._check_fit()
         listen, route = self._listen_and_route()
-        own_name = self.fields.find("name", name, "")
+        own_name = self._own_name()
         enabled = self.fields.read("enabled", switch)
         side = "remote" if self.kind == "remote" else "local"
         sound = self.fields.troubled.isdisjoint({f"{side}Host", f"{side}Port", f"{side}Socket"})
-        called = own_name or f"{self.kind}-{_default_name(listen) if sound else _UNSET}"
+        called = own_name or f"{self.kind}-{self._default_name(listen, side) if sound else _UNSET}"
         spec = TunnelSpec(
             id=f"{self.target}/{called}",
             target=self.target,
@@ -183,6 +183,21 @@ class _Builder:
             off="" if enabled else "disabled",
         )
         return BuiltTunnel(spec, self.fields.at, bool(own_name), sound)
+
+    def _own_name(self) -> str:
+        node = self.fields.node("name")
+        if isinstance(node, Scalar) and node.variables:
+            message = "a name is shown everywhere, so it takes no variable: write it out"
+            self.fields.report.wrong_value(self.fields.place("name"), message, better=True)
+            return ""
+        return self.fields.find("name", name, "")
+
+    def _default_name(self, listen: Listen, side: str) -> str:
+        """A name is shown everywhere, so none is made of what a variable says."""
+        node = self.fields.node(f"{side}Socket") if isinstance(listen, LocalUnix | RemoteUnix) else None
+        if isinstance(node, Scalar) and node.variables and node.text.rstrip("/").rpartition("/")[2] not in node.written:
+            return "socket"
+        return _default_name(listen)
 
     def _check_fit(self) -> None:
         """Fields that a tunnel of this type has no use for: an error where it is its own, else passed over."""

@@ -28,6 +28,7 @@ from reconciler.core.overlay import NoSuchTunnelError
 from reconciler.report.events import Events
 from reconciler.report.snapshot import Json, Snapshot, to_json
 from reconciler.report.stream import stream
+from reconciler.system.hidden import hide, hide_json
 from reconciler.system.peer_credentials import peer_uid
 
 LARGEST = 16 << 20  # bytes of a request: the files of a plan
@@ -116,60 +117,60 @@ class _Control:
     # --- asking ------------------------------------------------------------------------------------------------
 
     async def status(self, request: web.Request) -> web.Response:
-        return web.json_response(to_json(self._orders.snapshot()))
+        return _answer(to_json(self._orders.snapshot()))
 
     async def events(self, request: web.Request) -> web.StreamResponse:
         if request.query.get("follow", "") in ("", "0"):
             _, events = self._orders.events.since(0)
-            return web.json_response({"events": [event.to_json() for event in events]})
+            return _answer({"events": [event.to_json() for event in events]})
         return await stream(request, self._orders.events)
 
     async def connections(self, request: web.Request) -> web.Response:
-        return web.json_response({"connections": self._orders.connections()})
+        return _answer({"connections": self._orders.connections()})
 
     async def wait(self, request: web.Request) -> web.Response:
         ids = [one for one in request.query.get("ids", "").split(",") if one]
         seconds = _seconds(request.query.get("timeout", str(WAIT)))
         await self._orders.wait(request.query.get("revision", ""), ids, seconds)
-        return web.json_response({"ok": True})
+        return _answer({"ok": True})
 
     async def diagnose(self, request: web.Request) -> web.Response:
         tunnel = request.query.get("id", "")
         if not tunnel:
             raise _WrongRequestError("id: name a tunnel")
-        return web.json_response(await self._orders.diagnose(tunnel))
+        return _answer(await self._orders.diagnose(tunnel))
 
     # --- changing ----------------------------------------------------------------------------------------------
 
     async def restart(self, request: web.Request) -> web.Response:
         body = await _body(request)
-        return web.json_response({"done": self._orders.restart(_ids(body), now=body.get("now") is True)})
+        return _answer({"done": self._orders.restart(_ids(body), now=body.get("now") is True)})
 
     async def pause(self, request: web.Request) -> web.Response:
         body = await _body(request)
         seconds = body.get("seconds")
-        return web.json_response(
-            {"done": self._orders.pause(_ids(body), _seconds(seconds) if seconds is not None else None)}
-        )
+        return _answer({"done": self._orders.pause(_ids(body), _seconds(seconds) if seconds is not None else None)})
 
     async def resume(self, request: web.Request) -> web.Response:
-        return web.json_response({"done": self._orders.resume(_ids(await _body(request)))})
+        return _answer({"done": self._orders.resume(_ids(await _body(request)))})
 
     async def reload(self, request: web.Request) -> web.Response:
-        return web.json_response(await self._orders.reload())
+        return _answer(await self._orders.reload())
 
     async def plan(self, request: web.Request) -> web.Response:
         body = await _body(request)
         files = body.get("files")
         if not isinstance(files, list) or not files:
             raise _WrongRequestError("files: a list of {name, directory, text}")
-        return web.json_response(
-            await self._orders.plan([_file(one) for one in files], strict=bool(body.get("strict")))
-        )
+        return _answer(await self._orders.plan([_file(one) for one in files], strict=bool(body.get("strict"))))
 
 
 def _error(status: int, message: str) -> web.Response:
-    return web.json_response({"error": message}, status=status)
+    return web.json_response({"error": hide(message)}, status=status)
+
+
+def _answer(content: Json) -> web.Response:
+    return web.json_response(hide_json(content))
 
 
 async def _body(request: web.Request) -> Mapping[str, object]:

@@ -22,6 +22,7 @@ from reconciler.report.events import Events
 from reconciler.report.metrics import Metrics
 from reconciler.report.snapshot import Pulse, Snapshot, TunnelSnapshot, sentence, to_json
 from reconciler.report.stream import stream
+from reconciler.system.hidden import hide, hide_json
 
 PAGE = Path(__file__).parent / "page"
 PASS_WITHIN = 60.0  # seconds without a pass of the loop: it hangs; it makes one every few seconds
@@ -137,7 +138,7 @@ class _Http:
     # --- for people --------------------------------------------------------------------------------------------
 
     async def status(self, request: web.Request) -> web.Response:
-        return web.json_response(to_json(self._snapshot()))
+        return web.json_response(hide_json(to_json(self._snapshot())))
 
     async def events(self, request: web.Request) -> web.StreamResponse:
         return await stream(request, self._events)
@@ -192,4 +193,4 @@ def _is_local(request: web.Request) -> bool:
 
 
 def _text(status: int, text: str) -> web.Response:
-    return web.Response(status=status, text=f"{text}\n")
+    return web.Response(status=status, text=f"{hide(text)}\n")

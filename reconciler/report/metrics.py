@@ -18,6 +18,7 @@ from prometheus_client.exposition import choose_encoder
 from reconciler.core.status import Phase
 from reconciler.report.exposition import Page, Sample, labels
 from reconciler.report.snapshot import NOT_ASKED, Condition, Snapshot, TargetSnapshot, TunnelSnapshot
+from reconciler.system.hidden import hide
 
 RESULTS = ("ok", "denied", "limit", "hold_timeout", "dial_failed", "auth_failed")
 _NOT_IN_A_NAME = re.compile(r"[^a-zA-Z0-9_]")
@@ -59,10 +60,10 @@ class Metrics:
         for text, one in tunnels:
             own = dict(one.labels)
             more = {
-                "listen": one.asked,
-                "dial": one.dial,
+                "listen": hide(one.asked),
+                "dial": hide(one.dial),
                 "critical": "true" if one.critical else "false",
-                **{label: own.get(name, "") for label, name in self._shown.items()},
+                **{label: hide(own.get(name, "")) for label, name in self._shown.items()},
             }
             samples.append((f"{text},{labels(more)}", 1))
         page.gauge("ssh_tunnel_info", "What the file says about the tunnel.", samples)

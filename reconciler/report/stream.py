@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from aiohttp import web
 
 from reconciler.report.events import Event, Events
+from reconciler.system.hidden import hide_json
 
 STILL_HERE = 15.0  # seconds between two signs of life, so that proxies and readers know
 WRITE_WITHIN = 10.0  # a reader that does not read is let go
@@ -61,9 +62,8 @@ async def _follow(request: web.Request, events: Events) -> web.StreamResponse:
 
 
 def _lines(first: int, events: Iterable[Event]) -> bytes:
-    return b"".join(
-        f"id: {number}\ndata: {json.dumps(event.to_json())}\n\n".encode() for number, event in enumerate(events, first)
-    )
+    told = ((number, json.dumps(hide_json(event.to_json()))) for number, event in enumerate(events, first))
+    return b"".join(f"id: {number}\ndata: {data}\n\n".encode() for number, data in told)
 
 
 async def _write(response: web.StreamResponse, data: bytes) -> None:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from reconciler.core.judge import Judgement, Verdict
 from reconciler.core.status import Phase
 from reconciler.report.journal import Change
+from reconciler.system.hidden import hide
 
 log = logging.getLogger(__name__)
 
@@ -105,7 +106,7 @@ def _log(
         "reason": verdict.reason.value if verdict is not None and verdict.reason is not None else None,
         "labels": dict(labels) if labels else None,
     }
-    log.log(level or (logging.WARNING if trouble else logging.INFO), "%s", text, extra=fields)
+    log.log(level or (logging.WARNING if trouble else logging.INFO), "%s", hide(text), extra=fields)
 
 
 def _failures(verdict: Verdict | None) -> int:

@@ -93,6 +93,8 @@ class ProxyCommand(asyncio.SubprocessProtocol):
         if status == 0:  # as nc ends when the server closes: nothing to say about the program
             return None
         lines = self._errors.decode("utf-8", "replace").split("\n")
+        if len(self._errors) == _TAIL:  # of a line that was cut, the rest may be the half of a hidden value
+            lines = lines[1:]
         said = next((line.strip() for line in reversed(lines) if line.strip()), "")
         ended = f"was ended by signal {-status}" if status is not None and status < 0 else f"ended with status {status}"
         text = f"the proxy command {self.program} {ended} on the way to {where}"
@@ -106,7 +108,7 @@ async def start(command: Sequence[str], endpoint: Endpoint, user: str, where: st
     loop = asyncio.get_running_loop()
     try:
         _, proxy = await loop.subprocess_exec(
-            lambda: ProxyCommand(arguments[0]),
+            lambda: ProxyCommand(printable(arguments[0])),
             *arguments,
             stdin=theirs.fileno(),
             stdout=theirs.fileno(),
@@ -114,7 +116,7 @@ async def start(command: Sequence[str], endpoint: Endpoint, user: str, where: st
         )
     except OSError as error:
         ours.close()
-        text = f"cannot start the proxy command {arguments[0]}: {error.strerror}"
+        text = f"cannot start the proxy command {printable(arguments[0])}: {error.strerror}"
         raise DialFailed(Failure(Reason.UNREACHABLE, f"{text}; {where} is reached through it")) from error
     except BaseException:
         ours.close()

@@ -7,6 +7,7 @@ import os
 import re
 
 from reconciler.core.status import Failure, Reason
+from reconciler.system.hidden import hide
 
 TEXT_MAX = 120  # characters of foreign text in a sentence
 
@@ -32,7 +33,8 @@ SAYS_FORWARDING_IS_OFF = re.compile(
 
 
 def printable(text: str) -> str:
-    """Foreign text, fit for a sentence: no control characters, not too long."""
+    """Foreign text, fit for a sentence: no values of variables, no control characters, not too long."""
+    text = hide(text)
     escaped = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text[: TEXT_MAX + 1])
     return escaped if len(escaped) <= TEXT_MAX else escaped[: TEXT_MAX - 1] + "…"
 
