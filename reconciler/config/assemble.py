@@ -18,8 +18,8 @@ from reconciler.config.problem import ErrorCode, Problem
 from reconciler.config.report import Report
 from reconciler.config.targets import UNSET, Targets
 from reconciler.config.tunnels import BuiltTunnel, tunnels_of
-from reconciler.core.addresses import Addresses, is_remote, overlaps
-from reconciler.core.spec import Desired, TargetSpec
+from reconciler.core.addresses import Addresses, is_remote
+from reconciler.core.spec import Desired, Listen, TargetSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,17 +123,17 @@ def _check_on_demand(
 
 def _check_addresses(tunnels: Iterable[BuiltTunnel], report: Report) -> None:
     taken = Addresses(())
-    before: list[BuiltTunnel] = []
+    first: dict[Listen, BuiltTunnel] = {}
     for tunnel in tunnels:
         listen = tunnel.spec.listen
         if not tunnel.sound:
             continue
-        if taken.meets(listen):
-            other = next(one for one in before if overlaps(one.spec.listen, listen))
+        if (met := taken.met(listen)) is not None:
+            other = first[met]
             message = f"listens on {listen}, as {other.spec.id} at {other.at} does on {other.spec.listen}: change one"
             report.error(tunnel.at, message, ErrorCode.CONFLICT, other.at.file)
         taken.add(listen)
-        before.append(tunnel)
+        first.setdefault(listen, tunnel)
 
 
 def _check_port_files(tunnels: Iterable[BuiltTunnel], report: Report) -> None:

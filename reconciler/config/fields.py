@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
+from reconciler.config.deadline import check
 from reconciler.config.nodes import Entry, Items, Node, Scalar, Table
 from reconciler.config.problem import ErrorCode, Place
 from reconciler.config.report import Report
@@ -106,6 +107,7 @@ class Fields:
 
     def find(self, name: str, parse: Callable[[Node], _T], absent: _Absent) -> _T | _Absent:
         """A field without a default; `absent` also where the value is wrong or hangs on an unset variable."""
+        check()
         node = self.node(name)
         if node is None:
             return absent

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from reconciler.config.assemble import Assembled, assemble
 from reconciler.config.choice import Candidate, Choice
+from reconciler.config.deadline import TooLongError, within
 from reconciler.config.files import STDIN, Found, Listing, default_paths, digest, find, listing, revision
 from reconciler.config.gaps import gaps_in, may_follow
 from reconciler.config.merge import Document
@@ -149,10 +150,16 @@ class Config:
 
     def _parse_bytes(self, found: Found, content: str) -> Candidate:
         try:
-            raw, problems = read(found.data, found.name)
-            root, wrong = Variables(self.environ, self.options).expand(raw, found.name)
+            with within(self.options.seconds):
+                return self._parse_content(found, content)
         except ConfigError as error:
             return Candidate(found.name, None, error.problems, content)
+        except TooLongError as error:
+            return Candidate(found.name, None, (_too_long(found.name, error),), content)
+
+    def _parse_content(self, found: Found, content: str) -> Candidate:
+        raw, problems = read(found.data, found.name)
+        root, wrong = Variables(self.environ, self.options).expand(raw, found.name)
         gaps = gaps_in(raw)
         problems += wrong
         problems += (problem for problem in violations(root, found.name) if not may_follow(problem, gaps))
@@ -186,7 +193,12 @@ class Config:
             if not candidate.absent and (document := candidate.document or self._good.get(candidate.name)) is not None
         ]
         incomplete = len(documents) < sum(not c.absent for c in choice.candidates.values())
-        return assemble(documents, self.environ, self.options, already, incomplete=incomplete)
+        try:
+            with within(self.options.seconds):
+                return assemble(documents, self.environ, self.options, already, incomplete=incomplete)
+        except TooLongError as error:
+            changed = [name for name in choice.candidates if choice.is_changed(name)] or choice.candidates
+            return Assembled(NOTHING, tuple(_too_long(name, error) for name in changed), (), {}, frozenset())
 
     def _assemble_good(self, choice: Choice) -> tuple[Assembled | None, list[Problem]]:
         """The files that go together, bad ones with their last good content; and what else was found on the way."""
@@ -194,7 +206,11 @@ class Config:
         while True:
             documents = choice.documents()
             incomplete = len(documents) < sum(not candidate.absent for candidate in choice.candidates.values())
-            assembled = assemble(documents, self.environ, self.options, incomplete=incomplete)
+            try:
+                with within(self.options.seconds):
+                    assembled = assemble(documents, self.environ, self.options, incomplete=incomplete)
+            except TooLongError as error:
+                return None, [_too_long(name, error) for name in choice.candidates if choice.is_changed(name)]
             if not assembled.errors:
                 return assembled, consequences
             consequences += assembled.errors
@@ -247,6 +263,10 @@ def load_text(
     data = text if isinstance(text, bytes) else text.encode("utf-8", "surrogatepass")
     config = Config((), environ={} if environ is None else environ, options=options)
     return config.load([Found(name, directory, data)])
+
+
+def _too_long(name: str, error: TooLongError) -> Problem:
+    return Problem.at(Place(name), str(error), ErrorCode.VALUE)
 
 
 def _names(desired: Desired) -> set[str]:

@@ -6,8 +6,10 @@ that did not change is the identical object from reload to reload.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+_LONG = 16  # entries: more are looked up in a dict
 
 Plain = str | int | float | bool | None
 
@@ -61,11 +63,18 @@ class Table:
     line: int = 0
     column: int = 0
     partial: bool = False
+    _by_key: Mapping[str, Entry] | None = field(init=False, repr=False, compare=False)  # of a long one
+
+    def __post_init__(self) -> None:
+        by_key = {entry.key: entry for entry in reversed(self.entries)} if len(self.entries) > _LONG else None
+        object.__setattr__(self, "_by_key", by_key)
 
     def __iter__(self) -> Iterator[Entry]:
         return iter(self.entries)
 
     def entry(self, key: str) -> Entry | None:
+        if self._by_key is not None:
+            return self._by_key.get(key)
         return next((entry for entry in self.entries if entry.key == key), None)
 
     def get(self, key: str) -> Node | None:

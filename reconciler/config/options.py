@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from reconciler.config.deadline import SECONDS
 from reconciler.core.spec import Hop, Login
 from reconciler.system.hidden import Hidden
 
@@ -34,6 +35,7 @@ class Options:
     user              the default of `user`; None: the process's own
     now               Unix time that `expiresAt` is compared with; None: the clock's
     inspector         looks into keys and algorithms too; None: nobody does
+    seconds           of processor time that reading one file may take, or putting all of them together
     hidden            learns the values of variables, which are never shown; None: of one that a `Config` makes
     """
 
@@ -44,6 +46,7 @@ class Options:
     user: str | None = None
     now: float | None = None
     inspector: Inspector | None = None
+    seconds: float = SECONDS
     hidden: Hidden | None = None
 
 

@@ -15,6 +15,7 @@ from typing import NoReturn
 
 import yaml
 
+from reconciler.config.deadline import check
 from reconciler.config.nodes import Entry, Items, Node, Plain, Scalar, Table, hole, is_hole, is_null
 from reconciler.config.problem import ConfigError, ErrorCode, Place, Problem
 
@@ -102,7 +103,9 @@ class _Reader:
 
     def _events(self, text: str) -> Iterator[yaml.Event]:
         try:
-            yield from yaml.parse(text, Loader=_LOADER)
+            for event in yaml.parse(text, Loader=_LOADER):
+                check()
+                yield event
         except yaml.MarkedYAMLError as error:
             place, message = _cause(error, text, self.file) or _said(error, text, self.file)
             raise ConfigError(*self.problems, Problem.at(place, f"not YAML: {message}", ErrorCode.SYNTAX)) from None

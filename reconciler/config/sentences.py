@@ -12,10 +12,12 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
+from typing import Any
 
-from jsonschema import Draft202012Validator
+from jsonschema import Draft202012Validator, validators
 from jsonschema.exceptions import ValidationError
 
+from reconciler.config.deadline import check
 from reconciler.config.nodes import Entry, Items, Node, Scalar, Table, is_null, plain
 from reconciler.config.problem import ErrorCode, Place, Problem
 from reconciler.config.read import MAX_PROBLEMS, typed
@@ -38,7 +40,14 @@ def violations(root: Table, file: str) -> list[Problem]:
 
 @cache
 def _validator() -> Draft202012Validator:
-    return Draft202012Validator(schema())
+    by_type = Draft202012Validator.VALIDATORS["type"]
+
+    def checking(*arguments: Any) -> Iterator[ValidationError]:
+        check()
+        yield from by_type(*arguments) or ()
+
+    kind: type[Draft202012Validator] = validators.extend(Draft202012Validator, {"type": checking})  # type: ignore[no-untyped-call]  # it has no types
+    return kind(schema())
 
 
 def dotted(path: str, step: str | int) -> str:
@@ -110,6 +119,7 @@ class _Explainer:
         self.suggested = 0
 
     def explain(self, error: ValidationError) -> Iterator[Problem]:
+        check()
         path = list(error.absolute_path)
         node, place = self._locate(path)
         subschema: Schema = error.schema if isinstance(error.schema, dict) else {}

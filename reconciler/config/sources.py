@@ -11,6 +11,7 @@ import stat
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from reconciler.config.deadline import check
 from reconciler.config.fields import Fields
 from reconciler.config.nodes import Entry, Items, Node, Scalar, Table
 from reconciler.config.options import Options, absolute
@@ -56,6 +57,7 @@ class Sources:
     def _source(
         self, fields: Fields, name: str, node: Node, of_text: Callable[[Fields, str, Scalar], Source]
     ) -> Source | None:
+        check()
         match node:
             case Table():
                 return self._named(fields, name, node)

@@ -24,6 +24,7 @@ from reconciler.core.spec import Access, Hop, Reconnect, TargetSettings, TargetS
 
 UNSET = "unset variable"  # why a target is off that cannot be used for want of one
 _DISABLED = "disabled"
+_MOST_COMPARED = 10_000  # names: of more, what was meant is not looked for
 _MOST = 1_000_000_000
 _MOST_HOPS = 16  # each is a login before the next; a way is found by recursion, which this bounds
 
@@ -58,6 +59,7 @@ class Targets:
         self.report = report
         self.is_unsure = is_unsure
         self._ways: dict[str, _Way] = {}
+        self._compared = 0  # names of targets, with those that do not exist
 
     def build(self) -> Iterator[TargetSpec]:
         for name, entry in self.definitions.items():
@@ -175,7 +177,8 @@ class Targets:
     def _no_target(self, name: str) -> str:
         if ":" in name[: max(name.rfind("@"), 0)]:
             return "a password is no part of a jump host: write {host: ..., user: ..., password: {file: ...}}"
-        near = did_you_mean(name, self.definitions)
+        self._compared += len(self.definitions)
+        near = did_you_mean(name, self.definitions) if self._compared <= _MOST_COMPARED else ""
         hint = f"did you mean {near}?" if near else f"define it, or write {_inline(name)}"
         return f"there is no target {name}; {hint}"
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import TypeVar
 
+from reconciler.config.deadline import check
 from reconciler.config.nodes import Items, Node, Scalar
 from reconciler.core.access import check_destination_rule, check_source_rule
 
@@ -124,6 +125,7 @@ def each(parse: Callable[[Node], _T]) -> Callable[[Node], tuple[_T, ...]]:
         wrong: dict[int, Wrong] = {}
         parsed = []
         for index, item in enumerate(node.values):
+            check()
             try:
                 parsed.append(parse(item))
             except Wrong as error:

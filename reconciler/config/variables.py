@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
+from reconciler.config.deadline import check
 from reconciler.config.nodes import Entry, Items, Node, Scalar, Table
 from reconciler.config.options import Options
 from reconciler.config.problem import ConfigError, ErrorCode, Place, Problem
@@ -90,6 +91,7 @@ class Variables:
         return self._table(root, Place(file), problems), problems
 
     def _node(self, node: Node, at: Place, problems: list[Problem]) -> Node:
+        check()
         match node:
             case Scalar(value=str(text)) if "$" in text:
                 return self._scalar(node, text, replace(at, line=node.line, column=node.column), problems)

@@ -6,7 +6,7 @@ In: `Listen` values. Out: whether two of them can be bound together. A chosen po
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from reconciler.core.spec import Listen, LocalTcp, LocalUnix, RemoteTcp, RemoteUnix
 
@@ -44,26 +44,70 @@ def is_choice(listen: Listen) -> bool:
 
 
 class Addresses:
-    """Fixed addresses in use, indexed so that a thousand more do not compare a million pairs."""
+    """Fixed addresses in use, indexed by everything that two overlapping ones can have in common.
+
+    A file can ask for ten thousand tunnels on one port of ten thousand addresses: no two of them are compared.
+    """
 
     def __init__(self, listens: Iterable[Listen]) -> None:
-        self._by_place: defaultdict[object, list[Listen]] = defaultdict(list)
+        self._users: defaultdict[_Key, dict[Listen, int]] = defaultdict(dict)  # how often each is there, oldest first
         for listen in listens:
             self.add(listen)
 
     def add(self, listen: Listen) -> None:
         if not is_choice(listen):
-            self._by_place[_place(listen)].append(listen)
+            for key in _keys(listen):
+                users = self._users[key]
+                users[listen] = users.get(listen, 0) + 1
 
     def remove(self, listen: Listen) -> None:
-        if not is_choice(listen):
-            self._by_place[_place(listen)].remove(listen)
+        if is_choice(listen):
+            return
+        for key in _keys(listen):
+            users = self._users[key]
+            users[listen] -= 1
+            if not users[listen]:
+                del users[listen]
+            if not users:
+                del self._users[key]
 
     def meets(self, listen: Listen) -> bool:
         """Whether one of them cannot be bound together with this one."""
+        return self.met(listen) is not None
+
+    def met(self, listen: Listen) -> Listen | None:
+        """One of them that cannot be bound together with this one."""
         if is_choice(listen):
-            return False
-        return any(overlaps(listen, other) for other in self._by_place.get(_place(listen), ()))
+            return None
+        found = (self._users[key] for key in _keys_of_others(listen) if key in self._users)
+        return next((next(iter(users)) for users in found), None)
+
+
+_Key = tuple[object, ...]
+
+
+def _keys(listen: Listen) -> Iterator[_Key]:
+    """What others may look it up by: its names, its IP versions, and those of which it takes all addresses."""
+    place = _place(listen)
+    if not isinstance(listen, LocalTcp | RemoteTcp):
+        yield (place,)
+        return
+    yield from ((place, "named", name) for name in _named(listen.host))
+    for family in _families(listen.host):
+        yield (place, "family", family)
+        if _is_any(listen.host):
+            yield (place, "any", family)
+
+
+def _keys_of_others(listen: Listen) -> Iterator[_Key]:
+    """The keys of those that it overlaps with."""
+    place = _place(listen)
+    if not isinstance(listen, LocalTcp | RemoteTcp):
+        yield (place,)
+        return
+    yield from ((place, "named", name) for name in _named(listen.host))
+    for family in _families(listen.host):
+        yield (place, "family" if _is_any(listen.host) else "any", family)
 
 
 def _place(listen: Listen) -> object:

@@ -1,0 +1,307 @@
+"""Time grows with a file, not with its square: every regular expression, every scanner, the loader on whole files.
+
+Processor time of the thread is measured, the least of several, at two sizes of which one is four times the other.
+"""
+
+from __future__ import annotations
+
+import ast
+import gc
+import importlib
+import itertools
+import pkgutil
+import re
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+import reconciler
+from reconciler.cli.ssh_words import NotSshError, command_line, lines_of, ssh_config
+from reconciler.config.files import Found
+from reconciler.config.load import Config, load_text
+from reconciler.config.options import Options
+from reconciler.core.access import check_destination_rule, check_source_rule
+from reconciler.core.socks5 import Handshake
+from reconciler.report.http import is_host_allowed
+from reconciler.system.hidden import Hidden, hide
+
+GROWTH = 9.0  # of the time where the size is four times as large: linear is 4, quadratic 16
+NOTHING = 0.004  # seconds: what takes less is not worth a second look
+TRIES = 4
+
+
+class Shape(NamedTuple):
+    """A text of any size: one thing again and again, between a begin and an end."""
+
+    begin: str
+    unit: str
+    end: str
+
+    def text(self, size: int) -> str:
+        return self.begin + self.unit * (size // len(self.unit)) + self.end
+
+
+def seconds(work: Callable[[], object], times: int = 1) -> float:
+    """The least that it took."""
+    found = []
+    for _ in range(times):
+        begun = time.thread_time()
+        work()
+        found.append(time.thread_time() - begun)
+    return min(found)
+
+
+def assert_linear(work: Callable[[int], object], size: int, what: str) -> None:
+    """`work` of four times the size takes about four times as long. Measured again where it seems not to."""
+    growth = 0.0
+    for _ in range(TRIES):
+        gc.collect()
+        small, large = seconds(lambda: work(size), 2), seconds(lambda: work(4 * size))
+        growth = large / max(small, NOTHING / 4)
+        if large < NOTHING or growth < GROWTH:
+            return
+    raise AssertionError(f"{what}: four times the size takes {growth:.0f} times as long")
+
+
+# --- regular expressions ----------------------------------------------------------------------------------------
+
+USES = {"match": "match", "fullmatch": "fullmatch", "sub": "search", "finditer": "search", "findall": "search"}
+USES |= {"search": "search", "split": "search"}
+
+
+def modules() -> Iterator[str]:
+    yield from (
+        one.name for one in pkgutil.walk_packages(reconciler.__path__, "reconciler.") if "__main__" not in one.name
+    )
+
+
+def patterns() -> dict[tuple[str, str], re.Pattern[str] | re.Pattern[bytes]]:
+    """Each pattern of the package with each way it is used: by module and text."""
+    found: dict[tuple[str, str], re.Pattern[str] | re.Pattern[bytes]] = {}
+    for name in modules():
+        module = importlib.import_module(name)
+        own = {key: value for key, value in vars(module).items() if isinstance(value, re.Pattern)}
+        tree = ast.parse(Path(str(module.__file__)).read_text("utf-8"))
+        for call in ast.walk(tree):
+            if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Attribute) or call.func.attr not in USES:
+                continue
+            use, of = USES[call.func.attr], call.func.value
+            if isinstance(of, ast.Name) and of.id in own:
+                found[f"{name}.{of.id}", use] = own[of.id]
+            elif isinstance(of, ast.Name) and of.id == "re" and isinstance(call.args[0], ast.Constant):
+                found[f"{name}:{call.lineno}", use] = re.compile(str(call.args[0].value))
+    return found
+
+
+PATTERNS = patterns()
+UNITS = (
+    *r"aA0-.:=@$[]{}'*%/&<\\", *" \t\n",
+    *("a.", "a-", "0:", "a:", "a=", "a ", "${", "${A", "${A:-", "$A", "%d", "[a", "[]", "[0:0]", "0-", "0.", "::"),
+    *("\r\n", "0a", "[Errno ", "[conn=1", "ssh://", "ssh://a@", "ssh-a ", "@a", "- a"),
+    *('listen address "', "HTTP/1.1 ", "name r"),
+)  # fmt: skip
+ENDS = ("", "!", "\n", "a\x00", " x", "}")
+
+
+def test_every_pattern_of_the_package_is_found() -> None:
+    assert len(PATTERNS) > 40
+    assert any(name.endswith("variables._NAME") for name, _ in PATTERNS)
+
+
+@pytest.mark.parametrize(("name", "use"), sorted(PATTERNS))
+def test_a_regular_expression_takes_linear_time(name: str, use: str) -> None:
+    pattern = PATTERNS[name, use]
+    begins = ("", "a", " ", "ssh-a ", "[", "${")
+
+    def work(text: str) -> object:
+        given = text.encode("latin-1", "replace") if isinstance(pattern.pattern, bytes) else text
+        return getattr(pattern, use)(given)
+
+    for shape in itertools.starmap(Shape, itertools.product(begins, UNITS, ENDS)):
+        if seconds(partial(work, shape.text(2000))) > NOTHING / 2:
+            assert_linear(lambda n, of=shape: work(of.text(n)), 2000, f"{name} on {shape}")  # type: ignore[misc]
+
+
+# --- whole files ------------------------------------------------------------------------------------------------
+
+HEAD = "targets:\n  a:\n    host: h\n    user: u\n    agent: true\n"
+
+
+def target(fields: str) -> str:
+    return f"targets: {{a: {{host: h, user: u, agent: true, {fields}}}}}"
+
+
+def tunnel(fields: str) -> str:
+    return target(f"tunnels: [{{{fields}}}]")
+
+
+def targets(n: int, each: str) -> str:
+    count = n // (len(each) + 4)
+    return "targets:\n" + "".join(
+        "  " + each.replace("#", str(i)).replace("@", str(i + 1)) + "\n" for i in range(count)
+    )
+
+
+def tunnels(n: int, each: str) -> str:
+    count = n // (len(each) + 8)
+    lines = (each.replace("#", str(i)).replace("@", f"{i >> 16}.{i >> 8 & 255}.{i & 255}") for i in range(count))
+    return HEAD + "    tunnels:\n" + "".join(f"      - {{{line}}}\n" for line in lines)
+
+
+def items(n: int, each: str) -> str:
+    return ", ".join(each.replace("#", str(i)) for i in range(n // (len(each) + 4)))
+
+
+FILES: dict[str, Callable[[int], str]] = {
+    "variables that are not closed": lambda n: target('description: "' + "${A:-" * (n // 5) + '"'),
+    "variables": lambda n: target('user: "' + "${A}" * (n // 4) + '"'),
+    "unset variables": lambda n: target('user: "' + items(n, "${B#}") + '"'),
+    "refused variables": lambda n: target('user: "' + items(n, "${C#:-") + '"'),
+    "unset variables in a short form": lambda n: tunnel('local: "1:' + items(n, "${B#}") + ':2"'),
+    "variables in a default": lambda n: target('user: "${A:-' + "${" * (n // 2) + '}"'),
+    "dollars": lambda n: target('user: "' + "$" * n + '"'),
+    "colons in a short form": lambda n: tunnel('local: "' + ":" * n + '"'),
+    "brackets in a short form": lambda n: tunnel('local: "' + "[" * n + '"'),
+    "variables and a new line in a short form": lambda n: tunnel('local: "1:h:' + "${" * (n // 2) + '\\n"'),
+    "targets": lambda n: targets(n, "t#: {host: h, user: u, agent: true}"),
+    "tunnels on one port": lambda n: tunnels(n, "name: t#, local: '127.@:5432:h:1'"),
+    "tunnels on one address": lambda n: tunnels(n, "name: t#, local: '5432:h:1'"),
+    "tunnels of one name": lambda n: tunnels(n, "name: t, local: '0:h:1'"),
+    "tunnels without a name": lambda n: tunnels(n, "local: '0:h:1'"),
+    "tunnels that write one file": lambda n: tunnels(n, "name: t#, local: '0:h:1', portFile: /p"),
+    "remote tunnels of a target on demand": lambda n: tunnels(n, "name: t#, remote: '0:h:1'").replace(
+        "    tunnels:", "    connect: onDemand\n    tunnels:"
+    ),
+    "unknown keys": lambda n: HEAD + "".join(f"    hst{i}: h\n" for i in range(n // 14)),
+    "targets with unknown keys": lambda n: targets(n, "t#: {hst: h}"),
+    "targets without a host": lambda n: targets(n, "t#: {tunnels: []}"),
+    "targets with wrong values": lambda n: targets(n, "t#: {host: h, port: x, enabled: y, agent: true}"),
+    "targets with literal secrets": lambda n: targets(n, "t#: {host: h, user: u, password: x}"),
+    "unknown jump hosts": lambda n: targets(n, "target#: {host: h, agent: true, user: u, jumpHost: targte#}"),
+    "one jump host": lambda n: targets(n, "t#: {host: h, agent: true, user: u, jumpHost: t0}"),
+    "jump hosts round in a circle": lambda n: targets(n, "t#: {host: h, agent: true, user: u, jumpHost: t@}"),
+    "inline jump hosts": lambda n: targets(n, "t#: {host: h, agent: true, jumpHosts: [{host: j, agent: true}]}"),
+    "keys that stand there twice": lambda n: "targets:\n" + "  a: {}\n" * (n // 8),
+    "a long value": lambda n: target("description: " + "a" * n),
+    "a long key": lambda n: f'targets: {{"{"a" * n}": {{}}}}',
+    "a long word that is none": lambda n: tunnel(f"type: {'local' * (n // 5)}"),
+    "spaces": lambda n: target(f'user: "{" " * n}x"'),
+    "labels": lambda n: tunnel(f"local: '1:h:1', labels: {{{items(n, 'l#: v')}}}"),
+    "inherited labels": lambda n: (
+        f"defaults: {{tunnel: {{labels: {{{items(n // 2, 'l#: v')}}}}}}}\n"
+        + tunnel(f"local: '1:h:1', labels: {{{items(n // 2, 'm#: v')}}}")
+    ),
+    "denied addresses": lambda n: tunnel(f"local: '1:h:1', deny: [{items(n, '::#/128')}]"),
+    "destinations": lambda n: tunnel(
+        f"socks: 1, allowDestinations: [{items(n // 2, 'h#.x:1')}], denyDestinations: [{items(n // 2, 'g#.x:1')}]"
+    ),
+    "ports of a destination": lambda n: tunnel("socks: 1, allowDestinations: ['h:" + "1," * (n // 2) + "1']"),
+    "users": lambda n: tunnel(f"socks: 1, auth: [{items(n, '{username: u#, password: {env: A}}')}]"),
+    "private keys": lambda n: target(f"privateKey: [{items(n, '/x#')}]"),
+    "hosts": lambda n: f"targets: {{a: {{agent: true, hosts: [{items(n, 'h#')}]}}}}",
+    "host keys": lambda n: target(f"hostKeys: [{items(n, 'ssh-ed25519 AAAAAAAAAAAAAAAAAAAA')}]"),
+    "a long host key": lambda n: target(f"hostKeys: ['ssh-{'a' * (n // 2)} {'A' * (n // 2)}!']"),
+    "waivers": lambda n: target(f"password: x, x-allow: [{items(n, 'literal-secret')}]"),
+    "open brackets": lambda n: "targets: " + "[" * n,
+    "open braces": lambda n: "targets: " + "{a: " * (n // 4),
+    "lists": lambda n: "targets: [" + "[]," * (n // 3) + "]",
+    "quotes": lambda n: "targets: {a: '" + "''" * (n // 2) + "'}",
+    "quotes that are not closed": lambda n: "targets:\n" + '  a: "x\n' * (n // 8),
+    "comments": lambda n: "# c\n" * (n // 4) + "targets: {}",
+    "empty lines": lambda n: "\n" * n + "targets: {}",
+    "documents": lambda n: "targets: {}\n" + "---\n{}\n" * (n // 7),
+    "anchors": lambda n: targets(n, "t#: &a# x"),
+    "aliases": lambda n: "targets: [" + "*a," * (n // 3) + "]",
+    "tags": lambda n: "targets: [" + "!a b," * (n // 5) + "]",
+    "escapes": lambda n: target('user: "' + "\\u0041" * (n // 6) + '"'),
+    "plain colons": lambda n: "targets: {a: " + "a:" * (n // 2) + "}",
+    "dashes": lambda n: "targets:\n" + "- " * (n // 2),
+    "question marks": lambda n: "? " * (n // 2),
+    "plain lines": lambda n: "targets:\n" + "a\n" * (n // 2),
+    "a long word before a colon": lambda n: f"targets:\n  {'a' * n}\n b: c",
+    "notes": lambda n: "targets: {}\n" + "".join(f"x-{i}: 1\n" for i in range(n // 9)),
+}
+
+
+@pytest.mark.parametrize("shape", FILES)
+def test_a_file_loads_in_linear_time(shape: str) -> None:
+    options = Options(user="u", now=0.0)
+    texts = {n: FILES[shape](n) for n in (10_000, 40_000)}
+    assert_linear(lambda n: load_text(texts[n], environ={"A": "x" * 10}, options=options), 10_000, shape)
+
+
+def test_the_largest_file_loads_within_its_time() -> None:
+    text = FILES["tunnels on one port"](700_000)
+    loaded = load_text(text, environ={})
+    assert loaded.valid, loaded.errors
+    assert len(loaded.desired.tunnels) > 9_000
+
+
+def test_a_file_that_multiplies_itself_ends_at_its_limit_and_what_is_live_stays() -> None:
+    """Five thousand tunnels inherit five thousand labels: each file is small, and what it asks for is not."""
+    labels = items(40_000, "l#: v")
+    text = f"defaults: {{tunnel: {{labels: {{{labels}}}}}}}\n" + tunnels(40_000, "name: t#, local: '0:h:1'")
+    config = Config((), environ={}, options=Options(seconds=0.5))
+    good = config.load([Found("f", "/", tunnels(100, "name: t#, local: '0:h:1'").encode())])
+    assert good.valid
+    begun = time.thread_time()
+    loaded = config.load([Found("f", "/", text.encode())])
+    assert time.thread_time() - begun < 20
+    assert [problem.message.partition(":")[0] for problem in loaded.errors] == [
+        "took more than 0.5 s of processor time to read"
+    ]
+    assert loaded.desired.tunnels == good.desired.tunnels
+    again = config.load([Found("f", "/", text.encode())])
+    assert again.desired.tunnels == good.desired.tunnels
+
+
+# --- the other scanners -----------------------------------------------------------------------------------------
+
+
+def imported(line: str) -> object:
+    try:
+        return command_line(line, "")
+    except NotSshError as error:
+        return error
+
+
+def ruled(check: Callable[[str], None], rule: str) -> None:
+    try:
+        check(rule)
+    except ValueError:
+        return
+
+
+def hidden(text: str) -> str:
+    values = Hidden()
+    for number in range(50):
+        values.add(f"A{number}", f"aaaa{number}")
+    return hide(text)
+
+
+SCANNERS: dict[str, Callable[[str], object]] = {
+    "import of a line": imported,
+    "import of lines": lambda text: list(map(imported, (line for _, line in lines_of(text)))),
+    "import of ssh_config": lambda text: ssh_config([("f", text)]),
+    "a destination rule": lambda text: ruled(check_destination_rule, text),
+    "a source rule": lambda text: ruled(check_source_rule, text),
+    "a Host header": lambda text: is_host_allowed(text, ("a.example",)),
+    "hidden values": hidden,
+    "a SOCKS handshake": lambda text: Handshake(needs_auth=False).feed(text.encode()),
+}
+SCANNED = (
+    *"a :.[-'*", '"', "-N ", "-L ", "a ", "a,", "0,", "0-", "\\\n", "a\n", "Host a\n", "a=", "a  =",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("scanner", SCANNERS)
+def test_a_scanner_takes_linear_time(scanner: str) -> None:
+    scan = SCANNERS[scanner]
+    begins, ends = ("", "ssh ", "ssh -o ", "a "), ("", "!", " x")
+    for shape in itertools.starmap(Shape, itertools.product(begins, SCANNED, ends)):
+        if seconds(partial(scan, shape.text(2000))) > 3 * NOTHING:
+            assert_linear(lambda n, of=shape: scan(of.text(n)), 4000, f"{scanner} on {shape}")  # type: ignore[misc]
