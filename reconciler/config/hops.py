@@ -144,6 +144,8 @@ def _logins(fields: Fields, sources: Sources) -> tuple[Login, ...]:
     keys = sources.keys(fields, "privateKey")
     picked = [key.path for key in keys if isinstance(key, FromFile) and key.path.endswith(".pub")]
     agent = _agent(fields, sources)
+    if picked and "agent" not in fields and (refusal := sources.agent_refusal(_OUR_AGENT)):
+        fields.error("privateKey", refusal, ErrorCode.FORBIDDEN)
     logins = [
         login
         for name in fields.fields
@@ -216,6 +218,9 @@ def _agent(fields: Fields, sources: Sources) -> str | None:
         return sources.path(node)
 
     socket = fields.read("agent", parse)
+    if socket is not None and "agent" not in fields.troubled and (refusal := sources.agent_refusal(socket)):
+        fields.error("agent", refusal, ErrorCode.FORBIDDEN)
+        return None
     if socket is not None and "agent" not in fields.troubled and (trouble := _agent_trouble(socket, sources)):
         place = fields.place("agent")
         fields.report.warn(place, trouble, WarningCode.SECRET_UNREADABLE, *fields.beside("agent"))

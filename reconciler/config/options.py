@@ -29,7 +29,8 @@ class Options:
     """All optional; the defaults restrict nothing but commands.
 
     strict            warnings are errors
-    secrets_dir       files with secrets must lie in it; "" anywhere
+    secrets_dir       files with keys, certificates, passwords and passphrases must lie in it; "" anywhere
+    secrets_dir_only  and nothing else may be a secret: no variable, no literal, no agent outside of it
     allow_env         prefixes of the variables that files may name; None: all
     allow_commands    `proxyCommand` may run programs
     user              the default of `user`; None: the process's own
@@ -41,6 +42,7 @@ class Options:
 
     strict: bool = False
     secrets_dir: str = ""
+    secrets_dir_only: bool = False
     allow_env: tuple[str, ...] | None = None
     allow_commands: bool = False
     user: str | None = None

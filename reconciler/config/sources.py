@@ -30,6 +30,7 @@ class Sources:
         self.directory = directory
         self.environ = environ
         self.secrets_dir = options.secrets_dir
+        self.secrets_dir_only = bool(options.secrets_dir) and options.secrets_dir_only
         self.variables = Variables(environ, options)
 
     def path(self, node: Node) -> str:
@@ -53,6 +54,14 @@ class Sources:
             return tuple(source for source in found if source is not None)
 
         return fields.find(name, parse, ())
+
+    def agent_refusal(self, socket: str) -> str:
+        """Why the agent at that socket ("": the one of $SSH_AUTH_SOCK) may not be asked, or ""."""
+        path = socket or self.environ.get("SSH_AUTH_SOCK", "")
+        if not self.secrets_dir_only or (path and _lies_in(path, self.secrets_dir)):
+            return ""
+        said = f"the agent at {socket}" if socket else "the agent of $SSH_AUTH_SOCK"
+        return f"{said} may not be asked: --secrets-dir-only takes only one whose socket is in {self.secrets_dir}"
 
     def _source(
         self, fields: Fields, name: str, node: Node, of_text: Callable[[Fields, str, Scalar], Source]
@@ -82,7 +91,7 @@ class Sources:
     def _named(self, fields: Fields, name: str, node: Table) -> Source | None:
         match [entry for entry in node if not entry.key.startswith("x-")]:
             case [Entry(key="file", value=value)]:
-                return self._checked(fields, name, node, FromFile(self.path(value)))
+                return self._checked(fields, name, node, FromFile(self.path(value), within=self.secrets_dir))
             case [Entry(key="env", value=value)]:
                 variable = filled(value)
                 if refusal := self.variables.refusal(variable):
@@ -109,7 +118,7 @@ class Sources:
             return self._literal(fields, name, node)
         # A key without its lines, as in base64, may have been put there by mistake.
         is_doubtful = node.whole and not node.text.startswith(("/", "~", "."))
-        return FromFile(self.path(node), node.whole if is_doubtful else "")
+        return FromFile(self.path(node), node.whole if is_doubtful else "", self.secrets_dir)
 
     def _checked(self, fields: Fields, name: str, node: Node, source: Source) -> Source:
         place = _at(fields, name, node)
@@ -122,6 +131,10 @@ class Sources:
                     fields.troubled.add(name)  # so that nobody looks into it
                 elif trouble := unreadable(path) or _empty(path):
                     fields.report.warn(place, f"{source}: {trouble}", WarningCode.SECRET_UNREADABLE, *beside)
+            case FromEnv() | Inline() if self.secrets_dir_only:
+                message = f"{source} may not be a secret: --secrets-dir-only takes only files in {self.secrets_dir}"
+                fields.report.error(place, message, ErrorCode.FORBIDDEN)
+                fields.troubled.add(name)
             case FromEnv(variable) if not self.environ.get(variable):
                 fields.report.warn(place, f"${variable} is not set", WarningCode.SECRET_UNREADABLE, *beside)
             case _:

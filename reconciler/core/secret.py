@@ -57,10 +57,12 @@ class FromFile:
     """The content of a file, absolute path.
 
     `variable`: where the path came from, if that might rather be the secret itself; it is then never shown.
+    `within`: the directory that the file must lie in when it is read, "" for anywhere.
     """
 
     path: str
     variable: str = ""
+    within: str = ""
 
     def __str__(self) -> str:
         return f"the path in ${self.variable}" if self.variable else self.path

@@ -5,13 +5,12 @@ What cannot be read is a DialFailed with a sentence that names the place and nev
 
 from __future__ import annotations
 
-import os
-import stat
 from collections.abc import Mapping
 
 from reconciler.core.secret import FromEnv, FromFile, Inline, Source
 from reconciler.core.status import Failure, Reason
 from reconciler.ssh.attempt import DialFailed
+from reconciler.system.read_file import read_regular
 
 _SECRET_MAX = 1 << 20  # bytes; more is no secret
 
@@ -45,21 +44,9 @@ def unreadable(message: str) -> DialFailed:
 
 def _file_content(source: FromFile, what: str) -> bytes:
     try:
-        # Without O_NONBLOCK the open of a pipe waits for its writer; a pipe could be read only once anyway.
-        descriptor = os.open(source.path, os.O_RDONLY | os.O_NONBLOCK)
+        content = read_regular(source.path, _SECRET_MAX, source.within)
     except OSError as error:
         raise unreadable(f"cannot read {what} from {source}: {error.strerror}") from error
-    try:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise unreadable(f"cannot read {what} from {source}: it is no regular file")
-        with os.fdopen(descriptor, "rb", closefd=False) as file:
-            content = file.read(_SECRET_MAX + 1)
-    except OSError as error:
-        raise unreadable(f"cannot read {what} from {source}: {error.strerror}") from error
-    finally:
-        os.close(descriptor)
     if not content:
         raise unreadable(f"cannot use {what} in {source}: the file is empty")
-    if len(content) > _SECRET_MAX:
-        raise unreadable(f"cannot use {what} in {source}: the file is larger than 1 MiB")
     return content

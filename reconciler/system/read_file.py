@@ -35,6 +35,10 @@ class FileTooLargeError(OSError):
     """The file has more bytes than the limit. `strerror` names the limit."""
 
 
+class OutsideError(OSError):
+    """The file lies outside of the directory that it must be in. `strerror` says so."""
+
+
 def open_regular(path: str) -> int:
     """Open a regular file for reading and return its descriptor, which the caller closes.
 
@@ -51,15 +55,17 @@ def open_regular(path: str) -> int:
     return descriptor
 
 
-def read_regular(path: str, limit: int) -> bytes:
-    """Return the content of a regular file of at most `limit` bytes.
+def read_regular(path: str, limit: int, within: str = "") -> bytes:
+    """Return the content of a regular file of at most `limit` bytes, which lies in the directory `within` if given.
 
-    Raises NotRegularFileError, FileTooLargeError, or another OSError where the file cannot be read. The size is counted
-    while reading, because files under /proc report a size of 0. Some of those block: with O_NONBLOCK they raise
-    BlockingIOError instead.
+    Raises NotRegularFileError, FileTooLargeError, OutsideError, or another OSError where the file cannot be read. The
+    size is counted while reading, because files under /proc report a size of 0. Some of those block: with O_NONBLOCK
+    they raise BlockingIOError instead.
     """
     descriptor = open_regular(path)
     try:
+        if within:
+            _require_inside(descriptor, path, within)
         content = bytearray()
         while chunk := os.read(descriptor, min(_CHUNK, limit + 1 - len(content))):
             content += chunk
@@ -74,6 +80,18 @@ def _require_regular(status: os.stat_result, path: str) -> None:
     if not stat.S_ISREG(status.st_mode):
         kind = next((name for is_kind, name in _KINDS if is_kind(status.st_mode)), "a special file")
         raise NotRegularFileError(errno.EINVAL, f"it is {kind}, expected a regular file", path)
+
+
+def _require_inside(descriptor: int, path: str, directory: str) -> None:
+    """Check where the opened file lies: the path may lead elsewhere since it was looked at."""
+    try:
+        real = Path(f"/proc/self/fd/{descriptor}").readlink()
+    except OSError:  # not Linux: the file that the path leads to now must be the opened one
+        real = Path(os.path.realpath(path))
+        if not os.path.samestat(os.fstat(descriptor), real.stat()):
+            raise OutsideError(errno.EACCES, "it was exchanged while it was opened", path) from None
+    if not real.is_relative_to(os.path.realpath(directory)):
+        raise OutsideError(errno.EACCES, f"it does not lie in {directory} (--secrets-dir)", path)
 
 
 def _shown_size(size: int) -> str:

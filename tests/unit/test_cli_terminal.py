@@ -97,3 +97,9 @@ def test_json_has_no_raw_control_character_either(tmp_path: Path) -> None:
         assert not [c for c in result.stdout if not c.isprintable() and c != "\n"]
         [error] = json.loads(result.stdout)["errors"]
         assert error.startswith(f"{file}:1:10: tags are not taken")
+
+
+def test_the_only_place_of_secrets_has_to_be_named() -> None:
+    result = CliRunner().invoke(main, ["check", "--secrets-dir-only"])
+    assert result.exit_code == 2
+    assert "--secrets-dir-only goes with --secrets-dir DIR" in result.output

@@ -41,7 +41,7 @@ from reconciler.core.spec import (
 )
 from reconciler.core.status import EMPTY, Now, Reason
 from reconciler.ssh.attempt import DialFailed
-from reconciler.ssh.reading import read_bytes
+from reconciler.ssh.reading import read_bytes, read_text
 
 ENVIRON = {"HOME": "/home/me", "SSH_AUTH_SOCK": "/run/agent", "PW": "hunter2", "PORT": "5432", "ON": "true"}
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJ2Fj3bqbdZDP0Xy3VSlBcgwSt2SKFA8qSiOoDqnaWhs"
@@ -641,6 +641,55 @@ def test_secrets_may_be_kept_to_a_directory_and_variables_to_prefixes(tmp_path: 
         assert "--secrets-dir" in message
     for fields in ("password: {env: PW}", "agent: true, user: '${PW}'"):
         assert errors(fields) == ["PW may not be read: --allow-env allows APP_*"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "refused"),
+    [
+        ("privateKey: {dir}/in, passphrase: {{file: {dir}/in}}, certificate: {dir}/in, agent: {dir}/agent", ""),
+        ("privateKey: {dir}/in.pub, agent: {dir}/agent", ""),
+        ("password: {{env: PW}}", "$PW may not be a secret"),
+        ("password: '${{PW}}'", "$PW may not be a secret"),
+        ("password: 'x${{PW}}'", "a literal in the file may not be a secret"),
+        ("password: x", "a literal in the file may not be a secret"),
+        ("privateKey: {{env: PW}}", "$PW may not be a secret"),
+        ("privateKey: {dir}/in, passphrase: x", "a literal in the file may not be a secret"),
+        ("privateKey: {dir}/in.pub", "the agent of $SSH_AUTH_SOCK may not be asked"),
+        ("agent: true", "the agent of $SSH_AUTH_SOCK may not be asked"),
+        ("agent: /run/agent", "the agent at /run/agent may not be asked"),
+        ("agent: {dir}/link", "the agent at {dir}/link may not be asked"),
+        ("jumpHost: {{host: j, password: x}}, privateKey: {dir}/in", "a literal in the file may not be a secret"),
+        (
+            "privateKey: {dir}/in, tunnels: [{{socks: 1, auth: {{username: u, password: x}}}}]",
+            "a literal in the file may not be a secret",
+        ),
+    ],
+)
+def test_the_directory_of_secrets_can_be_the_only_place_of_secrets(fields: str, refused: str, tmp_path: Path) -> None:
+    for name in ("in", "in.pub"):
+        (tmp_path / name).write_text("x")
+    (tmp_path / "link").symlink_to("/run/agent")
+    options = Options(secrets_dir=str(tmp_path), secrets_dir_only=True)
+    text = f"targets: {{p: {{host: h, user: u, {fields.format(dir=tmp_path)}}}}}"
+    loaded = load_text(text, environ={"PW": "2", "SSH_AUTH_SOCK": "/run/agent"}, options=options)
+    said = [problem.message.partition(":")[0] for problem in loaded.errors]
+    assert said == ([refused.format(dir=tmp_path)] if refused else [])
+
+
+def test_a_file_that_is_led_out_of_the_directory_of_secrets_later_is_not_read(tmp_path: Path) -> None:
+    secrets, outside = tmp_path / "secrets", tmp_path / "outside"
+    secrets.mkdir()
+    outside.write_text("x")
+    (secrets / "password").write_text("inside")
+    text = f"targets: {{p: {{host: h, user: u, password: {{file: {secrets}/password}}}}}}"
+    loaded = load_text(text, environ={}, options=Options(secrets_dir=str(secrets)))
+    [login] = loaded.desired.targets["p"].access.hop.logins
+    assert isinstance(login, PasswordLogin)
+    assert read_text(login.password, {}, "the password") == "inside"
+    (secrets / "password").unlink()
+    (secrets / "password").symlink_to(outside)
+    with pytest.raises(DialFailed, match=f"it does not lie in {secrets}"):
+        read_text(login.password, {}, "the password")
 
 
 # --- the file with nothing left out ----------------------------------------------------------------------------
