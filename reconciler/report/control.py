@@ -18,6 +18,7 @@ that is bound already. Peers must have this process's uid, or be root. Errors ar
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Protocol
@@ -120,10 +121,14 @@ class _Control:
         return _answer(to_json(self._orders.snapshot()))
 
     async def events(self, request: web.Request) -> web.StreamResponse:
-        if request.query.get("follow", "") in ("", "0"):
-            _, events = self._orders.events.since(0)
-            return _answer({"events": [event.to_json() for event in events]})
-        return await stream(request, self._orders.events)
+        match request.query.get("follow", ""):
+            case "" | "0":
+                _, events = self._orders.events.since(0)
+                return _answer({"events": [event.to_json() for event in events]})
+            case "1":
+                return await stream(request, self._orders.events)
+            case _:
+                raise _WrongRequestError("follow: expected 0 or 1")
 
     async def connections(self, request: web.Request) -> web.Response:
         return _answer({"connections": self._orders.connections()})
@@ -175,7 +180,9 @@ def _answer(content: Json) -> web.Response:
 
 async def _body(request: web.Request) -> Mapping[str, object]:
     try:
-        body = await request.json()
+        body = json.loads(await request.read())  # not request.json(): that decodes by whatever charset is claimed
+    except web.RequestPayloadError:
+        raise _WrongRequestError("the body is not encoded as its headers say") from None
     except (ValueError, RecursionError):
         raise _WrongRequestError("the body is not JSON") from None
     if not isinstance(body, dict):

@@ -6,13 +6,42 @@ prometheus_client takes 20 us for each sample, so that a scrape of 1,000 tunnels
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 
 from reconciler.core.histogram import Distribution
 
+TEXT = "text/plain; version=0.0.4; charset=utf-8"
+OPENMETRICS = "application/openmetrics-text; version=1.0.0; charset=utf-8"
+_OPENMETRICS_VERSIONS = (None, "1.0.0", '"1.0.0"')  # a range without a version takes any
+_WEIGHT = re.compile(r"0(?:\.[0-9]{0,3})?|1(?:\.0{0,3})?")  # RFC 9110, section 12.4.2
+
 _ESCAPES = str.maketrans({"\\": r"\\", "\n": r"\n", '"': r"\""})
 
 Sample = tuple[str, float]  # its labels, as `labels` writes them, and its value
+
+
+def content_type(accept: str) -> str:
+    """Return `OPENMETRICS` if the Accept header prefers it, `TEXT` otherwise.
+
+    A range with an unknown version, a weight of 0 or a malformed weight does not count. At equal weights OpenMetrics
+    wins, because a scraper that does not understand it does not name it.
+    """
+    openmetrics = text = 0.0
+    for media_range in accept.split(","):
+        name, *rest = (part.strip() for part in media_range.split(";"))
+        parameters = {key.strip().lower(): value.strip() for key, _, value in (one.partition("=") for one in rest)}
+        weight = parameters.get("q", "1")
+        if not _WEIGHT.fullmatch(weight):
+            continue
+        match name.lower():
+            case "application/openmetrics-text" if parameters.get("version") in _OPENMETRICS_VERSIONS:
+                openmetrics = max(openmetrics, float(weight))
+            case "text/plain":
+                text = max(text, float(weight))
+            case _:
+                pass
+    return OPENMETRICS if openmetrics > 0 and openmetrics >= text else TEXT
 
 
 def labels(pairs: Mapping[str, str]) -> str:

@@ -90,6 +90,7 @@ class _Http:
         self._events = events
         self._rules = rules
         self._metrics = Metrics(rules.metric_labels)
+        self._files = _page_files()
 
     @web.middleware
     async def guard(self, request: web.Request, handler: _Handler) -> web.StreamResponse:
@@ -117,7 +118,8 @@ class _Http:
     # --- for machines ------------------------------------------------------------------------------------------
 
     async def metrics(self, request: web.Request) -> web.Response:
-        body, content_type = await self._metrics.render(self._snapshot(), request.headers.get("Accept", ""))
+        accept = ",".join(request.headers.getall("Accept", []))
+        body, content_type = await self._metrics.render(self._snapshot(), accept)
         return web.Response(body=body, headers={"Content-Type": content_type})
 
     async def livez(self, request: web.Request) -> web.Response:
@@ -144,11 +146,19 @@ class _Http:
         return await stream(request, self._events)
 
     async def page(self, request: web.Request) -> web.StreamResponse:
-        path = PAGE / request.match_info.get("file", "index.html")
-        content_type = _TYPES.get(path.suffix)
-        if content_type is None or path.parent != PAGE or not path.is_file():
+        name = request.match_info.get("file", "index.html")
+        if name not in self._files:
             return _text(404, "there is no such page")
-        return web.FileResponse(path, headers={"Content-Type": f"{content_type}; charset=utf-8"})
+        content, content_type = self._files[name]
+        return web.Response(body=content, headers={"Content-Type": f"{content_type}; charset=utf-8"})
+
+
+def _page_files() -> dict[str, tuple[bytes, str]]:
+    """The content and type of each file of the page, by name.
+
+    They are read once, so that no request names a path.
+    """
+    return {path.name: (path.read_bytes(), _TYPES[path.suffix]) for path in PAGE.iterdir() if path.suffix in _TYPES}
 
 
 def ailment(pulse: Pulse) -> str:

@@ -12,11 +12,11 @@ import platform
 import re
 from collections.abc import Iterable, Iterator, Sequence
 
-from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
-from prometheus_client.exposition import choose_encoder
+from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector, exposition
+from prometheus_client.openmetrics import exposition as openmetrics_exposition
 
 from reconciler.core.status import Phase
-from reconciler.report.exposition import Page, Sample, labels
+from reconciler.report.exposition import OPENMETRICS, Page, Sample, content_type, labels
 from reconciler.report.snapshot import NOT_ASKED, Condition, Snapshot, TargetSnapshot, TunnelSnapshot
 from reconciler.system.hidden import hide
 
@@ -43,8 +43,10 @@ class Metrics:
             return await asyncio.to_thread(self.page, snapshot, accept)
 
     def page(self, snapshot: Snapshot, accept: str) -> tuple[bytes, str]:
-        encode, content_type = choose_encoder(accept)
-        page = Page(openmetrics=content_type.startswith("application/openmetrics-text"))
+        chosen = content_type(accept)
+        openmetrics = chosen == OPENMETRICS
+        encode = openmetrics_exposition.generate_latest if openmetrics else exposition.generate_latest
+        page = Page(openmetrics=openmetrics)
         tunnels = [
             (labels({"target": one.target, "tunnel": one.name, "type": one.kind}), one) for one in snapshot.tunnels
         ]
@@ -53,7 +55,7 @@ class Metrics:
         self._info(page, tunnels)
         _targets(page, targets)
         _process(page, snapshot)
-        return page.text().encode() + encode(self._process), content_type
+        return page.text().encode() + encode(self._process), chosen
 
     def _info(self, page: Page, tunnels: _Labelled) -> None:
         samples = []
