@@ -3,6 +3,9 @@
 Owns the connections. aiohttp has no limit of its own for a client that connects and says nothing, or reads nothing:
 here a connection that is not being answered for `PATIENCE` seconds is ended, and there are at most `limit` of them. One
 more takes the place of another, so that whoever holds them all cannot keep a probe out.
+
+A client may end its side of the connection after its last request (`nc -N` does). It still gets the answers, within
+`PATIENCE` seconds. A reader of events that does so has left.
 """
 
 from __future__ import annotations
@@ -14,13 +17,14 @@ import socket
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
-from aiohttp import web
+from aiohttp import ClientConnectionResetError, web
 from aiohttp.http_exceptions import BadHttpMessage
 from aiohttp.web_protocol import RequestHandler
 
 from reconciler.report.stream import READERS, Readers
 
 PATIENCE = 15.0
+LINGERING = 2.0  # seconds in which the rest of a body that nobody asked for may come
 SWEEP = 1.0
 LIMIT = 128
 
@@ -38,9 +42,11 @@ class Serving:
         self._patience = patience
         self._open: dict[_Connection, None] = {}  # in the order they came
         self._idle_since: dict[_Connection, float] = {}  # those that are not being answered, the longest so first
+        self._half_closed: dict[_Connection, float] = {}  # when their clients ended their side
+        self._readers = Readers(self._half_closed.keys())
         self._listeners: list[asyncio.Server] = []
         self._sweeper: asyncio.Task[None] | None = None
-        app[READERS] = Readers()
+        app[READERS] = self._readers
         app.middlewares.insert(0, self._mark)
         self._runner = web.AppRunner(
             app,
@@ -78,10 +84,12 @@ class Serving:
         return _Connection(
             self._came,
             self._left,
+            self._client_ended,
             server,
             loop=asyncio.get_running_loop(),
             access_log=None,
             keepalive_timeout=self._patience,
+            lingering_time=LINGERING,
             logger=_aiohttps,
         )
 
@@ -95,6 +103,14 @@ class Serving:
     def _left(self, connection: _Connection) -> None:
         self._open.pop(connection, None)
         self._idle_since.pop(connection, None)
+        self._half_closed.pop(connection, None)
+
+    def _client_ended(self, connection: _Connection) -> bool:
+        """Return True if the connection stays open for the answers that are due."""
+        if connection in self._readers.connections:
+            return False
+        self._half_closed[connection] = asyncio.get_running_loop().time()
+        return True
 
     def _end(self, connection: _Connection) -> None:
         self._left(connection)
@@ -117,21 +133,32 @@ class Serving:
         while True:
             await asyncio.sleep(min(SWEEP, self._patience))
             now = loop.time()
-            for connection in [one for one, since in self._idle_since.items() if now - since >= self._patience]:
+            waiting = [*self._idle_since.items(), *self._half_closed.items()]
+            for connection in [one for one, since in waiting if now - since >= self._patience]:
                 self._end(connection)
 
 
 class _Connection(RequestHandler):
-    """aiohttp's, which tells when it comes and goes, and answers what is not HTTP without naming its version."""
+    """aiohttp's handler of one connection. Reports when it opens, when it is lost and when the client ends its side.
 
-    __slots__ = ("_came", "_left")
+    The answer to what is not HTTP does not name aiohttp's version.
+    """
+
+    __slots__ = ("_came", "_client_ended", "_has_client_ended", "_left")
 
     def __init__(
-        self, came: Callable[[_Connection], None], left: Callable[[_Connection], None], server: web.Server, **more: Any
+        self,
+        came: Callable[[_Connection], None],
+        left: Callable[[_Connection], None],
+        client_ended: Callable[[_Connection], bool],
+        server: web.Server,
+        **more: Any,
     ) -> None:
         super().__init__(server, **more)
         self._came = came
         self._left = left
+        self._client_ended = client_ended
+        self._has_client_ended = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
@@ -140,6 +167,22 @@ class _Connection(RequestHandler):
     def connection_lost(self, exc: BaseException | None) -> None:
         super().connection_lost(exc)
         self._left(self)
+
+    def eof_received(self) -> bool:  # type: ignore[override]  # asyncio takes the answer, aiohttp has none to give
+        """Return True to keep the transport open: a request is being answered, or waits for its turn."""
+        waits_for_request = self._waiter is not None and not self._waiter.done()
+        if waits_for_request or not self._request_count or not self._client_ended(self):
+            return False
+        self._has_client_ended = True
+        return True
+
+    async def finish_response(
+        self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
+    ) -> tuple[web.StreamResponse, bool]:
+        finished = await super().finish_response(request, resp, start_time)
+        if self._has_client_ended and not self._messages:
+            finished[0].force_close()  # no request can follow
+        return finished
 
     def handle_error(
         self,
@@ -156,6 +199,8 @@ class _Connection(RequestHandler):
 def _is_ours(record: logging.LogRecord) -> bool:
     """Whether it is for us to mend. A request that breaks the rules of HTTP is not, and anybody can send one."""
     error = record.exc_info[1] if record.exc_info else None
+    if isinstance(error, ClientConnectionResetError):  # the client has left before it was answered
+        return False
     if not isinstance(error, BadHttpMessage | web.RequestPayloadError):
         return True
     said = error.message if isinstance(error, BadHttpMessage) else type(error).__name__

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass, field
 
 from aiohttp import web
 
@@ -19,9 +19,10 @@ MOST = 32  # readers at once: each keeps a connection that is never idle, and pr
 
 @dataclass(slots=True)
 class Readers:
-    """How many an application has."""
+    """The connections of an application's readers. `half_closed`: those whose clients have ended their side."""
 
-    count: int = 0
+    half_closed: Collection[asyncio.BaseProtocol]
+    connections: set[asyncio.BaseProtocol] = field(default_factory=set)
 
 
 READERS = web.AppKey("readers of events", Readers)
@@ -29,26 +30,28 @@ READERS = web.AppKey("readers of events", Readers)
 
 async def stream(request: web.Request, events: Events) -> web.StreamResponse:
     """Tell the events that are kept (those after Last-Event-ID, if the reader comes back) and then each new one."""
-    readers = request.app[READERS]
-    if readers.count >= MOST:
+    readers = request.app[READERS].connections
+    if len(readers) >= MOST:
         said = f"{MOST} follow the events already: try again when one of them has left"
         raise web.HTTPServiceUnavailable(reason=said)
-    readers.count += 1
+    readers.add(request.protocol)
     try:
         return await _follow(request, events)
     finally:
-        readers.count -= 1
+        readers.discard(request.protocol)
 
 
 async def _follow(request: web.Request, events: Events) -> web.StreamResponse:
     response = web.StreamResponse(headers={"Content-Type": "text/event-stream", "Cache-Control": "no-store"})
-    await response.prepare(request)
     last = request.headers.get("Last-Event-ID", "")
-    number = int(last) if last.isdecimal() and len(last) < 16 else 0
+    number = int(last) if last.isascii() and last.isdecimal() and len(last) < 16 else 0
     try:
+        await response.prepare(request)
         while True:
             number, news = events.since(number)
             await _write(response, _lines(number - len(news) + 1, news))
+            if request.protocol in request.app[READERS].half_closed:  # it may have left: it gets what is kept
+                break
             try:
                 async with asyncio.timeout(STILL_HERE):
                     if not await events.more(number):
