@@ -17,7 +17,6 @@ from reconciler.config.sentences import quoted
 from reconciler.config.sources import Sources, is_socket, unreadable
 from reconciler.config.values import (
     Wrong,
-    duration_or_ms,
     each,
     filled,
     host,
@@ -26,6 +25,7 @@ from reconciler.config.values import (
     port,
     scalar,
     some_time,
+    some_time_or_ms,
     switch,
     text,
 )
@@ -72,7 +72,7 @@ def connect_timeout(fields: Fields) -> float:
     """Seconds for TCP, handshake and login."""
     if "connectionTimeout" in fields and "connectTimeout" not in fields:
         warn_of_milliseconds(fields, "connectionTimeout")
-        given = fields.find("connectionTimeout", _positive_or_ms, None)
+        given = fields.find("connectionTimeout", some_time_or_ms, None)
         return fields.read("connectTimeout", some_time) if given is None else given
     return fields.read("connectTimeout", some_time)
 
@@ -82,13 +82,6 @@ def warn_of_milliseconds(fields: Fields, name: str) -> None:
     if isinstance(node, Scalar) and isinstance(node.value, int) and 0 < node.value < 1000:
         message = f"{node.value} is {node.value} milliseconds; write {node.value}s if seconds are meant"
         fields.report.warn(fields.place(name), message, WarningCode.MILLISECONDS, *fields.beside(name))
-
-
-def _positive_or_ms(node: Node) -> float:
-    seconds = duration_or_ms(node)
-    if seconds <= 0:
-        raise Wrong("must be longer than 0s")
-    return seconds
 
 
 def _hosts(fields: Fields) -> tuple[Endpoint, ...]:

@@ -19,7 +19,7 @@ from reconciler.config.report import Report
 from reconciler.config.schema import words
 from reconciler.config.sentences import did_you_mean, dotted, sentence
 from reconciler.config.sources import Sources
-from reconciler.config.values import command, duration, duration_or_ms, number, some_time, switch, whole, word
+from reconciler.config.values import command, duration, interval_or_ms, number, some_time, switch, whole, word
 from reconciler.core.spec import Access, Hop, Reconnect, TargetSettings, TargetSpec
 
 UNSET = "unset variable"  # why a target is off that cannot be used for want of one
@@ -73,7 +73,7 @@ class Targets:
         settings = TargetSettings(
             connect_timeouts=way.timeouts,
             dial_timeout=fields.read("dialTimeout", some_time),
-            keepalive_interval=fields.read("keepaliveInterval", duration_or_ms),
+            keepalive_interval=fields.read("keepaliveInterval", interval_or_ms),
             keepalive_count_max=fields.read("keepaliveCountMax", whole(0, _MOST)),
             handover_timeout=fields.read("handoverTimeout", duration),
             reconnect=self._reconnect(fields),

@@ -31,6 +31,11 @@ _OFFSET = re.compile(r"([Zz]|[+-][0-9]{2}:[0-9]{2})$")
 _HOST_KEY = re.compile(r"(@cert-authority |@revoked )?(ssh-|ecdsa-|sk-)[A-Za-z0-9@.-]+ [A-Za-z0-9+/]{16,}={0,3}( .*)?")
 MAX_PORT = 65535
 
+# Seconds. What repeats (dialling, probes, keepalives, closing an idle connection) would load both sides if it were
+# shorter, and a connection has no chance in less. It does not hold for how long clients are held, may be idle, drain or
+# finish on an old connection: each of these ends once, and 0s is a choice.
+SHORTEST = 0.05
+
 
 class Wrong(Exception):  # noqa: N818 - a value is wrong; nothing failed
     """The value is not what the field takes. `node` is the part of it that is meant, None for all of it.
@@ -147,10 +152,23 @@ def duration(node: Node) -> float:
 
 
 def some_time(node: Node) -> float:
-    """A duration that is not zero."""
-    seconds = duration(node)
-    if seconds <= 0:
-        raise Wrong("must be longer than 0s")
+    """A duration of at least `SHORTEST`."""
+    return _long_enough(duration(node))
+
+
+def some_time_or_ms(node: Node) -> float:
+    return _long_enough(duration_or_ms(node))
+
+
+def interval_or_ms(node: Node) -> float:
+    """As `some_time_or_ms`, but 0 turns it off."""
+    seconds = duration_or_ms(node)
+    return _long_enough(seconds) if seconds else seconds
+
+
+def _long_enough(seconds: float) -> float:
+    if seconds < SHORTEST:
+        raise Wrong(f"is too short: expected at least {shown_duration(SHORTEST)}")
     return seconds
 
 

@@ -259,7 +259,17 @@ def test_settings() -> None:
 def test_the_seeds_bare_numbers_are_milliseconds() -> None:
     spec = target("agent: true, connectionTimeout: 60000, keepaliveInterval: 10000")
     assert (spec.settings.connect_timeouts, spec.settings.keepalive_interval) == ((60.0,), 10.0)
-    assert codes("targets: {p: {host: h, agent: true, keepaliveInterval: 10}}") == ["milliseconds"]
+    assert codes("targets: {p: {host: h, agent: true, keepaliveInterval: 100}}") == ["milliseconds"]
+
+
+def test_what_repeats_is_at_least_50_ms_apart() -> None:
+    spec = target("agent: true, reconnect: {initial: 50ms, max: 0.05s, factor: 1}, keepaliveInterval: 50ms")
+    assert (spec.settings.reconnect.initial, spec.settings.reconnect.max) == (0.05, 0.05)
+    assert spec.settings.keepalive_interval == 0.05
+    assert target("agent: true, keepaliveInterval: 0s").settings.keepalive_interval == 0, "none"
+    for field in ("reconnect: {initial: 49ms}", "reconnect: {max: 1ms}", "keepaliveInterval: 1", "dialTimeout: 0.001s"):
+        (problem,) = load(f"targets: {{p: {{host: h, agent: true, {field}}}}}").errors
+        assert problem.message == "is too short: expected at least 50ms", field
 
 
 def test_a_proxy_command_needs_permission() -> None:
