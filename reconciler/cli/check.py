@@ -64,7 +64,7 @@ def _tell(result: Loaded, errors: list[str], warnings: list[str], logins: list[L
         click.echo(f"{clean(names)}: valid, {count(targets, 'target')} and {count(tunnels, 'tunnel')}")
     for login in logins:
         said = "" if login.ok else f"error: ({login.reason}) "
-        click.echo(f"{said}target {login.target}: {clean(login.message)}", err=not login.ok)
+        click.echo(f"{said}target {clean(f'{login.target}: {login.message}')}", err=not login.ok)
 
 
 def _json(result: Loaded, errors: list[str], warnings: list[str], logins: list[LoggedIn] | None) -> dict[str, object]:

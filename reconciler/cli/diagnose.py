@@ -34,7 +34,7 @@ def command(pattern: str, control: Control) -> None:
         raise NothingRuns(f"{nothing.message}; `tunnels check --connect FILE` tries the logins from here") from None
     well = True
     for number, tunnel in enumerate(chosen(status, [pattern])):
-        click.echo(("\n" if number else "") + tunnel["id"])
+        click.echo(("\n" if number else "") + clean(tunnel["id"]))
         steps: list[Step] = control.get("/api/v1/diagnose", within=_WITHIN, id=tunnel["id"])["steps"]
         click.echo("\n".join(line for step in steps for line in _lines(step)))
         well &= all(step["ok"] for step in steps)

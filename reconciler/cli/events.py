@@ -56,6 +56,7 @@ def _line(event: Event) -> str:
     """`2026-11-22T12:00:00.123Z  tunnel prod/pg  connecting -> up`, the time as in the log."""
     phase, before = event["phase"] or "gone", event["before"]
     reason = f" ({event['reason']})" if event["reason"] else ""
-    change = (f"{before} -> " if before and before != phase else "") + painted(phase + reason, _COLOURS.get(phase, ""))
+    origin = f"{clean(before)} -> " if before and before != phase else ""
+    change = origin + painted(clean(phase + reason), _COLOURS.get(phase, ""))
     message = f": {clean(event['message'])}" if event["message"] else ""
     return f"{clean(event['at'])}  {clean(event['subject'])}  {change}{message}"

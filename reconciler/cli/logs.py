@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import re
 import select
 import sys
 import threading
@@ -14,6 +13,7 @@ from datetime import UTC, datetime
 from queue import SimpleQueue
 from typing import cast
 
+from reconciler.core.printable import printable as escaped
 from reconciler.system.hidden import hide, hide_json
 
 FORMATS = ("text", "json")
@@ -22,13 +22,7 @@ LEVELS = ("debug", "info", "warning", "error")
 _UNREAD_MAX = 1 << 20  # bytes of lines that wait for whoever reads them
 _LAST_WORDS = 1.0  # seconds for them at the end
 
-_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029]")
 _OWN = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
-
-
-def escaped(text: str) -> str:
-    """What servers and clients send may stand in a message; it must not forge lines or drive a terminal."""
-    return _CONTROL.sub(lambda match: f"\\x{ord(match[0]):02x}", text)
 
 
 class _Text(logging.Formatter):

@@ -28,6 +28,7 @@ try:
     from click.shell_completion import CompletionItem
 
     from reconciler import __version__
+    from reconciler.core.printable import printable
 except KeyboardInterrupt:  # these take most of the time in which nothing has begun yet
     sys.exit(_INTERRUPTED)
 
@@ -80,6 +81,16 @@ class _Verbs(click.Group):
         except KeyboardInterrupt:
             click.echo("\nerror: interrupted", err=True)  # the terminal's ^C stands on the line before
             ctx.exit(_INTERRUPTED)
+        except click.ClickException as error:
+            _make_printable(error)
+            raise
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        try:
+            return super().parse_args(ctx, args)
+        except click.ClickException as error:
+            _make_printable(error)
+            raise
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(VERBS)
@@ -110,6 +121,11 @@ class _Verbs(click.Group):
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
             formatter.write_dl(list(VERBS.items()))
+
+
+def _make_printable(error: click.ClickException) -> None:
+    """Escape what the message quotes of an argument. click shows it as it is."""
+    error.message = "\n".join(map(printable, error.message.split("\n")))  # type: ignore[misc]  # final, says click
 
 
 def _closed() -> io.TextIOWrapper:

@@ -7,6 +7,7 @@ import click
 from reconciler.cli import options
 from reconciler.cli.client import Control
 from reconciler.cli.ids import named
+from reconciler.cli.table import clean
 from reconciler.cli.values import DURATION
 from reconciler.config.values import shown_duration
 
@@ -30,4 +31,4 @@ def command(ids: tuple[str, ...], everything: bool, seconds: float | None, contr
     with named(control, meant):
         answer = control.post("/api/v1/pause", {"ids": meant, "seconds": seconds})
     for done in answer["done"]:
-        click.echo(f"{done}: paused{until}")
+        click.echo(f"{clean(done)}: paused{until}")

@@ -7,6 +7,7 @@ import click
 from reconciler.cli import options
 from reconciler.cli.client import Control
 from reconciler.cli.ids import named
+from reconciler.cli.table import clean
 
 
 @click.command("restart")
@@ -29,4 +30,4 @@ def command(ids: tuple[str, ...], everything: bool, now: bool, control: Control)
     with named(control, meant):
         answer = control.post("/api/v1/restart", {"ids": meant, "now": now})
     for done in answer["done"]:
-        click.echo(f"{done}: stays off: {off[done]}" if done in off else f"{done}: restarted")
+        click.echo(clean(f"{done}: stays off: {off[done]}" if done in off else f"{done}: restarted"))

@@ -7,6 +7,7 @@ import click
 from reconciler.cli import options
 from reconciler.cli.client import Control
 from reconciler.cli.ids import named
+from reconciler.cli.table import clean
 
 
 @click.command("resume")
@@ -27,4 +28,4 @@ def command(ids: tuple[str, ...], everything: bool, control: Control) -> None:
     with named(control, meant):
         answer = control.post("/api/v1/resume", {"ids": meant})
     for done in answer["done"]:
-        click.echo(f"{done}: stays off: {off[done]}" if done in off else f"{done}: resumed")
+        click.echo(clean(f"{done}: stays off: {off[done]}" if done in off else f"{done}: resumed"))

@@ -1,12 +1,11 @@
 """Text for terminals: tables and sentences that fit their width, colour where it is wanted, times and sizes for people.
 
-Owns what the terminal is told: everything from elsewhere is shown with its control characters escaped.
+Owns what the terminal is told: everything from elsewhere is shown with the characters escaped that are not visible.
 """
 
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import sys
 import textwrap
@@ -17,9 +16,9 @@ from typing import IO, Any, NamedTuple
 
 import click
 
+from reconciler.core.printable import printable
 from reconciler.system.hidden import hide
 
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _GAP = "  "
 _WIDEST = 100  # columns that are still pleasant to read sentences in
 _UNITS = ((86400, "d"), (3600, "h"), (60, "m"))
@@ -59,8 +58,8 @@ def painted(text: str, colour: str) -> str:
 
 
 def clean(text: str) -> str:
-    """What servers, clients and files say must not drive the terminal, make lines of its own, or show a variable."""
-    return _CONTROL.sub(lambda match: f"\\x{ord(match[0]):02x}", hide(text))
+    """Text from servers, clients and files: it cannot drive the terminal, add lines, hide, or show a variable's value."""
+    return printable(hide(text))
 
 
 def wrapped(text: str, limit: int | None, indent: str = "  ", first: str | None = None) -> list[str]:

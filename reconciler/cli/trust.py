@@ -80,7 +80,7 @@ def _tell(loaded: Loaded, group: list[Fetched]) -> None:
         return
     for one in good:
         click.echo(f"# {clean(f'{name}: {one.server.endpoint}')}")
-        click.echo(f"#   {one.key_type} {one.fingerprint}")
+        click.echo(f"#   {clean(one.key_type)} {one.fingerprint}")
         for line in _standing(one):
             click.echo(f"#   {clean(line)}")
     click.echo("hostKeys:")

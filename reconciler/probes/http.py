@@ -13,6 +13,7 @@ from typing import assert_never
 from urllib.parse import quote
 
 from reconciler.core.ports import Opener, Stream
+from reconciler.core.printable import printable
 from reconciler.core.spec import FarTcp, FarUnix, Health, NearTcp, NearUnix, Route, Socks
 from reconciler.core.status import Failure, Reason
 
@@ -92,10 +93,9 @@ def _not_http(received: bytearray) -> str:
     if received[0] in _TLS_RECORDS:
         return "was answered in TLS: this probe speaks plain HTTP, use `type: tcp`"
     first_line = bytes(received).partition(b"\n")[0]
-    return f"was not answered in HTTP/1 but with {_shown(first_line)!r}"
+    return f"was not answered in HTTP/1 but with '{_shown(first_line)}'"
 
 
 def _shown(data: bytes) -> str:
-    """What the far side said, cut and without what a terminal would obey."""
-    text = data.decode("latin-1").strip()
-    return "".join(c if c.isprintable() else "?" for c in text[:_SHOWN])
+    """The far side's text, cut and escaped."""
+    return printable(data.decode("latin-1").strip()[:_SHOWN])

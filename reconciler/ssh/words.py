@@ -6,6 +6,7 @@ import errno
 import os
 import re
 
+from reconciler.core.printable import printable as escaped
 from reconciler.core.status import Failure, Reason
 from reconciler.system.hidden import hide
 
@@ -33,10 +34,8 @@ SAYS_FORWARDING_IS_OFF = re.compile(
 
 
 def printable(text: str) -> str:
-    """Foreign text, fit for a sentence: no values of variables, no control characters, not too long."""
-    text = hide(text)
-    escaped = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text[: TEXT_MAX + 1])
-    return escaped if len(escaped) <= TEXT_MAX else escaped[: TEXT_MAX - 1] + "…"
+    """Text from elsewhere, for a sentence: without values of variables, escaped, and not too long."""
+    return escaped(hide(text), TEXT_MAX)
 
 
 def exhausted(code: int) -> Failure:

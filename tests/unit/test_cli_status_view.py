@@ -7,7 +7,8 @@ from typing import Any, cast
 
 from reconciler.cli.answers import Status, Target, Tunnel
 from reconciler.cli.status_view import lines
-from reconciler.cli.table import Cell, Column, clean, shortened, size, span, table
+from reconciler.cli.table import Cell, Column, shortened, size, span, table
+from reconciler.core.printable import printable
 
 NOW = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
 
@@ -235,4 +236,4 @@ def test_times_sizes_and_cuts_are_short() -> None:
     assert [span(one) for one in (0, 59, 60, 3600, 90000, None)] == ["0s", "59s", "1m", "1h", "1d", ""]
     assert [size(one) for one in (0, 999, 1000, 1234, 10**6, 10**10)] == ["0B", "999B", "1.0K", "1.2K", "977K", "9.3G"]
     assert shortened("database.internal:5432", 12) in ("databa…:5432", "databa~:5432")
-    assert clean("a\tb\x7f") == "a\\x09b\\x7f"
+    assert printable("a\tb\x7f") == "a\\tb\\x7f"

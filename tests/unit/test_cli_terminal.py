@@ -63,7 +63,7 @@ def test_a_target_that_is_none_is_shown(tmp_path: Path) -> None:
 
 def test_trouble_is_one_clean_line(capsys: pytest.CaptureFixture[str]) -> None:
     Trouble("it said \x1b]0;owned\x07\nerror: \x9b31m").show()
-    assert capsys.readouterr().err == r"error: it said \x1b]0;owned\x07\x0aerror: \x9b31m" + "\n"
+    assert capsys.readouterr().err == r"error: it said \x1b]0;owned\x07\nerror: \x9b31m" + "\n"
 
 
 class Terminal(io.StringIO):

@@ -167,7 +167,7 @@ async def test_a_status_from_200_to_399_is_well(line: str) -> None:
         ("404 Nothing Here", "GET /health answered 404 Nothing Here"),
         ("401 Unauthorized", "GET /health answered 401 Unauthorized"),
         ("599", "GET /health answered 599"),
-        ("400 \x1b[31mred", "GET /health answered 400 ?[31mred"),
+        ("400 \x1b[31mred", "GET /health answered 400 \\x1b[31mred"),
         ("500 " + "x" * 200, "GET /health answered 500 " + "x" * 60),
     ],
 )

@@ -1,0 +1,30 @@
+r"""Text from a file, a server or a client, made safe to show on a terminal, in a log line or in a message.
+
+Such text may hold characters that drive a terminal, begin a new line, reverse the order in which a line is shown or
+take no space at all, so that what a person reads is not what is there. They are shown as escapes (`\x1b`, `\u202e`).
+"""
+
+from __future__ import annotations
+
+import re
+
+# str.isprintable() is False for the Unicode categories Cc, Cf, Cs, Co, Cn, Zl, Zp, and Zs except for the space. These
+# are letters and marks by category, and invisible too (Default_Ignorable_Code_Point, and the blank Braille pattern).
+_INVISIBLE = re.compile(
+    "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]"
+)
+
+
+def printable(text: str, limit: int = 0) -> str:
+    """Return the text with each such character escaped; cut to `limit` characters, if there is one."""
+    if limit:
+        text = text[: limit + 1]
+    if not text.isprintable() or (not text.isascii() and _INVISIBLE.search(text)):
+        text = "".join(map(_escaped, text))
+    return text if not limit or len(text) <= limit else text[: limit - 1] + "…"
+
+
+def _escaped(character: str) -> str:
+    if character.isprintable() and not _INVISIBLE.match(character):
+        return character
+    return character.encode("unicode_escape").decode()
