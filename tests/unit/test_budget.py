@@ -1,0 +1,158 @@
+"""The budget of descriptors: never more than there are, and no tunnel's clients use up what another needs."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from reconciler.core.budget import Budget, Place
+
+OWNERS = range(6)
+Steps = list[tuple[str, int, int]]
+STEPS = st.lists(
+    st.tuples(
+        st.sampled_from(["client", "client", "client", "listener", "link", "leave", "open", "close"]),
+        st.integers(0, 5),
+        st.integers(1, 20),
+    ),
+    max_size=200,
+)
+
+
+def give_back(places: list[Place], times: int) -> None:
+    for _ in range(min(times, len(places))):
+        place = places.pop()
+        place.give_back()
+        place.give_back()  # the second time does nothing
+
+
+class World:
+    """A budget, and what was taken from it."""
+
+    def __init__(self, limit: int, open_before: int) -> None:
+        self.budget = Budget(limit, open_before)
+        self.clients: dict[int, list[Place]] = {owner: [] for owner in OWNERS}
+        self.others: list[Place] = []
+
+    def step(self, what: str, owner: int, times: int) -> None:
+        budget = self.budget
+        match what:
+            case "client":
+                for _ in range(times):
+                    if (place := budget.take_client(owner, f"t{owner}")) is not None:
+                        self.clients[owner].append(place)
+            case "listener" | "link":
+                take = budget.take_listener if what == "listener" else budget.take_link
+                if (place := take(1 + times % 3)) is not None:
+                    self.others.append(place)
+            case "leave":
+                give_back(self.clients[owner], times)
+                give_back(self.others, times)
+            case "open":
+                budget.add_owner(owner)
+            case _:
+                budget.remove_owner(owner)
+
+    @property
+    def taken(self) -> int:
+        return self.budget.listeners + self.budget.links + self.budget.clients
+
+
+@given(st.integers(16, 4096), st.integers(0, 40), STEPS)
+def test_never_more_is_taken_than_there_is(limit: int, open_before: int, steps: Steps) -> None:
+    world = World(limit, open_before)
+    for step in steps:
+        world.step(*step)
+        budget = world.budget
+        assert 0 <= world.taken <= budget.usable
+        assert budget.usable + budget.reserve + open_before <= max(limit, open_before)
+        assert budget.clients == sum(map(len, world.clients.values()))
+        assert [budget.clients_of(owner) for owner in OWNERS] == [len(places) for places in world.clients.values()]
+        assert budget.listeners <= budget.listeners_max
+        assert budget.links <= budget.links_max
+    for places in (*world.clients.values(), world.others):
+        for place in places:
+            place.give_back()
+    assert world.taken == 0
+
+
+@given(st.integers(16, 4096), STEPS)
+def test_a_tunnel_within_its_share_is_never_refused_because_of_others(limit: int, steps: Steps) -> None:
+    world = World(limit, 0)
+    for owner in OWNERS:
+        world.budget.add_owner(owner)
+    for step in steps:
+        if step[0] in ("open", "close"):
+            continue
+        world.step(*step)
+        assert world.budget.free >= 0, "what is free covers the shares that are not used"
+    for owner in OWNERS:
+        while world.budget.clients_of(owner) < world.budget.share:
+            assert world.budget.take_client(owner, f"t{owner}") is not None
+
+
+@given(st.integers(256, 4096), st.integers(2, 50))
+def test_one_greedy_tunnel_leaves_a_quarter_to_the_others(limit: int, tunnels: int) -> None:
+    budget = Budget(limit)
+    for owner in range(tunnels):
+        budget.add_owner(owner)
+    while budget.take_client("greedy", "greedy") is not None:
+        pass
+    assert budget.clients_of("greedy") <= budget.usable * 3 // 4 + 1
+    count = 0
+    while budget.take_client(0, "modest") is not None:
+        count += 1
+    assert count >= budget.usable // 16
+
+
+@given(st.integers(256, 4096), STEPS)
+def test_clients_leave_room_for_listeners_and_connections_to_grow(limit: int, steps: Steps) -> None:
+    world = World(limit, 0)
+    for owner in OWNERS:
+        world.budget.add_owner(owner)
+    for step in steps:
+        if step[0] in ("client", "leave"):
+            world.step(*step)
+    for take in (world.budget.take_listener, world.budget.take_link):
+        for _ in range(world.budget.usable // 8):
+            assert take(1) is not None
+
+
+def test_a_closed_listener_gives_its_share_to_the_others() -> None:
+    budget = Budget(1024)
+    budget.add_owner("a")
+    alone = budget.share
+    budget.add_owner("b")
+    assert budget.share == alone // 2
+    budget.remove_owner("b")
+    assert budget.share == alone
+
+
+@pytest.mark.parametrize("limit", [0, 3, 16, 64, 256, 1024, 4096, 1 << 20])
+def test_every_limit_is_divided(limit: int) -> None:
+    budget = Budget(limit, open_before=10)
+    assert budget.reserve + budget.usable == max(0, limit - 10)
+    assert 1 <= budget.endpoint_connections <= 128
+    if limit >= 64:
+        assert budget.take_listener(1) is not None
+        assert budget.take_link(1) is not None
+        assert budget.take_client("a", "a") is not None
+
+
+def test_the_sentences_name_what_uses_the_most() -> None:
+    budget = Budget(256)
+    budget.add_owner("a")
+    while budget.take_client("a", "prod/dead") is not None:
+        pass
+    used = budget.clients_of("a")
+    assert budget.no_client() == (
+        f"no room for another client: {used} of 256 descriptors are in use by clients of prod/dead: "
+        "raise the limit of open files (ulimit -n, LimitNOFILE=) or set `maxConnections`"
+    )
+    while budget.take_listener(1) is not None:
+        pass
+    assert "listener" in budget.no_listener()
+    while budget.take_link(1) is not None:
+        pass
+    assert "SSH connection" in budget.no_link()
