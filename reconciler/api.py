@@ -2,7 +2,9 @@
 
 Owns a loop and a fleet for as long as the block lasts, in the program's own event loop. In: a file, a directory, or
 the content of one as a mapping. Out: tunnels that are up, and kept up. There is no watcher, no endpoint and no signal
-handler here: those are the process's, and the process is yours.
+handler here: those are the process's, and the process is yours. For the same reason its limit of open files stays as it
+is: listeners, connections and clients together get about three quarters of what is left of the soft limit when the
+block is entered. A program with many clients raises it first (`resource.setrlimit`).
 """
 
 from __future__ import annotations

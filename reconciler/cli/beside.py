@@ -18,6 +18,7 @@ from reconciler.core.judge import TunnelStatus
 from reconciler.core.spec import LocalTcp
 from reconciler.orders import Orders
 from reconciler.report.control import NotSoError
+from reconciler.system.descriptors import with_given_limit
 
 _NOT_UP, _NOT_FOUND, _NOT_EXECUTABLE = 1, 127, 126  # the last two as a shell says them
 _KILLED = 128  # and the signal's number
@@ -57,7 +58,7 @@ async def _run(app: App, program: tuple[str, ...]) -> int:
     environ = {**app.config.environ, **variables(judgement.tunnels if judgement else ())}
     with _passing_on(app) as passing:  # before it starts: a signal that comes between is for the program too
         try:
-            process = await asyncio.create_subprocess_exec(*program, env=environ)
+            process = await asyncio.create_subprocess_exec(*with_given_limit(program, environ), env=environ)
         except OSError as error:
             complain("error", f"cannot run {program[0]}: {error.strerror}")
             return _NOT_FOUND if isinstance(error, FileNotFoundError) else _NOT_EXECUTABLE

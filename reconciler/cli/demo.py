@@ -10,6 +10,7 @@ import click
 from reconciler.cli import logs
 from reconciler.cli.values import DURATION
 from reconciler.demo.show import show
+from reconciler.system.descriptors import raise_soft_limit
 
 
 @click.command("demo")
@@ -24,5 +25,6 @@ def command(exit_after: float | None) -> None:
     tunnels demo
     tunnels demo --exit-after 30s
     """
+    raise_soft_limit()
     logs.set_up("error")  # the demo tells changes in its own way; mistakes in the file are errors
     sys.exit(asyncio.run(show(click.echo, exit_after)))

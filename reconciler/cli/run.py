@@ -19,6 +19,7 @@ from reconciler.config.load import Config
 from reconciler.core.overlay import Shard
 from reconciler.service import DEFAULT_LISTEN, EndpointError, Endpoints, serving
 from reconciler.ssh.threads import Threads
+from reconciler.system.descriptors import raise_soft_limit
 
 _INVALID = 2
 _THREADS = 32  # for what blocks: files, above all
@@ -148,6 +149,7 @@ def command(
     tunnels run tunnels.yaml -- sh -c 'psql -h "$TUNNEL_PROD_PG_HOST" -p "$TUNNEL_PROD_PG_PORT"'
     """
     logs.set_up(log_level, log_format)
+    raise_soft_limit()
     endpoints = Endpoints(listen, control, metric_labels, expose_status, allowed_hosts)
     try:
         code = asyncio.run(_run(config, endpoints, shard, program or (), timeout))

@@ -58,7 +58,7 @@ def painted(text: str, colour: str) -> str:
 
 
 def clean(text: str) -> str:
-    """Text from servers, clients and files: it cannot drive the terminal, add lines, hide, or show a variable's value."""
+    """Text from servers, clients and files: it cannot drive the terminal, hide, or show a variable's value."""
     return printable(hide(text))
 
 

@@ -18,6 +18,7 @@ from reconciler.core.spec import Endpoint
 from reconciler.core.status import Failure, Reason
 from reconciler.ssh.attempt import DialFailed
 from reconciler.ssh.words import printable
+from reconciler.system.descriptors import with_given_limit
 
 _GRACE = 2.0  # between the request to end and the order
 _DYING = 0.1  # until those that were killed are looked for again
@@ -109,7 +110,7 @@ async def start(command: Sequence[str], endpoint: Endpoint, user: str, where: st
     try:
         _, proxy = await loop.subprocess_exec(
             lambda: ProxyCommand(printable(arguments[0])),
-            *arguments,
+            *with_given_limit(arguments, os.environ),
             stdin=theirs.fileno(),
             stdout=theirs.fileno(),
             start_new_session=True,
