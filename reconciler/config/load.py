@@ -74,6 +74,11 @@ class Loaded:
         return not self.errors
 
     @property
+    def was_read(self) -> bool:
+        """Every file could be read, whatever it says."""
+        return all(problem.code is not ErrorCode.UNREADABLE for problem in self.errors)
+
+    @property
     def usable(self) -> bool:
         """At least one file is valid: what a start needs without --strict."""
         return any(result.valid for result in self.files)

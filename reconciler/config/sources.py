@@ -6,6 +6,7 @@ have it. In: nodes and the restrictions of the command line. Out: sources, warni
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections.abc import Callable, Mapping
@@ -158,8 +159,9 @@ def _empty(path: str) -> str:
             return ""
         with Path(path).open("rb") as file:
             return "" if file.read(1) else "it is empty"
-    except OSError:
-        return "it may not be read"
+    except OSError as error:
+        # No descriptor left: that says nothing about the file, and would be said of it until the next edit.
+        return "" if error.errno in (errno.EMFILE, errno.ENFILE) else "it may not be read"
 
 
 def is_socket(path: str) -> bool:

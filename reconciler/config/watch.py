@@ -58,6 +58,7 @@ class Watcher:
         self._named: frozenset[str] = frozenset()
         self._config_seen: _Contents = {}
         self._named_seen: dict[str, bytes | None] = {}
+        self._again = False
         self._hint = asyncio.Event()
         self._stop = asyncio.Event()
         self._places_changed = asyncio.Event()
@@ -89,6 +90,14 @@ class Watcher:
         self._named = wanted
         self._places_changed.set()
 
+    def look_again(self) -> None:
+        """The load could not read a file: at the next look, every file that can be read here counts as changed.
+
+        Otherwise a file that was read here, and not by the load just after (the process had no descriptor left), would
+        be passed over until its next edit.
+        """
+        self._again = True
+
     def __aiter__(self) -> Self:
         return self
 
@@ -104,6 +113,10 @@ class Watcher:
     async def _look(self) -> Change | None:
         config, named = await self._settled()
         changed = Change(_differing(self._config_seen, config), _differing(self._named_seen, named))
+        if self._again:
+            self._again = False
+            there = frozenset(path for path, digest in config.items() if digest is not None)
+            changed = Change(changed.config | there, changed.named)
         if not changed.config and not changed.named:
             return None
         self._config_seen = config
