@@ -6,6 +6,9 @@ more takes the place of another, so that whoever holds them all cannot keep a pr
 
 A client may end its side of the connection after its last request (`nc -N` does). It still gets the answers, within
 `PATIENCE` seconds. A reader of events that does so has left.
+
+It accepts clients itself, a few in one turn of the event loop: asyncio's servers accept a hundred before the first of
+them can be counted, and without descriptors log a traceback for each, every second.
 """
 
 from __future__ import annotations
@@ -27,6 +30,8 @@ PATIENCE = 15.0
 LINGERING = 2.0  # seconds in which the rest of a body that nobody asked for may come
 SWEEP = 1.0
 LIMIT = 128
+AT_ONCE = 8  # clients accepted in one turn of the event loop
+RETRY_AFTER = 0.2  # seconds, where the process has no descriptor left
 
 log = logging.getLogger(__name__)
 _aiohttps = logging.getLogger(f"{__name__}.aiohttp")
@@ -43,8 +48,10 @@ class Serving:
         self._open: dict[_Connection, None] = {}  # in the order they came
         self._idle_since: dict[_Connection, float] = {}  # those that are not being answered, the longest so first
         self._half_closed: dict[_Connection, float] = {}  # when their clients ended their side
-        self._readers = Readers(self._half_closed.keys())
-        self._listeners: list[asyncio.Server] = []
+        self._readers = Readers(self._half_closed.keys(), most=max(1, limit // 4))
+        self._listeners: list[socket.socket] = []
+        self._retries: set[asyncio.TimerHandle] = set()
+        self._making: set[asyncio.Task[object]] = set()
         self._sweeper: asyncio.Task[None] | None = None
         app[READERS] = self._readers
         app.middlewares.insert(0, self._mark)
@@ -60,13 +67,19 @@ class Serving:
         await self._runner.setup()
         loop = asyncio.get_running_loop()
         for sock in sockets:
-            self._listeners.append(await loop.create_server(self._accept, sock=sock))
+            sock.setblocking(False)
+            self._listeners.append(sock)
+            self._listen(sock)
         self._sweeper = loop.create_task(self._sweep(), name="http sweeper")
 
     async def stop(self) -> None:
         """Close everything; answers under way get a second."""
+        for retry in self._retries:
+            retry.cancel()
         for listener in self._listeners:
+            asyncio.get_running_loop().remove_reader(listener)
             listener.close()
+        await asyncio.gather(*self._making, return_exceptions=True)
         if self._sweeper is not None:
             self._sweeper.cancel()
             with contextlib.suppress(asyncio.CancelledError):
@@ -78,7 +91,47 @@ class Serving:
         """Those that are open."""
         return list(self._open)
 
-    def _accept(self) -> asyncio.BaseProtocol:
+    def _listen(self, sock: socket.socket) -> None:
+        asyncio.get_running_loop().add_reader(sock, self._ready, sock)
+
+    def _ready(self, sock: socket.socket) -> None:
+        for _ in range(AT_ONCE):
+            try:
+                client, _address = sock.accept()
+            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+                return
+            except OSError as error:
+                log.debug("cannot accept a client: %s", error)
+                self._try_later(sock)
+                return
+            client.setblocking(False)
+            making: asyncio.Task[object] = asyncio.get_running_loop().create_task(self._take(client))
+            self._making.add(making)
+            making.add_done_callback(self._making.discard)
+
+    async def _take(self, client: socket.socket) -> None:
+        try:
+            await asyncio.get_running_loop().connect_accepted_socket(self._connection, client)
+        except BaseException as error:
+            client.close()
+            if not isinstance(error, OSError):  # else it has left
+                raise
+
+    def _try_later(self, sock: socket.socket) -> None:
+        """The next client waits in the socket's queue; a client that can connect again makes room for it."""
+
+        def retry() -> None:
+            self._retries.discard(handle)
+            self._listen(sock)
+
+        loop = asyncio.get_running_loop()
+        loop.remove_reader(sock)
+        handle = loop.call_later(RETRY_AFTER, retry)
+        self._retries.add(handle)
+        if self._idle_since:
+            self._end(next(iter(self._idle_since)))
+
+    def _connection(self) -> asyncio.BaseProtocol:
         server = self._runner.server
         assert server is not None
         return _Connection(

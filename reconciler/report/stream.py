@@ -19,9 +19,10 @@ MOST = 32  # readers at once: each keeps a connection that is never idle, and pr
 
 @dataclass(slots=True)
 class Readers:
-    """The connections of an application's readers. `half_closed`: those whose clients have ended their side."""
+    """The connections of an application's readers, MOST at most. `half_closed`: those whose clients have ended their side."""
 
     half_closed: Collection[asyncio.BaseProtocol]
+    most: int = MOST
     connections: set[asyncio.BaseProtocol] = field(default_factory=set)
 
 
@@ -30,9 +31,10 @@ READERS = web.AppKey("readers of events", Readers)
 
 async def stream(request: web.Request, events: Events) -> web.StreamResponse:
     """Tell the events that are kept (those after Last-Event-ID, if the reader comes back) and then each new one."""
-    readers = request.app[READERS].connections
-    if len(readers) >= MOST:
-        said = f"{MOST} follow the events already: try again when one of them has left"
+    known = request.app[READERS]
+    readers, most = known.connections, min(known.most, MOST)
+    if len(readers) >= most:
+        said = f"too many event subscribers (limit {most}): try again when one of them has left"
         raise web.HTTPServiceUnavailable(reason=said)
     readers.add(request.protocol)
     try:
