@@ -19,7 +19,10 @@ MOST = 32  # readers at once: each keeps a connection that is never idle, and pr
 
 @dataclass(slots=True)
 class Readers:
-    """The connections of an application's readers, MOST at most. `half_closed`: those whose clients have ended their side."""
+    """The connections of an application's readers, at most `most`.
+
+    `half_closed`: those whose clients have ended their side.
+    """
 
     half_closed: Collection[asyncio.BaseProtocol]
     most: int = MOST

@@ -269,7 +269,7 @@ async def test_followers_of_events_cannot_keep_the_probes_of_kubernetes_out(tmp_
         assert statuses == [b"200"] * MOST + [b"503"] * (LIMIT - MOST)
         assert await it.http.text("/livez") == (200, "ok\n")
         status, said = await it.http.text("/api/v1/events")
-        assert (status, said) == (503, f"{MOST} follow the events already: try again when one of them has left\n")
+        assert (status, said) == (503, f"too many event subscribers (limit {MOST}): try again when one of them has left\n")
 
 
 async def test_one_who_stops_following_makes_room_for_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -286,7 +286,7 @@ async def test_one_who_stops_following_makes_room_for_another(tmp_path: Path, mo
             async with it.control.session.get("/api/v1/events?follow=1") as other:
                 assert other.status == 200, "the control socket is for its owner alone, and counts for itself"
                 refused = await it.control.get("/api/v1/events", status=503, follow="1")
-                assert refused["error"].startswith("1 follow the events already")
+                assert refused["error"].startswith("too many event subscribers (limit 1)")
 
         async def is_taken() -> bool:
             return await status() == 200
