@@ -38,6 +38,7 @@ from reconciler.snapshots import Camera
 from reconciler.ssh.fleet import Fleet
 from reconciler.ssh.ledger import Visit
 from reconciler.ssh.replacements import Replacements
+from reconciler.system import descriptors
 from reconciler.system.fault_log import FaultLog
 
 log = logging.getLogger(__name__)
@@ -66,9 +67,11 @@ class App:
         self._overlay = Overlay(shard)
         self._fault_log = FaultLog()
         self.loop = Loop(SystemClock(), self._observed, failed=self._action_failed, fault_log=self._fault_log)
+        self.budget = descriptors.budget()
         self.fleet = Fleet(
             config.environ,
             PROBES,
+            budget=self.budget,
             changed=self.loop.wake,
             failing=self._failing,
             audit=self._audit,
@@ -194,6 +197,8 @@ class App:
     async def load(self, *, asked: bool = False) -> Loaded:
         """Read the files; what is valid is asked for from now on. Each problem is told when it is new."""
         loaded = await self.loads.load(asked=asked)
+        if not loaded.was_read and self._watcher is not None:  # the cause may be the machine's, and over soon
+            self._watcher.look_again()
         self._want()
         return loaded
 

@@ -75,7 +75,8 @@ async def _http(app: App, endpoints: Endpoints, stack: contextlib.AsyncExitStack
 
     async def serve() -> str:
         bound = await bind(address)
-        await _serve(Serving(http.application(app.snapshot, app.pulse, app.events, rules)), bound, stack)
+        application = http.application(app.snapshot, app.pulse, app.events, rules)
+        await _serve(Serving(application, limit=app.budget.endpoint_connections), bound, stack)
         log.info("metrics, health and status page on http://%s/", bound.address)
         return bound.address
 
@@ -95,7 +96,8 @@ async def _control(app: App, endpoints: Endpoints, stack: contextlib.AsyncExitSt
 
     async def serve() -> str:
         bound = await bind(LocalUnix(path, 0o600, ""))
-        await _serve(Serving(control.application(Orders(app), os.getuid())), bound, stack)
+        application = control.application(Orders(app), os.getuid())
+        await _serve(Serving(application, limit=app.budget.endpoint_connections), bound, stack)
         log.info("commands are heard at %s", path)
         return path
 

@@ -24,6 +24,7 @@ GUARDED_INITIAL, GUARDED_MAX = 60.0, 900.0
 SOCKET_RETRY = 1.0  # a taken port may be free at any moment, and asking costs nothing
 SOCKET_FORBIDDEN_MAX = 60.0
 FAULT_INITIAL, FAULT_MAX = 0.25, 30.0
+SOCKET_NO_ROOM_MAX = 5.0  # without descriptors there may be thousands of listeners to try
 WELL_AFTER = 10.0  # a link up this long starts the next outage afresh
 AT_ONCE_AFTER = 1.0  # a link that lived this long is tried again at once when lost,
 AT_ONCE_LOSSES = 16  # and so are the first short-lived ones of an outage: a restarted server kills a few sessions
@@ -77,11 +78,14 @@ def next_link_try(tries: Tries, reconnect: Reconnect, name: str, held: bool, sta
 
 def next_socket_try(tries: Tries, name: str) -> float:
     """When to try to listen again (monotonic)."""
-    if tries.last.reason is Reason.FORBIDDEN_BY_SERVER:
-        return tries.at + _grown(SOCKET_RETRY, 2.0, tries.failures, SOCKET_FORBIDDEN_MAX) * _jitter(
-            name, tries.failures
-        )
-    return tries.at + SOCKET_RETRY
+    match tries.last.reason:
+        case Reason.FORBIDDEN_BY_SERVER:
+            delay = _grown(SOCKET_RETRY, 2.0, tries.failures, SOCKET_FORBIDDEN_MAX)
+            return tries.at + delay * _jitter(name, tries.failures)
+        case Reason.RESOURCES:  # without jitter: thousands are tried in one pass rather than in hundreds
+            return tries.at + _grown(SOCKET_RETRY, 2.0, tries.failures, SOCKET_NO_ROOM_MAX)
+        case _:
+            return tries.at + SOCKET_RETRY
 
 
 def next_fault_try(tries: Tries) -> float:

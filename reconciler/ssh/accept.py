@@ -1,19 +1,24 @@
-"""Taking clients in at our listening sockets, also when no descriptor is left for one.
+"""Accepts clients at our listening sockets, also when no descriptor is left for one.
 
 Owns the readiness of each listening socket, and one spare descriptor for the process. In: sockets that listen. Out: a
-`Near` and an origin for each client; `crowded` for each who had to be sent away. asyncio's own servers, without
-descriptors, fail `backlog` times in a row, log each with a traceback, every second again, and leave the clients
-waiting: here the spare is given up to take a client in and tell it at once, by a reset, that there is no room.
+`Near` and an origin for each client that `admit` gives a place; the others are reset.
+
+The budget of descriptors (`core.budget`) leaves room to accept a client and to refuse it. Where accept fails all the
+same, because the system is full or the limit was lowered, the spare is closed to accept the client and reset it, and
+`crowded` is called. (asyncio's own servers then fail `backlog` times in a row, log each with a traceback, every second
+again, and leave the clients waiting.)
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import os
 import socket
 from collections.abc import Callable
 
+from reconciler.core.budget import Place
 from reconciler.core.origin import UNIX, Origin, UnknownOrigin, tcp_origin
 from reconciler.ssh.near import RESET, Near
 
@@ -45,13 +50,23 @@ class Spare:
 
 
 class Acceptor:
-    """Takes clients in at one socket until `close`, which leaves the socket itself open."""
+    """Accepts clients at one socket until `close`, which leaves the socket itself open.
+
+    `admit` returns the place of a new client in the budget; None: the client is reset.
+    """
 
     def __init__(
-        self, sock: socket.socket, spare: Spare, accepted: Callable[[Near, Origin], None], crowded: Callable[[], None]
+        self,
+        sock: socket.socket,
+        spare: Spare,
+        *,
+        admit: Callable[[Origin], Place | None],
+        accepted: Callable[[Near, Origin], None],
+        crowded: Callable[[], None],
     ) -> None:
         self._sock = sock
         self._spare = spare
+        self._admit = admit
         self._accepted = accepted
         self._crowded = crowded
         self._loop = asyncio.get_running_loop()
@@ -86,7 +101,12 @@ class Acceptor:
                     self._try_later()
                     return
             else:
-                self._take_in(client, self._origin_of(peer))
+                origin = self._origin_of(peer)
+                place = self._admit(origin)
+                if place is None:
+                    _reset(client)
+                else:
+                    self._take_in(client, origin, place)
 
     def _try_later(self) -> None:
         self._loop.remove_reader(self._sock)  # it would be ready again and again
@@ -98,12 +118,21 @@ class Acceptor:
             return UNIX
         return tcp_origin(*peer[:2]) if isinstance(peer, tuple) and len(peer) >= 2 else UnknownOrigin()
 
-    def _take_in(self, client: socket.socket, origin: Origin) -> None:
+    def _take_in(self, client: socket.socket, origin: Origin, place: Place) -> None:
         client.setblocking(False)
-        making = self._loop.connect_accepted_socket(lambda: Near(lambda near: self._accepted(near, origin)), client)
+        making = self._loop.connect_accepted_socket(
+            lambda: Near(lambda near: self._accepted(near, origin), place), client
+        )
         task: asyncio.Task[object] = self._loop.create_task(making)
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+
+        def made(task: asyncio.Task[object]) -> None:
+            self._tasks.discard(task)
+            if task.cancelled() or task.exception() is not None:  # no transport owns the socket
+                client.close()
+                place.give_back()
+
+        task.add_done_callback(made)
 
     def _send_away(self) -> bool:
         """Tell the next client that there is no room. False: there is not even room for that."""
@@ -112,7 +141,12 @@ class Acceptor:
             client, _ = self._sock.accept()
         except OSError as error:
             return error.errno not in _NO_ROOM  # it has left
-        with client:
-            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+        _reset(client)
         self._crowded()
         return self._spare.take_back()
+
+
+def _reset(client: socket.socket) -> None:
+    """Close it with RST. It may have left already, and have no options any more."""
+    with client, contextlib.suppress(OSError):
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)

@@ -20,6 +20,7 @@ from typing import Any
 import asyncssh
 
 from reconciler.core.admission import destination_refused, forbids, source_allowed
+from reconciler.core.budget import Budget, Place
 from reconciler.core.guesses import Guesses
 from reconciler.core.judge import UNHEALTHY_AFTER
 from reconciler.core.origin import Origin
@@ -57,6 +58,7 @@ class Arrivals:
         flows: Flows,
         environ: Mapping[str, str],
         *,
+        budget: Budget,
         pick: Callable[[str], Link | None],
         wait: Callable[[str], Coroutine[None, None, None]],
         changed: Callable[[], None],
@@ -66,6 +68,7 @@ class Arrivals:
     ) -> None:
         self._flows = flows
         self._environ = environ
+        self._budget = budget
         self._tally = tally
         self._ledger = ledger
         self._changed = changed
@@ -135,6 +138,15 @@ class Arrivals:
         self._cut(tunnel, said)
 
     # --- clients that come in here -----------------------------------------------------------------------------
+
+    def admit(self, door: Door, client: str = "") -> Place | None:
+        """Take a place in the budget of descriptors for a new client. None: there is no room, and it was told."""
+        tunnel = door.state.owner
+        place = self._budget.take_client(door.state.key, tunnel.id)
+        if place is None:
+            self._refuse(tunnel, "limit", client, self._budget.no_client())
+            self._tally.failures(tunnel.id)[Reason.RESOURCES] += 1
+        return place
 
     def accept(self, door: Door, near: Near, origin: Origin) -> None:
         """A client connected."""
@@ -264,11 +276,15 @@ class Arrivals:
         if self._is_full(door):
             self._refuse(tunnel, "limit", origin.host, _full(tunnel))
             raise asyncssh.ChannelOpenError(asyncssh.OPEN_RESOURCE_SHORTAGE, "too many connections")
+        place = self.admit(door, origin.host)
+        if place is None:
+            raise asyncssh.ChannelOpenError(asyncssh.OPEN_RESOURCE_SHORTAGE, "too many connections")
         entry = self._ledger.arrived(tunnel, origin)
         visitor = Visitor(origin, str(tunnel.route))
         try:
-            near = await self._dial(door, tunnel, link, origin.host)
+            near = await self._dial(door, tunnel, link, origin.host, place)
         except BaseException:
+            place.give_back()
             self._ledger.ended(entry, "")
             raise
         if link.gone or forbids(door.state.owner, visitor):  # meanwhile
@@ -284,14 +300,14 @@ class Arrivals:
         self.meter(tunnel).count("ok")
         return Far(relay, window)
 
-    async def _dial(self, door: Door, tunnel: TunnelSpec, link: Link, client: str) -> Near:
+    async def _dial(self, door: Door, tunnel: TunnelSpec, link: Link, client: str, place: Place) -> Near:
         task = asyncio.current_task()
         assert task is not None
         self._until_done(task)
         began = self._loop.time()
         door.dialling += 1
         try:
-            return await dial_near(tunnel.route, link.dial_timeout)
+            return await dial_near(tunnel.route, link.dial_timeout, place)
         except OSError as error:
             failure = from_channel_open(error, str(tunnel.route))
             self._unreachable(door, tunnel, failure)

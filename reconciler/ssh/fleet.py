@@ -14,6 +14,7 @@ from types import MappingProxyType
 from typing import assert_never
 
 from reconciler.core.actions import Action, Assign, Close, Cut, Dial, Drain, Move, Open, Retire, Tune
+from reconciler.core.budget import Budget
 from reconciler.core.plan import is_wanted
 from reconciler.core.ports import Probe
 from reconciler.core.spec import NOTHING, Desired, TunnelSpec
@@ -27,14 +28,17 @@ from reconciler.ssh.links import Links
 from reconciler.ssh.relay import Meter
 from reconciler.ssh.sockets import Sockets
 from reconciler.ssh.tally import Tally
+from reconciler.system import descriptors
 from reconciler.system.fault_log import FaultLog
 
 LINGER = 300.0  # seconds that bytes wait for a far reader that said EOF, where the server may not tell that it has gone
 
 
 class Fleet:
-    """See the module. It must be made inside the running loop that it is to live in. `environ` is where
-    secrets that the file names as variables are looked up.
+    """See the module. It must be made inside the running loop that it is to live in.
+
+    environ   where secrets that the file names as variables are looked up
+    budget    of file descriptors; by default that of the process as it is now
     """
 
     def __init__(
@@ -44,6 +48,7 @@ class Fleet:
         *,
         changed: Callable[[], None],
         failing: Callable[[TunnelSpec], None],
+        budget: Budget | None = None,
         audit: Audit | None = None,
         cut: Callable[[TunnelSpec, str], None] = lambda _tunnel, _said: None,
         fault_log: FaultLog | None = None,
@@ -52,15 +57,23 @@ class Fleet:
         self._stalled: frozenset[int] = frozenset()
         self._prepared = NOTHING  # what `want` has told all parts of
         self._fault_log = fault_log or FaultLog()
+        budget = budget or descriptors.budget()
         self.tally = Tally()
         self._ledger = Ledger(audit)
         self._flows = Flows(self._emptied)
         self._links = Links(
-            self._flows, environ, changed=changed, lost=self._link_lost, tally=self.tally, fault_log=self._fault_log
+            self._flows,
+            environ,
+            budget=budget,
+            changed=changed,
+            lost=self._link_lost,
+            tally=self.tally,
+            fault_log=self._fault_log,
         )
         self._arrivals = Arrivals(
             self._flows,
             environ,
+            budget=budget,
             pick=lambda target: self._links.pick(target, self._desired),
             wait=self._links.wait,
             changed=changed,
@@ -69,10 +82,16 @@ class Fleet:
             ledger=self._ledger,
         )
         self._sockets = Sockets(
-            self._arrivals, changed=changed, left=self._settle, tally=self.tally, fault_log=self._fault_log
+            self._arrivals,
+            budget=budget,
+            changed=changed,
+            left=self._settle,
+            tally=self.tally,
+            fault_log=self._fault_log,
         )
         self._probing = Probing(
             probes,
+            budget=budget,
             pick=lambda target: self._links.pick(target, self._desired),
             wait=self._links.wait,
             changed=changed,

@@ -14,6 +14,7 @@ from collections.abc import Callable, Coroutine, Mapping
 
 import asyncssh
 
+from reconciler.core.budget import Budget, NoRoomError, Place
 from reconciler.core.ports import Probe, Stream
 from reconciler.core.spec import FarTcp, FarUnix, Health, NearTcp, NearUnix, Route, Socks, TunnelSpec
 from reconciler.core.status import Destination, Failure, Reason
@@ -23,6 +24,8 @@ from reconciler.ssh.tally import Tally
 
 log = logging.getLogger(__name__)
 
+_PROBES = "probes"  # the owner, in the budget of descriptors, of the sockets that probes open here
+
 
 class Probing:
     """See the module. `pick` gives a usable link of a target or None, `wait` returns when there may be another one."""
@@ -31,6 +34,7 @@ class Probing:
         self,
         probes: Mapping[str, Probe],
         *,
+        budget: Budget,
         pick: Callable[[str], Link | None],
         wait: Callable[[str], Coroutine[None, None, None]],
         changed: Callable[[], None],
@@ -38,6 +42,8 @@ class Probing:
         tally: Tally,
     ) -> None:
         self._probes = probes
+        self._budget = budget
+        budget.add_owner(_PROBES)
         self._tally = tally
         self._pick = pick
         self._wait = wait
@@ -75,24 +81,34 @@ class Probing:
         while True:
             link = self._pick(tunnel.target)
             if link is not None:
-                began = asyncio.get_running_loop().time()
-                try:
-                    failure = await self._once(tunnel, health, link)
-                except Exception as error:  # a probe's bug is told as what it is, and the tunnel goes on
-                    log.exception("%s: a fault of this program in a probe", tunnel.id)
-                    failure = Failure(Reason.INTERNAL, f"a fault of this program: {error!r}; please report it")
-                if not link.gone:
-                    self._tally.target(tunnel.target).probes.observe(asyncio.get_running_loop().time() - began)
-                    self._note(tunnel, health, failure)
+                await self._probe(tunnel, health, link)
             # A new connection is asked about at once: what was said over the old one may not hold for it.
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(health.interval):
                     await self._wait(tunnel.target)
 
+    async def _probe(self, tunnel: TunnelSpec, health: Health, link: Link) -> None:
+        began = asyncio.get_running_loop().time()
+        try:
+            failure = await self._once(tunnel, health, link)
+        except NoRoomError as full:
+            log.debug("%s: not probed: %s", tunnel.id, full.sentence)  # it says nothing about the destination
+            return
+        except Exception as error:  # a probe's bug is told as what it is, and the tunnel goes on
+            log.exception("%s: a fault of this program in a probe", tunnel.id)
+            failure = Failure(Reason.INTERNAL, f"a fault of this program: {error!r}; please report it")
+        if not link.gone:
+            self._tally.target(tunnel.target).probes.observe(asyncio.get_running_loop().time() - began)
+            self._note(tunnel, health, failure)
+
     async def _once(self, tunnel: TunnelSpec, health: Health, link: Link) -> Failure | None:
+        """Raises NoRoomError where the budget has no descriptor for it."""
+
         async def opener() -> Stream | Failure:
             try:
-                return await _open(tunnel, link)
+                return await self._open(tunnel, link)
+            except NoRoomError:
+                raise
             except (asyncssh.ChannelOpenError, asyncssh.Error, OSError) as error:
                 return from_channel_open(error, str(tunnel.route))
 
@@ -115,22 +131,34 @@ class Probing:
         if failures >= health.failure_threshold and health.reconnect:
             self._failing(tunnel)
 
+    async def _open(self, tunnel: TunnelSpec, link: Link) -> Stream:
+        match tunnel.route:
+            case FarTcp() | FarUnix() as to:
+                return _Channel(*await link.open_stream(to))
+            case NearTcp() | NearUnix() as near:
+                place = self._budget.take_client(_PROBES, "probes")
+                if place is None:
+                    raise NoRoomError(self._budget.no_client())
+                try:
+                    return _Socket(*await _connected(near), place)
+                except BaseException:
+                    place.give_back()
+                    raise
+            case Socks():
+                return _Nothing()  # the link is there and is heard: that is all a SOCKS tunnel promises
+
+
+async def _connected(near: NearTcp | NearUnix) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    match near:
+        case NearTcp():
+            return await asyncio.open_connection(near.host, near.port)
+        case NearUnix():
+            return await asyncio.open_unix_connection(near.path)
+
 
 def _asked(tunnel: TunnelSpec) -> tuple[str, Route, Health | None]:
     """What a probe depends on."""
     return tunnel.target, tunnel.route, tunnel.policy.health
-
-
-async def _open(tunnel: TunnelSpec, link: Link) -> Stream:
-    match tunnel.route:
-        case FarTcp() | FarUnix() as to:
-            return _Channel(*await link.open_stream(to))
-        case NearTcp() as near:
-            return _Socket(*await asyncio.open_connection(near.host, near.port))
-        case NearUnix() as near:
-            return _Socket(*await asyncio.open_unix_connection(near.path))
-        case Socks():
-            return _Nothing()  # the link is there and is heard: that is all a SOCKS tunnel promises
 
 
 class _Channel:
@@ -156,9 +184,10 @@ class _Channel:
 class _Socket:
     """A socket as a stream."""
 
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, place: Place) -> None:
         self._reader = reader
         self._writer = writer
+        self._place = place
 
     async def read(self, limit: int) -> bytes:
         return await self._reader.read(limit)
@@ -167,6 +196,7 @@ class _Socket:
         self._writer.write(data)
 
     def close(self) -> None:
+        self._place.give_back()
         with contextlib.suppress(OSError):
             self._writer.transport.abort()
 

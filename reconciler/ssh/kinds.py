@@ -11,6 +11,7 @@ import asyncio
 import socket
 from typing import assert_never
 
+from reconciler.core.budget import Place
 from reconciler.core.spec import Endpoint, FarTcp, FarUnix, NearTcp, NearUnix, Route, Socks
 from reconciler.ssh import eyeballs
 from reconciler.ssh.near import Near
@@ -33,10 +34,13 @@ def far_destination(route: Route, asked: FarTcp | None) -> FarTcp | FarUnix:
             assert_never(route)
 
 
-async def dial_near(route: Route, within: float) -> Near:
-    """Connect to a remote tunnel's destination from here. Raises OSError; TimeoutError after `within` seconds."""
+async def dial_near(route: Route, within: float, place: Place | None = None) -> Near:
+    """Connect to a remote tunnel's destination from here. Raises OSError; TimeoutError after `within` seconds.
+
+    `place`: the socket's place in the budget of descriptors, which it gives back when it is closed.
+    """
     loop = asyncio.get_running_loop()
-    near = Near(lambda _: None)
+    near = Near(lambda _: None, place)
     async with asyncio.timeout(within):
         match route:
             case NearTcp():

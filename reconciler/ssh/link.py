@@ -16,6 +16,7 @@ from typing import Any, cast
 import asyncssh
 from asyncssh.constants import MSG_IGNORE
 
+from reconciler.core.budget import Place
 from reconciler.core.origin import Origin, TcpOrigin
 from reconciler.core.spec import FarTcp, FarUnix, TargetSettings
 from reconciler.core.status import Failure
@@ -41,7 +42,9 @@ SILENT_GRACE = 0.5  # an idle link is silent for a whole interval by right; the 
 class LinkClient(asyncssh.SSHClient):
     """asyncssh's side of the link: remembers its end until somebody wants to know."""
 
-    def __init__(self) -> None:
+    def __init__(self, place: Place | None = None) -> None:
+        """`place`: the connection's place in the budget of descriptors, given back when it ends."""
+        self._place = place
         self.ended = False
         self.error: Exception | None = None
         self.on_lost: Callable[[Exception | None], None] | None = None
@@ -53,6 +56,8 @@ class LinkClient(asyncssh.SSHClient):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.ended, self.error = True, exc
+        if self._place is not None:
+            self._place.give_back()
         if self.on_lost is not None:
             self.on_lost(exc)
 

@@ -13,9 +13,10 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 from reconciler.core import backoff
+from reconciler.core.budget import Budget
 from reconciler.core.faults import internal
 from reconciler.core.spec import NOTHING, Desired, TargetSettings, TargetSpec
-from reconciler.core.status import Failure, LinkPhase, LinkState, Tries
+from reconciler.core.status import Failure, LinkPhase, LinkState, Reason, Tries
 from reconciler.ssh.dial import DialFailed, Dialled, dial, stamp
 from reconciler.ssh.flows import Flows
 from reconciler.ssh.link import Link, LinkClient
@@ -31,6 +32,10 @@ class _Record:
     link: Link | None = None
 
 
+# Descriptors of a connection: its socket; or, with a proxy command, our end of it, its standard error and its process.
+_BY_TCP, _BY_COMMAND = 1, 3
+
+
 class Links:
     """See the module."""
 
@@ -39,6 +44,7 @@ class Links:
         flows: Flows,
         environ: Mapping[str, str],
         *,
+        budget: Budget,
         changed: Callable[[], None],
         lost: Callable[[int], None],
         tally: Tally,
@@ -48,6 +54,7 @@ class Links:
         self._fault_log = fault_log
         self._tally = tally
         self._environ = environ
+        self._budget = budget
         self._changed = changed
         self._lost = lost
         self._loop = asyncio.get_running_loop()
@@ -86,7 +93,12 @@ class Links:
             self._changed()
 
     async def _dial(self, record: _Record, target: TargetSpec) -> None:
-        client = LinkClient()
+        place = self._budget.take_link(_BY_COMMAND if target.access.proxy_command else _BY_TCP)
+        if place is None:
+            self._failed(record, Failure(Reason.RESOURCES, self._budget.no_link()))
+            self._changed()
+            return
+        client = LinkClient(place)
         try:
             dialled = await dial(
                 target.access,
@@ -105,6 +117,9 @@ class Links:
                 self._records.pop(record.state.id, None)
                 dialled.connection.abort()
                 raise
+        finally:
+            if record.link is None:
+                place.give_back()
         self._changed()
 
     def _ready(self, record: _Record, target: TargetSpec, dialled: Dialled, client: LinkClient) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import grp
+import ipaddress
 import os
 import socket
 from dataclasses import dataclass
@@ -28,12 +29,30 @@ class Bound:
     address: str
     unix: UnixListener | None = None
 
+    @property
+    def descriptors(self) -> int:
+        """How many of them it has."""
+        return len(self.sockets) + (self.unix is not None)  # its lock
+
     def close(self) -> None:
         """Stop listening, and remove a unix socket's file. Raises nothing."""
         if self.unix is not None:
             self.unix.close()
         for sock in self.sockets:
             sock.close()
+
+
+def descriptors_of(listen: LocalTcp | LocalUnix) -> int:
+    """How many descriptors it takes to listen there; of a name, as many as of one with an IPv4 and an IPv6 address."""
+    match listen:
+        case LocalTcp(host=host):
+            try:
+                ipaddress.ip_address(host.partition("%")[0])
+            except ValueError:
+                return 2
+            return 1
+        case LocalUnix():
+            return 2  # the socket and its lock
 
 
 async def bind(listen: LocalTcp | LocalUnix, previous: int = 0) -> Bound:

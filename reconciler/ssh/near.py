@@ -14,6 +14,8 @@ import struct
 from collections.abc import Callable
 from typing import Protocol
 
+from reconciler.core.budget import Place
+
 
 class Owner(Protocol):
     """What a socket tells its relay."""
@@ -42,8 +44,10 @@ _VIEW = memoryview(_BUFFER)
 class Near(asyncio.BufferedProtocol):
     """The socket side. See the module. `made` is called once, when there is a transport."""
 
-    def __init__(self, made: Callable[[Near], None]) -> None:
+    def __init__(self, made: Callable[[Near], None], place: Place | None = None) -> None:
+        """`place`: the descriptor's place in the budget, given back when the socket is closed."""
         self._made = made
+        self.place = place
         self.transport: asyncio.Transport
         self.relay: Owner | None = None
         self.lost = False
@@ -108,6 +112,8 @@ class Near(asyncio.BufferedProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.lost = True
+        if self.place is not None:
+            self.place.give_back()
         if self.relay is not None:
             self.relay.near_lost()
         if self._received is not None and not self._received.done():

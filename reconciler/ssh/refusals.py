@@ -10,6 +10,7 @@ import socket
 
 import asyncssh
 
+from reconciler.core.budget import NoRoomError
 from reconciler.core.status import Failure, Reason
 from reconciler.ssh.attempt import Advised, ServerSilent, advised
 from reconciler.ssh.failures import from_lost
@@ -120,6 +121,8 @@ def from_listen(exc: BaseException, address: str, *, local: bool, said: str = ""
 def _local_listen(exc: BaseException, address: str) -> Failure:
     if not isinstance(exc, OSError):
         return Failure(Reason.INTERNAL, f"cannot listen on {address}: {type(exc).__name__}: {printable(str(exc))}")
+    if isinstance(exc, NoRoomError):
+        return Failure(Reason.RESOURCES, exc.sentence)
     if exc.errno in EXHAUSTED:
         return exhausted(exc.errno or 0)
     if exc.errno == errno.EADDRINUSE:

@@ -17,6 +17,7 @@ import asyncssh
 
 from reconciler.core import backoff
 from reconciler.core.addresses import is_remote
+from reconciler.core.budget import REMEDY, Budget, NoRoomError, Place
 from reconciler.core.faults import internal
 from reconciler.core.judge import stands_by
 from reconciler.core.spec import Desired, Listen, LocalTcp, LocalUnix, RemoteTcp, RemoteUnix, TunnelSpec
@@ -27,7 +28,7 @@ from reconciler.ssh.chosen import ChosenPorts
 from reconciler.ssh.doorstep import Door
 from reconciler.ssh.forwards import Forward, ListenRefusedError
 from reconciler.ssh.link import Link
-from reconciler.ssh.listen import Bound, bind
+from reconciler.ssh.listen import Bound, bind, descriptors_of
 from reconciler.ssh.refusals import from_listen
 from reconciler.ssh.tally import Tally
 from reconciler.system.fault_log import FaultLog
@@ -48,6 +49,7 @@ class _Record(Door):
     """A socket's state is also the door that its clients come through."""
 
     bound: Bound | None = None
+    places: list[Place] = field(default_factory=list)  # of `bound`, in the budget
     acceptors: list[Acceptor] = field(default_factory=list)
     forward: Forward | None = None
     carrier: Link | None = None  # of `forward`
@@ -61,6 +63,7 @@ class Sockets:
         self,
         arrivals: Arrivals,
         *,
+        budget: Budget,
         changed: Callable[[], None],
         left: Callable[[int], None],
         tally: Tally,
@@ -68,6 +71,7 @@ class Sockets:
     ) -> None:
         self._fault_log = fault_log
         self._arrivals = arrivals
+        self._budget = budget
         self._tally = tally
         self._changed = changed
         self._left = left
@@ -130,6 +134,7 @@ class Sockets:
                 if record.task is not None:
                     record.task.cancel()
                 del self._records[key]
+                self._budget.remove_owner(key)
 
     async def abort_all(self) -> None:
         """Close everything now."""
@@ -235,19 +240,32 @@ class Sockets:
             await self._close(record)
             return
         record.state = replace(record.state, phase=SocketPhase.BOUND)
+        self._budget.add_owner(record.state.key)
 
     async def _open_here(self, record: _Record, listen: LocalTcp | LocalUnix) -> str:
-        record.bound = await bind(listen, self._ports.last(record.state.owner))
-        for sock in record.bound.sockets:
+        self._take_places(record, descriptors_of(listen))
+        record.bound = bound = await bind(listen, self._ports.last(record.state.owner))
+        self._take_places(record, bound.descriptors - len(record.places))  # a name may have any number of addresses
+        while len(record.places) > bound.descriptors:
+            record.places.pop().give_back()
+        for sock in bound.sockets:
             record.acceptors.append(
                 Acceptor(
                     sock,
                     self._spare,
-                    lambda near, origin: self._arrivals.accept(record, near, origin),
-                    lambda: self._crowded(record),
+                    admit=lambda origin: self._arrivals.admit(record, origin.host),
+                    accepted=lambda near, origin: self._arrivals.accept(record, near, origin),
+                    crowded=lambda: self._crowded(record),
                 )
             )
-        return record.bound.address
+        return bound.address
+
+    def _take_places(self, record: _Record, count: int) -> None:
+        for _ in range(count):
+            place = self._budget.take_listener(1)
+            if place is None:
+                raise NoRoomError(self._budget.no_listener())
+            record.places.append(place)
 
     def _crowded(self, record: _Record) -> None:
         """A client was sent away because this process may not have another descriptor."""
@@ -257,7 +275,7 @@ class Sockets:
         now = self._loop.time()
         if now - self._crowded_at >= CROWDED_EVERY:
             self._crowded_at = now
-            log.warning("%s: no room for another client: raise the limit of open files (ulimit -n)", tunnel.id)
+            log.warning("%s: no room for another client: %s", tunnel.id, REMEDY)
 
     async def _open_there(self, record: _Record, listen: RemoteTcp | RemoteUnix, link: Link) -> str:
         if record.forward is None and (last := self._with_last_port(record, listen)) != listen:
@@ -335,11 +353,15 @@ class Sockets:
                 self._loop.remove_reader(sock)  # nothing is left to remove, unless the acceptor could not
             record.bound.close()
             record.bound = None
+        for place in record.places:
+            place.give_back()
+        record.places.clear()
 
     def _gone(self, record: _Record) -> None:
         # Only if it still is this record's place: a lost link's sockets are dropped while their tasks end.
         if self._records.get(record.state.key) is record:
             del self._records[record.state.key]
+            self._budget.remove_owner(record.state.key)
             if record.state.link is not None:
                 self._left(record.state.link)
 

@@ -6,6 +6,7 @@ import errno
 import os
 import re
 
+from reconciler.core.budget import REMEDY
 from reconciler.core.printable import printable as escaped
 from reconciler.core.status import Failure, Reason
 from reconciler.system.hidden import hide
@@ -40,5 +41,5 @@ def printable(text: str) -> str:
 
 def exhausted(code: int) -> Failure:
     """For an error number of `EXHAUSTED`."""
-    hint = "raise the limit of open files (ulimit -n)" if code in (errno.EMFILE, errno.ENFILE) else "the system is full"
+    hint = REMEDY if code in (errno.EMFILE, errno.ENFILE) else "the system is full"
     return Failure(Reason.RESOURCES, f"{os.strerror(code)}: {hint}")

@@ -269,7 +269,10 @@ async def test_followers_of_events_cannot_keep_the_probes_of_kubernetes_out(tmp_
         assert statuses == [b"200"] * MOST + [b"503"] * (LIMIT - MOST)
         assert await it.http.text("/livez") == (200, "ok\n")
         status, said = await it.http.text("/api/v1/events")
-        assert (status, said) == (503, f"too many event subscribers (limit {MOST}): try again when one of them has left\n")
+        assert (status, said) == (
+            503,
+            f"too many event subscribers (limit {MOST}): try again when one of them has left\n",
+        )
 
 
 async def test_one_who_stops_following_makes_room_for_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

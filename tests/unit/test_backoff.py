@@ -108,8 +108,12 @@ def test_an_outage_is_over_when_a_link_that_came_after_its_last_failure_was_up_f
 
 
 def test_a_taken_port_is_tried_every_second() -> None:
-    for reason in (Reason.LOCAL_PORT_IN_USE, Reason.REMOTE_PORT_IN_USE, Reason.BIND, Reason.RESOURCES):
+    for reason in (Reason.LOCAL_PORT_IN_USE, Reason.REMOTE_PORT_IN_USE, Reason.BIND):
         assert backoff.next_socket_try(failing(reason, 100), "prod/db") == 1.0
+
+
+def test_a_listener_without_a_descriptor_is_tried_every_few_seconds() -> None:
+    assert [backoff.next_socket_try(failing(Reason.RESOURCES, n), "prod/db") for n in (1, 2, 100)] == [1.0, 2.0, 5.0]
 
 
 @given(st.sampled_from(Reason), st.integers(1, 10_000), st.text(max_size=8), st.booleans(), st.floats(0, 60))

@@ -1,0 +1,425 @@
+"""Few file descriptors: listeners, connections and clients get a part each, and the program stays in command."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import os
+import resource
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiohappyeyeballs import AddrInfoType
+
+from reconciler.config.files import Found, find
+from reconciler.config.problem import ErrorCode, Place, Problem
+from reconciler.core.spec import Endpoint
+from reconciler.ssh import eyeballs
+from support.endpoints import client_of
+from support.metrics import Scraped, scrape
+from support.processes import tied_to_parent
+from support.program import Program, answers, program
+from support.services import EchoServer, SilentService, connected, exchange
+from support.socks_client import by_socks
+from support.sshd import Sshd
+from support.tunnels import file, local, remote, running, socks, target, tunnel
+from support.wait import WITHIN, eventually, fd_count, free_port, is_heard
+
+HARD = 512
+NOT_ROOM = "no room for another"
+
+
+@dataclass(frozen=True, slots=True)
+class Starved:
+    """The program with few descriptors, its file, and where to ask it."""
+
+    program: Program
+    file: Path
+    address: str
+    control: str
+
+    def edit(self, text: str) -> None:
+        beside = self.file.with_name(".edited")
+        beside.write_text(text)
+        beside.replace(self.file)
+
+    async def status(self) -> Any:
+        async with client_of(path=self.control) as client:
+            return await asyncio.wait_for(client.get("/api/v1/status"), WITHIN)
+
+    async def tunnels(self) -> dict[str, Any]:
+        return {one["id"]: one for one in (await self.status())["tunnels"]}
+
+    async def metrics(self) -> Scraped:
+        async with client_of(address=self.address) as client:
+            return await asyncio.wait_for(scrape(client), WITHIN)
+
+    async def until_up(self, *ids: str) -> None:
+        """Wait until exactly these are there and up."""
+
+        async def are_up() -> bool:
+            tunnels = await self.tunnels()
+            return tunnels.keys() == set(ids) and all(one["up"] for one in tunnels.values())
+
+        await eventually(are_up, message=lambda: f"{ids} are up\n{self.program.log_text()[-2000:]}", every=0.1)
+
+
+def limited(soft: int, hard: int) -> list[str]:
+    """What starts a command with these limits of open files."""
+    return ["sh", "-c", f'ulimit -Sn {soft} && ulimit -Hn {hard} && exec "$@"', "sh"]
+
+
+@contextlib.asynccontextmanager
+async def starved(directory: Path, text: str, *, soft: int = HARD, hard: int = HARD) -> AsyncIterator[Starved]:
+    path, port, control = directory / "tunnels.yaml", free_port(), str(directory / "c.sock")
+    path.write_text(text)
+    endpoints = ("--listen", f"127.0.0.1:{port}", "--control", control)
+    async with program(path, *endpoints, through=limited(soft, hard)) as process:
+        await eventually(lambda: is_heard(Path(control)), message=process.log_text)
+        yield Starved(process, path, f"127.0.0.1:{port}", control)
+        assert "Traceback" not in process.log_text()
+
+
+@contextlib.contextmanager
+def crowd(port: int, count: int) -> Iterator[list[socket.socket]]:
+    """So many clients of a port, connected and saying nothing."""
+    with contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(socket.create_connection(("127.0.0.1", port))) for _ in range(count)]
+        for client in clients:
+            client.setblocking(False)
+        yield clients
+
+
+def refused(clients: list[socket.socket]) -> int:
+    """How many of them were reset."""
+    count = 0
+    for client in clients:
+        try:
+            client.recv(1)
+        except BlockingIOError:
+            continue
+        except ConnectionResetError:
+            pass
+        count += 1  # reset now, or before
+    return count
+
+
+def dead_and_well(sshd: Sshd, dead: int, well: int, to: int) -> str:
+    """A tunnel of a server that is away, whose clients wait, and one that works."""
+    away = target(sshd, "dead", port=free_port()) + local("held", dead, to, holdTimeout="5m")
+    return "targets:\n" + away + target(sshd, "well") + local("echo", well, to)
+
+
+# --- clients ----------------------------------------------------------------------------------------------------
+
+
+async def test_held_clients_of_a_dead_tunnel_do_not_starve_another(
+    sshd: Sshd, echo: EchoServer, tmp_path: Path
+) -> None:
+    dead, well = free_port(), free_port()
+    async with starved(tmp_path, dead_and_well(sshd, dead, well, echo.port)) as it:
+        await answers(well)
+        with crowd(dead, 2 * HARD) as clients:
+            await eventually(lambda: refused(clients) > HARD, message="what is too much is refused")
+            results = await asyncio.gather(*(exchange("127.0.0.1", well) for _ in range(20)))
+            assert results == [b"ping"] * 20
+            metrics = await it.metrics()
+            tunnel = {"target": "dead", "tunnel": "held"}
+            assert metrics.value("ssh_tunnel_connections_total", result="limit", **tunnel) > HARD
+            assert metrics.value("ssh_tunnel_failures_total", reason="resources", **tunnel) > HARD
+            held = metrics.value("ssh_tunnel_held_connections", **tunnel)
+            assert HARD // 4 < held < HARD
+            said = it.program.log_text()
+            assert f"{NOT_ROOM} client: {held:g} of {HARD} descriptors are in use by clients of dead/held: " in said
+            assert "(ulimit -n, LimitNOFILE=) or set `maxConnections`" in said
+            assert said.count(NOT_ROOM) < 10, "the log is told once in a while"
+        await answers(well)
+
+
+async def test_clients_of_a_remote_tunnel_are_limited_too(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> None:
+    many, back, well = free_port(), free_port(), free_port()
+    async with SilentService() as silent:
+        tunnels = (remote("many", many, silent.port), remote("back", back, echo.port), local("well", well, echo.port))
+        async with starved(tmp_path, file(sshd, *tunnels)) as it:
+            await it.until_up("server/many", "server/back", "server/well")
+            with crowd(many, HARD):
+
+                async def some_are_refused() -> bool:
+                    metrics = await it.metrics()
+                    counted = [
+                        metrics.value("ssh_tunnel_connections_total", target="server", tunnel="many", result=result)
+                        for result in ("ok", "limit")
+                    ]
+                    return counted[1] > 0 and sum(counted) == HARD
+
+                await eventually(some_are_refused, message=it.program.log_text, every=0.1)
+                assert fd_count(it.program.pid) < HARD
+                for port in (back, well):
+                    assert await exchange("127.0.0.1", port) == b"ping"
+                assert "in use by clients of server/many" in it.program.log_text()
+            await answers(back)
+
+
+# --- listeners and connections ----------------------------------------------------------------------------------
+
+
+async def test_more_listeners_than_there_is_room_for_can_be_mended(
+    sshd: Sshd, echo: EchoServer, tmp_path: Path
+) -> None:
+    ports = [free_port() for _ in range(HARD + 100)]
+    text = file(sshd, *(local(f"t{n}", port, echo.port) for n, port in enumerate(ports)))
+    async with starved(tmp_path, text) as it:
+
+        async def are_decided() -> bool:
+            tunnels = await it.tunnels()
+            return len(tunnels) == len(ports) and all(one["up"] or one["reason"] for one in tunnels.values())
+
+        await eventually(are_decided, message=it.program.log_text, every=0.2)
+        tunnels = await it.tunnels()
+        up = [one for one in tunnels.values() if one["up"]]
+        down = [one for one in tunnels.values() if not one["up"]]
+        assert HARD // 4 < len(up) < HARD
+        assert {(one["phase"], one["reason"]) for one in down} == {("down", "resources")}
+        why = f"{NOT_ROOM} listener: listeners may use {len(up)} of {HARD} descriptors:"
+        assert {one["message"] for one in down} == {f"{why} raise the limit of open files (ulimit -n, LimitNOFILE=)"}
+        assert await exchange("127.0.0.1", int(up[0]["listen"].rpartition(":")[2])) == b"ping"
+        assert (await it.metrics()).value("tunnels_configured") == len(ports)
+        kept = [up[0]["id"], *(one["id"] for one in down[:40])]
+        it.edit(file(sshd, *(local(f"t{n}", p, echo.port) for n, p in enumerate(ports) if f"server/t{n}" in kept)))
+        await it.until_up(*kept)
+
+
+async def test_more_connections_than_there_is_room_for_can_be_mended(
+    sshd: Sshd, echo: EchoServer, tmp_path: Path
+) -> None:
+    """Each target has an address of its own, where nobody ever answers."""
+    well, more = free_port(), free_port()
+    working = target(sshd, "well") + local("echo", well, echo.port)
+    async with SilentService(host="0.0.0.0") as silent:
+        dead = [
+            target(sshd, f"d{n}", host=f"127.0.{n // 200}.{n % 200 + 1}", port=silent.port, connectTimeout="5m")
+            + local("t", free_port(), 1)
+            for n in range(HARD)
+        ]
+        async with starved(tmp_path, "targets:\n" + working) as it:
+            await answers(well)
+            it.edit("targets:\n" + working + "".join(dead))
+            await eventually(lambda: f"{NOT_ROOM} SSH connection" in it.program.log_text(), message=it.program.log_text)
+            assert await exchange("127.0.0.1", well) == b"ping"
+            assert (await it.tunnels())["well/echo"]["up"]
+            it.edit("targets:\n" + working + local("more", more, echo.port))
+            await it.until_up("well/echo", "well/more")
+
+
+# --- endpoints --------------------------------------------------------------------------------------------------
+
+
+async def test_those_who_hold_the_endpoints_starve_nobody(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> None:
+    port = free_port()
+    async with starved(tmp_path, file(sshd, local("echo", port, echo.port))) as it:
+        await answers(port)
+        metrics_port = int(it.address.rpartition(":")[2])
+        with contextlib.ExitStack() as stack:
+            for client in stack.enter_context(crowd(metrics_port, HARD)):
+                with contextlib.suppress(OSError):  # it is ended already
+                    client.send(b"GET /metrics HTTP/1.1\r\nHost:")
+            for _ in range(HARD):
+                client = stack.enter_context(socket.socket(socket.AF_UNIX))
+                client.connect(it.control)
+                with contextlib.suppress(OSError):
+                    client.send(b"POST /api/v1/plan HTTP/1.1\r\nContent-Length: 1000\r\nHost: x\r\n\r\n{")
+            assert await exchange("127.0.0.1", port) == b"ping"
+            assert (await it.metrics()).value("ssh_tunnel_up") == 1
+            assert (await it.tunnels())["server/echo"]["up"]
+            assert fd_count(it.program.pid) < HARD // 2
+
+
+# --- the limit itself -------------------------------------------------------------------------------------------
+
+
+def limits(pid: int) -> tuple[int, int]:
+    return resource.prlimit(pid, resource.RLIMIT_NOFILE)
+
+
+async def test_the_soft_limit_is_raised_to_the_hard_one(tmp_path: Path) -> None:
+    async with starved(tmp_path, "targets: {}\n", soft=200, hard=700) as it:
+        assert limits(it.program.pid) == (700, 700)
+
+
+async def test_a_proxy_command_gets_the_limit_that_the_program_was_given(
+    sshd: Sshd, echo: EchoServer, tmp_path: Path
+) -> None:
+    relay, told, port = tmp_path / "relay.py", tmp_path / "told", free_port()
+    relay.write_text(
+        "import os, resource, socket, sys, threading\n"
+        f"open({str(told)!r}, 'w').write(str(resource.getrlimit(resource.RLIMIT_NOFILE)))\n"
+        "sock = socket.create_connection((sys.argv[1], int(sys.argv[2])))\n"
+        "def up():\n"
+        "    while data := os.read(0, 65536):\n"
+        "        sock.sendall(data)\n"
+        "threading.Thread(target=up, daemon=True).start()\n"
+        "while data := sock.recv(65536):\n"
+        "    os.write(1, data)\n"
+    )
+    config = tmp_path / "tunnels.yaml"
+    command = f"[{sys.executable}, {relay}, '%h', '%p']"
+    config.write_text(file(sshd, local("echo", port, echo.port), proxyCommand=command))
+    async with program(config, "--allow-commands", through=limited(200, 700)) as tunnels:
+        await answers(port)
+        assert limits(tunnels.pid) == (700, 700)
+        assert "(200, 700)" in told.read_text()
+        assert await tunnels.end() == 0
+
+
+async def test_a_proxy_command_that_is_not_there_is_told_as_before(sshd: Sshd, tmp_path: Path) -> None:
+    text = file(sshd, local("echo", free_port(), 1), proxyCommand="[no-such-program]")
+    path = tmp_path / "tunnels.yaml"
+    path.write_text(text)
+    async with program(path, "--allow-commands", through=limited(200, 700)) as tunnels:
+        said = "cannot start the proxy command no-such-program: No such file or directory"
+        await eventually(lambda: said in tunnels.log_text(), message=tunnels.log_text)
+
+
+async def run_beside(directory: Path, *command: str) -> tuple[int, str, str]:
+    """Exit code, stdout and stderr of `tunnels run FILE -- command`, given the limits 200 and 700."""
+    (directory / "tunnels.yaml").write_text("targets: {}\n")
+    run = [sys.executable, "-m", "reconciler", "run", "--listen", "none", "--control", "none"]
+    process = await asyncio.create_subprocess_exec(
+        *tied_to_parent([*limited(200, 700), *run, str(directory / "tunnels.yaml"), "--", *command]),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    out, err = await asyncio.wait_for(process.communicate(), 2 * WITHIN)
+    assert process.returncode is not None
+    return process.returncode, out.decode(), err.decode()
+
+
+async def test_the_program_beside_the_tunnels_gets_the_limit_too(tmp_path: Path) -> None:
+    show = "ulimit -Sn; ulimit -Hn; grep SigIgn /proc/self/status; exit 7"
+    code, out, err = await run_beside(tmp_path, "sh", "-c", show)
+    assert (code, out.split()[:2]) == (7, ["200", "700"]), err
+    assert int(out.split()[-1], 16) == 0, "no signal is ignored"
+
+
+@pytest.mark.parametrize(("command", "code"), [("no-such-program", 127), ("/etc/passwd", 126), ("/", 126)])
+async def test_a_program_that_cannot_run_beside_the_tunnels_is_told(tmp_path: Path, command: str, code: int) -> None:
+    ended, _, err = await run_beside(tmp_path, command)
+    assert ended == code
+    assert f"cannot run {command}" in err
+    assert "Traceback" not in err
+
+
+# --- reading the file -------------------------------------------------------------------------------------------
+
+
+async def test_a_file_that_could_not_be_read_for_want_of_descriptors_is_read_later(
+    sshd: Sshd, echo: EchoServer, tmp_path: Path
+) -> None:
+    one, two = free_port(), free_port()
+    async with starved(tmp_path, file(sshd, local("one", one, echo.port))) as it:
+        await answers(one)
+        soft, hard = limits(it.program.pid)
+        resource.prlimit(it.program.pid, resource.RLIMIT_NOFILE, (3, hard))
+        it.edit(file(sshd, local("one", one, echo.port), local("two", two, echo.port)))
+        it.program.send(signal.SIGHUP)
+        await eventually(lambda: "cannot be read: too many open files" in it.program.log_text())
+        resource.prlimit(it.program.pid, resource.RLIMIT_NOFILE, (soft, hard))
+        await answers(two)
+
+
+async def test_a_file_that_only_the_watcher_could_read_is_read_again(
+    sshd: Sshd, echo: EchoServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, two = free_port(), free_port()
+    async with running(tmp_path, file(sshd, local("one", one, echo.port))) as tunnels:
+        await tunnels.all_up("server/one")
+        failed: list[str] = []
+        original = find
+
+        def fails_once(name: str) -> Found:
+            if failed:
+                return original(name)
+            failed.append(name)
+            why = os.strerror(errno.EMFILE).lower()
+            return Found(name, str(tmp_path), b"", Problem.at(Place(name), why, ErrorCode.UNREADABLE))
+
+        monkeypatch.setattr("reconciler.config.load.find", fails_once)
+        tunnels.edit(file(sshd, local("one", one, echo.port), local("two", two, echo.port)))
+        await tunnels.all_up("server/one", "server/two")
+        assert failed
+
+
+# --- what is taken is given back --------------------------------------------------------------------------------
+
+
+async def test_every_place_in_the_budget_is_given_back(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> None:
+    port, proxy, back, closed, denied = (free_port() for _ in range(5))
+    tunnels = (
+        local("echo", port, echo.port),
+        socks("proxy", proxy),
+        remote("back", back, echo.port),
+        remote("closed", closed, free_port()),
+        local("denied", denied, echo.port, deny="[127.0.0.0/8]"),
+        local("name", free_port(), echo.port, localHost="localhost"),
+        tunnel("unix", "local", localSocket=tmp_path / "s", remoteHost="127.0.0.1", remotePort=echo.port),
+    )
+    async with running(tmp_path, file(sshd, *tunnels)) as run:
+        await run.all_up()
+        budget = run.app.budget
+        localhost = len({info[4][0] for info in socket.getaddrinfo("localhost", 0)})
+        assert (budget.listeners, budget.links, budget.clients) == (3 + localhost + 2, 1, 0)  # a unix socket has a lock
+        for _ in range(3):
+            async with connected("127.0.0.1", port), connected("127.0.0.1", back):
+                await eventually(lambda: budget.clients == 2)
+                await sshd.kill_sessions()
+            with socket.create_connection(("127.0.0.1", denied)), socket.create_connection(("127.0.0.1", proxy)):
+                await run.all_up()
+            assert await exchange("127.0.0.1", echo.port, opening=by_socks(proxy)) == b"ping"
+            with socket.create_connection(("127.0.0.1", closed)):
+                pass
+            await eventually(lambda: budget.clients == 0, message="no client has a place")
+        links = run.links
+        run.restart("server")
+        await run.replaced(links)
+        await eventually(lambda: budget.links == 1, message="the replaced connection has no place")
+        run.edit(file(sshd, local("other", free_port(), echo.port)))
+        await run.all_up("server/other")
+        await eventually(lambda: (budget.listeners, budget.links, budget.clients) == (1, 1, 0))
+        run.edit("targets: {}\n")
+        await eventually(lambda: (budget.listeners, budget.links, budget.clients) == (0, 0, 0))
+
+
+async def test_addresses_that_do_not_answer_keep_few_descriptors(monkeypatch: pytest.MonkeyPatch) -> None:
+    addresses = [(socket.AF_INET, socket.SOCK_STREAM, 0, "", (f"127.0.0.{n}", 0)) for n in range(1, 41)]
+    with contextlib.ExitStack() as stack:
+        full = stack.enter_context(socket.create_server(("0.0.0.0", 0), backlog=0))
+        port = full.getsockname()[1]
+        for _ in range(2):  # its queue is full: nobody answers
+            client = stack.enter_context(socket.socket())
+            client.setblocking(False)
+            client.connect_ex(("127.0.0.1", port))
+
+        async def many(_endpoint: Endpoint) -> list[AddrInfoType]:
+            return [(*info[:4], (info[4][0], port)) for info in addresses]
+
+        monkeypatch.setattr(eyeballs, "addresses", many)
+        monkeypatch.setattr(eyeballs, "RACERS_MAX", 4)
+        monkeypatch.setattr(eyeballs, "_NEXT_ADDRESS_AFTER", 0.01)
+        before = fd_count()
+        tasks = [asyncio.create_task(eyeballs.connect(Endpoint("name", port))) for _ in range(3)]
+        await eventually(lambda: fd_count() == before + 3 + 4)
+        await asyncio.sleep(0.5)  # 40 addresses, 10 ms apart
+        assert fd_count() == before + 3 + 4
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        assert fd_count() == before
+        assert not eyeballs._racers
