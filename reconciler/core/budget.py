@@ -5,15 +5,16 @@ endpoints, the control socket, name lookups and threads. The rest is `usable`, a
 
     listeners         at most a half
     SSH connections   at most a half
-    clients           what the other two leave, an eighth at least; an eighth is kept free for each of the two to grow
+    clients           what the other two leave, a quarter at least; an eighth is kept free for each of the two to grow
 
-Clients are counted by the listener that they came in by (its "owner" here). Two rules keep one owner's clients from
-using up what the others need:
+Clients are counted by the listener that they came in by (its "owner" here), and by that tunnel's target. Two rules keep
+one owner's clients, or those of all tunnels of one target that is away, from using up what the others need:
 
-    share     Each listener has a share of an eighth of `usable`, divided equally. A client within the share is never
-              refused because of other owners' clients.
-    borrowing Beyond the share, an owner gets another client only while it has fewer than three times as many as are
-              free. So one owner alone gets three quarters of what there is, a second one three quarters of the rest.
+    share     Each listener has an equal part of a quarter of `usable`. A client within the share is never refused
+              because of other owners' clients.
+    borrowing Beyond the share, an owner gets another client only while it, and its target, have fewer than three times
+              as many as are free. So one target alone gets three quarters of what there is, a second one three quarters
+              of the rest.
 
 Invariants (tests/unit/test_budget.py): what is taken is never more than `usable`; and what is free always covers the
 shares that are not used, as long as the number of listeners stays the same.
@@ -68,6 +69,7 @@ class Budget:
         self._owners: set[Hashable] = set()
         self._clients: dict[Hashable, int] = {}
         self._names: dict[Hashable, str] = {}  # of the owners that have clients
+        self._of_targets: dict[str, int] = {}  # clients, by target
         self._share = 0
         self._within_shares = 0  # clients of registered owners that count towards their shares
 
@@ -102,7 +104,7 @@ class Budget:
 
     def take_link(self, count: int) -> Place | None:
         """Take `count` descriptors for an SSH connection, or for a dial; None if there is no room."""
-        if self.links + count > self.links_max or self.free < count:
+        if count and (self.links + count > self.links_max or self.free < count):
             return None
         self.links += count
 
@@ -124,29 +126,34 @@ class Budget:
         self._divide()
 
     def _divide(self) -> None:
-        self._share = self.usable // 8 // len(self._owners) if self._owners else 0
+        self._share = self.usable // 4 // len(self._owners) if self._owners else 0
         counted = (count for owner, count in self._clients.items() if owner in self._owners)
         self._within_shares = sum(min(count, self._share) for count in counted)
 
-    def take_client(self, owner: Hashable, name: str) -> Place | None:
-        """Take a descriptor for a client; None if there is no room. `name`: the owner's, for `no_client`."""
+    def take_client(self, owner: Hashable, tunnel: str, target: str) -> Place | None:
+        """Take a descriptor for a client of a tunnel, which is the owner's now; None if there is no room."""
         count = self._clients.get(owner, 0)
         is_within = owner in self._owners and count < self._share
         if self.listeners + self.links + self.clients >= self.usable:
             return None
-        if not is_within and not 0 <= count < BORROWED * (self.free - self._kept_for_growth()):
+        of_target = self._of_targets.get(target, 0)
+        if not is_within and max(count, of_target) >= BORROWED * (self.free - self._kept_for_growth()):
             return None
         self.clients += 1
         self._clients[owner] = count + 1
-        self._names[owner] = name
+        self._names[owner] = tunnel
+        self._of_targets[target] = of_target + 1
         self._within_shares += is_within
-        return Place(lambda: self._left(owner))
+        return Place(lambda: self._left(owner, target))
 
     def _kept_for_growth(self) -> int:
         return max(0, self._headroom - self.listeners) + max(0, self._headroom - self.links)
 
-    def _left(self, owner: Hashable) -> None:
+    def _left(self, owner: Hashable, target: str) -> None:
         self.clients -= 1
+        self._of_targets[target] -= 1
+        if not self._of_targets[target]:
+            del self._of_targets[target]
         count = self._clients[owner] = self._clients[owner] - 1
         if owner in self._owners and count < self._share:
             self._within_shares -= 1
@@ -179,7 +186,11 @@ class Budget:
 
     def _largest(self) -> str:
         """What uses the most descriptors."""
-        owner = max(self._clients, key=self._clients.__getitem__, default=None)
-        if owner is None or self._clients[owner] < self.listeners + self.links:
+        target = max(self._of_targets, key=self._of_targets.__getitem__, default=None)
+        if target is None or self._of_targets[target] < self.listeners + self.links:
             return f"listeners and SSH connections use {self.listeners + self.links} of {self.limit} descriptors"
-        return f"{self._clients[owner]} of {self.limit} descriptors are in use by clients of {self._names[owner]}"
+        owner = max(self._clients, key=self._clients.__getitem__)
+        count, whose = self._clients[owner], self._names[owner]
+        if 2 * count < self._of_targets[target]:
+            count, whose = self._of_targets[target], f"target {target}"
+        return f"{count} of {self.limit} descriptors are in use by clients of {whose}"

@@ -142,7 +142,7 @@ class Arrivals:
     def admit(self, door: Door, client: str = "") -> Place | None:
         """Take a place in the budget of descriptors for a new client. None: there is no room, and it was told."""
         tunnel = door.state.owner
-        place = self._budget.take_client(door.state.key, tunnel.id)
+        place = self._budget.take_client(door.state.key, tunnel.id, tunnel.target)
         if place is None:
             self._refuse(tunnel, "limit", client, self._budget.no_client())
             self._tally.failures(tunnel.id)[Reason.RESOURCES] += 1

@@ -136,7 +136,7 @@ class Probing:
             case FarTcp() | FarUnix() as to:
                 return _Channel(*await link.open_stream(to))
             case NearTcp() | NearUnix() as near:
-                place = self._budget.take_client(_PROBES, "probes")
+                place = self._budget.take_client(_PROBES, "probes", tunnel.target)
                 if place is None:
                     raise NoRoomError(self._budget.no_client())
                 try:

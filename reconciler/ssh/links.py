@@ -15,7 +15,7 @@ from types import MappingProxyType
 from reconciler.core import backoff
 from reconciler.core.budget import Budget
 from reconciler.core.faults import internal
-from reconciler.core.spec import NOTHING, Desired, TargetSettings, TargetSpec
+from reconciler.core.spec import NOTHING, Access, AgentLogin, Desired, TargetSettings, TargetSpec
 from reconciler.core.status import Failure, LinkPhase, LinkState, Reason, Tries
 from reconciler.ssh.dial import DialFailed, Dialled, dial, stamp
 from reconciler.ssh.flows import Flows
@@ -94,7 +94,11 @@ class Links:
 
     async def _dial(self, record: _Record, target: TargetSpec) -> None:
         place = self._budget.take_link(_BY_COMMAND if target.access.proxy_command else _BY_TCP)
-        if place is None:
+        agents = self._budget.take_link(_agents(target.access))
+        if place is None or agents is None:
+            for taken in (place, agents):
+                if taken is not None:
+                    taken.give_back()
             self._failed(record, Failure(Reason.RESOURCES, self._budget.no_link()))
             self._changed()
             return
@@ -118,6 +122,7 @@ class Links:
                 dialled.connection.abort()
                 raise
         finally:
+            agents.give_back()
             if record.link is None:
                 place.give_back()
         self._changed()
@@ -324,3 +329,8 @@ class Links:
         for name in [name for name, tries in self.tries.items() if asked.get(name) != tries.access]:
             del self.tries[name]
             self.stamps.pop(name, None)
+
+
+def _agents(access: Access) -> int:
+    """How many connections to an agent a dial keeps until it is over."""
+    return sum(isinstance(login, AgentLogin) for hop in (*access.via, access.hop) for login in hop.logins)

@@ -397,6 +397,16 @@ async def test_every_place_in_the_budget_is_given_back(sshd: Sshd, echo: EchoSer
         await eventually(lambda: (budget.listeners, budget.links, budget.clients) == (0, 0, 0))
 
 
+async def test_a_dial_counts_its_connection_to_an_agent(sshd: Sshd, tmp_path: Path) -> None:
+    async with SilentService(path=tmp_path / "agent") as agent:
+        text = file(sshd, local("t", free_port(), 1), privateKey=None, agent=agent.path, connectTimeout="5m")
+        async with running(tmp_path, text) as run:
+            await eventually(lambda: agent.connections == 1)
+            assert run.app.budget.links == 2
+            run.edit("targets: {}\n")
+            await eventually(lambda: run.app.budget.links == 0)
+
+
 async def test_addresses_that_do_not_answer_keep_few_descriptors(monkeypatch: pytest.MonkeyPatch) -> None:
     addresses = [(socket.AF_INET, socket.SOCK_STREAM, 0, "", (f"127.0.0.{n}", 0)) for n in range(1, 41)]
     with contextlib.ExitStack() as stack:

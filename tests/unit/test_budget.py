@@ -40,7 +40,7 @@ class World:
         match what:
             case "client":
                 for _ in range(times):
-                    if (place := budget.take_client(owner, f"t{owner}")) is not None:
+                    if (place := budget.take_client(owner, f"t{owner}", f"{owner % 3}")) is not None:
                         self.clients[owner].append(place)
             case "listener" | "link":
                 take = budget.take_listener if what == "listener" else budget.take_link
@@ -89,7 +89,7 @@ def test_a_tunnel_within_its_share_is_never_refused_because_of_others(limit: int
         assert world.budget.free >= 0, "what is free covers the shares that are not used"
     for owner in OWNERS:
         while world.budget.clients_of(owner) < world.budget.share:
-            assert world.budget.take_client(owner, f"t{owner}") is not None
+            assert world.budget.take_client(owner, f"t{owner}", f"{owner % 3}") is not None
 
 
 @given(st.integers(256, 4096), st.integers(2, 50))
@@ -97,11 +97,25 @@ def test_one_greedy_tunnel_leaves_a_quarter_to_the_others(limit: int, tunnels: i
     budget = Budget(limit)
     for owner in range(tunnels):
         budget.add_owner(owner)
-    while budget.take_client("greedy", "greedy") is not None:
+    while budget.take_client("greedy", "greedy", "x") is not None:
         pass
     assert budget.clients_of("greedy") <= budget.usable * 3 // 4 + 1
     count = 0
-    while budget.take_client(0, "modest") is not None:
+    while budget.take_client(0, "modest", "y") is not None:
+        count += 1
+    assert count >= budget.usable // 16
+
+
+@given(st.integers(256, 4096), st.integers(1, 50))
+def test_all_tunnels_of_one_target_leave_a_quarter_to_the_others(limit: int, tunnels: int) -> None:
+    budget = Budget(limit)
+    for owner in range(tunnels + 1):
+        budget.add_owner(owner)
+    for owner in range(1, tunnels + 1):
+        while budget.take_client(owner, f"dead/{owner}", "dead") is not None:
+            pass
+    count = 0
+    while budget.take_client(0, "well/t", "well") is not None:
         count += 1
     assert count >= budget.usable // 16
 
@@ -137,13 +151,13 @@ def test_every_limit_is_divided(limit: int) -> None:
     if limit >= 64:
         assert budget.take_listener(1) is not None
         assert budget.take_link(1) is not None
-        assert budget.take_client("a", "a") is not None
+        assert budget.take_client("a", "a", "a") is not None
 
 
 def test_the_sentences_name_what_uses_the_most() -> None:
     budget = Budget(256)
     budget.add_owner("a")
-    while budget.take_client("a", "prod/dead") is not None:
+    while budget.take_client("a", "prod/dead", "prod") is not None:
         pass
     used = budget.clients_of("a")
     assert budget.no_client() == (
@@ -156,3 +170,10 @@ def test_the_sentences_name_what_uses_the_most() -> None:
     while budget.take_link(1) is not None:
         pass
     assert "SSH connection" in budget.no_link()
+
+
+def test_the_sentences_name_a_target_where_no_tunnel_alone_uses_the_most() -> None:
+    budget = Budget(1024)
+    places = [budget.take_client(owner, f"dead/{owner}", "dead") for owner in range(20) for _ in range(20)]
+    count = sum(place is not None for place in places)
+    assert f": {count} of 1024 descriptors are in use by clients of target dead: " in budget.no_client()
