@@ -7,12 +7,13 @@ endpoints, the control socket, name lookups and threads. The rest is `usable`, a
     SSH connections   at most a half
     clients           what the other two leave, a quarter at least; an eighth is kept free for each of the two to grow
 
-Clients are counted by the listener that they came in by (its "owner" here), and by that tunnel's target. Two rules keep
-one owner's clients, or those of all tunnels of one target that is away, from using up what the others need:
+Clients are counted by the listener that they came in by (its "owner" here), and by group: that tunnel's target, or
+AWAY for those that came while there was no connection to it, until there is one. Two rules keep one owner's clients,
+those of all tunnels of a target, and those that wait for targets that are away, from using up what the others need:
 
     share     Each listener has an equal part of a quarter of `usable`. A client within the share is never refused
               because of other owners' clients.
-    borrowing Beyond the share, an owner gets another client only while it, and its target, have fewer than three times
+    borrowing Beyond the share, an owner gets another client only while it, and its group, have fewer than three times
               as many as are free. So one target alone gets three quarters of what there is, a second one three quarters
               of the rest.
 
@@ -29,6 +30,7 @@ RESERVE_MAX = 512
 RESERVE_MIN = 32
 BORROWED = 3  # an owner may borrow while it has fewer clients than so many times the free descriptors
 ENDPOINT_CONNECTIONS_MAX = 128
+AWAY = "*"  # the group of clients that wait for a connection; no target has this name
 REMEDY = "raise the limit of open files (ulimit -n, LimitNOFILE=)"
 
 
@@ -54,6 +56,37 @@ class Place:
             back()
 
 
+class ClientPlace(Place):
+    """The place of a client in its group."""
+
+    __slots__ = ("_groups", "group")
+
+    def __init__(self, back: Callable[[], None], groups: dict[str, int], group: str) -> None:
+        super().__init__(back)
+        self._groups = groups
+        self.group = ""
+        self.move_to(group)
+
+    def move_to(self, group: str) -> None:
+        """Count it in this group from now on."""
+        if self._back is None or group == self.group:
+            return
+        self._leave()
+        self.group = group
+        self._groups[group] = self._groups.get(group, 0) + 1
+
+    def give_back(self) -> None:
+        if self._back is not None:
+            self._leave()
+        super().give_back()
+
+    def _leave(self) -> None:
+        if self.group:
+            self._groups[self.group] -= 1
+            if not self._groups[self.group]:
+                del self._groups[self.group]
+
+
 class Budget:
     """See the module. `open_before`: how many descriptors are open already, for other purposes."""
 
@@ -69,7 +102,7 @@ class Budget:
         self._owners: set[Hashable] = set()
         self._clients: dict[Hashable, int] = {}
         self._names: dict[Hashable, str] = {}  # of the owners that have clients
-        self._of_targets: dict[str, int] = {}  # clients, by target
+        self._groups: dict[str, int] = {}  # clients, by group
         self._share = 0
         self._within_shares = 0  # clients of registered owners that count towards their shares
 
@@ -130,30 +163,25 @@ class Budget:
         counted = (count for owner, count in self._clients.items() if owner in self._owners)
         self._within_shares = sum(min(count, self._share) for count in counted)
 
-    def take_client(self, owner: Hashable, tunnel: str, target: str) -> Place | None:
+    def take_client(self, owner: Hashable, tunnel: str, group: str) -> ClientPlace | None:
         """Take a descriptor for a client of a tunnel, which is the owner's now; None if there is no room."""
         count = self._clients.get(owner, 0)
         is_within = owner in self._owners and count < self._share
         if self.listeners + self.links + self.clients >= self.usable:
             return None
-        of_target = self._of_targets.get(target, 0)
-        if not is_within and max(count, of_target) >= BORROWED * (self.free - self._kept_for_growth()):
+        if not is_within and max(count, self._groups.get(group, 0)) >= BORROWED * (self.free - self._kept_for_growth()):
             return None
         self.clients += 1
         self._clients[owner] = count + 1
         self._names[owner] = tunnel
-        self._of_targets[target] = of_target + 1
         self._within_shares += is_within
-        return Place(lambda: self._left(owner, target))
+        return ClientPlace(lambda: self._left(owner), self._groups, group)
 
     def _kept_for_growth(self) -> int:
         return max(0, self._headroom - self.listeners) + max(0, self._headroom - self.links)
 
-    def _left(self, owner: Hashable, target: str) -> None:
+    def _left(self, owner: Hashable) -> None:
         self.clients -= 1
-        self._of_targets[target] -= 1
-        if not self._of_targets[target]:
-            del self._of_targets[target]
         count = self._clients[owner] = self._clients[owner] - 1
         if owner in self._owners and count < self._share:
             self._within_shares -= 1
@@ -186,11 +214,11 @@ class Budget:
 
     def _largest(self) -> str:
         """What uses the most descriptors."""
-        target = max(self._of_targets, key=self._of_targets.__getitem__, default=None)
-        if target is None or self._of_targets[target] < self.listeners + self.links:
+        group = max(self._groups, key=self._groups.__getitem__, default=None)
+        if group is None or self._groups[group] < self.listeners + self.links:
             return f"listeners and SSH connections use {self.listeners + self.links} of {self.limit} descriptors"
         owner = max(self._clients, key=self._clients.__getitem__)
         count, whose = self._clients[owner], self._names[owner]
-        if 2 * count < self._of_targets[target]:
-            count, whose = self._of_targets[target], f"target {target}"
+        if 2 * count < self._groups[group]:
+            count, whose = self._groups[group], f"target {group}" if group != AWAY else "targets that are not connected"
         return f"{count} of {self.limit} descriptors are in use by clients of {whose}"

@@ -18,7 +18,7 @@ import os
 import socket
 from collections.abc import Callable
 
-from reconciler.core.budget import Place
+from reconciler.core.budget import ClientPlace
 from reconciler.core.origin import UNIX, Origin, UnknownOrigin, tcp_origin
 from reconciler.ssh.near import RESET, Near
 
@@ -60,7 +60,7 @@ class Acceptor:
         sock: socket.socket,
         spare: Spare,
         *,
-        admit: Callable[[Origin], Place | None],
+        admit: Callable[[Origin], ClientPlace | None],
         accepted: Callable[[Near, Origin], None],
         crowded: Callable[[], None],
     ) -> None:
@@ -118,7 +118,7 @@ class Acceptor:
             return UNIX
         return tcp_origin(*peer[:2]) if isinstance(peer, tuple) and len(peer) >= 2 else UnknownOrigin()
 
-    def _take_in(self, client: socket.socket, origin: Origin, place: Place) -> None:
+    def _take_in(self, client: socket.socket, origin: Origin, place: ClientPlace) -> None:
         client.setblocking(False)
         making = self._loop.connect_accepted_socket(
             lambda: Near(lambda near: self._accepted(near, origin), place), client

@@ -20,7 +20,7 @@ from typing import Any
 import asyncssh
 
 from reconciler.core.admission import destination_refused, forbids, source_allowed
-from reconciler.core.budget import Budget, Place
+from reconciler.core.budget import AWAY, Budget, ClientPlace
 from reconciler.core.guesses import Guesses
 from reconciler.core.judge import UNHEALTHY_AFTER
 from reconciler.core.origin import Origin
@@ -69,6 +69,7 @@ class Arrivals:
         self._flows = flows
         self._environ = environ
         self._budget = budget
+        self._pick = pick
         self._tally = tally
         self._ledger = ledger
         self._changed = changed
@@ -139,10 +140,11 @@ class Arrivals:
 
     # --- clients that come in here -----------------------------------------------------------------------------
 
-    def admit(self, door: Door, client: str = "") -> Place | None:
+    def admit(self, door: Door, client: str = "") -> ClientPlace | None:
         """Take a place in the budget of descriptors for a new client. None: there is no room, and it was told."""
         tunnel = door.state.owner
-        place = self._budget.take_client(door.state.key, tunnel.id, tunnel.target)
+        group = tunnel.target if self._pick(tunnel.target) is not None else AWAY
+        place = self._budget.take_client(door.state.key, tunnel.id, group)
         if place is None:
             self._refuse(tunnel, "limit", client, self._budget.no_client())
             self._tally.failures(tunnel.id)[Reason.RESOURCES] += 1
@@ -300,7 +302,7 @@ class Arrivals:
         self.meter(tunnel).count("ok")
         return Far(relay, window)
 
-    async def _dial(self, door: Door, tunnel: TunnelSpec, link: Link, client: str, place: Place) -> Near:
+    async def _dial(self, door: Door, tunnel: TunnelSpec, link: Link, client: str, place: ClientPlace) -> Near:
         task = asyncio.current_task()
         assert task is not None
         self._until_done(task)

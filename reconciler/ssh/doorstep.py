@@ -85,6 +85,8 @@ class Doorstep:
             with self._holding(door.state.owner), contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(min(HELD_CHECK, give_up_at - now)):
                     await self._wait(door.state.owner.target)
+        if near.place is not None:
+            near.place.move_to(door.state.owner.target)
         return link
 
     @contextlib.contextmanager

@@ -11,7 +11,7 @@ import asyncio
 import socket
 from typing import assert_never
 
-from reconciler.core.budget import Place
+from reconciler.core.budget import ClientPlace
 from reconciler.core.spec import Endpoint, FarTcp, FarUnix, NearTcp, NearUnix, Route, Socks
 from reconciler.ssh import eyeballs
 from reconciler.ssh.near import Near
@@ -34,7 +34,7 @@ def far_destination(route: Route, asked: FarTcp | None) -> FarTcp | FarUnix:
             assert_never(route)
 
 
-async def dial_near(route: Route, within: float, place: Place | None = None) -> Near:
+async def dial_near(route: Route, within: float, place: ClientPlace | None = None) -> Near:
     """Connect to a remote tunnel's destination from here. Raises OSError; TimeoutError after `within` seconds.
 
     `place`: the socket's place in the budget of descriptors, which it gives back when it is closed.

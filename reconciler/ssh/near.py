@@ -14,7 +14,7 @@ import struct
 from collections.abc import Callable
 from typing import Protocol
 
-from reconciler.core.budget import Place
+from reconciler.core.budget import ClientPlace
 
 
 class Owner(Protocol):
@@ -44,7 +44,7 @@ _VIEW = memoryview(_BUFFER)
 class Near(asyncio.BufferedProtocol):
     """The socket side. See the module. `made` is called once, when there is a transport."""
 
-    def __init__(self, made: Callable[[Near], None], place: Place | None = None) -> None:
+    def __init__(self, made: Callable[[Near], None], place: ClientPlace | None = None) -> None:
         """`place`: the descriptor's place in the budget, given back when the socket is closed."""
         self._made = made
         self.place = place

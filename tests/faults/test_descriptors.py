@@ -144,6 +144,23 @@ async def test_held_clients_of_a_dead_tunnel_do_not_starve_another(
         await answers(well)
 
 
+async def test_clients_of_many_dead_targets_do_not_starve_another_either(
+    sshd: Sshd, echo: EchoServer, tmp_path: Path
+) -> None:
+    well, dead = free_port(), [free_port() for _ in range(30)]
+    text = "targets:\n" + target(sshd, "well") + local("echo", well, echo.port)
+    for number, port in enumerate(dead):
+        text += target(sshd, f"dead{number}", port=free_port()) + local("held", port, 1, holdTimeout="5m")
+    async with starved(tmp_path, text) as it:
+        await answers(well)
+        with contextlib.ExitStack() as stack:
+            clients = [client for port in dead for client in stack.enter_context(crowd(port, 2 * HARD // len(dead)))]
+            await eventually(lambda: refused(clients) > HARD, message="what is too much is refused")
+            results = await asyncio.gather(*(exchange("127.0.0.1", well) for _ in range(20)))
+            assert results == [b"ping"] * 20
+            assert "in use by clients of targets that are not connected: " in it.program.log_text()
+
+
 async def test_clients_of_a_remote_tunnel_are_limited_too(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> None:
     many, back, well = free_port(), free_port(), free_port()
     async with SilentService() as silent:

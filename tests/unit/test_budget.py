@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reconciler.core.budget import Budget, Place
+from reconciler.core.budget import AWAY, Budget, ClientPlace, Place
 
 OWNERS = range(6)
 Steps = list[tuple[str, int, int]]
 STEPS = st.lists(
     st.tuples(
-        st.sampled_from(["client", "client", "client", "listener", "link", "leave", "open", "close"]),
+        st.sampled_from(["client", "client", "client", "listener", "link", "leave", "move", "open", "close"]),
         st.integers(0, 5),
         st.integers(1, 20),
     ),
@@ -20,9 +22,8 @@ STEPS = st.lists(
 )
 
 
-def give_back(places: list[Place], times: int) -> None:
-    for _ in range(min(times, len(places))):
-        place = places.pop()
+def give_back(places: Sequence[Place], times: int) -> None:
+    for place in places[:times]:
         place.give_back()
         place.give_back()  # the second time does nothing
 
@@ -32,7 +33,7 @@ class World:
 
     def __init__(self, limit: int, open_before: int) -> None:
         self.budget = Budget(limit, open_before)
-        self.clients: dict[int, list[Place]] = {owner: [] for owner in OWNERS}
+        self.clients: dict[int, list[ClientPlace]] = {owner: [] for owner in OWNERS}
         self.others: list[Place] = []
 
     def step(self, what: str, owner: int, times: int) -> None:
@@ -44,11 +45,16 @@ class World:
                         self.clients[owner].append(place)
             case "listener" | "link":
                 take = budget.take_listener if what == "listener" else budget.take_link
-                if (place := take(1 + times % 3)) is not None:
-                    self.others.append(place)
+                if (other := take(1 + times % 3)) is not None:
+                    self.others.append(other)
             case "leave":
                 give_back(self.clients[owner], times)
+                del self.clients[owner][:times]
                 give_back(self.others, times)
+                del self.others[:times]
+            case "move":
+                for client in self.clients[owner][:times]:
+                    client.move_to(f"{times % 3}")
             case "open":
                 budget.add_owner(owner)
             case _:
@@ -71,10 +77,11 @@ def test_never_more_is_taken_than_there_is(limit: int, open_before: int, steps: 
         assert [budget.clients_of(owner) for owner in OWNERS] == [len(places) for places in world.clients.values()]
         assert budget.listeners <= budget.listeners_max
         assert budget.links <= budget.links_max
-    for places in (*world.clients.values(), world.others):
-        for place in places:
-            place.give_back()
+    for places in world.clients.values():
+        give_back(places, len(places))
+    give_back(world.others, len(world.others))
     assert world.taken == 0
+    assert not world.budget._groups
 
 
 @given(st.integers(16, 4096), STEPS)
@@ -177,3 +184,22 @@ def test_the_sentences_name_a_target_where_no_tunnel_alone_uses_the_most() -> No
     places = [budget.take_client(owner, f"dead/{owner}", "dead") for owner in range(20) for _ in range(20)]
     count = sum(place is not None for place in places)
     assert f": {count} of 1024 descriptors are in use by clients of target dead: " in budget.no_client()
+
+
+def test_clients_of_all_targets_that_are_away_leave_a_quarter_to_those_of_others() -> None:
+    budget = Budget(1024)
+    for owner in range(101):
+        budget.add_owner(owner)
+    waiting = [budget.take_client(owner, f"dead{owner}/t", AWAY) for _ in range(13) for owner in range(1, 101)]
+    places = [place for place in waiting if place is not None]
+    assert f": {len(places)} of 1024 descriptors are in use by clients of targets that are not connected: " in (
+        budget.no_client()
+    )
+    count = 0
+    while budget.take_client(0, "well/t", "well") is not None:
+        count += 1
+    assert count > budget.usable // 16
+    assert budget.take_client(1, "dead1/t", AWAY) is None
+    for place in places:
+        place.move_to("dead1")  # there is a connection now
+    assert budget.take_client(2, "dead2/t", AWAY) is not None
