@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 from pathlib import Path
 
 import pytest
@@ -74,3 +75,14 @@ async def test_a_probe_that_fails_makes_a_new_connection_here_too(
             asyncssh_server.answer_normally()
             await eventually(lambda: tunnels["server/sick"].verdict.phase is Phase.UP)
             assert await exchange("127.0.0.1", port) == b"ping"
+
+
+async def test_the_limit_of_open_files_stays_as_the_program_has_it(sshd: Sshd, echo: EchoServer) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    lower = min(soft, hard - 1) - 1
+    resource.setrlimit(resource.RLIMIT_NOFILE, (lower, hard))
+    try:
+        async with open_tunnels(content(sshd, echo.port)):
+            assert resource.getrlimit(resource.RLIMIT_NOFILE) == (lower, hard)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
