@@ -197,8 +197,8 @@ class App:
     async def load(self, *, asked: bool = False) -> Loaded:
         """Read the files; what is valid is asked for from now on. Each problem is told when it is new."""
         loaded = await self.loads.load(asked=asked)
-        if not loaded.was_read and self._watcher is not None:  # the cause may be the machine's, and over soon
-            self._watcher.look_again()
+        if self._watcher is not None:
+            self._watcher.look_again(loaded.unread)  # the cause may be the machine's, and over soon
         self._want()
         return loaded
 

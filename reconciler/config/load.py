@@ -74,9 +74,9 @@ class Loaded:
         return not self.errors
 
     @property
-    def was_read(self) -> bool:
-        """Every file could be read, whatever it says."""
-        return all(problem.code is not ErrorCode.UNREADABLE for problem in self.errors)
+    def unread(self) -> frozenset[str]:
+        """The files and directories that could not be read."""
+        return frozenset(problem.file for problem in self.errors if problem.code is ErrorCode.UNREADABLE)
 
     @property
     def usable(self) -> bool:

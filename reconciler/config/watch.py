@@ -33,6 +33,8 @@ _MAX_HOPS = 40  # as the kernel has it
 _GROUP_MS = 40  # hints that come together
 _STEP_MS = 25  # how often watchfiles looks: the latency of a hint
 
+_EMPTY = hashlib.sha256().digest()  # an empty file gives no answer, and is not read again for one
+
 _Contents = Mapping[str, bytes | None]  # by path: a digest, None where there is nothing to read
 
 
@@ -58,7 +60,7 @@ class Watcher:
         self._named: frozenset[str] = frozenset()
         self._config_seen: _Contents = {}
         self._named_seen: dict[str, bytes | None] = {}
-        self._again = False
+        self._again: frozenset[Path] = frozenset()
         self._hint = asyncio.Event()
         self._stop = asyncio.Event()
         self._places_changed = asyncio.Event()
@@ -90,13 +92,13 @@ class Watcher:
         self._named = wanted
         self._places_changed.set()
 
-    def look_again(self) -> None:
-        """The load could not read a file: at the next look, every file that can be read here counts as changed.
+    def look_again(self, paths: Iterable[str]) -> None:
+        """The load could not read these files and directories: at the next look, those that can be read are changed.
 
         Otherwise a file that was read here, and not by the load just after (the process had no descriptor left), would
         be passed over until its next edit.
         """
-        self._again = True
+        self._again = frozenset(map(Path, paths))
 
     def __aiter__(self) -> Self:
         return self
@@ -114,9 +116,10 @@ class Watcher:
         config, named = await self._settled()
         changed = Change(_differing(self._config_seen, config), _differing(self._named_seen, named))
         if self._again:
-            self._again = False
-            there = frozenset(path for path, digest in config.items() if digest is not None)
-            changed = Change(changed.config | there, changed.named)
+            there = (path for path, digest in config.items() if digest not in (None, _EMPTY))
+            again = frozenset(path for path in there if not self._again.isdisjoint((Path(path), Path(path).parent)))
+            changed = Change(changed.config | again, changed.named)
+            self._again = frozenset()
         if not changed.config and not changed.named:
             return None
         self._config_seen = config

@@ -232,3 +232,15 @@ def test_nothing_is_left_after_the_loop_ends(config: Path) -> None:
     for thread in set(threading.enumerate()) - before:
         thread.join(WITHIN)
         assert not thread.is_alive()
+
+
+async def test_what_a_load_could_not_read_is_looked_at_again_once(config: Path) -> None:
+    (config / "b.yaml").write_text("2")
+    (config / "empty.yaml").write_text("")
+    async with Watcher([f"{config}/"], interval=0.01) as watcher:
+        watcher.look_again([str(config / "a.yaml"), str(config / "empty.yaml"), str(config / "gone.yaml")])
+        assert await asyncio.wait_for(anext(watcher), WITHIN) == changed(config / "a.yaml")
+        watcher.look_again([f"{config}/"])
+        assert await asyncio.wait_for(anext(watcher), WITHIN) == changed(config / "a.yaml", config / "b.yaml")
+        (config / "b.yaml").write_text("3")
+        assert await asyncio.wait_for(anext(watcher), WITHIN) == changed(config / "b.yaml")
