@@ -18,8 +18,8 @@ from reconciler.cli.values import DURATION
 from reconciler.config.load import Config
 from reconciler.core.overlay import Shard
 from reconciler.service import DEFAULT_LISTEN, EndpointError, Endpoints, serving
-from reconciler.ssh.threads import Threads
 from reconciler.system.descriptors import raise_soft_limit
+from reconciler.system.threads import Threads
 
 _INVALID = 2
 _THREADS = 32  # for what blocks: files, above all

@@ -12,7 +12,7 @@ import socket
 from aiohappyeyeballs import AddrInfoType
 
 from reconciler.core.spec import Endpoint
-from reconciler.ssh.threads import Threads
+from reconciler.system.threads import Threads
 
 _resolvers = Threads(32)
 

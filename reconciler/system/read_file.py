@@ -44,7 +44,11 @@ def open_regular(path: str) -> int:
 
     Raises NotRegularFileError for anything else, OSError where the file cannot be opened.
     """
-    _require_regular(Path(path).stat(), path)
+    try:
+        status = Path(path).stat()
+    except ValueError:
+        raise OSError(errno.EINVAL, "its name holds a NUL", path) from None
+    _require_regular(status, path)
     # O_NONBLOCK: the path may have become a pipe since the check, and opening one waits for its writer.
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
     try:

@@ -7,7 +7,7 @@ from concurrent.futures import wait
 
 import pytest
 
-from reconciler.ssh.threads import Threads
+from reconciler.system.threads import Threads
 
 WITHIN = 30.0
 

@@ -1,0 +1,195 @@
+"""Calls that touch a path, each in a daemon thread and with a deadline.
+
+A path on a file system that is gone can block a call for ever, a mere stat included. So no such call runs on the event
+loop, and none is waited for without end:
+
+- Calls for one path run one at a time. The others wait in line, without a thread.
+- A call without an answer by its deadline raises PathHangsError. Its thread is left behind, and until it returns every
+  further call for that path fails at once.
+- A call that waits for a thread gets a new one, up to a limit: paths that hang do not delay the other paths.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future
+from concurrent.futures import wait as wait_for
+from dataclasses import dataclass, field
+from queue import SimpleQueue
+from typing import Any, TypeVar
+
+from reconciler.system.read_file import read_regular
+
+T = TypeVar("T")
+
+SECONDS = 5.0  # the deadline of a call
+_THREADS = 4  # started whenever calls wait
+_THREADS_MAX = 512  # started while threads hang; each takes some 50 KB
+_PATIENCE = 0.2  # seconds that a call waits for one of the first threads
+
+
+class PathHangsError(OSError):
+    """The path did not answer in time."""
+
+
+@dataclass(slots=True, eq=False)
+class _Call:
+    path: str
+    function: Callable[[], Any]
+    future: Future[Any] = field(default_factory=Future)
+    started: bool = False
+
+
+class FileCalls:
+    """The threads, and the lines of calls before each path. `most` threads, hanging ones included."""
+
+    def __init__(self, most: int = _THREADS_MAX) -> None:
+        self._most = most
+        self._lock = threading.Lock()
+        self._ready: SimpleQueue[_Call] = SimpleQueue()  # the first of each line that waits for a thread
+        self._lines: dict[str, deque[_Call]] = {}
+        self._hanging: set[str] = set()
+        self._threads = 0
+        self._unfinished = 0  # calls that are ready or run
+
+    @property
+    def hanging(self) -> int:
+        """How many paths hang."""
+        return len(self._hanging)
+
+    async def ask(self, path: str, function: Callable[[], T], seconds: float = SECONDS) -> T:
+        """Return what `function` returns. Raises what it raises, and PathHangsError."""
+        call = self._submit(path, function)
+        future = asyncio.wrap_future(call.future)
+        try:
+            done, _ = await asyncio.wait({future}, timeout=min(_PATIENCE, seconds))
+            if not done:
+                self._add_thread(call)
+                done, _ = await asyncio.wait({future}, timeout=max(0.0, seconds - _PATIENCE))
+            if not done:
+                raise self._give_up(call, seconds)
+            return future.result()  # type: ignore[no-any-return]  # of this function
+        finally:
+            future.cancel()
+
+    def wait(self, path: str, function: Callable[[], T], seconds: float = SECONDS) -> T:
+        """Like `ask`, for a thread other than the event loop's."""
+        found = self.wait_all([path], lambda _path: function(), seconds)[path]
+        if isinstance(found, OSError):
+            raise found
+        return found
+
+    def wait_all(
+        self, paths: Iterable[str], function: Callable[[str], T], seconds: float = SECONDS
+    ) -> dict[str, T | OSError]:
+        """The result of `function` for each path, or its OSError, within `seconds` for all of them together."""
+        give_up_at = time.monotonic() + seconds
+        answers: dict[str, T | OSError] = {}
+        calls: list[_Call] = []
+        for path in dict.fromkeys(paths):
+            try:
+                calls.append(self._submit(path, lambda path=path: function(path)))  # type: ignore[misc]  # of mypy
+            except OSError as error:
+                answers[path] = error
+        left = wait_for([call.future for call in calls], min(_PATIENCE, seconds)).not_done
+        while left and (seconds_left := give_up_at - time.monotonic()) > 0:
+            for call in calls:
+                self._add_thread(call)
+            left = wait_for(left, min(_PATIENCE, seconds_left)).not_done
+        for call in calls:
+            try:
+                answers[call.path] = call.future.result(0)
+            except OSError as error:  # TimeoutError is one too
+                answers[call.path] = error if call.future.done() else self._give_up(call, seconds)
+        return answers
+
+    def _submit(self, path: str, function: Callable[[], object]) -> _Call:
+        call = _Call(path, function)
+        with self._lock:
+            if path in self._hanging:
+                raise PathHangsError(errno.ETIMEDOUT, "it does not answer: an earlier call for it still waits", path)
+            line = self._lines.setdefault(path, deque())
+            line.append(call)
+            if len(line) == 1:
+                self._make_ready(call)
+        return call
+
+    def _make_ready(self, call: _Call) -> None:
+        self._unfinished += 1
+        self._ready.put(call)
+        if self._threads < min(_THREADS, self._unfinished):
+            self._start()
+
+    def _add_thread(self, call: _Call) -> None:
+        """Start a thread if the call waits for one."""
+        with self._lock:
+            line = self._lines.get(call.path)
+            if line and line[0] is call and not call.started and self._threads < self._most:
+                self._start()
+
+    def _start(self) -> None:
+        try:
+            threading.Thread(target=self._run, name="file", daemon=True).start()
+        except RuntimeError:  # no more of them now: those there are do the work, or the call has its deadline
+            return
+        self._threads += 1
+
+    def _give_up(self, call: _Call, seconds: float) -> PathHangsError:
+        call.future.cancel()  # of one that runs: without effect
+        with self._lock:
+            line = self._lines.get(call.path)
+            if line and line[0].started:
+                self._hanging.add(call.path)
+                return PathHangsError(errno.ETIMEDOUT, f"it did not answer within {seconds:g} s", call.path)
+        return PathHangsError(errno.EAGAIN, f"no thread was free for it within {seconds:g} s", call.path)
+
+    def _run(self) -> None:
+        while True:
+            call = self._ready.get()
+            call.started = True
+            if call.future.set_running_or_notify_cancel():
+                try:
+                    result = call.function()
+                except BaseException as error:  # noqa: BLE001 - it belongs to the caller
+                    self._finished(call)
+                    call.future.set_exception(error)
+                else:
+                    self._finished(call)
+                    call.future.set_result(result)
+                    del result
+            else:
+                self._finished(call)
+            del call  # a content must not live until the next call
+            with self._lock:
+                if self._threads > max(_THREADS, self._unfinished):
+                    self._threads -= 1
+                    return
+
+    def _finished(self, call: _Call) -> None:
+        with self._lock:
+            self._unfinished -= 1
+            self._hanging.discard(call.path)
+            line = self._lines[call.path]
+            line.popleft()
+            if line:
+                self._make_ready(line[0])
+            else:
+                del self._lines[call.path]
+
+
+FILES = FileCalls()
+
+
+async def read(path: str, limit: int) -> bytes:
+    """The content of a regular file of at most `limit` bytes. Raises OSError; see read_file.py."""
+    return await FILES.ask(path, lambda: read_regular(path, limit))
+
+
+def read_here(path: str, limit: int) -> bytes:
+    """Like `read`, for a thread other than the event loop's."""
+    return FILES.wait(path, lambda: read_regular(path, limit))
