@@ -172,7 +172,7 @@ class App:
             self._watcher = watcher
             loaded = await self.load()  # what changed between the first load and the begin of the watch
             while True:
-                watcher.watch_also(loaded.watched)
+                await watcher.watch_also(loaded.watched)
                 change = await anext(watcher)
                 if change.config:
                     loaded = await self.load()

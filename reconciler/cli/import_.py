@@ -8,14 +8,15 @@ import re
 import shlex
 import sys
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 
 import click
 import yaml
 
 from reconciler.cli.carry import Carried, Carrier, Fields
+from reconciler.cli.client import Trouble
 from reconciler.cli.ssh_words import Asked, NotSshError, SshConfig, command_line, lines_of, ssh_config
 from reconciler.cli.table import clean
+from reconciler.config.files import find
 from reconciler.config.load import Loaded, load_text
 from reconciler.config.options import Options
 from reconciler.core.addresses import Addresses
@@ -48,7 +49,7 @@ def command(configs: tuple[str, ...], allow_commands: bool, words: tuple[str, ..
 
     Exits 1 if something could not be carried over.
     """
-    config = ssh_config((path, Path(path).read_text("utf-8", "replace")) for path in configs)
+    config = ssh_config((path, _text(path)) for path in configs)
     lost = list(config.lost)
     carrier = Carrier(config, os.environ, allow_commands)
     carried = _distinct(carrier.carry(asked) for asked in _asked(words, config, lost))
@@ -68,6 +69,14 @@ def command(configs: tuple[str, ...], allow_commands: bool, words: tuple[str, ..
     for said in lost:
         click.echo(f"not carried over: {clean(said)}", err=True)
     sys.exit(1 if lost else 0)
+
+
+def _text(path: str) -> str:
+    """The content of an ssh_config, which may come through a pipe."""
+    found = find(path)
+    if found.problem is not None:
+        raise Trouble(str(found.problem))
+    return found.data.decode("utf-8", "replace")
 
 
 def _asked(words: tuple[str, ...], config: SshConfig, lost: list[str]) -> Iterator[Asked]:

@@ -17,7 +17,7 @@ from reconciler.cli.answers import PlannedStep
 from reconciler.cli.client import Control, NothingRuns, Trouble
 from reconciler.cli.files import files
 from reconciler.cli.table import clean, complain, count, painted, width
-from reconciler.config.files import STDIN, Found, default_paths, find, listing
+from reconciler.config.files import STDIN, Found, default_paths, listing, read_all
 from reconciler.config.load import Config, Loaded
 from reconciler.core.spec import NOTHING, Desired
 from reconciler.planned import between
@@ -160,7 +160,7 @@ def _read(paths: Iterable[str]) -> list[Found]:
         listed = listing(path)
         if listed.problem is not None:
             raise _Invalid(str(listed.problem))
-        made += [find(name) for name in listed.names]
+        made += read_all(listed)
     return made
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from reconciler.config.assemble import Assembled, assemble
 from reconciler.config.choice import Candidate, Choice
 from reconciler.config.deadline import TooLongError, within
-from reconciler.config.files import STDIN, Found, Listing, default_paths, digest, find, listing, revision
+from reconciler.config.files import Found, Listing, default_paths, digest, listing, read_all, revision
 from reconciler.config.gaps import gaps_in, may_follow
 from reconciler.config.merge import Document
 from reconciler.config.named import named_files
@@ -97,6 +97,7 @@ class Config:
         self.options = replace(options, hidden=self.hidden)
         self._good: dict[str, Document] = {}
         self._homes: dict[str, str] = {}  # by file, the path given that it was found under
+        self._once: set[str] = set()  # paths given that were pipes
         self._parsed: dict[str, Candidate] = {}
         self._desired = NOTHING
         self._broken: Mapping[str, str] = {}
@@ -119,10 +120,12 @@ class Config:
 
     def _candidates(self, found: Listing) -> Iterable[Candidate]:
         known = [name for name, home in self._homes.items() if home == found.given]
-        if found.given == STDIN and known:
+        if found.given in self._once and known:
             yield from (self._kept(name) for name in known)  # what a pipe said, it says once
             return
-        read = [self._parse(find(name)) for name in found.names]
+        files = read_all(found)
+        self._once |= {found.given for file in files if file.once}
+        read = [self._parse(file) for file in files]
         silence: tuple[Problem, ...] = (found.problem,) if found.problem is not None else ()
         if known and found.given not in known and found.names == (found.given,) and read[0].document is None:
             # A directory that is gone altogether looks like a file that is missing, and gives no more of an answer.

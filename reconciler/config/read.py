@@ -20,6 +20,7 @@ from reconciler.config.nodes import Entry, Items, Node, Plain, Scalar, Table, ho
 from reconciler.config.problem import ConfigError, ErrorCode, Place, Problem
 
 MAX_BYTES = 1024 * 1024
+TOO_LARGE = f"larger than {MAX_BYTES // 1024} KiB: split it into several files"
 MAX_DEPTH = 24
 MAX_KEY = 256
 MAX_PROBLEMS = 100  # told of one file at a time: it can hold one every few bytes, and nobody mends more at once
@@ -52,7 +53,7 @@ def read(data: bytes, file: str) -> tuple[Table, list[Problem]]:
 
 def _text(data: bytes, file: str) -> str:
     if len(data) > MAX_BYTES:
-        _refuse(Place(file), f"larger than {MAX_BYTES // 1024} KiB: split it into several files")
+        _refuse(Place(file), TOO_LARGE)
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:

@@ -20,8 +20,11 @@ from reconciler.config.problem import ErrorCode, Place, WarningCode
 from reconciler.config.values import Unset, Wrong, filled
 from reconciler.config.variables import Variables
 from reconciler.core.secret import FromEnv, FromFile, Inline, Secret, Source
+from reconciler.system.file_calls import FILES
+from reconciler.system.read_file import NotRegularFileError, open_regular
 
 _KEY_BEGINS = "-----BEGIN "
+_LOOK, _LOOK_MIN = 1.0, 0.05  # seconds for a look at a path
 
 
 class Sources:
@@ -130,7 +133,7 @@ class Sources:
                     message = f"{source} may not be read: --secrets-dir allows {self.secrets_dir}"
                     fields.report.error(place, message, ErrorCode.FORBIDDEN)
                     fields.troubled.add(name)  # so that nobody looks into it
-                elif trouble := unreadable(path) or _empty(path):
+                elif trouble := unreadable(path, may_be_empty=False):
                     fields.report.warn(place, f"{source}: {trouble}", WarningCode.SECRET_UNREADABLE, *beside)
             case FromEnv() | Inline() if self.secrets_dir_only:
                 message = f"{source} may not be a secret: --secrets-dir-only takes only files in {self.secrets_dir}"
@@ -143,39 +146,52 @@ class Sources:
         return source
 
 
-def unreadable(path: str) -> str:
+def unreadable(path: str, *, may_be_empty: bool = True) -> str:
     """Why a file cannot be read, or ""."""
-    if not os.path.exists(path):  # noqa: PTH110 - Path.exists raises where a folder may not be searched
-        return "there is no such file"
-    if Path(path).is_dir():
-        return "this is a directory"
-    return "" if os.access(path, os.R_OK) else "it may not be read"
-
-
-def _empty(path: str) -> str:
-    """Only of a regular file: a pipe says what it holds to the first who reads it."""
-    try:
-        if not stat.S_ISREG(Path(path).stat().st_mode):
-            return ""
-        with Path(path).open("rb") as file:
-            return "" if file.read(1) else "it is empty"
-    except OSError as error:
-        # No descriptor left: that says nothing about the file, and would be said of it until the next edit.
-        return "" if error.errno in (errno.EMFILE, errno.ENFILE) else "it may not be read"
+    return _looked_at(path, lambda: _trouble(path, may_be_empty=may_be_empty))
 
 
 def is_socket(path: str) -> bool:
+    return not _looked_at(path, lambda: "" if stat.S_ISSOCK(_mode(path)) else "it is none")
+
+
+def _looked_at(path: str, look: Callable[[], str]) -> str:
+    """What `look` says of the path, or that it hangs. With many paths that hang, each gets less time."""
     try:
-        return stat.S_ISSOCK(os.stat(path).st_mode)  # noqa: PTH116 - Path.is_socket raises where a folder may not be searched
+        return FILES.wait(path, look, max(_LOOK_MIN, _LOOK / (1 + FILES.hanging)))
+    except OSError as error:
+        return error.strerror or "it cannot be looked at"
+
+
+def _trouble(path: str, *, may_be_empty: bool) -> str:
+    try:
+        descriptor = open_regular(path)
+    except FileNotFoundError:
+        return "there is no such file"
+    except PermissionError:
+        return "it may not be read"
+    except NotRegularFileError as error:
+        return "this is a directory" if stat.S_ISDIR(_mode(path)) else str(error.strerror)
+    except OSError as error:
+        # No descriptor left: that says nothing about the file, and would be said of it until the next edit.
+        return "" if error.errno in (errno.EMFILE, errno.ENFILE) else (error.strerror or str(error)).lower()
+    with os.fdopen(descriptor, "rb", buffering=0) as file:
+        return "" if may_be_empty or file.read(1) else "it is empty"
+
+
+def _mode(path: str) -> int:
+    try:
+        return os.stat(path).st_mode  # noqa: PTH116 - beside os.path
     except (OSError, ValueError):
-        return False
+        return 0
 
 
 def _lies_in(path: str, directory: str) -> bool:
     """Whether the path, and what it leads to, are inside: a link out of the directory is no way around it."""
     root = os.path.realpath(directory)
     lexical = Path(path).is_relative_to(Path(os.path.abspath(directory))) or Path(path).is_relative_to(root)  # noqa: PTH100
-    return lexical and Path(os.path.realpath(path)).is_relative_to(root)
+    # A path that hangs leads nowhere.
+    return lexical and not _looked_at(path, lambda: "" if Path(os.path.realpath(path)).is_relative_to(root) else "out")
 
 
 def _at(fields: Fields, name: str, node: Node) -> Place:

@@ -13,7 +13,6 @@ import asyncio
 import contextlib
 import hashlib
 import os
-import stat
 import threading
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import aclosing
@@ -25,10 +24,13 @@ from typing import Self
 from watchfiles import awatch
 
 from reconciler.config.files import STDIN, is_utf8, listing
+from reconciler.system.file_calls import FILES
+from reconciler.system.read_file import NotRegularFileError, read_regular
 
 _INTERVAL = 2.0
 _SETTLE = 0.02  # a file that is being written is read again until it stays the same,
 _SETTLE_ROUNDS = 25  # but not for ever: half a second
+_MAX = 16 << 20  # bytes that are looked at: no file that is read may be larger (known_hosts)
 _MAX_HOPS = 40  # as the kernel has it
 _GROUP_MS = 40  # hints that come together
 _STEP_MS = 25  # how often watchfiles looks: the latency of a hint
@@ -83,12 +85,12 @@ class Watcher:
                 await self._task
         self.active = False
 
-    def watch_also(self, named: Iterable[str]) -> None:
+    async def watch_also(self, named: Iterable[str]) -> None:
         """The files that specs name, all of them; a new one is compared with what it holds now."""
         wanted = frozenset(named)
-        added = wanted - self._named
+        added = await asyncio.to_thread(_contents, wanted - self._named)
         self._named_seen = {path: seen for path, seen in self._named_seen.items() if path in wanted}
-        self._named_seen |= _contents(added)
+        self._named_seen |= added
         self._named = wanted
         self._places_changed.set()
 
@@ -209,38 +211,42 @@ def _contents_of_config(paths: Iterable[str]) -> _Contents:
 
 
 def _contents(paths: Iterable[str]) -> dict[str, bytes | None]:
-    return {path: _digest(path) for path in paths}
+    found = FILES.wait_all(paths, _digest)
+    return {path: None if isinstance(digest, OSError) else digest for path, digest in found.items()}
 
 
-def _digest(path: str) -> bytes | None:
+def _digest(path: str) -> bytes:
     try:
-        if not stat.S_ISREG(os.stat(path).st_mode):  # noqa: PTH116 - a pipe would block, and is read only once
-            return None
-        with Path(path).open("rb") as file:
-            return hashlib.file_digest(file, "sha256").digest()
-    except (OSError, ValueError):
-        return None
+        return hashlib.sha256(read_regular(path, _MAX)).digest()
+    except NotRegularFileError as error:  # one that becomes something else, or becomes a file again, has changed
+        return f"{error.strerror}".encode()
 
 
 def _places(paths: Iterable[str]) -> list[str]:
     """Where something has to happen for a path to mean another content: files and directories, those that exist."""
-    found: set[str] = set()
-    for path in map(Path, paths):
-        found |= _on_the_way(path.absolute(), _MAX_HOPS)
-        if path.is_file():
-            found.add(str(path))
-    return sorted(filter(is_utf8, found))
+    found = FILES.wait_all(paths, _places_of)
+    return sorted(set[str]().union(*(places for places in found.values() if not isinstance(places, OSError))))
 
 
-def _on_the_way(path: Path, hops: int) -> set[str]:
+def _places_of(path: str) -> set[str]:
+    found = _on_the_way(Path(path).absolute(), _MAX_HOPS, set())
+    if os.path.isfile(path):  # noqa: PTH113 - Path.is_file raises in a directory that may not be searched
+        found.add(path)
+    return set(filter(is_utf8, found))
+
+
+def _on_the_way(path: Path, hops: int, passed: set[Path]) -> set[str]:
     """The directory of the path, of each link that its parts go through, and of what these point to."""
+    if path in passed:
+        return set()
+    passed.add(path)
     found = {str(_existing(path if path.is_dir() else path.parent))}
     for part in (path, *path.parents):
         if not part.is_symlink() or not hops:
             continue
         found.add(str(part.parent))
         target = part.parent / part.readlink()
-        found |= _on_the_way(target / path.relative_to(part), hops - 1)
+        found |= _on_the_way(target / path.relative_to(part), hops - 1, passed)
     return found
 
 

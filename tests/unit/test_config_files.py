@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import os
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
-from reconciler.config.files import default_paths, is_utf8, listing
+from reconciler.config.files import default_paths, is_utf8
 from reconciler.config.load import Config, Loaded, load_files
 from reconciler.config.options import Options
+from support.special_files import NOTHING, SPECIAL, put
 
 ENVIRON = {"HOME": "/home/me"}
 OPTIONS = Options(user="me")
@@ -98,10 +102,66 @@ def test_a_link_that_leads_nowhere_is_not_a_file_that_is_gone(folder: Path) -> N
     assert not loaded.valid
 
 
-def test_a_pipe_in_a_directory_is_no_file_of_it(folder: Path) -> None:
-    """To open it would be to wait for somebody who writes to it, with every other file."""
-    os.mkfifo(folder / "pipe.yaml")
-    assert str(folder / "pipe.yaml") not in listing(str(folder)).names
+@pytest.mark.parametrize("kind", [*SPECIAL, *NOTHING])
+def test_a_file_of_a_directory_that_becomes_something_else_keeps_its_last_good_content(folder: Path, kind: str) -> None:
+    make, said = (SPECIAL | NOTHING)[kind]
+    files = config(folder)
+    before = files.reload()
+    assert before.valid
+    put(folder / "b.yml", make)
+    loaded = files.reload()
+    assert not loaded.valid
+    [error] = loaded.errors
+    assert error.file == str(folder / "b.yml")
+    assert said in str(error)
+    assert loaded.desired == before.desired
+
+
+@pytest.mark.parametrize("kind", SPECIAL)
+def test_a_path_on_the_command_line_that_is_no_file_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    monkeypatch.setattr("reconciler.config.files._PIPE_SILENCE", 0.1)
+    make, said = SPECIAL[kind]
+    put(tmp_path / "tunnels.yaml", make)
+    loaded = config(tmp_path / "tunnels.yaml").reload()
+    assert not loaded.usable
+    [error] = loaded.errors
+    if kind == "a pipe":
+        said = "nothing more came through it in time"
+    assert said in str(error)
+
+
+def test_a_pipe_on_the_command_line_is_read_once() -> None:
+    """As `<(command)` makes one. What comes through it is taken slowly, and once."""
+    readable, writable = os.pipe()
+    with os.fdopen(readable), os.fdopen(writable, "w") as into:
+        path = Path(f"/dev/fd/{readable}")
+        files = config(path)
+        with ThreadPoolExecutor(1) as thread:
+            loading = thread.submit(files.reload)
+            for line in A.splitlines(keepends=True):
+                into.write(line)
+                into.flush()
+            into.close()
+            first = loading.result()
+        assert first.valid, first.errors
+        assert files.reload().desired == first.desired
+
+
+def test_a_pipe_without_an_end_is_too_large(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+
+    def write() -> None:
+        with suppress(BrokenPipeError), (tmp_path / "pipe").open("wb", buffering=0) as into:
+            while True:
+                into.write(b"x" * 4096)
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    [error] = config(tmp_path / "pipe").reload().errors
+    writer.join()
+    assert "larger than 1024 KiB" in str(error)
 
 
 def test_at_start_a_bad_file_is_left_out(folder: Path) -> None:

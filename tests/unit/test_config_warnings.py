@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import socket
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import pytest
 
 from reconciler.config.load import Loaded, load_text
 from reconciler.config.options import Options
+from support.special_files import SPECIAL, put
 
 ENVIRON = {"HOME": "/home/me", "H": "x", "SSH_AUTH_SOCK": "/run/agent"}
 
@@ -93,9 +93,15 @@ def test_an_empty_file_holds_no_secret(field: str, tmp_path: Path) -> None:
     assert problem.endswith(f": targets.p.{field}: {tmp_path}/empty: it is empty [secret-unreadable]")
 
 
-def test_a_pipe_is_not_opened_to_see_whether_it_is_empty(tmp_path: Path) -> None:
-    os.mkfifo(tmp_path / "pipe")
-    assert said(target(f"host: h, privateKey: {tmp_path}/pipe")) == []
+@pytest.mark.parametrize("kind", SPECIAL)
+def test_what_is_no_file_is_named_and_not_read(tmp_path: Path, kind: str) -> None:
+    make, what = SPECIAL[kind]
+    put(tmp_path / "key", make)
+    problems = said(target(f"host: h, privateKey: {tmp_path}/key, knownHosts: {tmp_path}/key"))
+    if kind == "a file of 12 GiB":  # read when it is used, and then refused
+        assert problems == []
+    else:
+        assert [what in problem for problem in problems] == [True, True], problems
 
 
 def test_an_empty_known_hosts_file_knows_nobody_yet(tmp_path: Path) -> None:

@@ -113,9 +113,9 @@ async def test_files_that_the_specs_name(watcher: Watcher, tmp_path: Path) -> No
     key = tmp_path / "keys" / "id"
     key.parent.mkdir()
     key.write_text("old")
-    watcher.watch_also([str(key)])
+    await watcher.watch_also([str(key)])
     assert await after(watcher, lambda: key.write_text("new")) == Change(frozenset(), frozenset({str(key)}))
-    watcher.watch_also([])
+    await watcher.watch_also([])
     key.write_text("newer")
     change = await after(watcher, lambda: (tmp_path / "config" / "a.yaml").write_text("2"))
     assert change == changed(tmp_path / "config" / "a.yaml")
@@ -147,7 +147,7 @@ async def test_where_no_thread_can_be_started_too(config: Path, monkeypatch: pyt
         (config / "other").mkdir()
         monkeypatch.setattr(threading, "Thread", Scarce)
         monkeypatch.setattr(watch, "awatch", pytest.fail)
-        watcher.watch_also([str(config / "other" / "key")])
+        await watcher.watch_also([str(config / "other" / "key")])
         async with asyncio.timeout(WITHIN):
             while watcher.active:  # noqa: ASYNC110 - as above
                 await asyncio.sleep(0.001)
