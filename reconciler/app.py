@@ -176,7 +176,7 @@ class App:
                 change = await anext(watcher)
                 if change.config:
                     loaded = await self.load()
-                self.fleet.files_changed()  # a key or a known hosts file may be what a target waits for
+                await self.fleet.files_changed()  # a key or a known hosts file may be what a target waits for
 
     async def _beat(self) -> None:
         loop = asyncio.get_running_loop()

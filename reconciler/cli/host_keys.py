@@ -21,7 +21,7 @@ from reconciler.ssh import eyeballs, proxy
 from reconciler.ssh.attempt import DialFailed, Stage
 from reconciler.ssh.dial import dial
 from reconciler.ssh.failures import from_dial
-from reconciler.ssh.known_hosts import look_up
+from reconciler.ssh.known_hosts import Knowledge
 from reconciler.ssh.options import options
 from reconciler.ssh.through import Through
 from reconciler.ssh.trust import HostKeyCheck
@@ -98,8 +98,10 @@ async def _all(servers: Iterable[Server], environ: Mapping[str, str]) -> list[Fe
 
 async def _fetch(server: Server, environ: Mapping[str, str]) -> Fetched:
     endpoint, where = server.endpoint, str(server.endpoint)
-    trust = replace(server.hop.trust, mode=TrustMode.STRICT)  # what is known is looked up, nothing is pinned
-    check = HostKeyCheck(trust, endpoint, where)
+    trust = server.hop.trust
+    if trust.mode is TrustMode.OFF:
+        trust = replace(trust, mode=TrustMode.STRICT)  # what is known is looked up all the same
+    check = await HostKeyCheck.prepare(trust, endpoint, where)
     offers = options(server.hop, (), check, (0.0, 1), certificates=False)
     stage = Stage.CONNECT
     try:
@@ -121,7 +123,7 @@ async def _fetch(server: Server, environ: Mapping[str, str]) -> Fetched:
     if key is None:
         raise DialFailed(Failure(Reason.PROTOCOL, f"{where} shows no host key: is it an SSH server?"))
     line = " ".join(key.export_public_key("openssh").decode("ascii").split()[:2])
-    return Fetched(server, line, key.get_fingerprint(), _standing(server, key))
+    return Fetched(server, line, key.get_fingerprint(), _standing(check.known, key))
 
 
 @contextlib.asynccontextmanager
@@ -169,9 +171,8 @@ async def _socket(server: Server, *, direct: bool) -> AsyncIterator[socket.socke
             sock.close()
 
 
-def _standing(server: Server, key: asyncssh.SSHKey) -> str:
+def _standing(known: Knowledge, key: asyncssh.SSHKey) -> str:
     """What is known of this key here: "known", "revoked", "changed: …" or "new"."""
-    known = look_up(server.hop.trust, server.endpoint)
     if any(one.is_key(key) for one in known.revoked):
         return "revoked"
     if any(one.is_key(key) for one in (*known.keys, *known.elsewhere)):

@@ -53,7 +53,8 @@ class KeyInspector:
         return known(kind)
 
     def _message(self, hop: Hop, login: Login) -> str:
-        return next((failure.message for failure in misfits(replace(hop, logins=(login,)), self.environ)), "")
+        found = asyncio.run(misfits(replace(hop, logins=(login,)), self.environ))
+        return found[0].message if found else ""
 
     def _field(self, hop: Hop, login: Login, message: str) -> str:
         """What is to blame: that without which the message would be another."""

@@ -82,6 +82,9 @@ class Arrivals:
         self._guesses = Guesses()
         self.meters: dict[str, Meter] = {}
         self.destinations: dict[str, Destination] = {}
+        self._to_look_at: dict[str, TunnelSpec] = {}  # by id: SOCKS tunnels whose passwords may have changed
+        self._looking: set[str] = set()
+        self._live: set[str] = set()  # tunnels that are wanted, or have clients
 
     def meter(self, tunnel: TunnelSpec) -> Meter:
         return self.meters.setdefault(tunnel.id, Meter())
@@ -99,8 +102,27 @@ class Arrivals:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     def look_at_passwords(self, tunnel: TunnelSpec) -> None:
-        """Whether those of its users can be read: if not, they are sent away, and a person has to know why."""
-        failure = unreadable_password(tunnel, self._environ)
+        """Find out whether those of its users can be read: if not, they are sent away, and a person has to know why.
+
+        One look at a time for each tunnel; one that is asked for meanwhile follows.
+        """
+        if not tunnel.policy.users and tunnel.id not in self.destinations:
+            return
+        self._to_look_at[tunnel.id] = tunnel
+        if tunnel.id not in self._looking:
+            self._looking.add(tunnel.id)
+            self._until_done(self._loop.create_task(self._look(tunnel.id), name=f"SOCKS passwords of {tunnel.id}"))
+
+    async def _look(self, name: str) -> None:
+        try:
+            while (tunnel := self._to_look_at.pop(name, None)) is not None:
+                failure = await unreadable_password(tunnel, self._environ)
+                if name in self._live:
+                    self._passwords_looked_at(tunnel, failure)
+        finally:
+            self._looking.discard(name)
+
+    def _passwords_looked_at(self, tunnel: TunnelSpec, failure: Failure | None) -> None:
         before = self.destinations.get(tunnel.id)
         if failure is not None:
             self.destinations[tunnel.id] = Destination(UNHEALTHY_AFTER, failure)
@@ -355,6 +377,7 @@ class Arrivals:
         """Drop what was measured of tunnels that are gone."""
         self._throttles.forget(live)
         self._guesses.forget(live)
+        self._live = set(live)
         for store in (self.meters, self.destinations):
             for tunnel in [tunnel for tunnel in store if tunnel not in live]:
                 store.pop(tunnel)

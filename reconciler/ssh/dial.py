@@ -22,7 +22,7 @@ from reconciler.ssh import eyeballs, proxy
 from reconciler.ssh.attempt import DialFailed, Stage, most_telling
 from reconciler.ssh.debug_log import quiet
 from reconciler.ssh.failures import from_dial, from_lost, no_common
-from reconciler.ssh.files import credential_files, stamp
+from reconciler.ssh.files import credential_files, stamp, stamps
 from reconciler.ssh.handshake import Handshake
 from reconciler.ssh.logins import Credentials, collect
 from reconciler.ssh.negotiated import nothing_common
@@ -31,7 +31,7 @@ from reconciler.ssh.through import Through
 from reconciler.ssh.trust import HostKeyCheck
 from reconciler.ssh.turns import give_back, turn
 
-__all__ = ["DialFailed", "Dialled", "credential_files", "dial", "stamp", "still_trusted"]
+__all__ = ["DialFailed", "Dialled", "credential_files", "dial", "stamp", "stamps", "still_trusted"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,13 +104,13 @@ async def dial(
     )
 
 
-def still_trusted(connection: asyncssh.SSHClientConnection) -> bool:
+async def still_trusted(connection: asyncssh.SSHClientConnection) -> bool:
     """Whether the host keys that a live connection and its jump hosts showed would still be believed."""
     handshake = connection.get_owner()
     trusted = True
     while isinstance(handshake, Handshake):
         # Each is asked, also after a no: it remembers its answer for when its files cannot be read.
-        trusted = handshake.check.still_trusted() and trusted
+        trusted = await handshake.check.still_trusted() and trusted
         handshake = handshake.below
     return trusted
 
@@ -181,7 +181,7 @@ async def _reach_any(way: _Way, limit: int) -> _Reached:
 
 async def _reach(way: _Way, endpoint: Endpoint) -> tuple[asyncssh.SSHClientConnection, Handshake]:
     """Connect and log in to this host."""
-    handshake = _handshake(way, endpoint)
+    handshake = await _handshake(way, endpoint)
     check = handshake.check
     try:
         return await _attempt(way, endpoint, handshake, certificates=check.wants_certificate), handshake
@@ -189,12 +189,12 @@ async def _reach(way: _Way, endpoint: Endpoint) -> tuple[asyncssh.SSHClientConne
         if not check.foreign_authority_but_known_key:
             raise
     # As ssh does: a certificate that means nothing to us does not spoil a key that is known.
-    handshake = _handshake(way, endpoint)
+    handshake = await _handshake(way, endpoint)
     return await _attempt(way, endpoint, handshake, certificates=False), handshake
 
 
-def _handshake(way: _Way, endpoint: Endpoint) -> Handshake:
-    check = HostKeyCheck(way.hop.trust, endpoint, way.where(endpoint))
+async def _handshake(way: _Way, endpoint: Endpoint) -> Handshake:
+    check = await HostKeyCheck.prepare(way.hop.trust, endpoint, way.where(endpoint))
     return Handshake(check, way.credentials, way.below.handshake if way.below else None, way.debug)
 
 
@@ -220,6 +220,7 @@ async def _attempt(
                 client_factory=lambda: handshake,
                 **options(way.hop, way.credentials.methods, handshake.check, way.keepalive, certificates=certificates),
             )
+            await _check_pinned(handshake, connection)
             connection.create_task(give_back(place.pop_all(), connection, way.seconds))
     except BaseException as exc:
         if sock is not None and handshake.connection is None:  # else it is the transport's, which is closed by now
@@ -237,6 +238,18 @@ async def _attempt(
     elif command is not None:
         connection.set_tunnel(command)
     return connection
+
+
+async def _check_pinned(handshake: Handshake, connection: asyncssh.SSHClientConnection) -> None:
+    """Pin a new host key where the server let us in without asking for a key or a password."""
+    is_pinned = False
+    try:
+        is_pinned = await handshake.check.pinned()
+    finally:
+        if not is_pinned:
+            connection.abort()
+    if not is_pinned:
+        raise asyncssh.HostKeyNotVerifiable("the new host key cannot be pinned")
 
 
 async def _why(

@@ -31,6 +31,8 @@ from reconciler.ssh.tally import Tally
 from reconciler.system import descriptors
 from reconciler.system.fault_log import FaultLog
 
+FILES_REST = 20.0  # looking at many files takes about 1/20 of the time,
+FILES_EVERY_MAX = 10.0  # but they are looked at after so many seconds at the latest
 LINGER = 300.0  # seconds that bytes wait for a far reader that said EOF, where the server may not tell that it has gone
 
 
@@ -196,12 +198,12 @@ class Fleet:
             relay.cut(why)
             self._flows.remove(relay)
 
-    def files_changed(self) -> None:
+    async def files_changed(self) -> None:
         """Files that the configuration names have other contents: one may be what somebody waits for."""
         for tunnel in self._desired.tunnels.values():
             if tunnel.policy.users:
                 self._arrivals.look_at_passwords(tunnel)
-        if self._links.look_at_files():
+        if await self._links.look_at_files():
             self._changed()
 
     # --- what only time tells ----------------------------------------------------------------------------------
@@ -211,18 +213,34 @@ class Fleet:
 
         What raises is a fault of this program. It keeps none of the others from being looked at.
         """
+        async with asyncio.TaskGroup() as both:
+            both.create_task(self._tend_files(), name="tend files")
+            both.create_task(self._tend_clients(), name="tend clients")
+
+    async def _tend_files(self) -> None:
+        """By itself: a file may take its time to answer."""
+        while True:
+            began = time.monotonic()
+            try:
+                if await self._links.look_at_files():
+                    self._changed()
+            except Exception as error:  # noqa: BLE001 - as `tend` says
+                self._fault_log.tell("looking at the files that targets name", error)
+            await asyncio.sleep(min(FILES_EVERY_MAX, max(1.0, (time.monotonic() - began) * FILES_REST)))
+
+    async def _tend_clients(self) -> None:
         while True:
             await asyncio.sleep(1.0)
             for look in (self._look_at_links, self._look_at_clients, self._look_at_probes, self._settle_all):
                 try:
                     look()
-                except Exception as error:  # noqa: BLE001 - as said
+                except Exception as error:  # noqa: BLE001 - as `tend` says
                     self._fault_log.tell("looking after what no event announces", error)
 
     def _look_at_links(self) -> None:
         outages = self._links.end_outages()
         before, self._stalled = self._stalled, self._links.stalled()
-        if before != self._stalled or self._links.look_at_files() or outages:
+        if before != self._stalled or outages:
             self._changed()
 
     def _look_at_clients(self) -> None:

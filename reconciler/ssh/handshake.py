@@ -115,8 +115,10 @@ class Handshake(asyncssh.SSHClient):
     def begin_auth(self, username: str) -> None:
         self._logging_in = True
 
-    def public_key_auth_requested(self) -> list[asyncssh.SSHKeyPair] | None:
+    async def public_key_auth_requested(self) -> list[asyncssh.SSHKeyPair] | None:
         """The next key, one at a time, so that the last one offered is the one that was taken."""
+        if not await self.check.pinned():
+            return None
         if not self._keys:
             self._unmet["publickey"] = None
             return None
@@ -125,13 +127,17 @@ class Handshake(asyncssh.SSHClient):
         self._unmet.clear()
         return [self.latest.pair]
 
-    def password_auth_requested(self) -> str | None:
+    async def password_auth_requested(self) -> str | None:
+        if not await self.check.pinned():
+            return None
         if not self._passwords:
             self._unmet["password"] = None
             return None
         return self._send(self._passwords.pop(0))
 
-    def kbdint_auth_requested(self) -> str | None:
+    async def kbdint_auth_requested(self) -> str | None:
+        if not await self.check.pinned():
+            return None
         if not self._passwords_by_keyboard:
             self._unmet["keyboard-interactive"] = None
             return None

@@ -171,10 +171,9 @@ class Link:
     def leave(self, relay: Relay) -> None:
         self._waiting.pop(relay, None)
 
-    @property
-    def trusted(self) -> bool:
+    async def is_trusted(self) -> bool:
         """Whether the host keys it showed, and its jump hosts', would still be believed."""
-        return still_trusted(self.connection)
+        return await still_trusted(self.connection)
 
     @property
     def gone(self) -> bool:

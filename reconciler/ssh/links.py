@@ -17,7 +17,7 @@ from reconciler.core.budget import Budget
 from reconciler.core.faults import internal
 from reconciler.core.spec import NOTHING, Access, AgentLogin, Desired, TargetSettings, TargetSpec
 from reconciler.core.status import Failure, LinkPhase, LinkState, Reason, Tries
-from reconciler.ssh.dial import DialFailed, Dialled, dial, stamp
+from reconciler.ssh.dial import DialFailed, Dialled, dial, stamp, stamps
 from reconciler.ssh.flows import Flows
 from reconciler.ssh.link import Link, LinkClient
 from reconciler.ssh.tally import Tally
@@ -27,7 +27,7 @@ from reconciler.system.fault_log import FaultLog
 @dataclass(slots=True)
 class _Record:
     state: LinkState
-    stamp: str  # of the files it names: as the dial read them, then as its trust was last checked by them
+    stamp: str = ""  # of the files it names: as the dial read them, then as its trust was last checked by them
     task: asyncio.Task[None] | None = None
     link: Link | None = None
 
@@ -73,7 +73,7 @@ class Links:
         state = LinkState(
             number, target.name, target.access, target.settings, limit, -1, None, LinkPhase.DIALING, now, trusted=True
         )
-        record = self._records[number] = _Record(state, stamp(target.access, self._environ))
+        record = self._records[number] = _Record(state)
         record.task = self._loop.create_task(self._supervise(record, target), name=f"dial {target.name}")
 
     async def _supervise(self, record: _Record, target: TargetSpec) -> None:
@@ -104,6 +104,7 @@ class Links:
             return
         client = LinkClient(place)
         try:
+            record.stamp = await stamp(target.access, self._environ)
             dialled = await dial(
                 target.access,
                 target.settings,
@@ -112,6 +113,7 @@ class Links:
                 client=lambda: client,
                 environ=self._environ,
             )
+            await self._judge_others(record, dialled)
         except DialFailed as error:
             self._failed(record, error.failure)
         else:
@@ -151,10 +153,6 @@ class Links:
         tally.connects.observe(dialled.seconds)
         tally.certificate_expires = dialled.certificate_expires
         self._wake(target.name)
-        # It has read files that may be right again: the links that it is to replace are judged by the same ones.
-        for other in self._records.values():
-            if other.state.target == target.name:
-                self._look_at_trust(other)
 
     def _failed(self, record: _Record, failure: Failure) -> None:
         """The dial failed. One for an access that nobody asks for any more says nothing about the one that is."""
@@ -166,7 +164,7 @@ class Links:
         self.tries[state.target] = tries = backoff.failed(
             self.tries.get(state.target), failure, self._loop.time(), state.access, record.stamp
         )
-        self.stamps[state.target] = self._stamp_of(tries)
+        self.stamps[state.target] = record.stamp if tries.access is not None else ""
 
     def retire(self, number: int) -> None:
         record = self._records[number]
@@ -280,28 +278,48 @@ class Links:
         """Links from which nothing was heard for a keepalive interval."""
         return frozenset(number for number, link in self.links().items() if link.stalled)
 
-    def look_at_files(self) -> bool:
+    async def look_at_files(self) -> bool:
         """Notice what happened to the files that targets name. Whether anything did.
 
         A changed credential is a reason to try again; changed known hosts may have taken a live link's key away, or
         given it back.
         """
+        wanted = {tries.access for tries in self.tries.values() if tries.access is not None}
+        records = list(self._records.values())
+        now = await stamps(wanted | {record.state.access for record in records if record.link}, self._environ)
         before = dict(self.stamps)
-        self.stamps = {name: self._stamp_of(tries) for name, tries in self.tries.items()}
-        judged_anew = [self._look_at_trust(record) for record in self._records.values()]
+        for name, tries in self.tries.items():
+            if tries.access is None:
+                self.stamps[name] = ""
+            elif tries.access in now:
+                self.stamps[name] = now[tries.access]
+        judged_anew = await asyncio.gather(
+            *(self._judge(record, now[record.state.access]) for record in records if record.state.access in now)
+        )
         return any(judged_anew) or before != self.stamps
 
-    def _look_at_trust(self, record: _Record) -> bool:
+    async def _judge_others(self, record: _Record, dialled: Dialled) -> None:
+        """Judge the links that the new one is to replace by the files that it has read: they may be right again."""
+        others = [
+            other
+            for other in self._records.values()
+            if other.link is not None and other.state.target == record.state.target
+        ]
+        try:
+            now = await stamps({other.state.access for other in others}, self._environ)
+            await asyncio.gather(*(self._judge(other, now[other.state.access]) for other in others))
+        except BaseException:
+            dialled.connection.abort()
+            raise
+
+    async def _judge(self, record: _Record, now: str) -> bool:
         """Whether its link's key is believed now and was not, or the other way round."""
-        now = stamp(record.state.access, self._environ)
         if record.link is None or now == record.stamp:
             return False
         record.stamp = now
-        before, record.state = record.state, replace(record.state, trusted=record.link.trusted)
+        trusted = await record.link.is_trusted()
+        before, record.state = record.state, replace(record.state, trusted=trusted)
         return record.state.trusted is not before.trusted
-
-    def _stamp_of(self, tries: Tries) -> str:
-        return stamp(tries.access, self._environ) if tries.access is not None else ""
 
     def _is_wanted(self, state: LinkState) -> bool:
         target = self._desired.targets.get(state.target)

@@ -1,12 +1,13 @@
 """From the ways to log in that a hop names to what asyncssh offers the server: keys in order, and passwords.
 
-Owns reading credentials. Everything is read anew for each dial (a rotated file counts at once), in a thread, before
-the connection is made: an unreadable key costs the server nothing. Nothing ambient is picked up.
+Owns reading credentials. Everything is read anew for each dial (a rotated file counts at once), off the event loop,
+before the connection is made: an unreadable key costs the server nothing. Nothing ambient is picked up.
 """
 
 from __future__ import annotations
 
 import asyncio
+import errno
 import stat
 import time
 from collections.abc import Mapping
@@ -23,6 +24,7 @@ from reconciler.core.status import Failure, Reason
 from reconciler.ssh.attempt import Advised, DialFailed, advised
 from reconciler.ssh.reading import read_bytes, read_text
 from reconciler.ssh.words import printable
+from reconciler.system.file_calls import FILES
 
 _OTHERS_MAY_READ = stat.S_IRWXG | stat.S_IRWXO
 _RSA_SHA512 = b"rsa-sha2-512"
@@ -101,14 +103,13 @@ async def collect(hop: Hop, environ: Mapping[str, str], seconds: float) -> Crede
 async def _add(login: Login, hop: Hop, environ: Mapping[str, str], credentials: Credentials) -> None:
     match login:
         case KeyLogin():
-            read = await asyncio.to_thread(_read_key, login, environ, hop.strict_key_permissions)
+            read = await _read_key(login, environ, hop.strict_key_permissions)
             credentials.keys += read.offers
             credentials.warnings += read.warnings
         case AgentLogin():
             await _ask_agent(login, environ, credentials)
         case PasswordLogin():
-            text = await asyncio.to_thread(read_text, login.password, environ, "the password")
-            credentials.passwords.append(text)
+            credentials.passwords.append(await read_text(login.password, environ, "the password"))
 
 
 def _methods(hop: Hop) -> tuple[str, ...]:
@@ -123,13 +124,13 @@ def _methods(hop: Hop) -> tuple[str, ...]:
     return tuple(methods | dict.fromkeys((*_BY_KEY, *_BY_PASSWORD)))
 
 
-def misfits(hop: Hop, environ: Mapping[str, str]) -> list[Failure]:
+async def misfits(hop: Hop, environ: Mapping[str, str]) -> list[Failure]:
     """What is wrong with keys and certificates that can be read; those that cannot are no matter of this machine."""
     found: list[Failure] = []
     for login in hop.logins:
         try:
             if isinstance(login, KeyLogin):
-                _read_key(login, environ, hop.strict_key_permissions)
+                await _read_key(login, environ, hop.strict_key_permissions)
             elif isinstance(login, AgentLogin) and login.only and not agent_socket(login, environ):
                 found.append(advised(Reason.SECRET_UNREADABLE, *_no_agent(login)))
         except _UnusableError as unusable:
@@ -148,25 +149,34 @@ class _KeyRead:
     warnings: list[str]
 
 
-def _read_key(login: KeyLogin, environ: Mapping[str, str], strict_permissions: bool) -> _KeyRead:
-    content = read_bytes(login.key, environ, "the private key")
+async def _read_key(login: KeyLogin, environ: Mapping[str, str], strict_permissions: bool) -> _KeyRead:
+    content = await read_bytes(login.key, environ, "the private key")
     warnings = []
-    if isinstance(login.key, FromFile) and (warning := _permissions_of(login.key.path)):
+    if isinstance(login.key, FromFile) and (warning := await _permissions_of(login.key.path)):
         if strict_permissions:
             raise _unfit(warning, "chmod 600 it, or set strictKeyPermissions: false")
         warnings.append(warning)
-    passphrase = read_text(login.passphrase, environ, "the passphrase") if login.passphrase else None
+    passphrase = await read_text(login.passphrase, environ, "the passphrase") if login.passphrase else None
+    signed = await read_bytes(login.certificate, environ, "the certificate") if login.certificate else b""
+    offers = await asyncio.to_thread(_offers, login, content, passphrase, signed)  # an encrypted key takes a while
+    return _KeyRead(offers, warnings)
+
+
+def _offers(login: KeyLogin, content: bytes, passphrase: str | None, signed: bytes) -> list[Offer]:
     key = _decoded_key(content, passphrase, str(login.key))
-    certificate = _certificate(login.certificate, key, environ) if login.certificate else None
+    certificate = _certificate(login.certificate, signed, key) if login.certificate else None
     # A key object, not its path: beside a path asyncssh would look for a certificate by itself.
     pairs = asyncssh.load_keypairs([(key, certificate)] if certificate else [key])
     expires = _expiry(certificate)
     label = f"key {login.key}"
-    return _KeyRead([Offer(pair, label, expires if pair.has_cert else None) for pair in pairs], warnings)
+    return [Offer(pair, label, expires if pair.has_cert else None) for pair in pairs]
 
 
-def _permissions_of(path: str) -> str:
-    mode = Path(path).stat().st_mode
+async def _permissions_of(path: str) -> str:
+    try:
+        mode = (await FILES.ask(path, Path(path).stat)).st_mode
+    except OSError:  # it went just now: what it held is read
+        return ""
     return f"others may read the private key {path} (mode {stat.S_IMODE(mode):04o})" if mode & _OTHERS_MAY_READ else ""
 
 
@@ -202,8 +212,7 @@ def _safe(error: ValueError) -> str:
 # --- certificates -----------------------------------------------------------------------------------------------
 
 
-def _certificate(source: Source, key: asyncssh.SSHKey, environ: Mapping[str, str]) -> asyncssh.SSHCertificate:
-    content = read_bytes(source, environ, "the certificate")
+def _certificate(source: Source, content: bytes, key: asyncssh.SSHKey) -> asyncssh.SSHCertificate:
     try:
         certificate = asyncssh.import_certificate(content)
     except ValueError as error:
@@ -254,8 +263,9 @@ async def _ask_agent(login: AgentLogin, environ: Mapping[str, str], credentials:
     path = agent_socket(login, environ)
     if not path:
         raise _UnusableError(Reason.SECRET_UNREADABLE, *_no_agent(login))
-    only = await asyncio.to_thread(_public_key, login.only) if login.only else None
+    only = await _public_key(login.only) if login.only else None
     try:
+        await _check_socket(path)
         agent = await asyncssh.connect_agent(path)
         credentials.agents.append(agent)
         pairs = await agent.get_keys()
@@ -270,6 +280,12 @@ async def _ask_agent(login: AgentLogin, environ: Mapping[str, str], credentials:
     credentials.keys += offers
 
 
+async def _check_socket(path: str) -> None:
+    """Raise OSError for what is no socket, or hangs: the connect looks the path up on the event loop."""
+    if not stat.S_ISSOCK((await FILES.ask(path, Path(path).stat)).st_mode):
+        raise OSError(errno.ENOTSOCK, "it is not a socket", path)
+
+
 def _no_agent(login: AgentLogin) -> tuple[str, str]:
     none = "there is none ($SSH_AUTH_SOCK is not set)"
     if not login.only:
@@ -282,8 +298,8 @@ def agent_socket(login: AgentLogin, environ: Mapping[str, str]) -> str:
     return login.socket or environ.get("SSH_AUTH_SOCK", "")
 
 
-def _public_key(path: str) -> asyncssh.SSHKey:
-    content = read_bytes(FromFile(path), {}, "the public key")
+async def _public_key(path: str) -> asyncssh.SSHKey:
+    content = await read_bytes(FromFile(path), {}, "the public key")
     try:
         return asyncssh.import_public_key(content)
     except ValueError as error:

@@ -7,6 +7,7 @@ a client sends after it stays in the kernel until there is a channel, however ma
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -46,18 +47,18 @@ async def greet(near: Near, origin: Origin, tunnel: TunnelSpec, environ: Mapping
         return await _Talk(near, origin, tunnel, environ, guesses).run()
 
 
-def unreadable_password(tunnel: TunnelSpec, environ: Mapping[str, str]) -> Failure | None:
+async def unreadable_password(tunnel: TunnelSpec, environ: Mapping[str, str]) -> Failure | None:
     """Why one of its users cannot log in, whatever password is sent: ours cannot be read. None: all can."""
     for user in tunnel.policy.users:
         try:
-            _password_of(user, environ)
+            await _password_of(user, environ)
         except DialFailed as failed:
             return failed.failure
     return None
 
 
-def _password_of(user: SocksUser, environ: Mapping[str, str]) -> str:
-    return read_text(user.password, environ, f"the SOCKS password of {user.name}")
+async def _password_of(user: SocksUser, environ: Mapping[str, str]) -> str:
+    return await read_text(user.password, environ, f"the SOCKS password of {user.name}")
 
 
 class _Talk:
@@ -96,26 +97,27 @@ class _Talk:
         return None
 
     async def _log_in(self, login: Login) -> list[Event]:
+        # Read first: between `admit` and `settle` right logins would count as guesses while a file is read.
+        candidates = await self._candidates(login)
         loop, key = asyncio.get_running_loop(), hash((login.username, login.password))
         guess = self._guesses.admit(self._tunnel.id, self._origin, key, loop.time())
         if guess is None:
             return self._handshake.accept_login(ok=False, why=TOO_MANY)
         if guess.wait:
             await asyncio.sleep(guess.wait)
-        right = self._check(login)
-        self._guesses.settle(guess, right=right, now=loop.time())
-        return self._handshake.accept_login(right)
+        right = [user for user, password in candidates if login.password.same_text(password)]
+        self._user = next((user for user in right if user.name == login.username), None)
+        self._guesses.settle(guess, right=self._user is not None, now=loop.time())
+        return self._handshake.accept_login(self._user is not None)
 
-    def _check(self, login: Login) -> bool:
+    async def _candidates(self, login: Login) -> list[tuple[SocksUser, str]]:
+        """The users of that name with their passwords; without one another user, so that the time does not tell.
+
+        A password that cannot be read lets nobody in. The tunnel's status says so.
+        """
         users = self._tunnel.policy.users
-        named = [user for user in users if user.name == login.username]
-        # For a name that is not there a password is compared too, so that the time it takes does not tell.
-        right = [user for user in named or users[:1] if self._password_is(user, login)]
-        self._user = right[0] if named and right else None
-        return self._user is not None
-
-    def _password_is(self, user: SocksUser, login: Login) -> bool:
-        try:
-            return login.password.same_text(_password_of(user, self._environ))
-        except DialFailed:
-            return False  # a password that cannot be read lets nobody in; the tunnel's status says so
+        found: list[tuple[SocksUser, str]] = []
+        for user in [user for user in users if user.name == login.username] or users[:1]:
+            with contextlib.suppress(DialFailed):
+                found.append((user, await _password_of(user, self._environ)))
+        return found

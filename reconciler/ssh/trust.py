@@ -1,62 +1,92 @@
 """Whether a server's host key is believed, and pinning a new one.
 
 Owns the decision: asyncssh is given no trusted keys at all and asks `HostKeyCheck` about the one it was shown, because
-its own callback cannot tell an unknown key from a changed one. In: what is known (known_hosts.py) and the key shown.
-Out: yes or no, and with no the sentence that says why.
+its own callback cannot tell an unknown key from a changed one. That question is answered from memory: the files are
+read before the connection is made, and a new key is pinned after the key exchange, before anything secret is sent.
+In: what is known (known_hosts.py) and the key shown. Out: yes or no, and with no the sentence that says why.
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import errno
-import fcntl
-import os
 import shlex
-import stat
-import tempfile
-import time
-from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 
 import asyncssh
 
 from reconciler.core.spec import Endpoint, Trust, TrustMode
 from reconciler.core.status import Failure, Reason
 from reconciler.ssh.attempt import DialFailed
-from reconciler.ssh.known_hosts import PINNED, Knowledge, KnownKey, foreign_line, look_up, lookup_name, may_be_added
+from reconciler.ssh.files import KNOWN_HOSTS_MAX
+from reconciler.ssh.known_hosts import PINNED, Knowledge, KnownKey, look_up, lookup_name, needed_files
+from reconciler.ssh.known_hosts_file import contents, default_path, opened
+from reconciler.ssh.known_hosts_lines import Deadline, hashed
 from reconciler.ssh.words import printable
+from reconciler.system.file_calls import FILES, PathHangsError
+from reconciler.system.read_file import read_regular
+from reconciler.system.threads import Threads
 
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 _LINE_MAX = 120  # a longer line to add (RSA) is left out of the sentence: `tunnels trust` prints it
-# asyncssh asks for a yes or no and cannot wait for it, so these hold up every tunnel: 0.2 s at most. Who has the lock
-# needs it for reading and writing one small file.
-_LOCK_TRIES = 20
-_LOCK_PAUSE = 0.01
+_LOOK_UP_TIME = 5.0  # seconds of one thread; a file of 16 MiB takes under one
+_PIN_TIME = 10.0  # seconds, waiting for other processes included
+
+# One look-up at a time: several would keep the event loop from its turn for as many times 5 ms.
+_LOOK_UPS = Threads(1)
+_NOTHING = Knowledge((), (), (), ())
+
+
+async def knowledge(trust: Trust, endpoint: Endpoint) -> Knowledge:
+    """What is known of a host.
+
+    Raises OSError for a file that cannot be read (a missing one knows nothing), or takes too long to look through, and
+    ValueError for a pinned key that is none.
+    """
+    if trust.mode is TrustMode.OFF:
+        return _NOTHING
+    files = await contents(needed_files(trust))
+    loop = asyncio.get_running_loop()
+    return await loop.run_in_executor(_LOOK_UPS, _looked_up, trust, endpoint, files)
+
+
+def _looked_up(trust: Trust, endpoint: Endpoint, files: dict[str, bytes]) -> Knowledge:
+    try:
+        return look_up(trust, endpoint, files, Deadline(_LOOK_UP_TIME))
+    except TimeoutError:
+        text = f"looking through its patterns takes over {_LOOK_UP_TIME:g} s"
+        raise OSError(errno.EFBIG, text, " and ".join(files)) from None
 
 
 class HostKeyCheck:
     """The check for one connection to one host. `failure` says why it refused."""
 
-    def __init__(self, trust: Trust, endpoint: Endpoint, where: str) -> None:
-        """Raises DialFailed where what is known cannot be read."""
+    def __init__(self, trust: Trust, endpoint: Endpoint, where: str, known: Knowledge) -> None:
         self.failure: Failure | None = None
         self.presented: asyncssh.SSHKey | None = None
         self.authority: asyncssh.SSHKey | None = None
+        self._new: asyncssh.SSHKey | None = None  # believed, and not pinned yet
         self._believed = True  # when what is known was last looked at again
         self._trust = trust
         self._endpoint = endpoint
         self._where = where
-        self._knowledge = Knowledge((), (), (), ()) if trust.mode is TrustMode.OFF else self._look_up()
+        self._knowledge = known
 
-    def _look_up(self) -> Knowledge:
+    @classmethod
+    async def prepare(cls, trust: Trust, endpoint: Endpoint, where: str) -> HostKeyCheck:
+        """A check by what is known now. Raises DialFailed where that cannot be read."""
         try:
-            return look_up(self._trust, self._endpoint)
+            return cls(trust, endpoint, where, await knowledge(trust, endpoint))
         except OSError as error:
-            text = f"cannot read {error.filename}: {error.strerror}; host keys cannot be checked without it"
-            raise DialFailed(Failure(Reason.HOST_KEY, text)) from error
+            raise DialFailed(_unreadable(error)) from error
         except ValueError as error:
-            raise DialFailed(Failure(Reason.HOST_KEY, f"hostKeys of {self._where}: {error}")) from error
+            raise DialFailed(Failure(Reason.HOST_KEY, f"hostKeys of {where}: {error}")) from error
+
+    @property
+    def known(self) -> Knowledge:
+        """What is known of the host."""
+        return self._knowledge
 
     @property
     def wants_certificate(self) -> bool:
@@ -78,10 +108,16 @@ class HostKeyCheck:
         return tuple(dict.fromkeys(name.decode("ascii") for entry in known for name in entry.key.sig_algorithms))
 
     def accepts(self, key: asyncssh.SSHKey) -> bool:
-        """Whether this plain host key is believed; pins it if that is what the mode says."""
+        """Whether this plain host key is believed. One that is new, where the mode takes it, is up to `pinned`."""
         self.presented = key
         verdict = self._judged(key)
-        return self._pin(key) if verdict is None else verdict
+        self._new = key if verdict is None else None
+        return verdict is not False
+
+    async def pinned(self) -> bool:
+        """Pin a new key. False: it cannot be, or is not believed any more. Call it before anything secret is sent."""
+        key, self._new = self._new, None
+        return self.failure is None if key is None else await self._pin(key)
 
     def _judged(self, key: asyncssh.SSHKey) -> bool | None:
         """What is known says yes or no; None where nothing is known and the mode says to pin."""
@@ -124,11 +160,14 @@ class HostKeyCheck:
             said = "its key is marked @revoked"
         return Failure(Reason.HOST_KEY, f"the host certificate of {self._where} is refused: {printable(said)}")
 
-    def still_trusted(self) -> bool:
+    async def still_trusted(self) -> bool:
         """Whether what was shown would be believed now, after the files changed. Unreadable files change nothing."""
         if self._trust.mode is not TrustMode.OFF:
-            with contextlib.suppress(OSError):
-                self._believed = self._would_believe(look_up(self._trust, self._endpoint))
+            try:
+                known = await knowledge(self._trust, self._endpoint)
+            except OSError:
+                return self._believed
+            self._believed = self._would_believe(known)
         return self._believed
 
     def _would_believe(self, known: Knowledge) -> bool:
@@ -172,21 +211,22 @@ class HostKeyCheck:
             return f"{unknown} put it into hostKeys (tunnels trust prints what to paste)"
         return f"{unknown} add to {self._trust.known_hosts[0]} the line {line}"
 
-    def _pin(self, key: asyncssh.SSHKey) -> bool:
+    async def _pin(self, key: asyncssh.SSHKey) -> bool:
         """Refuses where it cannot pin: accepting any key at every connect is `strictHostKeyChecking: false`."""
         if not self._trust.known_hosts:
             return self._refuse(f"the host key of {self._where} is new and there is no known_hosts file to pin it in")
-        path, name = self._trust.known_hosts[0], lookup_name(self._trust, self._endpoint)
+        path = self._trust.known_hosts[0]
         text = f"cannot pin the new host key of {self._where} in {path}"
-        if not may_be_added(name):
-            return self._refuse(f"{text}: {printable(name)} is not a name for a line there; set hostKeyAlias to one")
         try:
-            return self._pin_alone(key, Path(path), name)
-        except DialFailed as failed:
-            return self._refuse(failed.failure.message, failed.failure.reason)
+            return await FILES.ask(path, lambda: self._pin_alone(key, path), _PIN_TIME)
         except BlockingIOError:  # like a full disk, nothing is wrong with the key: it is tried again
-            locked = "another process holds its directory locked; it is tried again"
+            locked = "another process holds its directory locked, or changed it; it is tried again"
             return self._refuse(f"{text}: {locked}", Reason.RESOURCES)
+        except FileNotFoundError:
+            make = f"create the file (touch), name {default_path() or 'another one'}, or pin the key with hostKeys"
+            return self._refuse(f"{text}: there is no such file: {make}: {_shown(key)}")
+        except PathHangsError as error:
+            return self._refuse(f"{text}: {error.strerror}; put it into hostKeys: {_shown(key)}")
         except OSError as error:
             text = f"{text}: {error.strerror}"
             if error.errno in _FULL:  # of the disk, not of the key: it is tried again without anybody's help
@@ -196,83 +236,27 @@ class HostKeyCheck:
             instead = f"name another file first in knownHosts, or put it into hostKeys: {_shown(key)}"
             return self._refuse(f"{text}: {error}; {instead}")
 
-    def _pin_alone(self, key: asyncssh.SSHKey, path: Path, name: str) -> bool:
+    def _pin_alone(self, key: asyncssh.SSHKey, path: str) -> bool:
         """What is known was read before the handshake: another connection may have pinned a key since then."""
-        with _locked(path):
-            self._knowledge = self._look_up()
+        with opened(path) as file:
+            files = {path: file.content}
+            for other in self._trust.known_hosts[1:]:
+                with contextlib.suppress(FileNotFoundError):
+                    files[other] = read_regular(other, KNOWN_HOSTS_MAX)
+            self._knowledge = _looked_up(self._trust, self._endpoint, files)
             verdict = self._judged(key)
             if verdict is not None:
                 return verdict
-            append_line(path, f"{name} {_public_line(key)}")
+            name = hashed(lookup_name(self._trust, self._endpoint))  # so that no line begins as the file's author says
+            number = file.add(f"{name} {_public_line(key)}")
         # A new key exchange on this connection asks again, and must not wait for a lock.
-        self._knowledge = replace(self._knowledge, keys=(KnownKey(key, str(path)),))
+        self._knowledge = replace(self._knowledge, keys=(KnownKey(key, f"{path}:{number}"),))
         return True
 
 
-@contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Alone among those who pin keys in files of this directory. Raises BlockingIOError where another one stays.
-
-    The directory is locked because the file is replaced: a lock on it would be on the one that is gone. Where a
-    directory cannot be locked (NFS takes a lock only on what is open for writing) the key is pinned all the same:
-    within this process nothing comes between, since nothing is awaited.
-    """
-    directory = path.resolve().parent
-    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with contextlib.ExitStack() as stack:
-        with contextlib.suppress(PermissionError):  # it may be one that may be written to and not listed
-            descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-            stack.callback(os.close, descriptor)  # which ends the lock
-            _lock(descriptor)
-        yield
-
-
-def _lock(descriptor: int) -> None:
-    for tries_left in reversed(range(_LOCK_TRIES)):
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if not tries_left:
-                raise
-            time.sleep(_LOCK_PAUSE)
-        except OSError:
-            return
-        else:
-            return
-
-
-def append_line(path: Path, line: str) -> None:
-    """Add a line to a known_hosts file by replacing the file at once: content, mode and owner stay.
-
-    Through a symlink its target is replaced. Raises OSError, and ValueError for a file that holds anything else than
-    known hosts, as a shell's or a list of keys that may log in would; then nothing has changed.
-    """
-    target = path.resolve()
-    try:
-        state = target.stat()
-        if not stat.S_ISREG(state.st_mode):  # /dev/null would be replaced by a file, for everybody
-            raise ValueError("it is not a regular file")
-        before = target.read_bytes()
-    except FileNotFoundError:
-        before, state = b"", None
-    if number := foreign_line(before.decode("utf-8", "replace")):
-        raise ValueError(f"line {number} of it is not a known_hosts line")
-    if before and not before.endswith(b"\n"):
-        before += b"\n"
-    descriptor, temporary = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(before + line.encode() + b"\n")
-            os.fchmod(file.fileno(), stat.S_IMODE(state.st_mode) if state else 0o600)
-            if state is not None and (state.st_uid, state.st_gid) != (os.geteuid(), os.getegid()):
-                with contextlib.suppress(PermissionError):
-                    os.fchown(file.fileno(), state.st_uid, state.st_gid)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(temporary).replace(target)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+def _unreadable(error: OSError) -> Failure:
+    text = f"cannot read {error.filename}: {error.strerror}; host keys cannot be checked without it"
+    return Failure(Reason.HOST_KEY, text)
 
 
 def _among(key: asyncssh.SSHKey, known: tuple[KnownKey, ...]) -> bool:

@@ -185,9 +185,9 @@ class FileCalls:
 FILES = FileCalls()
 
 
-async def read(path: str, limit: int) -> bytes:
-    """The content of a regular file of at most `limit` bytes. Raises OSError; see read_file.py."""
-    return await FILES.ask(path, lambda: read_regular(path, limit))
+async def read(path: str, limit: int, within: str = "") -> bytes:
+    """The content of a regular file of at most `limit` bytes, inside `within`. Raises OSError; see read_file.py."""
+    return await FILES.ask(path, lambda: read_regular(path, limit, within))
 
 
 def read_here(path: str, limit: int) -> bytes:

@@ -13,6 +13,7 @@ from click.testing import CliRunner
 from integration import commands
 from reconciler.cli.main import main
 from support.keys import Keys
+from support.special_files import SPECIAL, put
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -33,6 +34,38 @@ async def test_check_tells_valid_from_invalid(tmp_path: Path) -> None:
     assert f"error: {bad}:1:" in err
     assert "localPort" in err
     assert "Traceback" not in err
+
+
+@pytest.mark.parametrize("kind", SPECIAL)
+async def test_check_ends_with_a_sentence_whatever_stands_at_a_path(tmp_path: Path, kind: str) -> None:
+    """A pipe without a writer is waited for, for a while: `check <(command)` is one."""
+    make, said = SPECIAL[kind]
+    odd = tmp_path / "odd"
+    put(odd, make)
+    code, out, err = await commands.ran("check", odd)
+    assert (code, out) == (2, "")
+    assert str(odd) in err
+    what = {"a pipe": "nothing more came through it", "a directory": "no *.yaml"}.get(kind, said)
+    assert what.lower() in err.lower()
+    fields = ("privateKey", "certificate", "password", "passphrase", "knownHosts")
+    key = Keys(tmp_path).make("key", passphrase="x").private
+    file = tmp_path / "tunnels.yaml"
+    file.write_text(
+        "targets:\n"
+        f"  privateKey: {{host: h, privateKey: {odd}}}\n"
+        f"  certificate: {{host: h, privateKey: {key}, passphrase: x, certificate: {odd}}}\n"
+        f"  password: {{host: h, password: {{file: {odd}}}}}\n"
+        f"  passphrase: {{host: h, privateKey: {key}, passphrase: {{file: {odd}}}}}\n"
+        f"  knownHosts: {{host: h, privateKey: {key}, passphrase: x, knownHosts: {odd}}}\n".replace(
+            "privateKey: {host", "privatekey: {host"
+        ).replace("knownHosts: {host", "knownhosts: {host")
+    )
+    code, out, err = await commands.ran("check", file)
+    assert code == 0
+    assert "Traceback" not in err
+    if kind != "a file of 12 GiB":  # which is refused when it is used
+        for field in fields:
+            assert re.search(rf"\.{field}: {re.escape(str(odd))}: .*{re.escape(said)}", err, re.IGNORECASE), field
 
 
 async def test_check_tells_of_keys_and_algorithms_that_no_server_will_ever_see(tmp_path: Path, keys: Keys) -> None:

@@ -627,12 +627,12 @@ async def test_a_changed_file_is_seen_by_its_content(sshd: Sshd, keys: Keys) -> 
         str(sshd.known_hosts),
         str(keys.directory / "jump"),
     }
-    first = stamp(to, {})
+    first = await stamp(to, {})
     content = sshd.known_hosts.read_bytes()
     sshd.known_hosts.write_bytes(content + b"# more\n")
-    second = stamp(to, {})
+    second = await stamp(to, {})
     sshd.known_hosts.unlink()
-    third = stamp(to, {})
+    third = await stamp(to, {})
     sshd.known_hosts.write_bytes(content)
     assert len({first, second, third}) == 3
-    assert stamp(to, {}) == first
+    assert await stamp(to, {}) == first

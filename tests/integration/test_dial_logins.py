@@ -20,6 +20,7 @@ from reconciler.core.spec import AgentLogin, Endpoint, KeyLogin, Login, Password
 from reconciler.core.status import Failure, Reason
 from reconciler.ssh.attempt import fix_of
 from support.keys import KeyPair, Keys
+from support.special_files import SPECIAL, put
 from support.sshd import Sshd
 from support.wait import eventually, fd_count, free_port, is_heard
 
@@ -150,9 +151,9 @@ def unreadable_keys(directory: Path, keys: Keys) -> Iterator[tuple[str, Login, s
     empty = directory / "empty"
     empty.touch()
     yield "missing", key_login(directory / "nowhere"), "No such file", "put the secret there"
-    yield "directory", key_login(directory), "no regular file", "put the secret there"
+    yield "directory", key_login(directory), "it is a directory, expected a regular file", "put the secret there"
     os.mkfifo(directory / "pipe")
-    yield "pipe", key_login(directory / "pipe"), "no regular file", "put the secret there"
+    yield "pipe", key_login(directory / "pipe"), "it is a pipe, expected a regular file", "put the secret there"
     yield "empty", key_login(empty), "empty", "put the secret there"
     yield "garbage", key_login(garbage), "no private key", "as ssh-keygen wrote it"
     yield "public", key_login(key.public), "public key", "name the private one"
@@ -166,6 +167,21 @@ def unreadable_keys(directory: Path, keys: Keys) -> Iterator[tuple[str, Login, s
     yield "of another key", KeyLogin(source, opened, FromFile(str(other))), "another key", "certificate of this key"
     yield "no agent", AgentLogin("", ""), "agent: true needs an agent", "where ssh-agent is"
     yield "dead agent", AgentLogin(str(empty), ""), "does not answer", "correct where it is"
+
+
+@pytest.mark.parametrize("kind", SPECIAL)
+async def test_what_is_no_file_is_neither_an_agent_nor_a_public_key_for_one(
+    sshd: Sshd, tmp_path: Path, kind: str
+) -> None:
+    make, said = SPECIAL[kind]
+    put(tmp_path / "odd", make)
+    failure = await refused(sshd, AgentLogin("/nowhere", str(tmp_path / "odd")))
+    assert failure.reason is Reason.SECRET_UNREADABLE
+    assert f"{tmp_path}/odd" in failure.message
+    assert said.lower() in failure.message.lower()
+    failure = await refused(sshd, AgentLogin(str(tmp_path / "odd"), ""))
+    assert failure.reason is Reason.SECRET_UNREADABLE
+    assert f"the SSH agent at {tmp_path}/odd does not answer" in failure.message
 
 
 async def test_every_credential_that_cannot_be_used_is_named_and_never_shown_and_has_its_own_fix(

@@ -35,9 +35,12 @@ class Keys:
     directory: Path
 
     def make(self, name: str = "id_ed25519", *, passphrase: str | None = None, kind: str = "ssh-ed25519") -> KeyPair:
+        return self.write(name, asyncssh.generate_private_key(kind, comment=name), passphrase=passphrase)
+
+    def write(self, name: str, key: asyncssh.SSHKey, *, passphrase: str | None = None) -> KeyPair:
+        """Write a key that is there already."""
         self.directory.mkdir(parents=True, exist_ok=True)
         pair = KeyPair(self.directory / name)
-        key = asyncssh.generate_private_key(kind, comment=name)
         _write_private(pair.private, key.export_private_key(passphrase=passphrase))
         key.write_public_key(pair.public)
         return pair

@@ -153,7 +153,7 @@ def test_a_private_key_variable_may_hold_a_path_or_the_key() -> None:
     assert logins == (KeyLogin(FromFile("/home/me/.ssh/a"), None, None), KeyLogin(FromEnv("B"), None, None))
 
 
-def test_a_variable_that_holds_a_key_in_base64_is_shown_nowhere() -> None:
+async def test_a_variable_that_holds_a_key_in_base64_is_shown_nowhere() -> None:
     key = base64.b64encode(b"-----BEGIN OPENSSH PRIVATE KEY-----\nx\n").decode()
     text = "targets: {p: {host: h, privateKey: '${B}', tunnels: [{local: '1:h:2'}]}}"
     loaded = load_text(text, environ=ENVIRON | {"B": key})
@@ -162,7 +162,7 @@ def test_a_variable_that_holds_a_key_in_base64_is_shown_nowhere() -> None:
     [login] = loaded.desired.targets["p"].access.hop.logins
     assert isinstance(login, KeyLogin)
     with pytest.raises(DialFailed) as failed:
-        read_bytes(login.key, {}, "the private key")
+        await read_bytes(login.key, {}, "the private key")
     shown = (failed.value.failure.message, loaded.desired, loaded.warnings, to_json(loaded.desired))
     assert key not in " ".join(map(repr, shown))
     assert "the path in $B" in failed.value.failure.message
@@ -686,7 +686,7 @@ def test_the_directory_of_secrets_can_be_the_only_place_of_secrets(fields: str, 
     assert said == ([refused.format(dir=tmp_path)] if refused else [])
 
 
-def test_a_file_that_is_led_out_of_the_directory_of_secrets_later_is_not_read(tmp_path: Path) -> None:
+async def test_a_file_that_is_led_out_of_the_directory_of_secrets_later_is_not_read(tmp_path: Path) -> None:
     secrets, outside = tmp_path / "secrets", tmp_path / "outside"
     secrets.mkdir()
     outside.write_text("x")
@@ -695,11 +695,11 @@ def test_a_file_that_is_led_out_of_the_directory_of_secrets_later_is_not_read(tm
     loaded = load_text(text, environ={}, options=Options(secrets_dir=str(secrets)))
     [login] = loaded.desired.targets["p"].access.hop.logins
     assert isinstance(login, PasswordLogin)
-    assert read_text(login.password, {}, "the password") == "inside"
+    assert await read_text(login.password, {}, "the password") == "inside"
     (secrets / "password").unlink()
     (secrets / "password").symlink_to(outside)
     with pytest.raises(DialFailed, match=f"it does not lie in {secrets}"):
-        read_text(login.password, {}, "the password")
+        await read_text(login.password, {}, "the password")
 
 
 # --- the file with nothing left out ----------------------------------------------------------------------------

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import fcntl
 import os
 import socket
+import stat
 import subprocess
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import asyncssh
 import pytest
@@ -16,11 +19,20 @@ from hypothesis import strategies as st
 
 from reconciler.core.spec import Endpoint, Trust, TrustMode
 from reconciler.core.status import Reason
-from reconciler.ssh.known_hosts import foreign_line, look_up, matches
-from reconciler.ssh.trust import HostKeyCheck, append_line
+from reconciler.ssh import known_hosts
+from reconciler.ssh.known_hosts import Knowledge, foreign_line
+from reconciler.ssh.known_hosts_file import opened
+from reconciler.ssh.known_hosts_lines import Deadline, matches
+from reconciler.ssh.trust import HostKeyCheck
 
 KEY, OTHER = (asyncssh.generate_private_key("ssh-ed25519").export_public_key().decode().strip() for _ in range(2))
+WITHIN = 30.0
 SHOWN, OTHER_SHOWN = asyncssh.import_public_key(KEY), asyncssh.import_public_key(OTHER)
+
+
+def look_up(trust: Trust, endpoint: Endpoint) -> Knowledge:
+    files = {path: Path(path).read_bytes() for path in trust.known_hosts if Path(path).exists()}
+    return known_hosts.look_up(trust, endpoint, files, Deadline(WITHIN))
 
 
 def known(
@@ -57,7 +69,7 @@ def known(
     ],
 )
 def test_patterns(patterns: str, name: str, expected: bool) -> None:
-    assert matches(patterns, name) is expected
+    assert matches(patterns.encode(), name, Deadline(WITHIN)) is expected
 
 
 def test_hashed_names_as_ssh_keygen_writes_them(tmp_path: Path) -> None:
@@ -124,8 +136,8 @@ def test_a_line_that_cannot_be_written_changes_nothing(tmp_path: Path, monkeypat
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("os.fsync", full)
-    with pytest.raises(OSError, match="No space"):
-        append_line(path, "after")
+    with opened(str(path)) as file, pytest.raises(OSError, match="No space"):
+        file.add("after")
     assert path.read_text() == before
     assert [entry.name for entry in tmp_path.iterdir()] == ["known"]
 
@@ -133,11 +145,18 @@ def test_a_line_that_cannot_be_written_changes_nothing(tmp_path: Path, monkeypat
 # --- accept-new: what it adds, and to which files ---------------------------------------------------------------
 
 
-def accept_new(
-    path: Path, *, host: str = "a.example", alias: str = "", host_keys: tuple[str, ...] = ()
+async def accept_new(
+    path: Path, *, host: str = "a.example", port: int = 22, alias: str = "", host_keys: tuple[str, ...] = ()
 ) -> HostKeyCheck:
     """The check of one connection, as it is made before the handshake."""
-    return HostKeyCheck(Trust(TrustMode.ACCEPT_NEW, host_keys, (str(path),), alias), Endpoint(host, 22), host)
+    return await HostKeyCheck.prepare(
+        Trust(TrustMode.ACCEPT_NEW, host_keys, (str(path),), alias), Endpoint(host, port), host
+    )
+
+
+async def believes(check: HostKeyCheck, key: asyncssh.SSHKey) -> bool:
+    """What comes of a key exchange that shows this key, and of the login after it."""
+    return check.accepts(key) and await check.pinned()
 
 
 def said(check: HostKeyCheck) -> str:
@@ -146,32 +165,135 @@ def said(check: HostKeyCheck) -> str:
     return check.failure.message
 
 
-@pytest.mark.parametrize(
-    "name", ["bastion", "10.0.0.1", "fe80::1%eth0", "[a.example]:2222", "a_b.example", "münchen.example"]
-)
-def test_a_name_of_one_host_is_pinned(tmp_path: Path, name: str) -> None:
+def is_pinned(path: Path, name: str = "a.example", key: str = KEY, number: int = 0) -> bool:
+    """Whether this line of the file is the key under a hashed name, and the name is this one."""
+    patterns, _, rest = path.read_text().splitlines()[number].partition(" ")
+    return patterns.startswith("|1|") and matches(patterns.encode(), name, Deadline(WITHIN)) and rest == key
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """A known_hosts file, empty."""
     path = tmp_path / "known"
-    assert accept_new(path, alias=name).accepts(SHOWN)
-    assert path.read_text() == f"{name} {KEY}\n"
+    path.touch()
+    return path
+
+
+ODD_NAMES = [
+    *("bastion", "10.0.0.1", "fe80::1%eth0", "a_b.example", "m\u00fcnchen.example"),
+    *("x\ntouch /tmp/pwned #", "x\r", "a b", "a\tb", "a\u2028b", "a\x85b", "a\x00b"),
+    *("*", "?.example", "!a.example", "a.example,bank.example", "|1|c2FsdA==|aGFzaA==", "@cert-authority *", "#a"),
+    *("a;reboot", "$(reboot)", "a>b", "PATH=a", "restrict", "cert-authority", "touch"),
+]
 
 
 @pytest.mark.parametrize("field", ["alias", "host"])
-@pytest.mark.parametrize(
-    "name",
-    [
-        *("x\ntouch /tmp/pwned #", "x\r", "a b", "a\tb", "a\u2028b", "a\x85b", "a\x00b"),
-        *("*", "?.example", "!a.example", "a.example,bank.example", "|1|c2FsdA==|aGFzaA==", "@cert-authority *", "#a"),
-        *("a;reboot", "$(reboot)", "a>b", "PATH=a", "fe80::1%x\ntouch pwned #"),
-        # with these before it, a key in authorized_keys lets its owner in
-        *("restrict", "cert-authority", "No-Pty"),
-    ],
-)
-def test_a_name_that_would_say_more_than_one_host_is_not_written(tmp_path: Path, name: str, field: str) -> None:
-    path = tmp_path / "known"
-    check = accept_new(path, alias=name) if field == "alias" else accept_new(path, host=name)
-    assert not check.accepts(SHOWN)
-    assert "is not a name for a line there; set hostKeyAlias" in said(check)
-    assert not path.exists()
+@pytest.mark.parametrize("name", ODD_NAMES)
+async def test_a_name_is_pinned_as_a_hash_and_nothing_of_it_is_written(path: Path, name: str, field: str) -> None:
+    for _ in range(2):
+        check = await (accept_new(path, alias=name) if field == "alias" else accept_new(path, host=name))
+        assert await believes(check, SHOWN)
+        assert is_pinned(path, name.lower())
+        assert len(path.read_bytes().split(b"\n")) == 2
+    assert not (name.isalpha() and name in path.read_text())
+    other = await accept_new(path, host="other.example")
+    assert other.known.keys == ()
+
+
+def ssh_keygen(path: Path, *words: str) -> str:
+    command = ["ssh-keygen", *words, "-f", str(path)]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+
+@pytest.mark.parametrize(("port", "name"), [(22, "a.example"), (2222, "[a.example]:2222")])
+async def test_ssh_keygen_finds_and_removes_what_was_pinned(path: Path, port: int, name: str) -> None:
+    assert await believes(await accept_new(path, host="A.example", port=port), SHOWN)
+    assert KEY in ssh_keygen(path, "-F", name)
+    ssh_keygen(path, "-R", name)
+    assert path.read_text() == ""
+
+
+async def test_a_file_is_made_at_the_default_place_and_nowhere_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    elsewhere = tmp_path / ".ssh" / "rc"
+    check = await accept_new(elsewhere)
+    assert not await believes(check, SHOWN)
+    assert f"in {elsewhere}: there is no such file: create the file (touch)" in said(check)
+    assert not elsewhere.parent.exists()
+    default = tmp_path / ".ssh" / "known_hosts"
+    assert await believes(await accept_new(default), SHOWN)
+    assert is_pinned(default)
+    assert [stat.S_IMODE(made.stat().st_mode) for made in (default, default.parent)] == [0o600, 0o700]
+    elsewhere.touch()
+    assert await believes(await accept_new(elsewhere), SHOWN)
+
+
+async def test_a_dangling_link_to_another_place_makes_no_file(tmp_path: Path) -> None:
+    link = tmp_path / "known"
+    link.symlink_to(tmp_path / "new")
+    assert not await believes(await accept_new(link), SHOWN)
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("moment", ["before the open", "before the rename"])
+@pytest.mark.parametrize("exchanged", ["the file", "its directory"])
+async def test_a_link_put_there_meanwhile_leads_nowhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, exchanged: str, moment: str
+) -> None:
+    """Somebody who may write in the directory exchanges it, or the file, for a link to a file of ours."""
+    ours, theirs = tmp_path / "ours", tmp_path / "theirs"
+    ours.mkdir()
+    theirs.mkdir()
+    (ours / "known").touch()
+    path = theirs / "known"
+    path.touch()
+
+    def exchange() -> None:
+        if exchanged == "the file":
+            path.unlink()
+            path.symlink_to(ours / "known")
+        else:
+            theirs.rename(tmp_path / "gone")
+            theirs.symlink_to(ours)
+
+    def once(function: Callable[..., Any]) -> Callable[..., Any]:
+        def exchanging(*args: Any, **kwargs: Any) -> Any:
+            monkeypatch.undo()
+            result = function(*args, **kwargs) if moment == "before the open" else None
+            exchange()
+            return result if moment == "before the open" else function(*args, **kwargs)
+
+        return exchanging
+
+    check = await accept_new(path)
+    if moment == "before the open":
+        monkeypatch.setattr("os.path.realpath", once(os.path.realpath))
+    else:
+        monkeypatch.setattr("os.fsync", once(os.fsync))
+    await believes(check, SHOWN)
+    assert (ours / "known").read_text() == ""
+    assert [entry.name for entry in ours.iterdir()] == ["known"]
+
+
+async def test_a_line_that_another_program_adds_meanwhile_is_not_lost(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def add(descriptor: int) -> None:
+        monkeypatch.undo()
+        os.fsync(descriptor)
+        path.write_text(f"b.example {OTHER}\n")
+
+    check = await accept_new(path)
+    monkeypatch.setattr("os.fsync", add)
+    assert not await believes(check, SHOWN)
+    assert check.failure is not None
+    assert check.failure.reason is Reason.RESOURCES, "it is tried again without anybody's help"
+    assert path.read_text() == f"b.example {OTHER}\n"
+    assert [entry.name for entry in path.parent.iterdir()] == ["known"]
+    assert await believes(await accept_new(path), SHOWN)
+    assert is_pinned(path, number=1)
 
 
 @pytest.mark.parametrize(
@@ -205,12 +327,12 @@ def test_lines_that_are_of_no_known_hosts_file(line: str, foreign: bool) -> None
     assert foreign_line(f"# first\na.example {KEY}\n{line}\n") == (3 if foreign else 0)
 
 
-def test_nothing_is_added_to_a_file_that_holds_anything_else(tmp_path: Path) -> None:
+async def test_nothing_is_added_to_a_file_that_holds_anything_else(tmp_path: Path) -> None:
     path = tmp_path / ".bashrc"
     before = f"# for me\n\na.other {KEY}\nexport EDITOR=vi"
     path.write_text(before)
-    check = accept_new(path)
-    assert not check.accepts(SHOWN)
+    check = await accept_new(path)
+    assert not await believes(check, SHOWN)
     assert f"in {path}: line 4 of it is not a known_hosts line; name another file first in knownHosts" in said(check)
     assert SHOWN.get_fingerprint() in said(check)
     assert path.read_text() == before
@@ -222,27 +344,27 @@ def test_what_is_no_regular_file_is_not_replaced_by_one(tmp_path: Path) -> None:
     path = tmp_path / "known"
     with socket.socket(socket.AF_UNIX) as other:
         other.bind(str(path))
-        with pytest.raises(ValueError, match="it is not a regular file"):
-            append_line(path, f"a.example {KEY}")
+        with pytest.raises(ValueError, match="it is not a regular file"), opened(str(path)):
+            pass
     assert path.is_socket()
 
 
-def test_accept_new_beside_revoked_pins_alone_goes_by_the_file_and_by_what_both_revoke(tmp_path: Path) -> None:
-    path = tmp_path / "known"
+async def test_accept_new_beside_revoked_pins_alone_goes_by_the_file_and_by_what_both_revoke(path: Path) -> None:
     third, fourth = (asyncssh.generate_private_key("ssh-ed25519").export_public_key().decode() for _ in range(2))
     revoked = (f"@revoked {third.strip()}",)
     path.write_text(f"@revoked * {fourth}")
-    assert accept_new(path, host_keys=revoked).accepts(SHOWN)
+    assert await believes(await accept_new(path, host_keys=revoked), SHOWN)
     for key, word in ((OTHER, "another host key"), (third, "@revoked (hostKeys)"), (fourth, f"@revoked ({path}:1)")):
-        check = accept_new(path, host_keys=revoked)
-        assert not check.accepts(asyncssh.import_public_key(key))
+        check = await accept_new(path, host_keys=revoked)
+        assert not await believes(check, asyncssh.import_public_key(key))
         assert word in said(check)
-    changed = accept_new(path, host_keys=revoked)
+    changed = await accept_new(path, host_keys=revoked)
     changed.accepts(OTHER_SHOWN)
     assert f"known is ssh-ed25519 {SHOWN.get_fingerprint()} ({path}:2). If it was reinstalled: ssh-keygen -R" in said(
         changed
     )
-    assert path.read_text() == f"@revoked * {fourth}a.example {KEY}\n"
+    assert path.read_text().startswith(f"@revoked * {fourth}")
+    assert is_pinned(path, number=1)
     strict = look_up(Trust(TrustMode.STRICT, revoked, (str(path),), ""), Endpoint("a.example", 22))
     assert strict.keys == (), "strict writes to no file, and what is pinned is all there is"
 
@@ -250,71 +372,69 @@ def test_accept_new_beside_revoked_pins_alone_goes_by_the_file_and_by_what_both_
 # --- accept-new: several connections at once --------------------------------------------------------------------
 
 
-def test_of_two_connections_under_way_at_once_the_second_sees_what_the_first_has_pinned(tmp_path: Path) -> None:
-    path = tmp_path / "known"
-    first, same, another = (accept_new(path) for _ in range(3))
-    assert first.accepts(SHOWN)
-    assert same.accepts(SHOWN)
-    assert not another.accepts(OTHER_SHOWN)
+async def test_of_two_connections_under_way_at_once_the_second_sees_what_the_first_has_pinned(path: Path) -> None:
+    first, same, another = [await accept_new(path) for _ in range(3)]
+    assert await believes(first, SHOWN)
+    assert await believes(same, SHOWN)
+    assert not await believes(another, OTHER_SHOWN)
     assert "shows another host key than the one known" in said(another)
     assert f"{path}:1" in said(another)
-    assert path.read_text() == f"a.example {KEY}\n"
+    assert is_pinned(path)
+    assert len(path.read_text().splitlines()) == 1
 
 
-def test_a_key_revoked_during_the_handshake_is_not_pinned(tmp_path: Path) -> None:
-    path = tmp_path / "known"
-    check = accept_new(path)
+async def test_a_key_revoked_during_the_handshake_is_not_pinned(path: Path) -> None:
+    check = await accept_new(path)
     path.write_text(f"@revoked * {KEY}\n")
-    assert not check.accepts(SHOWN)
+    assert not await believes(check, SHOWN)
     assert "@revoked" in said(check)
+    other = await accept_new(path)
     path.unlink()
     path.mkdir()
-    check.accepts(OTHER_SHOWN)
-    assert f"cannot read {path}" in said(check)
+    assert not await believes(other, OTHER_SHOWN)
+    assert f"in {path}: it is not a regular file" in said(other)
 
 
-def test_a_second_key_exchange_on_a_connection_needs_no_file_and_no_lock(tmp_path: Path) -> None:
-    path = tmp_path / "known"
-    check = accept_new(path)
-    assert check.accepts(SHOWN)
+async def test_a_second_key_exchange_on_a_connection_needs_no_file_and_no_lock(path: Path) -> None:
+    check = await accept_new(path)
+    assert await believes(check, SHOWN)
     path.write_text("export EDITOR=vi\n")
     assert check.accepts(SHOWN)
     assert not check.accepts(OTHER_SHOWN)
 
 
-def test_a_key_is_pinned_by_nobody_else_while_one_reads_and_writes(tmp_path: Path) -> None:
+async def test_a_key_is_pinned_by_nobody_else_while_one_reads_and_writes(tmp_path: Path) -> None:
     path = tmp_path / "known"
     real = tmp_path / "real" / "known"
     real.parent.mkdir()
+    real.touch()
     path.symlink_to(real)
-    check = accept_new(path)
+    check = await accept_new(path)
     other_process = os.open(real.parent, os.O_RDONLY)
     try:
         fcntl.flock(other_process, fcntl.LOCK_EX)
-        assert not check.accepts(SHOWN)
+        assert not await believes(check, SHOWN)
         assert check.failure is not None
         assert check.failure.reason is Reason.RESOURCES, "it is tried again without anybody's help"
         assert "another process holds its directory locked" in check.failure.message
-        assert not real.exists()
+        assert real.read_text() == ""
     finally:
         os.close(other_process)
-    assert check.accepts(SHOWN)
-    assert real.read_text() == f"a.example {KEY}\n"
+    assert await believes(await accept_new(path), SHOWN)
+    assert is_pinned(real)
 
 
-def test_of_many_keys_shown_at_once_one_is_pinned(tmp_path: Path) -> None:
-    path = tmp_path / "known"
+async def test_of_many_keys_shown_at_once_one_is_pinned(path: Path) -> None:
     keys = [asyncssh.generate_private_key("ssh-ed25519").convert_to_public() for _ in range(16)]
-    checks = [accept_new(path) for _ in keys]
-    with ThreadPoolExecutor(len(keys)) as threads:
-        believed = list(threads.map(lambda check, key: check.accepts(key), checks, keys))
+    checks = [await accept_new(path) for _ in keys]
+    believed = await asyncio.gather(*(believes(check, key) for check, key in zip(checks, keys, strict=True)))
     assert believed.count(True) == 1
     (line,) = path.read_text().splitlines()
     assert asyncssh.import_public_key(line.partition(" ")[2]) == keys[believed.index(True)]
 
 
-def test_a_directory_that_cannot_be_locked_is_pinned_in_all_the_same(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+async def test_a_directory_that_cannot_be_locked_is_pinned_in_all_the_same(
+    path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As on NFS, which wants what is locked to be open for writing."""
 
@@ -322,5 +442,5 @@ def test_a_directory_that_cannot_be_locked_is_pinned_in_all_the_same(
         raise OSError(9, "Bad file descriptor")
 
     monkeypatch.setattr("fcntl.flock", refused)
-    assert accept_new(tmp_path / "known").accepts(SHOWN)
-    assert (tmp_path / "known").read_text() == f"a.example {KEY}\n"
+    assert await believes(await accept_new(path), SHOWN)
+    assert is_pinned(path)

@@ -1,0 +1,175 @@
+"""The lines of known_hosts files as OpenSSH reads them (hostfile.c, match.c, sshkey.c), on bytes.
+
+- A line ends at LF and at nothing else. Fields are separated by blanks and tabs; a NUL ends the patterns, or the line.
+- Markers are @cert-authority and @revoked. A line with another one, or with two, is ignored.
+- Patterns are compared without regard to the case of ASCII letters; `*` and `?` are wildcards, `!` negates, and the
+  brackets of `[host]:port` stand for themselves. A pattern of 1023 bytes or more makes its line match nothing.
+- A hashed name (`|1|salt|HMAC-SHA1`) is one host's, whole and in its canonical form.
+- The type before a key is the key's own. Its base64 may hold white space (a CR at the end of the line) and no junk.
+
+On one point this is stricter: ssh 9.2 ignores a line whose marker ends with a tab if a blank follows anywhere later.
+Such a @revoked line counts here. Such a @cert-authority line is ignored as it is there.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import hmac
+import re
+import secrets
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import asyncssh
+
+_MARKERS = {b"@cert-authority": "@cert-authority", b"@revoked": "@revoked"}
+_HEAD = re.compile(rb"[ \t]*(@[^ \t\0]*)?")
+_FIELD = re.compile(rb"[ \t]*([^ \t\0]*)")
+_CERTIFICATE = b"-cert-v01@openssh.com"  # of a type; one that is revoked stands for its key
+_HASH_MAGIC = b"|1|"
+_SALT_LENGTH = 20  # bytes, as of SHA-1's digest
+_PATTERN_MAX = 1023  # bytes; ssh's buffer
+_NAME_MAX = 1024  # bytes; no resolver knows a longer one
+_CHECK_EVERY = 256  # patterns between two looks at the clock; one with wildcards counts for more
+_BYTES_A_STEP = 64
+_TYPE_LENGTH = 4  # bytes of the length before the type inside a key
+
+
+class Deadline:
+    """A moment on the monotonic clock, looked at now and then."""
+
+    def __init__(self, seconds: float) -> None:
+        self._at = time.monotonic() + seconds
+        self._steps = 0
+
+    def spend(self, steps: int = 1) -> None:
+        """Raises TimeoutError after the deadline."""
+        self._steps += steps
+        if self._steps >= _CHECK_EVERY:
+            self._steps = 0
+            if time.monotonic() > self._at:
+                raise TimeoutError
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One line. `patterns`: b"" in a pinned line, which is a host's by where it stands."""
+
+    marker: str
+    patterns: bytes
+    key_type: bytes
+    key: bytes
+    place: str
+
+
+def lines_of(content: bytes, path: str) -> Iterator[Line]:
+    """The lines that name a key; comments and what is not a line are passed over."""
+    for number, raw in enumerate(content.split(b"\n"), start=1):
+        line = _line(raw, f"{path}:{number}")
+        if line is not None:
+            yield line
+
+
+def _line(raw: bytes, place: str) -> Line | None:
+    head = _HEAD.match(raw)
+    assert head is not None  # it matches everything
+    marker, at = head[1], head.end()
+    if marker is not None:
+        if marker not in _MARKERS or raw[at : at + 1] not in (b" ", b"\t"):
+            return None
+        if marker == b"@cert-authority" and raw[at : at + 1] == b"\t" and b" " in raw[at:].split(b"\0", 1)[0]:
+            return None
+    patterns = _FIELD.match(raw, at)
+    assert patterns is not None
+    first = patterns[1][:1]
+    if first in (b"", b"@") or (first == b"#" and marker is None):
+        return None
+    rest = raw[patterns.end() + 1 :].split(b"\0", 1)[0].lstrip(b" \t")
+    key_type, _, key = rest.replace(b"\t", b" ").partition(b" ")
+    key = key.lstrip(b" ").partition(b" ")[0]
+    if not key or key_type.startswith(b"#"):
+        return None
+    return Line(_MARKERS[marker] if marker else "", patterns[1], key_type, key, place)
+
+
+def decoded(line: Line) -> asyncssh.SSHKey | None:
+    """The line's key; None for one that ssh would not read, or of a type that asyncssh does not know."""
+    text = b"".join(line.key.split())
+    try:
+        data = binascii.a2b_base64(text, strict_mode=True)
+        inner = data[_TYPE_LENGTH : _TYPE_LENGTH + int.from_bytes(data[:_TYPE_LENGTH])]
+        if inner != line.key_type or base64.b64encode(data) != text:
+            return None
+        if line.marker == "@revoked" and inner.endswith(_CERTIFICATE):
+            return asyncssh.import_certificate(inner + b" " + text).key
+        return asyncssh.import_public_key(inner + b" " + text)
+    except ValueError:  # binascii's and asyncssh's errors are ValueErrors
+        return None
+
+
+# --- names ------------------------------------------------------------------------------------------------------
+
+
+def matches(patterns: bytes, name: str, deadline: Deadline) -> bool:
+    """Return True if a pattern list covers the name, which is in lower case."""
+    raw = name.encode("utf-8", "surrogatepass")
+    deadline.spend()
+    if patterns.startswith(b"|"):
+        return _is_hash_of(patterns, raw)
+    if len(raw) > _NAME_MAX:
+        return False
+    found = False
+    for pattern in patterns.lower().split(b","):
+        deadline.spend(1 + (len(pattern) * len(raw) // _BYTES_A_STEP if b"*" in pattern else 0))
+        negated = pattern.startswith(b"!")
+        if len(pattern) - negated >= _PATTERN_MAX:
+            return False
+        if (negated or not found) and covers(pattern[negated:], raw):
+            if negated:
+                return False
+            found = True
+    return found
+
+
+def covers(pattern: bytes, name: bytes) -> bool:
+    """Return True if the pattern with its `*` and `?` is the whole name. At most len(pattern) * len(name) steps."""
+    if b"*" not in pattern and b"?" not in pattern:
+        return pattern == name
+    if len(pattern) - pattern.count(b"*") > len(name):
+        return False
+    at = in_name = 0
+    star = after_star = -1  # the latest `*`, and where in the name what follows it is tried
+    while in_name < len(name):
+        if at < len(pattern) and pattern[at] == ord("*"):
+            star, after_star = at, in_name
+            at += 1
+        elif at < len(pattern) and pattern[at] in (ord("?"), name[in_name]):
+            at, in_name = at + 1, in_name + 1
+        elif star >= 0:  # the latest `*` takes one more byte; an earlier one never has to
+            after_star += 1
+            at, in_name = star + 1, after_star
+        else:
+            return False
+    return not pattern[at:].strip(b"*")
+
+
+def hashed(name: str) -> str:
+    """The name as a hashed one, with a new salt."""
+    return _hash(secrets.token_bytes(_SALT_LENGTH), name.encode("utf-8", "surrogatepass")).decode("ascii")
+
+
+def _is_hash_of(patterns: bytes, name: bytes) -> bool:
+    salt, _, _ = patterns.removeprefix(_HASH_MAGIC).partition(b"|")
+    try:
+        raw = binascii.a2b_base64(salt)
+    except ValueError:
+        return False
+    return len(raw) == _SALT_LENGTH and hmac.compare_digest(_hash(raw, name), patterns)
+
+
+def _hash(salt: bytes, name: bytes) -> bytes:
+    digest = hmac.digest(salt, name, hashlib.sha1)
+    return _HASH_MAGIC + base64.b64encode(salt) + b"|" + base64.b64encode(digest)

@@ -1,0 +1,121 @@
+"""known_hosts files are read as OpenSSH reads them: compared with `ssh-keygen -F` and `ssh` over generated files."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from reconciler.core.spec import Endpoint, Trust, TrustMode
+from reconciler.ssh.known_hosts import Knowledge, look_up
+from reconciler.ssh.known_hosts_lines import Deadline, covers, lines_of, matches
+from support.known_hosts_files import HOST, KEY, contents
+
+WITHIN = 60.0
+
+
+def known(content: bytes) -> Knowledge:
+    trust = Trust(TrustMode.STRICT, (), ("known",), HOST)
+    return look_up(trust, Endpoint("a.example", 22), {"known": content}, Deadline(WITHIN))
+
+
+# --- lines ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("known") / "hosts"
+
+
+def found_by_ssh_keygen(file: Path, made: bytes) -> set[int]:
+    """The numbers of the lines that it finds for the name."""
+    file.write_bytes(made)
+    command = ["ssh-keygen", "-F", HOST, "-f", str(file)]
+    said = subprocess.run(command, capture_output=True, check=False).stdout
+    return {int(number) for number in re.findall(rb"^# Host \S+ found: line (\d+)", said, re.MULTILINE)}
+
+
+MANY = settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+@MANY
+@given(contents())
+@example(b"# x\x0bh.example " + KEY + b"\n")
+@example(b"# x\xe2\x80\xa8h.example " + KEY + b"\n")
+@example(b"h.example\x00 " + KEY + b"\n")
+@example(b"@revoked\th.example\t" + KEY.replace(b" ", b"\t") + b"\n")
+def test_the_lines_of_a_host_are_those_that_ssh_keygen_finds(file: Path, made: bytes) -> None:
+    """It tells of lines whose key cannot be read, too, and nothing of one that ends before the key or is a blank."""
+    ours = {
+        int(one.place.rpartition(":")[2])
+        for one in lines_of(made, "known")
+        if matches(one.patterns, HOST, Deadline(WITHIN))
+    }
+    theirs = found_by_ssh_keygen(file, made)
+    strict = {number for number in ours - theirs if is_stricter(made.split(b"\n")[number - 1])}
+    assert ours - strict <= theirs
+    rest = {number for number in theirs - ours if has_key(made.split(b"\n")[number - 1])}
+    assert not rest
+
+
+def is_stricter(raw: bytes) -> bool:
+    """Where we are on purpose: a blank after the tab that ends @revoked."""
+    return raw.lstrip(b" \t").startswith(b"@revoked\t") and b" " in raw.lstrip(b" \t")
+
+
+def has_key(raw: bytes) -> bool:
+    """Whether a key follows: what ssh-keygen finds without one, ssh does not take."""
+    return KEY in raw.replace(b"\t", b" ")
+
+
+# --- patterns ---------------------------------------------------------------------------------------------------
+
+
+def naive(pattern: bytes, name: bytes) -> bool:
+    """match.c, word for word: exponential."""
+    if not pattern:
+        return not name
+    if pattern[:1] == b"*":
+        return any(naive(pattern[1:], name[at:]) for at in range(len(name) + 1))
+    return bool(name) and pattern[:1] in (b"?", name[:1]) and naive(pattern[1:], name[1:])
+
+
+@settings(max_examples=2000)
+@given(
+    st.lists(st.sampled_from(list(b"ab?*")), max_size=10).map(bytes),
+    st.lists(st.sampled_from(list(b"ab")), max_size=9).map(bytes),
+)
+def test_wildcards_are_those_of_ssh(pattern: bytes, name: bytes) -> None:
+    assert covers(pattern, name) is naive(pattern, name)
+
+
+def test_a_pattern_with_many_stars_takes_time_in_proportion_to_its_length() -> None:
+    """Backtracking, twice as many stars would take thousands of times as long."""
+
+    def seconds(stars: int) -> float:
+        began = time.process_time()
+        for _ in range(20):
+            assert not covers(b"*a" * stars + b"b", b"a" * 250)
+        return time.process_time() - began
+
+    seconds(10)
+    assert seconds(200) < 40 * max(seconds(25), 0.001)
+
+
+def test_a_file_full_of_slow_patterns_is_given_up_at_the_deadline() -> None:
+    made = b"\n".join([b",".join([b"*a" * 100 + b"b"] * 50) + b" " + KEY] * 100)
+    began = time.monotonic()
+    trust = Trust(TrustMode.STRICT, (), ("known",), "a" * 1000)
+    with pytest.raises(TimeoutError):
+        look_up(trust, Endpoint("a.example", 22), {"known": made}, Deadline(0.5))
+    assert time.monotonic() - began < 20
+
+
+@pytest.mark.parametrize("made", [b"@revoked\t", b"h.example", b"\x00", b"@", b"h.example ssh-ed25519", b"|1|", b"|"])
+def test_half_a_line_is_none(made: bytes) -> None:
+    assert known(made) == Knowledge((), (), (), ())
