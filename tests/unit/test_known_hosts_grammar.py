@@ -48,6 +48,9 @@ MANY = settings(deadline=None, max_examples=150, suppress_health_check=[HealthCh
 @example(b"# x\x0bh.example " + KEY + b"\n")
 @example(b"# x\xe2\x80\xa8h.example " + KEY + b"\n")
 @example(b"h.example\x00 " + KEY + b"\n")
+@example(b"h.example," + b"a" * 1023 + b" " + KEY + b"\n")
+@example(b"h.example," + b"a" * 1022 + b" " + KEY + b"\n")
+@example(b"h.example,!" + b"a" * 1023 + b" " + KEY + b"\n")
 @example(b"@revoked\th.example\t" + KEY.replace(b" ", b"\t") + b"\n")
 def test_the_lines_of_a_host_are_those_that_ssh_keygen_finds(file: Path, made: bytes) -> None:
     """It tells of lines whose key cannot be read, too, and nothing of one that ends before the key or is a blank."""

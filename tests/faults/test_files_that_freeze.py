@@ -1,0 +1,316 @@
+"""Files that a configuration names and that turn out to be devices, pipes, or on a disk that does not answer.
+
+Each costs its own target, which says why. The neighbour's clients notice nothing, and once the files are right again
+everything is up.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import io
+import os
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import asyncssh
+import pytest
+
+from reconciler.core.status import Phase, Reason
+from reconciler.system import read_file
+from support.keys import KeyPair, Keys
+from support.services import EchoServer, connected
+from support.special_files import NOTHING, SPECIAL, put
+from support.sshd import Sshd
+from support.tunnels import Running, local, running, socks, target
+from support.wait import WITHIN, eventually, free_port
+
+AT_MOST = 2.0  # seconds for a round trip of the neighbour's client; it was for ever
+FIELDS = ("privateKey", "passphrase", "certificate", "password", "knownHosts")
+
+
+class Case:
+    """A neighbour, and a target for each field that names a file, whose file is its own."""
+
+    def __init__(self, directory: Path, sshd: Sshd, echo: EchoServer) -> None:
+        self.sshd, self.echo = sshd, echo
+        self.named = directory / "named"
+        keys = Keys(self.named)
+        client = asyncssh.read_private_key(sshd.client_key)
+        self.path = {field: self.named / field for field in FIELDS}
+        keys.write("privateKey", client)
+        encrypted = keys.write("encrypted", client, passphrase="secret")
+        self.path["passphrase"].write_text("secret\n")
+        plain = KeyPair(keys.write("plain", client).private)
+        keys.certify(plain, keys.make("authority"), principals=[sshd.user]).rename(self.path["certificate"])
+        self.path["password"].write_text("none of sshd's")
+        self.path["knownHosts"].write_text(sshd.known_hosts.read_text())
+        self.socks_password = self.named / "socks"
+        self.socks_password.write_text("secret")
+        self.port = free_port()
+        of_fields: dict[str, dict[str, object]] = {
+            "privateKey": {"privateKey": self.path["privateKey"]},
+            "passphrase": {"privateKey": encrypted.private, "passphrase": f"{{file: {self.path['passphrase']}}}"},
+            "certificate": {"privateKey": plain.private, "certificate": self.path["certificate"]},
+            "password": {"password": f"{{file: {self.path['password']}}}"},
+            "knownHosts": {"knownHosts": self.path["knownHosts"]},
+        }
+        user = f"{{username: u, password: {{file: {self.socks_password}}}}}"
+        self.neighbour = target(sshd, "neighbour") + local("echo", self.port, echo.port)
+        self.neighbour += socks("proxy", free_port(), auth=user)
+        self.others = "".join(
+            target(sshd, field.lower(), **fields) + local("echo", free_port(), echo.port)
+            for field, fields in of_fields.items()
+        )
+        self.text = f"targets:\n{self.neighbour}{self.others}"
+        self.content = {path: path.read_bytes() for path in (*self.path.values(), self.socks_password)}
+
+    def repair(self, path: Path) -> None:
+        def write(beside: Path) -> None:
+            beside.touch(0o600)
+            beside.write_bytes(self.content[path])
+
+        put(path, write)
+
+
+@pytest.fixture
+def case(tmp_path: Path, sshd: Sshd, echo: EchoServer) -> Case:
+    return Case(tmp_path, sshd, echo)
+
+
+@contextlib.asynccontextmanager
+async def undisturbed(port: int) -> AsyncIterator[None]:
+    """A client of the neighbour's goes back and forth all the time, and never waits long."""
+    worst, rounds, over = 0.0, 0, asyncio.Event()
+
+    async def go() -> None:
+        nonlocal worst, rounds
+        async with connected("127.0.0.1", port) as (reader, writer):
+            while not over.is_set():
+                began = time.monotonic()
+                writer.write(b"ping")
+                assert await reader.readexactly(4) == b"ping"
+                worst = max(worst, time.monotonic() - began)
+                rounds += 1
+                await asyncio.sleep(0.005)
+
+    task = asyncio.create_task(go())
+    try:
+        await eventually(lambda: rounds > 0 or task.done())
+        yield
+        before = rounds
+        await eventually(lambda: rounds > before or task.done())
+    finally:
+        over.set()
+        await task
+    assert worst < AT_MOST, f"{rounds} round trips, the longest {worst:.2f} s"
+
+
+def failure_of(tunnels: Running, field: str) -> str:
+    """What is told of the target of this field, if a person is needed; "" while nothing is."""
+    tries = tunnels.app.fleet.observe().link_tries.get(field.lower())
+    if tries is None:
+        return ""
+    assert tries.last.reason is (Reason.HOST_KEY if field == "knownHosts" else Reason.SECRET_UNREADABLE)
+    assert tries.last.needs_action
+    return tries.last.message
+
+
+def nothing_is_told(tunnels: Running) -> bool:
+    return all(one.verdict.reason is None for one in tunnels.app.judgement.targets) if tunnels.app.judgement else False
+
+
+@pytest.mark.parametrize("kind", [*SPECIAL, *NOTHING])
+async def test_files_that_become_something_else_cost_their_targets_only(case: Case, tmp_path: Path, kind: str) -> None:
+    make, said = (SPECIAL | NOTHING)[kind]
+    if kind in NOTHING:  # of known hosts, both mean that nobody is known
+        del case.path["knownHosts"]
+    async with running(tmp_path, case.text) as tunnels:
+        await tunnels.all_up()
+        (neighbour,) = (link for link in tunnels.links if link.target == "neighbour")
+        async with undisturbed(case.port):
+            for field, path in case.path.items():
+                put(path, make)
+                tunnels.restart(field.lower())
+            put(case.socks_password, make)
+            for field, path in case.path.items():
+                message = await eventually(partial(failure_of, tunnels, field))
+                assert str(path) in message
+                assert said.lower() in message.lower()
+            verdict = await tunnels.until("neighbour/proxy", Phase.UNHEALTHY)
+            assert str(case.socks_password) in verdict.message
+            for path in (*case.path.values(), case.socks_password):
+                case.repair(path)
+            await tunnels.all_up()
+            await eventually(lambda: nothing_is_told(tunnels))
+        assert neighbour in tunnels.links
+
+
+@pytest.mark.parametrize("kind", ["a pipe", "/dev/zero", "/dev/ptmx"])
+async def test_targets_whose_files_are_none_from_the_start(case: Case, tmp_path: Path, kind: str) -> None:
+    make, said = SPECIAL[kind]
+    for path in case.path.values():
+        put(path, make)
+    async with running(tmp_path, f"targets:\n{case.neighbour}") as tunnels:
+        await tunnels.all_up()
+        async with undisturbed(case.port):
+            tunnels.edit(case.text)
+            for field, path in case.path.items():
+                verdict = await tunnels.until(f"{field.lower()}/echo", Phase.DOWN)
+                assert str(path) in verdict.message
+                assert said.lower() in verdict.message.lower()
+                assert verdict.needs_action
+
+
+@pytest.mark.parametrize("kind", SPECIAL)
+async def test_a_configuration_that_becomes_something_else_is_told_and_changes_nothing(
+    case: Case, tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("reconciler.config.files._PIPE_SILENCE", 0.5)
+    make, said = SPECIAL[kind]
+    async with running(tmp_path, f"targets:\n{case.neighbour}") as tunnels:
+        await tunnels.all_up()
+        links = tunnels.links
+        async with undisturbed(case.port):
+            put(tunnels.file, make)
+            if kind == "a directory":
+                said = "no *.yaml"
+            elif kind == "a pipe":
+                said = "nothing more came through it"
+            told = await eventually(lambda: "".join(map(str, tunnels.app.loaded.errors)) if tunnels.app.loaded else "")
+            assert str(tunnels.file) in told
+            assert said in told
+            assert tunnels.links == links
+            put(tunnels.file, partial(write, case.text))
+            await tunnels.all_up(*("neighbour/echo", "neighbour/proxy"), *(f"{one.lower()}/echo" for one in FIELDS))
+
+
+def write(text: str, path: Path) -> None:
+    path.write_text(text)
+
+
+# --- a disk that does not answer --------------------------------------------------------------------------------
+
+
+class Disk:
+    """Where some files do not answer until they are let go. It cannot be had otherwise without a file system."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.silent: set[str] = set()
+        self._go = threading.Event()
+        require = read_file._require_regular
+
+        def wait(status: os.stat_result, path: str) -> None:
+            if path in self.silent:
+                assert self._go.wait(120)
+            require(status, path)
+
+        monkeypatch.setattr(read_file, "_require_regular", wait)
+
+    def answer(self) -> None:
+        self.silent.clear()
+        self._go.set()
+
+
+@pytest.fixture
+def disk(monkeypatch: pytest.MonkeyPatch) -> Iterator[Disk]:
+    made = Disk(monkeypatch)
+    yield made
+    made.answer()
+
+
+async def test_a_disk_that_does_not_answer_costs_the_targets_of_its_files_only(
+    case: Case, disk: Disk, tmp_path: Path
+) -> None:
+    async with running(tmp_path, f"targets:\n{case.neighbour}") as tunnels:
+        await tunnels.all_up()
+        async with undisturbed(case.port):
+            disk.silent |= {str(path) for path in (*case.path.values(), case.socks_password)}
+            tunnels.edit(case.text)
+            for field, path in case.path.items():
+                message = await eventually(partial(failure_of, tunnels, field), within=WITHIN)
+                assert str(path) in message
+                assert "answer" in message
+            new = target(case.sshd, "new") + local("echo", free_port(), case.echo.port)
+            tunnels.edit(case.text + new)
+            await tunnels.until("new/echo", Phase.UP)
+            assert sum(thread.name == "file" for thread in threading.enumerate()) < 30
+            disk.answer()
+            await tunnels.all_up()
+
+
+async def test_many_files_of_such_a_disk_do_not_keep_others_from_theirs(case: Case, disk: Disk, tmp_path: Path) -> None:
+    silent = [case.named / f"silent{number}" for number in range(100)]
+    for path in silent:
+        path.write_bytes(case.sshd.client_key.read_bytes())
+    disk.silent |= set(map(str, silent))
+    many = "".join(
+        target(case.sshd, f"silent{number}", privateKey=path) + local("echo", free_port(), case.echo.port)
+        for number, path in enumerate(silent)
+    )
+    async with running(tmp_path, f"targets:\n{case.neighbour}") as tunnels:
+        await tunnels.all_up()
+        async with undisturbed(case.port):
+            tunnels.edit(case.text + many)
+            for field in FIELDS:
+                await tunnels.until(f"{field.lower()}/echo", Phase.UP, within=2 * WITHIN)
+            await eventually(lambda: failure_of_silent(tunnels), within=2 * WITHIN)
+            disk.answer()
+            await tunnels.all_up(within=4 * WITHIN)
+
+
+def failure_of_silent(tunnels: Running) -> bool:
+    tries = tunnels.app.fleet.observe().link_tries
+    return all(f"silent{number}" in tries for number in range(100))
+
+
+# --- the event loop's thread ------------------------------------------------------------------------------------
+
+TOUCHING = [(os, name) for name in ("stat", "lstat", "open", "readlink", "scandir", "listdir", "access", "replace")]
+
+
+async def test_no_path_that_the_configuration_names_is_touched_on_the_event_loop(
+    case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    touched: dict[bool, list[str]] = {False: [], True: []}
+    loop_thread = threading.get_ident()
+    watching = False
+
+    def noting(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(function)
+        def noted(*args: Any, **kwargs: Any) -> Any:
+            path = args[0] if args and isinstance(args[0], str | os.PathLike) else ""
+            if watching and (kwargs.keys() & {"dir_fd", "src_dir_fd"} or os.fspath(path).startswith(str(case.named))):
+                touched[threading.get_ident() == loop_thread].append(f"{name} {path}")
+            return function(*args, **kwargs)
+
+        return noted
+
+    for module, name in (*TOUCHING, (io, "open")):
+        monkeypatch.setattr(module, name, noting(name, getattr(module, name)))
+    new = case.named / "new"
+    new.touch()
+    pinning = {"knownHosts": new, "strictHostKeyChecking": "accept-new"}
+    text = case.text + target(case.sshd, "new", **pinning) + local("echo", free_port(), case.echo.port)
+    watching = True
+    async with running(tmp_path, text) as tunnels:
+        await tunnels.all_up()
+        watching = False
+        case.path["privateKey"].write_bytes(case.content[case.path["privateKey"]] + b"\n")
+        case.path["knownHosts"].write_bytes(b"# more\n" + case.content[case.path["knownHosts"]])
+        watching = True
+        links = tunnels.links
+        for name in (*FIELDS, "new"):
+            tunnels.restart(name.lower())
+        await eventually(lambda: len(set(tunnels.links) & set(links)) == 1)
+        await tunnels.app.load()
+        watching = False
+        assert new.read_text().startswith("|1|")
+    assert touched[True] == []
+    assert {line.split()[0] for line in touched[False]} >= {"stat", "open", "replace"}
+    assert {Path(line.split()[1]).name for line in touched[False]} >= {*FIELDS, "socks", "new"}
