@@ -11,6 +11,7 @@ import pytest
 
 from reconciler.core import guesses
 from reconciler.core.status import Phase
+from reconciler.ssh import arrivals
 from reconciler.ssh.near import Near
 from support.services import EchoServer, connected
 from support.sshd import Sshd
@@ -87,9 +88,11 @@ async def echoed(port: int, data: bytes, size: int) -> bytes:
     ],
 )
 async def test_a_refusal_reaches_a_client_that_has_sent_more(
-    sshd: Sshd, tmp_path: Path, said: bytes, answer: bytes
+    sshd: Sshd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: bytes, answer: bytes
 ) -> None:
     """To close a socket with unread data resets it, and the reply is lost."""
+    assert arrivals.CLOSE_WITHIN == 1.0
+    monkeypatch.setattr(arrivals, "CLOSE_WITHIN", WITHIN)  # this client is in no hurry
     port = free_port()
     async with running(tmp_path, file(sshd, socks("proxy", port))) as tunnels:
         await tunnels.all_up()
