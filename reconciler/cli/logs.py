@@ -54,7 +54,7 @@ class _Json(logging.Formatter):
         more = {name: value for name, value in record.__dict__.items() if name not in _OWN and value is not None}
         line |= cast("dict[str, str]", hide_json(more))
         if record.exc_info:
-            line["exception"] = self.formatException(record.exc_info)
+            line["exception"] = hide(self.formatException(record.exc_info))
         return json.dumps(line, default=str)  # escapes all that is not ASCII, so no control character is left
 
 

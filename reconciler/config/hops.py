@@ -213,6 +213,7 @@ def _agent(fields: Fields, sources: Sources) -> str | None:
     socket = fields.read("agent", parse)
     if socket is not None and "agent" not in fields.troubled and (refusal := sources.agent_refusal(socket)):
         fields.error("agent", refusal, ErrorCode.FORBIDDEN)
+        fields.troubled.add("agent")
         return None
     if socket is not None and "agent" not in fields.troubled and (trouble := _agent_trouble(socket, sources)):
         place = fields.place("agent")

@@ -16,7 +16,7 @@ from reconciler.config.nodes import Items, Table
 from reconciler.config.problem import ErrorCode, Place
 from reconciler.config.report import Report
 from reconciler.config.schema import definition
-from reconciler.config.sentences import did_you_mean, dotted
+from reconciler.config.sentences import did_you_mean, dotted, is_shown_key
 
 HOST_GROUPS = (("host", "hosts"), ("connectTimeout", "connectionTimeout"))
 TARGET_GROUPS = (*HOST_GROUPS, ("jumpHost", "jumpHosts", "proxyCommand"), ("knownHosts", "hostKeys"))
@@ -70,7 +70,7 @@ def entries_of(document: Document, report: Report) -> Iterator[TargetEntry]:
         report.error(place, "tunnels are not inherited: give them to a target", ErrorCode.CONFLICT)
     exclusive(target_defaults, _EXCLUSIVE, report)
     for entry in targets:
-        if not isinstance(entry.value, Table):
+        if not isinstance(entry.value, Table) or not is_shown_key(entry.key):
             continue
         at = Place(document.file, entry.line, entry.column, dotted("targets", entry.key))
         own = fields_of(entry.value, at)

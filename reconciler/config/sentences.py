@@ -60,12 +60,21 @@ def dotted(path: str, step: str | int) -> str:
 
 def shown_key(key: str) -> str:
     """A key in quotes, for messages; not what may be a value that lost its place."""
-    return json.dumps(key, ensure_ascii=False) if _SHOWN_KEY.fullmatch(key) else '"…"'
+    return json.dumps(key, ensure_ascii=False) if is_shown_key(key) else '"…"'
+
+
+def is_shown_key(key: str) -> bool:
+    return _SHOWN_KEY.fullmatch(key) is not None
+
+
+def may_hold_secret(text: str) -> bool:
+    """Whether it looks like `user:password@host` or `token=...`."""
+    return "=" in text or ":" in text[: max(text.rfind("@"), 0)]
 
 
 def quoted(text: str) -> str:
     """A value in quotes, for messages: cut if it is long, and not shown if it may hold a password or a token."""
-    if "=" in text or ":" in text[: max(text.rfind("@"), 0)]:
+    if may_hold_secret(text):
         return "this value"
     return json.dumps(text if len(text) <= _MAX_SHOWN else text[:_MAX_SHOWN] + "…", ensure_ascii=False)
 

@@ -17,7 +17,7 @@ from reconciler.config.options import Options
 from reconciler.config.problem import ErrorCode, Place
 from reconciler.config.report import Report
 from reconciler.config.schema import words
-from reconciler.config.sentences import did_you_mean, dotted, sentence
+from reconciler.config.sentences import did_you_mean, dotted, may_hold_secret, sentence
 from reconciler.config.sources import Sources
 from reconciler.config.values import command, duration, interval_or_ms, number, some_time, switch, whole, word
 from reconciler.core.spec import Access, Hop, Reconnect, TargetSettings, TargetSpec
@@ -175,7 +175,7 @@ class Targets:
         return way
 
     def _no_target(self, name: str) -> str:
-        if ":" in name[: max(name.rfind("@"), 0)]:
+        if may_hold_secret(name):
             return "a password is no part of a jump host: write {host: ..., user: ..., password: {file: ...}}"
         self._compared += len(self.definitions)
         near = did_you_mean(name, self.definitions) if self._compared <= _MOST_COMPARED else ""

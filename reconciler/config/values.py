@@ -14,6 +14,7 @@ from typing import TypeVar
 
 from reconciler.config.deadline import check
 from reconciler.config.nodes import Items, Node, Scalar
+from reconciler.config.sentences import may_hold_secret
 from reconciler.core.access import check_destination_rule, check_source_rule
 
 _T = TypeVar("_T")
@@ -274,7 +275,7 @@ def _checked(node: Node, check: Callable[[str], None]) -> str:
     try:
         check(found)
     except ValueError as error:
-        raise Wrong(str(error)) from None
+        raise Wrong("" if may_hold_secret(found) else str(error)) from None
     return found
 
 

@@ -13,6 +13,7 @@ of targets and tunnels. Nor is a value of one or two characters, which is a part
 from __future__ import annotations
 
 import ipaddress
+import itertools
 import json
 import os
 import re
@@ -32,7 +33,9 @@ _KEPT = frozenset(  # keys of JSON objects whose values are names and closed set
 
 _lock = threading.Lock()
 _all: weakref.WeakSet[Hidden] = weakref.WeakSet()
-_compiled: tuple[re.Pattern[str] | None, dict[str, str]] | None = (None, {})  # None: to be made anew
+_compiled: tuple[int, re.Pattern[str] | None, dict[str, str]] = (0, None, {})  # of which of the changes it is
+_changes = itertools.count(1)
+_latest = 0
 
 
 class Hidden:
@@ -73,7 +76,7 @@ class Hidden:
 
 def hide(text: str) -> str:
     """The text with the names of variables in place of their values."""
-    pattern, shown = _current()
+    _, pattern, shown = _current()
     if pattern is None:
         return text
     return pattern.sub(lambda found: shown.get(found[0].lower(), "***"), text)
@@ -81,7 +84,7 @@ def hide(text: str) -> str:
 
 def hide_json(value: object) -> object:
     """The JSON value with every text hidden, but for ids, names and closed sets of words."""
-    return value if _current()[0] is None else _without(value)
+    return value if _current()[1] is None else _without(value)
 
 
 def _without(value: object) -> object:
@@ -122,19 +125,18 @@ def _is_address(text: str) -> bool:
 
 
 def _changed() -> None:
-    global _compiled  # noqa: PLW0603 - one process has one output
-    _compiled = None
+    global _latest  # noqa: PLW0603 - one process has one output
+    _latest = next(_changes)
 
 
-def _current() -> tuple[re.Pattern[str] | None, dict[str, str]]:
+def _current() -> tuple[int, re.Pattern[str] | None, dict[str, str]]:
     global _compiled  # noqa: PLW0603 - as above
-    found = _compiled
-    if found is None:
+    while _compiled[0] != _latest:  # a file may be read in another thread meanwhile
+        latest = _latest
         with _lock:
             values = {text: shown for one in list(_all) for text, shown in one.values().items()}
-        found = _compile(values)
-        _compiled = found
-    return found
+        _compiled = (latest, *_compile(values))
+    return _compiled
 
 
 def _compile(values: dict[str, str]) -> tuple[re.Pattern[str] | None, dict[str, str]]:

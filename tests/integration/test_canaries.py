@@ -159,6 +159,12 @@ targets: [cnr76q]
 - cnr76q
 cnr76q
 targets: {a: {host: h, user: u, agent: true, privateKey: {pth: cnr77q, env: E}}}
+targets: {a: {host: h, agent: true, tunnels: [{local: "1:h:2", allow: ["u:cnr68q@h"]}]}}
+targets: {a: {host: h, agent: true, tunnels: [{socks: 1, allowDestinations: ["http://u:cnr68q@h:443/"]}]}}
+targets: {a: {host: h, agent: true, tunnels: [{socks: 1, auth: [cnr65q]}]}}
+targets: {a: {host: h, agent: true, tunnels: [{socks: 1, auth: {[cnr65q]: x}}]}}
+targets: {ssh://u:cnr64q@h: {agent: true}}
+targets: {a: {host: h, agent: true, algorithms: {cipher: ["u:cnr68q@x"]}, hostKeyAlias: "u:cnr68q@x"}}
 targets: {a: {host: h, agent: true, tunnels: [{name: "${C78}", local: "1:h:2"}]}}
 targets: {a: {host: h, agent: true, jumpHost: "${C79}", port: "${C79}", compress: "${C80}", logLevel: "${C80}"}}
 targets: {a: {host: "u:${C79}@h", agent: true, tunnels: [{local: "${C80}", allow: ["${C80}"], expiresAt: "${C80}"}]}}

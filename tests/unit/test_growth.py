@@ -115,7 +115,7 @@ def test_every_pattern_of_the_package_is_found() -> None:
 @pytest.mark.parametrize(("name", "use"), sorted(PATTERNS))
 def test_a_regular_expression_takes_linear_time(name: str, use: str) -> None:
     pattern = PATTERNS[name, use]
-    begins = ("", "a", " ", "ssh-a ", "[", "${")
+    begins = ("", "a ", "ssh-a ", "[")
 
     def work(text: str) -> object:
         given = text.encode("latin-1", "replace") if isinstance(pattern.pattern, bytes) else text
