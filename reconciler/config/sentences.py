@@ -22,6 +22,7 @@ from reconciler.config.nodes import Entry, Items, Node, Scalar, Table, is_null, 
 from reconciler.config.problem import ErrorCode, Place, Problem
 from reconciler.config.read import MAX_PROBLEMS, typed
 from reconciler.config.schema import Schema, Words, resolved, schema, words_in
+from reconciler.core.secret import may_hold_secret
 
 _SIMPLE_KEY = re.compile(r"[A-Za-z0-9_$-]+")
 _SHOWN_KEY = re.compile(r"[^:@=]{0,63}")  # `{password:pw}` and `user:pw@host: {}` have keys that are none
@@ -65,11 +66,6 @@ def shown_key(key: str) -> str:
 
 def is_shown_key(key: str) -> bool:
     return _SHOWN_KEY.fullmatch(key) is not None
-
-
-def may_hold_secret(text: str) -> bool:
-    """Whether it looks like `user:password@host` or `token=...`."""
-    return "=" in text or ":" in text[: max(text.rfind("@"), 0)]
 
 
 def quoted(text: str) -> str:

@@ -17,9 +17,10 @@ from reconciler.config.options import Options
 from reconciler.config.problem import ErrorCode, Place
 from reconciler.config.report import Report
 from reconciler.config.schema import words
-from reconciler.config.sentences import did_you_mean, dotted, may_hold_secret, sentence
+from reconciler.config.sentences import did_you_mean, dotted, sentence
 from reconciler.config.sources import Sources
 from reconciler.config.values import command, duration, interval_or_ms, number, some_time, switch, whole, word
+from reconciler.core.secret import may_hold_secret
 from reconciler.core.spec import Access, Hop, Reconnect, TargetSettings, TargetSpec
 
 UNSET = "unset variable"  # why a target is off that cannot be used for want of one

@@ -14,8 +14,8 @@ from typing import TypeVar
 
 from reconciler.config.deadline import check
 from reconciler.config.nodes import Items, Node, Scalar
-from reconciler.config.sentences import may_hold_secret
 from reconciler.core.access import check_destination_rule, check_source_rule
+from reconciler.core.secret import may_hold_secret
 
 _T = TypeVar("_T")
 

@@ -82,3 +82,8 @@ class FromEnv:
 
 
 Source = Inline | FromFile | FromEnv
+
+
+def may_hold_secret(text: str) -> bool:
+    """Return True if the text looks like `user:password@host` or `token=...`: no message quotes it."""
+    return "=" in text or ":" in text[: max(text.rfind("@"), 0)]
