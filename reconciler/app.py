@@ -162,8 +162,10 @@ class App:
     def unhandled(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         """The event loop's exception handler: what a callback raised ended that callback, and nothing else."""
         error = context.get("exception")
-        if isinstance(error, Exception):
-            self._fault_log.tell(str(context.get("message", "a callback failed")), error)
+        if isinstance(error, Exception) and not isinstance(error, OSError):
+            # The message may hold addresses of objects; its first words are the same each time.
+            words = str(context.get("message", "")).split()[:3]
+            self._fault_log.tell(f"{' '.join(words)} ..." if words else "a callback raised", error)
         else:
             loop.default_exception_handler(context)
 

@@ -121,16 +121,22 @@ async def test_while_it_ends_it_says_so_and_wait_waits_for_the_next_one(
             # It says how long it could still wait when it came to ask.
             assert re.fullmatch(r"error: not within [\d.]+ s: it is ending\n", vain.err), vain.err
             waiting = asyncio.create_task(ran("wait", "server/idle", "--timeout", "60s", env=env))
-            await eventually(lambda: is_asked(control))
+            await eventually(lambda: is_asked(old.pid, control))
         assert await old.ended() == 0
     async with program(config, "--control", str(control)):
         waited = await waiting
         assert (waited.code, waited.err) == (0, "")
 
 
-def is_asked(control: Path) -> bool:
-    """Whether somebody is connected: the socket of each connection is listed beside the one that listens."""
-    return Path("/proc/net/unix").read_text().count(f" {control}\n") > 1
+def is_asked(pid: int, control: Path) -> bool:
+    """Whether a client is connected to the process: its connections are listed beside the socket that listens."""
+    sockets = set[str]()
+    for entry in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # closed meanwhile
+            sockets.add(str(entry.readlink()))
+    lines = [line.split() for line in Path("/proc/net/unix").read_text().splitlines()[1:]]
+    names = [line[7] for line in lines if len(line) == 8 and f"socket:[{line[6]}]" in sockets]
+    return sum(name.endswith(f"/{control.name}") for name in names) > 1
 
 
 @pytest.mark.parametrize("first", [signal.SIGTERM, signal.SIGINT])

@@ -237,3 +237,9 @@ def test_times_sizes_and_cuts_are_short() -> None:
     assert [size(one) for one in (0, 999, 1000, 1234, 10**6, 10**10)] == ["0B", "999B", "1.0K", "1.2K", "977K", "9.3G"]
     assert shortened("database.internal:5432", 12) in ("databa…:5432", "databa~:5432")
     assert printable("a\tb\x7f") == "a\\tb\\x7f"
+
+
+def test_a_fault_of_the_reconcile_loop_is_told() -> None:
+    said: Status = {**status(tunnel("a/b")), "fault": "a fault of this program: see the log"}
+    shown = "\n".join(lines(said, NOW, None))
+    assert "a fault of this program: see the log." in shown

@@ -1,0 +1,136 @@
+"""Faults of this program: when what raised is tried again, what is told of it, and how often it is logged."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from reconciler.app import App
+from reconciler.config.load import Config
+from reconciler.core.actions import Close, Dial, Open
+from reconciler.core.backoff import FAULT_INITIAL, FAULT_MAX, next_fault_try
+from reconciler.core.faults import Faults, internal
+from reconciler.core.judge import judge
+from reconciler.core.status import EMPTY, Observed, Phase, Reason, SocketKey, SocketPhase, SocketState, Tries
+from reconciler.system.fault_log import FaultLog
+from unit.build import START, desired, local, target
+
+TARGET = target("a")
+TUNNEL = local("a/one", 1)
+KEY = SocketKey(TUNNEL.listen, 0)
+OPEN = Open(KEY, TUNNEL, None, "it is asked for")
+
+
+def test_an_action_that_failed_is_due_after_ever_longer_rests() -> None:
+    faults, now, rests = Faults(), 100.0, list[float]()
+    for _ in range(12):
+        assert faults.is_due(OPEN, now)
+        assert faults.failed(OPEN, EMPTY, ValueError("x"), now) == "a/one"
+        assert not faults.is_due(OPEN, now)
+        assert not faults.is_due(Open(KEY, TUNNEL, None, "another reason"), now), "it is the same action"
+        rests.append(faults.next_try - now)
+        now = faults.next_try
+    assert rests[0] == FAULT_INITIAL
+    assert rests == sorted(rests)
+    assert rests[-1] == FAULT_MAX
+
+
+def test_a_fault_is_forgotten_when_its_action_succeeds_or_is_not_asked_for() -> None:
+    dial, faults = Dial(TARGET, 1, "it is asked for"), Faults()
+    for action in (dial, OPEN):
+        faults.failed(action, EMPTY, ValueError("x"), 100.0)
+    assert faults.by_subject().keys() == {"a", "a/one"}
+    faults.succeeded(dial)
+    assert faults.by_subject().keys() == {"a/one"}
+    faults.keep([dial])
+    assert not faults.by_subject()
+    assert faults.next_try == math.inf
+
+
+def test_a_fault_is_told_at_the_owner_of_the_listener() -> None:
+    socket = SocketState(KEY, TUNNEL, SocketPhase.BOUND, None, "127.0.0.1:1")
+    observed = replace(EMPTY, sockets={KEY: socket})
+    assert Faults().failed(Close(KEY, "no tunnel asks for it"), observed, ValueError("x"), 1.0) == "a/one"
+
+
+@pytest.mark.parametrize("secret", ["hunter2"])
+def test_the_sentence_holds_nothing_of_what_the_error_said(secret: str) -> None:
+    failure = internal("listening", ValueError(secret))
+    assert failure.reason is Reason.INTERNAL
+    assert failure.message == "a fault of this program while listening (ValueError): please report it with the log"
+
+
+def test_what_is_up_stays_up_with_a_fault_and_what_was_to_come_up_is_down() -> None:
+    world = desired(TARGET, TUNNEL)
+    tries = Tries(2, internal("listening", ValueError("x")), START.mono, START.mono, False, None, "")
+
+    def verdicts(**faults: Tries) -> tuple[Phase, Reason | None, Phase, Reason | None]:
+        observed: Observed = replace(EMPTY, faults={name.replace("__", "/"): one for name, one in faults.items()})
+        judged = judge(world, observed, START)
+        (one,), (other,) = judged.targets, judged.tunnels
+        return one.verdict.phase, one.verdict.reason, other.verdict.phase, other.verdict.reason
+
+    assert verdicts() == (Phase.PENDING, None, Phase.PENDING, None)
+    assert verdicts(a=tries) == (Phase.DOWN, Reason.INTERNAL, Phase.DOWN, Reason.INTERNAL)
+    assert verdicts(a__one=tries) == (Phase.PENDING, None, Phase.DOWN, Reason.INTERNAL)
+    assert judge(world, replace(EMPTY, faults={"a": tries}), START).targets[0].verdict.next_try == next_fault_try(tries)
+
+
+def raised(text: str) -> ValueError:
+    """An error with a traceback, as it is caught."""
+    with pytest.raises(ValueError, match=text) as caught:
+        raise_it(text)
+    return caught.value
+
+
+def raise_it(text: str) -> None:
+    raise ValueError(text)
+
+
+def test_a_fault_is_logged_with_its_traceback_once_and_then_counted(caplog: pytest.LogCaptureFixture) -> None:
+    log = FaultLog()
+    for number in range(1000):
+        log.tell("listening", raised(f"number {number}"), subject="a/one")
+    assert len([one for one in caplog.records if one.exc_info]) == 1
+    assert len(caplog.records) == 10, "1, 2, 4, ... 512"
+    assert "512. time" in caplog.records[-1].getMessage()
+    log.tell("listening", TypeError("another"), subject="a/one")
+    log.tell("listening", raised("another's"), subject="a/two")
+    assert len([one for one in caplog.records if one.exc_info]) == 3, "each distinct one"
+    assert {getattr(one, "reason", None) for one in caplog.records} == {"internal"}
+
+
+def test_faults_without_end_take_bounded_memory() -> None:
+    log = FaultLog()
+    logging.disable()
+    try:
+        for number in range(5000):
+            log.tell(f"fault {number}", ValueError("x"))
+    finally:
+        logging.disable(logging.NOTSET)
+    assert len(log._counts) <= 256
+
+
+async def test_what_a_callback_raises_is_logged_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    loop = asyncio.get_running_loop()
+    app = App(Config([tmp_path / "tunnels.yaml"], environ={}))
+
+    def callback(_number: int) -> None:
+        raise ValueError("planted")
+
+    loop.set_exception_handler(app.unhandled)
+    try:
+        for number in range(3):
+            loop.call_soon(callback, number)
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+    finally:
+        loop.set_exception_handler(None)
+        await app.fleet.close()
+    assert len([one for one in caplog.records if one.exc_info]) == 1
+    assert "Exception in callback" in caplog.text
