@@ -14,6 +14,8 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
+_LONGEST = 4095  # bytes of a path: PATH_MAX of Linux, without the NUL. Elsewhere it is less, and the system says so
+_SHOWN = 100
 _FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
 
@@ -37,10 +39,27 @@ def check_path(path: str) -> None:
         encoded = os.fsencode(path)
     except UnicodeEncodeError:
         raise OSError(errno.EINVAL, "the path has characters that no file name has", path) from None
+    if len(encoded) > _LONGEST:
+        raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG), path[:_SHOWN] + "...")
     if b"\0" in encoded:
         raise OSError(errno.EINVAL, "the path has a NUL character in it", path)
     if Path(path).name in ("", "..") or path.endswith("/"):
         raise OSError(errno.EISDIR, "the path names a directory", path)
+
+
+def make_parents(path: str) -> None:
+    """Make the directory that a path lies in, and those above it, where they are missing. Raises OSError.
+
+    Not `Path.mkdir(parents=True)`: it calls itself for each part of the path, and raises RecursionError at 1,000.
+    """
+    missing: list[str] = []
+    directory = os.path.dirname(path)  # noqa: PTH120 - of a path with thousands of parts, at each of them
+    while directory and not os.path.lexists(directory):
+        missing.append(directory)
+        directory = os.path.dirname(directory)  # noqa: PTH120
+    for directory in reversed(missing):
+        with contextlib.suppress(FileExistsError):
+            Path(directory).mkdir(mode=0o755)
 
 
 @contextlib.contextmanager

@@ -15,9 +15,8 @@ import os
 import re
 import stat
 import time
-from pathlib import Path
 
-from reconciler.system.directory import check_path, lstat_in, opened_parent, place, temporary_name
+from reconciler.system.directory import check_path, lstat_in, make_parents, opened_parent, place, temporary_name
 
 _MODE = 0o444
 _SECOND = 1_000_000_000
@@ -38,7 +37,7 @@ def write_port_file(path: str, port: int) -> None:
     files do.
     """
     check_path(path)
-    Path(path).parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+    make_parents(path)
     with opened_parent(path) as (directory, name):
         is_there = _require_port_file(directory, name, path)
         temporary = temporary_name()

@@ -108,6 +108,15 @@ def test_a_path_that_cannot_be_written_is_an_error(path: str) -> None:
         write_port_file(path, 8080)
 
 
+def test_a_path_of_any_depth_is_written_or_an_error(tmp_path: Path) -> None:
+    deep = tmp_path.joinpath(*["a"] * 1500, "echo.port")
+    write_port_file(str(deep), 8080)
+    assert deep.read_text() == "8080\n"
+    subprocess.run(["rm", "-r", tmp_path / "a"], check=True)  # Python's own way calls itself for each part
+    with pytest.raises(OSError, match=os.strerror(errno.ENAMETOOLONG)):
+        write_port_file(str(tmp_path) + "/a" * 100_000, 8080)
+
+
 def test_a_name_of_the_greatest_length_is_written(tmp_path: Path) -> None:
     path = tmp_path / ("x" * 255)
     write_port_file(str(path), 8080)
