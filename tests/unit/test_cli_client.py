@@ -254,6 +254,14 @@ def test_only_root_trusts_the_owner_of_a_directory(tmp_path: Path, monkeypatch: 
 
 
 @needs_root
+def test_root_trusts_the_user_of_the_runtime_directory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only root can make a directory in /run: that of a systemd service belongs to the service's user."""
+    with shared_directory(0o755, NOBODY) as directory:
+        monkeypatch.setattr(places, "_SYSTEM", directory)
+        assert trusted_uids(str(directory / "tunnels.sock"), is_named=False) == {0, NOBODY}
+
+
+@needs_root
 def test_the_directory_of_an_unnamed_socket_lends_no_trust() -> None:
     with shared_directory(0o755, NOBODY) as directory:
         assert trusted_uids(str(directory / "s"), is_named=False) == {0}
