@@ -24,6 +24,7 @@ from reconciler.core.spec import Desired, Listen, LocalTcp, LocalUnix, RemoteTcp
 from reconciler.core.status import Failure, Reason, SocketKey, SocketPhase, SocketState, Tries
 from reconciler.ssh.accept import Acceptor, Spare
 from reconciler.ssh.arrivals import Arrivals
+from reconciler.ssh.cancelling import Cancelling
 from reconciler.ssh.chosen import ChosenPorts
 from reconciler.ssh.doorstep import Door
 from reconciler.ssh.forwards import Forward, ListenRefusedError
@@ -80,10 +81,10 @@ class Sockets:
         self._spare = Spare()
         self._crowded_at = -CROWDED_EVERY
         self._ports = ChosenPorts()
+        self._cancelling = Cancelling(changed=changed, tally=tally, fault_log=fault_log)
         self._aside: set[asyncio.Task[None]] = set()
         self._kept: dict[SocketKey, Link] = {}  # replaced connections whose server does not give the port back
         self._refused_over: dict[SocketKey, int] = {}  # the link by which a server last refused to listen
-        self._faults: dict[str, Tries] = {}  # by tunnel id
         self.tries: dict[SocketKey, Tries] = {}
 
     # --- what the planner asks ---------------------------------------------------------------------------------
@@ -303,38 +304,7 @@ class Sockets:
         record.forward = record.carrier = None
         if link is not None and not link.forwards.cancels:
             self._kept[record.state.key] = link
-        return self._cancel(forward, link, record.state.owner)
-
-    async def _cancel(self, forward: Forward | None, link: Link | None, owner: TunnelSpec) -> None:
-        """Have the server stop listening. Where that raises, which is a fault of this program, it is tried again until
-        the link is gone: the port would never be free otherwise.
-        """
-        if forward is None or link is None:
-            return
-        forward.accept = None
-        try:
-            while not link.gone:
-                try:
-                    await link.forwards.close(forward)
-                except (OSError, asyncssh.Error):
-                    return  # the connection ends, and the listener with it
-                except Exception as error:  # noqa: BLE001 - as said
-                    await self._rest_after(error, owner)
-                else:
-                    return
-        finally:
-            if self._faults.pop(owner.id, None) is not None:
-                self._changed()
-
-    async def _rest_after(self, error: Exception, owner: TunnelSpec) -> None:
-        doing = "having the server stop listening"
-        self._fault_log.tell(doing, error, subject=owner.id)
-        self._tally.failures(owner.id)[Reason.INTERNAL] += 1
-        before = self._faults.get(owner.id)
-        tries = backoff.failed(before, internal(doing, error), self._loop.time(), None, "")
-        self._faults[owner.id] = tries
-        self._changed()
-        await asyncio.sleep(backoff.next_fault_try(tries) - self._loop.time())
+        return self._cancelling.cancel(forward, link, record.state.owner)
 
     async def _close(self, record: _Record) -> None:
         self._shut(record)
@@ -402,8 +372,8 @@ class Sockets:
         return sum(record.state.link == number for record in self._records.values())
 
     def faults(self) -> dict[str, Tries]:
-        """By tunnel id: what a fault of this program keeps from being closed."""
-        return dict(self._faults)
+        """By tunnel id: the listeners that a fault of this program keeps from being closed on the server."""
+        return dict(self._cancelling.faults)
 
     def states(self) -> dict[SocketKey, SocketState]:
         return {key: record.state for key, record in self._records.items()}
