@@ -13,9 +13,9 @@ those of all tunnels of a target, and those that wait for targets that are away,
 
     share     Each listener has an equal part of a quarter of `usable`. A client within the share is never refused
               because of other owners' clients.
-    borrowing Beyond the share, an owner gets another client only while it, and its group, have fewer than three times
-              as many as are free. So one target alone gets three quarters of what there is, a second one three quarters
-              of the rest.
+    borrowing Beyond the share, an owner gets another client only while it has fewer than three times as many as are
+              free, and its group fewer than seven times as many. So one owner alone gets three quarters of what there
+              is, a second one three quarters of the rest; and an eighth is left for owners of other groups.
 
 Invariants (tests/unit/test_budget.py): what is taken is never more than `usable`; and what is free always covers the
 shares that are not used, as long as the number of listeners stays the same.
@@ -28,7 +28,7 @@ from collections.abc import Callable, Hashable
 
 RESERVE_MAX = 512
 RESERVE_MIN = 32
-BORROWED = 3  # an owner may borrow while it has fewer clients than so many times the free descriptors
+BORROWED, BORROWED_BY_GROUP = 3, 7  # times the free descriptors
 ENDPOINT_CONNECTIONS_MAX = 128
 AWAY = "*"  # the group of clients that wait for a connection; no target has this name
 REMEDY = "raise the limit of open files (ulimit -n, LimitNOFILE=)"
@@ -169,7 +169,8 @@ class Budget:
         is_within = owner in self._owners and count < self._share
         if self.listeners + self.links + self.clients >= self.usable:
             return None
-        if not is_within and max(count, self._groups.get(group, 0)) >= BORROWED * (self.free - self._kept_for_growth()):
+        free = self.free - self._kept_for_growth()
+        if not is_within and not (count < BORROWED * free and self._groups.get(group, 0) < BORROWED_BY_GROUP * free):
             return None
         self.clients += 1
         self._clients[owner] = count + 1
