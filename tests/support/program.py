@@ -100,3 +100,13 @@ async def answers(port: int, *, within: float = WITHIN) -> None:
             return False
 
     await eventually(answered, within=within, message=f"an answer on port {port}")
+
+
+def limited(soft: int, hard: int) -> list[str]:
+    """What starts a command with these limits of open files."""
+    return ["sh", "-c", f'ulimit -Sn {soft} && ulimit -Hn {hard} && exec "$@"', "sh"]
+
+
+def limits(pid: int) -> tuple[int, int]:
+    """The soft and the hard limit of open files of a process."""
+    return resource.prlimit(pid, resource.RLIMIT_NOFILE)
