@@ -13,15 +13,17 @@ from dataclasses import dataclass, replace
 import asyncssh
 
 from reconciler.core.spec import Endpoint, Trust, TrustMode
-from reconciler.ssh.known_hosts_lines import Deadline, Line, decoded, lines_of, matches
+from reconciler.ssh.known_hosts_lines import Deadline, Line, TooMuchError, decoded, lines_of, matches
 
 SSH_PORT = 22
+_LINES_MAX = 1000  # of one host: each is compared with the key that is shown, on the event loop
 PINNED = "hostKeys"  # the place of a pinned key
 _MARKERS = ("@cert-authority", "@revoked")
 # sshd(8) reads `WORD type key` in authorized_keys as a key that lets somebody in: such a word is never a host's name.
 _LOGIN_OPTION = re.compile(
     r"restrict|cert-authority|(no-)?(pty|user-rc|(agent|port|x11)-forwarding|(touch|verify)-required)"
 )
+_FULL_LINE = re.compile(r"[^\n]+")
 # The key's first bytes are the length of its type's name, hence AAAA. Without a type: a line of SSH's first version.
 _KNOWN_HOSTS_LINE = re.compile(
     r"(?:@[a-z-]+[ \t]+)?([^\s\"@]+)[ \t]+"
@@ -53,7 +55,7 @@ class Knowledge:
 def look_up(trust: Trust, endpoint: Endpoint, files: Mapping[str, bytes], deadline: Deadline) -> Knowledge:
     """Everything `trust` knows of the endpoint. `files`: the contents of `needed_files`; a missing one is left out.
 
-    Raises ValueError for a pinned line that is none, TimeoutError where the files take longer than the deadline.
+    Raises ValueError for a pinned line that is none, and TooMuchError.
     """
     if not trust.host_keys:
         return _in_files(trust, endpoint, files, deadline)
@@ -95,11 +97,13 @@ def _in_files(trust: Trust, endpoint: Endpoint, files: Mapping[str, bytes], dead
     own: list[Line] = []
     by_bare_name: list[Line] = []
     for path in trust.known_hosts:
-        for line in lines_of(files.get(path, b""), path):
+        for line in lines_of(files.get(path, b""), path, deadline):
             if matches(line.patterns, name, deadline):
                 own.append(line)
             if with_bare and matches(line.patterns, bare, deadline):
                 by_bare_name.append(line)
+            if len(own) + len(by_bare_name) > _LINES_MAX:
+                raise TooMuchError(f"over {_LINES_MAX} of its lines are about {name}")
     keys = _keys(line for line in own if not line.marker)
     authorities = _keys(line for line in own if line.marker == "@cert-authority")
     if not keys and not authorities:
@@ -147,10 +151,10 @@ def foreign_line(content: str) -> int:
 
     Lines end where a shell and sshd end them, at line feeds, and not at all that Python takes for a line's end.
     """
-    for number, raw in enumerate(content.split("\n"), start=1):
-        line = raw.strip(" \t\r")
+    for found in _FULL_LINE.finditer(content):
+        line = found[0].strip(" \t\r")
         if line and not line.startswith("#") and not _is_known_hosts_line(line):
-            return number
+            return content.count("\n", 0, found.start()) + 1
     return 0
 
 

@@ -26,6 +26,8 @@ from dataclasses import dataclass
 import asyncssh
 
 _MARKERS = {b"@cert-authority": "@cert-authority", b"@revoked": "@revoked"}
+_FULL_LINE = re.compile(rb"[^\n]+")
+_PATTERN = re.compile(rb"[^,]+")
 _HEAD = re.compile(rb"[ \t]*(@[^ \t\0]*)?")
 _FIELD = re.compile(rb"[ \t]*([^ \t\0]*)")
 _CERTIFICATE = b"-cert-v01@openssh.com"  # of a type; one that is revoked stands for its key
@@ -38,20 +40,25 @@ _BYTES_A_STEP = 64
 _TYPE_LENGTH = 4  # bytes of the length before the type inside a key
 
 
+class TooMuchError(Exception):
+    """Known hosts that take too long to look through, or name too many keys for one host."""
+
+
 class Deadline:
     """A moment on the monotonic clock, looked at now and then."""
 
     def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
         self._at = time.monotonic() + seconds
         self._steps = 0
 
     def spend(self, steps: int = 1) -> None:
-        """Raises TimeoutError after the deadline."""
+        """Raises TooMuchError after the deadline."""
         self._steps += steps
         if self._steps >= _CHECK_EVERY:
             self._steps = 0
             if time.monotonic() > self._at:
-                raise TimeoutError
+                raise TooMuchError(f"looking through it takes over {self._seconds:g} s")
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,15 +72,19 @@ class Line:
     place: str
 
 
-def lines_of(content: bytes, path: str) -> Iterator[Line]:
+def lines_of(content: bytes, path: str, deadline: Deadline) -> Iterator[Line]:
     """The lines that name a key; comments and what is not a line are passed over."""
-    for number, raw in enumerate(content.split(b"\n"), start=1):
-        line = _line(raw, f"{path}:{number}")
+    number, counted = 1, 0
+    for found in _FULL_LINE.finditer(content):
+        deadline.spend()
+        number += content.count(b"\n", counted, found.start())
+        counted = found.start()
+        line = _line(found[0], path, number)
         if line is not None:
             yield line
 
 
-def _line(raw: bytes, place: str) -> Line | None:
+def _line(raw: bytes, path: str, number: int) -> Line | None:
     head = _HEAD.match(raw)
     assert head is not None  # it matches everything
     marker, at = head[1], head.end()
@@ -90,9 +101,9 @@ def _line(raw: bytes, place: str) -> Line | None:
     rest = raw[patterns.end() + 1 :].split(b"\0", 1)[0].lstrip(b" \t")
     key_type, _, key = rest.replace(b"\t", b" ").partition(b" ")
     key = key.lstrip(b" ").partition(b" ")[0]
-    if not key or key_type.startswith(b"#"):
+    if not key or b"#" in (key_type[:1], key[:1]):
         return None
-    return Line(_MARKERS[marker] if marker else "", patterns[1], key_type, key, place)
+    return Line(_MARKERS[marker] if marker else "", patterns[1], key_type, key, f"{path}:{number}")
 
 
 def decoded(line: Line) -> asyncssh.SSHKey | None:
@@ -122,7 +133,8 @@ def matches(patterns: bytes, name: str, deadline: Deadline) -> bool:
     if len(raw) > _NAME_MAX:
         return False
     found = False
-    for pattern in patterns.lower().split(b","):
+    for each in _PATTERN.finditer(patterns.lower()):  # an empty one is no name's
+        pattern = each[0]
         deadline.spend(1 + (len(pattern) * len(raw) // _BYTES_A_STEP if b"*" in pattern else 0))
         negated = pattern.startswith(b"!")
         if len(pattern) - negated >= _PATTERN_MAX:

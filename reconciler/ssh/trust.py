@@ -22,7 +22,7 @@ from reconciler.ssh.attempt import DialFailed
 from reconciler.ssh.files import KNOWN_HOSTS_MAX
 from reconciler.ssh.known_hosts import PINNED, Knowledge, KnownKey, look_up, lookup_name, needed_files
 from reconciler.ssh.known_hosts_file import contents, default_path, opened
-from reconciler.ssh.known_hosts_lines import Deadline, hashed
+from reconciler.ssh.known_hosts_lines import Deadline, TooMuchError, hashed
 from reconciler.ssh.words import printable
 from reconciler.system.file_calls import FILES, PathHangsError
 from reconciler.system.read_file import read_regular
@@ -30,7 +30,7 @@ from reconciler.system.threads import Threads
 
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 _LINE_MAX = 120  # a longer line to add (RSA) is left out of the sentence: `tunnels trust` prints it
-_LOOK_UP_TIME = 5.0  # seconds of one thread; a file of 16 MiB takes under one
+_LOOK_UP_TIME = 10.0  # seconds of one thread; a file of 16 MiB takes about one
 _PIN_TIME = 10.0  # seconds, waiting for other processes included
 
 # One look-up at a time: several would keep the event loop from its turn for as many times 5 ms.
@@ -54,9 +54,8 @@ async def knowledge(trust: Trust, endpoint: Endpoint) -> Knowledge:
 def _looked_up(trust: Trust, endpoint: Endpoint, files: dict[str, bytes]) -> Knowledge:
     try:
         return look_up(trust, endpoint, files, Deadline(_LOOK_UP_TIME))
-    except TimeoutError:
-        text = f"looking through its patterns takes over {_LOOK_UP_TIME:g} s"
-        raise OSError(errno.EFBIG, text, " and ".join(files)) from None
+    except TooMuchError as error:
+        raise OSError(errno.EFBIG, str(error), " and ".join(files)) from None
 
 
 class HostKeyCheck:

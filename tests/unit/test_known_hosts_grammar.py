@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import subprocess
 import time
@@ -12,8 +13,8 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from reconciler.core.spec import Endpoint, Trust, TrustMode
-from reconciler.ssh.known_hosts import Knowledge, look_up
-from reconciler.ssh.known_hosts_lines import Deadline, covers, lines_of, matches
+from reconciler.ssh.known_hosts import Knowledge, foreign_line, look_up
+from reconciler.ssh.known_hosts_lines import Deadline, TooMuchError, covers, decoded, lines_of, matches
 from support.known_hosts_files import HOST, KEY, contents
 
 WITHIN = 60.0
@@ -40,7 +41,7 @@ def found_by_ssh_keygen(file: Path, made: bytes) -> set[int]:
     return {int(number) for number in re.findall(rb"^# Host \S+ found: line (\d+)", said, re.MULTILINE)}
 
 
-MANY = settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+MANY = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 @MANY
@@ -48,16 +49,17 @@ MANY = settings(deadline=None, max_examples=150, suppress_health_check=[HealthCh
 @example(b"# x\x0bh.example " + KEY + b"\n")
 @example(b"# x\xe2\x80\xa8h.example " + KEY + b"\n")
 @example(b"h.example\x00 " + KEY + b"\n")
+@example(b"h.example ssh-ed25519 #" + KEY)
 @example(b"h.example," + b"a" * 1023 + b" " + KEY + b"\n")
 @example(b"h.example," + b"a" * 1022 + b" " + KEY + b"\n")
 @example(b"h.example,!" + b"a" * 1023 + b" " + KEY + b"\n")
 @example(b"@revoked\th.example\t" + KEY.replace(b" ", b"\t") + b"\n")
 def test_the_lines_of_a_host_are_those_that_ssh_keygen_finds(file: Path, made: bytes) -> None:
-    """It tells of lines whose key cannot be read, too, and nothing of one that ends before the key or is a blank."""
+    """It tells of lines whose key cannot be read, too: these do not count."""
     ours = {
         int(one.place.rpartition(":")[2])
-        for one in lines_of(made, "known")
-        if matches(one.patterns, HOST, Deadline(WITHIN))
+        for one in lines_of(made, "known", Deadline(WITHIN))
+        if matches(one.patterns, HOST, Deadline(WITHIN)) and decoded(one) is not None
     }
     theirs = found_by_ssh_keygen(file, made)
     strict = {number for number in ours - theirs if is_stricter(made.split(b"\n")[number - 1])}
@@ -72,8 +74,9 @@ def is_stricter(raw: bytes) -> bool:
 
 
 def has_key(raw: bytes) -> bool:
-    """Whether a key follows: what ssh-keygen finds without one, ssh does not take."""
-    return KEY in raw.replace(b"\t", b" ")
+    """Whether the key is where it should be: what ssh-keygen finds without one, ssh does not take."""
+    line = rb" *(@[a-z-]+ +)?[^ \0]+ +" + re.escape(KEY) + rb"([ \0].*)?"
+    return re.fullmatch(line, raw.replace(b"\t", b" "), re.DOTALL) is not None
 
 
 # --- patterns ---------------------------------------------------------------------------------------------------
@@ -114,9 +117,30 @@ def test_a_file_full_of_slow_patterns_is_given_up_at_the_deadline() -> None:
     made = b"\n".join([b",".join([b"*a" * 100 + b"b"] * 50) + b" " + KEY] * 100)
     began = time.monotonic()
     trust = Trust(TrustMode.STRICT, (), ("known",), "a" * 1000)
-    with pytest.raises(TimeoutError):
+    with pytest.raises(TooMuchError, match="takes over 0"):
         look_up(trust, Endpoint("a.example", 22), {"known": made}, Deadline(0.5))
     assert time.monotonic() - began < 20
+
+
+def test_a_host_that_very_many_lines_are_about_is_refused() -> None:
+    """Each key is compared with the one that is shown, while the other tunnels wait."""
+    assert len(known((b"* " + KEY + b"\n") * 1000).keys) == 1000
+    with pytest.raises(TooMuchError, match="over 1000 of its lines are about"):
+        known((b"* " + KEY + b"\n") * 1001)
+
+
+@pytest.mark.parametrize("piece", [b"\n", b"#\n", b" ", b"@", b",", b"!", b"h.example,", b"@revoked\t", b"|1|", b"\0"])
+def test_the_time_for_a_file_grows_with_its_size(piece: bytes) -> None:
+    def seconds(size: int) -> float:
+        content = piece * (size // len(piece))
+        began = time.process_time()
+        with contextlib.suppress(TooMuchError):
+            known(content + b" " + KEY)
+            foreign_line(content.decode())
+        return time.process_time() - began
+
+    seconds(1 << 10)
+    assert seconds(1 << 20) < 100 * max(seconds(1 << 16), 0.005)  # 16 times as large
 
 
 @pytest.mark.parametrize("made", [b"@revoked\t", b"h.example", b"\x00", b"@", b"h.example ssh-ed25519", b"|1|", b"|"])
