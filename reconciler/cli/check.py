@@ -17,6 +17,8 @@ from reconciler.config.files import default_paths
 from reconciler.config.load import Config, Loaded, load_files
 from reconciler.system.hidden import hide_json
 
+_SECONDS = 300.0  # of processor time: to open an encrypted key takes up to a second of it
+
 
 @click.command("check")
 @files
@@ -34,7 +36,7 @@ def command(config: Config, each: bool, connect: bool, output: str) -> None:
     Exits 0 if the files are valid (and, with --connect, every target lets us in), 2 if not. Warnings do not count,
     unless --strict is given.
     """
-    looking = replace(config.options, inspector=KeyInspector(config.environ))
+    looking = replace(config.options, inspector=KeyInspector(config.environ), seconds=_SECONDS)
     given = config.paths or default_paths(config.environ)
     groups = [(path,) for path in given] if each and given else [given]
     well = True

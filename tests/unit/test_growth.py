@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -32,6 +32,7 @@ from reconciler.system.hidden import Hidden, hide
 GROWTH = 9.0  # of the time where the size is four times as large: linear is 4, quadratic 16
 NOTHING = 0.004  # seconds: what takes less is not worth a second look
 TRIES = 4
+SUSPECT = 0.0005  # seconds: for 700 characters, linear ones take a tenth of it
 
 
 class Shape(NamedTuple):
@@ -69,8 +70,15 @@ def assert_linear(work: Callable[[int], object], size: int, what: str) -> None:
 
 # --- regular expressions ----------------------------------------------------------------------------------------
 
-USES = {"match": "match", "fullmatch": "fullmatch", "sub": "search", "finditer": "search", "findall": "search"}
-USES |= {"search": "search", "split": "search"}
+USES: dict[str, Callable[[Any, Any], object]] = {
+    "match": lambda pattern, text: pattern.match(text),
+    "fullmatch": lambda pattern, text: pattern.fullmatch(text),
+    "search": lambda pattern, text: pattern.search(text),
+    "sub": lambda pattern, text: pattern.subn(text[:0], text),
+    "findall": lambda pattern, text: pattern.findall(text),
+    "finditer": lambda pattern, text: list(pattern.finditer(text)),
+    "split": lambda pattern, text: pattern.split(text),
+}
 
 
 def modules() -> Iterator[str]:
@@ -89,7 +97,7 @@ def patterns() -> dict[tuple[str, str], re.Pattern[str] | re.Pattern[bytes]]:
         for call in ast.walk(tree):
             if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Attribute) or call.func.attr not in USES:
                 continue
-            use, of = USES[call.func.attr], call.func.value
+            use, of = call.func.attr, call.func.value
             if isinstance(of, ast.Name) and of.id in own:
                 found[f"{name}.{of.id}", use] = own[of.id]
             elif isinstance(of, ast.Name) and of.id == "re" and isinstance(call.args[0], ast.Constant):
@@ -115,14 +123,14 @@ def test_every_pattern_of_the_package_is_found() -> None:
 @pytest.mark.parametrize(("name", "use"), sorted(PATTERNS))
 def test_a_regular_expression_takes_linear_time(name: str, use: str) -> None:
     pattern = PATTERNS[name, use]
-    begins = ("", "a ", "ssh-a ", "[")
+    begins = ("", "a b", "ssh-a ", "[")
 
     def work(text: str) -> object:
         given = text.encode("latin-1", "replace") if isinstance(pattern.pattern, bytes) else text
-        return getattr(pattern, use)(given)
+        return USES[use](pattern, given)
 
     for shape in itertools.starmap(Shape, itertools.product(begins, UNITS, ENDS)):
-        if seconds(partial(work, shape.text(2000))) > NOTHING / 2:
+        if seconds(partial(work, shape.text(700))) > SUSPECT:
             assert_linear(lambda n, of=shape: work(of.text(n)), 2000, f"{name} on {shape}")  # type: ignore[misc]
 
 
@@ -234,25 +242,25 @@ def test_a_file_loads_in_linear_time(shape: str) -> None:
     assert_linear(lambda n: load_text(texts[n], environ={"A": "x" * 10}, options=options), 10_000, shape)
 
 
-def test_the_largest_file_loads_within_its_time() -> None:
-    text = FILES["tunnels on one port"](700_000)
+def test_five_thousand_tunnels_on_one_port_load_within_their_time() -> None:
+    text = FILES["tunnels on one port"](350_000)
     loaded = load_text(text, environ={})
     assert loaded.valid, loaded.errors
-    assert len(loaded.desired.tunnels) > 9_000
+    assert len(loaded.desired.tunnels) > 5_000
 
 
 def test_a_file_that_multiplies_itself_ends_at_its_limit_and_what_is_live_stays() -> None:
     """Five thousand tunnels inherit five thousand labels: each file is small, and what it asks for is not."""
-    labels = items(40_000, "l#: v")
-    text = f"defaults: {{tunnel: {{labels: {{{labels}}}}}}}\n" + tunnels(40_000, "name: t#, local: '0:h:1'")
-    config = Config((), environ={}, options=Options(seconds=0.5))
+    labels = items(30_000, "l#: v")
+    text = f"defaults: {{tunnel: {{labels: {{{labels}}}}}}}\n" + tunnels(30_000, "name: t#, local: '0:h:1'")
+    config = Config((), environ={}, options=Options(seconds=0.3))
     good = config.load([Found("f", "/", tunnels(100, "name: t#, local: '0:h:1'").encode())])
     assert good.valid
     begun = time.thread_time()
     loaded = config.load([Found("f", "/", text.encode())])
     assert time.thread_time() - begun < 20
     assert [problem.message.partition(":")[0] for problem in loaded.errors] == [
-        "took more than 0.5 s of processor time to read"
+        "took more than 0.3 s of processor time to read"
     ]
     assert loaded.desired.tunnels == good.desired.tunnels
     again = config.load([Found("f", "/", text.encode())])
