@@ -11,7 +11,7 @@ import click
 from reconciler.cli import options
 from reconciler.cli.files import files
 from reconciler.cli.logins import KeyInspector, LoggedIn, log_in_to_all
-from reconciler.cli.table import clean, complain, count
+from reconciler.cli.table import clean, complain, count, is_unicode
 from reconciler.config.effective import to_json
 from reconciler.config.files import default_paths
 from reconciler.config.load import Config, Loaded, load_files
@@ -51,8 +51,24 @@ def command(config: Config, each: bool, connect: bool, output: str) -> None:
         else:
             _tell(result, errors, warnings, logins)
     if output == "json":
-        click.echo(json.dumps(hide_json(found if each else found[0]), indent=2))
+        click.echo(_json_text(hide_json(found if each else found[0])))
     sys.exit(0 if well else 2)
+
+
+def _json_text(value: object) -> str:
+    """JSON that `check` reads again as YAML.
+
+    YAML has no surrogate pairs, which is how JSON escapes characters beyond U+FFFF. So only what cannot be seen is
+    escaped, where the output takes the rest.
+    """
+    if not is_unicode():
+        return json.dumps(value, indent=2)
+    lines = json.dumps(value, indent=2, ensure_ascii=False).split("\n")
+    return "\n".join(line if clean(line) == line else "".join(map(_json_escaped, line)) for line in lines)
+
+
+def _json_escaped(character: str) -> str:
+    return character if clean(character) == character else json.dumps(character)[1:-1]
 
 
 def _tell(result: Loaded, errors: list[str], warnings: list[str], logins: list[LoggedIn]) -> None:

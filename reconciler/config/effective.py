@@ -1,20 +1,24 @@
 """`Desired` -> the file that says the same with nothing left out: defaults filled in, jump hosts written out.
 
 For `check --output json`. Secrets are named by their sources; a literal one is shown as `***`. What comes out loads
-again to the same `Desired`, unless it holds a literal secret.
+again to the same `Desired` in the same environment and directory, unless it holds a literal secret or a target lacks a
+variable.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import assert_never
 
 from reconciler.config.policy import beyond_loopback
 from reconciler.config.problem import WarningCode
-from reconciler.config.values import shown_duration
+from reconciler.config.values import shown_duration, shown_rate
 from reconciler.core import metadata
 from reconciler.core.secret import FromEnv, FromFile, Inline, Source
 from reconciler.core.spec import (
+    Access,
     AgentLogin,
     Desired,
     Endpoint,
@@ -49,16 +53,40 @@ def to_json(desired: Desired) -> Json:
     tunnels: dict[str, list[Json]] = {name: [] for name in desired.targets}
     for tunnel in desired.tunnels.values():
         tunnels.setdefault(tunnel.target, []).append(_tunnel(tunnel))
-    targets = {name: _target(target) | {"tunnels": tunnels[name]} for name, target in desired.targets.items()}
-    return {"version": 1, "targets": targets}
+    targets = {
+        name: _target(target, desired.targets.values()) | {"tunnels": tunnels[name]}
+        for name, target in desired.targets.items()
+    }
+    made = _dollars_doubled({"version": 1, "targets": targets})
+    assert isinstance(made, dict)
+    return made
 
 
-def _target(target: TargetSpec) -> Json:
+class _Reference(str):
+    """`${NAME}`: the one text in which a dollar begins a variable."""
+
+    __slots__ = ()
+
+
+def _dollars_doubled(value: object) -> object:
+    match value:
+        case _Reference():
+            return str(value)
+        case str():
+            return value.replace("$", "$$")
+        case list():
+            return [_dollars_doubled(one) for one in value]
+        case dict():
+            return {key: _dollars_doubled(one) for key, one in value.items()}
+        case _:
+            return value
+
+
+def _target(target: TargetSpec, others: Iterable[TargetSpec]) -> Json:
     settings, access = target.settings, target.access
     made: Json = {"type": "ssh", **_hop(access.hop, settings.connect_timeouts[-1])}
     if access.via:
-        jumps = zip(access.via, settings.connect_timeouts, strict=False)  # the last timeout is the target's own
-        made["jumpHosts"] = [_hop(hop, timeout) for hop, timeout in jumps]
+        made["jumpHosts"] = _jumps(target, others)
     elif access.proxy_command:
         made["proxyCommand"] = list(access.proxy_command)
     if target.on_demand is None:
@@ -80,6 +108,25 @@ def _target(target: TargetSpec) -> Json:
         "logLevel": settings.log_level,
         "enabled": not target.off,
     }
+
+
+def _jumps(target: TargetSpec, others: Iterable[TargetSpec]) -> list[object]:
+    """The jump hosts, outermost first.
+
+    A jump host that is reached by a `proxyCommand` is another target, by whose name it is given: an inline one cannot
+    have a `proxyCommand`.
+    """
+    access, timeouts = target.access, target.settings.connect_timeouts
+    jumps: list[object] = [_hop(hop, timeout) for hop, timeout in zip(access.via, timeouts[:-1], strict=True)]
+    if access.proxy_command:
+        first = Access(hop=access.via[0], via=(), proxy_command=access.proxy_command)
+        named = (
+            other.name
+            for other in others
+            if replace(other.access, generation=0) == first and other.settings.connect_timeouts[-1] == timeouts[0]
+        )
+        jumps[0] = next(named, jumps[0])
+    return jumps
 
 
 def _hop(hop: Hop, connect_timeout: float) -> Json:
@@ -135,7 +182,7 @@ def _logins(logins: tuple[Login, ...]) -> Json:
 def _source(source: Source) -> object:
     match source:
         case FromFile(path, variable):
-            return f"${{{variable}}}" if variable else {"file": path}
+            return _Reference(f"${{{variable}}}") if variable else {"file": path}
         case FromEnv(name):
             return {"env": name}
         case Inline():
@@ -151,7 +198,7 @@ def _trust(trust: Trust) -> Json:
         TrustMode.OFF: False,
     }
     made: Json = {"strictHostKeyChecking": strictness[trust.mode]}
-    if trust.known_hosts:
+    if trust.known_hosts or not trust.host_keys or trust.mode is TrustMode.ACCEPT_NEW:  # otherwise there is a default
         made["knownHosts"] = list(trust.known_hosts)
     if trust.host_keys:
         made["hostKeys"] = list(trust.host_keys)
@@ -221,7 +268,7 @@ def _policy(policy: Policy, kind: str) -> Json:
         "holdTimeout": shown_duration(policy.hold_timeout),
         "idleTimeout": shown_duration(policy.idle_timeout),
         "drainTimeout": shown_duration(policy.drain_timeout),
-        "bandwidthLimit": f"{policy.bandwidth_limit}B/s" if policy.bandwidth_limit else "none",
+        "bandwidthLimit": shown_rate(policy.bandwidth_limit),
         "critical": policy.critical,
         "audit": policy.audit,
     }

@@ -149,7 +149,12 @@ def duration(node: Node) -> float:
     matched = _DURATION.fullmatch(found) if isinstance(found, str) else None
     if matched is None:
         raise Wrong
-    return float(matched[1]) * _SECONDS[matched[2]]
+    return _seconds(matched)
+
+
+def _seconds(matched: re.Match[str]) -> float:
+    """Rounded to nanoseconds, so that a duration is the same number in every unit: 0.7s, 700ms."""
+    return round(float(matched[1]) * _SECONDS[matched[2]], 9)
 
 
 def some_time(node: Node) -> float:
@@ -181,11 +186,15 @@ def duration_or_ms(node: Node) -> float:
 
 
 def shown_duration(seconds: float) -> str:
-    """A duration as the file spells it."""
-    for unit in ("h", "m", "s"):
-        if seconds and seconds % _SECONDS[unit] == 0:
-            return f"{int(seconds / _SECONDS[unit])}{unit}"
-    return f"{seconds * 1000:.6f}".rstrip("0").rstrip(".") + "ms" if seconds else "0s"
+    """A duration as the file spells it: whole hours, minutes or seconds if it is, or else milliseconds if they fit."""
+    if not seconds:
+        return "0s"
+    spelled = [f"{int(seconds / _SECONDS[unit])}{unit}" for unit in ("h", "m", "s") if seconds % _SECONDS[unit] == 0]
+    decimals = ((unit, f"{seconds / _SECONDS[unit]:.6f}") for unit in ("ms", "s", "m", "h"))
+    spelled += [text.rstrip("0").rstrip(".") + unit for unit, text in decimals]
+    matches = ((text, _DURATION.fullmatch(text)) for text in spelled)
+    exact = (text for text, matched in matches if matched is not None and _seconds(matched) == seconds)
+    return next(exact, spelled[0])
 
 
 def rate(node: Node) -> int:
@@ -200,6 +209,14 @@ def rate(node: Node) -> int:
     if bytes_a_second < 1:
         raise Wrong("must be at least 1B/s; `none` is no limit")
     return bytes_a_second
+
+
+def shown_rate(bytes_a_second: int) -> str:
+    """A rate as the file spells it: in bytes, or in the first unit that makes the number short enough."""
+    if not bytes_a_second:
+        return "none"
+    spelled = (f"{bytes_a_second // size}{unit}/s" for unit, size in _BYTES.items() if bytes_a_second % size == 0)
+    return next((text for text in spelled if _RATE.fullmatch(text)), f"{bytes_a_second}B/s")
 
 
 port = whole(1, MAX_PORT)

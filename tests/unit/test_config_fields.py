@@ -268,7 +268,7 @@ def test_what_repeats_is_at_least_50_ms_apart() -> None:
     assert spec.settings.keepalive_interval == 0.05
     assert target("agent: true, keepaliveInterval: 0s").settings.keepalive_interval == 0, "none"
     for field in ("reconnect: {initial: 49ms}", "reconnect: {max: 1ms}", "keepaliveInterval: 1", "dialTimeout: 0.001s"):
-        (problem,) = load(f"targets: {{p: {{host: h, agent: true, {field}}}}}").errors
+        (problem,) = load_text(f"targets: {{p: {{host: h, user: u, agent: true, {field}}}}}").errors
         assert problem.message == "is too short: expected at least 50ms", field
 
 
