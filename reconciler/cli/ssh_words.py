@@ -177,7 +177,7 @@ class _Parser:
                 return
             else:
                 self._asked.host, said = destination(word)
-                self._asked.keywords = [*said, *self._asked.keywords]
+                self._asked.keywords += said  # as with options, the first word on the line counts
 
     def _options(self, letters: str, left: deque[str]) -> None:
         for position, letter in enumerate(letters, start=1):

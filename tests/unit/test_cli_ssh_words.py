@@ -40,6 +40,21 @@ def test_the_destination_may_hold_user_and_port() -> None:
     assert command_line("ssh a@b@c", "").host == "c"
 
 
+@pytest.mark.parametrize(
+    ("line", "user", "port"),
+    [
+        ("ssh -l me deploy@bastion", "me", None),
+        ("ssh deploy@bastion -l me", "deploy", None),
+        ("ssh -o User=x -l me deploy@bastion", "x", None),
+        ("ssh -p 5 ssh://deploy@bastion:99", "deploy", "5"),
+        ("ssh ssh://deploy@bastion:99 -p 5", "deploy", "99"),
+    ],
+)
+def test_of_an_option_and_the_destination_the_first_on_the_line_counts(line: str, user: str, port: str | None) -> None:
+    first = dict(reversed(said(line)))
+    assert (first["user"], first.get("port")) == (user, port)
+
+
 def test_options_of_o_in_each_of_their_forms() -> None:
     for form in ("-oPort=22", "-o Port=22", "-o 'Port 22'", "-o 'Port = 22'"):
         assert said(f"ssh {form} a") == [("port", "22")]
