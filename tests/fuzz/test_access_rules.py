@@ -1,0 +1,207 @@
+"""Access rules against an oracle of whole numbers, and against what the system's own resolver takes for an address."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Sequence
+from ipaddress import IPv4Address, IPv6Address
+from typing import NamedTuple
+
+from hypothesis import strategies as st
+from hypothesis.strategies import SearchStrategy
+
+from fuzz.driver import Fuzz
+from reconciler.core.access import DestinationRules, SourceRules
+
+_MAPPED = 0xFFFF << 32
+_NAT64 = 0x64FF9B << 96
+
+
+class Net(NamedTuple):
+    """A network as numbers: 32 or 128 bits, of which the first `length` are those of `number`."""
+
+    bits: int
+    number: int
+    length: int
+
+    @property
+    def text(self) -> str:
+        address = IPv4Address(self.number) if self.bits == 32 else IPv6Address(self.number)
+        return f"{address}/{self.length}"
+
+    def holds(self, bits: int, number: int) -> bool:
+        net = self
+        if self.bits == 128 and self.length >= 96 and self.number >> 32 == 0xFFFF:  # RFC 4291 section 2.5.5.2
+            net = Net(32, self.number & 0xFFFFFFFF, self.length - 96)
+        return bits == net.bits and number >> (bits - net.length) == net.number >> (bits - net.length)
+
+
+def net(bits: int, number: int, length: int) -> Net:
+    return Net(bits, number >> (bits - length) << (bits - length), length)
+
+
+def unmapped(bits: int, number: int) -> tuple[int, int]:
+    return (32, number & 0xFFFFFFFF) if bits == 128 and number >> 32 == 0xFFFF else (bits, number)
+
+
+# Few values that meet each other, rather than all that there are.
+_BYTES = st.sampled_from([0, 1, 7, 10, 127, 128, 192, 255])
+_V4 = st.builds(lambda *octets: int.from_bytes(octets), _BYTES, _BYTES, _BYTES, _BYTES)
+_V6 = st.one_of(
+    st.builds(lambda high, low: high << 120 | low, st.sampled_from([0x20, 0xFD, 0]), _BYTES),
+    _V4.map(lambda number: _MAPPED | number),
+    _V4.map(lambda number: _NAT64 | number),
+)
+_ADDRESSES: SearchStrategy[tuple[int, int]] = st.tuples(st.just(32), _V4) | st.tuples(st.just(128), _V6)
+_NETS = st.one_of(
+    st.builds(net, st.just(32), _V4, st.integers(0, 32)),
+    st.builds(net, st.just(128), _V6, st.integers(0, 128)),
+)
+
+
+# --- sources ---------------------------------------------------------------------------------------------------
+
+
+def assert_sources_as_the_numbers_say(asked: tuple[list[Net], list[Net], tuple[int, int], bool]) -> None:
+    allow, deny, address, scoped = asked
+    bits, number = address
+    text = str(IPv4Address(number) if bits == 32 else IPv6Address(number))
+    seen = unmapped(bits, number)
+    expected = not any(one.holds(*seen) for one in deny) and (not allow or any(one.holds(*seen) for one in allow))
+    rules = SourceRules.parse([one.text for one in allow], [one.text for one in deny])
+    assert rules.permits(f"{text}%eth0" if scoped and bits == 128 else text) is expected
+
+
+def test_sources_are_permitted_as_the_numbers_say(fuzz: Fuzz) -> None:
+    asked = st.tuples(st.lists(_NETS, max_size=3), st.lists(_NETS, max_size=3), _ADDRESSES, st.booleans())
+    fuzz.run(asked, assert_sources_as_the_numbers_say, examples=400)
+
+
+# --- destinations by address -----------------------------------------------------------------------------------
+
+
+def faces(bits: int, number: int) -> Sequence[tuple[int, int]]:
+    """The addresses that a connection to this one may reach."""
+    itself = unmapped(bits, number)
+    if itself == (32, 0):
+        return (itself, (32, 0x7F000001))
+    if itself == (128, 0):
+        return (itself, (128, 1))
+    if bits == 128 and number >> 32 == _NAT64 >> 32:
+        return (itself, (32, number & 0xFFFFFFFF))
+    return (itself,)
+
+
+def rule(one: Net) -> str:
+    return f"[{one.text}]:*" if one.bits == 128 else f"{one.text}:*"
+
+
+def assert_destinations_as_the_numbers_say(asked: tuple[list[Net], list[Net], tuple[int, int]]) -> None:
+    allow, deny, (bits, number) = asked
+    text = str(IPv4Address(number) if bits == 32 else IPv6Address(number))
+    permitted = DestinationRules.parse(map(rule, allow), map(rule, deny)).permits(text, 443)
+    denied = any(one.holds(*face) for one in deny for face in faces(bits, number))
+    allowed = any(one.holds(*unmapped(bits, number)) for one in allow)
+    if allow or deny:
+        assert permitted is (not denied and (allowed or not allow))
+
+
+def test_destinations_are_permitted_as_the_numbers_say(fuzz: Fuzz) -> None:
+    asked = st.tuples(st.lists(_NETS, max_size=3), st.lists(_NETS, max_size=3), _ADDRESSES)
+    fuzz.run(asked, assert_destinations_as_the_numbers_say, examples=400)
+
+
+# --- destinations by any spelling ------------------------------------------------------------------------------
+
+
+def _number(how: int, number: int) -> str:
+    return (f"{number}", f"{number:#x}", f"0{number:o}", f"{number:#X}", f"{number:#010x}")[how]
+
+
+@st.composite
+def _spellings(draw: st.DrawFn) -> str:
+    """One of the ways in which inet_aton, RFC 4291 or a URL writes an address."""
+    number = draw(_V4)
+    how = [draw(st.integers(0, 4)) for _ in range(4)]
+    octets = number.to_bytes(4)
+    match draw(st.integers(0, 7)):
+        case 0:
+            text = ".".join(_number(how[i], octets[i]) for i in range(4))
+        case 1:
+            text = f"{_number(how[0], octets[0])}.{_number(how[1], number & 0xFFFFFF)}"
+        case 2:
+            text = f"{_number(how[0], octets[0])}.{_number(how[1], octets[1])}.{_number(how[2], number & 0xFFFF)}"
+        case 3:
+            text = _number(how[0], number)
+        case 4:
+            text = f"::ffff:{IPv4Address(number)}"
+        case 5:
+            text = f"0:0:0:0:0:FFFF:{number >> 16:x}:{number & 0xFFFF:04X}"
+        case 6:
+            text = f"64:ff9b::{IPv4Address(number)}"
+        case _:
+            text = str(IPv4Address(number))
+    ending = draw(st.sampled_from(["", "", "", ".", " ", "%lo", "%0", "\t", "\0", "/32", ":80", "]"]))
+    beginning = draw(st.sampled_from(["", "", "", " ", "[", "0", "+", "\t", "::", "."]))
+    return beginning + text + ending
+
+
+_texts = _spellings() | st.text("0123456789abcdefxX.:%[] ", max_size=20)
+
+
+def resolved(text: str) -> tuple[int, int] | None:
+    """What the C library takes this text for, without asking a name server."""
+    try:
+        found = socket.getaddrinfo(text, 443, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
+    except (OSError, ValueError, UnicodeError):
+        return None
+    packed = socket.inet_pton(found[0][0], str(found[0][4][0]).partition("%")[0])
+    return len(packed) * 8, int.from_bytes(packed)
+
+
+def assert_no_spelling_passes(asked: tuple[str, bool]) -> None:
+    """A deny holds for every text that a resolver takes for the address, and an allow of others lets none in."""
+    text, allow_all = asked
+    meant = resolved(text)
+    if meant is None:
+        return
+    for bits, number in faces(*meant):
+        rules = DestinationRules.parse(["*:*"] if allow_all else [], [rule(net(bits, number, bits))])
+        assert not rules.permits(text, 443), f"{text!r} is {number:#x} and passes the deny of it"
+        other = net(bits, number ^ 0x100, bits)
+        assert not DestinationRules.parse([rule(other), "*.internal:443"], []).permits(text, 443)
+
+
+def test_no_spelling_of_an_address_passes_its_deny(fuzz: Fuzz) -> None:
+    fuzz.run(st.tuples(_texts, st.booleans()), assert_no_spelling_passes, examples=400)
+
+
+# --- destinations by name --------------------------------------------------------------------------------------
+
+_LABELS = st.sampled_from(["a", "db", "internal", "example", "x-1", "_s"])
+_NAMES = st.lists(_LABELS, min_size=1, max_size=3).map(".".join)
+_PATTERNS = _NAMES | _NAMES.map(lambda name: f"*.{name}")
+
+
+def covers(pattern: str, name: str) -> bool:
+    labels, wanted = name.split("."), pattern.split(".")
+    if wanted[0] == "*":
+        return len(labels) >= len(wanted) and labels[-len(wanted) + 1 :] == wanted[1:]
+    return labels == wanted
+
+
+def assert_names_as_labels_say(asked: tuple[list[str], list[str], str, int, bool]) -> None:
+    allow, deny, name, case, dot = asked
+    spelled = "".join(c.upper() if case >> i & 1 else c for i, c in enumerate(name)) + ("." if dot else "")
+    denied = any(covers(one, name) for one in deny)
+    allowed = not allow or any(covers(one, name) for one in allow)
+    rules = DestinationRules.parse([f"{one}:1-1000" for one in allow], [f"{one}:443" for one in deny])
+    assert rules.permits(spelled, 443) is (allowed and not denied)
+    assert rules.permits(spelled, 80) is allowed
+    assert rules.permits(spelled, 1001) is (not allow)
+
+
+def test_names_are_permitted_as_their_labels_say(fuzz: Fuzz) -> None:
+    patterns = st.lists(_PATTERNS, max_size=3)
+    asked = st.tuples(patterns, patterns, _NAMES, st.integers(0, 255), st.booleans())
+    fuzz.run(asked, assert_names_as_labels_say, examples=300)

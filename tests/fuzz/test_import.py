@@ -1,0 +1,189 @@
+"""`tunnels import` on generated command lines and ssh_config files: as `ssh -G` understands them."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import subprocess
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from click.testing import CliRunner
+from hypothesis import strategies as st
+from hypothesis.strategies import SearchStrategy
+
+from fuzz.driver import Fuzz
+from reconciler.cli.import_ import command
+from reconciler.cli.ssh_words import ssh_config
+from reconciler.config.effective import to_json
+from reconciler.config.load import load_text
+from reconciler.config.options import Options
+
+_HOSTS = st.sampled_from(["bastion", "db.example.com", "a-1.example", "10.0.0.7"])
+_USERS = st.sampled_from(["me", "deploy", "a.b"])
+_PORTS = st.integers(1, 65535)
+
+
+# --- command lines that ssh takes -------------------------------------------------------------------------------
+
+
+class Line(NamedTuple):
+    """Arguments of ssh, in an order of their own; the host comes last."""
+
+    options: tuple[tuple[str, ...], ...]
+    host: str
+
+    @property
+    def words(self) -> list[str]:
+        return ["ssh", *(word for option in self.options for word in option), self.host]
+
+
+def _forwards(letter: str) -> SearchStrategy[tuple[str, ...]]:
+    spec = st.builds(lambda first, host, last: f"{first}:{host}:{last}", _PORTS, _HOSTS, _PORTS)
+    bound = spec.map(lambda one: f"127.0.0.1:{one}")
+    return (spec | bound).flatmap(lambda one: st.sampled_from([(f"-{letter}", one), (f"-{letter}{one}",)]))
+
+
+_OPTIONS: SearchStrategy[tuple[str, ...]] = st.one_of(
+    _forwards("L"),
+    _forwards("R"),
+    _PORTS.map(lambda port: ("-D", str(port))),
+    _PORTS.flatmap(lambda port: st.sampled_from([("-p", str(port)), (f"-p{port}",), ("-o", f"Port={port}")])),
+    _USERS.flatmap(lambda user: st.sampled_from([("-l", user), ("-o", f"User {user}"), (f"-oUser={user}",)])),
+    st.sampled_from([("-N",), ("-fN",), ("-T",), ("-C",), ("-v",), ("-4",), ("-o", "ServerAliveInterval=30")]),
+)
+_LINES = st.builds(
+    Line,
+    st.lists(_OPTIONS, max_size=6).map(tuple),
+    st.builds(lambda user, host: f"{user}{host}", st.just("") | _USERS.map(lambda user: f"{user}@"), _HOSTS),
+)
+
+
+def understood_by_ssh(*arguments: str) -> dict[str, list[str]]:
+    """The keywords of `ssh -G`, each with its values."""
+    ran = subprocess.run(["ssh", "-G", *arguments], capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr
+    found: dict[str, list[str]] = {}
+    for line in ran.stdout.splitlines():
+        name, _, value = line.partition(" ")
+        found.setdefault(name, []).append(value)
+    return found
+
+
+def imported(*arguments: str, text: str = "") -> tuple[str, str, int]:
+    ran = CliRunner().invoke(command, list(arguments), input=text)
+    assert ran.exception is None or isinstance(ran.exception, SystemExit), ran.exception
+    return ran.stdout, ran.stderr, ran.exit_code
+
+
+def forward(tunnel: dict[str, object]) -> tuple[str, int, str]:
+    """The kind of a tunnel, its port, and where it leads."""
+    match tunnel["type"]:
+        case "local":
+            return "localforward", int(str(tunnel["localPort"])), f"{tunnel['remoteHost']}:{tunnel['remotePort']}"
+        case "remote":
+            return "remoteforward", int(str(tunnel["remotePort"])), f"{tunnel['localHost']}:{tunnel['localPort']}"
+        case _:
+            return "dynamicforward", int(str(tunnel["localPort"])), ""
+
+
+def assert_imported_as_ssh_understands_it(line: Line) -> None:
+    ssh = understood_by_ssh("-F", "/dev/null", *line.words[1:])
+    out, err, _ = imported("--", *line.words)
+    if not out:
+        assert "nothing to forward" in err or "no counterpart" in err
+        return
+    loaded = load_text(out, environ=os.environ, options=Options(user=ssh["user"][0]))
+    assert loaded.errors == ()
+    (target,) = json.loads(json.dumps(to_json(loaded.desired)))["targets"].values()
+    assert (target["host"], target["user"]) == (ssh["hostname"][0], ssh["user"][0])
+    assert target.get("port", 22) == int(ssh["port"][0])
+    asked = set()
+    for kind in ("localforward", "remoteforward", "dynamicforward"):
+        for value in ssh.get(kind, []):
+            here, _, there = value.partition(" ")
+            port = here.rpartition(":")[2]
+            asked.add((kind, int(port), there.replace("[", "").replace("]", "")))
+    made = {forward(tunnel) for tunnel in target["tunnels"]}
+    assert made <= asked, "it makes a forward that ssh would not"
+    if "is taken by another one" not in err:
+        assert made == asked, "a forward is lost without a word"
+
+
+def test_command_lines_are_carried_over_as_ssh_understands_them(fuzz: Fuzz) -> None:
+    fuzz.run(_LINES, assert_imported_as_ssh_understands_it, examples=60)
+
+
+# --- ssh_config -------------------------------------------------------------------------------------------------
+
+_PATTERNS = st.sampled_from(["*", "bastion", "db.*", "!bastion", "*.example*", "a-?.example", "10.0.0.7", "!10.*"])
+_SETTINGS = st.one_of(
+    _PORTS.map(lambda port: ("Port", str(port))),
+    _USERS.map(lambda user: ("User", user)),
+    st.sampled_from([("HostName", "one.example"), ("HostName", "two.example"), ("ServerAliveInterval", "15")]),
+    st.sampled_from([("hostname", "three.example"), ("COMPRESSION", "yes"), ("User", "me")]),
+)
+_SPACES = st.sampled_from([" ", "  ", "\t", "=", " = "])
+
+
+@st.composite
+def _config_lines(draw: st.DrawFn) -> str:
+    if draw(st.integers(0, 5)) == 0:
+        return draw(st.sampled_from(["", "# a comment", "   ", "\t# User nobody"]))
+    if draw(st.integers(0, 2)) == 0:
+        return (
+            f"{draw(st.sampled_from(['Host', 'host']))} {' '.join(draw(st.lists(_PATTERNS, min_size=1, max_size=3)))}"
+        )
+    name, value = draw(_SETTINGS)
+    quoted = f'"{value}"' if draw(st.booleans()) else value
+    return f"{draw(st.sampled_from(['', '  ', chr(9)]))}{name}{draw(_SPACES)}{quoted}"
+
+
+_CONFIGS = st.lists(_config_lines(), max_size=10).map("\n".join)
+_NAMES = ("hostname", "port", "user", "serveraliveinterval", "compression")
+
+
+def test_ssh_config_holds_for_a_host_as_ssh_reads_it(fuzz: Fuzz, tmp_path: Path) -> None:
+    path = tmp_path / "config"
+    defaults = understood_by_ssh("-F", "/dev/null", "h")
+
+    def assert_same(asked: tuple[str, str]) -> None:
+        text, host = asked
+        path.write_text(text)
+        ssh = understood_by_ssh("-F", str(path), host)
+        ours = {one.name: one.value for one in reversed(ssh_config([("config", text)]).of(host)) if one.name in _NAMES}
+        for name in _NAMES:
+            default = host if name == "hostname" else defaults[name][0]
+            assert ours.get(name, default) == ssh[name][0], name
+
+    fuzz.run(st.tuples(_CONFIGS, _HOSTS), assert_same, examples=60)
+
+
+# --- anything ---------------------------------------------------------------------------------------------------
+
+_PIECES = st.sampled_from(
+    shlex.split(
+        "ssh autossh -L -R -D -J -p -i -l -o -F -N -W -M -g -- && | ; > 1:h:2 u@h ssh://u@h:9 [::1]:1:[::2]:2 a,b,c "
+        "Host * Match all Include x Port=x ProxyJump=a,b ProxyCommand none LocalForward IdentityFile=%d/x %h %% ~ $X"
+    )
+) | st.sampled_from(["\n", "\n  ", "\\\n", '"', "'", "\0", "é", "\u2028", "\x1b[31m", "#", "=", " ", "\t"])
+_TEXTS = st.lists(_PIECES, max_size=14).map(" ".join) | st.text(max_size=60)
+
+
+def assert_carried_or_named(asked: tuple[str, bool]) -> None:
+    """Whatever the text: a valid file, and exit code 1 with a sentence for what is lost."""
+    text, commands = asked
+    out, err, code = imported(*(["--allow-commands"] if commands else []), text=text)
+    if out:
+        loaded = load_text(out, environ=os.environ, options=Options(user="me", allow_commands=commands))
+        assert loaded.errors == ()
+    assert code == (1 if "not carried over: " in err else 0)
+    assert out or code == 1
+    assert "\x1b" not in err, "what was read goes to the terminal as it is"
+
+
+def test_any_text_is_carried_over_or_named(fuzz: Fuzz, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/nonexistent")
+    fuzz.run(st.tuples(_TEXTS, st.booleans()), assert_carried_or_named, examples=80)
