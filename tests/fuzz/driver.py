@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TypeVar
 
 from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 
 T = TypeVar("T")
@@ -21,6 +22,12 @@ CPU_SECONDS = 2.0  # of one input; the usual ones take milliseconds
 MEMORY_MIB = 64.0  # of one input, beyond what the process had before it
 _BATCH = 400  # inputs between two looks at the clock
 _PHASES = (Phase.explicit, Phase.generate, Phase.shrink)
+
+
+def mostly(usual: SearchStrategy[T], *seldom: SearchStrategy[T]) -> SearchStrategy[T]:
+    """The usual kind three times out of four; `one_of` takes each kind as often as any other."""
+    others = st.one_of(seldom)
+    return st.integers(0, 3).flatmap(lambda chance: usual if chance else others)
 
 
 class Fuzz:
@@ -38,9 +45,13 @@ class Fuzz:
         """Whether this is `make fuzz` and not the suite."""
         return self.seconds > 0
 
-    def run(self, strategy: SearchStrategy[T], check: Callable[[T], None], *, examples: int) -> None:
-        """Call `check` with `examples` inputs, or for this target's share of the seconds."""
+    def run(
+        self, strategy: SearchStrategy[T], check: Callable[[T], None], *, examples: int, first: Iterable[T] = ()
+    ) -> None:
+        """Call `check` with the `first` inputs, then with `examples` generated ones or for this target's seconds."""
         begin = time.monotonic()
+        for one in first:
+            self._bounded(check, one)
         if not self.long:
             self._batch(strategy, check, examples, derandomize=True)
         while self.long and time.monotonic() - begin < self.seconds:
