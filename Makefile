@@ -16,14 +16,16 @@ PYTHONS ?= $(PYTHON) $(filter-out python$(VERSION),$(NEWER))
 RUN := $(VENV)/.run-$(VERSION)
 PROJECT := $(VENV)/.project-$(VERSION)
 DEV := $(VENV)/.dev-$(VERSION)
+AUDIT := .venv-audit/.installed-$(VERSION)
+SBOM ?= sbom.json
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help demo test pytest lint bench soak lock clean system-packages
+.PHONY: help demo test pytest lint bench fuzz container-test soak audit sbom lock clean system-packages
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(PROJECT) ## Watch tunnels converge, against an SSH server of the demo's own
 	@$(BIN)/tunnels demo $(ARGS)
@@ -50,17 +52,34 @@ bench: $(PROJECT) $(DEV) ## Measure against autossh and ssh (tests/bench)
 soak: $(PROJECT) $(DEV) ## Trouble without end for ten minutes (SOAK_SECONDS): what grows? Draws soak.svg
 	SOAK_SECONDS=$${SOAK_SECONDS:-600} SOAK_SVG=$${SOAK_SVG:-soak.svg} $(BIN)/pytest tests/faults/test_soak.py $(ARGS)
 
+fuzz: $(PROJECT) $(DEV) ## Generated inputs against every parser and a running program for five minutes (FUZZ_SECONDS)
+	FUZZ_SECONDS=$${FUZZ_SECONDS:-300} $(BIN)/pytest tests/fuzz $(ARGS)
+
+# What pytest and Hypothesis keep between runs they cannot write there.
+container-test: system-packages $(PROJECT) $(DEV) ## Integration tests as in a container: no name, no HOME, no capabilities
+	$(BIN)/python tests/support/container.py $(abspath $(BIN))/pytest -p no:cacheprovider -p no:hypothesispytest \
+	    $(or $(ARGS),tests/integration)
+
+audit: $(AUDIT) ## Ask the index of advisories about everything in requirements/run.txt (needs to reach it)
+	@.venv-audit/bin/pip-audit --strict --require-hashes --disable-pip -r requirements/run.txt || { \
+	    echo "make audit: failed: an advisory is named above, or the index of advisories did not answer for a package" >&2; \
+	    exit 1; }
+
+sbom: $(PROJECT) ## Write sbom.json, a CycloneDX bill of materials of the locked dependencies (SBOM names the file)
+	@$(BIN)/python requirements/sbom.py >$(SBOM).part && mv $(SBOM).part $(SBOM)
+
 lock: ## Choose the newest versions of everything and write requirements/
 	@test -x .venv-lock/bin/uv || { $(PYTHON) -m venv .venv-lock && .venv-lock/bin/pip --quiet install uv; }
 	$(LOCK) --extra dev pyproject.toml requirements/build.in -o requirements/dev.txt
 	$(LOCK) -c requirements/dev.txt pyproject.toml -o requirements/run.txt
 	$(LOCK) -c requirements/dev.txt requirements/build.in -o requirements/build.txt
+	$(LOCK) requirements/audit.in -o requirements/audit.txt
 
 # Universal: one file holds the hashes for every platform and for Python 3.11 and later. No header: it would name this machine's paths.
 LOCK := .venv-lock/bin/uv --quiet pip compile --upgrade --universal --python-version 3.11 --generate-hashes --no-header
 
 clean: ## Remove everything that was made here
-	rm -rf .venv* dist build htmlcov .coverage .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv* dist build sbom.json htmlcov .coverage .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 system-packages:
@@ -80,6 +99,12 @@ $(RUN): requirements/build.txt requirements/run.txt
 
 $(DEV): $(RUN) requirements/dev.txt
 	@$(INSTALL) --require-hashes -r requirements/dev.txt
+	@touch $@
+
+# Apart from the environment that is tested: it asks about the lock, and its own dependencies are none of ours.
+$(AUDIT): requirements/audit.txt
+	@$(PYTHON) -m venv --clear .venv-audit
+	@.venv-audit/bin/python -m pip --disable-pip-version-check -qq install --no-compile --require-hashes -r $<
 	@touch $@
 
 # pip check fails if pyproject.toml asks for what the lock lacks: then `make lock` was forgotten.
