@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import getpass
 import os
+from pathlib import Path
 from typing import Any
 
 from reconciler.core.spec import Hop, TrustMode
@@ -23,7 +24,7 @@ def options(
     if unknown := algorithms.unknown(hop.algorithms):
         text = f"algorithms names {unknown[0]}, which is not known here: correct the name, or leave it out"
         raise DialFailed(Failure(Reason.PROTOCOL, text))
-    _let_asyncssh_find_a_user()
+    name_the_user_for_asyncssh()
     offers = hop.algorithms
     interval, count = keepalive
     return {
@@ -57,9 +58,16 @@ def options(
     }
 
 
-def _let_asyncssh_find_a_user() -> None:
-    """It asks for the process's user name even when it is told one; under a random uid there is none."""
+def name_the_user_for_asyncssh() -> None:
+    """Set LOGNAME and HOME where the process's uid has no passwd entry to take them from, as in many containers.
+
+    asyncssh asks for both and raises without them, although it is told the user and every path.
+    """
     try:
         getpass.getuser()
     except (KeyError, OSError):
         os.environ["LOGNAME"] = str(os.getuid())
+    try:
+        Path.home()
+    except RuntimeError:
+        os.environ["HOME"] = "/"  # as Docker does

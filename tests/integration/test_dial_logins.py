@@ -207,15 +207,15 @@ async def test_a_key_that_others_may_read_warns_and_strictly_is_refused(sshd: Ss
 
 
 async def test_a_user_without_a_name_can_dial(sshd: Sshd, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Under a random uid, as in OpenShift, there is no entry in passwd and often no variable."""
+    """Under a random uid, as in OpenShift, there is no entry in passwd and often neither LOGNAME nor HOME."""
 
     def nobody(_uid: int) -> None:
         raise KeyError(_uid)
 
-    for variable in ("LOGNAME", "USER", "LNAME", "USERNAME"):
+    for variable in ("LOGNAME", "USER", "LNAME", "USERNAME", "HOME"):
         monkeypatch.delenv(variable, raising=False)
     monkeypatch.setattr("pwd.getpwuid", nobody)
-    monkeypatch.setattr("os.environ", dict(os.environ))  # what is set stays in this test
+    monkeypatch.setattr("os.environ", os.environ.copy())  # what is set stays in this test
     await with_login(sshd, key_login(sshd.client_key))
 
 
