@@ -8,8 +8,9 @@ import sys
 import click
 
 from reconciler.cli import logs
+from reconciler.cli.client import Trouble
 from reconciler.cli.values import DURATION
-from reconciler.demo.show import show
+from reconciler.demo.show import DemoError, show
 from reconciler.system.descriptors import raise_soft_limit
 
 
@@ -27,4 +28,7 @@ def command(exit_after: float | None) -> None:
     """
     raise_soft_limit()
     logs.set_up("error")  # the demo tells changes in its own way; mistakes in the file are errors
-    sys.exit(asyncio.run(show(click.echo, exit_after)))
+    try:
+        sys.exit(asyncio.run(show(click.echo, exit_after)))
+    except DemoError as error:
+        raise Trouble(str(error)) from None

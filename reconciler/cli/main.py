@@ -101,8 +101,7 @@ class _Verbs(click.Group):
         if cmd_name == "run":  # it reloads on SIGHUP; one that comes before it can must not end it
             signal.signal(signal.SIGHUP, signal.SIG_IGN)
         name = f"{cmd_name}_" if keyword.iskeyword(cmd_name) else cmd_name  # import
-        module = importlib.import_module(f"reconciler.cli.{name}")
-        command: click.Command = module.command
+        command: click.Command = _imported(f"reconciler.cli.{name}").command
         return _as_written(command)
 
     def resolve_command(
@@ -126,6 +125,25 @@ class _Verbs(click.Group):
 def _make_printable(error: click.ClickException) -> None:
     """Escape what the message quotes of an argument. click shows it as it is."""
     error.message = "\n".join(map(printable, error.message.split("\n")))  # type: ignore[misc]  # final, says click
+
+
+def _imported(name: str) -> Any:
+    """The module, also where nothing can be written to.
+
+    asyncssh looks for an optional library when it is imported. Where there is a C compiler, Python's way to find one
+    makes a temporary file, and raises if there is no directory for it: then it is to find none.
+    """
+    try:
+        return importlib.import_module(name)
+    except FileNotFoundError:
+        import ctypes.util  # noqa: PLC0415 - seldom needed, and the light commands must start quickly
+
+        find_library = ctypes.util.find_library
+        vars(ctypes.util)["find_library"] = lambda _: None
+        try:
+            return importlib.import_module(name)
+        finally:
+            vars(ctypes.util)["find_library"] = find_library
 
 
 def _closed() -> io.TextIOWrapper:

@@ -14,6 +14,7 @@ from reconciler.config.load import Config
 from reconciler.core.status import Phase
 from reconciler.demo.world import World, world
 from reconciler.report.journal import Change
+from reconciler.ssh.options import name_the_user_for_asyncssh
 
 INTRO = """\
 An SSH server, a web service behind it and a file of tunnels are up, all inside this process.
@@ -30,9 +31,18 @@ Ctrl-C ends it and removes everything.
 """
 
 
+class DemoError(Exception):
+    """The demo cannot be shown here; the text says what it lacks."""
+
+
 async def show(say: Callable[[str], None], exit_after: float | None) -> int:
     """Run until Ctrl-C, or for `exit_after` seconds. Returns the exit code: 1 if the tunnel never came up."""
-    with tempfile.TemporaryDirectory(prefix="tunnels-demo-") as directory:
+    name_the_user_for_asyncssh()
+    try:
+        temporary = tempfile.TemporaryDirectory(prefix="tunnels-demo-")
+    except OSError as error:
+        raise DemoError(f"the demo needs a directory for temporary files: set TMPDIR ({error.strerror})") from None
+    with temporary as directory:
         async with world(Path(directory)) as places:
             return await _run(places, say, exit_after)
 

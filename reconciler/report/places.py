@@ -21,6 +21,7 @@ log = logging.getLogger(__name__)
 
 
 def _private() -> Path:
+    """Raises FileNotFoundError where no directory for temporary files can be written to."""
     return Path(tempfile.gettempdir()) / f"tunnels-{os.getuid()}"
 
 
@@ -29,8 +30,9 @@ def socket_paths(environ: Mapping[str, str]) -> tuple[str, ...]:
     runtime = environ.get("XDG_RUNTIME_DIR")
     found = [f"{runtime}/{NAME}"] if runtime else []
     found.append(str(_SYSTEM / NAME))
-    if is_ours(_private()):
-        found.append(str(_private() / NAME))
+    with contextlib.suppress(FileNotFoundError):  # then no process could make one there either
+        if is_ours(private := _private()):
+            found.append(str(private / NAME))
     return tuple(found)
 
 
@@ -60,7 +62,13 @@ def place_to_listen(environ: Mapping[str, str]) -> str:
         _SYSTEM.mkdir(mode=0o755, exist_ok=True)
     if _is_usable(_SYSTEM):
         return str(_SYSTEM / NAME)
-    private = _private()
+    try:
+        private = _private()
+    except FileNotFoundError:
+        tried = [runtime] if runtime else []
+        raise PermissionError(
+            f"none of {', '.join([*tried, str(_SYSTEM), '/tmp'])} can be written to"  # noqa: S108 - only named
+        ) from None
     with contextlib.suppress(FileExistsError):
         private.mkdir(mode=0o700)
     if not is_ours(private):
