@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from support import processes
+from support import container, processes
 from support.asyncssh_server import AsyncsshServer
 from support.dropbear import Dropbear, DropbearUnavailableError
 from support.keys import Keys
@@ -22,6 +22,7 @@ _GRACE_SECONDS = 10.0
 
 
 def pytest_configure() -> None:
+    container.keep_temporary_directory_to_ourselves()
     # A shell starts what it puts in the background with SIGINT ignored, and every program started here would inherit
     # that: none could be told to end as by Ctrl-C. A handler, unlike SIG_IGN, ends with the exec.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

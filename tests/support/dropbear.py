@@ -1,8 +1,6 @@
 """A real Dropbear server on loopback: the other SSH server found in the field, with its own ways in remote forwards."""
 
-import getpass
 import os
-import pwd
 import shlex
 import shutil
 import subprocess
@@ -10,6 +8,7 @@ from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
+from support.container import is_entered, passwd_entry, user_name
 from support.keys import KeyPair, Keys
 from support.processes import ServerProcess, tied_to_parent
 from support.wait import free_port
@@ -43,7 +42,7 @@ class Dropbear(ServerProcess):
         super().__init__(directory / "dropbear.log", ready="Not backgrounding")
         self.host = "127.0.0.1"
         self.port = port or free_port()
-        self.user = getpass.getuser()
+        self.user = user_name()
         self.options = list(options)
         self._home = directory / "home"
         self._ssh_directory = self._home / ".ssh"
@@ -93,9 +92,9 @@ class Dropbear(ServerProcess):
 
         A mount namespace shows this process alone a passwd file with our directory as home; ~/.ssh stays untouched.
         """
-        account = pwd.getpwuid(os.getuid())
-        entry = (account.pw_name, "x", account.pw_uid, account.pw_gid, "", self._home, "/bin/sh")
-        self._passwd.write_text(":".join(map(str, entry)) + "\n")
+        self._passwd.write_text(passwd_entry(self._home))
+        if is_entered():
+            return ["env", f"NSS_WRAPPER_PASSWD={self._passwd}", *server]
         unshare = ["unshare", "--mount"]
         if os.geteuid() != 0:
             unshare += ["--user", "--map-current-user", "--keep-caps"]

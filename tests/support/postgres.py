@@ -12,6 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import Self
 
+from support.container import is_entered, temporary_root
 from support.processes import session_scoped, tied_to_parent
 from support.wait import free_port
 
@@ -30,7 +31,7 @@ class PsqlError(Exception):
 def _binary(name: str) -> str:
     """Debian keeps the server's programs out of PATH, one directory per version."""
     versions = sorted(Path("/usr/lib/postgresql").glob(f"*/bin/{name}"), key=lambda path: float(path.parts[4]))
-    found = str(versions[-1]) if versions else shutil.which(name)
+    found = str(versions[-1]) if versions and not is_entered() else shutil.which(name)
     if found is None:
         raise PostgresMissingError(f"{name} is not installed (Debian: postgresql)")
     return found
@@ -56,7 +57,7 @@ class Postgres:
         self.user = self.database = _SUPERUSER
         self._account = _unprivileged_user()
         # Not pytest's directory, which only its owner may enter; short, for a unix socket's path.
-        self.directory = Path(tempfile.mkdtemp(prefix="tunnels-pg-", dir="/tmp"))
+        self.directory = Path(tempfile.mkdtemp(prefix="tunnels-pg-", dir=temporary_root()))
         self._process: subprocess.Popen[bytes] | None = None
 
     @property

@@ -1,6 +1,5 @@
 """A real OpenSSH server on loopback, as root or not, with a key, a configuration and a port of its own."""
 
-import getpass
 import os
 import shutil
 import subprocess
@@ -8,6 +7,7 @@ from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 
+from support.container import user_name
 from support.keys import KeyPair, Keys
 from support.processes import ServerProcess, tied_to_parent
 from support.wait import free_port
@@ -49,7 +49,7 @@ class Sshd(ServerProcess):
         super().__init__(directory / "sshd.log", ready="Server listening on")
         self.host = host
         self.port = port or free_port(host)
-        self.user = getpass.getuser()
+        self.user = user_name()
         self.options = dict(options or {})
         self._directory = directory
         keys = Keys(directory)

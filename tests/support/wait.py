@@ -7,11 +7,12 @@ import inspect
 import os
 import random
 import socket
-import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from pathlib import Path
 from typing import Any, Self, TypeVar, overload
+
+from support.container import temporary_root
 
 T = TypeVar("T")
 
@@ -19,7 +20,7 @@ T = TypeVar("T")
 _PORTS = range(15_000, 32_000)
 _given_out: set[int] = set()
 # One byte of it for each port, locked by the process that gave the port out: other runs of these tests keep off it.
-_locked = os.open(Path(tempfile.gettempdir()) / f"tunnels-test-ports-{os.getuid()}", os.O_RDWR | os.O_CREAT, 0o600)
+_locked = os.open(temporary_root() / f"tunnels-test-ports-{os.getuid()}", os.O_RDWR | os.O_CREAT, 0o600)
 
 
 # What was waited for; or what says it, with how things are when the time is over.

@@ -1,0 +1,183 @@
+"""A container's conditions for a command: a uid without a name, no HOME, a read-only root, no /tmp, no capabilities.
+
+Run as root: `python tests/support/container.py COMMAND...`. The command sees the machine's files, all of them
+read-only but for one directory, which PYTEST_DEBUG_TEMPROOT names (pytest puts its temporary files there).
+
+Servers and clients of the tests (sshd, initdb, ssh-keygen) refuse to work for a user without a name. In PATH stand
+wrappers of them that show the user a name by libnss_wrapper, as the container image of PostgreSQL does; the program
+under test has none. Their user's name is in TUNNELS_TEST_USER.
+"""
+
+from __future__ import annotations
+
+import getpass
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+UID = 54_321
+USER = "somebody"
+_LIBRARY = "libnss_wrapper.so"
+_NEED_A_NAME = [
+    *("sshd", "ssh", "ssh-keygen", "ssh-keyscan", "ssh-agent", "ssh-add", "dropbear", "dropbearkey"),
+    *("initdb", "postgres", "pg_isready", "psql", "redis-server"),
+]
+_KERNELS = ("/proc", "/sys", "/dev")  # file systems that hold no files
+_INSIDE = "TUNNELS_TEST_INSIDE_NAMESPACE"
+
+
+def why_not() -> str:
+    """Why there can be no such conditions here; "" where there can."""
+    if os.geteuid() != 0:
+        return "only root can make a container's conditions"
+    if shutil.which("setpriv") is None:
+        return "setpriv is not installed (Debian: util-linux)"
+    if _library() is None:
+        return f"{_LIBRARY} is not installed (Debian: libnss-wrapper)"
+    made = subprocess.run([*_UNSHARE, "mount", "-t", "tmpfs", "tmpfs", "/mnt"], capture_output=True, check=False)
+    return f"no mount namespaces here: {made.stderr.decode().strip()}" if made.returncode else ""
+
+
+_UNSHARE = ("unshare", "--mount", "--propagation", "private")
+
+
+def command(*words: str) -> list[str]:
+    """The command that runs `words` under these conditions."""
+    return [sys.executable, __file__, *words]
+
+
+def user_name() -> str:
+    """The name of the test's user for servers, which under these conditions only they know."""
+    return os.environ.get("TUNNELS_TEST_USER") or getpass.getuser()
+
+
+def temporary_root() -> Path:
+    """Where temporary files may be made."""
+    return Path(os.environ.get("PYTEST_DEBUG_TEMPROOT") or tempfile.gettempdir())
+
+
+def passwd_entry(home: Path) -> str:
+    """A line of passwd(5) for this user with another home directory."""
+    return f"{user_name()}:x:{os.getuid()}:{os.getgid()}::{home}:/bin/sh\n"
+
+
+def keep_temporary_directory_to_ourselves() -> None:
+    """A temporary directory is for pytest alone: the programs that it starts find none."""
+    if is_entered():
+        tempfile.gettempdir()  # it remembers what it found
+        os.environ.pop("TMPDIR", None)
+
+
+def is_entered() -> bool:
+    """Whether this process runs under these conditions."""
+    return "TUNNELS_TEST_USER" in os.environ
+
+
+def _library() -> Path | None:
+    found = [*Path("/usr/lib").glob(f"*-linux-gnu/{_LIBRARY}"), *Path("/usr/lib64").glob(_LIBRARY)]
+    return found[0] if found else None
+
+
+# --- outside: a directory, which ends with the command -----------------------------------------------------------
+
+
+def main(words: list[str]) -> int:
+    if os.environ.get(_INSIDE):
+        _enter(Path(os.environ[_INSIDE]), words)
+    if problem := why_not():
+        print(problem, file=sys.stderr)
+        return 77
+    # Not below /tmp, where nothing is to be written.
+    with tempfile.TemporaryDirectory(prefix="tunnels-container-", dir="/run") as directory:
+        inside = [*_UNSHARE, sys.executable, __file__, *words]
+        return subprocess.run(inside, check=False, env={**os.environ, _INSIDE: directory}).returncode
+
+
+# --- inside the mount namespace, still as root -------------------------------------------------------------------
+
+
+def _enter(directory: Path, words: list[str]) -> None:
+    """Become that user under those conditions, and the command. Does not return."""
+    _let_others_pass((Path(sys.base_prefix), Path(sys.prefix), Path(__file__).parents[2]))
+    _mount("-t", "tmpfs", "-o", f"mode=755,uid={UID},gid={UID}", "tmpfs", str(directory))
+    binaries = _wrappers(directory)
+    for place in _writable_mounts():
+        if place != str(directory) and not place.startswith(_KERNELS):
+            _mount("-o", "remount,bind,ro", place)
+    environ = {
+        "PATH": f"{binaries}:{os.environ['PATH']}",
+        "LANG": "C.UTF-8",
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "PYTEST_DEBUG_TEMPROOT": str(directory),
+        "TMPDIR": str(directory),
+        "TUNNELS_TEST_USER": USER,
+    }
+    drop = ["setpriv", f"--reuid={UID}", f"--regid={UID}", "--clear-groups", "--no-new-privs"]
+    drop += ["--bounding-set=-all", "--inh-caps=-all", "--"]
+    # The kernel forgets the parent's death signal when credentials change.
+    drop += ["setpriv", "--pdeathsig=KILL", "--"]
+    os.execvpe(drop[0], [*drop, *words], environ)  # noqa: S606 - the words are an argument list, not a shell's
+
+
+def _mount(*words: str) -> None:
+    subprocess.run(["mount", *words], check=True)
+
+
+def _writable_mounts() -> list[str]:
+    """The mount points that are not read-only, the deepest last."""
+    fields = (line.split() for line in Path("/proc/self/mountinfo").read_text().splitlines())
+    return sorted({words[4].replace("\\040", " ") for words in fields if "rw" in words[5].split(",")})
+
+
+def _let_others_pass(paths: tuple[Path, ...]) -> None:
+    """Show these directories to everybody, although they may lie in a private one such as /root."""
+    closed: dict[Path, list[Path]] = {}
+    for path in dict.fromkeys(one.resolve() for one in paths):
+        outermost = next((one for one in reversed(path.parents) if not one.stat().st_mode & 0o001), None)
+        if outermost is not None:
+            closed.setdefault(outermost, []).append(path)
+    for private, inner in closed.items():
+        with tempfile.TemporaryDirectory(dir="/run") as staging:
+            kept = []
+            for number, path in enumerate(inner):
+                place = Path(staging) / str(number)
+                place.mkdir()
+                _mount("--bind", str(path), str(place))
+                kept.append(place)
+            _mount("-t", "tmpfs", "-o", "mode=755", "tmpfs", str(private))
+            for staged, path in zip(kept, inner, strict=True):
+                path.mkdir(parents=True, exist_ok=True)
+                _mount("--move", str(staged), str(path))
+
+
+def _wrappers(directory: Path) -> Path:
+    """A directory of commands that see a name for the user."""
+    binaries = directory / "bin"
+    binaries.mkdir()
+    passwd, group = directory / "passwd", directory / "group"
+    passwd.write_text(f"root:x:0:0::/root:/bin/sh\n{USER}:x:{UID}:{UID}::{directory}:/bin/sh\n")
+    group.write_text(f"root:x:0:\n{USER}:x:{UID}:\n")
+    versioned = map(str, Path("/usr/lib/postgresql").glob("*/bin"))
+    path = ":".join([*versioned, os.environ["PATH"], "/usr/sbin"])
+    for name in _NEED_A_NAME:
+        real = shutil.which(name, path=path)
+        if real is None:
+            continue
+        lines = [
+            "#!/bin/sh",
+            f': "${{NSS_WRAPPER_PASSWD:={passwd}}}" "${{NSS_WRAPPER_GROUP:={group}}}"',
+            f"LD_PRELOAD={_library()}",
+            "export NSS_WRAPPER_PASSWD NSS_WRAPPER_GROUP LD_PRELOAD",
+            f'exec {shlex.quote(str(Path(real).absolute()))} "$@"',
+        ]
+        (binaries / name).write_text("\n".join(lines) + "\n")
+        (binaries / name).chmod(0o755)
+    return binaries
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
