@@ -10,7 +10,10 @@ done
 missing=
 while read -r package command; do
     case $package in '' | '#'*) continue ;; esac
-    command -v "$command" >/dev/null || missing="$missing $package"
+    case $command in
+        *.so) set -- /usr/lib/*/"$command"; [ -e "$1" ] || missing="$missing $package" ;;
+        *) command -v "$command" >/dev/null || missing="$missing $package" ;;
+    esac
 done <"$(dirname "$0")/system-packages.txt"
 
 if [ -z "$missing" ]; then
