@@ -21,8 +21,11 @@ from support.sshd import Sshd
 _GRACE_SECONDS = 10.0
 
 
-def pytest_configure() -> None:
+def pytest_configure(config: pytest.Config) -> None:
     container.keep_temporary_directory_to_ourselves()
+    if container.is_entered() and config.option.basetemp is None:
+        # By itself pytest names it after the user, as `unknown`, which is a word that tests look for.
+        config.option.basetemp = container.temporary_root() / "pytest"
     # A shell starts what it puts in the background with SIGINT ignored, and every program started here would inherit
     # that: none could be told to end as by Ctrl-C. A handler, unlike SIG_IGN, ends with the exec.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

@@ -90,7 +90,9 @@ async def test_check_tells_of_keys_and_algorithms_that_no_server_will_ever_see(t
         "the passphrase does not open",
         "no certificate that can be read",
     )
-    file.write_text("targets:\n" + "".join(f"  {name}: {{host: h, {more}}}\n" for name, more in fields.items()))
+    file.write_text(
+        "targets:\n" + "".join(f"  {name}: {{host: h, user: u, {more}}}\n" for name, more in fields.items())
+    )
     checked = await commands.ran("check", file, env={"SSH_AUTH_SOCK": ""})
     assert checked.code == 0
     wrong = f"warning: {file}:(\\d+):\\d+: targets\\.(\\S+): .*(%s).*( \\[[a-z-]+\\])"

@@ -65,8 +65,13 @@ async def line_with(stream: asyncio.StreamReader | None, text: str) -> str:
     raise AssertionError(f"the output ended without {text!r}")
 
 
-async def test_the_demo_serves_its_curl_and_moves_when_its_file_is_edited() -> None:
-    async with tunnels("demo") as demo:
+def demo_in(directory: Path) -> dict[str, str]:
+    """The demo makes temporary files: an environment that says where."""
+    return {**os.environ, "TMPDIR": str(directory)}
+
+
+async def test_the_demo_serves_its_curl_and_moves_when_its_file_is_edited(tmp_path: Path) -> None:
+    async with tunnels("demo", env=demo_in(tmp_path)) as demo:
         file = Path((await line_with(demo.stdout, "The file:")).split()[-1])
         url = re.findall(r"http://127.0.0.1:(\d+)", await line_with(demo.stdout, "Try:"))
         assert b"Hello through the tunnel" in await get(int(url[0]))
@@ -79,8 +84,8 @@ async def test_the_demo_serves_its_curl_and_moves_when_its_file_is_edited() -> N
         assert not file.parent.exists(), "it leaves nothing behind"
 
 
-async def test_all_that_the_demo_proposes_can_be_done_one_after_the_other() -> None:
-    async with tunnels("demo") as demo:
+async def test_all_that_the_demo_proposes_can_be_done_one_after_the_other(tmp_path: Path) -> None:
+    async with tunnels("demo", env=demo_in(tmp_path)) as demo:
         proposed = await line_with(demo.stdout, "sed -i")
         file = Path(proposed.split()[-1])
         [(old, new)] = re.findall(r"s/(\d+)/(\d+)/", proposed)
@@ -91,8 +96,8 @@ async def test_all_that_the_demo_proposes_can_be_done_one_after_the_other() -> N
         assert b"Hello through the tunnel" in await get(int(new))
 
 
-async def test_the_demo_ends_by_itself_when_asked() -> None:
-    code, out, _ = await ran("demo", "--exit-after", "4s")
+async def test_the_demo_ends_by_itself_when_asked(tmp_path: Path) -> None:
+    code, out, _ = await ran("demo", "--exit-after", "4s", env=demo_in(tmp_path))
     assert code == 0
     assert "is up: 127.0.0.1:" in out
 
@@ -189,7 +194,7 @@ async def test_ctrl_c_at_the_very_start_is_130_too(tmp_path: Path) -> None:
 async def test_status_tells_that_a_directory_was_emptied(tmp_path: Path) -> None:
     folder, control = tmp_path / "conf", tmp_path / "control.sock"
     folder.mkdir()
-    (folder / "a.yaml").write_text("targets: {a: {host: a.invalid, agent: true, enabled: false}}\n")
+    (folder / "a.yaml").write_text("targets: {a: {host: a.invalid, user: u, agent: true, enabled: false}}\n")
     env = {"TUNNELS_CONTROL": str(control)}
     async with commands.process("run", "--control", control, "--listen", "none", folder):
         await eventually(partial(is_heard, control), within=WITHIN)

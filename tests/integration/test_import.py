@@ -95,7 +95,7 @@ async def test_what_has_no_counterpart_is_named_and_the_rest_is_carried_over(
 
 
 async def test_a_remote_command_is_named_and_so_is_a_line_without_forwards(tmp_path: Path) -> None:
-    result, targets = await imported("--", "ssh", "-L", "1:h:2", "a.example.com", "uptime", home=tmp_path)
+    result, targets = await imported("--", "ssh", "-L", "1:h:2", "u@a.example.com", "uptime", home=tmp_path)
     assert "uptime: a tunnel runs no command" in result.err
     assert targets
     result, targets = await imported("--", "ssh", "a.example.com", home=tmp_path)
@@ -172,7 +172,7 @@ async def test_without_its_way_there_a_target_is_left_out(tmp_path: Path) -> Non
 
 async def test_the_names_of_one_host_block_are_one_target(tmp_path: Path) -> None:
     config = tmp_path / "config"
-    config.write_text("Host prod production\n  HostName a.example.com\n  LocalForward 5432 db:5432\n")
+    config.write_text("Host prod production\n  HostName a.example.com\n  User u\n  LocalForward 5432 db:5432\n")
     result, targets = await imported("--ssh-config", config, home=tmp_path)
     assert (result.code, list(targets)) == (0, ["prod"])
 

@@ -134,7 +134,9 @@ async def test_servers_die_with_the_process_that_started_them(tmp_path: Path) ->
         """)
     )
     support = Path(__file__).parents[1]
-    parent = spawn([sys.executable, str(script), str(tmp_path / "server")], {"PYTHONPATH": str(support)})
+    parent = spawn(
+        [sys.executable, str(script), str(tmp_path / "server")], {"PYTHONPATH": str(support), "TMPDIR": str(tmp_path)}
+    )
     assert parent.stdout is not None
     pid = int(await asyncio.to_thread(parent.stdout.readline))
     assert is_alive(pid)

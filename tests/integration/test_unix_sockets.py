@@ -24,7 +24,9 @@ from support.wait import eventually, free_port
 async def test_a_socket_has_the_mode_and_group_that_are_asked_for(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> None:
     path, theirs = tmp_path / "poetry", tmp_path / "poetry.lock"
     theirs.write_text("")
-    group = next(one for one in grp.getgrall() if one.gr_gid in os.getgroups() or os.geteuid() == 0)
+    groups = (one for one in grp.getgrall() if one.gr_gid in os.getgroups() or os.geteuid() == 0)
+    if (group := next(groups, None)) is None:
+        pytest.skip("this process is in no group that has a name")
     line = near(path, echo.port, mode='"0660"', group=group.gr_name)
     async with running(tmp_path, file(sshd, line)) as tunnels:
         await tunnels.all_up()
