@@ -58,7 +58,7 @@ def assert_effective_text_loads_the_same(text: str) -> None:
 
 
 def test_any_bytes_are_loaded_or_refused_with_their_places(fuzz: Fuzz) -> None:
-    fuzz.run(documents, assert_loads_or_says_why, examples=250)
+    fuzz.run(documents, assert_loads_or_says_why, examples=150)
 
 
 def test_the_effective_configuration_loads_as_the_same(fuzz: Fuzz) -> None:
