@@ -1,0 +1,90 @@
+"""known_hosts files as `ssh-keygen -F` reads them: the same lines for the same host."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from pathlib import Path
+from typing import NamedTuple
+
+import asyncssh
+from hypothesis import strategies as st
+
+from fuzz.driver import Fuzz
+from reconciler.core.spec import Endpoint, Trust, TrustMode
+from reconciler.ssh.known_hosts import KnownKey, look_up
+
+KEY = asyncssh.generate_private_key("ssh-ed25519").export_public_key().decode().strip()
+HOST = "a.example"
+_FOUND = re.compile(r"# Host \S+ found: line ([0-9]+) ?(\w*)")
+
+
+class Lines(NamedTuple):
+    """Numbers of lines: of host keys, of authorities, of revoked keys."""
+
+    keys: frozenset[int]
+    authorities: frozenset[int]
+    revoked: frozenset[int]
+
+
+def read_by_ssh_keygen(path: Path, name: str) -> Lines:
+    ran = subprocess.run(["ssh-keygen", "-F", name, "-f", str(path)], capture_output=True, check=False)
+    found: dict[str, set[int]] = {"": set(), "CA": set(), "REVOKED": set()}
+    for line in ran.stdout.decode("utf-8", "replace").split("\n"):
+        if matched := _FOUND.fullmatch(line.rstrip()):
+            found[matched[2]].add(int(matched[1]))
+    return Lines(frozenset(found[""]), frozenset(found["CA"]), frozenset(found["REVOKED"]))
+
+
+def read_by_us(path: Path, port: int) -> Lines:
+    known = look_up(Trust(TrustMode.STRICT, (), (str(path),), ""), Endpoint(HOST, port))
+    return Lines(_numbers(known.keys), _numbers(known.authorities), _numbers(known.revoked))
+
+
+def _numbers(keys: tuple[KnownKey, ...]) -> frozenset[int]:
+    return frozenset(int(key.place.rpartition(":")[2]) for key in keys)
+
+
+_PATTERNS = """
+    a.example A.Example * *.example ?.example !a.example b.example [a.example]:2222 a.exampl? *.* !* [*]:2222
+    [a.example]:* 10.0.0.1 **a**e** !b.* |1|bad|bad a.example.
+"""
+_PATTERN = st.sampled_from(_PATTERNS.split())
+_BLANK = st.sampled_from([" ", " ", "\t", "  ", " \t"])
+_MARKER = st.sampled_from(["", "", "", "@revoked", "@cert-authority", "@unknown", "@Revoked"])
+_COMMENT = st.sampled_from(
+    ["", " me@laptop", "\tme", " a b", " ", f" x\x0b{HOST} {KEY}", f" \u2028{HOST} {KEY}", f"\x1c{HOST} {KEY}"]
+)
+_ODD = st.sampled_from(
+    ["", "# a comment", "   ", "a.example", f"a.example {KEY[:-9]}", "a.example ssh-unheard-of AAAA", "\t#", "@revoked"]
+)
+
+
+@st.composite
+def _line(draw: st.DrawFn) -> str:
+    if draw(st.integers(0, 5)) == 0:
+        return draw(_ODD)
+    marker, patterns = draw(_MARKER), ",".join(draw(st.lists(_PATTERN, min_size=1, max_size=3)))
+    begin = draw(st.sampled_from(["", "", "", " ", "\t"]))
+    kind, blob = KEY.split()[:2]
+    middle = marker + draw(_BLANK) if marker else ""
+    comment = draw(_COMMENT)
+    return f"{begin}{middle}{patterns}{draw(_BLANK)}{kind}{draw(_BLANK)}{blob}{comment}"
+
+
+_FILES = st.tuples(st.lists(_line(), max_size=8), st.sampled_from(["\n", "\n", "\r\n"]), st.booleans())
+
+
+def test_the_same_lines_hold_for_a_host_as_for_ssh_keygen(fuzz: Fuzz, tmp_path: Path) -> None:
+    path = tmp_path / "known_hosts"
+
+    def assert_same(asked: tuple[list[str], str, bool]) -> None:
+        lines, end, ended = asked
+        path.write_text(end.join(lines) + (end if ended else ""), encoding="utf-8", newline="")
+        usable = frozenset(number for number, line in enumerate(lines, 1) if KEY.split()[1] in line)
+        theirs = read_by_ssh_keygen(path, HOST)
+        assert read_by_us(path, 22) == Lines(*(numbers & usable for numbers in theirs))
+        with_port = read_by_ssh_keygen(path, f"[{HOST}]:2222")
+        assert read_by_us(path, 2222).keys == with_port.keys & usable
+
+    fuzz.run(_FILES, assert_same, examples=80)
