@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from fuzz.driver import Fuzz
 from reconciler.config.nodes import Entry, Scalar, Table
+from reconciler.config.options import Options
 from reconciler.config.variables import Variables
 
 ENVIRON = {"A": "alpha", "B_2": "$$ ${A}", "EMPTY": "", "PORT": "8080", "SECRET_X": "x"}
@@ -58,7 +59,7 @@ def reference(text: str, prefixes: tuple[str, ...] | None) -> Expanded:
 
 def expanded(text: str, prefixes: tuple[str, ...] | None) -> Expanded:
     table = Table((Entry("key", Scalar(text, text, 1, 6), 1, 1),), 1, 1)
-    root, problems = Variables(ENVIRON, prefixes).expand(table, "file")
+    root, problems = Variables(ENVIRON, Options(allow_env=prefixes)).expand(table, "file")
     node = root.get("key")
     assert isinstance(node, Scalar)
     return Expanded(node.text, len(problems), node.unset)
