@@ -3,16 +3,30 @@
 from __future__ import annotations
 
 import base64
+import hmac
 
 import asyncssh
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from hypothesis import strategies as st
 
-from reconciler.ssh.known_hosts_lines import hashed
+
+def _key(byte: bytes) -> asyncssh.SSHKey:
+    """Always the same one, so that the same files are generated again."""
+    key = Ed25519PrivateKey.from_private_bytes(byte * 32)
+    return asyncssh.import_private_key(key.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption()))
+
+
+def hashed(name: str) -> str:
+    salt = b"0123456789" * 2
+    digest = hmac.digest(salt, name.encode(), "sha1")
+    return f"|1|{base64.b64encode(salt).decode()}|{base64.b64encode(digest).decode()}"
+
 
 HOST = "h.example"
-PRIVATE = asyncssh.generate_private_key("ssh-ed25519")  # the key that is shown
+PRIVATE = _key(b"a")  # the key that is shown
 KEY = b" ".join(PRIVATE.export_public_key().split()[:2])
-_OTHER = asyncssh.generate_private_key("ssh-ed25519").export_public_key().split()[1]
+_OTHER = _key(b"b").export_public_key().split()[1]
 _TEXT = KEY.split()[1]
 _OURS = base64.b64encode(b"s" * 20)
 
