@@ -5,6 +5,7 @@ Owns the meaning of each ssh_config keyword: a field of ours, nothing (it is so 
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -107,7 +108,7 @@ class Carrier:
 
     def _is_there(self, path: str) -> bool:
         home = self.environ.get("HOME", "/")
-        return Path(re.sub(r"^~(?=/)", lambda _: home, path)).exists()
+        return os.path.exists(re.sub(r"^~(?=/)", lambda _: home, path))  # noqa: PTH110 - Path.exists raises for a long name
 
     # --- the way there -----------------------------------------------------------------------------------------
 

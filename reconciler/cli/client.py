@@ -74,7 +74,7 @@ class Control:
 
     def get(self, path: str, *, within: float = _ANSWER_WITHIN, **query: str) -> Any:
         """The answer's JSON. Raises Trouble."""
-        asked = f"{path}?{urlencode(query)}" if query else path
+        asked = f"{path}?{_encoded(query)}" if query else path
         with self._answer("GET", asked, None, within) as answer:
             return _content(answer)
 
@@ -85,7 +85,7 @@ class Control:
 
     def follow(self, path: str, **query: str) -> Iterator[Any]:
         """The data of server-sent events as they come, until the process ends. Raises Trouble."""
-        with self._answer("GET", f"{path}?{urlencode(query)}", None, _SILENT_FOR) as answer:
+        with self._answer("GET", f"{path}?{_encoded(query)}", None, _SILENT_FOR) as answer:
             if answer.status != http.client.OK:
                 _content(answer)
             data: list[str] = []
@@ -161,6 +161,11 @@ def _user(uid: int) -> str:
         return f"uid {uid} ({pwd.getpwuid(uid).pw_name})"
     except (KeyError, OverflowError):
         return f"uid {uid}"
+
+
+def _encoded(query: Mapping[str, str]) -> str:
+    """An argument need not be UTF-8."""
+    return urlencode(query, errors="surrogateescape")
 
 
 def _reason(error: OSError) -> str:

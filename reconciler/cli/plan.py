@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import textwrap
 from collections import Counter
@@ -165,7 +166,7 @@ def _read(paths: Iterable[str]) -> list[Found]:
 
 
 def _is_piped(name: str) -> bool:
-    return name == "<stdin>" or (Path(name).exists() and not Path(name).is_file())
+    return name == "<stdin>" or (os.path.exists(name) and not os.path.isfile(name))  # noqa: PTH110, PTH113 - Path's raise where a name is too long
 
 
 def _load(config: Config, found: Sequence[Found]) -> Loaded:

@@ -7,7 +7,6 @@ import sys
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from itertools import groupby
-from pathlib import Path
 
 import click
 
@@ -50,13 +49,13 @@ def command(config: Config) -> None:
 
 def _split(given: Sequence[str]) -> tuple[list[str], list[str]]:
     """The files, and the names of targets. A name that is also a directory's means the target, if a file is named."""
-    paths = [one for one in given if _is_file(one)] or [one for one in given if Path(one).is_dir()]
+    paths = [one for one in given if _is_file(one)] or [one for one in given if os.path.isdir(one)]  # noqa: PTH112 - Path.is_dir raises where a name is too long
     return paths, [one for one in given if one not in paths]
 
 
 def _is_file(path: str) -> bool:
     """A target's name has no slash."""
-    return path == "-" or "/" in path or path.endswith((".yaml", ".yml")) or Path(path).is_file()
+    return path == "-" or "/" in path or path.endswith((".yaml", ".yml")) or os.path.isfile(path)  # noqa: PTH113
 
 
 def _chosen(loaded: Loaded, patterns: list[str]) -> list[str]:
