@@ -82,6 +82,10 @@ async def _http(app: App, endpoints: Endpoints, stack: contextlib.AsyncExitStack
 
     try:
         return await serve()
+    except ValueError as error:  # a name that DNS cannot carry
+        raise EndpointError(
+            f"cannot listen on {where}: it is not an address: expected one like {DEFAULT_LISTEN}"
+        ) from error
     except OSError as error:
         without = "metrics, health and status page are not served. --listen names another place"
         _cannot(f"cannot listen on {where}", error, holder_of(where) or "", without, given=given)
@@ -104,6 +108,8 @@ async def _control(app: App, endpoints: Endpoints, stack: contextlib.AsyncExitSt
     try:
         path = path or place_to_listen(app.config.environ)
         return await serve()
+    except ValueError as error:  # no file can be there, such as at /
+        raise EndpointError(f"cannot listen on the control socket {path}: expected the path of a file") from error
     except OSError as error:
         without = "status, wait and the other commands do not reach this process. --control names another place"
         holder = _listener_of(path)
@@ -160,7 +166,7 @@ def _listener_of(path: str) -> str:
 def _address(text: str) -> LocalTcp:
     """`HOST:PORT`, `[::1]:PORT` or a port of loopback. Raises EndpointError."""
     host, colon, port = text.rpartition(":")
-    if not port.isascii() or not port.isdigit() or int(port) > 65535:
+    if not port.isascii() or not port.isdigit() or len(port) > 5 or int(port) > 65535:
         raise EndpointError(f"{text!r} is no address to listen on; one looks like {DEFAULT_LISTEN}")
     host = host.removeprefix("[").removesuffix("]") if colon else "127.0.0.1"
     return LocalTcp(host or "*", int(port), int(port))

@@ -75,3 +75,18 @@ def test_an_odd_argument_is_an_error_in_words(
     if command[0] != "import":
         shown = result.output.replace("\n", "")
         assert printable(shown) == shown
+
+
+@pytest.mark.parametrize("option", ["--listen", "--control"])
+@pytest.mark.parametrize(
+    "odd", ["/", "..:80", "\udcff:80", "a:" + "9" * 5000, "x" * 300 + ":80", "127.0.0.1:65536", "[zz]:80", "/a" * 3000]
+)
+def test_an_odd_endpoint_is_an_error_in_words(option: str, odd: str, tmp_path: Path) -> None:
+    (tmp_path / "bad.yaml").write_text("targets: [\n")
+    endpoints = {"--listen": "none", "--control": "none", option: odd}
+    arguments = [word for pair in endpoints.items() for word in pair]
+    with pytest.MonkeyPatch.context() as patched:
+        patched.chdir(tmp_path)
+        result = CliRunner().invoke(main, ["run", *arguments, "bad.yaml"])
+    assert isinstance(result.exception, SystemExit), repr(result.exception)
+    assert result.exit_code == 2
