@@ -98,6 +98,14 @@ async def test_a_problem_says_its_reason_its_sentence_and_when_it_is_tried_again
     assert "next try in" in said or "trying now" in said
 
 
+async def test_characters_that_cannot_be_seen_are_shown_as_escapes(tab: Tab, failing: FakeServer) -> None:
+    hidden = "a\u202eb\u200bc\U000e0041d"
+    next(one for one in failing.world.tunnels if one["id"] == "prod/postgres")["description"] = hidden
+    await opened(tab, failing)
+    said = await text(tab, f"{row('prod/postgres')}.querySelector('.note')")
+    assert r"a\u202eb\u200bc\U000e0041d" in said
+
+
 async def test_a_targets_trouble_is_told_once_and_not_for_each_of_its_tunnels(tab: Tab, failing: FakeServer) -> None:
     await opened(tab, failing)
     page: str = await text(tab, "document.getElementById('targets')")

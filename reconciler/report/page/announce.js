@@ -1,6 +1,6 @@
 // For those who listen: what changed, in a few words, no more often than every few seconds.
 
-import { byId } from './dom.js';
+import { byId, printable } from './dom.js';
 import { isProblem } from './rows.js';
 import { count } from './words.js';
 
@@ -35,7 +35,7 @@ function speak() {
   const told = waiting.slice(0, NAMED);
   if (waiting.length > NAMED) told.push(`and ${count(waiting.length - NAMED, 'other change')}`);
   told.push(problems > 0 ? `${count(problems, 'tunnel')} with problems` : 'no problems');
-  byId('announce').textContent = told.join('. ');
+  byId('announce').textContent = printable(told.join('. '));
   waiting = [];
   timer = setTimeout(() => {
     timer = 0;

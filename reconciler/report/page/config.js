@@ -1,6 +1,6 @@
 // The configuration: which revision is in force, whether it is what is live, and what is wrong with a file.
 
-import { byId, setData, setText, setTitle } from './dom.js';
+import { byId, printable, setData, setText, setTitle } from './dom.js';
 import { clock, millis, span } from './words.js';
 
 let shown = '';
@@ -40,6 +40,6 @@ function fileNode(file) {
 
 function element(name, text) {
   const node = document.createElement(name);
-  node.textContent = text;
+  node.textContent = printable(text);
   return node;
 }

@@ -17,8 +17,18 @@ function differs(node, key, value) {
   return true;
 }
 
+// What cannot be seen could hide in a text, or reverse the order in which it is shown. The same as core/printable.py.
+const HIDDEN = /[\p{C}\p{Zl}\p{Zp}\p{Default_Ignorable_Code_Point}\u2800]|(?! )\p{Zs}/gu;
+
+export function printable(text) {
+  return String(text).replace(HIDDEN, (character) => {
+    const code = character.codePointAt(0).toString(16);
+    return character === '\n' ? character : code.length > 4 ? `\\U${code.padStart(8, '0')}` : `\\u${code.padStart(4, '0')}`;
+  });
+}
+
 export function setText(node, value) {
-  if (differs(node, 'text', value)) node.textContent = value;
+  if (differs(node, 'text', value)) node.textContent = printable(value);
 }
 
 export function setHidden(node, value) {
@@ -26,7 +36,7 @@ export function setHidden(node, value) {
 }
 
 export function setTitle(node, value) {
-  if (differs(node, 'title', value)) node.title = value;
+  if (differs(node, 'title', value)) node.title = printable(value);
 }
 
 // A data attribute, for the style sheet; '' takes it away.

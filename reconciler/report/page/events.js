@@ -1,6 +1,6 @@
 // The last events, newest first. They come from the server as they happen; a poll tells what is, an event what was.
 
-import { byId, fromTemplate, setHidden, setPhase } from './dom.js';
+import { byId, fromTemplate, printable, setHidden, setPhase } from './dom.js';
 import { clock, millis } from './words.js';
 
 const KEPT = 60;
@@ -70,9 +70,9 @@ function eventNode(event, at) {
   time.title = new Date(at).toLocaleString();
   const phase = event.phase || 'gone';
   setPhase(node.querySelector('.phase'), phase, event.before && event.before !== phase ? `${event.before} → ${phase}` : phase);
-  node.querySelector('.subject').textContent = event.subject ?? '';
+  node.querySelector('.subject').textContent = printable(event.subject ?? '');
   const message = node.querySelector('.message');
-  message.textContent = [event.reason, event.message].filter(Boolean).join(': ');
+  message.textContent = printable([event.reason, event.message].filter(Boolean).join(': '));
   message.hidden = message.textContent === '';
   return node;
 }
