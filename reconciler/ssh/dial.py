@@ -23,6 +23,7 @@ from reconciler.ssh.attempt import DialFailed, Stage, most_telling
 from reconciler.ssh.debug_log import quiet
 from reconciler.ssh.failures import from_dial, from_lost, no_common
 from reconciler.ssh.files import credential_files, stamp, stamps
+from reconciler.ssh.guard import Guard
 from reconciler.ssh.handshake import Handshake
 from reconciler.ssh.logins import Credentials, collect
 from reconciler.ssh.negotiated import nothing_common
@@ -38,6 +39,7 @@ __all__ = ["DialFailed", "Dialled", "credential_files", "dial", "stamp", "stamps
 class Dialled:
     """A logged-in connection. It closes its jump hosts' connections and its proxy command when it ends.
 
+    guard                 what it may receive; it also tells when bytes arrive, and of key exchanges
     host                  index into access.hop.hosts
     passed_over           why it is none of the hosts before that one: the most telling of their failures
     hops                  the jump hosts' connections, outermost first
@@ -48,6 +50,7 @@ class Dialled:
     """
 
     connection: asyncssh.SSHClientConnection
+    guard: Guard
     host: int
     passed_over: Failure | None
     hops: tuple[asyncssh.SSHClientConnection, ...]
@@ -85,6 +88,8 @@ async def dial(
             top = tower[-1]
             _check_alive(top, str(access.hop.hosts[top.host]))
             top.handshake.hand_over(client())
+            guard = top.handshake.guard
+            assert guard is not None  # it was made with the connection
             logged_in_with = top.handshake.latest
             for reached in tower:
                 reached.handshake.forget()
@@ -94,6 +99,7 @@ async def dial(
             raise
     return Dialled(
         connection=top.connection,
+        guard=guard,
         host=top.host,
         passed_over=top.passed_over,
         hops=tuple(reached.connection for reached in tower[:-1]),

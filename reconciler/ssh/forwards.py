@@ -18,6 +18,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 import asyncssh
+from asyncssh.packet import PacketDecodeError
 
 from reconciler.core.origin import UNIX, Origin, tcp_origin
 from reconciler.core.spec import Endpoint, RemoteTcp, RemoteUnix
@@ -25,7 +26,9 @@ from reconciler.core.spec import Endpoint, RemoteTcp, RemoteUnix
 # Receive window in bytes that a listener's clients begin with: asyncssh has one for all of them, and it is the server
 # that says how many there are. With its first data each gets one of the link's budget.
 WINDOW = 256 << 10
+PORT_MAX = 65535
 _HEARD_MAX = 32  # debug messages kept for one request: a server may send any number
+_MESSAGE_MAX = 1024  # characters of each
 
 _WIDENED = re.compile(r'listen address "([^"]*)" overridden by server GatewayPorts')
 
@@ -35,11 +38,14 @@ Accept = Callable[[Origin], Awaitable[asyncssh.SSHTCPSession[bytes]]]
 
 
 class ListenRefusedError(asyncssh.ChannelListenError):
-    """The server will not listen. `said`: its debug messages meanwhile, which may tell why."""
+    """The server will not listen. `said`: its debug messages meanwhile, which may tell why; `why`: its answer's text,
+    if it has one.
+    """
 
-    def __init__(self, said: str) -> None:
+    def __init__(self, said: str, why: str = "") -> None:
         super().__init__("the server refuses to listen")
         self.said = said
+        self.why = why
 
 
 @dataclass(slots=True, eq=False)
@@ -72,13 +78,18 @@ class Forwards:
         self._closed: dict[RemoteTcp | RemoteUnix, Forward] = {}  # where the server does not cancel
         self._listening: dict[Forward, RemoteTcp | RemoteUnix] = {}
         self._hearing: list[list[str]] = []  # for each request under way, what the server says meanwhile
+        self._why = ""
         self._asking_why = asyncio.Lock()
 
     def heard(self, message: str) -> None:
         """A debug message of the server."""
         for said in self._hearing:
             if len(said) < _HEARD_MAX:
-                said.append(message)
+                said.append(message[:_MESSAGE_MAX])
+
+    def refused(self, why: str) -> None:
+        """The server gave a reason for refusing a request, which RFC 4254 has no place for."""
+        self._why = why[:_MESSAGE_MAX]
 
     async def listen(self, listen: RemoteTcp | RemoteUnix, accept: Accept) -> Forward:
         """Ask the server to listen. Raises ListenRefusedError; asyncssh.Error if the connection is lost."""
@@ -116,6 +127,7 @@ class Forwards:
 
     async def _request(self, listen: RemoteTcp | RemoteUnix, forward: Forward) -> list[str]:
         said = list[str]()
+        self._why = ""
         self._hearing.append(said)
         try:
             match listen:
@@ -130,9 +142,13 @@ class Forwards:
         except asyncssh.ChannelListenError:
             # A connection that is ending refuses too. Its end is heard of in this turn, and whoever asks is cancelled.
             await asyncio.sleep(0)
-            raise ListenRefusedError("\n".join(said)) from None
+            raise ListenRefusedError("\n".join(said), self._why) from None
+        except PacketDecodeError:
+            raise asyncssh.ProtocolError("its answer to a request to listen cannot be decoded") from None
         finally:
             self._hearing = [one for one in self._hearing if one is not said]
+        if (port := forward.listener.get_port()) > PORT_MAX:
+            raise asyncssh.ProtocolError(f"it says that it listens on port {port}")
         return said
 
 

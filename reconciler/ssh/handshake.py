@@ -15,6 +15,8 @@ import asyncssh
 from reconciler.core.status import Failure, Reason
 from reconciler.ssh.attempt import Stage, advised
 from reconciler.ssh.debug_log import unwatch, watch
+from reconciler.ssh.guard import Guard
+from reconciler.ssh.inbound import Inbound
 from reconciler.ssh.logins import Credentials, Offer
 from reconciler.ssh.negotiated import strings
 from reconciler.ssh.trust import HostKeyCheck
@@ -52,6 +54,7 @@ class Handshake(asyncssh.SSHClient):
         self._passwords = list(credentials.passwords)
         self._passwords_by_keyboard = list(credentials.passwords)
         self._connection: asyncssh.SSHClientConnection | None = None
+        self.guard: Guard | None = None
         self._logging_in = False
         self._link: asyncssh.SSHClient | None = None
         self.lost = False
@@ -87,6 +90,8 @@ class Handshake(asyncssh.SSHClient):
 
     def connection_made(self, conn: asyncssh.SSHClientConnection) -> None:
         self._connection = conn
+        below = self.below.guard.inbound if self.below is not None and self.below.guard is not None else None
+        self.guard = Guard(conn, Inbound(conn, below))
         self._overhear(conn)
         if self._debug:
             watch(conn, self._debug)
@@ -94,6 +99,8 @@ class Handshake(asyncssh.SSHClient):
     def connection_lost(self, exc: Exception | None) -> None:
         if self._connection is not None:
             unwatch(self._connection)
+        if self.guard is not None:
+            self.guard.close()
         self.lost, self.error = True, exc
         if self._link is not None:
             self._link.connection_lost(exc)

@@ -81,7 +81,9 @@ class Link:
         self.dialled = dialled
         self.connection = dialled.connection
         self.forwards = Forwards(dialled.connection)
-        self.full = False
+        self._guard = dialled.guard
+        self._inbound = dialled.guard.inbound
+        self._socket_full = False
         self._settings = settings
         self._lost = lost
         self._heard_again = heard
@@ -92,7 +94,6 @@ class Link:
         self._waiting: dict[Relay, None] = {}  # an ordered set
         self._granted = 0
         self._closing = False
-        self._receiving = False
         self._unflushed: list[Relay] = []
         self._hook()
         client.on_lost = self._connection_lost
@@ -105,27 +106,15 @@ class Link:
     def _hook(self) -> None:
         """Take over the connection's flow control and listen in on its life.
 
-        These are methods of asyncio's Protocol, which the transport calls by name; asyncssh's own do nothing
-        (pause_writing, resume_writing) or are called through (data_received). send_packet is asyncssh's own, and calls
-        itself with an SSH_MSG_IGNORE before each packet, as CBC ciphers need it; with others that is half the work.
+        pause_writing and resume_writing are methods of asyncio's Protocol, which the transport calls by name;
+        asyncssh's own do nothing. send_packet is asyncssh's own, and calls itself with an SSH_MSG_IGNORE before each
+        packet, as CBC ciphers need it; with others that is half the work.
         """
         connection = self.connection
-        receive = connection.data_received
-
-        def data_received(data: bytes, datatype: asyncssh.DataType = None) -> None:
-            self._last_heard = self._loop.time()
-            if self._silent:
-                self._silent = False
-                self._heard_again()
-            self._receiving = True
-            try:
-                receive(data, datatype)
-            finally:
-                self._receiving = False
-                unflushed, self._unflushed = self._unflushed, []
-                for relay in unflushed:
-                    relay.flush()
-
+        self._inbound.heard = self._heard
+        self._inbound.worked = self._flush
+        self._guard.exchanged = self._release_more
+        self._guard.refused = self.forwards.refused
         send = connection.send_packet
 
         def send_packet(pkttype: int, *args: bytes, handler: Any = None) -> None:
@@ -134,16 +123,31 @@ class Link:
 
         if not str(connection.get_extra_info("send_cipher")).endswith("-cbc"):
             connection.send_packet = send_packet  # type: ignore[method-assign]  # the hook described above
-        connection.data_received = data_received  # type: ignore[method-assign]  # the hook described above
         connection.pause_writing = self._pause  # type: ignore[method-assign]  # as above
         connection.resume_writing = self._resume  # type: ignore[method-assign]  # as above
 
+    def _heard(self) -> None:
+        self._last_heard = self._loop.time()
+        if self._silent:
+            self._silent = False
+            self._heard_again()
+
+    @property
+    def full(self) -> bool:
+        """Whether what is sent now would only be kept: in the socket's buffer, or until a key exchange ends."""
+        return self._socket_full or self._guard.exchanging
+
     def _pause(self) -> None:
-        self.full = True
+        self._socket_full = True
 
     def _resume(self) -> None:
-        self.full = False
-        self._release_some()
+        self._socket_full = False
+        self._release_more()
+
+    def _flush(self) -> None:
+        unflushed, self._unflushed = self._unflushed, []
+        for relay in unflushed:
+            relay.flush()
 
     def _release_some(self) -> None:
         # A few at a time, in the order in which they came: they read in the next turn of the loop, and if that fills
@@ -159,10 +163,10 @@ class Link:
             self._release_some()
 
     def flushes_later(self, relay: Relay) -> bool:
-        """Inside a read there may be more for this client: it is written when the read has been taken apart."""
-        if self._receiving:
+        """While bytes are parsed there may be more for this client: it is written when that is done."""
+        if self._inbound.working:
             self._unflushed.append(relay)
-        return self._receiving
+        return self._inbound.working
 
     def wait(self, relay: Relay) -> None:
         """Stand in line until the socket has room; the relay has stopped reading."""

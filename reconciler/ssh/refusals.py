@@ -113,9 +113,9 @@ def socks_reply(exc: BaseException) -> int:
 # --- listeners --------------------------------------------------------------------------------------------------
 
 
-def from_listen(exc: BaseException, address: str, *, local: bool, said: str = "") -> Failure:
+def from_listen(exc: BaseException, address: str, *, local: bool, said: str = "", why: str = "") -> Failure:
     """Why nothing listens at `address`. `said` is what the server's debug messages said meanwhile, if anything."""
-    return _local_listen(exc, address) if local else _remote_listen(exc, address, said)
+    return _local_listen(exc, address) if local else _remote_listen(exc, address, said, why)
 
 
 def _local_listen(exc: BaseException, address: str) -> Failure:
@@ -150,10 +150,13 @@ def _taken(address: str) -> Failure:
     return advised(Reason.LOCAL_PORT_IN_USE, happened, f"stop it, or choose another {another}")
 
 
-def _remote_listen(exc: BaseException, address: str, said: str) -> Failure:
+def _remote_listen(exc: BaseException, address: str, said: str, why: str) -> Failure:
     match exc:
         case TimeoutError():
             return Failure(Reason.TIMEOUT, f"the SSH server did not answer the request to listen on {address}")
+        case asyncssh.ChannelListenError() if why:
+            text = f"the SSH server refuses to listen on {address}: it says `{printable(why)}`"
+            return Failure(Reason.FORBIDDEN_BY_SERVER, text)
         case asyncssh.ChannelListenError() if SAYS_FORWARDING_IS_OFF.search(said):
             hint = "see AllowTcpForwarding and PermitListen there; ports below 1024 need root"
             if address.startswith("/"):
@@ -167,6 +170,8 @@ def _remote_listen(exc: BaseException, address: str, said: str) -> Failure:
         case asyncssh.ChannelListenError():
             hint = "the port is in use there, or not allowed (PermitListen)"
             return Failure(Reason.REMOTE_PORT_IN_USE, f"the SSH server refuses to listen on {address}: {hint}")
+        case asyncssh.ProtocolError():
+            return from_lost(exc)
         case asyncssh.DisconnectError() | asyncssh.ChannelOpenError() | OSError():
             return Failure(Reason.CLOSED_BY_SERVER, f"the connection was lost before the server listened on {address}")
         case _:

@@ -208,8 +208,8 @@ class Sockets:
     def _failed(self, record: _Record, error: OSError | asyncssh.Error | ListenRefusedError) -> None:
         key = record.state.key
         self._shut(record)
-        said = error.said if isinstance(error, ListenRefusedError) else ""
-        failure = from_listen(error, str(key.listen), local=not is_remote(key.listen), said=said)
+        said, why = (error.said, error.why) if isinstance(error, ListenRefusedError) else ("", "")
+        failure = from_listen(error, str(key.listen), local=not is_remote(key.listen), said=said, why=why)
         kept_by = self._kept.get(key)
         if failure.reason is Reason.REMOTE_PORT_IN_USE and kept_by is not None and not kept_by.gone:
             text = "the old connection keeps it until its clients have left: this server does not give ports back"
