@@ -54,7 +54,7 @@ def from_dial(exc: BaseException, where: str, stage: Stage = Stage.CONNECT, seco
         case OSError():
             return _not_connected(exc, where)
         case _:
-            return Failure(Reason.INTERNAL, f"dialling {where} failed: {type(exc).__name__}: {printable(str(exc))}")
+            return _unforeseen(exc, where, "dialling")
 
 
 def _timed_out(where: str, stage: Stage, seconds: float) -> Failure:
@@ -175,7 +175,13 @@ def from_lost(exc: Exception | None, where: str = "") -> Failure:
             return Failure(
                 Reason.CLOSED_BY_SERVER, f"{where} closed the connection: restarted, killed, or cut by a firewall"
             )
-        case asyncssh.ProtocolError() | asyncssh.MACError() | asyncssh.KeyExchangeFailed():
+        case (
+            asyncssh.ProtocolError()
+            | asyncssh.MACError()
+            | asyncssh.KeyExchangeFailed()
+            | asyncssh.CompressionError()
+            | asyncssh.HostKeyNotVerifiable()
+        ):
             return Failure(Reason.PROTOCOL, f"{where} broke the SSH protocol: {printable(exc.reason)}")
         case asyncssh.DisconnectError():
             return Failure(Reason.CLOSED_BY_SERVER, f"{where} ended the connection: {printable(exc.reason)}")
@@ -186,6 +192,28 @@ def from_lost(exc: Exception | None, where: str = "") -> Failure:
         case OSError():
             return Failure(Reason.CLOSED_BY_SERVER, f"the connection to {where} broke: {printable(str(exc))}")
         case _:
-            return Failure(
-                Reason.INTERNAL, f"the connection to {where} failed: {type(exc).__name__}: {printable(str(exc))}"
-            )
+            return _unforeseen(exc, where, "the connection to")
+
+
+# --- bytes that are no SSH --------------------------------------------------------------------------------------
+
+
+def raised_by_asyncssh(exc: BaseException) -> bool:
+    """Whether asyncssh failed at what a server sent, rather than a callback of this program within it.
+
+    asyncssh decodes packets without checking everything first: a length that is wrong may become an IndexError.
+    """
+    ours = theirs = -1
+    traceback, depth = exc.__traceback__, 0
+    while traceback is not None:
+        package = str(traceback.tb_frame.f_globals.get("__name__")).partition(".")[0]
+        ours, theirs = (depth if package == "reconciler" else ours), (depth if package == "asyncssh" else theirs)
+        traceback, depth = traceback.tb_next, depth + 1
+    return theirs > ours
+
+
+def _unforeseen(exc: BaseException, where: str, what: str) -> Failure:
+    text = f"{type(exc).__name__}: {printable(str(exc))}"
+    if raised_by_asyncssh(exc):
+        return Failure(Reason.PROTOCOL, f"{where} broke the SSH protocol: a packet cannot be decoded ({text})")
+    return Failure(Reason.INTERNAL, f"{what} {where} failed: {text}")
