@@ -9,7 +9,7 @@ from typing import Any
 
 from reconciler.core.spec import Hop, TrustMode
 from reconciler.core.status import Failure, Reason
-from reconciler.ssh import algorithms
+from reconciler.ssh import algorithms, inflate
 from reconciler.ssh.attempt import DialFailed
 from reconciler.ssh.trust import HostKeyCheck
 
@@ -25,6 +25,7 @@ def options(
         text = f"algorithms names {unknown[0]}, which is not known here: correct the name, or leave it out"
         raise DialFailed(Failure(Reason.PROTOCOL, text))
     name_the_user_for_asyncssh()
+    inflate.install()
     offers = hop.algorithms
     interval, count = keepalive
     return {

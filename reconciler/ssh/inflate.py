@@ -1,0 +1,47 @@
+"""Decompression of what a server sends, with a limit for each packet.
+
+zlib makes up to a thousand bytes of one. asyncssh expands a packet without a limit: 256 KiB became 256 MiB, in one call
+and in one piece of memory. Here a packet may expand to as much as an uncompressed one may hold, as in OpenSSH.
+"""
+
+from __future__ import annotations
+
+import zlib
+from functools import cache
+
+import asyncssh
+from asyncssh import compression
+
+EXPANDED_MAX = 256 << 10  # bytes of one packet: OpenSSH's PACKET_MAX_SIZE and asyncssh's own limit without compression
+
+
+class Decompressor(compression.Decompressor):
+    """One direction of one connection."""
+
+    def __init__(self) -> None:
+        self._stream = zlib.decompressobj()
+
+    def decompress(self, data: bytes) -> bytes:
+        """Expand the payload of one packet. Raises ProtocolError, which ends the connection."""
+        try:
+            expanded = self._stream.decompress(data, EXPANDED_MAX + 1)
+        except zlib.error:
+            raise asyncssh.ProtocolError("a compressed packet cannot be expanded") from None
+        if len(expanded) > EXPANDED_MAX:
+            text = f"a compressed packet of {len(data)} bytes expands to more than {EXPANDED_MAX >> 10} KiB"
+            raise asyncssh.ProtocolError(text)
+        if not expanded:
+            raise asyncssh.ProtocolError("a compressed packet expands to nothing")
+        return expanded
+
+
+@cache
+def install() -> None:
+    """Have asyncssh use this decompressor, for all connections of the process."""
+    for name in (b"zlib@openssh.com", b"zlib"):
+        compressor = type(compression.get_compressor(name))
+        compression.register_compression_alg(
+            name, compressor, Decompressor, compression.get_compression_params(name), default=False
+        )
+        # Registering adds the name to the list of all names, where it is already.
+        compression.get_compression_algs().remove(name)
