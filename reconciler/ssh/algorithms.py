@@ -77,15 +77,22 @@ def kex_offer(algorithms: Algorithms) -> list[str]:
     return list(algorithms.kex) or _available("kex", _KEX)
 
 
-def cipher_offer(algorithms: Algorithms) -> list[str]:
+def cipher_offer(algorithms: Algorithms, *, strict_kex: bool = True) -> list[str]:
+    """`strict_kex`: False to offer only what is safe without it, and what the file names."""
     if algorithms.cipher:
         return list(algorithms.cipher)
+    if not strict_kex:
+        return _available("cipher", (*_AES_GCM, *_AES_CTR))
     fast_first = (*_AES_GCM, *_CHACHA) if cpu_has_aes() else (*_CHACHA, *_AES_GCM)
     return _available("cipher", (*fast_first, *_AES_CTR))
 
 
-def mac_offer(algorithms: Algorithms) -> list[str]:
-    return list(algorithms.mac) or _available("mac", _MAC)
+def mac_offer(algorithms: Algorithms, *, strict_kex: bool = True) -> list[str]:
+    """`strict_kex`: as for ciphers. An encrypt-then-MAC needs it where a CBC cipher may be taken."""
+    if algorithms.mac:
+        return list(algorithms.mac)
+    unsafe = not strict_kex and any(name.endswith("-cbc") for name in algorithms.cipher)
+    return [name for name in _available("mac", _MAC) if not unsafe or "-etm@" not in name]
 
 
 def signature_offer(algorithms: Algorithms) -> list[str]:

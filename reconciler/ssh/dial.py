@@ -187,25 +187,35 @@ async def _reach_any(way: _Way, limit: int) -> _Reached:
 
 async def _reach(way: _Way, endpoint: Endpoint) -> tuple[asyncssh.SSHClientConnection, Handshake]:
     """Connect and log in to this host."""
-    handshake = await _handshake(way, endpoint)
-    check = handshake.check
-    try:
-        return await _attempt(way, endpoint, handshake, certificates=check.wants_certificate), handshake
-    except DialFailed:
-        if not check.foreign_authority_but_known_key:
-            raise
-    # As ssh does: a certificate that means nothing to us does not spoil a key that is known.
-    handshake = await _handshake(way, endpoint)
-    return await _attempt(way, endpoint, handshake, certificates=False), handshake
+    certificates = strict_kex = True
+    failed: DialFailed | None = None
+    while True:
+        handshake = await _handshake(way, endpoint)
+        check = handshake.check
+        certificates = certificates and check.wants_certificate
+        try:
+            tried = _attempt(way, endpoint, handshake, certificates=certificates, strict_kex=strict_kex)
+            return await tried, handshake
+        except DialFailed as error:
+            if certificates and check.foreign_authority_but_known_key:
+                certificates = False  # as ssh does: one that means nothing to us does not spoil a key that is known
+            elif handshake.needs_strict_kex is not None and strict_kex:
+                strict_kex, failed = False, error  # this server may have something that is safe without
+            elif failed is not None and handshake.stage is Stage.KEX:
+                raise failed from None  # it has nothing else
+            else:
+                raise
 
 
 async def _handshake(way: _Way, endpoint: Endpoint) -> Handshake:
     check = await HostKeyCheck.prepare(way.hop.trust, endpoint, way.where(endpoint))
-    return Handshake(check, way.credentials, way.below.handshake if way.below else None, way.debug)
+    return Handshake(
+        check, way.credentials, way.below.handshake if way.below else None, way.debug, algorithms=way.hop.algorithms
+    )
 
 
 async def _attempt(
-    way: _Way, endpoint: Endpoint, handshake: Handshake, *, certificates: bool
+    way: _Way, endpoint: Endpoint, handshake: Handshake, *, certificates: bool, strict_kex: bool
 ) -> asyncssh.SSHClientConnection:
     """One connection, one handshake, one login, within the hop's time. Raises DialFailed; leaves nothing open."""
     where = way.where(endpoint)
@@ -224,7 +234,14 @@ async def _attempt(
                 sock=sock,
                 tunnel=Through(way.below.connection) if way.below else None,
                 client_factory=lambda: handshake,
-                **options(way.hop, way.credentials.methods, handshake.check, way.keepalive, certificates=certificates),
+                **options(
+                    way.hop,
+                    way.credentials.methods,
+                    handshake.check,
+                    way.keepalive,
+                    certificates=certificates,
+                    strict_kex=strict_kex,
+                ),
             )
             await _check_pinned(handshake, connection)
             connection.create_task(give_back(place.pop_all(), connection, way.seconds))
@@ -266,8 +283,8 @@ async def _why(
         return None
     if isinstance(exc, DialFailed):
         return exc.failure
-    if handshake.check.failure is not None:
-        return handshake.check.failure
+    if (found := handshake.needs_strict_kex or handshake.check.failure) is not None:
+        return found
     if isinstance(exc, asyncssh.HostKeyNotVerifiable):
         return handshake.check.certificate_refused(exc.reason)
     if command is not None and handshake.stage <= Stage.BANNER and not isinstance(exc, TimeoutError):

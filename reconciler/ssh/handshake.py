@@ -12,13 +12,14 @@ from collections.abc import Sequence
 
 import asyncssh
 
+from reconciler.core.spec import Algorithms
 from reconciler.core.status import Failure, Reason
 from reconciler.ssh.attempt import Stage, advised
 from reconciler.ssh.debug_log import unwatch, watch
 from reconciler.ssh.guard import Guard
 from reconciler.ssh.inbound import Inbound
 from reconciler.ssh.logins import Credentials, Offer
-from reconciler.ssh.negotiated import strings
+from reconciler.ssh.negotiated import strings, terrapin
 from reconciler.ssh.trust import HostKeyCheck
 from reconciler.ssh.words import printable
 
@@ -37,10 +38,22 @@ class Handshake(asyncssh.SSHClient):
     """See the module."""
 
     def __init__(
-        self, check: HostKeyCheck, credentials: Credentials, below: Handshake | None = None, debug: str = ""
+        self,
+        check: HostKeyCheck,
+        credentials: Credentials,
+        below: Handshake | None = None,
+        debug: str = "",
+        *,
+        algorithms: Algorithms,
     ) -> None:
-        """`debug` is the name under which asyncssh's log of this connection is shown, "" not at all."""
+        """`algorithms`: those that the file names for this hop. `debug`: the name under which asyncssh's log of this
+        connection is shown, "" not at all.
+        """
         self.check = check
+        self.needs_strict_kex: Failure | None = (
+            None  # what was agreed on is unsafe without it, and this server has none
+        )
+        self._algorithms = algorithms
         self._debug = debug
         self.below = below  # of the jump host that carries this connection
         self.offered: list[Offer] = []
@@ -120,7 +133,18 @@ class Handshake(asyncssh.SSHClient):
     # asyncssh.SSHClient: the login
 
     def begin_auth(self, username: str) -> None:
+        """The key exchange is over, and nothing of ours was sent yet."""
+        if self._connection is not None and (found := terrapin(self._connection)) is not None:
+            field, name = found
+            if name not in getattr(self._algorithms, field):
+                self._refuse_weak(field, name)
         self._logging_in = True
+
+    def _refuse_weak(self, field: str, name: str) -> None:
+        happened = f"{self.check.where} does {name} without strict key exchange"
+        fix = f"update that server (CVE-2023-48795), or accept it with algorithms: {{{field}: [{name}]}}"
+        self.needs_strict_kex = advised(Reason.PROTOCOL, f"{happened}, which lets packets be removed (Terrapin)", fix)
+        raise asyncssh.KeyExchangeFailed("strict key exchange is needed")
 
     async def public_key_auth_requested(self) -> list[asyncssh.SSHKeyPair] | None:
         """The next key, one at a time, so that the last one offered is the one that was taken."""

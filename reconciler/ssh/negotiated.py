@@ -55,3 +55,21 @@ def strings(data: bytes, most: int = 4) -> list[bytes]:
         found.append(data[4 : 4 + length])
         data = data[4 + length :]
     return found
+
+
+def terrapin(connection: asyncssh.SSHClientConnection) -> tuple[str, str] | None:
+    """The field of `algorithms` and its name for what was agreed on without strict key exchange, and needs it.
+
+    With ChaCha20, or CBC and an encrypt-then-MAC, an attacker on the way can drop the first packets after the key
+    exchange unnoticed, unless both sides do strict key exchange (CVE-2023-48795).
+    """
+    offers = strings(connection.get_hash_prefix())
+    if len(offers) < 4 or "kex-strict-s-v00@openssh.com" in name_lists(offers[3])[0]:
+        return None  # we always offer it ourselves
+    for direction in ("send", "recv"):
+        cipher, mac = (str(connection.get_extra_info(f"{direction}_{kind}")) for kind in ("cipher", "mac"))
+        if cipher.startswith("chacha20-poly1305"):
+            return "cipher", cipher
+        if cipher.endswith("-cbc") and "-etm@" in mac:
+            return "mac", mac
+    return None

@@ -15,9 +15,16 @@ from reconciler.ssh.trust import HostKeyCheck
 
 
 def options(
-    hop: Hop, methods: tuple[str, ...], check: HostKeyCheck, keepalive: tuple[float, int], *, certificates: bool
+    hop: Hop,
+    methods: tuple[str, ...],
+    check: HostKeyCheck,
+    keepalive: tuple[float, int],
+    *,
+    certificates: bool,
+    strict_kex: bool = True,
 ) -> dict[str, Any]:
-    """Keyword arguments of `asyncssh.connect`. `methods` of authentication in order; `certificates` of hosts wanted.
+    """Keyword arguments of `asyncssh.connect`. `methods` of authentication in order; `certificates` of hosts wanted;
+    `strict_kex`: False for a server that is known not to do it.
 
     Raises DialFailed for an algorithm that nobody here knows.
     """
@@ -47,8 +54,8 @@ def options(
         "x509_trusted_cert_paths": [],
         "server_host_key_algs": algorithms.host_key_offer(offers, check.preferred_types(), certificates=certificates),
         "kex_algs": algorithms.kex_offer(offers),
-        "encryption_algs": algorithms.cipher_offer(offers),
-        "mac_algs": algorithms.mac_offer(offers),
+        "encryption_algs": algorithms.cipher_offer(offers, strict_kex=strict_kex),
+        "mac_algs": algorithms.mac_offer(offers, strict_kex=strict_kex),
         "signature_algs": algorithms.signature_offer(offers),
         "compression_algs": algorithms.compression_offer(compress=hop.compress),
         "connect_timeout": None,  # the deadline is ours

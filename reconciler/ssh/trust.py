@@ -69,7 +69,7 @@ class HostKeyCheck:
         self._believed = True  # when what is known was last looked at again
         self._trust = trust
         self._endpoint = endpoint
-        self._where = where
+        self.where = where
         self._knowledge = known
 
     @classmethod
@@ -129,7 +129,7 @@ class HostKeyCheck:
             return self._refuse(self._changed(key))
         if known.authorities:
             return self._refuse(
-                f"{self._where} shows no certificate of its authority but a plain host key {_shown(key)}: "
+                f"{self.where} shows no certificate of its authority but a plain host key {_shown(key)}: "
                 f"renew the host's certificate, or pin this key"
             )
         return None if self._trust.mode is TrustMode.ACCEPT_NEW else self._refuse(self._unknown(key))
@@ -143,7 +143,7 @@ class HostKeyCheck:
             return True
         ours = ", ".join(known.key.get_fingerprint() for known in self._knowledge.authorities)
         return self._refuse(
-            f"{self._where} shows a host certificate of a foreign authority: {_shown(authority)}, ours is {ours}"
+            f"{self.where} shows a host certificate of a foreign authority: {_shown(authority)}, ours is {ours}"
         )
 
     def certificate_refused(self, said: str) -> Failure:
@@ -157,7 +157,7 @@ class HostKeyCheck:
             said = "it is not valid yet: is the clock right here?"
         elif "revoked" in said:
             said = "its key is marked @revoked"
-        return Failure(Reason.HOST_KEY, f"the host certificate of {self._where} is refused: {printable(said)}")
+        return Failure(Reason.HOST_KEY, f"the host certificate of {self.where} is refused: {printable(said)}")
 
     async def still_trusted(self) -> bool:
         """Whether what was shown would be believed now, after the files changed. Unreadable files change nothing."""
@@ -186,13 +186,13 @@ class HostKeyCheck:
 
     def _revoked(self, key: asyncssh.SSHKey) -> str:
         place = next(known.place for known in self._knowledge.revoked if known.is_key(key))
-        return f"the host key of {self._where} is marked @revoked ({place}): {_shown(key)}; it needs a new one"
+        return f"the host key of {self.where} is marked @revoked ({place}): {_shown(key)}; it needs a new one"
 
     def _changed(self, key: asyncssh.SSHKey) -> str:
         same_type = [known for known in self._knowledge.keys if known.key.algorithm == key.algorithm]
         known = (same_type or self._knowledge.keys)[0]
         return (
-            f"{self._where} shows another host key than the one known: {_shown(key)}, known is {_shown(known.key)} "
+            f"{self.where} shows another host key than the one known: {_shown(key)}, known is {_shown(known.key)} "
             f"({known.place}). If it was reinstalled: {self._how_to_forget(known)}; if not, somebody may be in between"
         )
 
@@ -204,7 +204,7 @@ class HostKeyCheck:
         return f"ssh-keygen -R {shlex.quote(name)} -f {shlex.quote(file)}, and add the new one"
 
     def _unknown(self, key: asyncssh.SSHKey) -> str:
-        unknown = f"the host key of {self._where} is unknown: {_shown(key)}. Compare it with the server's, then"
+        unknown = f"the host key of {self.where} is unknown: {_shown(key)}. Compare it with the server's, then"
         line = f"{lookup_name(self._trust, self._endpoint)} {_public_line(key)}"
         if not self._trust.known_hosts or len(line) > _LINE_MAX:
             return f"{unknown} put it into hostKeys (tunnels trust prints what to paste)"
@@ -213,9 +213,9 @@ class HostKeyCheck:
     async def _pin(self, key: asyncssh.SSHKey) -> bool:
         """Refuses where it cannot pin: accepting any key at every connect is `strictHostKeyChecking: false`."""
         if not self._trust.known_hosts:
-            return self._refuse(f"the host key of {self._where} is new and there is no known_hosts file to pin it in")
+            return self._refuse(f"the host key of {self.where} is new and there is no known_hosts file to pin it in")
         path = self._trust.known_hosts[0]
-        text = f"cannot pin the new host key of {self._where} in {path}"
+        text = f"cannot pin the new host key of {self.where} in {path}"
         try:
             return await FILES.ask(path, lambda: self._pin_alone(key, path), _PIN_TIME)
         except BlockingIOError:  # like a full disk, nothing is wrong with the key: it is tried again
