@@ -118,7 +118,7 @@ async def _fetch(server: Server, environ: Mapping[str, str]) -> Fetched:
                     kex_algs=offers["kex_algs"],
                     server_host_key_algs=offers["server_host_key_algs"],
                 )
-    except (OSError, asyncssh.Error, TimeoutError) as error:
+    except Exception as error:  # what cannot be decoded becomes any kind of exception in asyncssh
         raise DialFailed(from_dial(error, where, stage, server.seconds)) from error
     if key is None:
         raise DialFailed(Failure(Reason.PROTOCOL, f"{where} shows no host key: is it an SSH server?"))
