@@ -1,0 +1,181 @@
+"""A server that misbehaves costs its own link, and nothing else: neighbours, memory, log and later edits are as before.
+
+The program runs as a process with one target on the server of `ssh_server.py` and an unrelated one on a real sshd. The
+unrelated tunnel's echo is measured all the time, beside that of a second process that has no such target: what the
+machine itself takes is told apart in that way. FUZZ_SECONDS for longer, FUZZ_SEED to repeat, FUZZ_ATTACK for one kind.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import random
+import sys
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from support.keys import Keys
+from support.metrics import Scraped
+from support.processes import tied_to_parent
+from support.program import Program, answers, program
+from support.services import EchoServer
+from support.sshd import Sshd
+from support.tunnels import local, remote, socks, target
+from support.wait import eventually, free_port
+
+SECONDS = float(os.environ.get("FUZZ_SECONDS", "8"))
+SEED = int(os.environ.get("FUZZ_SEED", "0") or 0)
+ATTACK = os.environ.get("FUZZ_ATTACK", "")
+MEMORY_MAX = 100  # MiB of growth
+# Seconds that the unrelated tunnel may take longer than the one beside it, but for five of a hundred pings. It is far
+# more than the program needs (the figure is printed): on a machine that others use a busy process waits for its turn.
+EXCESS_MAX = 0.5
+
+
+@dataclass
+class Misbehaving:
+    """The process of the server, and what it says that it did."""
+
+    host: str
+    port: int
+    user: str
+    client_key: Path
+    known_hosts: Path
+    log: Path
+
+    def attacks(self) -> list[str]:
+        return self.log.read_text().splitlines() if self.log.exists() else []
+
+
+@contextlib.asynccontextmanager
+async def misbehaving(directory: Path, keys: Keys) -> AsyncIterator[Misbehaving]:
+    client, host = keys.make("client"), keys.make("host")
+    server = Misbehaving("127.0.0.1", free_port(), "tester", client.private, directory / "known", directory / "attacks")
+    server.known_hosts.write_text(f"[127.0.0.1]:{server.port} {' '.join(host.public_line.split()[:2])}\n")
+    public = directory / "client.pub"
+    public.write_text(client.public_line)
+    script = str(Path(__file__).with_name("ssh_server.py"))
+    command = [
+        sys.executable,
+        "-W",
+        "ignore",
+        script,
+        str(server.port),
+        str(SEED),
+        str(host.private),
+        str(public),
+        ATTACK,
+    ]
+    with server.log.open("wb") as out:
+        process = await asyncio.create_subprocess_exec(*tied_to_parent(command), stdout=out)
+    try:
+        yield server
+    finally:
+        process.kill()
+        await process.wait()
+
+
+@dataclass
+class Pings:
+    """Round trips of the unrelated tunnel and, at the same moments, of the one beside it, in seconds."""
+
+    pairs: list[tuple[float, float]] = field(default_factory=list)
+
+    def excess(self, share: float) -> float:
+        """What the unrelated tunnel took more, but for so large a share of the pings."""
+        ordered = sorted(ours - control for ours, control in self.pairs)
+        return ordered[int(len(ordered) * (1 - share)) - 1]
+
+    async def measure(self, ours: int, control: int) -> None:
+        tunnels = [await asyncio.open_connection("127.0.0.1", port) for port in (ours, control)]
+        try:
+            while True:
+                one, other = await asyncio.gather(*(_ping(*tunnel) for tunnel in tunnels))
+                self.pairs.append((one, other))
+                await asyncio.sleep(0.005)
+        finally:
+            for _, writer in tunnels:
+                writer.close()
+
+
+async def _ping(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> float:
+    began = time.perf_counter()
+    writer.write(b"ping")
+    await reader.readexactly(4)
+    return time.perf_counter() - began
+
+
+async def _be_a_client(port: int) -> None:
+    """Connect again and again, say something, and read what comes, if anything."""
+    while True:
+        with contextlib.suppress(OSError, TimeoutError):
+            async with asyncio.timeout(0.5):
+                reader, writer = await asyncio.open_connection("127.0.0.1", port)
+                try:
+                    writer.write(bytes(random.randrange(1, 200_000)))
+                    await reader.read(1 << 20)
+                finally:
+                    writer.transport.abort()
+        await asyncio.sleep(0.02)
+
+
+async def test_a_server_that_misbehaves_costs_its_own_link_only(sshd: Sshd, tmp_path: Path, keys: Keys) -> None:
+    well, beside, later, page, *attacked = (free_port() for _ in range(7))
+    async with misbehaving(tmp_path, keys) as server, EchoServer() as echo:
+        unrelated = target(sshd, "well") + local("echo", well, echo.port)
+        patience = {"reconnect": "{initial: 50ms, max: 60ms}", "connectTimeout": "5s", "knownHosts": server.known_hosts}
+        fuzzed = ""
+        for number, port in enumerate(attacked):
+            fuzzed += target(server, f"fuzz{number}", compress="true" if number else "false", **patience)
+            fuzzed += local("a", port, 7) + remote("r", free_port(), echo.port) + socks("s", free_port())
+        file, control = tmp_path / "tunnels.yaml", tmp_path / "control.yaml"
+        control.write_text("targets:\n" + target(sshd, "well") + local("echo", beside, echo.port))
+        file.write_text("targets:\n" + unrelated)
+        async with program(file, "--listen", f"127.0.0.1:{page}") as running, program(control):
+            await asyncio.gather(answers(well), answers(beside))
+            memory = running.rss()
+            pings = Pings()
+            async with asyncio.TaskGroup() as tasks:
+                measuring = tasks.create_task(pings.measure(well, beside))
+                await eventually(lambda: len(pings.pairs) > 20)
+                file.write_text("targets:\n" + unrelated + fuzzed)
+                clients = [tasks.create_task(_be_a_client(port)) for port in attacked for _ in range(2)]
+                most = await _watch(running, SECONDS)
+                for task in (measuring, *clients):
+                    task.cancel()
+            file.write_text("targets:\n" + unrelated + local("later", later, echo.port) + fuzzed)
+            await answers(later)
+            metrics = Scraped(await _page(page))
+        attacks = server.attacks()
+        text = running.log_text()
+    usual, worst = pings.excess(0.05), pings.excess(0)
+    grown = (most - memory) >> 20
+    print(f"{len(attacks)} attacks, {usual * 1000:.0f} ms (95 %), {worst * 1000:.0f} ms (most), {grown} MiB")
+    assert len(attacks) > SECONDS
+    assert "Traceback" not in text
+    assert "a fault of this program" not in text
+    for kind in ("target", "tunnel"):
+        assert not any(metrics.values(f"ssh_{kind}_failures_total", reason="internal"))
+    assert grown < MEMORY_MAX
+    assert usual < EXCESS_MAX
+
+
+async def _watch(running: Program, seconds: float) -> int:
+    """The most memory that it has within so many seconds."""
+    end, most = time.monotonic() + seconds, 0
+    while time.monotonic() < end:
+        most = max(most, running.rss())
+        await asyncio.sleep(0.05)
+    return most
+
+
+async def _page(port: int) -> str:
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(b"GET /metrics HTTP/1.0\r\nHost: localhost\r\n\r\n")
+    head, _, body = (await reader.read()).decode().partition("\r\n\r\n")
+    writer.close()
+    assert " 200 " in head.split("\r\n")[0]
+    return body
