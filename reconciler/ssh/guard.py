@@ -88,6 +88,9 @@ class Guard:
 
     def send_packet(self, pkttype: int, *args: bytes, handler: Any = None) -> None:
         """Count what is sent, and send it."""
+        if pkttype > constants.MSG_CHANNEL_OPEN_FAILURE and not self._deferring:  # a channel's: nearly all are
+            self._send(pkttype, *args, handler=handler)
+            return
         waits = pkttype > constants.MSG_KEX_LAST
         if waits and self._deferring and self._deferred >= DEFERRED_MAX:
             self._end("the key exchange does not end, and requests go on")
