@@ -8,7 +8,7 @@ once.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from reconciler.config.assemble import Assembled, assemble
@@ -66,7 +66,7 @@ class Loaded:
     rejected: str
     broken: Mapping[str, str]
     watched: frozenset[str]
-    hidden: Hidden
+    hidden: Hidden = field(compare=False)
 
     @property
     def valid(self) -> bool:

@@ -242,6 +242,12 @@ def chain(length: int) -> str:
     return f"targets:\n{links}  t{length}: {{host: h{length}, agent: true}}\n"
 
 
+def test_two_loads_of_the_same_files_are_equal(folder: Path) -> None:
+    """Also where they hide the values of variables, each in an object of its own."""
+    (folder / "a.yaml").write_text(A.replace("host: a,", "host: '${HOME}',"))
+    assert config(folder).reload() == config(folder).reload()
+
+
 def test_a_chain_of_jump_hosts_without_end_is_an_error_and_holds_up_no_other_file(folder: Path) -> None:
     files = config(folder)
     files.reload()
