@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Sequence
-from ipaddress import IPv4Address, IPv6Address
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import NamedTuple
 
 from hypothesis import strategies as st
@@ -15,7 +15,11 @@ from reconciler.core.access import DestinationRules, SourceRules
 from reconciler.core.origin import tcp_origin
 
 _MAPPED = 0xFFFF << 32
-_NAT64 = 0x64FF9B << 96
+_BEFORE_V4 = (  # the first 96 bits of addresses that end in an IPv4 address
+    *(0, 0xFFFF0000),  # IPv4-compatible, IPv4-translated
+    *(0x64FF9B << 64, 0x0064FF9B0001 << 48),  # NAT64
+    *(0x5EFE, 0xFD00 << 80 | 0x02005EFE, 0xFE80 << 80 | 0x5EFE),  # ISATAP
+)
 
 
 class Net(NamedTuple):
@@ -48,10 +52,15 @@ def unmapped(bits: int, number: int) -> tuple[int, int]:
 # Few values that meet each other, rather than all that there are.
 _BYTES = st.sampled_from([0, 1, 7, 10, 127, 128, 192, 255])
 _V4 = st.builds(lambda *octets: int.from_bytes(octets), _BYTES, _BYTES, _BYTES, _BYTES)
+_V4 |= st.sampled_from([0xA9FEA9FE, 0xA9FE0001, 0x646464C8, 0xA83F8110, 0xC00000C0])  # metadata and link-local
 _V6 = st.one_of(
-    st.builds(lambda high, low: high << 120 | low, st.sampled_from([0x20, 0xFD, 0]), _BYTES),
+    st.builds(lambda high, low: high << 120 | low, st.sampled_from([0x20, 0xFD, 0xFE, 0]), _BYTES),
+    st.sampled_from([0xFE80 << 112 | 1, 0xFD000EC2 << 96 | 0x254, 0xFD2000CE << 96 | 0x254]),
     _V4.map(lambda number: _MAPPED | number),
-    _V4.map(lambda number: _NAT64 | number),
+    st.builds(lambda prefix, number: prefix << 32 | number, st.sampled_from(_BEFORE_V4), _V4),
+    st.builds(lambda number, shift: 0x0064FF9B0001 << 80 | number << shift, _V4, st.sampled_from([0, 24, 32, 40, 48])),
+    _V4.map(lambda number: 0x2002 << 112 | number << 80 | 1),
+    _V4.map(lambda number: 0x20010000 << 96 | number ^ 0xFFFFFFFF),
 )
 _ADDRESSES: SearchStrategy[tuple[int, int]] = st.tuples(st.just(32), _V4) | st.tuples(st.just(128), _V6)
 _NETS = st.one_of(
@@ -85,16 +94,61 @@ def test_sources_are_permitted_as_the_numbers_say(fuzz: Fuzz) -> None:
 # --- destinations by address -----------------------------------------------------------------------------------
 
 
+def embedded(number: int) -> list[int]:
+    """The IPv4 addresses that a connection to this IPv6 one may reach, by the RFCs' layouts of the 16 bytes."""
+    raw = number.to_bytes(16)
+    found = []
+    if raw[:12] in (bytes(12), bytes(8) + b"\xff\xff\0\0") and number > 1:  # RFC 4291 2.5.5.1, RFC 2765 2.1
+        found.append(raw[12:])
+    if raw[:12] == bytes.fromhex("0064ff9b0000000000000000") or raw[:6] == bytes.fromhex("0064ff9b0001"):
+        found.append(raw[12:])  # RFC 6052 2.2, /96
+    if raw[:6] == bytes.fromhex("0064ff9b0001"):  # RFC 8215: /48, /56 and /64, all of them without byte 8
+        found += [raw[6:8] + raw[9:11], raw[7:8] + raw[9:12], raw[9:13]]
+    if raw[:2] == bytes.fromhex("2002"):  # RFC 3056 2
+        found.append(raw[2:6])
+    if raw[:4] == bytes.fromhex("20010000"):  # RFC 4380 4: all bits inverted
+        found.append(bytes(0xFF - byte for byte in raw[12:]))
+    if raw[8:12] in (bytes.fromhex("00005efe"), bytes.fromhex("02005efe")):  # RFC 5214 6.1
+        found.append(raw[12:])
+    return [int.from_bytes(one) for one in found]
+
+
 def faces(bits: int, number: int) -> Sequence[tuple[int, int]]:
     """The addresses that a connection to this one may reach."""
     itself = unmapped(bits, number)
-    if itself == (32, 0):
-        return (itself, (32, 0x7F000001))
+    found = [itself]
+    if itself[0] == 128:
+        found += [(32, inside) for inside in embedded(itself[1])]
+    if (32, 0) in found:
+        found.append((32, 0x7F000001))
     if itself == (128, 0):
-        return (itself, (128, 1))
-    if bits == 128 and number >> 32 == _NAT64 >> 32:
-        return (itself, (32, number & 0xFFFFFFFF))
-    return (itself,)
+        found.append((128, 1))
+    return found
+
+
+# Link-local networks and those of cloud metadata services, as `core/metadata.py` lists them.
+_SPECIAL = tuple(
+    Net(128 if ":" in text else 32, int(ip_address(text)), length)
+    for text, length in (
+        ("169.254.0.0", 16),
+        ("fe80::", 10),
+        ("100.100.100.200", 32),
+        ("168.63.129.16", 32),
+        ("192.0.0.192", 32),
+        ("fd00:ec2::", 32),
+        ("fd00:c1::a9fe:a9fe", 128),
+        ("fd00:42::42", 128),
+        ("fd20:ce::254", 128),
+    )
+)
+
+
+def names(one: Net, bits: int, number: int) -> bool:
+    """Whether an allow rule for this network is about that special address, and not just a wide one around it."""
+    if one.bits == 128 and one.length >= 96 and one.number >> 32 == 0xFFFF:
+        one = Net(32, one.number & 0xFFFFFFFF, one.length - 96)
+    inside = any(special.holds(one.bits, one.number) and one.length >= special.length for special in _SPECIAL)
+    return one.holds(bits, number) and (one.length == one.bits or inside)
 
 
 def rule(one: Net) -> str:
@@ -105,10 +159,12 @@ def assert_destinations_as_the_numbers_say(asked: tuple[list[Net], list[Net], tu
     allow, deny, (bits, number) = asked
     text = str(IPv4Address(number) if bits == 32 else IPv6Address(number))
     permitted = DestinationRules.parse(map(rule, allow), map(rule, deny)).permits(text, 443)
-    denied = any(one.holds(*face) for one in deny for face in faces(bits, number))
-    allowed = any(one.holds(*unmapped(bits, number)) for one in allow)
-    if allow or deny:
-        assert permitted is (not denied and (allowed or not allow))
+    itself, all_faces = unmapped(bits, number), faces(bits, number)
+    denied = any(one.holds(*face) for one in deny for face in all_faces)
+    allowed = any(one.holds(*itself) for one in allow)
+    special = any(one.holds(*face) for one in _SPECIAL for face in all_faces)
+    named = any(names(one, *itself) for one in allow)
+    assert permitted is (not denied and (allowed or not allow) and (named or not special))
 
 
 def test_destinations_are_permitted_as_the_numbers_say(fuzz: Fuzz) -> None:
