@@ -19,13 +19,14 @@ _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 class Expanded(NamedTuple):
     text: str
-    wrong: int  # errors
-    unset: tuple[str, ...]
+    wrong: int  # errors: each mistake is told once for a value, however often it is made there
+    unset: tuple[str, ...]  # each name once: those without a value, then those that may not be read
 
 
 def reference(text: str, prefixes: tuple[str, ...] | None) -> Expanded:
     """What DESIGN section 3 says: `${VAR}`, `${VAR:-default}`, `$$`; a default holds no variable."""
-    made, wrong, unset, at = "", 0, [], 0
+    made, at = "", 0
+    wrong, unset, refused = set[str](), list[str](), list[str]()
     while at < len(text):
         if text.startswith("$$", at):
             made, at = made + "$", at + 2
@@ -38,23 +39,27 @@ def reference(text: str, prefixes: tuple[str, ...] | None) -> Expanded:
         has_default = name is not None and text.startswith(":-", after)
         end = text.find("}", after) if has_default else after
         if name is None or end < 0 or not text.startswith("}", end):
-            made, at, wrong = made + "${", at + 2, wrong + 1
+            made, at = made + "${", at + 2
+            wrong.add("no variable")
             continue
         value = ENVIRON.get(name[0])
         if prefixes is not None and not name[0].startswith(prefixes):
-            made, wrong = made + f"${{{name[0]}}}", wrong + 1
-            unset.append(name[0])
+            made += f"${{{name[0]}}}"
+            wrong.add(f"{name[0]} may not be read")
+            refused.append(name[0])
         elif has_default and not value:
             default = text[after + 2 : end]
-            left = default.replace("$$", "")
-            made, wrong = made + default.replace("$$", "$"), wrong + left.count("${")
+            made += default.replace("$$", "$")
+            if "${" in default.replace("$$", " "):
+                wrong.add("a variable in a default")
         elif value is None:
             made += text[at : end + 1]
             unset.append(name[0])
         else:
             made += value
         at = end + 1
-    return Expanded(made, wrong, tuple(unset))
+    names = (*dict.fromkeys(unset), *dict.fromkeys(refused))
+    return Expanded(made, len(wrong), names)
 
 
 def expanded(text: str, prefixes: tuple[str, ...] | None) -> Expanded:
