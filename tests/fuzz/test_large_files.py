@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 
 from hypothesis import strategies as st
@@ -11,6 +12,7 @@ from fuzz.grammar import odd
 from fuzz.test_loader import load
 
 _LENGTH = 48 << 10  # characters
+_ROUNDS = 5  # at most
 _PIECES = st.lists(
     odd | st.sampled_from(["a", ", ", "a: ", "- a\n", "${A:-", "$${", "${A}", "\\u0000"]), min_size=1, max_size=3
 )
@@ -46,9 +48,13 @@ def assert_linear(asked: tuple[tuple[str, str], list[str]]) -> None:
     """Four times the length takes about four times as long; quadratic would be sixteen times."""
     frame, pieces = asked
     repeated = "".join(pieces) or "a"
-    short = seconds(frame, repeated, _LENGTH // 4)
-    long = seconds(frame, repeated, _LENGTH)
-    assert long < 8 * short + 0.3, f"{short:.2f} s became {long:.2f} s"
+    short = long = math.inf
+    for _ in range(_ROUNDS):  # the least of each: a busy machine makes single runs slower
+        short = min(short, seconds(frame, repeated, _LENGTH // 4))
+        long = min(long, seconds(frame, repeated, _LENGTH))
+        if long < 8 * short + 0.3:
+            return
+    raise AssertionError(f"{short:.2f} s became {long:.2f} s")
 
 
 def test_four_times_the_file_takes_about_four_times_as_long(fuzz: Fuzz) -> None:
