@@ -8,6 +8,7 @@ Tune. Out: `LinkState`s and `Tries`, links for clients (`pick`, `wait`), and the
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
@@ -22,6 +23,8 @@ from reconciler.ssh.flows import Flows
 from reconciler.ssh.link import Link, LinkClient
 from reconciler.ssh.tally import Tally
 from reconciler.system.fault_log import FaultLog
+
+WOKEN_AT_ONCE = 4  # clients that waited for a connection and go on in one turn of the loop
 
 
 @dataclass(slots=True)
@@ -60,7 +63,8 @@ class Links:
         self._loop = asyncio.get_running_loop()
         self._records: dict[int, _Record] = {}
         self._next = 1
-        self._waiting: dict[str, set[asyncio.Future[None]]] = {}
+        self._waiting: dict[str, dict[asyncio.Future[None], None]] = {}  # by target: ordered sets, the oldest first
+        self._woken: deque[asyncio.Future[None]] = deque()
         self._desired = NOTHING
         self.tries: dict[str, Tries] = {}
         self.stamps: dict[str, str] = {}  # by target that has tries: the files it names, as they are now
@@ -199,12 +203,12 @@ class Links:
     async def wait(self, target: str) -> None:
         """Return when a link of this target may have become usable."""
         future = self._loop.create_future()
-        waiting = self._waiting.setdefault(target, set())
-        waiting.add(future)
+        waiting = self._waiting.setdefault(target, {})
+        waiting[future] = None
         try:
             await future
         finally:
-            waiting.discard(future)
+            waiting.pop(future, None)
             if not waiting and self._waiting.get(target) is waiting:
                 del self._waiting[target]
 
@@ -213,9 +217,24 @@ class Links:
         self._changed()
 
     def _wake(self, target: str) -> None:
-        for future in self._waiting.pop(target, ()):
+        """Let those who wait for this target try again, a few in each turn of the loop, in the order of their arrival.
+
+        Each opens a channel: 2,000 of them in one turn stopped the loop for 0.3 s.
+        """
+        is_under_way = bool(self._woken)
+        self._woken.extend(self._waiting.pop(target, ()))
+        if not is_under_way:
+            self._wake_some()
+
+    def _wake_some(self) -> None:
+        left = WOKEN_AT_ONCE
+        while self._woken and left:
+            future = self._woken.popleft()
             if not future.done():
                 future.set_result(None)
+                left -= 1
+        if self._woken:
+            self._loop.call_soon(self._wake_some)
 
     # --- ends --------------------------------------------------------------------------------------------------
 
