@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import re
 import sys
 
@@ -150,6 +151,8 @@ def command(
     """
     logs.set_up(log_level, log_format)
     raise_soft_limit()
+    # What the imports made stays until the end. Without it, a full collection takes a third of the time (about 60 ms).
+    gc.freeze()
     endpoints = Endpoints(listen, control, metric_labels, expose_status, allowed_hosts)
     try:
         code = asyncio.run(_run(config, endpoints, shard, program or (), timeout))

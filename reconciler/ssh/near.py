@@ -114,8 +114,9 @@ class Near(asyncio.BufferedProtocol):
         self.lost = True
         if self.place is not None:
             self.place.give_back()
-        if self.relay is not None:
-            self.relay.near_lost()
+        relay, self.relay = self.relay, None  # they would keep each other until a full collection
+        if relay is not None:
+            relay.near_lost()
         if self._received is not None and not self._received.done():
             self._received.set_exception(ConnectionResetError(_LEFT))
         if self._discarding is not None and not self._discarding.done():
