@@ -151,7 +151,7 @@ def command(
     """
     logs.set_up(log_level, log_format)
     raise_soft_limit()
-    # What the imports made stays until the end. Without it, a full collection takes a third of the time (about 60 ms).
+    # What the imports made stays until the end. To look through it took each full collection 37 ms of processor time.
     gc.freeze()
     endpoints = Endpoints(listen, control, metric_labels, expose_status, allowed_hosts)
     try:
