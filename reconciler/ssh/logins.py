@@ -22,13 +22,15 @@ from reconciler.core.secret import FromFile, Source
 from reconciler.core.spec import AgentLogin, Hop, KeyLogin, Login, PasswordLogin
 from reconciler.core.status import Failure, Reason
 from reconciler.ssh.attempt import Advised, DialFailed, advised
+from reconciler.ssh.key_cost import CostlyKeyError, check_before_decoding, check_decoded
 from reconciler.ssh.reading import read_bytes, read_text
 from reconciler.ssh.words import printable
-from reconciler.system.file_calls import FILES
+from reconciler.system.file_calls import FILES, PathHangsError
 
 _OTHERS_MAY_READ = stat.S_IRWXG | stat.S_IRWXO
 _RSA_SHA512 = b"rsa-sha2-512"
 _FOREVER = 2**64 - 1  # of a certificate without an end
+_DECODE_TIME = 10.0  # seconds for a private key
 _BY_KEY = ("publickey",)
 _BY_PASSWORD = ("password", "keyboard-interactive")
 
@@ -158,7 +160,11 @@ async def _read_key(login: KeyLogin, environ: Mapping[str, str], strict_permissi
         warnings.append(warning)
     passphrase = await read_text(login.passphrase, environ, "the passphrase") if login.passphrase else None
     signed = await read_bytes(login.certificate, environ, "the certificate") if login.certificate else b""
-    offers = await asyncio.to_thread(_offers, login, content, passphrase, signed)  # an encrypted key takes a while
+    try:  # an encrypted key takes a while; what takes too long keeps its own thread, and no other key's
+        offers = await FILES.ask(f"key {login.key}", lambda: _offers(login, content, passphrase, signed), _DECODE_TIME)
+    except PathHangsError:
+        happened = f"decoding the private key {login.key} takes over {_DECODE_TIME:g} s"
+        raise _unfit(happened, "encrypt it with fewer rounds (ssh-keygen -p -a 24)") from None
     return _KeyRead(offers, warnings)
 
 
@@ -186,7 +192,16 @@ def _decoded_key(content: bytes, passphrase: str | None, place: str) -> asyncssh
     if content.startswith(b"PuTTY-User-Key-File"):
         raise _unfit(f"{place} is a PuTTY key", "convert it (puttygen KEY -O private-openssh)")
     try:
-        return asyncssh.import_private_key(content, passphrase)
+        check_before_decoding(content)
+        # Without OpenSSL's examination of the primes: it holds up every thread, for seconds with 4096 bits. ssh leaves
+        # it out as well. A key that is wrong fails to sign.
+        key = asyncssh.import_private_key(content, passphrase, unsafe_skip_rsa_key_validation=True)
+        check_decoded(key)
+    except CostlyKeyError as error:
+        raise _unfit(f"the private key {place} costs too much: {error}", "make another one (ssh-keygen)") from None
+    except RecursionError:
+        happened = f"{place} is no private key that can be read (nested too deeply)"
+        raise _unfit(happened, "see that it is the file as ssh-keygen wrote it, or name another") from None
     except asyncssh.KeyEncryptionError:
         if passphrase:
             raise _unfit(f"the passphrase does not open the private key {place}", "correct `passphrase`") from None
@@ -198,6 +213,7 @@ def _decoded_key(content: bytes, passphrase: str | None, place: str) -> asyncssh
             raise _unfit(f"{place} is a public key", "name the private one") from None
         happened = f"{place} is no private key that can be read ({_safe(error)})"
         raise _unfit(happened, "see that it is the file as ssh-keygen wrote it, or name another") from None
+    return key
 
 
 def _encrypted(place: str) -> tuple[str, str]:

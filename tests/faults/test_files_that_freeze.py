@@ -23,6 +23,7 @@ import pytest
 
 from reconciler.core.status import Phase, Reason
 from reconciler.system import read_file
+from support.costly_keys import bcrypt_key, pkcs8_key, rsa_key
 from support.keys import KeyPair, Keys
 from support.services import EchoServer, connected
 from support.special_files import NOTHING, SPECIAL, put
@@ -188,6 +189,30 @@ async def test_a_configuration_that_becomes_something_else_is_told_and_changes_n
             assert tunnels.links == links
             put(tunnels.file, partial(write, case.text))
             await tunnels.all_up(*("neighbour/echo", "neighbour/proxy"), *(f"{one.lower()}/echo" for one in FIELDS))
+
+
+COSTLY = {
+    "an RSA key of 8,676 bits": (partial(rsa_key, 4253, 4423), "refuses to log in"),
+    "an RSA key of 21,154 bits": (partial(rsa_key, 9941, 11213), "at most 16384"),
+    "a key of 2^32 bcrypt rounds": (partial(bcrypt_key, 2**32 - 1), "hashed 4294967295 times"),
+    "a key of 2^31 PBKDF2 rounds": (partial(pkcs8_key, 2**31 - 1), "hashed 2147483647 times"),
+}
+
+
+@pytest.mark.parametrize("kind", COSTLY)
+async def test_a_key_that_costs_much_to_decode_costs_its_target_only(case: Case, tmp_path: Path, kind: str) -> None:
+    make, said = COSTLY[kind]
+    path = case.named / "costly"
+    path.write_bytes(make())
+    path.chmod(0o600)
+    more = {"privateKey": path, "passphrase": f"{{file: {case.path['passphrase']}}}"}
+    costly = target(case.sshd, "costly", **more) + local("echo", free_port(), case.echo.port)
+    async with running(tmp_path, f"targets:\n{case.neighbour}") as tunnels:
+        await tunnels.all_up()
+        async with undisturbed(case.port):
+            tunnels.edit(f"targets:\n{case.neighbour}{costly}")
+            verdict = await tunnels.until("costly/echo", Phase.DOWN)
+            assert said in verdict.message
 
 
 def write(text: str, path: Path) -> None:
