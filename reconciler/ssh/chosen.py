@@ -12,7 +12,11 @@ from collections.abc import Collection
 
 from reconciler.core.addresses import is_choice
 from reconciler.core.spec import Listen, LocalUnix, RemoteUnix, TunnelSpec
+from reconciler.system.file_calls import FileCalls
 from reconciler.system.port_file import write_port_file
+
+_WRITE_TIME = 86_400.0  # seconds: it is written whenever the file system answers, and nothing waits for it
+_CALLS = FileCalls()  # threads of their own: writes that hang must not take those that read keys
 
 log = logging.getLogger(__name__)
 
@@ -50,10 +54,9 @@ class ChosenPorts:
         if before is not None:  # the file must end with the port that was written last
             await asyncio.wait({before})
         try:
-            await asyncio.get_running_loop().run_in_executor(None, write_port_file, path, port)
-        except (OSError, RuntimeError) as error:  # RuntimeError: no thread can be started
-            why = error.strerror if isinstance(error, OSError) else str(error)
-            return f"its `portFile` {path} is not written: {why or error}"
+            await _CALLS.ask(path, lambda: write_port_file(path, port), _WRITE_TIME)
+        except OSError as error:
+            return f"its `portFile` {path} is not written: {error.strerror or error}"
         return ""
 
     def _forget_write(self, path: str, done: asyncio.Task[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 import socket
@@ -14,6 +15,7 @@ import pytest
 from reconciler.core.status import Phase
 from reconciler.ssh import chosen, sockets
 from reconciler.system.port_file import write_port_file
+from reconciler.system.threads import Threads
 from support.endpoints import whole
 from support.program import answers, program
 from support.services import EchoServer, connected, exchange
@@ -179,6 +181,28 @@ async def test_a_file_system_that_does_not_answer_holds_nothing_up(
             answering.set()
         await eventually(lambda: _told(tunnels, "server/echo", ""))
         assert written.read_text() == f"{tunnels.bound_port('server/echo')}\n"
+
+
+async def test_port_files_that_hang_take_nobody_elses_threads(
+    sshd: Sshd, echo: EchoServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answering = threading.Event()
+    monkeypatch.setattr(chosen, "write_port_file", lambda *_: answering.wait(120))
+    monkeypatch.setattr(sockets, "PORT_FILE_WITHIN", 0.2)
+    asyncio.get_running_loop().set_default_executor(Threads(4))  # `tunnels run` has 32
+    many = [local(f"p{number}", 0, echo.port, portFile=tmp_path / f"p{number}") for number in range(8)]
+    async with running(tmp_path, file(sshd, *many)) as tunnels:
+        try:
+            await tunnels.all_up()
+            port = free_port()
+            tunnels.edit(file(sshd, *many, local("new", port, echo.port)))
+            await tunnels.until("server/new", Phase.UP)
+            link = tunnels.links
+            tunnels.restart("server")  # reads and decodes the key
+            await eventually(lambda: tunnels.links and not set(tunnels.links) & set(link))
+            await answers(port)
+        finally:
+            answering.set()
 
 
 async def test_a_killed_process_finds_its_port_file_again(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> None:
