@@ -13,6 +13,7 @@ import asyncio
 import contextlib
 import hashlib
 import os
+import stat
 import threading
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import aclosing
@@ -25,7 +26,7 @@ from watchfiles import awatch
 
 from reconciler.config.files import STDIN, is_utf8, listing
 from reconciler.system.file_calls import FILES
-from reconciler.system.read_file import NotRegularFileError, read_regular
+from reconciler.system.read_file import NotRegularFileError, digest_regular
 
 _INTERVAL = 2.0
 _SETTLE = 0.02  # a file that is being written is read again until it stays the same,
@@ -217,7 +218,7 @@ def _contents(paths: Iterable[str]) -> dict[str, bytes | None]:
 
 def _digest(path: str) -> bytes:
     try:
-        return hashlib.sha256(read_regular(path, _MAX)).digest()
+        return digest_regular(path, _MAX)
     except NotRegularFileError as error:  # one that becomes something else, or becomes a file again, has changed
         return f"{error.strerror}".encode()
 
@@ -229,27 +230,40 @@ def _places(paths: Iterable[str]) -> list[str]:
 
 
 def _places_of(path: str) -> set[str]:
-    found = _on_the_way(Path(path).absolute(), _MAX_HOPS, set())
+    found = _on_the_way(Path(path).absolute())
     if os.path.isfile(path):  # noqa: PTH113 - Path.is_file raises in a directory that may not be searched
         found.add(path)
     return set(filter(is_utf8, found))
 
 
-def _on_the_way(path: Path, hops: int, passed: set[Path]) -> set[str]:
-    """The directory of the path, of each link that its parts go through, and of what these point to."""
-    if path in passed:
-        return set()
-    passed.add(path)
-    found = {str(_existing(path if path.is_dir() else path.parent))}
-    for part in (path, *path.parents):
-        if not part.is_symlink() or not hops:
+def _on_the_way(path: Path) -> set[str]:
+    """The directory of what the path leads to, and of each link on the way, resolved one part after the other.
+
+    Each link is looked at once, as the kernel does. Of a path that leads nowhere, the last directory that is there
+    counts: what is missing appears in it.
+    """
+    found: set[str] = set()
+    at, left, links = path.anchor, list(reversed(path.parts[1:])), 0
+    while left:
+        part = left.pop()
+        if part == os.pardir:
+            at = os.path.dirname(at)  # noqa: PTH120 - of a resolved path, at each of its parts
             continue
-        found.add(str(part.parent))
-        target = part.parent / part.readlink()
-        found |= _on_the_way(target / path.relative_to(part), hops - 1, passed)
-    return found
-
-
-def _existing(directory: Path) -> Path:
-    """The directory, or the nearest one above it that is there to see it appear."""
-    return next(one for one in (directory, *directory.parents) if one.is_dir())
+        here = os.path.join(at, part)  # noqa: PTH118
+        try:
+            mode = os.lstat(here).st_mode
+            target = Path(os.readlink(here)) if stat.S_ISLNK(mode) else None  # noqa: PTH115 - beside os.lstat
+        except OSError:
+            break
+        if target is not None:
+            found.add(at)
+            links += 1
+            if links > _MAX_HOPS:
+                break
+            at = target.anchor or at
+            left += reversed(target.parts[1:] if target.anchor else target.parts)
+        elif stat.S_ISDIR(mode):
+            at = here
+        else:
+            break
+    return found | {at}

@@ -15,7 +15,7 @@ from reconciler.core.secret import FromEnv, FromFile, Source
 from reconciler.core.spec import Access, AgentLogin, Hop, KeyLogin, PasswordLogin
 from reconciler.ssh.logins import agent_socket
 from reconciler.system.file_calls import FILES
-from reconciler.system.read_file import NotRegularFileError, read_regular
+from reconciler.system.read_file import NotRegularFileError, digest_regular
 
 KNOWN_HOSTS_MAX = 16 << 20  # bytes: some 100,000 lines
 _State = tuple[int, int, int, int, int]
@@ -77,7 +77,7 @@ def _digest(path: str) -> bytes:
         kept = _digests.get(path)
         if kept is not None and kept[0] == state:
             return kept[1]
-        digest = hashlib.sha256(read_regular(path, KNOWN_HOSTS_MAX)).digest()
+        digest = digest_regular(path, KNOWN_HOSTS_MAX)
     except NotRegularFileError as error:
         return f"{error.strerror}".encode()
     except ValueError:

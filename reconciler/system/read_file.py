@@ -11,12 +11,14 @@ them in a thread, with a deadline.
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 _CHUNK = 1 << 20  # bytes for each read call
+_DIGEST_CHUNK = 1 << 16  # of what is not kept
 
 _KINDS: tuple[tuple[Callable[[int], bool], str], ...] = (
     (stat.S_ISDIR, "a directory"),
@@ -66,16 +68,34 @@ def read_regular(path: str, limit: int, within: str = "") -> bytes:
     size is counted while reading, because files under /proc report a size of 0. Some of those block: with O_NONBLOCK
     they raise BlockingIOError instead.
     """
+    content = bytearray()
+    for chunk in _chunks(path, limit, within, _CHUNK):
+        content += chunk
+    return bytes(content)
+
+
+def digest_regular(path: str, limit: int) -> bytes:
+    """Return the SHA-256 of a regular file of at most `limit` bytes. Raises as `read_regular` does.
+
+    The content is not kept: hundreds of large files may be looked at at once, each in its thread.
+    """
+    digest = hashlib.sha256()
+    for chunk in _chunks(path, limit, "", _DIGEST_CHUNK):
+        digest.update(chunk)
+    return digest.digest()
+
+
+def _chunks(path: str, limit: int, within: str, size: int) -> Iterator[bytes]:
     descriptor = open_regular(path)
     try:
         if within:
             _require_inside(descriptor, path, within)
-        content = bytearray()
-        while chunk := os.read(descriptor, min(_CHUNK, limit + 1 - len(content))):
-            content += chunk
-            if len(content) > limit:
+        left = limit
+        while chunk := os.read(descriptor, min(size, left + 1)):
+            left -= len(chunk)
+            if left < 0:
                 raise FileTooLargeError(errno.EFBIG, f"larger than {_shown_size(limit)}", path)
-        return bytes(content)
+            yield chunk
     finally:
         os.close(descriptor)
 

@@ -244,3 +244,28 @@ async def test_what_a_load_could_not_read_is_looked_at_again_once(config: Path) 
         assert await asyncio.wait_for(anext(watcher), WITHIN) == changed(config / "a.yaml", config / "b.yaml")
         (config / "b.yaml").write_text("3")
         assert await asyncio.wait_for(anext(watcher), WITHIN) == changed(config / "b.yaml")
+
+
+def test_links_that_lead_in_circles_cost_no_more_than_their_number(tmp_path: Path) -> None:
+    links = [f"l{number}" for number in range(30)]
+    for name in links:
+        (tmp_path / name).symlink_to(".")
+    path = tmp_path.joinpath(*links, "key")
+    (tmp_path / "key").write_text("a key")
+    assert path.read_text() == "a key"
+    assert watch._places_of(str(path)) == {str(tmp_path), str(path)}
+
+
+def test_each_directory_on_the_way_of_links_is_a_place_to_watch(tmp_path: Path) -> None:
+    for name in ("a", "b/deep", "c"):
+        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / "c" / "file").write_text("x")
+    (tmp_path / "b" / "deep" / "hop").symlink_to("../../c/file")
+    (tmp_path / "a" / "directory").symlink_to(tmp_path / "b" / "deep")
+    path = tmp_path / "a" / "directory" / "hop"
+    places = {str(tmp_path / name) for name in ("a", "b/deep", "c")}
+    assert watch._places_of(str(path)) == places | {str(path)}
+    (tmp_path / "c" / "file").unlink()
+    assert watch._places_of(str(path)) == places
+    (tmp_path / "c").rmdir()
+    assert watch._places_of(str(path)) == {str(tmp_path / name) for name in ("a", "b/deep", "")}

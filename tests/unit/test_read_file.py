@@ -1,12 +1,20 @@
 """Reading a path that a configuration names, whatever stands there."""
 
+import hashlib
 import os
 import socket
+import tracemalloc
 from pathlib import Path
 
 import pytest
 
-from reconciler.system.read_file import FileTooLargeError, NotRegularFileError, open_regular, read_regular
+from reconciler.system.read_file import (
+    FileTooLargeError,
+    NotRegularFileError,
+    digest_regular,
+    open_regular,
+    read_regular,
+)
 
 
 def open_descriptors() -> int:
@@ -76,3 +84,18 @@ def test_a_file_that_becomes_a_pipe_after_the_check_does_not_block(
 def test_a_missing_file_raises_file_not_found(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         read_regular(str(tmp_path / "missing"), 10)
+
+
+def test_a_digest_is_that_of_the_content_and_keeps_nothing_of_it(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    content = b"content" * (1 << 20)
+    file.write_bytes(content)
+    expected = hashlib.sha256(content).digest()
+    tracemalloc.start()
+    try:
+        assert digest_regular(str(file), len(content)) == expected
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()
+    with pytest.raises(FileTooLargeError, match="larger than"):
+        digest_regular(str(file), len(content) - 1)
