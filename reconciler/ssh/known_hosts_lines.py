@@ -20,7 +20,7 @@ import hmac
 import re
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import asyncssh
@@ -45,11 +45,12 @@ class TooMuchError(Exception):
 
 
 class Deadline:
-    """A moment on the monotonic clock, looked at now and then."""
+    """A limit for the processor time of the thread, looked at now and then; `pause` is called at each look."""
 
-    def __init__(self, seconds: float) -> None:
+    def __init__(self, seconds: float, pause: Callable[[], None] = lambda: None) -> None:
         self._seconds = seconds
-        self._at = time.monotonic() + seconds
+        self._pause = pause
+        self._at = time.thread_time() + seconds
         self._steps = 0
 
     def spend(self, steps: int = 1) -> None:
@@ -57,8 +58,9 @@ class Deadline:
         self._steps += steps
         if self._steps >= _CHECK_EVERY:
             self._steps = 0
-            if time.monotonic() > self._at:
+            if time.thread_time() > self._at:
                 raise TooMuchError(f"looking through it takes over {self._seconds:g} s")
+            self._pause()
 
 
 @dataclass(frozen=True, slots=True)

@@ -191,6 +191,26 @@ async def test_a_configuration_that_becomes_something_else_is_told_and_changes_n
             await tunnels.all_up(*("neighbour/echo", "neighbour/proxy"), *(f"{one.lower()}/echo" for one in FIELDS))
 
 
+async def test_known_hosts_that_take_long_do_not_delay_other_targets(case: Case, tmp_path: Path) -> None:
+    slow = case.named / "slow"
+    slow.write_bytes(b",".join([b"*" + b"1" * 120 + b"x"] * 8000) + b" ssh-ed25519 AAAA\n")
+    alias = "1" * 250
+    many = "".join(
+        target(case.sshd, f"slow{number}", knownHosts=slow, hostKeyAlias=f'"{alias}"')
+        + local("echo", free_port(), case.echo.port)
+        for number in range(12)
+    )
+    async with running(tmp_path, f"targets:\n{case.neighbour}") as tunnels:
+        await tunnels.all_up()
+        (before,) = tunnels.links
+        async with undisturbed(case.port):
+            tunnels.edit(f"targets:\n{case.neighbour}{many}")
+            await eventually(lambda: tunnels.verdict("slow11/echo") is not None)
+            tunnels.restart("neighbour")
+            is_new = lambda: any(one.target == "neighbour" and one is not before for one in tunnels.links)  # noqa: E731
+            await eventually(is_new, within=12.0)  # each of the others takes 10 s of processor time
+
+
 COSTLY = {
     "an RSA key of 8,676 bits": (partial(rsa_key, 4253, 4423), "refuses to log in"),
     "an RSA key of 21,154 bits": (partial(rsa_key, 9941, 11213), "at most 16384"),
