@@ -199,8 +199,8 @@ def _decoded_key(content: bytes, passphrase: str | None, place: str) -> asyncssh
         check_decoded(key)
     except CostlyKeyError as error:
         raise _unfit(f"the private key {place} costs too much: {error}", "make another one (ssh-keygen)") from None
-    except RecursionError:
-        happened = f"{place} is no private key that can be read (nested too deeply)"
+    except (ArithmeticError, LookupError, RecursionError, TypeError):  # asyncssh's decoders, on what no program writes
+        happened = f"{place} is no private key that can be read (its figures make no sense)"
         raise _unfit(happened, "see that it is the file as ssh-keygen wrote it, or name another") from None
     except asyncssh.KeyEncryptionError:
         if passphrase:

@@ -7,7 +7,9 @@ import base64
 import asyncssh
 import pytest
 
+from reconciler.ssh.attempt import DialFailed
 from reconciler.ssh.key_cost import CostlyKeyError, check_before_decoding, check_decoded
+from reconciler.ssh.logins import _decoded_key
 from support.costly_keys import bcrypt_key, pkcs8_key, rsa_key
 
 
@@ -50,3 +52,18 @@ def test_an_rsa_key_larger_than_ssh_reads_is_refused() -> None:
     key = asyncssh.import_private_key(rsa_key(9689, 9941), unsafe_skip_rsa_key_validation=True)
     with pytest.raises(CostlyKeyError, match="at most 16384"):
         check_decoded(key)
+
+
+def nested(depth: int) -> bytes:
+    """A DER sequence in a sequence, and so on."""
+    made = b""
+    for _ in range(depth):
+        size = len(made).to_bytes(4)
+        made = b"\x30\x84" + size + made
+    return made
+
+
+@pytest.mark.parametrize("content", [nested(3000), armoured(nested(3000)), pkcs8_key(2**32 - 2048)])
+def test_a_key_with_senseless_figures_is_a_key_that_cannot_be_read(content: bytes) -> None:
+    with pytest.raises(DialFailed, match="no private key that can be read"):
+        _decoded_key(content, "secret", "the key")
