@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import os
 import secrets
 import stat
@@ -21,10 +20,12 @@ from pathlib import Path
 
 from reconciler.ssh.files import KNOWN_HOSTS_MAX
 from reconciler.ssh.known_hosts import foreign_line
+from reconciler.system import path_lock
 from reconciler.system.file_calls import read
 
 _LOCK_TRIES = 100  # of another process, which needs the lock for reading and writing one small file
 _LOCK_PAUSE = 0.02  # seconds
+_NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EBADF)  # of a file system
 _TO_DIRECTORY = getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _TO_READ = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_NOFOLLOW | os.O_CLOEXEC
 _TO_MAKE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -97,7 +98,7 @@ def opened(path: str) -> Iterator[Opened]:
     with contextlib.ExitStack() as stack:
         descriptor = _open_directory(directory)
         stack.callback(os.close, descriptor)
-        stack.enter_context(_locked(descriptor))
+        stack.enter_context(_locked(descriptor, name))
         content, status = _read(descriptor, name)
         if status is None and not is_default:
             raise FileNotFoundError(errno.ENOENT, "there is no such file", path)
@@ -122,37 +123,34 @@ def _open_directory(path: str) -> int:
 
 
 @contextlib.contextmanager
-def _locked(directory: int) -> Iterator[None]:
-    """Alone among those who add to files of this directory. Raises BlockingIOError where another one stays.
+def _locked(directory: int, name: str) -> Iterator[None]:
+    """Alone among those who add to this file. Raises BlockingIOError where another one stays.
 
-    The directory is locked because the file is replaced: a lock on it would be on the one that is gone. Where a
-    directory cannot be locked (NFS takes a lock only on what is open for writing; one that may not be listed cannot be
-    opened) a change by another process is noticed before the file is replaced.
+    The lock is a file of this user's beside it: known_hosts itself is replaced, and a directory that others may read
+    could be locked by them. Where files cannot be locked a change by another process is noticed before the file is
+    replaced.
     """
+    lock = _lock(directory, name)
     try:
-        descriptor = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=directory)
-    except PermissionError:
-        yield
-        return
-    try:
-        _lock(descriptor)
         yield
     finally:
-        os.close(descriptor)  # which ends the lock
+        if lock is not None:
+            with contextlib.suppress(OSError):
+                path_lock.unlink(directory, name, lock)
+            os.close(lock)
 
 
-def _lock(descriptor: int) -> None:
-    for tries_left in reversed(range(_LOCK_TRIES)):
+def _lock(directory: int, name: str) -> int | None:
+    for _ in range(_LOCK_TRIES):
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if not tries_left:
+            return path_lock.acquire(directory, name)
+        except OSError as error:
+            if error.errno in _NO_LOCKS:
+                return None
+            if error.errno != errno.EADDRINUSE:
                 raise
-            time.sleep(_LOCK_PAUSE)
-        except OSError:
-            return
-        else:
-            return
+        time.sleep(_LOCK_PAUSE)
+    raise BlockingIOError(errno.EAGAIN, "another process holds its lock", name)
 
 
 def _read(directory: int, name: str) -> tuple[bytes, os.stat_result | None]:

@@ -222,7 +222,7 @@ class HostKeyCheck:
         try:
             return await FILES.ask(path, lambda: self._pin_alone(key, path), _PIN_TIME)
         except BlockingIOError:  # like a full disk, nothing is wrong with the key: it is tried again
-            locked = "another process holds its directory locked, or changed it; it is tried again"
+            locked = "another process holds its lock, or changed it; it is tried again"
             return self._refuse(f"{text}: {locked}", Reason.RESOURCES)
         except FileNotFoundError:
             make = f"create the file (touch), name {default_path() or 'another one'}, or pin the key with hostKeys"

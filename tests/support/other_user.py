@@ -1,6 +1,6 @@
 """Another user's process on this machine, for tests of what a local user must not be able to do. Needs root.
 
-In: Python source that runs as the user `nobody`; os, socket, sys, time and stat are imported. It tells with
+In: Python source that runs as the user `nobody`; fcntl, os, socket, stat, sys and time are imported. It tells with
 `print("ready", flush=True)` that it has begun. Out: the process, ended when the block is left.
 """
 
@@ -22,7 +22,7 @@ needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can start a
 
 # The imports come first: the interpreter's files need not be readable for the other user.
 _BECOME = f"""
-import os, socket, stat, sys, time
+import fcntl, os, socket, stat, sys, time
 os.setgroups([])
 os.setgid({NOBODY})
 os.setuid({NOBODY})

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import os
 import socket
 import stat
@@ -24,6 +23,8 @@ from reconciler.ssh.known_hosts import Knowledge, foreign_line
 from reconciler.ssh.known_hosts_file import opened
 from reconciler.ssh.known_hosts_lines import Deadline, matches
 from reconciler.ssh.trust import HostKeyCheck
+from reconciler.system import path_lock
+from support.other_user import needs_root, other_user, shared_directory
 
 KEY, OTHER = (asyncssh.generate_private_key("ssh-ed25519").export_public_key().decode().strip() for _ in range(2))
 WITHIN = 30.0
@@ -410,18 +411,38 @@ async def test_a_key_is_pinned_by_nobody_else_while_one_reads_and_writes(tmp_pat
     real.touch()
     path.symlink_to(real)
     check = await accept_new(path)
-    other_process = os.open(real.parent, os.O_RDONLY)
+    directory = os.open(real.parent, os.O_RDONLY)
+    other_process = path_lock.acquire(directory, real.name)
     try:
-        fcntl.flock(other_process, fcntl.LOCK_EX)
         assert not await believes(check, SHOWN)
         assert check.failure is not None
         assert check.failure.reason is Reason.RESOURCES, "it is tried again without anybody's help"
-        assert "another process holds its directory locked" in check.failure.message
+        assert "another process holds its lock" in check.failure.message
         assert real.read_text() == ""
     finally:
         os.close(other_process)
+        os.close(directory)
     assert await believes(await accept_new(path), SHOWN)
     assert is_pinned(real)
+    assert [one.name for one in real.parent.iterdir()] == [real.name]
+
+
+@needs_root
+async def test_another_user_cannot_keep_a_key_from_being_pinned() -> None:
+    lock = """
+directory = os.open(sys.argv[1], os.O_RDONLY)
+fcntl.flock(directory, fcntl.LOCK_EX)
+known = os.open(sys.argv[1] + "/known", os.O_RDONLY)
+fcntl.flock(known, fcntl.LOCK_EX)
+print("ready", flush=True)
+time.sleep(60)
+"""
+    with shared_directory(mode=0o755) as directory:
+        path = directory / "known"
+        path.touch(0o644)
+        with other_user(lock, directory):
+            assert await believes(await accept_new(path), SHOWN)
+        assert is_pinned(path)
 
 
 async def test_of_many_keys_shown_at_once_one_is_pinned(path: Path) -> None:
