@@ -8,6 +8,7 @@ import re
 import shlex
 import sys
 from collections.abc import Iterable, Iterator
+from typing import TextIO
 
 import click
 import yaml
@@ -19,6 +20,7 @@ from reconciler.cli.table import clean
 from reconciler.config.files import find
 from reconciler.config.load import Loaded, load_text
 from reconciler.config.options import Options
+from reconciler.config.read import MAX_BYTES, TOO_LARGE
 from reconciler.core.addresses import Addresses
 
 _NAME_MAX = 63
@@ -79,6 +81,13 @@ def _text(path: str) -> str:
     return found.data.decode("utf-8", "replace")
 
 
+def _all(given: TextIO) -> str:
+    text = given.read(MAX_BYTES + 1)
+    if len(text) > MAX_BYTES:
+        raise Trouble(f"<stdin>: {TOO_LARGE}")
+    return text
+
+
 def _asked(words: tuple[str, ...], config: SshConfig, lost: list[str]) -> Iterator[Asked]:
     """What is to be carried over; what is no ssh command is told in `lost`."""
     if words:
@@ -94,7 +103,7 @@ def _asked(words: tuple[str, ...], config: SshConfig, lost: list[str]) -> Iterat
         given = sys.stdin or io.StringIO()  # it may be closed
         if given.isatty():
             click.echo("reading ssh command lines from the terminal, one on each line; Ctrl-D ends", err=True)
-        lines = ((f"line {number}", line) for number, line in lines_of(given.read()))
+        lines = ((f"line {number}", line) for number, line in lines_of(_all(given)))
     for where, line in lines:
         try:
             yield command_line(line, where)

@@ -39,3 +39,9 @@ def test_whatever_the_line_what_is_written_is_valid(words: list[str], commands: 
 def test_text_of_any_kind_is_read_or_refused(text: str) -> None:
     result = CliRunner().invoke(command, [], input=text)
     assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+
+
+def test_an_endless_input_is_refused() -> None:
+    result = CliRunner().invoke(command, input="# a comment\n" * 100_000)
+    assert result.exit_code == 1
+    assert "larger than" in result.output
