@@ -25,12 +25,14 @@ from reconciler.ssh.attempt import Advised, DialFailed, advised
 from reconciler.ssh.key_cost import CostlyKeyError, check_before_decoding, check_decoded
 from reconciler.ssh.reading import read_bytes, read_text
 from reconciler.ssh.words import printable
-from reconciler.system.file_calls import FILES, PathHangsError
+from reconciler.system.file_calls import FILES
+from reconciler.system.threads import Threads
 
 _OTHERS_MAY_READ = stat.S_IRWXG | stat.S_IRWXO
 _RSA_SHA512 = b"rsa-sha2-512"
 _FOREVER = 2**64 - 1  # of a certificate without an end
-_DECODE_TIME = 10.0  # seconds for a private key
+# Decoding an encrypted key takes a while: it delays neither plain keys nor what the default executor does.
+_PLAIN, _ENCRYPTED = Threads(4), Threads(32)
 _BY_KEY = ("publickey",)
 _BY_PASSWORD = ("password", "keyboard-interactive")
 
@@ -160,11 +162,9 @@ async def _read_key(login: KeyLogin, environ: Mapping[str, str], strict_permissi
         warnings.append(warning)
     passphrase = await read_text(login.passphrase, environ, "the passphrase") if login.passphrase else None
     signed = await read_bytes(login.certificate, environ, "the certificate") if login.certificate else b""
-    try:  # an encrypted key takes a while; what takes too long keeps its own thread, and no other key's
-        offers = await FILES.ask(f"key {login.key}", lambda: _offers(login, content, passphrase, signed), _DECODE_TIME)
-    except PathHangsError:
-        happened = f"decoding the private key {login.key} takes over {_DECODE_TIME:g} s"
-        raise _unfit(happened, "encrypt it with fewer rounds (ssh-keygen -p -a 24)") from None
+    threads = _PLAIN if passphrase is None else _ENCRYPTED
+    loop = asyncio.get_running_loop()
+    offers = await loop.run_in_executor(threads, _offers, login, content, passphrase, signed)
     return _KeyRead(offers, warnings)
 
 
