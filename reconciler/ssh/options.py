@@ -9,7 +9,7 @@ from typing import Any
 
 from reconciler.core.spec import Hop, TrustMode
 from reconciler.core.status import Failure, Reason
-from reconciler.ssh import algorithms, inflate
+from reconciler.ssh import algorithms, group_exchange, inflate
 from reconciler.ssh.attempt import DialFailed
 from reconciler.ssh.trust import HostKeyCheck
 
@@ -33,6 +33,7 @@ def options(
         raise DialFailed(Failure(Reason.PROTOCOL, text))
     name_the_user_for_asyncssh()
     inflate.install()
+    group_exchange.install()
     offers = hop.algorithms
     interval, count = keepalive
     return {
