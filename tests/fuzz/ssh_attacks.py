@@ -143,9 +143,10 @@ async def flood_of_large_packets(conn: Any, rng: random.Random) -> None:
 
 async def compression_bomb(conn: Any, _: random.Random) -> None:
     """A packet that expands a thousandfold."""
+    conn.send_packet(IGNORE, String(b"x"))  # begins the stream
     if conn._compressor is not None:
         conn._compressor = BOMB
-    await repeat(conn, IGNORE, String(b""), most=20)
+    await repeat(conn, IGNORE, String(b"bomb"), most=20)  # an empty one is not sent: see ssh_server.Session
 
 
 async def key_exchange_that_does_not_end(conn: Any, rng: random.Random) -> None:

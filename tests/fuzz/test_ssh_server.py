@@ -33,6 +33,9 @@ MEMORY_MAX = 100  # MiB of growth
 # Seconds that the unrelated tunnel may take longer than the one beside it, but for five of a hundred pings. It is far
 # more than the program needs (the figure is printed): on a machine that others use a busy process waits for its turn.
 EXCESS_MAX = 0.5
+# Milliseconds of processor time of one turn of the program's event loop. A busy machine adds little to it: 20 to 50 is
+# usual. Floods without a limit took 600 to 1000, a packet that expands without a limit 600.
+TURN_MAX = 250
 
 
 @dataclass
@@ -134,7 +137,9 @@ async def test_a_server_that_misbehaves_costs_its_own_link_only(sshd: Sshd, tmp_
         file, control = tmp_path / "tunnels.yaml", tmp_path / "control.yaml"
         control.write_text("targets:\n" + target(sshd, "well") + local("echo", beside, echo.port))
         file.write_text("targets:\n" + unrelated)
-        async with program(file, "--listen", f"127.0.0.1:{page}") as running, program(control):
+        turns = tmp_path / "turns"
+        timed = [sys.executable, str(Path(__file__).with_name("turn_times.py")), str(turns)]
+        async with program(file, "--listen", f"127.0.0.1:{page}", through=timed) as running, program(control):
             await asyncio.gather(answers(well), answers(beside))
             memory = running.rss()
             pings = Pings()
@@ -153,6 +158,8 @@ async def test_a_server_that_misbehaves_costs_its_own_link_only(sshd: Sshd, tmp_
         text = running.log_text()
     usual, worst = pings.excess(0.05), pings.excess(0)
     grown = (most - memory) >> 20
+    longest = max(turns.read_text().splitlines(), key=lambda line: int(line.split()[0]), default="0")
+    print(f"longest turn: {longest}")
     print(f"{len(attacks)} attacks, {usual * 1000:.0f} ms (95 %), {worst * 1000:.0f} ms (most), {grown} MiB")
     assert len(attacks) > SECONDS
     assert "Traceback" not in text
@@ -160,6 +167,7 @@ async def test_a_server_that_misbehaves_costs_its_own_link_only(sshd: Sshd, tmp_
     for kind in ("target", "tunnel"):
         assert not any(metrics.values(f"ssh_{kind}_failures_total", reason="internal"))
     assert grown < MEMORY_MAX
+    assert int(longest.split()[0]) < TURN_MAX, longest
     assert usual < EXCESS_MAX
 
 
