@@ -7,6 +7,8 @@ method and of an authentication method go elsewhere), and each packet that is se
 - A key exchange ends within `KEX_MAX` seconds. Meanwhile a server sends no requests (RFC 4253 section 7.1), and what we
   would send waits in asyncssh without a limit: so relays stop reading, and answers beyond `DEFERRED_MAX` end the
   connection.
+- A packet before the end of the login has at most `LOGIN_PACKET_MAX` bytes, and an SSH_MSG_EXT_INFO at most
+  `EXTENSIONS_MAX` entries: asyncssh takes such packets apart in one piece, and lists of many empty entries are slow.
 - Packets that asyncssh would answer with an exception in our own calls are refused, or repaired where servers are known
   to send them.
 A rule that is broken raises ProtocolError: asyncssh then ends this connection, and no other.
@@ -33,6 +35,9 @@ KEX_MAX = 60.0  # seconds
 DEFERRED_MAX = 10_000  # packets that wait for the end of a key exchange
 # Bytes of data that a channel has to take in one packet. With one byte each, what a channel keeps is seconds of work.
 PACKET_MIN = 1 << 10
+
+LOGIN_PACKET_MAX = 64 << 10  # bytes; RFC 4253 asks for 35,000
+EXTENSIONS_MAX = 1024  # as in OpenSSH
 
 _NAMES = {getattr(constants, name): name.removeprefix("MSG_") for name in dir(constants) if name.startswith("MSG_")}
 _USELESS = frozenset(
@@ -72,6 +77,8 @@ class Guard:
         self._useless_from = (0, 0.0)  # sequence number and time of the first of them
         self._rules: dict[int, Callable[[int, int, SSHPacket], Result]] = {
             constants.MSG_UNIMPLEMENTED: self._unimplemented,
+            constants.MSG_EXT_INFO: self._extensions,
+            constants.MSG_USERAUTH_SUCCESS: self._logged_in,
             constants.MSG_KEXINIT: self._kexinit,
             constants.MSG_NEWKEYS: self._newkeys,
             constants.MSG_GLOBAL_REQUEST: self._request,
@@ -80,6 +87,10 @@ class Guard:
             constants.MSG_CHANNEL_OPEN: self._open,
             constants.MSG_CHANNEL_OPEN_CONFIRMATION: self._confirmation,
         }
+        # Any: asyncssh has no option for it.
+        self._limits: Any = connection
+        self._packet_max = self._limits._max_recv_pktlen  # noqa: SLF001 - as said
+        self._limits._max_recv_pktlen = LOGIN_PACKET_MAX  # noqa: SLF001 - as said
         # asyncssh calls both on the connection, by these names.
         connection.send_packet = self.send_packet  # type: ignore[method-assign]
         connection.process_packet = self.process_packet  # type: ignore[method-assign]
@@ -137,6 +148,16 @@ class Guard:
         if payload.get_boolean():
             self._connection.send_packet(constants.MSG_REQUEST_FAILURE)
         return True
+
+    def _logged_in(self, pkttype: int, pktid: int, packet: SSHPacket) -> Result:
+        result = self._process(pkttype, pktid, packet)
+        self._limits._max_recv_pktlen = self._packet_max  # noqa: SLF001 - as in __init__
+        return result
+
+    def _extensions(self, pkttype: int, pktid: int, packet: SSHPacket) -> Result:
+        if (count := _payload(packet).get_uint32()) > EXTENSIONS_MAX:
+            raise asyncssh.ProtocolError(f"{count} extensions in one packet: expected at most {EXTENSIONS_MAX}")
+        return self._process(pkttype, pktid, packet)
 
     def _unimplemented(self, pkttype: int, pktid: int, packet: SSHPacket) -> Result:
         if not self._requests:

@@ -16,7 +16,8 @@ from typing import Any
 from asyncssh.packet import Boolean, Byte, MPInt, NameList, String, UInt32
 
 IGNORE, UNIMPLEMENTED, DEBUG, SERVICE_ACCEPT, EXT_INFO = 2, 3, 4, 6, 7
-KEXINIT, NEWKEYS, KEX_REPLY, USERAUTH_SUCCESS, USERAUTH_BANNER, INFO_REQUEST = 20, 21, 31, 52, 53, 60
+KEXINIT, NEWKEYS, KEX_REPLY, USERAUTH_FAILURE, USERAUTH_SUCCESS, USERAUTH_BANNER, PK_OK = 20, 21, 31, 51, 52, 53, 60
+INFO_REQUEST = PK_OK
 GLOBAL_REQUEST, REQUEST_SUCCESS, REQUEST_FAILURE = 80, 81, 82
 OPEN, CONFIRMATION, OPEN_FAILURE, ADJUST, DATA, EXTENDED, EOF, CLOSE, REQUEST = 90, 91, 92, 93, 94, 95, 96, 97, 98
 
@@ -220,6 +221,66 @@ async def never_answers(conn: Any, rng: random.Random) -> None:
     await asyncio.sleep(SECONDS)
 
 
+async def long_lists(conn: Any, rng: random.Random) -> None:
+    """What takes long to take apart, in one packet each."""
+    names = NameList([b"%d" % (number % 10) for number in range(100_000)])
+    kind, payload = rng.choice(
+        (
+            (KEXINIT, bytes(16) + names + NameList([b"x"]) * 9 + bytes(5)),
+            (KEXINIT, bytes(16) + NameList([b"curve25519-sha256"]) + NameList([b"none"]) + names + bytes(33)),
+            (EXT_INFO, UInt32(30_000) + String(b"") * 60_000),
+            (EXT_INFO, UInt32(1) + String(b"server-sig-algs") + names),
+            (INFO_REQUEST, String(b"") * 3 + UInt32(50_000) + (String(b"") + Boolean(False)) * 50_000),
+            (USERAUTH_FAILURE, names + Boolean(True)),
+            (PK_OK, names + String(b"key")),
+        )
+    )
+    await repeat(conn, kind, payload)
+
+
+async def one_byte_at_a_time(conn: Any, rng: random.Random) -> None:
+    """Packets of every size in segments of a byte."""
+    sent = bytearray()
+    conn._send = sent.extend
+    for _ in range(50):
+        conn.send_packet(rng.choice((DEBUG, IGNORE)), b"\0" + String(bytes(rng.randrange(3000))) + String(b""))
+    end = asyncio.get_running_loop().time() + SECONDS
+    while sent and conn._transport is not None and asyncio.get_running_loop().time() < end:
+        conn._transport.write(bytes(sent[:1]))
+        del sent[:1]
+        await asyncio.sleep(0)
+
+
+async def many_channels(conn: Any, rng: random.Random) -> None:
+    """From a listener that there is; they all end at once."""
+    await asyncio.sleep(0.2)
+    for number in range(3000):
+        where = next((key for key in conn._local_listeners if isinstance(key, tuple)), ("127.0.0.1", 1))
+        start = String(b"forwarded-tcpip") + UInt32(number) + UInt32(1 << 20) + UInt32(32768)
+        conn.send_packet(OPEN, start + String(where[0]) + UInt32(where[1]) + String(b"127.0.0.1") + UInt32(1))
+        if number % 100 == 0:
+            await asyncio.sleep(0.02)
+    await asyncio.sleep(rng.choice((0, SECONDS)))
+
+
+async def requests_of_channels(conn: Any, rng: random.Random) -> None:
+    """What belongs to sessions, on channels that are none."""
+    await until_channel(conn)
+    start = UInt32(channel_of(conn, random.Random(1)))
+    name = rng.choice(
+        (b"exit-status", b"exit-signal", b"shell", b"pty-req", b"eow@openssh.com", b"xon-xoff", text(rng))
+    )
+    await repeat(conn, REQUEST, start + String(name) + Boolean(rng.random() < 0.8) + UInt32(1), most=2000)
+    for kind in (EOF, EOF, CLOSE, CLOSE):
+        conn.send_packet(kind, start)
+
+
+async def window_beyond_its_size(conn: Any, _: random.Random) -> None:
+    """More than 2^32 bytes may be sent, it says."""
+    await until_channel(conn)
+    await repeat(conn, ADJUST, UInt32(channel_of(conn, random.Random(1))) + UInt32(0xFFFFFFFF), most=400)
+
+
 # --- attacks during the login -----------------------------------------------------------------------------------
 
 
@@ -236,6 +297,10 @@ async def random_login(conn: Any, rng: random.Random) -> None:
         kind = rng.choice((SERVICE_ACCEPT, EXT_INFO, 50, 51, 52, 53, 60, 61, 63, 80, 90, 93))
         conn.send_packet(kind, rng.choice((b"", fields(rng))))
         await asyncio.sleep(0)
+
+
+async def lists_in_the_login(conn: Any, rng: random.Random) -> None:
+    await long_lists(conn, rng)
 
 
 # --- attacks before SSH -----------------------------------------------------------------------------------------
@@ -326,6 +391,11 @@ AFTER_LOGIN: tuple[Attack, ...] = (
     goodbye,
     wrong_padding,
     never_answers,
+    long_lists,
+    one_byte_at_a_time,
+    many_channels,
+    requests_of_channels,
+    window_beyond_its_size,
 )
-BEFORE_LOGIN: tuple[Attack, ...] = (banners, questions, random_login, random_packets)
+BEFORE_LOGIN: tuple[Attack, ...] = (banners, questions, random_login, random_packets, lists_in_the_login)
 ALL: tuple[Any, ...] = (*AFTER_LOGIN, *AFTER_LOGIN, *BEFORE_LOGIN, no_ssh, no_ssh)

@@ -27,7 +27,7 @@ from support.sshd import Sshd
 from support.tunnels import file, local, remote, running
 from support.wait import eventually, free_port
 
-IGNORE, UNIMPLEMENTED, DEBUG = 2, 3, 4
+IGNORE, UNIMPLEMENTED, DEBUG, EXT_INFO = 2, 3, 4, 7
 GLOBAL_REQUEST, REQUEST_SUCCESS, REQUEST_FAILURE, OPEN, OPEN_FAILURE = 80, 81, 82, 90, 92
 
 
@@ -267,6 +267,37 @@ async def test_new_keys_do_not_disturb_a_transfer(asyncssh_server: AsyncsshServe
                 writer.write(bytes(300_000))
                 assert await reader.readexactly(300_000) == bytes(300_000)
             writer.close()
+
+
+async def test_many_extensions_in_one_packet_end_the_connection(asyncssh_server: AsyncsshServer) -> None:
+    """To take 30,000 of them apart took 40 ms, and a server may send such packets without pause."""
+    async with connected(asyncssh_server) as (ours, theirs):
+        client: Any = ours.connection
+        client._can_recv_ext_info = True  # as after each key exchange
+        theirs.send_packet(EXT_INFO, UInt32(1) + String(b"server-sig-algs") + String(b"ssh-ed25519"))
+        theirs.send_packet(EXT_INFO, UInt32(30_000) + String(b"") * 60_000)
+        reason, message = await lost_with()
+    assert (reason, "30000 extensions in one packet" in message) == (Reason.PROTOCOL, True)
+
+
+async def test_a_packet_is_limited_until_the_login_has_ended(
+    asyncssh_server: AsyncsshServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Asyncssh takes the login's packets apart in one piece: 50,000 empty questions took 75 ms."""
+    large = String(bytes(200 << 10))
+    async with connected(asyncssh_server) as (_, theirs):
+        theirs.send_packet(IGNORE, large)  # afterwards
+        answered = theirs._make_global_request(b"what@example")
+        await asyncio.wait_for(answered, 10)
+    send = connection.SSHServerConnection.send_userauth_failure
+
+    def refuse(self: Any, *args: Any) -> None:
+        self.send_packet(IGNORE, large)
+        send(self, *args)
+
+    monkeypatch.setattr(connection.SSHServerConnection, "send_userauth_failure", refuse)
+    failure = await failure_of(access(hop(asyncssh_server)))
+    assert (failure.reason, "Max packet size" in failure.message) == (Reason.PROTOCOL, True)
 
 
 # --- answers that some servers give -------------------------------------------------------------------------------
