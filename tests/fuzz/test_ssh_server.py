@@ -163,6 +163,7 @@ async def test_a_server_that_misbehaves_costs_its_own_link_only(sshd: Sshd, tmp_
     print(f"{len(attacks)} attacks, {usual * 1000:.0f} ms (95 %), {worst * 1000:.0f} ms (most), {grown} MiB")
     assert len(attacks) > SECONDS
     assert "Traceback" not in text
+    assert not {"\x1b", "\u202e"} & set(text)  # servers' words are shown escaped
     assert "a fault of this program" not in text
     for kind in ("target", "tunnel"):
         assert not any(metrics.values(f"ssh_{kind}_failures_total", reason="internal"))
