@@ -5,6 +5,9 @@ as it is, and it comes back from code that knows nothing of variables: the resol
 proxy command. So the values do not remember where they came from. All text that leaves the process goes through `hide`:
 log lines, the answers of both servers, metrics, and what commands print.
 
+The search takes time in proportion to the text, however many values there are and however long they are: it runs on
+the event loop, for each line of the log.
+
 Not hidden, because they are no secrets and are needed to be useful: numbers of at most five digits (ports), durations,
 rates, addresses and address blocks, `localhost`, true and false, the words that the file format itself has, and names
 of targets and tunnels. Nor is a value of one or two characters, which is a part of every second word.
@@ -20,20 +23,22 @@ import re
 import threading
 import weakref
 from collections.abc import Collection, Iterator
+from dataclasses import dataclass
 from urllib.parse import quote
 
-_SHORTEST = 3  # characters of a value that is hidden,
+_SHORTEST = 3  # characters of a value that is hidden, and of the beginning by which it is found,
 _INSIDE_WORDS = 4  # and of one that is also hidden as a part of a word
 _PLAIN = re.compile(r"[0-9.]{1,5}|[0-9]{1,9}(\.[0-9]{1,6})?(ms|s|m|h|B/s|[kMG]B/s|[KMG]iB/s)|[0-9]{1,5}-[0-9]{1,5}")
 _PLAIN_WORDS = frozenset({"true", "false", "null", "none", "localhost"})
 _SEPARATORS = re.compile(r"[:@\[\]\s]+")  # at which fields are taken apart: user@host, host:port, port:host:port
+_START_OF_PATH = re.compile(r"(?:~[^/]*/|\.\./)+")  # becomes the path of a directory that the value does not name
 _KEPT = frozenset(  # keys of JSON objects whose values are names and closed sets of words
     ("id", "target", "tunnel", "name", "subject", "type", "phase", "before", "reason", "action", "revision", "level")
 )
+_BY_THE_FILE = "labels"  # the key of JSON objects whose keys are the file's, whatever they are called
 
 _lock = threading.Lock()
 _all: weakref.WeakSet[Hidden] = weakref.WeakSet()
-_compiled: tuple[int, re.Pattern[str] | None, dict[str, str]] = (0, None, {})  # of which of the changes it is
 _changes = itertools.count(1)
 _latest = 0
 
@@ -74,27 +79,70 @@ class Hidden:
         return len(text) < _SHORTEST or text in self._words or _PLAIN.fullmatch(text) is not None or _is_address(text)
 
 
+@dataclass(frozen=True, slots=True)
+class _Search:
+    """Finds values in a text, in small letters.
+
+    beginnings    finds every place where the first three characters of a value stand
+    by_beginning  for those: the values by their length, longest first, with what to show for each
+    """
+
+    beginnings: re.Pattern[str]
+    by_beginning: dict[str, list[tuple[int, dict[str, str]]]]
+
+    def replace(self, text: str) -> str:
+        """The text with what is shown in place of the values. Values that overlap are replaced together."""
+        small = _small(text)
+        pieces: list[str] = []
+        done = 0  # where what is not yet in the pieces begins
+        position = 0
+        while found := self.beginnings.search(small, position):
+            start = found.start()
+            position = start + 1
+            length, shown = self._longest(small, start, found[0])
+            if start + length > done:
+                if start >= done or pieces[-1] != shown:  # a value that repeats itself overlaps itself
+                    pieces += [text[done:start], shown]
+                done = start + length
+        return "".join((*pieces, text[done:])) if pieces else text
+
+    def _longest(self, small: str, start: int, beginning: str) -> tuple[int, str]:
+        for length, values in self.by_beginning[beginning]:
+            if start + length > len(small):
+                continue
+            shown = values.get(small[start : start + length])
+            if shown is not None and (length >= _INSIDE_WORDS or _is_word(small, start, start + length)):
+                return length, shown
+        return 0, ""
+
+
+_searches: tuple[int, _Search | None] = (0, None)  # the search, and of which of the changes it is
+
+
 def hide(text: str) -> str:
     """The text with the names of variables in place of their values."""
-    _, pattern, shown = _current()
-    if pattern is None:
-        return text
-    return pattern.sub(lambda found: shown.get(found[0].lower(), "***"), text)
+    search = _current()
+    return text if search is None else search.replace(text)
 
 
 def hide_json(value: object) -> object:
     """The JSON value with every text hidden, but for ids, names and closed sets of words."""
-    return value if _current()[1] is None else _without(value)
+    return value if _current() is None else _without(value, _KEPT)
 
 
-def _without(value: object) -> object:
+def _without(value: object, kept: frozenset[str]) -> object:
     match value:
         case str():
             return hide(value)
         case dict():
-            return {key: one if key in _KEPT and isinstance(one, str) else _without(one) for key, one in value.items()}
+            return {
+                key: one
+                if key in kept and isinstance(one, str)
+                else _without(one, frozenset() if key == _BY_THE_FILE else _KEPT)
+                for key, one in value.items()
+            }
         case list() | tuple():
-            return [_without(one) for one in value]
+            return [_without(one, kept) for one in value]
         case _:
             return value
 
@@ -111,7 +159,8 @@ def _forms(value: str) -> Iterator[str]:
         quote(value, errors="surrogatepass"),
     }
     if "/" in value:
-        whole.add(os.path.normpath(stripped))
+        path = os.path.normpath(stripped)
+        whole |= {path, _START_OF_PATH.sub("", path)}
     yield from whole
     yield from (part for part in _SEPARATORS.split(stripped) if len(part) >= _INSIDE_WORDS)
 
@@ -129,24 +178,38 @@ def _changed() -> None:
     _latest = next(_changes)
 
 
-def _current() -> tuple[int, re.Pattern[str] | None, dict[str, str]]:
-    global _compiled  # noqa: PLW0603 - as above
-    while _compiled[0] != _latest:  # a file may be read in another thread meanwhile
+def _current() -> _Search | None:
+    global _searches  # noqa: PLW0603 - as above
+    while _searches[0] != _latest:  # a file may be read in another thread meanwhile
         latest = _latest
         with _lock:
             values = {text: shown for one in list(_all) for text, shown in one.values().items()}
-        _compiled = (latest, *_compile(values))
-    return _compiled
+        _searches = (latest, _search(values) if values else None)
+    return _searches[1]
 
 
-def _compile(values: dict[str, str]) -> tuple[re.Pattern[str] | None, dict[str, str]]:
-    if not values:
-        return None, {}
-    longest_first = sorted(values, key=len, reverse=True)
-    pattern = re.compile("|".join(map(_piece, longest_first)), re.IGNORECASE)
-    return pattern, {text.lower(): values[text] for text in reversed(longest_first)}
+def _search(values: dict[str, str]) -> _Search:
+    lengths: dict[str, dict[int, dict[str, str]]] = {}
+    for text, shown in values.items():
+        small = _small(text)
+        lengths.setdefault(small[:_SHORTEST], {}).setdefault(len(small), {}).setdefault(small, shown)
+    by_beginning = {beginning: sorted(found.items(), reverse=True) for beginning, found in lengths.items()}
+    # By their first characters: at each place only those of one first character are tried.
+    by_first: dict[str, list[str]] = {}
+    for beginning in by_beginning:
+        by_first.setdefault(beginning[0], []).append(beginning[1:])
+    groups = (f"{re.escape(first)}(?:{'|'.join(map(re.escape, rest))})" for first, rest in by_first.items())
+    return _Search(re.compile("|".join(groups)), by_beginning)
 
 
-def _piece(text: str) -> str:
-    inside = re.escape(text)
-    return inside if len(text) >= _INSIDE_WORDS else rf"(?<![A-Za-z0-9]){inside}(?![A-Za-z0-9])"
+def _small(text: str) -> str:
+    """The text in small letters, each at the place where it was."""
+    small = text.lower()
+    if len(small) == len(text):
+        return small
+    return "".join(one if len(one) == 1 else letter for letter in text for one in (letter.lower(),))
+
+
+def _is_word(text: str, start: int, end: int) -> bool:
+    """Whether no letter or digit of ASCII stands before or behind it."""
+    return not any(one.isascii() and one.isalnum() for one in (text[start - 1 : start], text[end : end + 1]))
