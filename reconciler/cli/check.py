@@ -47,11 +47,11 @@ def command(config: Config, each: bool, connect: bool, output: str) -> None:
         logins = log_in_to_all(result, config.environ) if connect and not errors else []
         well &= not errors and all(login.ok for login in logins)
         if output == "json":
-            found.append(_json(result, errors, warnings, logins if connect else None))
+            found.append(hide_json(_json(result, errors, warnings, logins if connect else None)))  # while it is there
         else:
             _tell(result, errors, warnings, logins)
     if output == "json":
-        click.echo(_json_text(hide_json(found if each else found[0])))
+        click.echo(_json_text(found if each else found[0]))
     sys.exit(0 if well else 2)
 
 

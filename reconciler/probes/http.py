@@ -16,6 +16,7 @@ from reconciler.core.ports import Opener, Stream
 from reconciler.core.printable import printable
 from reconciler.core.spec import FarTcp, FarUnix, Health, NearTcp, NearUnix, Route, Socks
 from reconciler.core.status import Failure, Reason
+from reconciler.system.hidden import hide
 
 _HEAD_LIMIT = 65536
 _READ = 4096
@@ -98,4 +99,4 @@ def _not_http(received: bytearray) -> str:
 
 def _shown(data: bytes) -> str:
     """The far side's text, cut and escaped."""
-    return printable(data.decode("latin-1").strip()[:_SHOWN])
+    return printable(hide(data.decode("latin-1").strip())[:_SHOWN])

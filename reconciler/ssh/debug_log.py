@@ -13,6 +13,8 @@ import time
 
 import asyncssh
 
+from reconciler.system.hidden import hide
+
 _LOGGER = logging.getLogger("asyncssh")
 _NUMBER = re.compile(r"\[(conn=\d+)[],]")
 _targets: dict[str, str] = {}
@@ -65,5 +67,5 @@ def _filter(record: logging.LogRecord) -> bool:
     if lines > _LINES_MAX and record.levelno < logging.WARNING:
         return False
     text = record.getMessage() if lines < _LINES_MAX else "there is more than can be logged in this second"
-    record.msg, record.args = "%s", (f"{target}: {text[:_TEXT_MAX]}",)
+    record.msg, record.args = "%s", (f"{target}: {hide(text)[:_TEXT_MAX]}",)
     return True

@@ -22,6 +22,7 @@ from asyncssh.packet import PacketDecodeError
 
 from reconciler.core.origin import UNIX, Origin, tcp_origin
 from reconciler.core.spec import Endpoint, RemoteTcp, RemoteUnix
+from reconciler.system.hidden import hide
 
 # Receive window in bytes that a listener's clients begin with: asyncssh has one for all of them, and it is the server
 # that says how many there are. With its first data each gets one of the link's budget.
@@ -85,11 +86,11 @@ class Forwards:
         """A debug message of the server."""
         for said in self._hearing:
             if len(said) < _HEARD_MAX:
-                said.append(message[:_MESSAGE_MAX])
+                said.append(hide(message)[:_MESSAGE_MAX])
 
     def refused(self, why: str) -> None:
         """The server gave a reason for refusing a request, which RFC 4254 has no place for."""
-        self._why = why[:_MESSAGE_MAX]
+        self._why = hide(why)[:_MESSAGE_MAX]
 
     async def listen(self, listen: RemoteTcp | RemoteUnix, accept: Accept) -> Forward:
         """Ask the server to listen. Raises ListenRefusedError; asyncssh.Error if the connection is lost."""
