@@ -15,13 +15,15 @@ import yaml
 
 from reconciler.cli.carry import Carried, Carrier, Fields
 from reconciler.cli.client import Trouble
-from reconciler.cli.ssh_words import Asked, NotSshError, SshConfig, command_line, lines_of, ssh_config
+from reconciler.cli.ssh_words import Asked, NotSshError, SshConfig, command_line, lines_of, shown, ssh_config
 from reconciler.cli.table import clean
 from reconciler.config.files import find
 from reconciler.config.load import Loaded, load_text
 from reconciler.config.options import Options
 from reconciler.config.read import MAX_BYTES, TOO_LARGE
+from reconciler.config.schema import known_words
 from reconciler.core.addresses import Addresses
+from reconciler.system.hidden import Hidden
 
 _NAME_MAX = 63
 _WAY = ("host", "port", "jumpHost", "jumpHosts", "proxyCommand")
@@ -124,7 +126,8 @@ class _File:
     """tunnels.yaml as it grows. Each tunnel is tried by itself, so that one bad forward costs no other."""
 
     def __init__(self, allow_commands: bool) -> None:
-        self.options = Options(allow_commands=allow_commands)
+        # What the variables of one line hold is hidden until all is told.
+        self.options = Options(allow_commands=allow_commands, hidden=Hidden(known_words()))
         self.targets: dict[str, tuple[Fields, list[Fields]]] = {}
         self._names: dict[str, set[str]] = {}
         self._taken = Addresses(())
@@ -152,7 +155,7 @@ class _File:
             alone: Fields = {"host": "a", "user": "u", "agent": True, "tunnels": []} | own_key | {name: value}
             errors = self._load({"targets": {"a": alone}}).errors
             if errors:
-                problems.append(f"{name} {value}: {errors[0].message}")
+                problems.append(f"{name} {shown(str(value))}: {errors[0].message}")
                 del fields[name]
                 if name in _WAY:
                     fields.pop("host", None)

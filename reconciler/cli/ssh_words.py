@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import PurePath
 
+from reconciler.core.secret import may_hold_secret
+
 _TAKE_VALUE = frozenset("BbcDEeFIiJLlmOoPpQRSWw")  # ssh(1)
 _OF_AUTOSSH = frozenset("M")
 _SILENT = frozenset("fNTnqvVya")  # running in the background, no command, how much is said
@@ -75,6 +77,11 @@ class Asked:
     host: str
     keywords: list[Keyword] = field(default_factory=list)
     lost: list[str] = field(default_factory=list)
+
+
+def shown(text: str) -> str:
+    """A word of the user's for a message, unless it may hold a password or a token."""
+    return "..." if may_hold_secret(text) else text
 
 
 def keyword(name: str, value: str, said: str = "") -> Keyword:
@@ -141,7 +148,7 @@ def _program(words: Sequence[str], asked: Asked) -> tuple[str, Sequence[str]]:
         if PurePath(word).name in ("ssh", "autossh"):
             before = [one for one in words[:index] if one not in _WRAPPERS and not _PASSED_OVER.fullmatch(one)]
             if before:
-                asked.lost.append(f"{before[0]}: what stands before {word}")
+                asked.lost.append(f"{shown(before[0])}: what stands before {word}")
             return PurePath(word).name, words[index + 1 :]
     raise NotSshError("no ssh or autossh command")
 
@@ -152,7 +159,7 @@ def _until_shell(words: Sequence[str], asked: Asked) -> Sequence[str]:
             after = words[index + 1 :]
             if after and word[0] in "&|;":
                 operator = "".join(sign for sign in word[:2] if sign in "&|;")
-                asked.lost.append(f"{operator} {after[0]}: what follows the command")
+                asked.lost.append(f"{operator} {shown(after[0])}: what follows the command")
             return words[:index]
     return words
 
@@ -173,7 +180,7 @@ class _Parser:
             if word.startswith("-") and len(word) > 1:
                 self._options(word[1:], left)
             elif self._asked.host:
-                self._asked.lost.append(f"{word}: a tunnel runs no command on the server")
+                self._asked.lost.append(f"{shown(word)}: a tunnel runs no command on the server")
                 return
             else:
                 self._asked.host, said = destination(word)
@@ -191,13 +198,13 @@ class _Parser:
                 self._asked.lost.append(f"-{letter}: no counterpart")
 
     def _valued(self, letter: str, value: str) -> None:
-        said = f"-{letter} {value}"
+        said = f"-{letter} {shown(value)}"
         if letter in self._extra or letter in "EeSP":
             return  # monitoring ports, log files, escape characters, control sockets: nothing of the kind is needed
         if letter == "o":
             self._asked.keywords.append(option(value))
         elif letter == "F":
-            self._asked.lost.append(f"{said}: add --ssh-config {value}")
+            self._asked.lost.append(f"{said}: add --ssh-config {shown(value)}")
         elif letter in _KEYWORDS:
             self._asked.keywords.append(keyword(_KEYWORDS[letter], value, said))
         else:
@@ -251,9 +258,9 @@ def ssh_config(files: Iterable[tuple[str, str]]) -> SshConfig:
                 )
                 keywords = []
                 if patterns is None:
-                    lost.append(f"{name}:{number}: Match {value}: only Host blocks are understood")
+                    lost.append(f"{name}:{number}: Match {shown(value)}: only Host blocks are understood")
             elif word == "include":
-                lost.append(f"{name}:{number}: Include {value}: add --ssh-config for it")
+                lost.append(f"{name}:{number}: Include {shown(value)}: add --ssh-config for it")
             elif patterns is not None:
                 keywords.append(keyword(matched[1], value.strip('"')))
         blocks.append(Block(patterns or (), tuple(keywords)))

@@ -247,8 +247,17 @@ ssh -o "ProxyCommand=nc --proxy-auth u:cnr01q %h %p" -L 1:h:2 a
 ssh -o "RemoteCommand=mysql -pcnr01q" -L 1:h:2 a
 ssh -J u:cnr01q@j -L 1:h:2 a
 ssh -o "cnr01q" -L 1:h:2 a
+--password=cnr01q ssh -L 1:h:2 a
+PGPASSWORD=cnr01q ssh -L 1:h:2 a PGPASSWORD=cnr01q psql
+ssh -L 1:h:2 a && PGPASSWORD=cnr01q psql
+ssh -L u:cnr01q@h:1:2 a
+ssh -R password=cnr01q:1:2:3:4 a
+ssh -m u:cnr01q@x -L 1:h:2 a
+ssh -Q token=cnr01q -L 1:h:2 a
+ssh -L 1:$C01:2 a
+ssh -i $C02 -l "$C01" -p $C02 -L 1:h:2 a
 """
-    result = await ran("import", stdin=lines)
+    result = await ran("import", stdin=lines, env={"C01": "cnr01qb not a host", "C02": "cnr02qc"})
     assert result.code == 1
     assert_clean("import", result.out + result.err)
 
