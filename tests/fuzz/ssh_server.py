@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import random
 import socket
 import sys
@@ -129,4 +130,5 @@ async def main(port: str, seed: str, host_key: str, client_key: str, only: str =
 
 
 if __name__ == "__main__":
+    logging.getLogger("asyncio").setLevel(logging.ERROR)  # it warns of each packet to a client that has left
     asyncio.run(main(*sys.argv[1:]))
