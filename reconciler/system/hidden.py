@@ -9,8 +9,8 @@ The search takes time in proportion to the text, however many values there are a
 the event loop, for each line of the log.
 
 Not hidden, because they are no secrets and are needed to be useful: numbers of at most five digits (ports), durations,
-rates, addresses and address blocks, `localhost`, true and false, the words that the file format itself has, and names
-of targets and tunnels. Nor is a value of one or two characters, which is a part of every second word.
+rates, addresses and address blocks, `localhost`, true and false, the words that the file format and the messages
+have, and names of targets and tunnels. Nor is a value of one or two characters, which is a part of every second word.
 """
 
 from __future__ import annotations
@@ -30,6 +30,12 @@ _SHORTEST = 3  # characters of a value that is hidden, and of the beginning by w
 _INSIDE_WORDS = 4  # and of one that is also hidden as a part of a word
 _PLAIN = re.compile(r"[0-9.]{1,5}|[0-9]{1,9}(\.[0-9]{1,6})?(ms|s|m|h|B/s|[kMG]B/s|[KMG]iB/s)|[0-9]{1,5}-[0-9]{1,5}")
 _PLAIN_WORDS = frozenset({"true", "false", "null", "none", "localhost"})
+# Words of every second message: replaced there, they would make it hard to read, and hide nothing.
+_OWN_WORDS = (
+    frozenset(("tunnel", "target", "hop", "link", "channel", "listener", "client", "connection", "destination"))
+    | frozenset(("server", "socket", "address", "file", "port", "host", "key", "user", "name", "ssh", "tcp", "unix"))
+    | frozenset(("local", "remote", "socks", "error", "warning", "info", "debug", "the", "and", "not"))
+)
 _SEPARATORS = re.compile(r"[:@\[\]\s]+")  # at which fields are taken apart: user@host, host:port, port:host:port
 _START_OF_PATH = re.compile(r"(?:~[^/]*/|\.\./)+")  # becomes the path of a directory that the value does not name
 _KEPT = frozenset(  # keys of JSON objects whose values are names and closed sets of words
@@ -48,7 +54,7 @@ class Hidden:
 
     def __init__(self, words: Collection[str] = ()) -> None:
         """`words`: those of the file format, which are never hidden."""
-        self._words = frozenset(words) | _PLAIN_WORDS
+        self._words = frozenset(words) | _PLAIN_WORDS | _OWN_WORDS
         self._values: dict[str, str] = {}  # by the text to hide: what to show
         self._kept: frozenset[str] = frozenset()
         with _lock:

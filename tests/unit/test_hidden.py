@@ -100,6 +100,14 @@ def test_values_that_overlap_in_a_text_are_both_hidden() -> None:
     assert hide("<my-host> <host-s3cr3t>") == "<${FIRST}> <${SECOND}>"
 
 
+@pytest.mark.parametrize("value", ["tunnel", "target", "ssh", "warning", "connection"])
+def test_a_word_of_the_messages_is_not_hidden_in_them(value: str) -> None:
+    hidden = Hidden()
+    hidden.add("A", value)
+    text = "warning: targets.prod.tunnels[0]: no ssh connection to the target, so the tunnel is down"
+    assert hide(text) == text
+
+
 def test_a_value_that_repeats_itself_is_shown_once() -> None:
     hidden = Hidden()
     hidden.add("A", "abababab")
