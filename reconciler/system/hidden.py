@@ -26,8 +26,9 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from urllib.parse import quote
 
-_SHORTEST = 3  # characters of a value that is hidden, and of the beginning by which it is found,
+_SHORTEST = 3  # characters of a value that is hidden,
 _INSIDE_WORDS = 4  # and of one that is also hidden as a part of a word
+_BEGINNING = 4  # characters by which a value is found
 _PLAIN = re.compile(r"[0-9.]{1,5}|[0-9]{1,9}(\.[0-9]{1,6})?(ms|s|m|h|B/s|[kMG]B/s|[KMG]iB/s)|[0-9]{1,5}-[0-9]{1,5}")
 _PLAIN_WORDS = frozenset({"true", "false", "null", "none", "localhost"})
 # Words of every second message: replaced there, they would make it hard to read, and hide nothing.
@@ -89,7 +90,7 @@ class Hidden:
 class _Search:
     """Finds values in a text, in small letters.
 
-    beginnings    finds every place where the first three characters of a value stand
+    beginnings    finds every place where the first four characters of a value stand, or a value of three
     by_beginning  for those: the values by their length, longest first, with what to show for each
     """
 
@@ -198,11 +199,14 @@ def _search(values: dict[str, str]) -> _Search:
     lengths: dict[str, dict[int, dict[str, str]]] = {}
     for text, shown in values.items():
         small = _small(text)
-        lengths.setdefault(small[:_SHORTEST], {}).setdefault(len(small), {}).setdefault(small, shown)
+        lengths.setdefault(small[:_BEGINNING], {}).setdefault(len(small), {}).setdefault(small, shown)
+    for beginning, found in lengths.items():  # of one place, one beginning is found: the longer one
+        if len(beginning) > _SHORTEST and (shorter := lengths.get(beginning[:_SHORTEST])):
+            found.update(shorter)
     by_beginning = {beginning: sorted(found.items(), reverse=True) for beginning, found in lengths.items()}
     # By their first characters: at each place only those of one first character are tried.
     by_first: dict[str, list[str]] = {}
-    for beginning in by_beginning:
+    for beginning in sorted(by_beginning, key=len, reverse=True):
         by_first.setdefault(beginning[0], []).append(beginning[1:])
     groups = (f"{re.escape(first)}(?:{'|'.join(map(re.escape, rest))})" for first, rest in by_first.items())
     return _Search(re.compile("|".join(groups)), by_beginning)

@@ -108,6 +108,13 @@ def test_a_word_of_the_messages_is_not_hidden_in_them(value: str) -> None:
     assert hide(text) == text
 
 
+def test_a_short_value_is_found_where_a_longer_one_begins_alike() -> None:
+    hidden = Hidden()
+    hidden.add("SHORT", "q7x")
+    hidden.add("LONG", "q7x-s3cr3t")
+    assert hide("q7x q7x-s3cr3t q7x-s q7x") == "${SHORT} ${LONG} ${SHORT}-s ${SHORT}"
+
+
 def test_a_value_that_repeats_itself_is_shown_once() -> None:
     hidden = Hidden()
     hidden.add("A", "abababab")
