@@ -204,12 +204,19 @@ def _search(values: dict[str, str]) -> _Search:
         if len(beginning) > _SHORTEST and (shorter := lengths.get(beginning[:_SHORTEST])):
             found.update(shorter)
     by_beginning = {beginning: sorted(found.items(), reverse=True) for beginning, found in lengths.items()}
-    # By their first characters: at each place only those of one first character are tried.
+    return _Search(re.compile(_any_of(by_beginning)), by_beginning)
+
+
+def _any_of(words: Collection[str]) -> str:
+    """An expression for any of these words, the longest that fits: after each letter, only what may follow is tried."""
     by_first: dict[str, list[str]] = {}
-    for beginning in sorted(by_beginning, key=len, reverse=True):
-        by_first.setdefault(beginning[0], []).append(beginning[1:])
-    groups = (f"{re.escape(first)}(?:{'|'.join(map(re.escape, rest))})" for first, rest in by_first.items())
-    return _Search(re.compile("|".join(groups)), by_beginning)
+    for word in words:
+        if word:
+            by_first.setdefault(word[0], []).append(word[1:])
+    if not by_first:
+        return ""
+    branches = "|".join(re.escape(first) + _any_of(rest) for first, rest in by_first.items())
+    return f"(?:{branches}){'?' if '' in words else ''}"
 
 
 def _small(text: str) -> str:
