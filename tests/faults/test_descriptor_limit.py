@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -76,7 +77,9 @@ async def test_the_program_beside_the_tunnels_gets_the_limit_too(tmp_path: Path)
     show = "ulimit -Sn; ulimit -Hn; grep SigIgn /proc/self/status; exit 7"
     code, out, err = await run_beside(tmp_path, "sh", "-c", show)
     assert (code, out.split()[:2]) == (7, ["200", "700"]), err
-    assert int(out.split()[-1], 16) == 0, "no signal is ignored"
+    ignored = int(out.split()[-1], 16)
+    # Python ignores these for itself. Others may be ignored by the shell that started the tests in the background.
+    assert not [one for one in (signal.SIGPIPE, signal.SIGXFSZ) if ignored & 1 << (one - 1)]
 
 
 @pytest.mark.parametrize(("command", "code"), [("no-such-program", 127), ("/etc/passwd", 126), ("/", 126)])
