@@ -21,16 +21,16 @@ from pathlib import Path
 from reconciler.config.load import Loaded, load_files, load_text
 from reconciler.config.options import Options
 from reconciler.config.problem import ConfigError
-from reconciler.core.judge import Judgement, TunnelStatus, judge
+from reconciler.core.observed import Now, Observed, Phase
 from reconciler.core.overlay import Overlay
 from reconciler.core.plan import Plan
 from reconciler.core.spec import Desired, TunnelSpec
-from reconciler.core.status import Now, Observed, Phase
-from reconciler.loop import Loop, SystemClock
+from reconciler.core.status import Status, TunnelStatus, make_status
 from reconciler.probes import PROBES
-from reconciler.ssh.fleet import Fleet
-from reconciler.ssh.replacements import Replacements
-from reconciler.system.hidden import hide
+from reconciler.runtime.loop import Loop, SystemClock
+from reconciler.runtime.probe_restart_policy import ProbeRestartPolicy
+from reconciler.ssh.actuator import SshActuator
+from reconciler.system.redaction import redact
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +45,7 @@ class Tunnels:
     """The tunnels of an `open_tunnels` block, as they are at the moment of asking."""
 
     def __init__(self) -> None:
-        self._judgement = Judgement((), ())
+        self._judgement = Status((), ())
         self._changed = asyncio.Event()
 
     def __getitem__(self, tunnel: str) -> TunnelStatus:
@@ -63,7 +63,7 @@ class Tunnels:
         """The port that a tunnel listens on, chosen or not. Raises KeyError, and ValueError for a unix socket."""
         return int(self[tunnel].bound.rpartition(":")[2])
 
-    def heard(self, judgement: Judgement) -> None:
+    def heard(self, judgement: Status) -> None:
         """For `open_tunnels`: this is how things are now."""
         self._judgement = judgement
         self._changed.set()
@@ -77,7 +77,7 @@ class Tunnels:
                     await self._changed.wait()
         except TimeoutError:
             lines = [f"{one.id}: {one.verdict.phase} {one.verdict.message}".rstrip() for one in self.all()]
-            raise TunnelsNotUpError(f"not up after {within:g} s:\n" + hide("\n".join(lines))) from None
+            raise TunnelsNotUpError(f"not up after {within:g} s:\n" + redact("\n".join(lines))) from None
 
 
 @contextlib.asynccontextmanager
@@ -95,28 +95,28 @@ async def open_tunnels(
     """
     loaded = await asyncio.to_thread(_load, source, os.environ if environ is None else environ, options)
     if loaded.errors:
-        raise ConfigError(*(replace(problem, message=hide(problem.message)) for problem in loaded.errors))
+        raise ConfigError(*(replace(problem, message=redact(problem.message)) for problem in loaded.errors))
     tunnels = Tunnels()
 
     def observed(desired: Desired, world: Observed, _plan: Plan, now: Now) -> None:
-        tunnels.heard(judge(desired, world, now, loaded.broken))
+        tunnels.heard(make_status(desired, world, now, loaded.broken))
 
     def failing(tunnel: TunnelSpec) -> None:
-        if replacements.is_due(tunnel, fleet.meters, loop.now().mono):
+        if replacements.is_due(tunnel, actuator.meters, loop.now().mono):
             log.warning("target %s is restarted: the probe of tunnel %s fails", tunnel.target, tunnel.id)
             overlay.restart(tunnel.target)
             loop.want(overlay.over(loaded.desired))
 
-    overlay, replacements = Overlay(), Replacements()
+    overlay, replacements = Overlay(), ProbeRestartPolicy()
     loop = Loop(SystemClock(), observed)
-    fleet = Fleet(
+    actuator = SshActuator(
         os.environ if environ is None else environ,
         PROBES,
         changed=loop.wake,
         failing=failing,
     )
     loop.want(loaded.desired)
-    tasks = [asyncio.create_task(loop.run(fleet)), asyncio.create_task(fleet.tend())]
+    tasks = [asyncio.create_task(loop.run(actuator)), asyncio.create_task(actuator.maintain())]
     try:
         if loaded.desired.tunnels:
             await tunnels.until_up(within)
@@ -125,7 +125,7 @@ async def open_tunnels(
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        await fleet.close()
+        await actuator.close()
 
 
 def _load(source: str | Path | Mapping[str, object], environ: Mapping[str, str], options: Options | None) -> Loaded:

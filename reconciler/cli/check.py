@@ -11,11 +11,11 @@ import click
 from reconciler.cli import options
 from reconciler.cli.files import files
 from reconciler.cli.logins import KeyInspector, LoggedIn, log_in_to_all
-from reconciler.cli.table import clean, complain, count, is_unicode
-from reconciler.config.effective import to_json
-from reconciler.config.files import default_paths
+from reconciler.cli.terminal.table import clean, complain, count, is_unicode
+from reconciler.config.effective_json import to_json
 from reconciler.config.load import Config, Loaded, load_files
-from reconciler.system.hidden import hide_json
+from reconciler.config.syntax.config_files import default_paths
+from reconciler.system.redaction import redact_json
 
 _SECONDS = 300.0  # of processor time: to open an encrypted key takes up to a second of it
 
@@ -47,7 +47,7 @@ def command(config: Config, each: bool, connect: bool, output: str) -> None:
         logins = log_in_to_all(result, config.environ) if connect and not errors else []
         well &= not errors and all(login.ok for login in logins)
         if output == "json":
-            found.append(hide_json(_json(result, errors, warnings, logins if connect else None)))  # while it is there
+            found.append(redact_json(_json(result, errors, warnings, logins if connect else None)))  # while it is there
         else:
             _tell(result, errors, warnings, logins)
     if output == "json":

@@ -21,8 +21,8 @@ from urllib.parse import urlencode
 
 import click
 
-from reconciler.cli.table import complain
-from reconciler.report.places import socket_paths, trusted_uids
+from reconciler.cli.terminal.table import complain
+from reconciler.report.socket_paths import socket_paths, trusted_uids
 from reconciler.system.peer_credentials import peer_uid
 
 _ANSWER_WITHIN = 15.0  # seconds; what takes longer says so

@@ -8,10 +8,10 @@ from datetime import UTC, datetime
 import click
 
 from reconciler.cli import options
-from reconciler.cli.answers import Client
 from reconciler.cli.client import Control
-from reconciler.cli.ids import chosen, is_meant
-from reconciler.cli.table import Cell, Column, seconds_since, size, span, table, width
+from reconciler.cli.ids import chosen, matches
+from reconciler.cli.responses import Client
+from reconciler.cli.terminal.table import Cell, Column, seconds_since, size, span, table, width
 
 _COLUMNS = (
     Column("TUNNEL", least=16),
@@ -41,7 +41,7 @@ def command(ids: tuple[str, ...], output: str, control: Control) -> None:
     if ids:
         chosen(control.get("/api/v1/status"), ids)  # raises Trouble for one that names none
     found: list[Client] = control.get("/api/v1/connections")["connections"]
-    clients = [client for client in found if not ids or is_meant(client["tunnel"], ids)]
+    clients = [client for client in found if not ids or matches(client["tunnel"], ids)]
     if output == "json":
         click.echo(json.dumps({"connections": clients}, indent=2))
     elif clients:

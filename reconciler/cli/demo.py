@@ -7,8 +7,8 @@ import sys
 
 import click
 
-from reconciler.cli import logs
 from reconciler.cli.client import Trouble
+from reconciler.cli.terminal import logs
 from reconciler.cli.values import DURATION
 from reconciler.demo.show import DemoError, show
 from reconciler.system.descriptors import raise_soft_limit

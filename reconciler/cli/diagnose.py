@@ -7,10 +7,10 @@ import sys
 import click
 
 from reconciler.cli import options
-from reconciler.cli.answers import Status, Step
 from reconciler.cli.client import Control, NothingRuns
 from reconciler.cli.ids import chosen
-from reconciler.cli.table import clean, is_unicode, painted, width, wrapped
+from reconciler.cli.responses import Status, Step
+from reconciler.cli.terminal.table import clean, is_unicode, painted, width, wrapped
 
 _WITHIN = 30.0  # it takes less than ten seconds, on a process that has time for it
 

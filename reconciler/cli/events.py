@@ -10,10 +10,10 @@ from collections.abc import Iterable
 import click
 
 from reconciler.cli import options
-from reconciler.cli.answers import Event
 from reconciler.cli.client import Control
-from reconciler.cli.ids import chosen, is_meant
-from reconciler.cli.table import clean, painted
+from reconciler.cli.ids import chosen, matches
+from reconciler.cli.responses import Event
+from reconciler.cli.terminal.table import clean, painted
 
 _COLOURS = {"up": "green", "down": "red", "unhealthy": "red"}
 
@@ -49,7 +49,7 @@ def _events(ids: tuple[str, ...], follow: bool, control: Control) -> Iterable[Ev
 
 
 def _is_of(event: Event, ids: Iterable[str]) -> bool:
-    return is_meant(event["subject"].rpartition(" ")[2], ids)
+    return matches(event["subject"].rpartition(" ")[2], ids)
 
 
 def _line(event: Event) -> str:

@@ -15,16 +15,17 @@ from typing import Any
 
 import asyncssh
 
+from reconciler.core.observed import Failure, Reason
 from reconciler.core.spec import Access, Desired, Endpoint, Hop, TargetSpec, TrustMode
-from reconciler.core.status import Failure, Reason
-from reconciler.ssh import eyeballs, proxy
-from reconciler.ssh.attempt import DialFailed, Stage
-from reconciler.ssh.dial import dial
-from reconciler.ssh.failures import from_dial
-from reconciler.ssh.known_hosts import Knowledge
-from reconciler.ssh.options import options
-from reconciler.ssh.through import Through
-from reconciler.ssh.trust import HostKeyCheck
+from reconciler.ssh.connect import proxy_command
+from reconciler.ssh.connect.asyncssh_options import options
+from reconciler.ssh.connect.dial import dial
+from reconciler.ssh.connect.host_key_check import HostKeyCheck
+from reconciler.ssh.connect.jump_channel import JumpChannel
+from reconciler.ssh.connect.known_hosts import Knowledge
+from reconciler.ssh.errors.connect_errors import from_dial
+from reconciler.ssh.errors.failure import DialFailed, Stage
+from reconciler.system import tcp
 
 _AT_ONCE = 16
 
@@ -106,7 +107,7 @@ async def _fetch(server: Server, environ: Mapping[str, str]) -> Fetched:
     stage = Stage.CONNECT
     try:
         async with _below(server, environ) as below, asyncio.timeout(server.seconds):
-            through: Any = Through(below) if below is not None else None  # asyncssh's type for it is private
+            through: Any = JumpChannel(below) if below is not None else None  # asyncssh's type for it is private
             async with _socket(server, direct=through is None) as sock:
                 stage = Stage.BANNER
                 key = await asyncssh.get_server_host_key(
@@ -156,7 +157,7 @@ async def _socket(server: Server, *, direct: bool) -> AsyncIterator[socket.socke
     if not direct:
         yield None
     elif command:
-        program = await proxy.start(command, server.endpoint, server.hop.user, str(server.endpoint))
+        program = await proxy_command.start(command, server.endpoint, server.hop.user, str(server.endpoint))
         try:
             yield program.sock
         finally:
@@ -164,7 +165,7 @@ async def _socket(server: Server, *, direct: bool) -> AsyncIterator[socket.socke
             program.close()
             await program.wait_closed()
     else:
-        sock = await eyeballs.connect(server.endpoint)
+        sock = await tcp.connect(server.endpoint)
         try:
             yield sock
         finally:

@@ -7,13 +7,13 @@ from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from http import HTTPStatus
 
-from reconciler.cli.answers import File, Status, Tunnel
 from reconciler.cli.client import Control, Refused, Trouble
+from reconciler.cli.responses import File, Status, Tunnel
 
 _SHOWN = 5
 
 
-def is_meant(tunnel: str, patterns: Iterable[str]) -> bool:
+def matches(tunnel: str, patterns: Iterable[str]) -> bool:
     """Whether one of the patterns names this tunnel (by its id) or its target."""
     target = tunnel.partition("/")[0]
     return any(fnmatchcase(tunnel, pattern) or fnmatchcase(target, pattern) for pattern in patterns)
@@ -26,10 +26,10 @@ def chosen(status: Status, patterns: Sequence[str]) -> list[Tunnel]:
     """
     tunnels = status["tunnels"]
     for pattern in patterns:
-        if not any(is_meant(tunnel["id"], [pattern]) for tunnel in tunnels):
+        if not any(matches(tunnel["id"], [pattern]) for tunnel in tunnels):
             wrong = "".join(map(_wrong, status["config"]["files"]))
             raise Trouble(f"no tunnel is called {pattern}; {_there_are([tunnel['id'] for tunnel in tunnels])}{wrong}")
-    return [tunnel for tunnel in tunnels if not patterns or is_meant(tunnel["id"], patterns)]
+    return [tunnel for tunnel in tunnels if not patterns or matches(tunnel["id"], patterns)]
 
 
 @contextmanager

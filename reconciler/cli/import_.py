@@ -13,17 +13,25 @@ from typing import TextIO
 import click
 import yaml
 
-from reconciler.cli.carry import Carried, Carrier, Fields
 from reconciler.cli.client import Trouble
-from reconciler.cli.ssh_words import Asked, NotSshError, SshConfig, command_line, lines_of, shown, ssh_config
-from reconciler.cli.table import clean
-from reconciler.config.files import find
+from reconciler.cli.ssh_import.ssh_options import (
+    Asked,
+    NotSshError,
+    SshConfig,
+    command_line,
+    lines_of,
+    shown,
+    ssh_config,
+)
+from reconciler.cli.ssh_import.translate import Fields, Translation, Translator
+from reconciler.cli.terminal.table import clean
 from reconciler.config.load import Loaded, load_text
 from reconciler.config.options import Options
-from reconciler.config.read import MAX_BYTES, TOO_LARGE
-from reconciler.config.schema import known_words
+from reconciler.config.schema.document import known_words
+from reconciler.config.syntax.config_files import find
+from reconciler.config.syntax.yaml_reader import MAX_BYTES, TOO_LARGE
 from reconciler.core.addresses import Addresses
-from reconciler.system.hidden import Hidden
+from reconciler.system.redaction import Redactor
 
 _NAME_MAX = 63
 _WAY = ("host", "port", "jumpHost", "jumpHosts", "proxyCommand")
@@ -55,7 +63,7 @@ def command(configs: tuple[str, ...], allow_commands: bool, words: tuple[str, ..
     """
     config = ssh_config((path, _text(path)) for path in configs)
     lost = list(config.lost)
-    carrier = Carrier(config, os.environ, allow_commands)
+    carrier = Translator(config, os.environ, allow_commands)
     carried = _distinct(carrier.carry(asked) for asked in _asked(words, config, lost))
     if not carried and not lost:
         lost.append("nothing to carry over: no ssh command, and no Host block with a forward")
@@ -113,9 +121,9 @@ def _asked(words: tuple[str, ...], config: SshConfig, lost: list[str]) -> Iterat
             lost.append(f"{where}: {error}")
 
 
-def _distinct(carried: Iterable[Carried]) -> list[Carried]:
+def _distinct(carried: Iterable[Translation]) -> list[Translation]:
     """`Host prod prod-alias` is one server, not two."""
-    made: list[Carried] = []
+    made: list[Translation] = []
     for one in carried:
         if not one.fields or all((one.fields, one.forwards) != (it.fields, it.forwards) for it in made):
             made.append(one)
@@ -127,12 +135,12 @@ class _File:
 
     def __init__(self, allow_commands: bool) -> None:
         # What the variables of one line hold is hidden until all is told.
-        self.options = Options(allow_commands=allow_commands, hidden=Hidden(known_words()))
+        self.options = Options(allow_commands=allow_commands, hidden=Redactor(known_words()))
         self.targets: dict[str, tuple[Fields, list[Fields]]] = {}
         self._names: dict[str, set[str]] = {}
         self._taken = Addresses(())
 
-    def add(self, carried: Carried) -> list[str]:
+    def add(self, carried: Translation) -> list[str]:
         """Returns what could not be carried over."""
         if not carried.fields:
             return []
@@ -164,7 +172,7 @@ class _File:
     def _load(self, document: object) -> Loaded:
         return load_text(_yaml(document), options=self.options, environ=os.environ)
 
-    def _target(self, carried: Carried) -> str:
+    def _target(self, carried: Translation) -> str:
         """The same server in the same way is the same target; else a name of its own."""
         base = re.sub(r"[^a-z0-9._-]+", "-", carried.host.lower()).strip("._-")[: _NAME_MAX - 3] or "target"
         name, number = base, 1

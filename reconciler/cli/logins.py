@@ -10,9 +10,9 @@ import asyncssh
 
 from reconciler.config.load import Loaded
 from reconciler.core.spec import AgentLogin, Hop, KeyLogin, Login, PasswordLogin, TargetSpec
-from reconciler.ssh.algorithms import known
-from reconciler.ssh.dial import DialFailed, dial
-from reconciler.ssh.logins import misfits
+from reconciler.ssh.connect.algorithms import known
+from reconciler.ssh.connect.credentials import unusable_credentials
+from reconciler.ssh.connect.dial import DialFailed, dial
 
 _AT_ONCE = 16
 
@@ -40,7 +40,7 @@ class KeyInspector:
         self.environ = environ
         self._found: dict[tuple[KeyLogin | AgentLogin, bool], tuple[str, str]] = {}
 
-    def misfit(self, hop: Hop, login: Login) -> tuple[str, str]:
+    def unusable_credential(self, hop: Hop, login: Login) -> tuple[str, str]:
         if isinstance(login, PasswordLogin):
             return "", ""
         asked = (login, hop.strict_key_permissions)
@@ -53,7 +53,7 @@ class KeyInspector:
         return known(kind)
 
     def _message(self, hop: Hop, login: Login) -> str:
-        found = asyncio.run(misfits(replace(hop, logins=(login,)), self.environ))
+        found = asyncio.run(unusable_credentials(replace(hop, logins=(login,)), self.environ))
         return found[0].message if found else ""
 
     def _field(self, hop: Hop, login: Login, message: str) -> str:

@@ -8,8 +8,8 @@ from typing import Any, TypeVar
 import click
 from click.shell_completion import CompletionItem
 
-from reconciler.cli.answers import Tunnel
 from reconciler.cli.client import Control, Trouble
+from reconciler.cli.responses import Tunnel
 
 _C = TypeVar("_C", bound=Callable[..., Any])
 _OFF = {"disabled": "the file says `enabled: false`", "expired": "its `expiresAt` has passed"}

@@ -7,9 +7,9 @@ import click
 from reconciler.cli import options
 from reconciler.cli.client import Control
 from reconciler.cli.ids import named
-from reconciler.cli.table import clean
+from reconciler.cli.terminal.table import clean
 from reconciler.cli.values import DURATION
-from reconciler.config.values import shown_duration
+from reconciler.config.schema.values import shown_duration
 
 
 @click.command("pause")

@@ -14,15 +14,15 @@ from pathlib import Path
 import click
 
 from reconciler.cli import options
-from reconciler.cli.answers import PlannedStep
 from reconciler.cli.client import Control, NothingRuns, Trouble
 from reconciler.cli.files import files
-from reconciler.cli.table import clean, complain, count, painted, width
-from reconciler.config.files import STDIN, Found, default_paths, listing, read_all
+from reconciler.cli.responses import PlannedStep
+from reconciler.cli.terminal.table import clean, complain, count, painted, width
 from reconciler.config.load import Config, Loaded
+from reconciler.config.syntax.config_files import STDIN, Found, default_paths, listing, read_all
 from reconciler.core.spec import NOTHING, Desired
-from reconciler.planned import between
-from reconciler.system.hidden import hide_json
+from reconciler.runtime.plan_report import between
+from reconciler.system.redaction import redact_json
 
 _SIGNS = {"dial": "+", "open": "+", "close": "-", "retire": "-", "cut": "-", "drain": "-"}
 _COLOURS = {"+": "green", "-": "red", "~": "yellow"}
@@ -66,19 +66,19 @@ def command(config: Config, old: tuple[str, ...], exit_code: bool, output: str, 
     """
     new, before = _found(config.paths or default_paths(config.environ), old)
     loaded = _load(config, new)
-    foreseen = (
+    simulated = (
         _from_old(config, loaded, before) if old else _from_running(control, new, loaded, strict=config.options.strict)
     )
-    done = sorted(foreseen.steps, key=lambda step: (_name(step), step["action"], step["why"]))
+    done = sorted(simulated.steps, key=lambda step: (_name(step), step["action"], step["why"]))
     if output == "json":
-        told = {"actions": done, "errors": foreseen.errors, "clients": foreseen.clients}
-        click.echo(json.dumps(hide_json(told), indent=2))
+        told = {"actions": done, "errors": simulated.errors, "clients": simulated.clients}
+        click.echo(json.dumps(redact_json(told), indent=2))
     else:
-        for error in foreseen.errors:
+        for error in simulated.errors:
             complain("error", error)
-        if not foreseen.errors or done:
-            click.echo("\n".join(_lines(done, loaded.desired, foreseen.clients)))
-    sys.exit(_INVALID if foreseen.errors else int(exit_code and bool(done)))
+        if not simulated.errors or done:
+            click.echo("\n".join(_lines(done, loaded.desired, simulated.clients)))
+    sys.exit(_INVALID if simulated.errors else int(exit_code and bool(done)))
 
 
 # --- where the steps come from ----------------------------------------------------------------------------------

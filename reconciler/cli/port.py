@@ -7,9 +7,9 @@ import re
 import click
 
 from reconciler.cli import options
-from reconciler.cli.answers import Tunnel
 from reconciler.cli.client import Control, Trouble
 from reconciler.cli.ids import chosen
+from reconciler.cli.responses import Tunnel
 
 _PORT = re.compile(r":([0-9]+)$")  # a range, before one is chosen, is none
 _UNBOUND = frozenset({"local_port_in_use", "bind", "remote_port_in_use", "forbidden_by_server"})

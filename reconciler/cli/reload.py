@@ -8,7 +8,7 @@ import click
 
 from reconciler.cli import options
 from reconciler.cli.client import Control
-from reconciler.cli.table import clean, complain
+from reconciler.cli.terminal.table import clean, complain
 
 
 @click.command("reload")

@@ -7,7 +7,7 @@ import click
 from reconciler.cli import options
 from reconciler.cli.client import Control
 from reconciler.cli.ids import named
-from reconciler.cli.table import clean
+from reconciler.cli.terminal.table import clean
 
 
 @click.command("restart")

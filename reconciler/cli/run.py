@@ -10,17 +10,17 @@ import sys
 import click
 from click.core import ParameterSource
 
-from reconciler.app import App
-from reconciler.cli import logs
-from reconciler.cli.beside import run_beside
+from reconciler.cli.child_process import run_child
 from reconciler.cli.files import files
-from reconciler.cli.table import complain
+from reconciler.cli.terminal import logs
+from reconciler.cli.terminal.table import complain
 from reconciler.cli.values import DURATION
 from reconciler.config.load import Config
 from reconciler.core.overlay import Shard
-from reconciler.service import DEFAULT_LISTEN, EndpointError, Endpoints, serving
+from reconciler.runtime.app import App
+from reconciler.runtime.endpoints import DEFAULT_LISTEN, EndpointError, Endpoints, serving
+from reconciler.system.daemon_threads import DaemonThreads
 from reconciler.system.descriptors import raise_soft_limit
-from reconciler.system.threads import Threads
 
 _INVALID = 2
 _THREADS = 32  # for what blocks: files, above all
@@ -165,9 +165,9 @@ def command(
 async def _run(
     config: Config, endpoints: Endpoints, shard: Shard | None, program: tuple[str, ...], within: float
 ) -> int:
-    asyncio.get_running_loop().set_default_executor(Threads(_THREADS))
+    asyncio.get_running_loop().set_default_executor(DaemonThreads(_THREADS))
     app = App(config, shard=shard)
     asyncio.get_running_loop().set_exception_handler(app.unhandled)
     with app.ending.signals():  # also those that come while the endpoints are made
         async with serving(app, endpoints):
-            return await (run_beside(app, program, within) if program else app.run())
+            return await (run_child(app, program, within) if program else app.run())

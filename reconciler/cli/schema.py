@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from reconciler.config.schema import schema_text
+from reconciler.config.schema.document import schema_text
 
 
 @click.command("schema")

@@ -12,11 +12,12 @@ from datetime import UTC, datetime
 
 import click
 
-from reconciler.cli import options, status_view
-from reconciler.cli.answers import Status, Tunnel
+from reconciler.cli import options
 from reconciler.cli.client import Control, NothingRuns, Trouble
-from reconciler.cli.ids import chosen, is_meant
-from reconciler.cli.table import clean, width, wrapped
+from reconciler.cli.ids import chosen, matches
+from reconciler.cli.responses import Status, Tunnel
+from reconciler.cli.terminal import status_view
+from reconciler.cli.terminal.table import clean, width, wrapped
 
 _EVERY = 1.0  # seconds between two looks of --watch
 _HOME, _TO_END_OF_LINE, _TO_END_OF_SCREEN = "\x1b[H", "\x1b[K", "\x1b[J"
@@ -74,7 +75,7 @@ def _look(ids: tuple[str, ...], control: Control, show: _Show, watch: bool) -> i
 def _chosen(status: Status, ids: tuple[str, ...]) -> list[Tunnel]:
     """Those that are meant. Of a process that ends most are gone: that they are not there says nothing."""
     if status.get("ending"):
-        return [tunnel for tunnel in status["tunnels"] if not ids or is_meant(tunnel["id"], ids)]
+        return [tunnel for tunnel in status["tunnels"] if not ids or matches(tunnel["id"], ids)]
     return chosen(status, ids)
 
 

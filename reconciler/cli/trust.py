@@ -13,7 +13,7 @@ import click
 from reconciler.cli.client import Trouble
 from reconciler.cli.files import files
 from reconciler.cli.host_keys import Fetched, Server, fetch_all, servers_of
-from reconciler.cli.table import clean, complain
+from reconciler.cli.terminal.table import clean, complain
 from reconciler.config.load import Config, Loaded
 
 _NEW = "new: compare it with the server's own before you paste it, for instance there with"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import click
 
-from reconciler.config.nodes import Scalar
-from reconciler.config.values import Wrong, duration
+from reconciler.config.schema.values import InvalidValueError, duration
+from reconciler.config.syntax.nodes import Scalar
 
 
 class _Duration(click.ParamType[float]):
@@ -18,7 +18,7 @@ class _Duration(click.ParamType[float]):
             return value
         try:
             return duration(Scalar(value, value))
-        except Wrong:
+        except InvalidValueError:
             self.fail(f"{value!r} is not a duration; one looks like 500ms, 10s, 5m or 1h", param, ctx)
 
 

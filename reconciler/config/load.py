@@ -11,22 +11,22 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from reconciler.config.assemble import Assembled, assemble
-from reconciler.config.choice import Candidate, Choice
+from reconciler.config.build.assemble import Assembled, assemble
+from reconciler.config.build.merge import Document
 from reconciler.config.deadline import TooLongError, within
-from reconciler.config.files import Found, Listing, default_paths, digest, listing, read_all, revision
-from reconciler.config.gaps import gaps_in, may_follow
-from reconciler.config.merge import Document
-from reconciler.config.named import named_files
+from reconciler.config.diagnostics import bounded
+from reconciler.config.last_good import Candidate, LastGood
+from reconciler.config.named_files import named_files
 from reconciler.config.options import Options
 from reconciler.config.problem import ConfigError, ErrorCode, Place, Problem, by_place
-from reconciler.config.read import MAX_PROBLEMS, read
-from reconciler.config.report import bounded
-from reconciler.config.schema import known_words
-from reconciler.config.sentences import violations
-from reconciler.config.variables import Variables
+from reconciler.config.schema.document import known_words
+from reconciler.config.schema.unparsed_paths import may_follow, unparsed_paths_in
+from reconciler.config.schema.variables import Variables
+from reconciler.config.schema.violations import violations
+from reconciler.config.syntax.config_files import Found, Listing, default_paths, digest, listing, read_all, revision
+from reconciler.config.syntax.yaml_reader import MAX_PROBLEMS, read
 from reconciler.core.spec import NOTHING, Desired
-from reconciler.system.hidden import Hidden
+from reconciler.system.redaction import Redactor
 
 _SHOWN_ERRORS = 3
 
@@ -66,7 +66,7 @@ class Loaded:
     rejected: str
     broken: Mapping[str, str]
     watched: frozenset[str]
-    hidden: Hidden = field(compare=False)
+    hidden: Redactor = field(compare=False)
 
     @property
     def valid(self) -> bool:
@@ -93,7 +93,7 @@ class Config:
         self.paths = tuple(map(str, paths))
         self.environ = environ
         options = options or Options()
-        self.hidden = options.hidden or Hidden(known_words())
+        self.hidden = options.hidden or Redactor(known_words())
         self.options = replace(options, hidden=self.hidden)
         self._good: dict[str, Document] = {}
         self._homes: dict[str, str] = {}  # by file, the path given that it was found under
@@ -168,17 +168,17 @@ class Config:
     def _parse_content(self, found: Found, content: str) -> Candidate:
         raw, problems = read(found.data, found.name)
         root, wrong = Variables(self.environ, self.options).expand(raw, found.name)
-        gaps = gaps_in(raw)
+        gaps = unparsed_paths_in(raw)
         problems += wrong
         problems += (problem for problem in violations(root, found.name) if not may_follow(problem, gaps))
         kept = by_place(problems)[: MAX_PROBLEMS + 1]  # the last one shows that there are more
         return Candidate(found.name, Document(found.name, found.directory, root, content, gaps), kept, content)
 
     def _settle(self, candidates: dict[str, Candidate], problems: Sequence[Problem]) -> Loaded:
-        choice = Choice(candidates, self._good, {c.name for c in candidates.values() if c.problems})
+        choice = LastGood(candidates, self._good, {c.name for c in candidates.values() if c.problems})
         errors = [*problems, *(p for c in candidates.values() for p in c.problems)]
         as_written = self._assemble_as_written(choice, errors)
-        errors = [p for p in errors if p.code is not ErrorCode.VALUE or _spot(p) not in as_written.better]
+        errors = [p for p in errors if p.code is not ErrorCode.VALUE or _spot(p) not in as_written.overrides_schema]
         errors += as_written.errors
         # What a file says against the content of one that is rejected already is no reason to reject it too: whether
         # it goes against that one's last good content is seen when the good ones are assembled.
@@ -193,7 +193,7 @@ class Config:
         self._forget_absent(candidates)
         return self._loaded(choice, errors, as_written.warnings)
 
-    def _assemble_as_written(self, choice: Choice, already: Sequence[Problem]) -> Assembled:
+    def _assemble_as_written(self, choice: LastGood, already: Sequence[Problem]) -> Assembled:
         """Everything that is wrong with the files as they are; last good content only for what cannot be parsed."""
         documents = [
             document
@@ -208,7 +208,7 @@ class Config:
             changed = [name for name in choice.candidates if choice.is_changed(name)] or choice.candidates
             return Assembled(NOTHING, tuple(_too_long(name, error) for name in changed), (), {}, frozenset())
 
-    def _assemble_good(self, choice: Choice) -> tuple[Assembled | None, list[Problem]]:
+    def _assemble_good(self, choice: LastGood) -> tuple[Assembled | None, list[Problem]]:
         """The files that go together, bad ones with their last good content; and what else was found on the way."""
         consequences: list[Problem] = []
         while True:
@@ -231,7 +231,7 @@ class Config:
                 self._homes.pop(name, None)
                 self._parsed.pop(name, None)
 
-    def _loaded(self, choice: Choice, errors: Iterable[Problem], warnings: Iterable[Problem]) -> Loaded:
+    def _loaded(self, choice: LastGood, errors: Iterable[Problem], warnings: Iterable[Problem]) -> Loaded:
         self.hidden.keep(_names(self._desired))
         listed = bounded(errors)
         present = [c for c in choice.candidates.values() if not c.absent or c.name in choice.rejected]

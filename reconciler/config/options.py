@@ -11,13 +11,13 @@ from typing import Protocol
 
 from reconciler.config.deadline import SECONDS
 from reconciler.core.spec import Hop, Login
-from reconciler.system.hidden import Hidden
+from reconciler.system.redaction import Redactor
 
 
 class Inspector(Protocol):
     """What is known of servers' logins where SSH is spoken, which is not here."""
 
-    def misfit(self, hop: Hop, login: Login) -> tuple[str, str]:
+    def unusable_credential(self, hop: Hop, login: Login) -> tuple[str, str]:
         """Why the hop cannot be asked with this login, and the field that is to blame; both "" if it can."""
 
     def algorithms(self, kind: str) -> Collection[str]:
@@ -49,7 +49,7 @@ class Options:
     now: float | None = None
     inspector: Inspector | None = None
     seconds: float = SECONDS
-    hidden: Hidden | None = None
+    hidden: Redactor | None = None
 
 
 def process_user() -> str:

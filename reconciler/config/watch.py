@@ -24,7 +24,7 @@ from typing import Self
 
 from watchfiles import awatch
 
-from reconciler.config.files import STDIN, is_utf8, listing
+from reconciler.config.syntax.config_files import STDIN, is_utf8, listing
 from reconciler.system.file_calls import FILES
 from reconciler.system.read_file import NotRegularFileError, digest_regular
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from reconciler.core.observed import Draining, FlowKey, SocketKey
 from reconciler.core.spec import TargetSettings, TargetSpec, TunnelSpec
-from reconciler.core.status import Draining, FlowKey, SocketKey
 
 
 @dataclass(frozen=True, slots=True)

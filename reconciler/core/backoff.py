@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import zlib
 
+from reconciler.core.observed import Failure, Reason, Tries
 from reconciler.core.spec import Access, Reconnect
-from reconciler.core.status import Failure, Reason, Tries
 
 QUICK = frozenset({Reason.REFUSED, Reason.UNREACHABLE, Reason.CLOSED_BY_SERVER, Reason.KEEPALIVE})
 GUARDED = frozenset({Reason.AUTH, Reason.HOST_KEY, Reason.CERTIFICATE_EXPIRED})
@@ -30,23 +30,25 @@ AT_ONCE_AFTER = 1.0  # a link that lived this long is tried again at once when l
 AT_ONCE_LOSSES = 16  # and so are the first short-lived ones of an outage: a restarted server kills a few sessions
 
 
-def failed(previous: Tries | None, failure: Failure, now: float, access: Access | None, stamp: str) -> Tries:
+def failed(previous: Tries | None, failure: Failure, now: float, access: Access | None, fingerprint: str) -> Tries:
     """The record after one more failed try."""
     if previous is None or previous.access != access:
-        return Tries(1, failure, now, now, False, access, stamp)
-    return Tries(previous.failures + 1, failure, now, previous.since, False, access, stamp)
+        return Tries(1, failure, now, now, False, access, fingerprint)
+    return Tries(previous.failures + 1, failure, now, previous.since, False, access, fingerprint)
 
 
-def lost(previous: Tries | None, failure: Failure, now: float, up_for: float, access: Access, stamp: str) -> Tries:
+def lost(
+    previous: Tries | None, failure: Failure, now: float, up_for: float, access: Access, fingerprint: str
+) -> Tries:
     """The record after a ready link was lost, `up_for` seconds after it came up.
 
     One that was well starts a new outage; one that keeps coming and going goes on with the old one's count, so that
     a server which accepts and drops us is not hammered.
     """
     if up_for >= WELL_AFTER or previous is None or previous.access != access:
-        return Tries(0, failure, now, now, True, access, stamp)
+        return Tries(0, failure, now, now, True, access, fingerprint)
     at_once = up_for >= AT_ONCE_AFTER or previous.failures < AT_ONCE_LOSSES
-    return Tries(previous.failures + 1, failure, now, previous.since, at_once, access, stamp)
+    return Tries(previous.failures + 1, failure, now, previous.since, at_once, access, fingerprint)
 
 
 def is_over(tries: Tries, up_since: float, now: float) -> bool:
@@ -57,12 +59,12 @@ def is_over(tries: Tries, up_since: float, now: float) -> bool:
     return tries.at <= up_since and now - up_since >= WELL_AFTER
 
 
-def next_link_try(tries: Tries, reconnect: Reconnect, name: str, held: bool, stamp: str) -> float:
-    """When to dial again (monotonic): `held` if a client waits, `stamp` the present state of the files."""
+def next_link_try(tries: Tries, reconnect: Reconnect, name: str, held: bool, fingerprint: str) -> float:
+    """When to dial again (monotonic): `held` if a client waits, `fingerprint` the present state of the files."""
     if tries.at_once:
         return tries.at
     reason = tries.last.reason
-    if stamp != tries.stamp and (reason in GUARDED or reason is Reason.SECRET_UNREADABLE):
+    if fingerprint != tries.fingerprint and (reason in GUARDED or reason is Reason.SECRET_UNREADABLE):
         return tries.at
     delay = _grown(reconnect.initial, reconnect.factor, tries.failures, reconnect.max)
     if reason in GUARDED:

@@ -14,7 +14,7 @@ from typing import assert_never
 
 from reconciler.core import backoff
 from reconciler.core.actions import Action, Assign, Close, Cut, Dial, Drain, Move, Open, Retire, Tune
-from reconciler.core.status import Failure, FlowKey, Observed, Reason, SocketKey, Tries
+from reconciler.core.observed import Failure, FlowKey, Observed, Reason, SocketKey, Tries
 
 # What an action does to what: the same one asked for again is the same fault, whatever its reason.
 _Key = tuple[type, str | int | SocketKey | FlowKey]

@@ -85,18 +85,18 @@ def _until(wall: float | None) -> str:
     return f"paused until {datetime.fromtimestamp(wall, UTC).replace(tzinfo=None).isoformat(timespec='seconds')}Z"
 
 
-def is_meant(tunnel: TunnelSpec, patterns: Iterable[str]) -> bool:
+def matches(tunnel: TunnelSpec, patterns: Iterable[str]) -> bool:
     """Whether one of the globs names the tunnel, by its id or by its target."""
     return any(fnmatchcase(tunnel.id, glob) or fnmatchcase(tunnel.target, glob) for glob in patterns)
 
 
-def meant(patterns: Iterable[str], desired: Desired) -> list[TunnelSpec]:
+def matching(patterns: Iterable[str], desired: Desired) -> list[TunnelSpec]:
     """The tunnels that the globs name, in the order of the files. Raises NoSuchTunnelError if one names none."""
     patterns = list(patterns)
     for pattern in patterns:
-        if not any(is_meant(tunnel, [pattern]) for tunnel in desired.tunnels.values()):
+        if not any(matches(tunnel, [pattern]) for tunnel in desired.tunnels.values()):
             raise NoSuchTunnelError(f"no tunnel is called {pattern}; {_there_are(list(desired.tunnels))}")
-    return [tunnel for tunnel in desired.tunnels.values() if is_meant(tunnel, patterns)]
+    return [tunnel for tunnel in desired.tunnels.values() if matches(tunnel, patterns)]
 
 
 def _there_are(ids: list[str]) -> str:

@@ -19,8 +19,7 @@ from dataclasses import dataclass, field
 from reconciler.core.actions import Action, Assign, Close, Cut, Dial, Drain, Move, Open, Retire, Tune
 from reconciler.core.addresses import Addresses, is_choice, is_remote
 from reconciler.core.backoff import next_link_try, next_socket_try
-from reconciler.core.spec import Desired, Listen, Route, TargetSpec, TunnelSpec
-from reconciler.core.status import (
+from reconciler.core.observed import (
     DrainCause,
     Draining,
     FlowState,
@@ -32,6 +31,7 @@ from reconciler.core.status import (
     SocketPhase,
     SocketState,
 )
+from reconciler.core.spec import Desired, Listen, Route, TargetSpec, TunnelSpec
 
 FAIL_BACK_EVERY = 60.0  # at most one real login a minute to see whether a preferred host is well
 WALL_CHECK_EVERY = 60.0  # a wall clock can jump: an expiry is looked at this often at least
@@ -204,8 +204,8 @@ def _dial_missing(target: TargetSpec, good: int, dialing: int, limit: int, obser
         return  # after a failure one at a time: one answer tells as much as sixteen
     demand = observed.demand.get(target.name)
     held = demand is not None and demand.held > 0
-    stamp = observed.stamps.get(target.name, "")
-    if draft.due(next_link_try(tries, target.settings.reconnect, target.name, held, stamp)):
+    fingerprint = observed.fingerprints.get(target.name, "")
+    if draft.due(next_link_try(tries, target.settings.reconnect, target.name, held, fingerprint)):
         count = 1 if tries.failures else missing
         draft.start.extend([Dial(target, limit, f"try again after: {tries.last.reason}")] * count)
 

@@ -16,10 +16,8 @@ from typing import assert_never
 from reconciler.core import backoff
 from reconciler.core.actions import Action, Assign, Close, Cut, Dial, Drain, Move, Open, Retire, Tune
 from reconciler.core.addresses import Addresses, is_choice, is_remote
-from reconciler.core.admission import forbids
-from reconciler.core.origin import UNIX
-from reconciler.core.spec import NOTHING, Desired, Endpoint, Listen, TunnelSpec
-from reconciler.core.status import (
+from reconciler.core.observed import (
+    ClientInfo,
     Demand,
     Draining,
     Failure,
@@ -33,8 +31,10 @@ from reconciler.core.status import (
     SocketKey,
     SocketPhase,
     SocketState,
-    Visitor,
 )
+from reconciler.core.rules.admission import forbids
+from reconciler.core.rules.origin import UNIX
+from reconciler.core.spec import NOTHING, Desired, Endpoint, Listen, TunnelSpec
 
 
 class ImpossibleError(Exception):
@@ -45,7 +45,7 @@ class ImpossibleError(Exception):
 class Client:
     """A live client, and the socket that it came in by."""
 
-    visitor: Visitor
+    client_info: ClientInfo
     came_by: SocketKey
 
 
@@ -72,7 +72,7 @@ class Simulator:
         self.kind = kind
         self.unreachable: set[Endpoint] = set()
         self.busy: set[Listen] = set()
-        self.stamps = dict(observed.stamps)
+        self.fingerprints = dict(observed.fingerprints)
         self.touched: frozenset[Client] = frozenset()
         self._desired = NOTHING
         self._now = now
@@ -112,13 +112,15 @@ class Simulator:
             links=tuple(self._links.values()),
             sockets=MappingProxyType(dict(self._sockets)),
             flows=tuple(
-                FlowState(key, tuple(client.visitor for client in clients.all), clients.drain_timeout, clients.draining)
+                FlowState(
+                    key, tuple(client.client_info for client in clients.all), clients.drain_timeout, clients.draining
+                )
                 for key, clients in self._flows.items()
             ),
             link_tries=MappingProxyType(dict(self._link_tries)),
             socket_tries=MappingProxyType(dict(self._socket_tries)),
             demand=MappingProxyType(self._demand()),
-            stamps=MappingProxyType(dict(self.stamps)),
+            fingerprints=MappingProxyType(dict(self.fingerprints)),
             destinations=MappingProxyType({}),
             probes=MappingProxyType({}),
             stalled=frozenset(),
@@ -212,11 +214,15 @@ class Simulator:
         wrong = target is None or target.access != link.access or not link.trusted
         if wrong or link.phase is LinkPhase.RETIRING:
             return
-        previous, now, stamp = self._link_tries.get(link.target), self._now.mono, self.stamps.get(link.target, "")
+        previous, now, fingerprint = (
+            self._link_tries.get(link.target),
+            self._now.mono,
+            self.fingerprints.get(link.target, ""),
+        )
         if link.phase is LinkPhase.READY:
-            tries = backoff.lost(previous, failure, now, now - link.since, link.access, stamp)
+            tries = backoff.lost(previous, failure, now, now - link.since, link.access, fingerprint)
         else:
-            tries = backoff.failed(previous, failure, now, link.access, stamp)
+            tries = backoff.failed(previous, failure, now, link.access, fingerprint)
         self._link_tries[link.target] = tries
 
     def distrust(self, link_id: int) -> None:
@@ -227,14 +233,14 @@ class Simulator:
         """Its host key is among the known ones again."""
         self._links[link_id] = replace(self._links[link_id], trusted=True)
 
-    def arrive(self, tunnel_id: str, visitor: Visitor | None = None) -> FlowKey | None:
+    def arrive(self, tunnel_id: str, client_info: ClientInfo | None = None) -> FlowKey | None:
         """A client (one who may come, if it is not said who) comes to a tunnel's socket.
 
         None: it is held, or refused as nothing listens.
         """
         for socket in self._sockets.values():
             if socket.owner.id == tunnel_id and socket.phase is SocketPhase.BOUND:
-                return self._accept(socket, visitor)
+                return self._accept(socket, client_info)
         return None
 
     def leave(self, flow: FlowKey) -> None:
@@ -263,7 +269,7 @@ class Simulator:
             settings=target.settings,
             limit=dial.limit,
             host=-1,
-            passed_over=None,
+            preferred_host_failure=None,
             phase=LinkPhase.DIALING,
             since=self._now.mono,
             trusted=True,
@@ -286,7 +292,7 @@ class Simulator:
             return
         over = Failure(Reason.UNREACHABLE, "it cannot be reached") if reached[0] else None
         self._links[link.id] = replace(
-            link, host=reached[0], passed_over=over, phase=LinkPhase.READY, since=self._now.mono
+            link, host=reached[0], preferred_host_failure=over, phase=LinkPhase.READY, since=self._now.mono
         )
         self._admit()
 
@@ -341,7 +347,7 @@ class Simulator:
         for flow in [flow for flow in self._flows if flow.tunnel == tunnel.id]:
             clients = self._flows[flow]
             clients.drain_timeout = tunnel.policy.drain_timeout
-            forbidden = [client for client in clients.all if forbids(tunnel, client.visitor)]
+            forbidden = [client for client in clients.all if forbids(tunnel, client.client_info)]
             self._leave(flow, forbidden)
             cut += forbidden
         return cut
@@ -412,7 +418,7 @@ class Simulator:
 
     # --- clients ---
 
-    def _accept(self, socket: SocketState, visitor: Visitor | None = None) -> FlowKey | None:
+    def _accept(self, socket: SocketState, client_info: ClientInfo | None = None) -> FlowKey | None:
         owner = socket.owner
         self._last_used[owner.target] = self._now.mono
         links = [
@@ -429,7 +435,7 @@ class Simulator:
             load[flow.link] += len(clients.all)
         key = FlowKey(owner.id, socket.key.listen, owner.route, min(links, key=lambda link: (load[link], link)))
         clients = self._flows.setdefault(key, _Clients([], owner.policy.drain_timeout, None))
-        clients.all.append(Client(visitor or _guest(owner), socket.key))
+        clients.all.append(Client(client_info or _guest(owner), socket.key))
         return key
 
     def _leave(self, flow: FlowKey, leaving: Collection[Client]) -> None:
@@ -460,9 +466,9 @@ class Simulator:
         return clients
 
 
-def _guest(tunnel: TunnelSpec) -> Visitor:
+def _guest(tunnel: TunnelSpec) -> ClientInfo:
     """A client that every tunnel admits: that of a unix socket."""
-    return Visitor(UNIX, str(tunnel.route), None, next(iter(tunnel.policy.users), None))
+    return ClientInfo(UNIX, str(tunnel.route), None, next(iter(tunnel.policy.users), None))
 
 
 def _flows_of(observed: Observed) -> dict[FlowKey, _Clients]:
@@ -475,7 +481,7 @@ def _flows_of(observed: Observed) -> dict[FlowKey, _Clients]:
     flows = {}
     for flow in observed.flows:
         came_by = entrances.get((flow.key.listen, flow.key.tunnel), SocketKey(flow.key.listen, 0))
-        clients = [Client(visitor, came_by) for visitor in flow.visitors]
+        clients = [Client(client_info, came_by) for client_info in flow.visitors]
         flows[flow.key] = _Clients(clients, flow.drain_timeout, flow.draining)
     return flows
 

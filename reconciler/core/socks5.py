@@ -29,7 +29,7 @@ from enum import Enum, IntEnum, auto
 from ipaddress import IPv4Address, IPv6Address
 from typing import Final
 
-from reconciler.core.access import read_host
+from reconciler.core.rules.access import read_host
 from reconciler.core.secret import Secret
 
 _VERSION: Final = 5

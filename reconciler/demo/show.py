@@ -9,12 +9,12 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from reconciler.app import App
 from reconciler.config.load import Config
-from reconciler.core.status import Phase
+from reconciler.core.observed import Phase
 from reconciler.demo.world import World, world
-from reconciler.report.journal import Change
-from reconciler.ssh.options import name_the_user_for_asyncssh
+from reconciler.report.changes import Change
+from reconciler.runtime.app import App
+from reconciler.ssh.connect.asyncssh_options import name_the_user_for_asyncssh
 
 INTRO = """\
 An SSH server, a web service behind it and a file of tunnels are up, all inside this process.

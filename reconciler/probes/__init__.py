@@ -17,7 +17,7 @@ from importlib import import_module
 from pkgutil import iter_modules
 from types import MappingProxyType
 
-from reconciler.core.ports import Probe
+from reconciler.core.interfaces import Probe
 
 
 def _found() -> Mapping[str, Probe]:

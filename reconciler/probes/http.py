@@ -12,11 +12,11 @@ from http import HTTPStatus
 from typing import assert_never
 from urllib.parse import quote
 
-from reconciler.core.ports import Opener, Stream
+from reconciler.core.interfaces import Opener, Stream
+from reconciler.core.observed import Failure, Reason
 from reconciler.core.printable import printable
 from reconciler.core.spec import FarTcp, FarUnix, Health, NearTcp, NearUnix, Route, Socks
-from reconciler.core.status import Failure, Reason
-from reconciler.system.hidden import hide
+from reconciler.system.redaction import redact
 
 _HEAD_LIMIT = 65536
 _READ = 4096
@@ -99,4 +99,4 @@ def _not_http(received: bytearray) -> str:
 
 def _shown(data: bytes) -> str:
     """The far side's text, cut and escaped."""
-    return printable(hide(data.decode("latin-1").strip())[:_SHOWN])
+    return printable(redact(data.decode("latin-1").strip())[:_SHOWN])

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from reconciler.core.ports import Opener
+from reconciler.core.interfaces import Opener
+from reconciler.core.observed import Failure, Reason
 from reconciler.core.spec import Health, Route
-from reconciler.core.status import Failure, Reason
 
 
 async def probe(opener: Opener, _health: Health, _route: Route) -> Failure | None:

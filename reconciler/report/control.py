@@ -26,18 +26,18 @@ from typing import Protocol
 from aiohttp import web
 
 from reconciler.core.overlay import NoSuchTunnelError
+from reconciler.report.event_stream import stream
 from reconciler.report.events import Events
 from reconciler.report.snapshot import Json, Snapshot, to_json
-from reconciler.report.stream import stream
-from reconciler.system.hidden import hide, hide_json
 from reconciler.system.peer_credentials import peer_uid
+from reconciler.system.redaction import redact, redact_json
 
 LARGEST = 16 << 20  # bytes of a request: the files of a plan
 WAIT = 30.0  # seconds
 LONGEST = 10 * 366 * 86_400.0
 
 
-class NotSoError(Exception):
+class WaitFailedError(Exception):
     """What was waited for will not come (`status` 409, 503: the process has ended), or did not come in time (408)."""
 
     def __init__(self, status: int, message: str) -> None:
@@ -110,7 +110,7 @@ class _Control:
             return _error(400, str(wrong))
         except NoSuchTunnelError as missing:
             return _error(404, str(missing))
-        except NotSoError as no:
+        except WaitFailedError as no:
             return _error(no.status, str(no))
         except web.HTTPException as error:
             return _error(error.status, error.reason)
@@ -171,11 +171,11 @@ class _Control:
 
 
 def _error(status: int, message: str) -> web.Response:
-    return web.json_response({"error": hide(message)}, status=status)
+    return web.json_response({"error": redact(message)}, status=status)
 
 
 def _answer(content: Json) -> web.Response:
-    return web.json_response(hide_json(content))
+    return web.json_response(redact_json(content))
 
 
 async def _body(request: web.Request) -> Mapping[str, object]:

@@ -12,8 +12,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from reconciler.core.actions import Action, Cut, Drain
-from reconciler.core.status import Observed
-from reconciler.report.journal import Change
+from reconciler.core.observed import Observed
+from reconciler.report.changes import Change
 from reconciler.report.snapshot import Json, iso
 
 KEPT = 1000

@@ -15,10 +15,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector, exposition
 from prometheus_client.openmetrics import exposition as openmetrics_exposition
 
-from reconciler.core.status import Phase
+from reconciler.core.observed import Phase
 from reconciler.report.exposition import OPENMETRICS, Page, Sample, content_type, labels
 from reconciler.report.snapshot import NOT_ASKED, Condition, Snapshot, TargetSnapshot, TunnelSnapshot
-from reconciler.system.hidden import hide
+from reconciler.system.redaction import redact
 
 RESULTS = ("ok", "denied", "limit", "hold_timeout", "dial_failed", "auth_failed")
 _NOT_IN_A_NAME = re.compile(r"[^a-zA-Z0-9_]")
@@ -62,10 +62,10 @@ class Metrics:
         for text, one in tunnels:
             own = dict(one.labels)
             more = {
-                "listen": hide(one.asked),
-                "dial": hide(one.dial),
+                "listen": redact(one.asked),
+                "dial": redact(one.dial),
                 "critical": "true" if one.critical else "false",
-                **{label: hide(own.get(name, "")) for label, name in self._shown.items()},
+                **{label: redact(own.get(name, "")) for label, name in self._shown.items()},
             }
             samples.append((f"{text},{labels(more)}", 1))
         page.gauge("ssh_tunnel_info", "What the file says about the tunnel.", samples)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from reconciler.core.histogram import Distribution
-from reconciler.core.status import Phase, Reason
+from reconciler.core.observed import Phase, Reason
 
 # Phases in which nobody expects it to be up; and those in which its being down is no trouble.
 NOT_ASKED = frozenset({Phase.OFF, Phase.STANDBY})

@@ -15,7 +15,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from reconciler.core.budget import Budget
+from reconciler.core.descriptor_budget import Budget
 
 # Where the hard limit is higher, or infinite: some programs and libraries loop over all possible descriptors.
 HIGHEST = 1 << 20

@@ -14,7 +14,7 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-from reconciler.system.hidden import hide
+from reconciler.system.redaction import redact
 
 _LONGEST = 4095  # bytes of a path: PATH_MAX of Linux, without the NUL. Elsewhere it is less, and the system says so
 _SHOWN = 100
@@ -42,7 +42,7 @@ def check_path(path: str) -> None:
     except UnicodeEncodeError:
         raise OSError(errno.EINVAL, "the path has characters that no file name has", path) from None
     if len(encoded) > _LONGEST:
-        raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG), hide(path)[:_SHOWN] + "...")
+        raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG), redact(path)[:_SHOWN] + "...")
     if b"\0" in encoded:
         raise OSError(errno.EINVAL, "the path has a NUL character in it", path)
     if Path(path).name in ("", "..") or path.endswith("/"):

@@ -10,8 +10,8 @@ import statistics
 import time
 from dataclasses import replace
 
+from reconciler.core.observed import ClientInfo, FlowKey, FlowState
 from reconciler.core.plan import make_plan
-from reconciler.core.status import FlowKey, FlowState, Visitor
 from unit.build import World, local, origin, target
 
 TARGETS, TUNNELS, ROUNDS = 100, 10_000, 31
@@ -29,7 +29,7 @@ def main() -> None:
     flows = tuple(
         FlowState(
             FlowKey(socket.owner.id, socket.key.listen, socket.owner.route, link[socket.owner.target]),
-            (Visitor(origin("127.0.0.1"), str(socket.owner.route)),),
+            (ClientInfo(origin("127.0.0.1"), str(socket.owner.route)),),
             30.0,
             None,
         )

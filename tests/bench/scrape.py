@@ -12,7 +12,7 @@ from collections import Counter
 from types import MappingProxyType
 
 from reconciler.core.histogram import Histogram
-from reconciler.core.status import Phase, Reason
+from reconciler.core.observed import Phase, Reason
 from reconciler.report.metrics import Metrics
 from reconciler.report.snapshot import (
     Condition,
@@ -23,7 +23,7 @@ from reconciler.report.snapshot import (
     TargetSnapshot,
     TunnelSnapshot,
 )
-from reconciler.ssh.tally import CONNECT_BOUNDS, DIAL_BOUNDS
+from reconciler.ssh.counters import CONNECT_BOUNDS, DIAL_BOUNDS
 from support.metrics import OPENMETRICS
 
 TARGETS, TUNNELS, ROUNDS = 50, 1_000, 21

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from reconciler.core.status import Phase
+from reconciler.core.observed import Phase
 from support.netns import Namespace, SshdThere
 from support.services import MIB, EchoServer, Sink, exchange
 from support.sshd import Sshd

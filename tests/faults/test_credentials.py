@@ -88,8 +88,8 @@ async def test_a_host_key_that_accept_new_writes_down_disturbs_nobody(
         async with moving([ports[0]] * 5):
             tunnels.edit(first + others)
             await tunnels.all_up("first/echo", *(f"new{number}/echo" for number in range(3)))
-            looked_at = tunnels.app.fleet._links
-            await eventually(lambda: len({record.stamp for record in looked_at._records.values()}) <= 2)
+            looked_at = tunnels.app.actuator._links
+            await eventually(lambda: len({record.fingerprint for record in looked_at._records.values()}) <= 2)
             assert len(tunnels.links) == len(ports)
             assert max(link.number for link in tunnels.links) == len(ports), "each was made once"
     assert len(known.read_text().splitlines()) == len(ports)

@@ -17,10 +17,10 @@ from typing import Any
 import pytest
 from aiohappyeyeballs import AddrInfoType
 
-from reconciler.config.files import Found, find
 from reconciler.config.problem import ErrorCode, Place, Problem
+from reconciler.config.syntax.config_files import Found, find
 from reconciler.core.spec import Endpoint
-from reconciler.ssh import eyeballs
+from reconciler.system import tcp
 from support.endpoints import client_of
 from support.metrics import Scraped, scrape
 from support.program import Program, answers, limited, limits, program
@@ -288,7 +288,7 @@ async def test_a_file_that_only_the_watcher_could_read_is_read_again(
             why = os.strerror(errno.EMFILE).lower()
             return Found(name, str(tmp_path), b"", Problem.at(Place(name), why, ErrorCode.UNREADABLE))
 
-        monkeypatch.setattr("reconciler.config.files.find", fails_once)
+        monkeypatch.setattr("reconciler.config.syntax.config_files.find", fails_once)
         tunnels.edit(file(sshd, local("one", one, echo.port), local("two", two, echo.port)))
         await tunnels.all_up("server/one", "server/two")
         assert failed
@@ -364,11 +364,11 @@ async def test_addresses_that_do_not_answer_keep_few_descriptors(monkeypatch: py
         async def many(_endpoint: Endpoint) -> list[AddrInfoType]:
             return [(*info[:4], (info[4][0], port)) for info in addresses]
 
-        monkeypatch.setattr(eyeballs, "addresses", many)
-        monkeypatch.setattr(eyeballs, "RACERS_MAX", 4)
-        monkeypatch.setattr(eyeballs, "_NEXT_ADDRESS_AFTER", 0.01)
+        monkeypatch.setattr(tcp, "addresses", many)
+        monkeypatch.setattr(tcp, "RACERS_MAX", 4)
+        monkeypatch.setattr(tcp, "_NEXT_ADDRESS_AFTER", 0.01)
         before = connecting(port)
-        tasks = [asyncio.create_task(eyeballs.connect(Endpoint("name", port))) for _ in range(3)]
+        tasks = [asyncio.create_task(tcp.connect(Endpoint("name", port))) for _ in range(3)]
         await eventually(lambda: connecting(port) == before + 3 + 4)
         await asyncio.sleep(0.5)  # 40 addresses, 10 ms apart
         assert connecting(port) == before + 3 + 4
@@ -376,4 +376,4 @@ async def test_addresses_that_do_not_answer_keep_few_descriptors(monkeypatch: py
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         assert connecting(port) == before
-        assert not eyeballs._racers
+        assert not tcp._racers

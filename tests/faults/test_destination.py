@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from reconciler.core.status import Phase
+from reconciler.core.observed import Phase
 from support.clients import listening_inodes, moving
 from support.services import EchoServer, exchange
 from support.sshd import Sshd

@@ -12,14 +12,14 @@ from pathlib import Path
 
 import pytest
 
-from reconciler.config.files import digest
-from reconciler.core.origin import Origin
-from reconciler.core.status import LinkPhase, Phase
-from reconciler.ssh.arrivals import Arrivals
-from reconciler.ssh.doorstep import Door
-from reconciler.ssh.link import Link
-from reconciler.ssh.links import Links
-from reconciler.ssh.near import Near
+from reconciler.config.syntax.config_files import digest
+from reconciler.core.observed import LinkPhase, Phase
+from reconciler.core.rules.origin import Origin
+from reconciler.ssh.clients.connector import ClientConnector
+from reconciler.ssh.clients.hold_queue import ListenerClients
+from reconciler.ssh.link.link import Link
+from reconciler.ssh.link.pool import LinkPool
+from reconciler.ssh.relay.client_transport import ClientTransport
 from support.clients import Mover, all_move, listening_inodes, moving
 from support.keys import KeyPair, Keys
 from support.services import MIB, EchoServer, GreetingServer, Opening, Streams, connected, exchange
@@ -198,7 +198,7 @@ async def test_a_renamed_tunnel_keeps_its_socket_and_its_clients(
                 await tunnels.all_up("server/new", "server/here")
             for name in ("new", "here"):
                 await eventually(partial(has_clients, tunnels, f"server/{name}"))
-            assert not any(flow.draining for flow in tunnels.app.fleet.observe().flows)
+            assert not any(flow.draining for flow in tunnels.app.actuator.observe().flows)
         now = listening_inodes()
         assert (now[near], now[far]) == (inodes[near], inodes[far])
     with capsys.disabled():
@@ -218,7 +218,7 @@ async def test_two_tunnels_swap_ports_and_nobody_is_cut(
                 tunnels.edit(file(sshd, local("a", two, echo.port), local("b", one, neighbour.port)))
                 await eventually(partial(greets, one))
             assert await exchange("127.0.0.1", two) == b"ping"
-            assert not any(flow.draining for flow in tunnels.app.fleet.observe().flows)
+            assert not any(flow.draining for flow in tunnels.app.actuator.observe().flows)
             writer.write_eof()
         now = listening_inodes()
         assert (now[one], now[two]) == (inodes[one], inodes[two])
@@ -284,7 +284,7 @@ async def test_known_hosts_that_still_name_the_key_replace_nothing_and_others_re
         print(f"\n  known hosts: a key still named kept the connection, another did not, 0 of {CLIENTS} clients cut")
 
 
-async def nothing_new(_links: Links) -> bool:
+async def nothing_new(_links: LinkPool) -> bool:
     return False
 
 
@@ -301,14 +301,14 @@ async def test_known_hosts_that_were_wrong_for_a_moment_replace_nothing(
             sshd.known_hosts.write_text(f"[{sshd.host}]:{sshd.port} {' '.join(stranger.public_line.split()[:2])}\n")
             assert "another host key" in await eventually(partial(complaint, tunnels))
             if looked_at == "after the next dial":  # it is due: that one finds the right key, and nobody has looked yet
-                monkeypatch.setattr(Links, "look_at_files", nothing_new)
+                monkeypatch.setattr(LinkPool, "look_at_files", nothing_new)
                 sshd.known_hosts.write_text(right)
                 tunnels.set_forward(HOUR)
             else:
                 sshd.known_hosts.write_text(right)
             await eventually(lambda: not complaint(tunnels))
             await eventually(lambda: tunnels.app.settled)
-            assert [state.phase for state in tunnels.app.fleet.observe().links] == [LinkPhase.READY]
+            assert [state.phase for state in tunnels.app.actuator.observe().links] == [LinkPhase.READY]
             tunnels.set_forward(HOUR)
             assert await tunnels.app.passed()
             await all_move(movers)
@@ -429,13 +429,15 @@ async def test_a_tunnel_that_is_removed_disabled_expired_or_paused_refuses_at_on
 async def test_a_client_who_comes_in_the_moment_its_door_closes_is_told(
     sshd: Sshd, echo: EchoServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: Callable[..., str]
 ) -> None:
-    accept, port = Arrivals.accept, free_port()
+    accept, port = ClientConnector.accept, free_port()
 
-    def accept_and_close(arrivals: Arrivals, door: Door, near: Near, origin: Origin) -> None:
-        accept(arrivals, door, near, origin)
-        arrivals.turn_away(door)
+    def accept_and_close(
+        connector: ClientConnector, door: ListenerClients, near: ClientTransport, origin: Origin
+    ) -> None:
+        accept(connector, door, near, origin)
+        connector.turn_away(door)
 
-    monkeypatch.setattr(Arrivals, "accept", accept_and_close)
+    monkeypatch.setattr(ClientConnector, "accept", accept_and_close)
     line = local("one", port, echo.port) if kind is local else socks("one", port)
     async with running(tmp_path, file(sshd, line)) as tunnels:
         await tunnels.all_up()
@@ -460,7 +462,7 @@ async def test_a_tunnel_put_back_while_it_drains_keeps_its_clients(
                     await eventually(partial(is_refused, one))
                 tunnels.edit(file(sshd, *both))
                 await tunnels.all_up("server/one", "server/two")
-                await eventually(lambda: not any(flow.draining for flow in tunnels.app.fleet.observe().flows))
+                await eventually(lambda: not any(flow.draining for flow in tunnels.app.actuator.observe().flows))
         assert tunnels.links == links, "the connection lives by its clients meanwhile"
     with capsys.disabled():
         print(f"\n  taken away and put back three times: 0 of {2 * CLIENTS} clients cut")
@@ -586,4 +588,4 @@ def key_of(pair: KeyPair) -> str:
 
 def record(tunnels: Running, link: Link) -> str:
     """The state of the link's files as they were looked at last."""
-    return tunnels.app.fleet._links._records[link.number].stamp
+    return tunnels.app.actuator._links._records[link.number].fingerprint

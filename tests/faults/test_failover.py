@@ -14,7 +14,7 @@ import pytest
 from integration.commands import ran
 from reconciler.core import plan
 from reconciler.core.actions import Dial
-from reconciler.core.status import LinkPhase
+from reconciler.core.observed import LinkPhase
 from support.clients import all_move, moving
 from support.endpoints import whole
 from support.services import EchoServer, exchange
@@ -127,5 +127,5 @@ def test_a_preferred_host_is_tried_once_a_minute_at_most(
 
 def host(tunnels: Running) -> int:
     """The host of the connection that new clients get."""
-    ready = [link for link in tunnels.app.fleet.observe().links if link.phase is LinkPhase.READY]
+    ready = [link for link in tunnels.app.actuator.observe().links if link.phase is LinkPhase.READY]
     return ready[-1].host if ready else -1

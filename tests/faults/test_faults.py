@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from reconciler.core.status import NEEDS_ACTION, Phase, Reason
+from reconciler.core.observed import NEEDS_ACTION, Phase, Reason
 from support.asyncssh_server import AsyncsshServer
 from support.clients import moving
 from support.faults import SilentListener, SlowBanner

@@ -14,10 +14,10 @@ from typing import Any
 
 import pytest
 
-from reconciler.app import App
 from reconciler.config import watch
 from reconciler.config.load import Config
-from reconciler.core.status import Phase
+from reconciler.core.observed import Phase
+from reconciler.runtime.app import App
 from support.clients import FULL, LONG, Mover, all_move
 from support.services import EchoServer, exchange, refuses
 from support.sshd import Sshd
@@ -248,7 +248,7 @@ async def changes_are_applied(
                 assert app.judgement is not None
                 assert app.judgement.tunnels[0].verdict.phase is Phase.UP
             assert await exchange("127.0.0.1", port) == b"ping"
-            assert [link.number for link in app.fleet.links.values()] == [1]
+            assert [link.number for link in app.actuator.links.values()] == [1]
     finally:
         await asyncio.to_thread(saved.end)
     return worst

@@ -21,7 +21,7 @@ from typing import Any
 import asyncssh
 import pytest
 
-from reconciler.core.status import Phase, Reason
+from reconciler.core.observed import Phase, Reason
 from reconciler.system import read_file
 from support.costly_keys import bcrypt_key, pkcs8_key, rsa_key
 from support.keys import KeyPair, Keys
@@ -114,7 +114,7 @@ async def undisturbed(port: int) -> AsyncIterator[None]:
 
 def failure_of(tunnels: Running, field: str) -> str:
     """What is told of the target of this field, if a person is needed; "" while nothing is."""
-    tries = tunnels.app.fleet.observe().link_tries.get(field.lower())
+    tries = tunnels.app.actuator.observe().link_tries.get(field.lower())
     if tries is None:
         return ""
     assert tries.last.reason is (Reason.HOST_KEY if field == "knownHosts" else Reason.SECRET_UNREADABLE)
@@ -172,7 +172,7 @@ async def test_targets_whose_files_are_none_from_the_start(case: Case, tmp_path:
 async def test_a_configuration_that_becomes_something_else_is_told_and_changes_nothing(
     case: Case, tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("reconciler.config.files._PIPE_SILENCE", 0.5)
+    monkeypatch.setattr("reconciler.config.syntax.config_files._PIPE_SILENCE", 0.5)
     make, said = SPECIAL[kind]
     async with running(tmp_path, f"targets:\n{case.neighbour}") as tunnels:
         await tunnels.all_up()
@@ -310,7 +310,7 @@ async def test_many_files_of_such_a_disk_do_not_keep_others_from_theirs(case: Ca
 
 
 def failure_of_silent(tunnels: Running) -> bool:
-    tries = tunnels.app.fleet.observe().link_tries
+    tries = tunnels.app.actuator.observe().link_tries
     return all(f"silent{number}" in tries for number in range(100))
 
 

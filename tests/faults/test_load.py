@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from reconciler.core.status import Phase
+from reconciler.core.observed import Phase
 from support.asyncssh_server import AsyncsshServer
 from support.clients import moving
 from support.services import MIB, EchoServer, TcpService, by_tcp
@@ -143,7 +143,7 @@ async def test_clients_that_say_their_socks_greeting_a_byte_a_second_are_sent_aw
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr("reconciler.ssh.socks.HANDSHAKE_TIME", 2.0)
+    monkeypatch.setattr("reconciler.ssh.clients.socks.HANDSHAKE_TIME", 2.0)
     port, other = free_port(), free_port()
     text = file(sshd, socks("proxy", port, maxConnections=0), local("echo", other, echo.port))
     async with running(tmp_path, text) as tunnels:

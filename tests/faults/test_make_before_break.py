@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from reconciler.core.status import Phase
+from reconciler.core.observed import Phase
 from support.clients import FULL, LONG, moving
 from support.keys import Keys
 from support.services import EchoServer, SinkSource, download, exchange, upload

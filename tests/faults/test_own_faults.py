@@ -17,21 +17,22 @@ from typing import Any
 
 import pytest
 
-from reconciler import loop
 from reconciler.core.actions import Action, Assign, Close, Cut, Dial, Drain, Move, Open, Retire, Tune
-from reconciler.core.status import Phase, Reason
-from reconciler.report.http import ailment
-from reconciler.ssh import links, sockets
-from reconciler.ssh.accept import Acceptor
-from reconciler.ssh.arrivals import Arrivals
-from reconciler.ssh.chosen import ChosenPorts
-from reconciler.ssh.flows import Flows
-from reconciler.ssh.forwards import Forwards
-from reconciler.ssh.ledger import Ledger
-from reconciler.ssh.link import Link
-from reconciler.ssh.links import Links
-from reconciler.ssh.relay import Relay
-from reconciler.ssh.sockets import Sockets
+from reconciler.core.observed import Phase, Reason
+from reconciler.report.http_routes import ailment
+from reconciler.runtime import loop
+from reconciler.ssh.clients.connector import ClientConnector
+from reconciler.ssh.link import pool
+from reconciler.ssh.link.link import Link
+from reconciler.ssh.link.pool import LinkPool
+from reconciler.ssh.link.remote_listeners import RemoteListeners
+from reconciler.ssh.listeners import listeners
+from reconciler.ssh.listeners.acceptor import Acceptor
+from reconciler.ssh.listeners.assigned_ports import AssignedPorts
+from reconciler.ssh.listeners.listeners import Listeners
+from reconciler.ssh.relay.connection_registry import ConnectionRegistry
+from reconciler.ssh.relay.flows import Flows
+from reconciler.ssh.relay.relay import Relay
 from support.clients import Mover, all_move
 from support.services import EchoServer, connected, exchange
 from support.sshd import Sshd
@@ -187,35 +188,35 @@ ONCE = {"open: the port file", "close: the acceptor"}  # what is not tried again
 
 # Deeper inside: what provokes it, where it is, what it is called, and whether it raises after its work is done.
 INSIDE: dict[str, tuple[Provoke, Any, str, bool]] = {
-    "dial: the task": (restart, links, "dial", False),
-    "dial: the link is made": (restart, links, "Link", False),
-    "dial: after the link is made": (restart, Links, "_ready", True),
-    "dial: half begun": (restart, Links, "dial", True),
-    "retire": (restart, Links, "retire", False),
-    "retire: half done": (restart, Links, "retire", True),
+    "dial: the task": (restart, pool, "dial", False),
+    "dial: the link is made": (restart, pool, "Link", False),
+    "dial: after the link is made": (restart, LinkPool, "_ready", True),
+    "dial: half begun": (restart, LinkPool, "dial", True),
+    "retire": (restart, LinkPool, "retire", False),
+    "retire: half done": (restart, LinkPool, "retire", True),
     "tune": (tune, Link, "tune", False),
     "tune: half done": (tune, Link, "tune", True),
-    "open": (add, Sockets, "open", False),
-    "open: half begun": (add, Sockets, "open", True),
-    "open: the bind": (add, sockets, "bind", False),
-    "open: the acceptor": (add, sockets, "Acceptor", False),
-    "open: the passwords": (add, Arrivals, "look_at_passwords", False),
-    "open: the port": (add, ChosenPorts, "bound", False),
-    "open: the port file": (add, ChosenPorts, "write", False),
-    "assign": (describe, Sockets, "assign", False),
-    "assign: half done": (describe, Sockets, "assign", True),
+    "open": (add, Listeners, "open", False),
+    "open: half begun": (add, Listeners, "open", True),
+    "open: the bind": (add, listeners, "bind", False),
+    "open: the acceptor": (add, listeners, "Acceptor", False),
+    "open: the passwords": (add, ClientConnector, "look_at_passwords", False),
+    "open: the port": (add, AssignedPorts, "bound", False),
+    "open: the port file": (add, AssignedPorts, "write", False),
+    "assign": (describe, Listeners, "assign", False),
+    "assign: half done": (describe, Listeners, "assign", True),
     "assign: the clients": (describe, Flows, "hand_over", False),
-    "assign: the records": (describe, Ledger, "reapply", False),
-    "assign: the rules": (describe, Arrivals, "reapply", False),
-    "move": (restart, Sockets, "move", False),
-    "move: half begun": (restart, Sockets, "move", True),
-    "move: the request": (restart, Forwards, "listen", False),
-    "move: the cancel": (restart, Forwards, "close", False),
-    "close": (remove, Sockets, "close", False),
-    "close: half begun": (remove, Sockets, "close", True),
+    "assign: the records": (describe, ConnectionRegistry, "reapply", False),
+    "assign: the rules": (describe, ClientConnector, "reapply", False),
+    "move": (restart, Listeners, "move", False),
+    "move: half begun": (restart, Listeners, "move", True),
+    "move: the request": (restart, RemoteListeners, "listen", False),
+    "move: the cancel": (restart, RemoteListeners, "close", False),
+    "close": (remove, Listeners, "close", False),
+    "close: half begun": (remove, Listeners, "close", True),
     "close: the acceptor": (remove, Acceptor, "close", False),
-    "close: the cancel": (remove, Forwards, "close", False),
-    "close: who waits": (remove, Arrivals, "turn_away", False),
+    "close: the cancel": (remove, RemoteListeners, "close", False),
+    "close: who waits": (remove, ClientConnector, "turn_away", False),
     "drain": (remove, Flows, "drain", False),
     "cut": (remove, Flows, "cut", False),
     "cut: a client": (remove, Relay, "cut", False),
@@ -249,8 +250,8 @@ async def test_an_action_that_raises_ends_alone_and_is_tried_again(
     sshd: Sshd, echo: EchoServer, tmp_path: Path, caplog: pytest.LogCaptureFixture, kind: type[Action]
 ) -> None:
     async with world(sshd, echo, tmp_path) as it:
-        plant, fleet = Plant(), it.tunnels.app.fleet
-        apply = fleet.apply
+        plant, actuator = Plant(), it.tunnels.app.actuator
+        apply = actuator.apply
 
         def raising(action: Action) -> None:
             if isinstance(action, kind):
@@ -258,14 +259,14 @@ async def test_an_action_that_raises_ends_alone_and_is_tried_again(
             apply(action)
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(fleet, "apply", raising)
+            patch.setattr(actuator, "apply", raising)
             await check(it, PROVOKED[kind], plant, caplog)
         told = [change for change in it.tunnels.changes if change.verdict and change.verdict.reason is Reason.INTERNAL]
         if PROVOKED[kind] is not remove:  # of what is removed nothing is told any more
             assert told, "status says so"
             assert all("please report it" in change.verdict.message for change in told if change.verdict)
-        tally = it.tunnels.app.fleet.tally
-        counted = [tally.target("server").failures, *(tally.failures(f"server/{name}") for name in it.ports)]
+        counters = it.tunnels.app.actuator.counters
+        counted = [counters.target("server").failures, *(counters.failures(f"server/{name}") for name in it.ports)]
         if PROVOKED[kind] is not remove:
             assert sum(one[Reason.INTERNAL] for one in counted) >= TIMES
 
@@ -301,7 +302,7 @@ async def test_a_pass_that_raises_leaves_everything_as_it_is(
 ) -> None:
     async with world(sshd, echo, tmp_path) as it:
         plant, app = Plant(4), it.tunnels.app
-        with planted(app.fleet, where, plant):
+        with planted(app.actuator, where, plant):
             it.tunnels.edit(it.text(without=()))
             await eventually(lambda: plant.raised > 1)
             assert "a fault of this program" in app.pulse().fault
@@ -330,7 +331,7 @@ async def test_a_report_that_raises_keeps_nothing_from_being_carried_out(
         app, plant = it.tunnels.app, Plant(2)
         place, name = {
             "journal": (app._journal, "note"),
-            "teller": (app._teller, "tell"),
+            "teller": (app._change_logger, "tell"),
             "on_change": (app, "_on_change"),
         }[what]
         with planted(place, name, plant):
@@ -345,14 +346,14 @@ async def test_what_always_raises_is_tried_ever_less_often_and_does_not_keep_the
     async with world(sshd, echo, tmp_path) as it:
         plant = Plant(10**9)
         app = it.tunnels.app
-        with planted(app.fleet._sockets, "close", plant):
+        with planted(app.actuator._sockets, "close", plant):
             passes = app.loop.passes.frozen().count
             it.tunnels.edit(it.text(without=("new", "gone")))
             await eventually(lambda: plant.raised >= 4)
             assert app.loop.passes.frozen().count - passes < 200, "it does not plan again and again"
             assert len([one for one in caplog.records if one.exc_info]) == 1, "one traceback"
             assert await exchange("127.0.0.1", it.ports["gone"]) == b"ping", "and what is there is told as it is"
-            assert any(state.owner.id == "server/gone" for state in app.fleet.observe().sockets.values())
+            assert any(state.owner.id == "server/gone" for state in app.actuator.observe().sockets.values())
         await it.works("new", "gone")
 
 
@@ -362,10 +363,10 @@ async def test_a_look_that_always_raises_keeps_the_others_going(
 ) -> None:
     async with world(sshd, echo, tmp_path) as it:
         plant, seen = Plant(10**9), list[str]()
-        fleet = it.tunnels.app.fleet
+        actuator = it.tunnels.app.actuator
         with pytest.MonkeyPatch.context() as patch:
             for other in ("_look_at_links", "_look_at_clients", "_look_at_probes", "_settle_all"):
-                patch.setattr(fleet, other, plant.fire if other == look else partial(seen.append, other))
+                patch.setattr(actuator, other, plant.fire if other == look else partial(seen.append, other))
             await eventually(lambda: plant.raised >= 2)
         assert len(set(seen)) == 3
         assert len([one for one in caplog.records if one.exc_info and one.levelno >= logging.ERROR]) == 1

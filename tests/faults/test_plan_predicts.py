@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 
 from reconciler.core.actions import Action, Assign, Cut, Drain, Retire
-from reconciler.core.status import Observed
-from reconciler.orders import Orders
-from reconciler.planned import subject_of
+from reconciler.core.observed import Observed
+from reconciler.runtime.commands import Orders
+from reconciler.runtime.plan_report import subject_of
 from support.clients import FULL, LONG
 from support.keys import Keys
 from support.services import EchoServer, Streams
@@ -154,14 +154,14 @@ async def test_the_steps_that_plan_prints_are_the_steps_taken(
                     clients = [await there.enter_async_context(one) for one in edits.clients()]
                     what = edits.edit()
                     answer = await planned(tunnels, edits.text())
-                    foreseen = told(answer)
+                    simulated = told(answer)
                     taken.clear()
                     number, _ = tunnels.app.events.since(0)
                     await apply(tunnels, edits.text())
-                    assert sorted(taken) == sorted(foreseen), what
+                    assert sorted(taken) == sorted(simulated), what
                     dead = [await is_alive(*one) for one in clients].count(False)
-                    assert dead == sum(count for action, _, count in foreseen if action == "assign"), what
-                    draining = sum(flow.count for flow in tunnels.app.fleet.observe().flows if flow.draining)
+                    assert dead == sum(count for action, _, count in simulated if action == "assign"), what
+                    draining = sum(flow.count for flow in tunnels.app.actuator.observe().flows if flow.draining)
                     assert answer["clients"] == dead + draining, what
                     events = [one for one in tunnels.app.events.since(number)[1] if one.phase == "cut"]
                     assert sum(int(one.message.split()[0]) for one in events) == dead, what
@@ -186,15 +186,15 @@ async def test_an_edit_that_was_refused_and_taken_back_is_foreseen_and_tried_aga
         await tunnels.all_up()
         taken = recorded(tunnels, monkeypatch)
         await apply(tunnels, wrong)
-        await eventually(lambda: tunnels.app.fleet.observe().link_tries, message="it is refused")
+        await eventually(lambda: tunnels.app.actuator.observe().link_tries, message="it is refused")
         assert await plan(tunnels, wrong) == [], "the file asks for nothing new"
         await apply(tunnels, right)
         assert await plan(tunnels, right) == []
-        foreseen = await plan(tunnels, wrong)
-        assert foreseen == [("dial", "target server", 0), ("retire", "target server", 0)]
+        simulated = await plan(tunnels, wrong)
+        assert simulated == [("dial", "target server", 0), ("retire", "target server", 0)]
         taken.clear()
         await apply(tunnels, wrong)
-        assert taken == foreseen[:1], "at once; it is refused, and the old one goes on"
+        assert taken == simulated[:1], "at once; it is refused, and the old one goes on"
 
 
 Step = tuple[str, str, int]
@@ -203,16 +203,16 @@ Step = tuple[str, str, int]
 def recorded(tunnels: Running, monkeypatch: pytest.MonkeyPatch) -> list[Step]:
     """The steps that the running program takes from now on."""
     taken: list[Step] = []
-    fleet = tunnels.app.fleet
-    apply_it = fleet.apply
+    actuator = tunnels.app.actuator
+    apply_it = actuator.apply
 
     def noted(action: Action) -> None:
-        observed = fleet.observe()
+        observed = actuator.observe()
         subject = subject_of(action, {key: socket.owner.id for key, socket in observed.sockets.items()})
         apply_it(action)
-        taken.append((type(action).__name__.lower(), subject, touched_by(action, observed, fleet.observe())))
+        taken.append((type(action).__name__.lower(), subject, touched_by(action, observed, actuator.observe())))
 
-    monkeypatch.setattr(fleet, "apply", noted)
+    monkeypatch.setattr(actuator, "apply", noted)
     return taken
 
 
@@ -255,7 +255,7 @@ async def apply(tunnels: Running, text: str) -> None:
 
 def quiet_again(tunnels: Running) -> Any:
     def quiet() -> bool:
-        world = tunnels.app.fleet.observe()
+        world = tunnels.app.actuator.observe()
         return not world.flows and len(world.links) == 1
 
     return quiet

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from reconciler.core.status import Phase
+from reconciler.core.observed import Phase
 from support.processes import tied_to_parent
 from support.services import EchoServer, exchange
 from support.sshd import Sshd

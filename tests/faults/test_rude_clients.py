@@ -80,13 +80,13 @@ async def test_a_client_that_left_before_its_answer_is_ended_where_the_server_do
                 writer.write_eof()
                 writer.transport.abort()
             await eventually(lambda: sum(tunnels.results("server/back").values()) == TURNS)
-            flows = tunnels.app.fleet._flows
+            flows = tunnels.app.actuator._flows
             await eventually(lambda: all(relay.has_no_reader for relay in flows.relays(tunnel="server/back")))
             if ended_by == "its deadline":
                 tunnels.edit(file(dropbear, keep))
             else:
-                monkeypatch.setattr("reconciler.ssh.fleet.LINGER", 0.0)
-            await eventually(lambda: {visit.tunnel for visit in tunnels.app.fleet.visits()} == {"server/keep"})
+                monkeypatch.setattr("reconciler.ssh.actuator.LINGER", 0.0)
+            await eventually(lambda: {visit.tunnel for visit in tunnels.app.actuator.visits()} == {"server/keep"})
             [link] = tunnels.links
             await eventually(lambda: len(link.connection._channels) == 1, message="their channels are closed")
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from reconciler.core.status import Phase
+from reconciler.core.observed import Phase
 from support.clients import moving
 from support.keys import Keys
 from support.services import MIB, EchoServer, SinkSource, by_tcp, download, exchange, upload
@@ -109,7 +109,7 @@ async def test_keys_exchanged_anew_under_load_lose_nothing(
                 rounds = mover.rounds
             growth = (rss_bytes() - before) / MIB
             assert len(tunnels.links) == 1
-            assert tunnels.app.fleet.tally.target("server").failures == {}
+            assert tunnels.app.actuator.counters.target("server").failures == {}
         times = sshd.log_text().count("SSH2_MSG_NEWKEYS received") - 1
     with capsys.disabled():
         print(

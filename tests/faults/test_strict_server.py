@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from reconciler.core.status import Failure, LinkPhase, Phase, Reason
+from reconciler.core.observed import Failure, LinkPhase, Phase, Reason
 from support.keys import Keys
 from support.services import EchoServer, exchange
 from support.sshd import Sshd

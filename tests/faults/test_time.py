@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from reconciler.core import plan
-from reconciler.core.status import Now, Phase
-from reconciler.loop import SystemClock
+from reconciler.core.observed import Now, Phase
+from reconciler.runtime.loop import SystemClock
 from support.clients import FULL, moving
 from support.program import answers, program
 from support.services import EchoServer

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 
 from fuzz.driver import Fuzz
-from reconciler.core.access import DestinationRules, SourceRules
-from reconciler.core.origin import tcp_origin
+from reconciler.core.rules.access import DestinationRules, SourceRules
+from reconciler.core.rules.origin import tcp_origin
 
 _MAPPED = 0xFFFF << 32
 _BEFORE_V4 = (  # the first 96 bits of addresses that end in an IPv4 address
@@ -126,7 +126,7 @@ def faces(bits: int, number: int) -> Sequence[tuple[int, int]]:
     return found
 
 
-# Link-local networks and those of cloud metadata services, as `core/metadata.py` lists them.
+# Link-local networks and those of cloud metadata services, as `core/rules/metadata.py` lists them.
 _SPECIAL = tuple(
     Net(128 if ":" in text else 32, int(ip_address(text)), length)
     for text, length in (

@@ -16,8 +16,8 @@ from hypothesis.strategies import SearchStrategy
 
 from fuzz.driver import Fuzz
 from reconciler.cli.import_ import command
-from reconciler.cli.ssh_words import ssh_config
-from reconciler.config.effective import to_json
+from reconciler.cli.ssh_import.ssh_options import ssh_config
+from reconciler.config.effective_json import to_json
 from reconciler.config.load import load_text
 from reconciler.config.options import Options
 

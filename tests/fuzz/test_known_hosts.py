@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from fuzz.driver import Fuzz
 from reconciler.core.spec import Endpoint, Trust, TrustMode
-from reconciler.ssh.known_hosts import KnownKey, look_up
-from reconciler.ssh.known_hosts_lines import Deadline
+from reconciler.ssh.connect.known_hosts import KnownKey, look_up
+from reconciler.ssh.connect.known_hosts_lines import Deadline
 
 KEY = asyncssh.generate_private_key("ssh-ed25519").export_public_key().decode().strip()
 HOST = "a.example"

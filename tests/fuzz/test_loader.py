@@ -8,7 +8,7 @@ import yaml
 
 from fuzz.driver import Fuzz
 from fuzz.grammar import documents, valid_texts
-from reconciler.config.effective import to_json
+from reconciler.config.effective_json import to_json
 from reconciler.config.load import Loaded, load_text
 from reconciler.config.options import Options
 from reconciler.config.problem import ErrorCode, Problem

@@ -8,9 +8,9 @@ from typing import NamedTuple
 from hypothesis import strategies as st
 
 from fuzz.driver import Fuzz
-from reconciler.config.nodes import Entry, Scalar, Table
 from reconciler.config.options import Options
-from reconciler.config.variables import Variables
+from reconciler.config.schema.variables import Variables
+from reconciler.config.syntax.nodes import Entry, Scalar, Table
 
 ENVIRON = {"A": "alpha", "B_2": "$$ ${A}", "EMPTY": "", "PORT": "8080", "SECRET_X": "x"}
 PREFIXES = ("A", "B", "EMPTY")

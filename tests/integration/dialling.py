@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import asyncssh
 import pytest
 
+from reconciler.core.observed import Failure
 from reconciler.core.secret import FromFile
 from reconciler.core.spec import (
     Access,
@@ -22,8 +23,7 @@ from reconciler.core.spec import (
     Trust,
     TrustMode,
 )
-from reconciler.core.status import Failure
-from reconciler.ssh.dial import DialFailed, Dialled, dial
+from reconciler.ssh.connect.dial import DialFailed, Dialled, dial
 
 OURS = Algorithms(cipher=(), kex=(), mac=(), host_key=())
 

@@ -13,12 +13,13 @@ from typing import Any
 
 import pytest
 
-from reconciler.core.budget import Budget
-from reconciler.core.origin import Origin
-from reconciler.core.status import Phase
-from reconciler.ssh import accept, links
-from reconciler.ssh.accept import Acceptor, Spare
-from reconciler.ssh.near import Near
+from reconciler.core.descriptor_budget import Budget
+from reconciler.core.observed import Phase
+from reconciler.core.rules.origin import Origin
+from reconciler.ssh.link import pool
+from reconciler.ssh.listeners import acceptor
+from reconciler.ssh.listeners.acceptor import Acceptor, ReserveDescriptor
+from reconciler.ssh.relay.client_transport import ClientTransport
 from support.services import EchoServer
 from support.sshd import Sshd
 from support.tunnels import Running, file, local, running, socks
@@ -38,14 +39,16 @@ class Listening:
         self._order = order
         self.budget = Budget(10_000)
         sock.setblocking(False)
-        self.acceptor = Acceptor(sock, Spare(), admit=self._admit, accepted=self._made, crowded=lambda: None)
+        self.acceptor = Acceptor(
+            sock, ReserveDescriptor(), admit=self._admit, accepted=self._made, crowded=lambda: None
+        )
 
     def _admit(self, _origin: Origin) -> Any:
         self.accepted += 1
         self._order.append(self)
         return self.budget.take_client(self, "tunnel", "group")
 
-    def _made(self, near: Near, _origin: Origin) -> None:
+    def _made(self, near: ClientTransport, _origin: Origin) -> None:
         near.reset()
 
 
@@ -88,8 +91,8 @@ async def test_in_one_turn_few_clients_are_accepted_and_no_listener_waits_for_an
             while before < 2 * CLIENTS + 1:
                 await asyncio.sleep(0)
                 most, before = max(most, len(order) - before), len(order)
-        assert most <= 2 * accept.AT_ONCE  # a turn of the loop may begin and end between two of this task
-        assert order.index(three[2]) < 3 + accept.AT_ONCE
+        assert most <= 2 * acceptor.AT_ONCE  # a turn of the loop may begin and end between two of this task
+        assert order.index(three[2]) < 3 + acceptor.AT_ONCE
         halfway = order[: len(order) // 2]
         assert abs(halfway.count(three[0]) - halfway.count(three[1])) <= 3
 
@@ -99,7 +102,7 @@ class _Troubled(socket.socket):
 
     errors: list[int]
 
-    def accept(self) -> Any:
+    def acceptor(self) -> Any:
         if self.errors:
             raise OSError(self.errors.pop(0), "as the test wants it")
         return super().accept()
@@ -146,7 +149,7 @@ async def test_in_one_turn_few_held_clients_go_on(sshd: Sshd, echo: EchoServer, 
                 while before:
                     await asyncio.sleep(0)
                     most, before = max(most, before - meter.held), meter.held
-            assert most <= 4 * links.WOKEN_AT_ONCE  # some may have been about to look by themselves
+            assert most <= 4 * pool.WOKEN_AT_ONCE  # some may have been about to look by themselves
             await eventually(lambda: tunnels.results("server/one") == {"ok": held})
 
 
@@ -171,7 +174,7 @@ async def test_refused_clients_leave_nothing_to_the_cyclic_collector(sshd: Sshd,
             gc.enable()
         names = [type(one).__name__ for one in gc.garbage]
         gc.garbage.clear()
-        kinds = {name: names.count(name) for name in ("ChannelOpenError", "frame", "Task", "Relay", "Near")}
+        kinds = {name: names.count(name) for name in ("ChannelOpenError", "frame", "Task", "Relay", "ClientTransport")}
         assert max(kinds.values()) < CLIENTS // 4, kinds
 
 

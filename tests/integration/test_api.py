@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from reconciler.api import ConfigError, TunnelsNotUpError, open_tunnels
-from reconciler.core.status import Phase
+from reconciler.core.observed import Phase
 from support.asyncssh_server import AsyncsshServer
 from support.services import EchoServer, exchange
 from support.sshd import Sshd

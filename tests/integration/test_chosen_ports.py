@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from reconciler.core.status import Phase
-from reconciler.ssh import chosen, sockets
+from reconciler.core.observed import Phase
+from reconciler.ssh.listeners import assigned_ports, listeners
+from reconciler.system.daemon_threads import DaemonThreads
 from reconciler.system.port_file import write_port_file
-from reconciler.system.threads import Threads
 from support.endpoints import whole
 from support.program import answers, program
 from support.services import EchoServer, connected, exchange
@@ -169,8 +169,8 @@ async def test_a_file_system_that_does_not_answer_holds_nothing_up(
         assert answering.wait(60)
         write_port_file(path, number)
 
-    monkeypatch.setattr(chosen, "write_port_file", hang)
-    monkeypatch.setattr(sockets, "PORT_FILE_WITHIN", 0.2)
+    monkeypatch.setattr(assigned_ports, "write_port_file", hang)
+    monkeypatch.setattr(listeners, "PORT_FILE_WITHIN", 0.2)
     written = tmp_path / "echo.port"
     async with running(tmp_path, file(sshd, local("echo", 0, echo.port, portFile=written))) as tunnels:
         try:
@@ -187,9 +187,9 @@ async def test_port_files_that_hang_take_nobody_elses_threads(
     sshd: Sshd, echo: EchoServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     answering = threading.Event()
-    monkeypatch.setattr(chosen, "write_port_file", lambda *_: answering.wait(120))
-    monkeypatch.setattr(sockets, "PORT_FILE_WITHIN", 0.2)
-    asyncio.get_running_loop().set_default_executor(Threads(4))  # `tunnels run` has 32
+    monkeypatch.setattr(assigned_ports, "write_port_file", lambda *_: answering.wait(120))
+    monkeypatch.setattr(listeners, "PORT_FILE_WITHIN", 0.2)
+    asyncio.get_running_loop().set_default_executor(DaemonThreads(4))  # `tunnels run` has 32
     many = [local(f"p{number}", 0, echo.port, portFile=tmp_path / f"p{number}") for number in range(8)]
     async with running(tmp_path, file(sshd, *many)) as tunnels:
         try:
@@ -247,7 +247,7 @@ async def test_machines_are_told_an_address_of_one_form_whether_it_is_bound_or_n
         assert all(re.fullmatch(r"127\.0\.0\.1:[1-9]\d*|\[::1\]:[1-9]\d*|/.*", listen) for listen in up.values()), up
         it.tunnels.edit(text.replace("    tunnels:", "    enabled: false\n    tunnels:"))
         await it.tunnels.until("server/back", Phase.OFF)
-        await eventually(lambda: not it.tunnels.app.fleet.observe().sockets)
+        await eventually(lambda: not it.tunnels.app.actuator.observe().sockets)
         off = {one["name"]: one["listen"] for one in (await it.control.get("/api/v1/status"))["tunnels"]}
         assert off == {
             "any": "[::1]:0",

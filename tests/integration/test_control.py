@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 
 from reconciler.config.load import load_files
-from reconciler.core.status import Phase
-from reconciler.service import EndpointError, Endpoints, serving
+from reconciler.core.observed import Phase
+from reconciler.runtime.endpoints import EndpointError, Endpoints, serving
 from reconciler.system.peer_credentials import peer_uid
 from support.endpoints import whole
 from support.services import EchoServer, connected, exchange
@@ -207,7 +207,7 @@ async def test_connections_are_told_live_and_held(sshd: Sshd, echo: EchoServer, 
             assert (live["tunnel"], live["from"], live["to"]) == ("server/echo", ours, f"127.0.0.1:{echo.port}")
             assert (live["bytesSent"], live["bytesReceived"], live["state"]) == (1, 1, "live")
             assert (waiting["tunnel"], waiting["state"], waiting["link"]) == ("dead/held", "held", None)
-        await eventually(lambda: all(visit.tunnel != "server/echo" for visit in it.tunnels.app.fleet.visits()))
+        await eventually(lambda: all(visit.tunnel != "server/echo" for visit in it.tunnels.app.actuator.visits()))
 
 
 async def test_a_plan_says_what_would_be_done_and_to_how_many(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> None:

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from reconciler.config.load import load_text
-from reconciler.core.status import Phase, SocketPhase
-from reconciler.diagnose import WITHIN
+from reconciler.core.observed import Phase, SocketPhase
+from reconciler.runtime.diagnose import WITHIN
 from support.endpoints import Whole, whole
 from support.faults import Blackhole
 from support.keys import Keys
@@ -45,7 +45,7 @@ async def diagnosed(it: Whole, tunnel: str) -> Steps:
     """Once no listener is being opened any more."""
 
     def is_opened() -> bool:
-        sockets = it.tunnels.app.fleet.observe().sockets.values()
+        sockets = it.tunnels.app.actuator.observe().sockets.values()
         return not any(socket.phase is SocketPhase.OPENING for socket in sockets)
 
     await eventually(is_opened)
@@ -170,7 +170,7 @@ async def test_a_hop_that_never_answers_is_named(sshd: Sshd, tmp_path: Path) -> 
 
 
 async def test_an_end_of_patience_names_the_hop(sshd: Sshd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("reconciler.diagnose.WITHIN", 0.2)
+    monkeypatch.setattr("reconciler.runtime.diagnose.WITHIN", 0.2)
     with Blackhole() as hole:
         text = "targets:\n" + target(sshd, port=hole.port) + local("db", free_port(), 1)
         async with whole(tmp_path, text) as it:
@@ -182,7 +182,7 @@ async def test_an_end_of_patience_names_the_hop(sshd: Sshd, tmp_path: Path, monk
 async def test_an_end_of_patience_names_the_destination(
     sshd: Sshd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("reconciler.diagnose.WITHIN", 5.0)  # enough to log in, less than `dialTimeout`
+    monkeypatch.setattr("reconciler.runtime.diagnose.WITHIN", 5.0)  # enough to log in, less than `dialTimeout`
     with Blackhole() as hole:
         text = file(sshd, local("out", free_port(), hole.port), remote("back", free_port(), hole.port))
         async with whole(tmp_path, text) as it:

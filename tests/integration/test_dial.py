@@ -17,11 +17,11 @@ import asyncssh
 import pytest
 
 from integration.dialling import OURS, access, dialled, failure_of, hop, key_login, settings, strict, trust, works
+from reconciler.core.observed import Reason
 from reconciler.core.spec import Access, Endpoint, TrustMode
-from reconciler.core.status import Reason
-from reconciler.ssh.dial import credential_files, dial, stamp
-from reconciler.ssh.through import Through
-from reconciler.ssh.turns import HANDSHAKES_AT_ONCE
+from reconciler.ssh.connect.dial import credential_files, dial, fingerprint
+from reconciler.ssh.connect.jump_channel import JumpChannel
+from reconciler.ssh.connect.login_limiter import HANDSHAKES_AT_ONCE
 from support.asyncssh_server import AsyncsshServer
 from support.dropbear import Dropbear, DropbearUnavailableError
 from support.faults import Blackhole, CloseOnAccept, SilentListener, TcpProxy
@@ -573,7 +573,7 @@ async def test_a_channel_that_opens_after_it_was_given_up_is_closed() -> None:
             await answer
             return Channel(), None
 
-    opening = asyncio.create_task(Through(Below()).create_connection(asyncssh.SSHTCPSession, "x", 22))  # type: ignore[arg-type]  # as much of a connection as it needs
+    opening = asyncio.create_task(JumpChannel(Below()).create_connection(asyncssh.SSHTCPSession, "x", 22))  # type: ignore[arg-type]  # as much of a connection as it needs
     await asyncio.sleep(0)
     opening.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -627,12 +627,12 @@ async def test_a_changed_file_is_seen_by_its_content(sshd: Sshd, keys: Keys) -> 
         str(sshd.known_hosts),
         str(keys.directory / "jump"),
     }
-    first = await stamp(to, {})
+    first = await fingerprint(to, {})
     content = sshd.known_hosts.read_bytes()
     sshd.known_hosts.write_bytes(content + b"# more\n")
-    second = await stamp(to, {})
+    second = await fingerprint(to, {})
     sshd.known_hosts.unlink()
-    third = await stamp(to, {})
+    third = await fingerprint(to, {})
     sshd.known_hosts.write_bytes(content)
     assert len({first, second, third}) == 3
-    assert await stamp(to, {}) == first
+    assert await fingerprint(to, {}) == first

@@ -12,7 +12,7 @@ import pytest
 from integration.dialling import access, hop, settings
 from reconciler.core.secret import Inline, Secret
 from reconciler.core.spec import Access, PasswordLogin
-from reconciler.ssh.dial import dial
+from reconciler.ssh.connect.dial import dial
 from support.asyncssh_server import AsyncsshServer
 
 

@@ -15,10 +15,10 @@ import asyncssh
 import pytest
 
 from integration.dialling import access, dialled, failure_of, hop, key_login, strict
+from reconciler.core.observed import Failure, Reason
 from reconciler.core.secret import FromEnv, FromFile, Inline, Secret
 from reconciler.core.spec import AgentLogin, Endpoint, KeyLogin, Login, PasswordLogin
-from reconciler.core.status import Failure, Reason
-from reconciler.ssh.attempt import fix_of
+from reconciler.ssh.errors.failure import fix_of
 from support.keys import KeyPair, Keys
 from support.special_files import SPECIAL, put
 from support.sshd import Sshd

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from reconciler.core.spec import LocalUnix
-from reconciler.ssh.listen import bind
+from reconciler.system.bind import bind
 from support.other_user import NOBODY, needs_root, other_user, shared_directory
 from support.wait import fd_count
 

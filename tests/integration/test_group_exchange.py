@@ -11,10 +11,10 @@ from asyncssh import kex_dh
 from asyncssh.packet import MPInt
 
 from integration.dialling import access, dialled, failure_of, hop
+from reconciler.core.observed import Reason
 from reconciler.core.spec import Algorithms
-from reconciler.core.status import Reason
-from reconciler.ssh import group_exchange
-from reconciler.ssh.group_exchange import ShortExponent
+from reconciler.ssh.internals import group_exchange
+from reconciler.ssh.internals.group_exchange import ShortExponent
 from support.asyncssh_server import AsyncsshServer
 from support.sshd import Sshd
 

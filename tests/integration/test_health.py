@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from reconciler.core.observed import Phase
 from reconciler.core.spec import FarTcp, FarUnix
-from reconciler.core.status import Phase
 from support.asyncssh_server import AsyncsshServer
 from support.dropbear import Dropbear
 from support.services import EchoServer, TcpService, connected, exchange
@@ -236,9 +236,9 @@ async def test_no_probe_is_run_while_the_link_is_down(sshd: Sshd, tmp_path: Path
             await sshd.stop()
             verdict = await tunnels.until("server/db", Phase.DOWN)
             assert verdict.reason in ("closed_by_server", "refused")
-            tally = tunnels.app.fleet.tally
-            asked, failed = tally.target("server").probes.frozen(), dict(tally.failures("server/db"))
+            counters = tunnels.app.actuator.counters
+            asked, failed = counters.target("server").probes.frozen(), dict(counters.failures("server/db"))
             await asyncio.sleep(0.5)  # five of its intervals
-            assert (tally.target("server").probes.frozen(), dict(tally.failures("server/db"))) == (asked, failed)
+            assert (counters.target("server").probes.frozen(), dict(counters.failures("server/db"))) == (asked, failed)
             await sshd.start()
             await tunnels.until("server/db", Phase.UP)

@@ -13,12 +13,12 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from reconciler.core.status import Phase
-from reconciler.report.http import ailment, is_host_allowed
-from reconciler.report.serving import LIMIT, Serving
+from reconciler.core.observed import Phase
+from reconciler.report.event_stream import MOST
+from reconciler.report.http_routes import ailment, is_host_allowed
+from reconciler.report.http_server import LIMIT, Serving
 from reconciler.report.snapshot import Pulse
-from reconciler.report.stream import MOST
-from reconciler.service import EndpointError, Endpoints, serving
+from reconciler.runtime.endpoints import EndpointError, Endpoints, serving
 from support.endpoints import client_of, whole
 from support.services import EchoServer, connected
 from support.sshd import Sshd
@@ -161,7 +161,7 @@ async def test_a_taken_port_is_a_warning_unless_it_was_asked_for(
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = "{}:{}".format(*taken.getsockname())
-        monkeypatch.setattr("reconciler.service.DEFAULT_LISTEN", address)
+        monkeypatch.setattr("reconciler.runtime.endpoints.DEFAULT_LISTEN", address)
         async with running(tmp_path, "targets: {}\n") as tunnels:
             async with serving(tunnels.app, Endpoints(control="none")) as served:
                 assert served.listen == ""
@@ -276,7 +276,7 @@ async def test_followers_of_events_cannot_keep_the_probes_of_kubernetes_out(tmp_
 
 
 async def test_one_who_stops_following_makes_room_for_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("reconciler.report.stream.MOST", 1)
+    monkeypatch.setattr("reconciler.report.event_stream.MOST", 1)
     async with whole(tmp_path, "targets: {}\n") as it:
 
         async def status() -> int:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from reconciler.report.stream import MOST
+from reconciler.report.event_stream import MOST
 from support.endpoints import Whole, whole
 from support.wait import WITHIN, eventually, fd_count
 

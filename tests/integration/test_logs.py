@@ -14,12 +14,12 @@ from pathlib import Path
 
 import pytest
 
-from reconciler.cli import logs
-from reconciler.core.judge import Judgement, TargetStatus, Verdict
-from reconciler.core.status import Phase, Reason
-from reconciler.report.journal import Journal
-from reconciler.report.telling import Teller
-from reconciler.ssh import limits
+from reconciler.cli.terminal import logs
+from reconciler.core.observed import Phase, Reason
+from reconciler.core.status import Status, TargetStatus, Verdict
+from reconciler.report.change_log import ChangeLogger
+from reconciler.report.changes import ChangeTracker
+from reconciler.ssh.clients import limits
 from support.services import EchoServer, connected, exchange
 from support.sshd import Sshd
 from support.tunnels import Running, file, local, remote, running, target
@@ -90,11 +90,11 @@ async def test_each_change_is_a_line_with_fields(
 
 def test_what_keeps_failing_is_told_ever_more_rarely_with_its_count(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO")
-    journal, teller = Journal(), Teller()
+    journal, teller = ChangeTracker(), ChangeLogger()
     for second in range(3600):
         reason = Reason.REFUSED if second % 2 else Reason.TIMEOUT
         verdict = Verdict(Phase.DOWN, reason, "nobody is there", None, failures=second + 1)
-        judgement = Judgement((TargetStatus("prod", verdict, "", ()),), ())
+        judgement = Status((TargetStatus("prod", verdict, "", ()),), ())
         teller.tell(journal.note(judgement, second), judgement, float(second))
     told = [record.message for record in caplog.records]
     assert len(told) == 11, "after 0, 10, 30, 70, ... s, and then every 10 min"
@@ -102,7 +102,7 @@ def test_what_keeps_failing_is_told_ever_more_rarely_with_its_count(caplog: pyte
     assert told[1] == "target prod is still down (timeout): nobody is there (11th failure in a row)"
     assert told[2].endswith("(31st failure in a row)")
     caplog.clear()
-    well = Judgement((TargetStatus("prod", Verdict(Phase.UP), "", ()),), ())
+    well = Status((TargetStatus("prod", Verdict(Phase.UP), "", ()),), ())
     teller.tell(journal.note(well, 3600), well, 3600.0)
     assert [record.message for record in caplog.records] == ["target prod is up"]
 
@@ -111,11 +111,11 @@ def test_a_replacement_that_cannot_be_made_is_a_warning_with_reminders_though_th
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level("INFO")
-    journal, teller = Journal(), Teller()
+    journal, teller = ChangeTracker(), ChangeLogger()
 
     def passes(verdict: Verdict, second: float) -> list[tuple[str, str]]:
         caplog.clear()
-        judgement = Judgement((TargetStatus("prod", verdict, "a:22", ()),), ())
+        judgement = Status((TargetStatus("prod", verdict, "a:22", ()),), ())
         teller.tell(journal.note(judgement, second), judgement, second)
         return [(record.levelname, record.message) for record in caplog.records]
 

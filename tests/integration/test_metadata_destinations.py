@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from reconciler.core.status import Phase
-from reconciler.ssh import eyeballs
+from reconciler.core.observed import Phase
+from reconciler.system import tcp
 from support.asyncssh_server import AsyncsshServer
 from support.services import EchoServer, exchange
 from support.socks_client import SocksReplyError, by_socks
@@ -86,7 +86,7 @@ async def test_a_remote_tunnel_does_not_follow_a_name_to_a_metadata_service(
     line = tunnel("back", "remote", remotePort=port, localHost="app.example", localPort=echo.port)
     async with running(tmp_path, file(sshd, line)) as tunnels:
         await tunnels.all_up()
-        monkeypatch.setattr(eyeballs, "addresses", addresses)
+        monkeypatch.setattr(tcp, "addresses", addresses)
         for _ in range(3):
             assert await exchange("127.0.0.1", port, b"") == b""
         verdict = await tunnels.until("server/back", Phase.UNHEALTHY)

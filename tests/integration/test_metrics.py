@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from reconciler.core.status import Phase
+from reconciler.core.observed import Phase
 from reconciler.report.exposition import labels
 from reconciler.report.metrics import RESULTS
 from support.endpoints import Client, whole

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from reconciler.core.status import Phase
+from reconciler.core.observed import Phase
 from support.asyncssh_server import AsyncsshServer
 from support.services import (
     MIB,
@@ -136,7 +136,7 @@ async def test_an_edit_that_forbids_a_held_client_holds_when_the_link_is_back(
         client = asyncio.create_task(is_reset(port, "127.0.0.2"))
         await eventually(lambda: tunnels.meter("server/echo").held == 1)
         tunnels.edit(file(sshd, local("echo", port, echo.port, deny="[127.0.0.2]", description="edited")))
-        await eventually(lambda: owner_description(tunnels.app.fleet.observe().sockets) == "edited")
+        await eventually(lambda: owner_description(tunnels.app.actuator.observe().sockets) == "edited")
         await sshd.start()
         assert await client
         assert echo.total == 0
@@ -328,7 +328,7 @@ async def test_a_limit_that_was_far_too_low_does_not_hold_after_it_is_lifted(ssh
             there = asyncio.create_task(upload("127.0.0.1", port, MIB))
             back = asyncio.create_task(download("127.0.0.1", port, MIB))
             # Each has read a piece, and is to rest for minutes.
-            relays = tunnels.app.fleet._flows.relays
+            relays = tunnels.app.actuator._flows.relays
             await eventually(lambda: sum(max(relay.sent, relay.received) > 32_000 for relay in relays()) == 2)
             tunnels.edit(file(sshd, local("data", port, service.port)))
             async with asyncio.timeout(WITHIN):
@@ -348,7 +348,7 @@ async def test_clients_are_spread_over_four_connections(sshd: Sshd, echo: EchoSe
         for reader, writer in clients:
             writer.write(b"x")
             assert await reader.readexactly(1) == b"x"
-        assert per_link(tunnels.app.fleet.observe().flows) == [5, 5, 5, 5]
+        assert per_link(tunnels.app.actuator.observe().flows) == [5, 5, 5, 5]
         for _, writer in clients[:10]:  # whoever comes next goes where there is least
             writer.close()
         await eventually(lambda: tunnels.meter("server/echo").active == 10)
@@ -356,7 +356,7 @@ async def test_clients_are_spread_over_four_connections(sshd: Sshd, echo: EchoSe
         for reader, writer in more:
             writer.write(b"x")
             assert await reader.readexactly(1) == b"x"
-        assert per_link(tunnels.app.fleet.observe().flows) == [5, 5, 5, 5]
+        assert per_link(tunnels.app.actuator.observe().flows) == [5, 5, 5, 5]
         for _, writer in (*clients, *more):
             writer.close()
 
@@ -588,7 +588,7 @@ async def test_what_the_old_destination_does_after_an_edit_says_nothing_about_th
         await eventually(lambda: tunnels.meter("server/db").active == 3)
         tunnels.edit(file(asyncssh_server, local("db", port, echo.port), dialTimeout="3s"))
         assert all(await asyncio.gather(*clients))
-        assert not tunnels.app.fleet.observe().destinations
+        assert not tunnels.app.actuator.observe().destinations
         assert await exchange("127.0.0.1", port) == b"ping"
 
 

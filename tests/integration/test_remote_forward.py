@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 
 from reconciler.core.actions import Action, Open
-from reconciler.core.status import Phase, Reason
-from reconciler.ssh import forwards
-from reconciler.ssh.link import WINDOW_BUDGET, WINDOW_MIN, Link
-from reconciler.ssh.unread import Unread
+from reconciler.core.observed import Phase, Reason
+from reconciler.ssh.internals.recv_buffer import RecvBuffer
+from reconciler.ssh.link import remote_listeners
+from reconciler.ssh.link.link import WINDOW_BUDGET, WINDOW_MIN, Link
 from support.asyncssh_server import AsyncsshServer
 from support.dropbear import Dropbear
 from support.faults import Blackhole, TcpProxy
@@ -85,13 +85,13 @@ async def test_a_servers_clients_share_the_links_budget_and_each_gets_a_window_w
             pairs = [await clients.enter_async_context(connected("127.0.0.1", port)) for _ in range(many)]
             await eventually(lambda: len(link.connection._channels) == many)
             channels = list(link.connection._channels.values())
-            await eventually(lambda: all(isinstance(channel._recv_buf, Unread) for channel in channels))
-            assert {channel._recv_window for channel in channels} == {forwards.WINDOW}
+            await eventually(lambda: all(isinstance(channel._recv_buf, RecvBuffer) for channel in channels))
+            assert {channel._recv_window for channel in channels} == {remote_listeners.WINDOW}
             assert sum(channel.get_recv_window() for channel in channels) <= WINDOW_BUDGET + many * WINDOW_MIN
             reader, writer = pairs[0]
             writer.write(bytes(MIB))
             await reader.readexactly(MIB)
-            assert max(channel._recv_window for channel in channels) > forwards.WINDOW
+            assert max(channel._recv_window for channel in channels) > remote_listeners.WINDOW
         await eventually(lambda: link._granted == 0)
 
 
@@ -126,7 +126,7 @@ async def test_a_new_connection_takes_the_listener_over_and_live_clients_stay(
             await tunnels.all_up()
             writer.write(b"2")
             assert await reader.readexactly(1) == b"2"
-            [flow] = [flow for flow in tunnels.app.fleet.observe().flows if flow.key.link == old.number]
+            [flow] = [flow for flow in tunnels.app.actuator.observe().flows if flow.key.link == old.number]
             assert flow.count == 1
         await eventually(lambda: old not in tunnels.links, message="the old connection ends with its last client")
         assert await answers(port)
@@ -317,7 +317,7 @@ async def test_a_connection_that_is_lost_when_a_listener_is_asked_for_is_no_refu
 ) -> None:
     port, lost = free_port(), list[Link]()
     async with running(tmp_path, file(sshd, remote("back", port, echo.port))) as tunnels:
-        apply = tunnels.app.fleet.apply
+        apply = tunnels.app.actuator.apply
 
         def lose_the_first(action: Action) -> None:
             is_first = isinstance(action, Open) and not lost
@@ -328,11 +328,11 @@ async def test_a_connection_that_is_lost_when_a_listener_is_asked_for_is_no_refu
             if is_first and when == "after":
                 lost[0].connection.abort()
 
-        monkeypatch.setattr(tunnels.app.fleet, "apply", lose_the_first)
+        monkeypatch.setattr(tunnels.app.actuator, "apply", lose_the_first)
         await tunnels.all_up()
         assert lost
         assert await answers(port)
-        assert not tunnels.app.fleet.tally.failures("server/back")
+        assert not tunnels.app.actuator.counters.failures("server/back")
     gc.collect()  # what was never awaited is warned of when it goes
 
 
@@ -352,7 +352,7 @@ async def test_a_client_whose_tunnel_is_renamed_while_its_destination_is_dialled
         async with running(tmp_path, text("old")) as tunnels:
             await tunnels.all_up()
             async with connected("127.0.0.1", port) as (reader, writer):
-                await eventually(lambda: [visit.tunnel for visit in tunnels.app.fleet.visits()] == ["server/old"])
+                await eventually(lambda: [visit.tunnel for visit in tunnels.app.actuator.visits()] == ["server/old"])
                 tunnels.edit(text("new"))
                 await tunnels.all_up("server/new")
                 service.accept()[0].close()
@@ -361,7 +361,7 @@ async def test_a_client_whose_tunnel_is_renamed_while_its_destination_is_dialled
                     accepted.sendall(b"hello")
                 assert await reader.read() == b"hello"
                 writer.close()
-                assert tunnels.app.fleet.meters.keys() == {"server/new"}
+                assert tunnels.app.actuator.meters.keys() == {"server/new"}
 
 
 async def test_a_listener_is_taken_up_again_on_a_server_that_does_not_cancel(

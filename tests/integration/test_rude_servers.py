@@ -14,13 +14,14 @@ from asyncssh import compression, connection
 from asyncssh.packet import Boolean, String, UInt32
 
 from integration.dialling import access, dialled, failure_of, hop
+from reconciler.core.observed import Phase, Reason
 from reconciler.core.spec import Endpoint
-from reconciler.core.status import Phase, Reason
-from reconciler.ssh import debug_log, guard, inflate
-from reconciler.ssh.dial import Dialled
-from reconciler.ssh.failures import from_lost
-from reconciler.ssh.inbound import WRITE_MAX
-from reconciler.ssh.link import LinkClient
+from reconciler.ssh.connect import debug_log
+from reconciler.ssh.connect.dial import Dialled
+from reconciler.ssh.errors.connect_errors import from_lost
+from reconciler.ssh.internals import decompression, packet_guard
+from reconciler.ssh.internals.parse_budget import WRITE_MAX
+from reconciler.ssh.link.link import LinkClient
 from support.asyncssh_server import AsyncsshServer
 from support.services import EchoServer
 from support.sshd import Sshd
@@ -97,18 +98,18 @@ async def test_packets_that_carry_nothing_end_the_connection_when_they_come_by_t
     asyncssh_server: AsyncsshServer,
 ) -> None:
     async with connected(asyncssh_server) as (_, theirs):
-        for _ in range(guard.USELESS_MAX + 1):
+        for _ in range(packet_guard.USELESS_MAX + 1):
             theirs.send_packet(DEBUG, Boolean(False), String(b""), String(b""))
         reason, message = await lost_with()
     assert reason is Reason.PROTOCOL
-    assert f"{guard.USELESS_MAX} packets like DEBUG" in message
+    assert f"{packet_guard.USELESS_MAX} packets like DEBUG" in message
 
 
 async def test_as_many_ignored_packets_as_others_are_no_flood(
     asyncssh_server: AsyncsshServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Asyncssh's own servers send one before each packet."""
-    monkeypatch.setattr(guard, "USELESS_MAX", 50)
+    monkeypatch.setattr(packet_guard, "USELESS_MAX", 50)
     async with EchoServer() as echo, connected(asyncssh_server) as (ours, _):
         reader, writer = await ours.connection.open_connection("127.0.0.1", echo.port)
         for _ in range(200):
@@ -120,7 +121,7 @@ async def test_as_many_ignored_packets_as_others_are_no_flood(
 async def test_channels_that_a_server_opens_are_refused_when_too_many_wait(
     asyncssh_server: AsyncsshServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(guard, "OPENS_MAX", 20)
+    monkeypatch.setattr(packet_guard, "OPENS_MAX", 20)
     waiting = asyncio.Event()
     answers: list[int] = []
 
@@ -168,14 +169,14 @@ async def test_a_packet_that_expands_without_end_ends_the_connection(
 ) -> None:
     server = AsyncsshServer(tmp_path / "asyncssh")
     expanded: list[int] = []
-    decompress = inflate.Decompressor.decompress
+    decompress = decompression.Decompressor.decompress
 
-    def note(self: inflate.Decompressor, data: bytes) -> bytes:
+    def note(self: decompression.Decompressor, data: bytes) -> bytes:
         result = decompress(self, data)
         expanded.append(len(result))
         return result
 
-    monkeypatch.setattr(inflate.Decompressor, "decompress", note)
+    monkeypatch.setattr(decompression.Decompressor, "decompress", note)
     async with server, connected(server, compress=True) as (ours, theirs):
         assert ours.connection.get_extra_info("recv_compression") == "zlib@openssh.com"
         theirs.send_packet(IGNORE, String(bytes(200 << 10)))  # allowed, as an uncompressed one
@@ -183,13 +184,13 @@ async def test_a_packet_that_expands_without_end_ends_the_connection(
         theirs.send_packet(IGNORE, String(bytes(100 << 20)))
         reason, message = await lost_with()
     assert (reason, "expands to more than 256 KiB" in message) == (Reason.PROTOCOL, True)
-    assert max(expanded) <= inflate.EXPANDED_MAX
+    assert max(expanded) <= decompression.EXPANDED_MAX
 
 
 def test_asyncssh_knows_each_compression_once_and_uses_ours() -> None:
-    inflate.install()
-    assert isinstance(compression.get_decompressor(b"zlib@openssh.com"), inflate.Decompressor)
-    assert isinstance(compression.get_decompressor(b"zlib"), inflate.Decompressor)
+    decompression.install()
+    assert isinstance(compression.get_decompressor(b"zlib@openssh.com"), decompression.Decompressor)
+    assert isinstance(compression.get_decompressor(b"zlib"), decompression.Decompressor)
     assert sorted(compression.get_compression_algs()) == [b"none", b"zlib", b"zlib@openssh.com"]
 
 
@@ -245,7 +246,7 @@ async def test_requests_within_a_key_exchange_end_the_connection(asyncssh_server
 async def test_a_key_exchange_that_does_not_end_ends_the_connection(
     asyncssh_server: AsyncsshServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(guard, "KEX_MAX", 0.2)
+    monkeypatch.setattr(packet_guard, "KEX_MAX", 0.2)
     async with connected(asyncssh_server) as (ours, theirs):
         theirs._transport.pause_reading()
         theirs._send_kexinit()

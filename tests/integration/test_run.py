@@ -17,7 +17,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from reconciler import service
+from reconciler.runtime import endpoints
 from support.endpoints import Client, client_of
 from support.services import EchoServer
 from support.sshd import Sshd
@@ -174,13 +174,15 @@ async def test_without_its_control_socket_it_says_who_has_it_and_takes_it_when_i
 async def test_an_address_that_is_taken_is_served_when_it_is_free(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(service, "AGAIN_AFTER", 0.05)
+    monkeypatch.setattr(endpoints, "AGAIN_AFTER", 0.05)
     async with running(tmp_path, "targets: {}\n") as tunnels:
         with socket.create_server(("127.0.0.1", 0)) as taken:
             address = "{}:{}".format(*taken.getsockname())
-            monkeypatch.setattr(service, "DEFAULT_LISTEN", address)
+            monkeypatch.setattr(endpoints, "DEFAULT_LISTEN", address)
             stack = contextlib.AsyncExitStack()
-            served = await stack.enter_async_context(service.serving(tunnels.app, service.Endpoints(control="none")))
+            served = await stack.enter_async_context(
+                endpoints.serving(tunnels.app, endpoints.Endpoints(control="none"))
+            )
         assert served.listen == ""
         assert f"cannot listen on {address}" in caplog.text
         assert f"(pid {os.getpid()})" in caplog.text or "this process itself" in caplog.text

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from reconciler.core.status import Phase, Reason
-from reconciler.ssh import socks as socks_handshake
+from reconciler.core.observed import Phase, Reason
+from reconciler.ssh.clients import socks as socks_handshake
 from support.asyncssh_server import AsyncsshServer
 from support.services import EchoServer, RefusingPort, TcpService, connected, exchange
 from support.socks_client import SocksReplyError, by_socks, curl

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from reconciler.core import guesses
-from reconciler.core.status import Phase
-from reconciler.ssh import arrivals
-from reconciler.ssh.near import Near
+from reconciler.core.observed import Phase
+from reconciler.core.rules import guess_limiter
+from reconciler.ssh.clients import connector
+from reconciler.ssh.relay.client_transport import ClientTransport
 from support.services import EchoServer, connected
 from support.sshd import Sshd
 from support.tunnels import file, local, running, socks
@@ -42,14 +42,14 @@ async def test_of_a_held_client_no_more_is_read_than_its_handshake(
     sshd: Sshd, echo: EchoServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
     """And nothing of what it sent is lost."""
-    read: Counter[Near] = Counter()
-    updated = Near.buffer_updated
+    read: Counter[ClientTransport] = Counter()
+    updated = ClientTransport.buffer_updated
 
-    def counted(near: Near, nbytes: int) -> None:
+    def counted(near: ClientTransport, nbytes: int) -> None:
         read[near] += nbytes
         updated(near, nbytes)
 
-    monkeypatch.setattr(Near, "buffer_updated", counted)
+    monkeypatch.setattr(ClientTransport, "buffer_updated", counted)
     port = free_port()
     handshake, answer, line = {
         "socks": (NO_LOGIN + request(echo.port), 2 + 10, socks("one", port)),
@@ -91,8 +91,8 @@ async def test_a_refusal_reaches_a_client_that_has_sent_more(
     sshd: Sshd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: bytes, answer: bytes
 ) -> None:
     """To close a socket with unread data resets it, and the reply is lost."""
-    assert arrivals.CLOSE_WITHIN == 1.0
-    monkeypatch.setattr(arrivals, "CLOSE_WITHIN", WITHIN)  # this client is in no hurry
+    assert connector.CLOSE_WITHIN == 1.0
+    monkeypatch.setattr(connector, "CLOSE_WITHIN", WITHIN)  # this client is in no hurry
     port = free_port()
     async with running(tmp_path, file(sshd, socks("proxy", port))) as tunnels:
         await tunnels.all_up()
@@ -125,7 +125,7 @@ async def test_a_refused_client_that_goes_on_sending_is_cut(sshd: Sshd, tmp_path
 async def test_passwords_are_not_guessed_faster_by_more_connections(
     sshd: Sshd, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level("DEBUG", "reconciler.ssh.limits")
+    caplog.set_level("DEBUG", "reconciler.ssh.clients.limits")
     port = free_port()
     async with running(tmp_path, file(sshd, socks("proxy", port, auth=user(tmp_path)))) as tunnels:
         await tunnels.all_up()
@@ -135,7 +135,7 @@ async def test_passwords_are_not_guessed_faster_by_more_connections(
         assert answers == [REFUSED_LOGIN] * CLIENTS
         assert tunnels.results("server/proxy") == {"auth_failed": CLIENTS}
         compared = sum("wrong user name or password" in record.getMessage() for record in caplog.records)
-        assert guesses.BURST <= compared <= guesses.BURST + seconds / guesses.INTERVAL + 1
+        assert guess_limiter.BURST <= compared <= guess_limiter.BURST + seconds / guess_limiter.INTERVAL + 1
         unanswered = sum("too many wrong passwords" in record.getMessage() for record in caplog.records)
         assert compared + unanswered == CLIENTS
 
@@ -147,7 +147,7 @@ async def test_a_right_password_is_accepted_while_its_address_is_limited(sshd: S
         await tunnels.all_up()
         async with asyncio.TaskGroup() as group:
             wrong = [group.create_task(guess(port, f"wrong {number}")) for number in range(CLIENTS)]
-            await eventually(lambda: len(tunnels.app.fleet._arrivals._guesses) == 1)
+            await eventually(lambda: len(tunnels.app.actuator._connector._guesses) == 1)
             assert await guess(port, "in wonderland", source="127.0.0.2") == b"\x05\x02\x01\x00"
             assert not all(task.done() for task in wrong)
 
@@ -163,8 +163,8 @@ async def test_one_client_with_an_old_password_does_not_delay_its_neighbours(ssh
     async with running(tmp_path, file(sshd, socks("proxy", port, auth=user(tmp_path)))) as tunnels:
         await tunnels.all_up()
         await asyncio.gather(*(guess(port, "an old one") for _ in range(CLIENTS)))
-        [source] = tunnels.app.fleet._arrivals._guesses._sources.values()
-        assert source.paid_at - asyncio.get_running_loop().time() < guesses.BURST * guesses.INTERVAL
+        [source] = tunnels.app.actuator._connector._guesses._sources.values()
+        assert source.paid_at - asyncio.get_running_loop().time() < guess_limiter.BURST * guess_limiter.INTERVAL
         (tmp_path / "alice").write_text("an old one")
         assert await guess(port, "an old one") == b"\x05\x02\x01\x00", "it is right by now"
 
@@ -175,7 +175,7 @@ async def test_many_right_passwords_at_once_are_not_delayed(sshd: Sshd, tmp_path
         await tunnels.all_up()
         answers = await asyncio.gather(*(guess(port, "in wonderland") for _ in range(CLIENTS)))
         assert answers == [b"\x05\x02\x01\x00"] * CLIENTS
-        assert len(tunnels.app.fleet._arrivals._guesses) == 0
+        assert len(tunnels.app.actuator._connector._guesses) == 0
 
 
 async def guess(port: int, password: str, *, source: str = "127.0.0.1") -> bytes:

@@ -7,8 +7,8 @@ import pytest
 from asyncssh import connection
 
 from integration.dialling import access, dialled, failure_of, hop
+from reconciler.core.observed import Reason
 from reconciler.core.spec import Algorithms
-from reconciler.core.status import Reason
 from support.asyncssh_server import AsyncsshServer
 from support.sshd import Sshd
 
@@ -53,7 +53,7 @@ async def test_chacha20_without_strict_key_exchange_is_refused(
 async def test_a_safe_cipher_is_taken_where_the_server_has_one(
     asyncssh_server: AsyncsshServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("reconciler.ssh.algorithms.cpu_has_aes", lambda: False)  # ChaCha20 comes first
+    monkeypatch.setattr("reconciler.ssh.connect.algorithms.cpu_has_aes", lambda: False)  # ChaCha20 comes first
     async with dialled(access(hop(asyncssh_server))) as ours:
         assert "gcm" in str(ours.connection.get_extra_info("send_cipher"))
 

@@ -14,12 +14,12 @@ import pytest
 from hypothesis import example, given, settings
 
 from integration.dialling import access, dialled, failure_of, hop, key_login, strict, trust
+from reconciler.core.observed import Failure, Reason
 from reconciler.core.spec import Endpoint, Trust, TrustMode
-from reconciler.core.status import Failure, Reason
-from reconciler.ssh.dial import still_trusted
-from reconciler.ssh.known_hosts import look_up
-from reconciler.ssh.known_hosts_lines import Deadline, matches
-from reconciler.ssh.trust import HostKeyCheck
+from reconciler.ssh.connect.dial import still_trusted
+from reconciler.ssh.connect.host_key_check import HostKeyCheck
+from reconciler.ssh.connect.known_hosts import look_up
+from reconciler.ssh.connect.known_hosts_lines import Deadline, matches
 from support.keys import KeyPair, Keys
 from support.known_hosts_files import HOST, KEY, PRIVATE, contents
 from support.sshd import Sshd

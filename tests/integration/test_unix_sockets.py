@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from reconciler.core.status import Phase
+from reconciler.core.observed import Phase
 from support.dropbear import Dropbear
 from support.services import EchoServer, by_unix, connected, exchange
 from support.sshd import Sshd

@@ -13,7 +13,7 @@ from page import world as worlds
 from page.browser import Tab
 from page.fake import CSP, FakeServer
 from page.world import ATTACK, PROBE, REFUSED, World, stamp, tunnel
-from reconciler.core.status import Phase
+from reconciler.core.observed import Phase
 from support.wait import eventually
 
 ROW = "[...document.querySelectorAll('.tunnel')].find(row => row.querySelector('.name').title === {})"

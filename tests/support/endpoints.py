@@ -9,7 +9,7 @@ from typing import Any
 
 import aiohttp
 
-from reconciler.service import Endpoints, Served, serving
+from reconciler.runtime.endpoints import Endpoints, Served, serving
 from support.tunnels import Running, running
 from support.wait import eventually
 

@@ -12,14 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from reconciler.app import App
 from reconciler.config.load import Config
-from reconciler.core.judge import Verdict
-from reconciler.core.ports import Clock
-from reconciler.core.status import Now, Phase
-from reconciler.report.journal import Change
-from reconciler.ssh.link import Link
-from reconciler.ssh.relay import Meter
+from reconciler.core.interfaces import Clock
+from reconciler.core.observed import Now, Phase
+from reconciler.core.status import Verdict
+from reconciler.report.changes import Change
+from reconciler.runtime.app import App
+from reconciler.ssh.link.link import Link
+from reconciler.ssh.relay.relay import Meter
 from support.wait import WITHIN, eventually
 
 
@@ -131,7 +131,7 @@ class Running:
 
     def meter(self, tunnel: str) -> Meter:
         """What its clients did so far; there is none before the first of them."""
-        return self.app.fleet.meters.get(tunnel, Meter())
+        return self.app.actuator.meters.get(tunnel, Meter())
 
     def results(self, tunnel: str) -> Mapping[str, int]:
         """How its clients' arrivals ended, counted."""
@@ -140,7 +140,7 @@ class Running:
     @property
     def links(self) -> list[Link]:
         """The live SSH connections, the oldest first."""
-        return list(self.app.fleet.links.values())
+        return list(self.app.actuator.links.values())
 
     def set_forward(self, seconds: float) -> None:
         """Let the clock that it plans by jump: what is to happen until then is due now."""
@@ -155,13 +155,13 @@ class Running:
             judged = (
                 {number for one in self.app.judgement.targets for number in one.links} if self.app.judgement else set()
             )
-            return bool(judged) and not judged & old and not self.app.fleet.links.keys() & old
+            return bool(judged) and not judged & old and not self.app.actuator.links.keys() & old
 
         await eventually(others, message="new connections")
 
     async def nobody_is_connected(self) -> None:
         """Wait until no client is left, nor anything of one on a connection."""
-        meters = self.app.fleet.meters.values()
+        meters = self.app.actuator.meters.values()
         await eventually(lambda: all(m.active == 0 and m.held == 0 for m in meters), message="no client is left")
         await eventually(
             lambda: not any(link.connection._channels for link in self.links), message="no channel is left"

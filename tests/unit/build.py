@@ -7,11 +7,12 @@ from dataclasses import replace
 from typing import Any, assert_never
 
 from reconciler.core.actions import Action, Assign, Close, Cut, Dial, Drain, Move, Open, Retire, Tune
-from reconciler.core.foresee import converge
-from reconciler.core.origin import Origin, tcp_origin
+from reconciler.core.observed import EMPTY, Failure, LinkPhase, LinkState, Now, Reason, SocketState
 from reconciler.core.plan import make_plan
+from reconciler.core.rules.origin import Origin, tcp_origin
 from reconciler.core.secret import FromFile
 from reconciler.core.simulate import Simulator
+from reconciler.core.simulate_plan import converge
 from reconciler.core.spec import (
     Access,
     Algorithms,
@@ -34,7 +35,6 @@ from reconciler.core.spec import (
     TrustMode,
     TunnelSpec,
 )
-from reconciler.core.status import EMPTY, Failure, LinkPhase, LinkState, Now, Reason, SocketState
 
 START = Now(mono=1000.0, wall=1_800_000_000.0)
 

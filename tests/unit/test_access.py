@@ -7,18 +7,18 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from reconciler.core.access import (
+from reconciler.core.observed import ClientInfo
+from reconciler.core.rules.access import (
     DestinationRules,
     SourceRules,
     check_destination_rule,
     check_source_rule,
     read_host,
 )
-from reconciler.core.admission import forbids
-from reconciler.core.origin import UNIX
+from reconciler.core.rules.admission import forbids
+from reconciler.core.rules.origin import UNIX
 from reconciler.core.secret import FromFile
 from reconciler.core.spec import FarTcp, SocksUser
-from reconciler.core.status import Visitor
 from unit.build import local, origin, socks
 
 
@@ -377,17 +377,17 @@ DB = FarTcp("prod", "db.internal", 443)
 
 
 def test_a_live_client_may_stay_where_it_might_come_in_now() -> None:
-    assert forbids(local(), Visitor(origin("10.0.0.7"), "db:5432")) == ""
-    assert forbids(local(allow=("10.0.0.0/8",)), Visitor(origin("10.0.0.7"), "db:5432")) == ""
-    assert forbids(local(allow=("192.0.2.0/24",)), Visitor(UNIX, "db:5432")) == "", "a unix socket's"
-    assert forbids(socks(users=(ANN, BOB)), Visitor(origin("10.0.0.7"), "db.internal:443", DB, BOB)) == ""
-    assert forbids(socks(), Visitor(origin("10.0.0.7"), "db.internal:443", DB, BOB)) == "", (
+    assert forbids(local(), ClientInfo(origin("10.0.0.7"), "db:5432")) == ""
+    assert forbids(local(allow=("10.0.0.0/8",)), ClientInfo(origin("10.0.0.7"), "db:5432")) == ""
+    assert forbids(local(allow=("192.0.2.0/24",)), ClientInfo(UNIX, "db:5432")) == "", "a unix socket's"
+    assert forbids(socks(users=(ANN, BOB)), ClientInfo(origin("10.0.0.7"), "db.internal:443", DB, BOB)) == ""
+    assert forbids(socks(), ClientInfo(origin("10.0.0.7"), "db.internal:443", DB, BOB)) == "", (
         "nobody has to log in any more"
     )
 
 
 def test_why_a_live_client_may_not_stay_is_told() -> None:
-    visitor = Visitor(origin("10.0.0.7"), "db.internal:443", DB, ANN)
+    client_info = ClientInfo(origin("10.0.0.7"), "db.internal:443", DB, ANN)
     for tunnel, why in (
         (socks(deny=("10.0.0.0/8",)), "its source 10.0.0.7 is not allowed any more"),
         (socks(deny_destinations=("*.internal:*",)), "db.internal:443 is denied by *.internal:*"),
@@ -395,5 +395,5 @@ def test_why_a_live_client_may_not_stay_is_told() -> None:
         (socks(users=(BOB,)), "its user may not use the tunnel any more"),
         (socks(users=(SocksUser("ann", FromFile("/run/another")),)), "its user may not use the tunnel any more"),
     ):
-        assert forbids(tunnel, visitor) == why
-    assert forbids(socks(users=(ANN,)), Visitor(origin("10.0.0.7"), "db.internal:443", DB)), "who never logged in"
+        assert forbids(tunnel, client_info) == why
+    assert forbids(socks(users=(ANN,)), ClientInfo(origin("10.0.0.7"), "db.internal:443", DB)), "who never logged in"

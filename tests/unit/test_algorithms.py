@@ -8,7 +8,7 @@ import asyncssh
 import pytest
 
 from reconciler.core.spec import Algorithms
-from reconciler.ssh import algorithms
+from reconciler.ssh.connect import algorithms
 
 OURS = Algorithms((), (), (), ())
 OLD = ("sha1", "md5", "3des", "-cbc", "arcfour", "ssh-dss")

@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reconciler.core import backoff
+from reconciler.core.observed import Failure, Reason, Tries
 from reconciler.core.spec import Reconnect
-from reconciler.core.status import Failure, Reason, Tries
 from unit.build import access
 
 RECONNECT = Reconnect(initial=0.25, max=30.0, factor=2.0)
@@ -14,17 +14,17 @@ HERE = access("here")
 SLOW = frozenset(Reason) - backoff.QUICK - backoff.GUARDED
 
 
-def failing(reason: Reason, times: int, every: float = 0.0, stamp: str = "") -> Tries:
+def failing(reason: Reason, times: int, every: float = 0.0, fingerprint: str = "") -> Tries:
     """The record after failing that often, one try each `every` seconds from 0 on."""
     tries = None
     for attempt in range(times):
-        tries = backoff.failed(tries, Failure(reason, "told"), attempt * every, HERE, stamp)
+        tries = backoff.failed(tries, Failure(reason, "told"), attempt * every, HERE, fingerprint)
     assert tries is not None
     return tries
 
 
-def delay(tries: Tries, *, held: bool = False, stamp: str = "", name: str = "prod") -> float:
-    return backoff.next_link_try(tries, RECONNECT, name, held, stamp) - tries.at
+def delay(tries: Tries, *, held: bool = False, fingerprint: str = "", name: str = "prod") -> float:
+    return backoff.next_link_try(tries, RECONNECT, name, held, fingerprint) - tries.at
 
 
 @pytest.mark.parametrize("reason", sorted(backoff.QUICK))
@@ -62,8 +62,8 @@ def test_a_guarded_failure_waits_one_minute_doubling_to_fifteen(reason: Reason) 
 
 @pytest.mark.parametrize("reason", sorted([*backoff.GUARDED, Reason.SECRET_UNREADABLE]))
 def test_what_a_person_mends_in_a_file_is_tried_at_once_when_the_file_changes(reason: Reason) -> None:
-    assert delay(failing(reason, 5, stamp="v1"), stamp="v2") == 0
-    assert delay(failing(reason, 5, stamp="v1"), stamp="v1") > 0
+    assert delay(failing(reason, 5, fingerprint="v1"), fingerprint="v2") == 0
+    assert delay(failing(reason, 5, fingerprint="v1"), fingerprint="v1") > 0
 
 
 def test_the_classes_of_section_5_are_these() -> None:
@@ -87,7 +87,7 @@ def test_another_access_starts_afresh() -> None:
 
 def test_a_link_lost_after_it_was_well_starts_a_new_outage() -> None:
     tries = backoff.lost(failing(Reason.REFUSED, 9), Failure(Reason.CLOSED_BY_SERVER, ""), 50.0, 10.0, HERE, "s")
-    assert (tries.failures, tries.since, tries.at_once, tries.stamp) == (0, 50.0, True, "s")
+    assert (tries.failures, tries.since, tries.at_once, tries.fingerprint) == (0, 50.0, True, "s")
     assert delay(tries) == 0
 
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reconciler.core.budget import AWAY, Budget, ClientPlace, Place
+from reconciler.core.descriptor_budget import AWAY, Budget, ClientPlace, Place
 
 OWNERS = range(6)
 Steps = list[tuple[str, int, int]]

@@ -19,8 +19,8 @@ from click.testing import CliRunner, Result
 from reconciler.cli import client
 from reconciler.cli.client import Control, NothingRuns, Refused, Trouble
 from reconciler.cli.main import main
-from reconciler.report import places
-from reconciler.report.places import place_to_listen, trusted_uids
+from reconciler.report import socket_paths
+from reconciler.report.socket_paths import place_to_listen, trusted_uids
 from support.other_user import NOBODY, needs_root, other_user, shared_directory
 
 
@@ -257,7 +257,7 @@ def test_only_root_trusts_the_owner_of_a_directory(tmp_path: Path, monkeypatch: 
 def test_root_trusts_the_user_of_the_runtime_directory(monkeypatch: pytest.MonkeyPatch) -> None:
     """Only root can make a directory in /run: that of a systemd service belongs to the service's user."""
     with shared_directory(0o755, NOBODY) as directory:
-        monkeypatch.setattr(places, "_SYSTEM", directory)
+        monkeypatch.setattr(socket_paths, "_SYSTEM", directory)
         assert trusted_uids(str(directory / "tunnels.sock"), is_named=False) == {0, NOBODY}
 
 
@@ -273,7 +273,7 @@ def test_no_control_socket_is_made_in_another_users_directory(
 ) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     with shared_directory(0o755, NOBODY) as theirs:
-        monkeypatch.setattr(places, "_SYSTEM", theirs)
+        monkeypatch.setattr(socket_paths, "_SYSTEM", theirs)
         assert place_to_listen({"XDG_RUNTIME_DIR": str(theirs)}) == f"{tmp_path}/tunnels-{os.getuid()}/tunnels.sock"
         assert f"{theirs}: it belongs to uid {NOBODY}" in caplog.text
         (tmp_path / f"tunnels-{os.getuid()}").rmdir()

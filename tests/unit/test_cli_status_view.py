@@ -5,9 +5,9 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from typing import Any, cast
 
-from reconciler.cli.answers import Status, Target, Tunnel
-from reconciler.cli.status_view import lines
-from reconciler.cli.table import Cell, Column, shortened, size, span, table
+from reconciler.cli.responses import Status, Target, Tunnel
+from reconciler.cli.terminal.status_view import lines
+from reconciler.cli.terminal.table import Cell, Column, shortened, size, span, table
 from reconciler.core.printable import printable
 
 NOW = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)

@@ -14,7 +14,7 @@ from click.testing import CliRunner
 
 from reconciler.cli.client import Trouble
 from reconciler.cli.main import main
-from reconciler.cli.table import complain
+from reconciler.cli.terminal.table import complain
 
 TAG = "targets: !<%1b]0;owned%07> {}\n"  # a title for the window, were it printed as it is
 PLAIN = "targets: {a: {host: b.example.com, user: u, agent: true}}\n"

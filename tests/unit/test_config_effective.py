@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reconciler.cli.main import main
-from reconciler.config.effective import to_json
+from reconciler.config.effective_json import to_json
 from reconciler.config.load import load_text
 from reconciler.config.options import Options
-from reconciler.config.values import SHORTEST
+from reconciler.config.schema.values import SHORTEST
 from reconciler.core.spec import Desired
 
 ROOT = Path(__file__).parents[2]

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 import yaml
 
-from reconciler.config.effective import to_json
+from reconciler.config.effective_json import to_json
 from reconciler.config.load import Loaded, load_text
 from reconciler.config.options import Options
-from reconciler.core.judge import judge
+from reconciler.core.observed import EMPTY, Now, Reason
 from reconciler.core.secret import FromEnv, FromFile, Inline, Secret
 from reconciler.core.spec import (
     AgentLogin,
@@ -39,9 +39,9 @@ from reconciler.core.spec import (
     TrustMode,
     TunnelSpec,
 )
-from reconciler.core.status import EMPTY, Now, Reason
-from reconciler.ssh.attempt import DialFailed
-from reconciler.ssh.reading import read_bytes, read_text
+from reconciler.core.status import make_status
+from reconciler.ssh.connect.secret_source import read_bytes, read_text
+from reconciler.ssh.errors.failure import DialFailed
 
 ENVIRON = {"HOME": "/home/me", "SSH_AUTH_SOCK": "/run/agent", "PW": "hunter2", "PORT": "5432", "ON": "true"}
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJ2Fj3bqbdZDP0Xy3VSlBcgwSt2SKFA8qSiOoDqnaWhs"
@@ -466,7 +466,7 @@ targets:
         "b": "unset variable",
         "c": "",
     }
-    phases = {one.id: one.verdict for one in judge(loaded.desired, EMPTY, Now(0.0, 0.0), loaded.broken).tunnels}
+    phases = {one.id: one.verdict for one in make_status(loaded.desired, EMPTY, Now(0.0, 0.0), loaded.broken).tunnels}
     assert {id_: verdict.reason for id_, verdict in phases.items() if verdict.needs_action} == {
         "a/x": Reason.SECRET_UNREADABLE,
         "a/local-1": Reason.SECRET_UNREADABLE,

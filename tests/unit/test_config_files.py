@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from reconciler.config.files import default_paths, is_utf8
 from reconciler.config.load import Config, Loaded, load_files
 from reconciler.config.options import Options
+from reconciler.config.syntax.config_files import default_paths, is_utf8
 from support.special_files import NOTHING, SPECIAL, put
 
 ENVIRON = {"HOME": "/home/me"}
@@ -121,7 +121,7 @@ def test_a_file_of_a_directory_that_becomes_something_else_keeps_its_last_good_c
 def test_a_path_on_the_command_line_that_is_no_file_is_an_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
-    monkeypatch.setattr("reconciler.config.files._PIPE_SILENCE", 0.1)
+    monkeypatch.setattr("reconciler.config.syntax.config_files._PIPE_SILENCE", 0.1)
     make, said = SPECIAL[kind]
     put(tmp_path / "tunnels.yaml", make)
     loaded = config(tmp_path / "tunnels.yaml").reload()

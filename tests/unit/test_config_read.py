@@ -9,11 +9,11 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reconciler.config import read as module
 from reconciler.config.load import load_text
-from reconciler.config.nodes import Scalar, Table, plain
 from reconciler.config.problem import ConfigError, Problem
-from reconciler.config.read import read
+from reconciler.config.syntax import yaml_reader as module
+from reconciler.config.syntax.nodes import Scalar, Table, plain
+from reconciler.config.syntax.yaml_reader import read
 
 
 @pytest.fixture(params=["c", "python"])

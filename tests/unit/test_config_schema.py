@@ -11,8 +11,8 @@ from jsonschema import Draft202012Validator
 
 from reconciler.config.load import load_text
 from reconciler.config.problem import WARNINGS, WarningCode
-from reconciler.config.reference import reference
-from reconciler.config.schema import definition, property_of, schema
+from reconciler.config.schema.document import definition, property_of, schema
+from reconciler.config.schema.reference import reference
 from reconciler.core import spec
 
 ROOT = Path(__file__).parent.parent.parent
@@ -45,7 +45,7 @@ def test_the_spec_has_no_defaults_of_its_own() -> None:
 
 
 def test_the_reference_page_is_what_the_schema_says() -> None:
-    """Write it anew: python -m reconciler.config.reference > docs/reference.md."""
+    """Write it anew: python -m reconciler.config.schema.reference > docs/reference.md."""
     assert (ROOT / "docs" / "reference.md").read_text("utf-8") == reference()
 
 

@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from reconciler.app import App
 from reconciler.config.load import Config
 from reconciler.core.actions import Close, Dial, Open
 from reconciler.core.backoff import FAULT_INITIAL, FAULT_MAX, next_fault_try
 from reconciler.core.faults import Faults, internal
-from reconciler.core.judge import judge
-from reconciler.core.status import EMPTY, Observed, Phase, Reason, SocketKey, SocketPhase, SocketState, Tries
+from reconciler.core.observed import EMPTY, Observed, Phase, Reason, SocketKey, SocketPhase, SocketState, Tries
+from reconciler.core.status import make_status
+from reconciler.runtime.app import App
 from reconciler.system.fault_log import FaultLog
 from unit.build import START, desired, local, target
 
@@ -71,14 +71,16 @@ def test_what_is_up_stays_up_with_a_fault_and_what_was_to_come_up_is_down() -> N
 
     def verdicts(**faults: Tries) -> tuple[Phase, Reason | None, Phase, Reason | None]:
         observed: Observed = replace(EMPTY, faults={name.replace("__", "/"): one for name, one in faults.items()})
-        judged = judge(world, observed, START)
+        judged = make_status(world, observed, START)
         (one,), (other,) = judged.targets, judged.tunnels
         return one.verdict.phase, one.verdict.reason, other.verdict.phase, other.verdict.reason
 
     assert verdicts() == (Phase.PENDING, None, Phase.PENDING, None)
     assert verdicts(a=tries) == (Phase.DOWN, Reason.INTERNAL, Phase.DOWN, Reason.INTERNAL)
     assert verdicts(a__one=tries) == (Phase.PENDING, None, Phase.DOWN, Reason.INTERNAL)
-    assert judge(world, replace(EMPTY, faults={"a": tries}), START).targets[0].verdict.next_try == next_fault_try(tries)
+    assert make_status(world, replace(EMPTY, faults={"a": tries}), START).targets[0].verdict.next_try == next_fault_try(
+        tries
+    )
 
 
 def raised(text: str) -> ValueError:
@@ -131,6 +133,6 @@ async def test_what_a_callback_raises_is_logged_once(tmp_path: Path, caplog: pyt
             await asyncio.sleep(0)
     finally:
         loop.set_exception_handler(None)
-        await app.fleet.close()
+        await app.actuator.close()
     assert len([one for one in caplog.records if one.exc_info]) == 1
     assert "Exception in callback" in caplog.text

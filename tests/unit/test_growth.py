@@ -22,14 +22,14 @@ from typing import Any, NamedTuple
 import pytest
 
 import reconciler
-from reconciler.cli.ssh_words import NotSshError, command_line, lines_of, ssh_config
-from reconciler.config.files import Found
+from reconciler.cli.ssh_import.ssh_options import NotSshError, command_line, lines_of, ssh_config
 from reconciler.config.load import Config, load_text
 from reconciler.config.options import Options
-from reconciler.core.access import check_destination_rule, check_source_rule
+from reconciler.config.syntax.config_files import Found
+from reconciler.core.rules.access import check_destination_rule, check_source_rule
 from reconciler.core.socks5 import Handshake
-from reconciler.report.http import is_host_allowed
-from reconciler.system.hidden import Hidden, hide
+from reconciler.report.http_routes import is_host_allowed
+from reconciler.system.redaction import Redactor, redact
 
 GROWTH = 9.0  # of the time where the size is four times as large: linear is 4, quadratic 16
 NOTHING = 0.004  # seconds: what takes less is not worth a second look
@@ -293,10 +293,10 @@ def ruled(check: Callable[[str], None], rule: str) -> None:
 
 
 def hidden(text: str) -> str:
-    values = Hidden()
+    values = Redactor()
     for number in range(50):
         values.add(f"A{number}", f"aaaa{number}")
-    return hide(text)
+    return redact(text)
 
 
 SCANNERS: dict[str, Callable[[str], object]] = {

@@ -5,8 +5,16 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reconciler.core.guesses import BURST, INTERVAL, LONGEST_WAIT, REMEMBERED, SOURCES_MAX, Guess, Guesses
-from reconciler.core.origin import UNIX, Origin, UnknownOrigin
+from reconciler.core.rules.guess_limiter import (
+    BURST,
+    INTERVAL,
+    LONGEST_WAIT,
+    REMEMBERED,
+    SOURCES_MAX,
+    Guess,
+    GuessLimiter,
+)
+from reconciler.core.rules.origin import UNIX, Origin, UnknownOrigin
 from unit.build import origin
 
 TUNNEL = "prod/proxy"
@@ -17,7 +25,7 @@ class World:
     """A limiter, a clock, and clients that each try one login."""
 
     def __init__(self) -> None:
-        self.guesses = Guesses()
+        self.guesses = GuessLimiter()
         self.now = 1000.0
         self._next = 0
 

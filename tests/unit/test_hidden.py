@@ -7,8 +7,8 @@ import time
 import pytest
 
 from reconciler.config.load import Loaded, load_text
-from reconciler.planned import between
-from reconciler.system.hidden import Hidden, hide, hide_json
+from reconciler.runtime.plan_report import between
+from reconciler.system.redaction import Redactor, redact, redact_json
 
 ENVIRON = {
     "TOKEN": "s3cr3t-token",
@@ -45,30 +45,30 @@ def test_a_value_is_replaced_by_the_name_of_its_variable(text: str, shown: str) 
     names = " ".join(f"${{{name}}}" for name in ENVIRON)
     kept = loaded(f"targets: {{prod: {{host: h, agent: true, user: '{names}'}}}}")
     assert kept.valid, kept.errors
-    assert hide(text) == shown
+    assert redact(text) == shown
 
 
 def test_ids_and_closed_sets_of_words_in_json_stay_as_they_are() -> None:
-    hidden = Hidden()
+    hidden = Redactor()
     hidden.add("A", "prod")
     told = {"id": "prod/pg", "target": "prod", "message": "prod fails", "list": ["prod", 1, None]}
-    assert hide_json(told) == {"id": "prod/pg", "target": "prod", "message": "${A} fails", "list": ["${A}", 1, None]}
+    assert redact_json(told) == {"id": "prod/pg", "target": "prod", "message": "${A} fails", "list": ["${A}", 1, None]}
 
 
 def test_a_value_is_hidden_only_while_its_configuration_is_there() -> None:
-    hidden = Hidden()
+    hidden = Redactor()
     hidden.add("A", "s3cr3t")
-    assert hide("s3cr3t") == "${A}"
+    assert redact("s3cr3t") == "${A}"
     del hidden
-    assert hide("s3cr3t") == "s3cr3t"
+    assert redact("s3cr3t") == "s3cr3t"
 
 
 @pytest.mark.parametrize("value", ['a"b\\c-token', "tök€n-value", "a b/c?d-token"])
 def test_a_value_that_was_escaped_is_hidden_too(value: str) -> None:
-    hidden = Hidden()
+    hidden = Redactor()
     hidden.add("A", value)
     for written in (value, repr(value)[1:-1], value.encode("unicode_escape").decode()):
-        assert hide(f"<{written}>") == "<${A}>"
+        assert redact(f"<{written}>") == "<${A}>"
 
 
 def test_a_variable_in_a_name_is_refused() -> None:
@@ -93,55 +93,55 @@ def test_a_plan_shows_variables_by_their_names_also_in_long_values() -> None:
 
 
 def test_values_that_overlap_in_a_text_are_both_hidden() -> None:
-    hidden = Hidden()
+    hidden = Redactor()
     hidden.add("FIRST", "my-host")
     hidden.add("SECOND", "host-s3cr3t")
-    assert hide("<my-host-s3cr3t>") == "<${FIRST}${SECOND}>"
-    assert hide("<my-host> <host-s3cr3t>") == "<${FIRST}> <${SECOND}>"
+    assert redact("<my-host-s3cr3t>") == "<${FIRST}${SECOND}>"
+    assert redact("<my-host> <host-s3cr3t>") == "<${FIRST}> <${SECOND}>"
 
 
 @pytest.mark.parametrize("value", ["tunnel", "target", "ssh", "warning", "connection"])
 def test_a_word_of_the_messages_is_not_hidden_in_them(value: str) -> None:
-    hidden = Hidden()
+    hidden = Redactor()
     hidden.add("A", value)
     text = "warning: targets.prod.tunnels[0]: no ssh connection to the target, so the tunnel is down"
-    assert hide(text) == text
+    assert redact(text) == text
 
 
 def test_a_short_value_is_found_where_a_longer_one_begins_alike() -> None:
-    hidden = Hidden()
+    hidden = Redactor()
     hidden.add("SHORT", "q7x")
     hidden.add("LONG", "q7x-s3cr3t")
-    assert hide("q7x q7x-s3cr3t q7x-s q7x") == "${SHORT} ${LONG} ${SHORT}-s ${SHORT}"
+    assert redact("q7x q7x-s3cr3t q7x-s q7x") == "${SHORT} ${LONG} ${SHORT}-s ${SHORT}"
 
 
 def test_a_value_that_repeats_itself_is_shown_once() -> None:
-    hidden = Hidden()
+    hidden = Redactor()
     hidden.add("A", "abababab")
-    assert hide(f"<{'ab' * 100}>") == "<${A}>"
+    assert redact(f"<{'ab' * 100}>") == "<${A}>"
 
 
 def test_a_letter_whose_small_form_is_longer_moves_nothing() -> None:
-    hidden = Hidden()
+    hidden = Redactor()
     hidden.add("A", "s3cr3t\u0130x")
-    assert hide("\u0130\u0130 S3CR3T\u0130X \u0130") == "\u0130\u0130 ${A} \u0130"
+    assert redact("\u0130\u0130 S3CR3T\u0130X \u0130") == "\u0130\u0130 ${A} \u0130"
 
 
 def test_labels_are_hidden_whatever_they_are_called() -> None:
-    hidden = Hidden()
+    hidden = Redactor()
     hidden.add("A", "s3cr3t")
     names = ("name", "id", "target", "level", "type")
     told = {"name": "s3cr3t", "labels": dict.fromkeys(names, "s3cr3t")}
-    assert hide_json(told) == {"name": "s3cr3t", "labels": dict.fromkeys(names, "${A}")}
+    assert redact_json(told) == {"name": "s3cr3t", "labels": dict.fromkeys(names, "${A}")}
 
 
 @pytest.mark.parametrize(
     "value", ["~/s3cr3t/key", "../s3cr3t/key", "../../s3cr3t/key", "./s3cr3t//key", "~u/s3cr3t/key"]
 )
 def test_a_path_is_hidden_also_behind_its_directory(value: str) -> None:
-    hidden = Hidden()
+    hidden = Redactor()
     hidden.add("A", value)
-    assert "s3cr3t" not in hide("/home/u/s3cr3t/key: there is no such file")
+    assert "s3cr3t" not in redact("/home/u/s3cr3t/key: there is no such file")
 
 
 @pytest.mark.parametrize(
@@ -156,10 +156,10 @@ def test_a_path_is_hidden_also_behind_its_directory(value: str) -> None:
 )
 def test_many_and_long_values_do_not_make_it_slow(values: list[str]) -> None:
     """The expression of all values that it once was took 3 to 10 s of processor time for each of these."""
-    hidden = Hidden()
+    hidden = Redactor()
     for number, value in enumerate(values):
         hidden.add(f"V{number}", value)
     line = 'ssh_tunnel_info{target="prod-1",tunnel="pg",listen="127.0.0.1:15432",token="0a0b0c"} 1\n'
     begin = time.process_time()
-    assert hide(line * 1_000)
+    assert redact(line * 1_000)
     assert time.process_time() - begin < 1.0

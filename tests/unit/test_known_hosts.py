@@ -16,13 +16,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from reconciler.core.observed import Reason
 from reconciler.core.spec import Endpoint, Trust, TrustMode
-from reconciler.core.status import Reason
-from reconciler.ssh import known_hosts
-from reconciler.ssh.known_hosts import Knowledge, foreign_line
-from reconciler.ssh.known_hosts_file import opened
-from reconciler.ssh.known_hosts_lines import Deadline, matches
-from reconciler.ssh.trust import HostKeyCheck
+from reconciler.ssh.connect import known_hosts
+from reconciler.ssh.connect.host_key_check import HostKeyCheck
+from reconciler.ssh.connect.known_hosts import Knowledge, foreign_line
+from reconciler.ssh.connect.known_hosts_file import opened
+from reconciler.ssh.connect.known_hosts_lines import Deadline, matches
 from reconciler.system import path_lock
 from support.other_user import needs_root, other_user, shared_directory
 

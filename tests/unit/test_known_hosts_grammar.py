@@ -13,8 +13,8 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from reconciler.core.spec import Endpoint, Trust, TrustMode
-from reconciler.ssh.known_hosts import Knowledge, foreign_line, look_up
-from reconciler.ssh.known_hosts_lines import Deadline, TooMuchError, covers, decoded, lines_of, matches
+from reconciler.ssh.connect.known_hosts import Knowledge, foreign_line, look_up
+from reconciler.ssh.connect.known_hosts_lines import Deadline, TooMuchError, covers, decoded, lines_of, matches
 from support.known_hosts_files import HOST, KEY, contents
 
 WITHIN = 60.0

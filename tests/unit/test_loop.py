@@ -6,10 +6,10 @@ import asyncio
 from collections.abc import Iterator
 
 from reconciler.core.actions import Action
+from reconciler.core.observed import EMPTY, Now, Observed
 from reconciler.core.plan import Plan
 from reconciler.core.spec import NOTHING, Desired
-from reconciler.core.status import EMPTY, Now, Observed
-from reconciler.loop import Loop
+from reconciler.runtime.loop import Loop
 from unit.build import START
 
 HOUR = 3600.0

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reconciler.core import metadata
-from reconciler.core.access import DestinationRules
+from reconciler.core.rules import metadata
+from reconciler.core.rules.access import DestinationRules
 
 
 def places(*allow: str, deny: tuple[str, ...] = ()) -> DestinationRules:

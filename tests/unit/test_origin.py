@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reconciler.core.access import SourceRules
-from reconciler.core.origin import UNIX, TcpOrigin, UnknownOrigin, tcp_origin
+from reconciler.core.rules.access import SourceRules
+from reconciler.core.rules.origin import UNIX, TcpOrigin, UnknownOrigin, tcp_origin
 from unit.build import origin
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from reconciler.core.overlay import NoSuchTunnelError, Overlay, Shard, meant
+from reconciler.core.overlay import NoSuchTunnelError, Overlay, Shard, matching
 from unit.build import desired, local, target
 
 FILES = desired(
@@ -72,6 +72,6 @@ PINNED = [1, 1]
 def test_globs_mean_tunnels_by_id_or_by_target(patterns: list[str], ids: list[str] | None) -> None:
     if ids is None:
         with pytest.raises(NoSuchTunnelError, match="there are prod/db, prod/web, test/db"):
-            meant(patterns, FILES)
+            matching(patterns, FILES)
     else:
-        assert [tunnel.id for tunnel in meant(patterns, FILES)] == ids
+        assert [tunnel.id for tunnel in matching(patterns, FILES)] == ids

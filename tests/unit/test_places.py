@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from reconciler.report import places
+from reconciler.report import socket_paths
 
 
 @pytest.fixture
@@ -16,24 +16,24 @@ def read_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def none() -> str:
         raise FileNotFoundError(2, "No usable temporary directory found in ['/tmp', '/var/tmp', '/usr/tmp', '/']")
 
-    monkeypatch.setattr(places, "_SYSTEM", tmp_path / "missing" / "tunnels")
+    monkeypatch.setattr(socket_paths, "_SYSTEM", tmp_path / "missing" / "tunnels")
     monkeypatch.setattr("tempfile.gettempdir", none)
 
 
 @pytest.mark.usefixtures("read_only")
 def test_commands_look_where_a_socket_could_be(tmp_path: Path) -> None:
     system = str(tmp_path / "missing" / "tunnels" / "tunnels.sock")
-    assert places.socket_paths({}) == (system,)
-    assert places.socket_paths({"XDG_RUNTIME_DIR": "/run/user/7"}) == ("/run/user/7/tunnels.sock", system)
+    assert socket_paths.socket_paths({}) == (system,)
+    assert socket_paths.socket_paths({"XDG_RUNTIME_DIR": "/run/user/7"}) == ("/run/user/7/tunnels.sock", system)
 
 
 @pytest.mark.usefixtures("read_only")
 def test_a_process_says_which_places_it_tried(tmp_path: Path) -> None:
     runtime = str(tmp_path / "none")
     with pytest.raises(OSError, match=r"none of \S+/none, \S+/tunnels, /tmp can be written to"):
-        places.place_to_listen({"XDG_RUNTIME_DIR": runtime})
+        socket_paths.place_to_listen({"XDG_RUNTIME_DIR": runtime})
 
 
 @pytest.mark.usefixtures("read_only")
 def test_a_runtime_directory_is_enough(tmp_path: Path) -> None:
-    assert places.place_to_listen({"XDG_RUNTIME_DIR": str(tmp_path)}) == str(tmp_path / "tunnels.sock")
+    assert socket_paths.place_to_listen({"XDG_RUNTIME_DIR": str(tmp_path)}) == str(tmp_path / "tunnels.sock")

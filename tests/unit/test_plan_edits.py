@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
+from reconciler.core.observed import DrainCause, Failure, LinkPhase, Reason, SocketPhase
 from reconciler.core.overlay import Overlay
 from reconciler.core.plan import make_plan
 from reconciler.core.spec import FarTcp, FarUnix, LocalUnix, NearUnix, RemoteUnix
-from reconciler.core.status import DrainCause, Failure, LinkPhase, Reason, SocketPhase
 from unit.build import AUTH, CLOSED, REFUSED, World, desired, local, remote, socks, target, told, tunnel
 
 

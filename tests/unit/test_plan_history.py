@@ -16,9 +16,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from reconciler.core.actions import Action, Close, Cut, Dial, Drain, Retire
 from reconciler.core.addresses import Addresses, is_choice
+from reconciler.core.observed import DrainCause, Failure, LinkPhase, LinkState, Now, Observed, Reason, SocketPhase
 from reconciler.core.plan import is_wanted, make_plan
 from reconciler.core.spec import Desired, Endpoint, FarTcp, RemoteTcp, TargetSpec, TunnelSpec
-from reconciler.core.status import DrainCause, Failure, LinkPhase, LinkState, Now, Observed, Reason, SocketPhase
 from unit.build import AUTH, CLOSED, REFUSED, START, TIMEOUT, World, local, remote, target
 
 TARGETS = ("a", "b")
@@ -188,9 +188,9 @@ class Histories(RuleBasedStateMachine):
         if tunnel := self._tunnel(number):
             self.world.busy ^= {tunnel.listen}
 
-    @rule(name=st.sampled_from(TARGETS), stamp=st.sampled_from(("v1", "v2")))
-    def files_change(self, name: str, stamp: str) -> None:
-        self.world.stamps[name] = stamp
+    @rule(name=st.sampled_from(TARGETS), fingerprint=st.sampled_from(("v1", "v2")))
+    def files_change(self, name: str, fingerprint: str) -> None:
+        self.world.fingerprints[name] = fingerprint
 
     @rule(seconds=some_time)
     def elapse(self, seconds: float) -> None:
@@ -422,7 +422,7 @@ def _check_patient(action: Dial, observed: Observed, now: Now) -> None:
     tries = observed.link_tries.get(action.target.name)
     same = tries is not None and tries.access == action.target.access
     if same and tries is not None and tries.last.reason is Reason.AUTH and not tries.at_once:
-        assert tries.stamp != observed.stamps.get(action.target.name, "") or now.mono - tries.at >= 48
+        assert tries.fingerprint != observed.fingerprints.get(action.target.name, "") or now.mono - tries.at >= 48
 
 
 TestHistories = Histories.TestCase

@@ -7,8 +7,8 @@ import pytest
 
 from reconciler.core import backoff
 from reconciler.core.actions import Dial
+from reconciler.core.observed import Failure, LinkPhase, Reason, SocketPhase
 from reconciler.core.spec import Endpoint
-from reconciler.core.status import Failure, LinkPhase, Reason, SocketPhase
 from unit.build import AUTH, CLOSED, REFUSED, TIMEOUT, World, local, remote, target, told
 
 
@@ -133,11 +133,11 @@ def test_a_held_client_does_not_hurry_a_guarded_failure(world: World) -> None:
 
 
 def test_a_guarded_failure_is_tried_at_once_when_a_file_it_read_has_changed_and_only_once(world: World) -> None:
-    world.stamps["prod"] = "key v1"
+    world.fingerprints["prod"] = "key v1"
     world.edit(target(), local())
     world.finish(world.link().id, AUTH)
     assert told(world.wait(30)) == []
-    world.stamps["prod"] = "key v2"
+    world.fingerprints["prod"] = "key v2"
     assert told(world.passes()) == ["dial prod"]
     world.finish(world.link().id, AUTH)
     assert told(world.wait(60)) == []
@@ -146,7 +146,7 @@ def test_a_guarded_failure_is_tried_at_once_when_a_file_it_read_has_changed_and_
 def test_a_slow_failure_is_not_hurried_by_a_changed_file(world: World) -> None:
     world.edit(target(), local())
     world.finish(world.link().id, TIMEOUT)
-    world.stamps["prod"] = "new"
+    world.fingerprints["prod"] = "new"
     assert told(world.passes()) == []
 
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from reconciler.cli import logs
 from reconciler.cli.main import main
+from reconciler.cli.terminal import logs
 from reconciler.core.printable import printable
 
 HIDDEN = [

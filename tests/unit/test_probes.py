@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reconciler.core.ports import Opener, Stream
+from reconciler.core.interfaces import Opener, Stream
+from reconciler.core.observed import Failure, Reason
 from reconciler.core.spec import FarTcp, FarUnix, Health, NearTcp, NearUnix, Route, Socks
-from reconciler.core.status import Failure, Reason
 from reconciler.probes import PROBES
 
 WEB = FarTcp("prod", "web.internal", 8080)

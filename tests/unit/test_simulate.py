@@ -5,17 +5,17 @@ from dataclasses import replace
 import pytest
 
 from reconciler.core.actions import Action, Assign, Close, Cut, Dial, Drain, Move, Open, Retire, Tune
-from reconciler.core.foresee import converge, foresee
+from reconciler.core.interfaces import Actuator, Clock
+from reconciler.core.observed import EMPTY, FlowKey, LinkPhase, Now, Observed, SocketKey, SocketPhase
 from reconciler.core.plan import make_plan
-from reconciler.core.ports import Actuator, Clock
 from reconciler.core.simulate import ImpossibleError, Simulator
+from reconciler.core.simulate_plan import converge, simulate_plan
 from reconciler.core.spec import Desired, FarTcp, LocalTcp
-from reconciler.core.status import EMPTY, FlowKey, LinkPhase, Now, Observed, SocketKey, SocketPhase
 from unit.build import AUTH, REFUSED, START, World, desired, local, remote, target, told
 
 
-def foreseen(desired: Desired, observed: Observed, now: Now) -> tuple[Action, ...]:
-    return tuple(step.action for step in foresee(desired, observed, now))
+def simulated(desired: Desired, observed: Observed, now: Now) -> tuple[Action, ...]:
+    return tuple(step.action for step in simulate_plan(desired, observed, now))
 
 
 def test_it_is_an_actuator_and_a_clock() -> None:
@@ -27,7 +27,7 @@ def test_it_is_an_actuator_and_a_clock() -> None:
 
 
 def test_from_nothing_every_step_is_foreseen_in_order() -> None:
-    steps = foreseen(desired(target(), local(), remote()), EMPTY, START)
+    steps = simulated(desired(target(), local(), remote()), EMPTY, START)
     assert told(steps) == [
         "dial prod",
         "open 127.0.0.1:5432 for prod/db",
@@ -40,7 +40,7 @@ def test_between_two_files_only_the_differences_are_foreseen() -> None:
     world.settled(target(), local(), remote())
     world.arrive("prod/db")
     before = world.observe()
-    steps = foreseen(desired(target(generation=1), local(to="new"), remote()), before, START)
+    steps = simulated(desired(target(generation=1), local(to="new"), remote()), before, START)
     assert sorted(told(steps)) == [
         "assign 127.0.0.1:5432 to prod/db",
         "dial prod",
@@ -54,14 +54,14 @@ def test_between_two_files_only_the_differences_are_foreseen() -> None:
 def test_an_agreeing_world_foresees_nothing() -> None:
     world = World()
     world.settled(target(), local(), remote())
-    assert foreseen(world.asked, world.observe(), START) == ()
+    assert simulated(world.asked, world.observe(), START) == ()
 
 
 def test_a_rename_in_a_running_world_is_foreseen_to_keep_its_clients() -> None:
     world = World()
     world.settled(target(), local("prod/old"))
     world.arrive("prod/old")
-    steps = foreseen(desired(target(), local("prod/new")), world.observe(), START)
+    steps = simulated(desired(target(), local("prod/new")), world.observe(), START)
     assert told(steps) == ["assign 127.0.0.1:5432 to prod/new"]
 
 
@@ -70,7 +70,7 @@ def test_what_waits_for_its_next_try_is_foreseen_as_tried_now() -> None:
     world.edit(target(), local())
     world.finish(1, AUTH)
     world.finish(world.socket().key, REFUSED)
-    assert told(foreseen(world.asked, world.observe(), START)) == ["dial prod", "open 127.0.0.1:5432 for prod/db"]
+    assert told(simulated(world.asked, world.observe(), START)) == ["dial prod", "open 127.0.0.1:5432 for prod/db"]
 
 
 def test_an_edit_that_was_refused_and_taken_back_is_foreseen_to_be_tried_again() -> None:
@@ -78,10 +78,10 @@ def test_an_edit_that_was_refused_and_taken_back_is_foreseen_to_be_tried_again()
     world.settled(target(), local())
     world.edit(target(user="wrong"), local())
     world.finish(2, AUTH)
-    assert foreseen(world.asked, world.observe(), START) == (), "the file asks for nothing new"
+    assert simulated(world.asked, world.observe(), START) == (), "the file asks for nothing new"
     world.edit(target(), local())
-    assert foreseen(world.asked, world.observe(), START) == ()
-    steps = foreseen(desired(target(user="wrong"), local()), world.observe(), START)
+    assert simulated(world.asked, world.observe(), START) == ()
+    steps = simulated(desired(target(user="wrong"), local()), world.observe(), START)
     assert told(steps) == ["dial prod", "retire 1"]
     assert told(world.edit(target(user="wrong"), local())) == ["dial prod"], "at once"
 
@@ -89,7 +89,7 @@ def test_an_edit_that_was_refused_and_taken_back_is_foreseen_to_be_tried_again()
 def test_what_is_under_way_is_foreseen_to_succeed() -> None:
     world = World()
     world.edit(target(), remote())
-    assert told(foreseen(world.asked, world.observe(), START)) == ["open 127.0.0.1:8080 on prod for prod/web"]
+    assert told(simulated(world.asked, world.observe(), START)) == ["open 127.0.0.1:8080 on prod for prod/web"]
 
 
 def test_a_planner_that_contradicts_itself_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -97,7 +97,7 @@ def test_a_planner_that_contradicts_itself_is_stopped(monkeypatch: pytest.Monkey
         plan = make_plan(desired(target(), local()), EMPTY, START)
         return replace(plan, actions=plan.actions[:1])
 
-    monkeypatch.setattr("reconciler.core.foresee.make_plan", restless)
+    monkeypatch.setattr("reconciler.core.simulate_plan.make_plan", restless)
     world = Simulator(EMPTY, START, kind=True)
     monkeypatch.setattr(world, "apply", lambda _: None)
     with pytest.raises(ImpossibleError, match="does not settle"):

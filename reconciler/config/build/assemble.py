@@ -1,0 +1,145 @@
+"""Documents -> `Desired`: the targets and tunnels of all files together, and all that is wrong with them.
+
+Pure but for what a source's check looks at (whether a named file can be read). One pass finds everything; what could
+not be read has a stand-in, so `desired` is only to be used where `errors` is empty.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from reconciler.config.build.fields import Fields
+from reconciler.config.build.merge import Document, TargetEntry, definitions, entries_of
+from reconciler.config.build.targets import UNSET, Targets
+from reconciler.config.build.tunnels import BuiltTunnel, tunnels_of
+from reconciler.config.diagnostics import Report
+from reconciler.config.options import Options
+from reconciler.config.problem import ErrorCode, Problem
+from reconciler.config.schema.unparsed_paths import UnparsedPaths, may_define, may_follow
+from reconciler.core.addresses import Addresses, is_remote
+from reconciler.core.spec import Desired, Listen, TargetSpec
+
+
+@dataclass(frozen=True, slots=True)
+class Assembled:
+    """`broken`: by target, why it cannot be used although its file is right (a variable is not set)."""
+
+    desired: Desired
+    errors: tuple[Problem, ...]
+    warnings: tuple[Problem, ...]
+    broken: Mapping[str, str]
+    overrides_schema: frozenset[tuple[str, int, int]]  # places of which more is said here than the schema could
+
+
+def assemble(
+    documents: Sequence[Document],
+    environ: Mapping[str, str],
+    options: Options,
+    already: Iterable[Problem] = (),
+    *,
+    incomplete: bool = False,
+) -> Assembled:
+    """`already`: what the schema has said about these documents. `incomplete`: a file is missing among them."""
+    report = Report(already)
+    entries = [entry for document in documents for entry in entries_of(document, report)]
+
+    def is_unsure(name: str) -> bool:
+        return any(may_define(document.root, document.gaps, name) for document in documents)
+
+    defined = definitions(entries, report, incomplete=incomplete, is_unsure=is_unsure)
+    targets = list(Targets(defined, environ, options, report, is_unsure).build())
+    tunnels = list(
+        _told_apart(tunnel for entry in _in_order(entries) for tunnel in tunnels_of(entry, environ, options, report))
+    )
+    _check_names(tunnels, report)
+    _check_on_demand(tunnels, targets, defined, report)
+    off = {target.name for target in targets if target.off}
+    _check_addresses([tunnel for tunnel in tunnels if not tunnel.spec.off and tunnel.spec.target not in off], report)
+    _check_port_files(tunnels, report)
+    desired = Desired.of(
+        (replace(t, off=UNSET) if t.name in report.broken else t for t in targets),
+        (t.spec for t in tunnels),
+    )
+    gaps = {document.file: document.gaps for document in documents}
+    errors, warnings = _without_consequences(report.errors, gaps), _without_consequences(report.warnings, gaps)
+    if options.strict:
+        errors, warnings = errors + warnings, ()
+    return Assembled(desired, errors, warnings, dict(report.broken), frozenset(report.overrides_schema))
+
+
+def _without_consequences(problems: Iterable[Problem], gaps: Mapping[str, UnparsedPaths]) -> tuple[Problem, ...]:
+    return tuple(p for p in problems if not may_follow(p, gaps.get(p.file, frozenset())))
+
+
+def _in_order(entries: Iterable[TargetEntry]) -> list[TargetEntry]:
+    """By target, the defining file first: so its tunnels are the first holders of their names."""
+    by_target: dict[str, list[TargetEntry]] = {}
+    for entry in entries:
+        by_target.setdefault(entry.name, []).append(entry)
+    return [entry for group in by_target.values() for entry in sorted(group, key=lambda e: not e.defines)]
+
+
+def _told_apart(tunnels: Iterable[BuiltTunnel]) -> Iterator[BuiltTunnel]:
+    """Each under a name of its own, also those which have theirs from a port that is not known."""
+    found: Counter[str] = Counter()
+    for tunnel in tunnels:
+        spec = tunnel.spec
+        if not tunnel.named and not tunnel.sound:
+            found[spec.id] += 1
+            if (number := found[spec.id]) > 1:
+                spec = replace(spec, id=f"{spec.id}-{number}", name=f"{spec.name}-{number}")
+        yield replace(tunnel, spec=spec)
+
+
+def _check_names(tunnels: Iterable[BuiltTunnel], report: Report) -> None:
+    first: dict[str, BuiltTunnel] = {}
+    for tunnel in tunnels:
+        if not tunnel.named and not tunnel.sound:
+            continue
+        other = first.setdefault(tunnel.spec.id, tunnel)
+        if other is tunnel:
+            continue
+        if tunnel.named or other.named:
+            message = f"tunnel {tunnel.spec.id} is defined twice, first at {other.at}: give this one another name"
+        else:
+            message = f"{tunnel.spec.id} by default, as the tunnel at {other.at}: give it a `name`"
+        report.error(tunnel.at, message, ErrorCode.DUPLICATE, other.at.file)
+
+
+def _check_on_demand(
+    tunnels: Iterable[BuiltTunnel], targets: Iterable[TargetSpec], defined: Mapping[str, TargetEntry], report: Report
+) -> None:
+    on_demand = {target.name for target in targets if target.on_demand is not None}
+    for tunnel in tunnels:
+        if tunnel.spec.target in on_demand and is_remote(tunnel.spec.listen):
+            entry = defined[tunnel.spec.target]
+            fields = Fields("target", entry.fields, entry.at, entry.table, report, entry.name)
+            where = fields.place("connect")
+            message = f"a remote tunnel needs a connection that is always there, but `connect` is onDemand at {where}"
+            report.error(tunnel.at, message, ErrorCode.CONFLICT, where.file)
+
+
+def _check_addresses(tunnels: Iterable[BuiltTunnel], report: Report) -> None:
+    taken = Addresses(())
+    first: dict[Listen, BuiltTunnel] = {}
+    for tunnel in tunnels:
+        listen = tunnel.spec.listen
+        if not tunnel.sound:
+            continue
+        if (met := taken.met(listen)) is not None:
+            other = first[met]
+            message = f"listens on {listen}, as {other.spec.id} at {other.at} does on {other.spec.listen}: change one"
+            report.error(tunnel.at, message, ErrorCode.CONFLICT, other.at.file)
+        taken.add(listen)
+        first.setdefault(listen, tunnel)
+
+
+def _check_port_files(tunnels: Iterable[BuiltTunnel], report: Report) -> None:
+    first: dict[str, BuiltTunnel] = {}
+    for tunnel in tunnels:
+        path = tunnel.spec.policy.port_file
+        if path and (other := first.setdefault(path, tunnel)) is not tunnel:
+            message = f"writes its port to {path}, as {other.spec.id} at {other.at} does: change one"
+            report.error(tunnel.at, message, ErrorCode.CONFLICT, other.at.file)

@@ -1,0 +1,67 @@
+"""Warnings about what no server will ever be asked with: unusable keys, algorithms that are not known.
+
+In: a hop, its fields, and an `Inspector`, which knows what to say. Out: warnings, each at its field.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from reconciler.config.build.fields import Fields
+from reconciler.config.options import Inspector
+from reconciler.config.problem import Place, WarningCode
+from reconciler.config.schema.document import Words
+from reconciler.config.schema.violations import dotted, sentence
+from reconciler.config.syntax.nodes import Items, Node, Scalar
+from reconciler.core.spec import AgentLogin, Hop, KeyLogin, Login
+
+_NOUNS = {"cipher": "a cipher", "kex": "a key exchange", "mac": "a MAC", "hostKey": "a type of host key"}
+_OF_KEYS = ("privateKey", "passphrase", "certificate")
+
+
+def warn_of_unusable_credentials(hop: Hop, fields: Fields, inspector: Inspector) -> None:
+    if fields.invalid_fields.isdisjoint(_OF_KEYS):
+        _look_at_logins(hop, fields, inspector)
+    algorithms = fields.nested("algorithms", "algorithms")
+    if algorithms is not None:
+        _look_at_algorithms(algorithms, fields, inspector)
+
+
+def _look_at_logins(hop: Hop, fields: Fields, inspector: Inspector) -> None:
+    keyed = [login for login in hop.logins if _has_key(login)]
+    given = fields.node("privateKey")
+    nodes: tuple[Node | None, ...] = given.values if isinstance(given, Items) else (given,)
+    if len(nodes) != len(keyed):
+        return  # one of them is wrong, which was said
+    for login, node in zip(keyed, nodes, strict=True):
+        message, field = inspector.unusable_credential(hop, login)
+        if message:
+            place = fields.place(field)
+            if field == "privateKey" and node is not None:
+                place = _at(place, node)
+            fields.report.warn(place, message, WarningCode.UNUSABLE_LOGIN, *fields.beside(field))
+
+
+def _has_key(login: Login) -> bool:
+    return isinstance(login, KeyLogin) or (isinstance(login, AgentLogin) and bool(login.only))
+
+
+def _look_at_algorithms(algorithms: Fields, fields: Fields, inspector: Inspector) -> None:
+    for kind, noun in _NOUNS.items():
+        node = algorithms.node(kind)
+        for index, name in enumerate(node.values if isinstance(node, Items) else ()):
+            if not isinstance(name, Scalar) or name.unset or name.text in (known := inspector.algorithms(kind)):
+                continue
+            message = sentence(name, Words(f"{noun} that is known here", ""), tuple(known))
+            place = _at(algorithms.place(kind), name)
+            fields.report.warn(
+                replace(place, path=dotted(place.path, index)),
+                message,
+                WarningCode.UNKNOWN_ALGORITHM,
+                *algorithms.beside(kind),
+                *fields.beside("algorithms"),
+            )
+
+
+def _at(place: Place, node: Node) -> Place:
+    return replace(place, line=node.line, column=node.column) if isinstance(node, Scalar) and node.line else place

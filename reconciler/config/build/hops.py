@@ -1,0 +1,281 @@
+"""One SSH server on the way: fields -> `Hop`: where, as whom, with which logins, trusting which keys.
+
+The same for a target and for an inline jump host: both have these fields.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from reconciler.config.build.credential_checks import warn_of_unusable_credentials
+from reconciler.config.build.fields import Fields
+from reconciler.config.build.secret_sources import Sources, is_socket, unreadable
+from reconciler.config.options import Options, process_user
+from reconciler.config.problem import ErrorCode, WarningCode
+from reconciler.config.schema.values import (
+    InvalidValueError,
+    each,
+    filled,
+    host,
+    host_and_port,
+    host_key,
+    port,
+    scalar,
+    some_time,
+    some_time_or_ms,
+    switch,
+    text,
+)
+from reconciler.config.schema.violations import quoted
+from reconciler.config.syntax.nodes import Items, Node, Scalar
+from reconciler.core.secret import FromFile, Source
+from reconciler.core.spec import (
+    AgentLogin,
+    Algorithms,
+    Endpoint,
+    Hop,
+    KeyLogin,
+    Login,
+    PasswordLogin,
+    Trust,
+    TrustMode,
+)
+
+_OUR_AGENT = ""  # $SSH_AUTH_SOCK
+_NO_SOCKETS = frozenset({"yes", "no", "on", "off", "true", "false"})  # texts here, and surely meant as something else
+# accept-new writes the name that a server goes by into a file: white space and controls would end it or its line,
+# and `* ? ! , | @ #` make it known_hosts' word for other hosts as well. No name or address needs any of them.
+_NOT_IN_HOSTS = re.compile(r"(?![\w.:%-])[\s\x00-\x9f]")
+_NAME = r"(?:[A-Za-z0-9][A-Za-z0-9._-]{0,252}|(?:[0-9A-Fa-f]{0,4}:){2,7}[0-9A-Fa-f:.]{0,15}(?:%[A-Za-z0-9._-]{1,32})?)"
+_ALIAS = re.compile(rf"{_NAME}|\[{_NAME}\]:[0-9]{{1,5}}")
+
+
+def hop(fields: Fields, sources: Sources, options: Options) -> Hop:
+    """The server that these fields describe."""
+    algorithms = fields.nested("algorithms", "algorithms")
+    made = Hop(
+        hosts=_hosts(fields),
+        user=_user(fields, options),
+        logins=_logins(fields, sources),
+        trust=_trust(fields, sources),
+        algorithms=_algorithms(algorithms) if algorithms else Algorithms((), (), (), ()),
+        compress=fields.read("compress", switch),
+        strict_key_permissions=fields.read("strictKeyPermissions", switch),
+    )
+    if options.inspector is not None:
+        warn_of_unusable_credentials(made, fields, options.inspector)
+    return made
+
+
+def connect_timeout(fields: Fields) -> float:
+    """Seconds for TCP, handshake and login."""
+    if "connectionTimeout" in fields and "connectTimeout" not in fields:
+        warn_of_milliseconds(fields, "connectionTimeout")
+        given = fields.find("connectionTimeout", some_time_or_ms, None)
+        return fields.read("connectTimeout", some_time) if given is None else given
+    return fields.read("connectTimeout", some_time)
+
+
+def warn_of_milliseconds(fields: Fields, name: str) -> None:
+    node = fields.node(name)
+    if isinstance(node, Scalar) and isinstance(node.value, int) and 0 < node.value < 1000:
+        message = f"{node.value} is {node.value} milliseconds; write {node.value}s if seconds are meant"
+        fields.report.warn(fields.place(name), message, WarningCode.MILLISECONDS, *fields.beside(name))
+
+
+def _hosts(fields: Fields) -> tuple[Endpoint, ...]:
+    default_port = fields.read("port", port)
+    if "hosts" in fields:
+        found = fields.find("hosts", each(_host_and_port), ())
+        return tuple(Endpoint(name, own_port or default_port) for name, own_port in found)
+    return (Endpoint(fields.find("host", _host_alone, "unknown"), default_port),)
+
+
+def _host_alone(node: Node) -> str:
+    """A host; what people write together is taken apart in the message."""
+    try:
+        return _plain(host(node))
+    except InvalidValueError:
+        given = node.value if isinstance(node, Scalar) and not node.variables else None
+        if not isinstance(given, str):
+            raise
+        user, at, server = given.rpartition("@")
+        if ":" in user:
+            said = "a password is no part of a host: give host and user as fields, and `password: {file: ...}`"
+            raise InvalidValueError(said) from None
+        name, colon, number = server.partition(":")
+        parts = [f"user: {user}"] * bool(at) + [f"host: {name}"] + [f"port: {number}"] * bool(colon)
+        if name and not _NOT_IN_HOSTS.search(name) and len(parts) > 1 and ":" not in number:
+            raise InvalidValueError(f"{quoted(given)} is not a host alone; {', '.join(parts)} is right") from None
+        raise
+
+
+def _host_and_port(node: Node) -> tuple[str, int | None]:
+    name, own_port = host_and_port(node)
+    return _plain(name), own_port
+
+
+def _plain(name: str) -> str:
+    if _NOT_IN_HOSTS.search(name):
+        raise InvalidValueError
+    return name
+
+
+def _user(fields: Fields, options: Options) -> str:
+    if "user" in fields:
+        return fields.find("user", filled, "unknown")
+    user = process_user() if options.user is None else options.user
+    if not user:
+        message = "no user: add `user` (this process's own has no name)"
+        fields.report.error(fields.at, message, ErrorCode.MISSING)
+    return user
+
+
+def _logins(fields: Fields, sources: Sources) -> tuple[Login, ...]:
+    """Every way in, in the order of the file."""
+    keys = sources.keys(fields, "privateKey")
+    picked = [key.path for key in keys if isinstance(key, FromFile) and key.path.endswith(".pub")]
+    agent = _agent(fields, sources)
+    if picked and "agent" not in fields and (refusal := sources.agent_refusal(_OUR_AGENT)):
+        fields.error("privateKey", refusal, ErrorCode.FORBIDDEN)
+    logins = [
+        login
+        for name in fields.fields
+        for login in _logins_of(name, fields, sources, keys=keys, agent=agent, all_of_agent=not picked)
+    ]
+    if not logins and not _said_wrong(fields):
+        message = "no way to log in: add privateKey, agent or password"
+        fields.report.warn(fields.at, message, WarningCode.NO_LOGIN, fields.table)
+    _check_companions(fields, has_own_key=len(keys) > len(picked))
+    return tuple(logins)
+
+
+def _said_wrong(fields: Fields) -> bool:
+    """Whether a way in is given that could not be read: that was said already. An empty list of keys gives none."""
+    keys = fields.node("privateKey")
+    given = keys is not None and not (isinstance(keys, Items) and not keys.values)
+    return given or "password" in fields or "agent" in fields.invalid_fields
+
+
+def _logins_of(
+    name: str, fields: Fields, sources: Sources, *, keys: tuple[Source, ...], agent: str | None, all_of_agent: bool
+) -> Iterator[Login]:
+    match name:
+        case "privateKey":
+            passphrase = sources.secret(fields, "passphrase")
+            certificate = sources.key(fields, "certificate")
+            own = [key for key in keys if not _is_public(key)]
+            certified = _certified(own, certificate)
+            for key in keys:
+                if isinstance(key, FromFile) and _is_public(key):
+                    yield AgentLogin(agent or _OUR_AGENT, key.path)
+                else:
+                    yield KeyLogin(key, passphrase, certificate if key is certified else None)
+        case "agent" if agent is not None and all_of_agent:
+            yield AgentLogin(agent, "")
+        case "password":
+            if (password := sources.secret(fields, "password")) is not None:
+                yield PasswordLogin(password)
+        case _:
+            pass
+
+
+def _is_public(key: Source) -> bool:
+    return isinstance(key, FromFile) and key.path.endswith(".pub")
+
+
+def _certified(keys: list[Source], certificate: Source | None) -> Source | None:
+    """The key that the certificate is for: the one it is named like, else the first."""
+    if certificate is None or not keys:
+        return None
+    named = (key for key in keys if isinstance(key, FromFile) and str(certificate) == f"{key.path}-cert.pub")
+    return next(named, keys[0])
+
+
+def _check_companions(fields: Fields, *, has_own_key: bool) -> None:
+    for name in ("passphrase", "certificate"):
+        if fields.is_own(name) and not has_own_key and "privateKey" not in fields:
+            fields.error(name, f"`{name}` goes with a private key: add `privateKey`", ErrorCode.MISSING)
+
+
+def _agent(fields: Fields, sources: Sources) -> str | None:
+    """The agent's socket, "" for $SSH_AUTH_SOCK, None for no agent."""
+
+    def parse(node: Node) -> str | None:
+        value = scalar(node).value
+        if isinstance(value, bool):
+            return _OUR_AGENT if value else None
+        if str(value).lower() in _NO_SOCKETS:
+            raise InvalidValueError
+        return sources.path(node)
+
+    socket = fields.read("agent", parse)
+    if socket is not None and "agent" not in fields.invalid_fields and (refusal := sources.agent_refusal(socket)):
+        fields.error("agent", refusal, ErrorCode.FORBIDDEN)
+        fields.invalid_fields.add("agent")
+        return None
+    if socket is not None and "agent" not in fields.invalid_fields and (trouble := _agent_trouble(socket, sources)):
+        place = fields.place("agent")
+        fields.report.warn(place, trouble, WarningCode.SECRET_UNREADABLE, *fields.beside("agent"))
+    return socket
+
+
+def _agent_trouble(socket: str, sources: Sources) -> str:
+    """Why no agent can be asked, or ""."""
+    if socket == _OUR_AGENT:
+        return "" if sources.environ.get("SSH_AUTH_SOCK") else "$SSH_AUTH_SOCK is not set"
+    trouble = "" if is_socket(socket) else unreadable(socket) or "this is not a socket"
+    return f"{socket}: {trouble}" if trouble else ""
+
+
+def _trust(fields: Fields, sources: Sources) -> Trust:
+    mode = fields.read("strictHostKeyChecking", _trust_mode)
+    if mode is TrustMode.OFF:
+        message = "host keys are not checked: anybody on the way can be the server; pin them with `hostKeys`"
+        place, beside = fields.place("strictHostKeyChecking"), fields.beside("strictHostKeyChecking")
+        fields.report.warn(place, message, WarningCode.HOST_KEYS_UNCHECKED, *beside)
+    host_keys = fields.find("hostKeys", each(host_key), ())
+    known_hosts: tuple[str, ...] = ()
+    if "knownHosts" in fields or not host_keys or mode is TrustMode.ACCEPT_NEW:
+        known_hosts = fields.read("knownHosts", lambda node: _paths(node, sources))
+    if "knownHosts" in fields and "knownHosts" not in fields.invalid_fields and mode is TrustMode.STRICT:
+        _warn_of_unreadable(fields, known_hosts)
+    return Trust(mode, host_keys, known_hosts, fields.find("hostKeyAlias", _alias, ""))
+
+
+def _alias(node: Node) -> str:
+    found = text(node)
+    if not _ALIAS.fullmatch(found):
+        raise InvalidValueError
+    return found
+
+
+def _warn_of_unreadable(fields: Fields, paths: tuple[str, ...]) -> None:
+    for path in paths:
+        if trouble := unreadable(path):
+            place, beside = fields.place("knownHosts"), fields.beside("knownHosts")
+            fields.report.warn(place, f"{path}: {trouble}", WarningCode.SECRET_UNREADABLE, *beside)
+
+
+def _paths(node: Node, sources: Sources) -> tuple[str, ...]:
+    return each(sources.path)(node) if isinstance(node, Items) else (sources.path(node),)
+
+
+def _trust_mode(node: Node) -> TrustMode:
+    match scalar(node).value:
+        case True:
+            return TrustMode.STRICT
+        case False:
+            return TrustMode.OFF
+        case "accept-new":
+            return TrustMode.ACCEPT_NEW
+        case _:
+            raise InvalidValueError
+
+
+def _algorithms(fields: Fields) -> Algorithms:
+    def names(field: str) -> tuple[str, ...]:
+        return fields.find(field, each(text), ())
+
+    return Algorithms(names("cipher"), names("kex"), names("mac"), names("hostKey"))

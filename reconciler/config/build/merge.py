@@ -1,0 +1,163 @@
+"""Several files -> the entries of each target: which one defines it, which ones add tunnels, each with its own
+defaults.
+
+In: documents (a file's nodes). Out: `Entry` values by target name, and errors that name both places where one thing
+stands twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+from reconciler.config.build.fields import Field, fields_of, nearest
+from reconciler.config.diagnostics import Report
+from reconciler.config.problem import ErrorCode, Place
+from reconciler.config.schema.document import definition
+from reconciler.config.schema.unparsed_paths import UnparsedPaths
+from reconciler.config.schema.violations import did_you_mean, dotted, is_shown_key
+from reconciler.config.syntax.nodes import Items, Table
+
+HOST_GROUPS = (("host", "hosts"), ("connectTimeout", "connectionTimeout"))
+TARGET_GROUPS = (*HOST_GROUPS, ("jumpHost", "jumpHosts", "proxyCommand"), ("knownHosts", "hostKeys"))
+_EXCLUSIVE = (*HOST_GROUPS, ("jumpHost", "jumpHosts", "proxyCommand"))
+_OF_ADDITION = ("tunnels", "type")  # what an entry without host may say
+_HIDING_HOST = ("host", "hosts")
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """The content of one file. `directory` is where its relative paths start; `digest` is of its bytes.
+
+    `gaps`: where something was refused, so that not all is known.
+    """
+
+    file: str
+    directory: str
+    root: Table
+    digest: str
+    gaps: UnparsedPaths = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class TargetEntry:
+    """What one file says of one target. `defaults` are those of its file, for inline jump hosts and tunnels."""
+
+    name: str
+    document: Document
+    at: Place
+    table: Table
+    fields: Mapping[str, Field]
+    target_defaults: Mapping[str, Field]
+    tunnel_defaults: Mapping[str, Field]
+    tunnels: tuple[tuple[Place, Table], ...]
+
+    @property
+    def defines(self) -> bool:
+        """Whether it says where the server is."""
+        return any(name in self.fields for name in _HIDING_HOST)
+
+
+def entries_of(document: Document, report: Report) -> Iterator[TargetEntry]:
+    """The targets of one file; what the schema has spoken about already is passed over."""
+    targets = document.root.get("targets")
+    if not isinstance(targets, Table):
+        return
+    target_defaults = _defaults(document, "target")
+    tunnel_defaults = _defaults(document, "tunnel")
+    if "tunnels" in target_defaults:
+        place = target_defaults["tunnels"].place
+        report.error(place, "tunnels are not inherited: give them to a target", ErrorCode.CONFLICT)
+    exclusive(target_defaults, _EXCLUSIVE, report)
+    for entry in targets:
+        if not isinstance(entry.value, Table) or not is_shown_key(entry.key):
+            continue
+        at = Place(document.file, entry.line, entry.column, dotted("targets", entry.key))
+        own = fields_of(entry.value, at)
+        exclusive(own, _EXCLUSIVE, report)
+        yield TargetEntry(
+            name=entry.key,
+            document=document,
+            at=at,
+            table=entry.value,
+            fields=nearest(own, target_defaults, TARGET_GROUPS),
+            target_defaults=target_defaults,
+            tunnel_defaults=tunnel_defaults,
+            tunnels=tuple(_tunnels(own.get("tunnels"))),
+        )
+
+
+def hop_fields(table: Table, at: Place, entry: TargetEntry, report: Report) -> dict[str, Field]:
+    """The fields of an inline jump host: its own and `defaults.target`, nothing of the target."""
+    own = fields_of(table, at)
+    exclusive(own, HOST_GROUPS, report)
+    known = definition("hop")["properties"]
+    inherited = {name: f for name, f in entry.target_defaults.items() if name in known and name not in _HIDING_HOST}
+    return nearest(own, inherited, TARGET_GROUPS)
+
+
+def exclusive(own: Mapping[str, Field], groups: Iterable[tuple[str, ...]], report: Report) -> None:
+    for group in groups:
+        given = [own[name] for name in group if name in own]
+        for field in given[1:]:
+            message = f"`{given[0].name}` and `{field.name}` exclude each other: keep one"
+            report.error(field.place, message, ErrorCode.CONFLICT)
+
+
+def definitions(
+    entries: Iterable[TargetEntry], report: Report, *, incomplete: bool, is_unsure: Callable[[str], bool]
+) -> dict[str, TargetEntry]:
+    """The entry that defines each target.
+
+    `incomplete`: a file could not be read, so that one may be missing. `is_unsure`: one of that name may be defined
+    where something was refused.
+    """
+    found: dict[str, TargetEntry] = {}
+    additions: list[TargetEntry] = []
+    for entry in entries:
+        if not entry.defines:
+            additions.append(entry)
+        elif (first := found.setdefault(entry.name, entry)) is not entry:
+            message = f"target {entry.name} is defined twice, first at {first.at}: keep one, or leave `host` out here"
+            report.error(entry.at, message, ErrorCode.DUPLICATE, first.at.file)
+    for addition in additions:
+        if addition.name not in found and is_unsure(addition.name):
+            continue
+        _check_addition(addition, found.get(addition.name), report, incomplete=incomplete)
+    return found
+
+
+def _check_addition(entry: TargetEntry, defined: TargetEntry | None, report: Report, *, incomplete: bool) -> None:
+    if defined is None:
+        if any(
+            did_you_mean(e.key, _HIDING_HOST) for e in entry.table if e.key not in definition("target")["properties"]
+        ):
+            return  # said as an unknown key
+        hint = " (one could not be read)" if incomplete else ""
+        message = f"no host: add `host`; no other file{hint} says where {entry.name} is"
+        report.error(entry.at, message, ErrorCode.MISSING)
+        return
+    for field in entry.fields.values():
+        if not field.inherited and field.name not in _OF_ADDITION:
+            message = (
+                f"`{field.name}` belongs to the definition at {defined.at}; without `host` an entry adds tunnels only"
+            )
+            report.error(field.place, message, ErrorCode.CONFLICT, defined.at.file)
+
+
+def _defaults(document: Document, kind: str) -> dict[str, Field]:
+    defaults = document.root.get("defaults")
+    entry = defaults.entry(kind) if isinstance(defaults, Table) else None
+    if entry is None or not isinstance(entry.value, Table):
+        return {}
+    place = Place(document.file, entry.line, entry.column, f"defaults.{kind}")
+    return fields_of(entry.value, place, inherited=True)
+
+
+def _tunnels(field: Field | None) -> Iterator[tuple[Place, Table]]:
+    if field is None or not isinstance(field.node, Items):
+        return
+    for index, node in enumerate(field.node.values):
+        if isinstance(node, Table):
+            place = Place(field.place.file, node.line, node.column, dotted(field.place.path, index))
+            yield place, node

@@ -1,0 +1,224 @@
+"""Targets: entries -> `TargetSpec`, with the way to each server worked out through other targets.
+
+A jump host by name brings that target's own jump hosts with it; a way that leads round in a circle is an error, and so
+is one that is too long.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+from reconciler.config.build.fields import Field, Fields
+from reconciler.config.build.hops import connect_timeout, hop, warn_of_milliseconds
+from reconciler.config.build.merge import TargetEntry, hop_fields
+from reconciler.config.build.secret_sources import Sources
+from reconciler.config.diagnostics import Report
+from reconciler.config.options import Options
+from reconciler.config.problem import ErrorCode, Place
+from reconciler.config.schema.document import words
+from reconciler.config.schema.values import command, duration, interval_or_ms, number, some_time, switch, whole, word
+from reconciler.config.schema.violations import did_you_mean, dotted, sentence
+from reconciler.config.syntax.nodes import Items, Node, Scalar, Table
+from reconciler.core.secret import may_hold_secret
+from reconciler.core.spec import Access, Hop, Reconnect, TargetSettings, TargetSpec
+
+UNSET = "unset variable"  # why a target is off that cannot be used for want of one
+_DISABLED = "disabled"
+_MOST_COMPARED = 10_000  # names: of more, what was meant is not looked for
+_MOST = 1_000_000_000
+_MOST_HOPS = 16  # each is a login before the next; a way is found by recursion, which this bounds
+
+
+@dataclass(frozen=True, slots=True)
+class _Way:
+    """How to get to a server: through `via`, outermost first; `timeouts` has one more, the server's own."""
+
+    hop: Hop
+    via: tuple[Hop, ...]
+    timeouts: tuple[float, ...]
+    proxy_command: tuple[str, ...]
+
+
+class Targets:
+    """Builds the targets of all files. `definitions` are the entries that say where a server is.
+
+    `is_unsure`: whether one of that name may be defined where something was refused.
+    """
+
+    def __init__(
+        self,
+        definitions: Mapping[str, TargetEntry],
+        environ: Mapping[str, str],
+        options: Options,
+        report: Report,
+        is_unsure: Callable[[str], bool],
+    ) -> None:
+        self.definitions = definitions
+        self.environ = environ
+        self.options = options
+        self.report = report
+        self.is_unsure = is_unsure
+        self._ways: dict[str, _Way] = {}
+        self._compared = 0  # names of targets, with those that do not exist
+
+    def build(self) -> Iterator[TargetSpec]:
+        for name, entry in self.definitions.items():
+            way = self._way(name, ())
+            yield self._spec(name, self._fields(entry), way)
+
+    def _spec(self, name: str, fields: Fields, way: _Way) -> TargetSpec:
+        on_demand = fields.read("connect", word("always", "onDemand")) == "onDemand"
+        idle = fields.read("idleTimeout", some_time)
+        warn_of_milliseconds(fields, "keepaliveInterval")
+        settings = TargetSettings(
+            connect_timeouts=way.timeouts,
+            dial_timeout=fields.read("dialTimeout", some_time),
+            keepalive_interval=fields.read("keepaliveInterval", interval_or_ms),
+            keepalive_count_max=fields.read("keepaliveCountMax", whole(0, _MOST)),
+            handover_timeout=fields.read("handoverTimeout", duration),
+            reconnect=self._reconnect(fields),
+            log_level=fields.read("logLevel", word("debug", "info", "warning", "error")),
+        )
+        enabled = fields.read("enabled", switch)
+        return TargetSpec(
+            name=name,
+            access=Access(hop=way.hop, via=way.via, proxy_command=way.proxy_command),
+            settings=settings,
+            connections=fields.read("sshConnections", whole(1, 16)),
+            on_demand=idle if on_demand else None,
+            off="" if enabled else _DISABLED,
+        )
+
+    def _fields(self, entry: TargetEntry) -> Fields:
+        return Fields("target", entry.fields, entry.at, entry.table, self.report, entry.name)
+
+    def _sources(self, entry: TargetEntry) -> Sources:
+        return Sources(entry.document.directory, self.environ, self.options)
+
+    def _reconnect(self, fields: Fields) -> Reconnect:
+        nested = fields.nested("reconnect", "reconnect") or Fields(
+            "reconnect", {}, fields.at, fields.table, self.report, fields.target
+        )
+        initial = nested.read("initial", some_time)
+        longest = nested.read("max", some_time)
+        factor = nested.read("factor", number(1, 10))
+        if longest < initial and "reconnect" in fields:
+            nested.error("max" if "max" in nested else "initial", "`max` is below `initial`", ErrorCode.CONFLICT)
+        return Reconnect(initial, longest, factor)
+
+    # --- the way there -----------------------------------------------------------------------------------------
+
+    def _way(self, name: str, trail: tuple[str, ...]) -> _Way:
+        if name not in self._ways:
+            self._ways[name] = self._find_way(self.definitions[name], (*trail, name))
+        return self._ways[name]
+
+    def _find_way(self, entry: TargetEntry, trail: tuple[str, ...]) -> _Way:
+        fields = self._fields(entry)
+        via: dict[Hop, float] = {}
+        proxy = self._proxy_command(fields)
+        for place, node in _jumps(fields, entry.name):
+            before, last = self._jump(place, node, entry, trail)
+            if last is None:
+                continue
+            if last.proxy_command and via:
+                message = "has a `proxyCommand`, so it can only be the first of the jump hosts"
+                self.report.error(place, message, ErrorCode.CONFLICT)
+            proxy = proxy or last.proxy_command
+            for jump, timeout in (*before, (last.hop, last.timeouts[-1])):
+                via.setdefault(jump, timeout)
+            if len(via) > _MOST_HOPS:
+                self._too_far(fields.place("jumpHosts" if "jumpHosts" in fields else "jumpHost"), entry.name)
+                via.clear()  # a stand-in, from which what lies behind it is measured anew
+                break
+        own = hop(fields, self._sources(entry), self.options)
+        return _Way(own, tuple(via), (*via.values(), connect_timeout(fields)), proxy)
+
+    def _jump(
+        self, place: Place, node: Node, entry: TargetEntry, trail: tuple[str, ...]
+    ) -> tuple[tuple[tuple[Hop, float], ...], _Way | None]:
+        """The hops before a jump host, and the jump host itself; None for what was said to be wrong."""
+        match node:
+            case Scalar() if node.unset:
+                self.report.unset(place, node, entry.name, entry.table)
+            case Scalar(value=str(name)):
+                if (way := self._named_jump(place, name, trail)) is not None:
+                    return tuple(zip(way.via, way.timeouts[:-1], strict=True)), way
+            case Table():
+                fields = Fields(
+                    "hop", hop_fields(node, place, entry, self.report), place, node, self.report, entry.name
+                )
+                if "host" not in fields and "hosts" not in fields:
+                    self.report.error(place, "no host: add `host`", ErrorCode.MISSING)
+                found = hop(fields, self._sources(entry), self.options)
+                return (), _Way(found, (), (connect_timeout(fields),), ())
+            case _:
+                self.report.wrong_value(place, sentence(node, words("target", "jumpHost")))
+        return (), None
+
+    def _named_jump(self, place: Place, name: str, trail: tuple[str, ...]) -> _Way | None:
+        if name in trail:
+            circle = " -> ".join((*trail[trail.index(name) :], name))
+            self.report.error(place, f"leads round in a circle: {circle}", ErrorCode.REFERENCE)
+            return None
+        if name not in self.definitions:
+            if self.report.is_full(place.file) or self.is_unsure(name):
+                return None  # to look for what was meant takes long where there are many targets
+            self.report.error(place, self._no_target(name), ErrorCode.REFERENCE)
+            return None
+        if len(trail) > _MOST_HOPS and name not in self._ways:
+            self._too_far(place, trail[0])
+            return None
+        way = self._way(name, trail)
+        if name in self.report.broken:
+            self.report.broken.setdefault(trail[-1], self.report.broken[name])
+        return way
+
+    def _no_target(self, name: str) -> str:
+        if may_hold_secret(name):
+            return "a password is no part of a jump host: write {host: ..., user: ..., password: {file: ...}}"
+        self._compared += len(self.definitions)
+        near = did_you_mean(name, self.definitions) if self._compared <= _MOST_COMPARED else ""
+        hint = f"did you mean {near}?" if near else f"define it, or write {_inline(name)}"
+        return f"there is no target {name}; {hint}"
+
+    def _too_far(self, place: Place, name: str) -> None:
+        message = f"makes it more than {_MOST_HOPS} jump hosts on the way to {name}: leave some of them out"
+        self.report.wrong_value(place, message, overrides_schema=True)
+
+    def _proxy_command(self, fields: Fields) -> tuple[str, ...]:
+        argv = fields.find("proxyCommand", command, ())
+        if argv and not self.options.allow_commands:
+            message = "runs a program: start with --allow-commands to permit it"
+            fields.error("proxyCommand", message, ErrorCode.FORBIDDEN)
+        return argv
+
+
+def _inline(name: str) -> str:
+    """A jump host written as ssh takes it, `user@host:port`, in the file's words."""
+    user, _, place = name.rpartition("@")
+    host, colon, number = place.rpartition(":")
+    if not colon or not number.isdecimal() or ":" in host:
+        host, number = place, ""
+    fields = {"host": host, "port": number, "user": user}
+    return "{" + ", ".join(f"{field}: {value}" for field, value in fields.items() if value) + "}"
+
+
+def _jumps(fields: Fields, name: str) -> Iterator[tuple[Place, Node]]:
+    """The jump hosts as given, outermost first. One that the defaults name goes through those before it."""
+    field = fields.fields.get("jumpHosts") or fields.fields.get("jumpHost")
+    if field is None:
+        return
+    for place, node in _listed(field):
+        if field.inherited and isinstance(node, Scalar) and node.value == name:
+            return
+        yield place, node
+
+
+def _listed(field: Field) -> Iterator[tuple[Place, Node]]:
+    if field.name == "jumpHost" or not isinstance(field.node, Items):
+        yield field.place, field.node
+        return
+    for index, node in enumerate(field.node.values):
+        yield Place(field.place.file, node.line, node.column, dotted(field.place.path, index)), node

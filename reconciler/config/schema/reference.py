@@ -1,0 +1,88 @@
+"""The schema -> docs/reference.md. `python -m reconciler.config.schema.reference > docs/reference.md` writes it anew.
+
+Deterministic: the same schema gives the same bytes, and a test compares them.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Iterator
+
+from reconciler.config.problem import WAIVABLE_ERRORS, WARNINGS
+from reconciler.config.schema.document import Schema, definition, resolved, schema
+
+_INTRODUCTION = """\
+# Reference of tunnels.yaml
+
+Made from `schemas/tunnels.schema.json`; do not edit. Unknown keys are errors; `x-*` is free for notes.
+
+Durations are a number and a unit: `500ms`, `10s`, `5m`, `1h`. `${VAR}` and `${VAR:-default}` stand for environment
+variables in any value, `$$` is a dollar; a value that is wholly one variable may be a number or true or false as well.
+Relative paths start at the folder of their own file, `~` is the home directory.
+"""
+
+_WARNINGS = """\
+## Warnings
+
+`x-allow: [CODE]` beside the field waives one. `--strict` refuses the others; those that are errors are always refused.
+"""
+
+_SECTIONS = (
+    ("defaults", "defaults"),
+    ("target", "targets.NAME"),
+    ("secretPlace", "privateKey, passphrase, password, certificate"),
+    ("hop", "jumpHost, jumpHosts[]"),
+    ("algorithms", "algorithms"),
+    ("reconnect", "reconnect"),
+    ("tunnel", "targets.NAME.tunnels[]"),
+    ("health", "health"),
+    ("socksUser", "auth"),
+)
+
+
+def reference() -> str:
+    """The page."""
+    parts = [_INTRODUCTION, _section("The file", schema()["description"], schema()["properties"])]
+    for name, title in _SECTIONS:
+        found = definition(name)
+        parts.append(_section(f"`{title}`", found["description"], found["properties"]))
+    parts.append(_WARNINGS)
+    kinds = {code: "error" if code in WAIVABLE_ERRORS else "warning" for code in WARNINGS}
+    rows = ((f"`{code}`", kinds[code], text) for code, text in WARNINGS.items())
+    parts.append(_table(("code", "is", "says"), rows))
+    return "\n".join(parts)
+
+
+def _section(title: str, description: str, properties: Schema) -> str:
+    rows = (_row(name, resolved(subschema)) for name, subschema in properties.items())
+    return f"## {title}\n\n{description}\n\n{_table(('field', 'takes', 'default', 'what it does', 'example'), rows)}"
+
+
+def _row(name: str, subschema: Schema) -> Iterator[str]:
+    yield f"`{name}`"
+    yield str(subschema.get("x-right") or subschema.get("x-noun") or "a mapping").rstrip(",")
+    yield _default(subschema)
+    yield subschema["description"]
+    yield " ".join(f"`{_written(example)}`" for example in subschema.get("examples", ())[:2])
+
+
+def _default(subschema: Schema) -> str:
+    if subschema.get("default", "") == "" and "x-default" not in subschema:
+        return ""
+    others = [f"`{_written(value)}` ({kind})" for kind, value in subschema.get("x-default", {}).items()]
+    return ", ".join([f"`{_written(subschema['default'])}`", *others])
+
+
+def _written(value: object) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    titles = list(head)
+    lines = [titles, ["---"] * len(titles), *rows]
+    return "".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |\n" for line in lines)
+
+
+if __name__ == "__main__":
+    sys.stdout.write(reference())

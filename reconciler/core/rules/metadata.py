@@ -1,0 +1,89 @@
+"""Link-local and cloud-metadata destinations: what a tunnel refuses unless the file names it.
+
+Metadata services give out the credentials of the machine that asks. Through a tunnel, that is the machine that dials:
+the SSH server, or this one. In: a host. Out: what it is, in words, or "".
+
+Covered: link-local addresses (169.254.0.0/16 and fe80::/10, where most clouds have the service), the addresses that
+clouds use outside of them, the IPv6 addresses that stand for one of these (NAT64, 6to4, ...: `core/rules/ip.py`), and
+the names that clouds give to the service. Not covered: another name that leads there. Names are resolved by the side
+that dials, so a SOCKS tunnel that must keep its clients from such a service needs `allowDestinations`.
+"""
+
+from __future__ import annotations
+
+from ipaddress import IPv4Network, IPv6Network, ip_network
+
+from reconciler.core.rules.ip import Address, Network, faces, resolver_address
+
+LINK_LOCAL: tuple[Network, ...] = (IPv4Network("169.254.0.0/16"), IPv6Network("fe80::/10"))
+METADATA: tuple[Network, ...] = tuple(
+    ip_network(text)
+    for text in (
+        "100.100.100.200/32",  # Alibaba Cloud
+        "168.63.129.16/32",  # Azure: the wire server
+        "192.0.0.192/32",  # Oracle Cloud
+        "fd00:ec2::/32",  # AWS: ::254 is the metadata service, ::23 the credentials of EKS pods
+        "fd00:c1::a9fe:a9fe/128",  # Oracle Cloud
+        "fd00:42::42/128",  # Scaleway
+        "fd20:ce::254/128",  # Google Cloud
+    )
+)
+NAMES = frozenset(
+    {
+        "metadata",
+        "metadata.google.internal",
+        "metadata.goog",
+        "metadata.azure.internal",
+        "metadata.tencentyun.com",
+        "metadata.packet.net",
+        "metadata.platformequinix.com",
+        "api.metadata.cloud.ibm.com",
+        "instance-data",
+        "instance-data.ec2.internal",  # in other regions instance-data.REGION.compute.internal
+        "rancher-metadata",
+    }
+)
+
+
+def network_of(address: Address) -> Network | None:
+    """The link-local or metadata network that this address, or another one that it stands for, is in."""
+    for face in faces(address):
+        for network in (*LINK_LOCAL, *METADATA):
+            if face in network:
+                return network
+    return None
+
+
+def kind_of(host: Address | str) -> str:
+    """What a destination is: "a link-local address", "a cloud metadata service", or "". A name: in lower case."""
+    if isinstance(host, str):
+        regional = host.startswith("instance-data.") and host.endswith(".compute.internal")
+        return "a cloud metadata service" if regional or host in NAMES else ""
+    network = network_of(host)
+    if network is None:
+        return ""
+    return "a link-local address" if network in LINK_LOCAL else "a cloud metadata service"
+
+
+def kind_of_text(host: str) -> str:
+    """The same of a host as the file has it, in any notation that a resolver takes for an address."""
+    address = resolver_address(host)
+    return kind_of(host.lower().removesuffix(".") if address is None else address)
+
+
+def is_named_by(network: Network, address: Address) -> bool:
+    """Return True if a rule for `network` names the address: it is that address alone, or a part of its network.
+
+    `169.254.0.0/16` names 169.254.169.254; `0.0.0.0/0` and `168.63.0.0/16` name nothing.
+    """
+    if address not in network:
+        return False
+    if network.num_addresses == 1:
+        return True
+    return any(_is_within(network, special) for special in (*LINK_LOCAL, *METADATA))
+
+
+def _is_within(network: Network, special: Network) -> bool:
+    if isinstance(network, IPv4Network):
+        return isinstance(special, IPv4Network) and network.subnet_of(special)
+    return isinstance(special, IPv6Network) and network.subnet_of(special)

@@ -1,0 +1,82 @@
+"""Where a client comes from: a TCP address, a unix socket, or unknown.
+
+In: what `accept()` or an SSH server says about the client. Out: an `Origin`. The three kinds are three types, so that
+an address that is missing or malformed can never be taken for a unix socket, whose clients pass every source rule:
+`UnknownOrigin` passes none (core/rules/access.py).
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from ipaddress import IPv6Address
+
+from reconciler.core.rules.ip import Address, read_address, unmapped
+
+TEXT_MAX = 64  # characters kept of an origin that is not an address: a server may send any text
+_SCOPE = re.compile(r"[A-Za-z0-9._:@+-]{1,15}")  # a network interface; Linux allows 15 characters (IFNAMSIZ)
+_PORT_MAX = 65535
+
+
+@dataclass(frozen=True, slots=True)
+class TcpOrigin:
+    """An address and port. IPv4-mapped IPv6 is the IPv4 address. `scope`: the interface of a link-local address."""
+
+    address: Address
+    port: int
+    scope: str = ""
+
+    @property
+    def host(self) -> str:
+        return f"{self.address}%{self.scope}" if self.scope else str(self.address)
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class UnixOrigin:
+    """A client of a unix socket: it has no address, and file permissions decide whether it may connect."""
+
+    @property
+    def host(self) -> str:
+        return ""
+
+    def __str__(self) -> str:
+        return ""
+
+
+@dataclass(frozen=True, slots=True)
+class UnknownOrigin:
+    """A client whose address is missing or not an address. `said` is what stood in its place, printable."""
+
+    said: str = ""
+
+    @property
+    def host(self) -> str:
+        return self.said or "unknown"
+
+    def __str__(self) -> str:
+        return self.host
+
+
+Origin = TcpOrigin | UnixOrigin | UnknownOrigin
+UNIX = UnixOrigin()
+
+
+def tcp_origin(host: object, port: object) -> TcpOrigin | UnknownOrigin:
+    """The origin of a TCP client, from the two values that `accept()` or an SSH server gives for it."""
+    if not isinstance(host, str) or not isinstance(port, int) or not 0 <= port <= _PORT_MAX:
+        return UnknownOrigin(_shown(host) if isinstance(host, str) else "")
+    text, percent, scope = host.partition("%")
+    address = read_address(text)
+    if address is None:
+        return UnknownOrigin(_shown(host))
+    if percent and not (isinstance(address, IPv6Address) and address.is_link_local and _SCOPE.fullmatch(scope)):
+        return UnknownOrigin(_shown(host))
+    return TcpOrigin(unmapped(address), port, scope)
+
+
+def _shown(text: str) -> str:
+    """Printable ASCII, at most TEXT_MAX characters: it goes to logs and terminals."""
+    return ascii(text[:TEXT_MAX])[1:-1][:TEXT_MAX]

@@ -1,0 +1,258 @@
+"""A plan in words: the planner's steps -> what each does, to what, why, and how many live clients it touches.
+
+Serves `tunnels plan`, whether it asks a running process or compares two sets of files. The steps are the planner's
+own, foreseen in the simulator; what changed in a tunnel or target is named field by field, in the words of the file.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import takewhile
+from typing import assert_never, cast
+
+import yaml
+
+from reconciler.config.effective_json import to_json
+from reconciler.core.actions import Action, Assign, Close, Cut, Dial, Drain, Move, Open, Retire, Tune
+from reconciler.core.observed import EMPTY, Now, Observed, SocketKey
+from reconciler.core.simulate import Client, Simulator
+from reconciler.core.simulate_plan import SimulatedStep, apply_until_settled, converge
+from reconciler.core.spec import Desired, Endpoint, TargetSettings, TargetSpec
+from reconciler.system.redaction import redact_json
+
+_LONGEST = 40  # characters of a value that are shown
+_ROOM = 100  # of a whole list or mapping
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """`action` is the planner's word in small letters, `subject` as in events: "target prod", "tunnel prod/pg".
+
+    `clients`: how many live ones it drains, cuts (also by a rule that changed), or takes off their connection.
+    """
+
+    action: str
+    subject: str
+    why: str
+    clients: int
+
+
+@dataclass(frozen=True, slots=True)
+class PlanReport:
+    """The steps in order. `clients`: how many live ones they touch together, each counted once."""
+
+    steps: tuple[Step, ...]
+    clients: int
+
+
+def between(old: Desired, new: Desired) -> PlanReport:
+    """What a process that has converged on `old`, and has no clients, would do with `new`."""
+    world = Simulator(EMPTY, Now(0.0, time.time()), kind=True)
+    converge(world, old)
+    observed = world.observe()
+    return plan_report(apply_until_settled(world, new), observed, old, new)
+
+
+def plan_report(steps: Iterable[SimulatedStep], observed: Observed, old: Desired, new: Desired) -> PlanReport:
+    """In words, what leads from `observed`, where `old` was asked for, to `new`."""
+    owners = {key: socket.owner.id for key, socket in observed.sockets.items()}
+    touched: set[Client] = set()
+    made: list[Step] = []
+    for step in steps:
+        action = step.action
+        touched |= step.clients
+        name, subject, why = type(action).__name__.lower(), subject_of(action, owners), _why(action, old, new)
+        made.append(Step(name, subject, why, len(step.clients)))
+        if isinstance(action, Open | Assign):
+            owners[action.key] = action.tunnel.id
+    return PlanReport(tuple(made), len(touched))
+
+
+def subject_of(action: Action, owners: Mapping[SocketKey, str]) -> str:
+    """What it is about. `owners`: the tunnel of each socket."""
+    match action:
+        case Dial(target=target):
+            return f"target {target.name}"
+        case Retire(target=name) | Tune(target=name):
+            return f"target {name}"
+        case Open(tunnel=tunnel) | Assign(tunnel=tunnel):
+            return f"tunnel {tunnel.id}"
+        case Close(key=key) | Move(key=key):
+            return f"tunnel {owners[key]}" if key in owners else str(key.listen)
+        case Drain(flow=flow) | Cut(flow=flow):
+            return f"tunnel {flow.tunnel}"
+        case _:
+            assert_never(action)
+
+
+# --- why, in the file's words -----------------------------------------------------------------------------------
+
+
+def _why(action: Action, old: Desired, new: Desired) -> str:
+    match action:
+        case Assign(tunnel=tunnel) if tunnel.id in old.tunnels and old.tunnels[tunnel.id] != tunnel:
+            return f"{action.why}: {_changed(_of_tunnel(old, tunnel.id), _of_tunnel(new, tunnel.id))}"
+        case Tune(target=name, settings=settings) if name in old.targets and name in new.targets:
+            before = old.targets[name]
+            settings = _fitting(settings, before)
+            if before.settings == settings:  # but for the timeouts of jump hosts, which `dial` tells of
+                return action.why
+            return f"{action.why}: {_changed(_of_target(before), _of_target(replace(before, settings=settings)))}"
+        case Dial(target=target) if target.name in old.targets and old.targets[target.name].access != target.access:
+            before = old.targets[target.name]
+            after = replace(before, access=target.access, settings=_fitting(before.settings, target))
+            return f"the way to reach it changed: {_changed(_of_target(before), _of_target(after))}"
+        case _:
+            return action.why
+
+
+def _fitting(settings: TargetSettings, target: TargetSpec) -> TargetSettings:
+    """These settings on that target's way, which may have another number of jump hosts: each has a timeout."""
+    theirs = target.settings.connect_timeouts
+    if len(theirs) == len(settings.connect_timeouts):
+        return settings
+    return replace(settings, connect_timeouts=(*theirs[:-1], settings.connect_timeouts[-1]))
+
+
+_Fields = Mapping[str, object]
+
+
+def _of_target(target: TargetSpec) -> _Fields:
+    [fields] = cast("dict[str, dict[str, object]]", to_json(Desired.of([target], []))["targets"]).values()
+    return _hidden({field: value for field, value in fields.items() if field != "tunnels"})
+
+
+def _of_tunnel(desired: Desired, name: str) -> _Fields:
+    tunnel = desired.tunnels[name]
+    told = to_json(Desired.of([desired.targets[tunnel.target]], [tunnel]))
+    [target] = cast("dict[str, dict[str, list[dict[str, object]]]]", told["targets"]).values()
+    [fields] = target["tunnels"]
+    users = cast("list[dict[str, object]]", fields.get("auth", []))
+    return _hidden(fields | ({"auth": {str(user["username"]): user["password"] for user in users}} if users else {}))
+
+
+def _hidden(fields: _Fields) -> _Fields:
+    """Before anything is cut: half a value would not be recognized."""
+    return cast("_Fields", redact_json(fields))
+
+
+def _changed(one: _Fields, other: _Fields) -> str:
+    """`remoteHost db1 -> db2, holdTimeout 10s -> 30s`."""
+    if ("hosts" in one) != ("hosts" in other):
+        one, other = _with_hosts(one), _with_hosts(other)
+    said = [said for field in {**one, **other} for said in _differences(field, one.get(field), other.get(field))]
+    return ", ".join(said) or "a secret that stands in the file"  # of two of those, nothing is shown that differs
+
+
+def _with_hosts(fields: _Fields) -> _Fields:
+    """A target with one host in the form that it has with several."""
+    if "hosts" in fields:
+        return fields
+    host = Endpoint(str(fields["host"]), cast("int", fields["port"]))
+    return {"hosts": [str(host)], **{name: value for name, value in fields.items() if name not in ("host", "port")}}
+
+
+def _differences(name: str, one: object, other: object) -> Iterator[str]:
+    """`holdTimeout 10s -> 30s`; of long lists and mappings the parts that differ: `health.interval 30s -> 1m`."""
+    if one == other:
+        return
+    before, after = _shown(one), _shown(other)
+    if len(before) <= _LONGEST and len(after) <= _LONGEST:
+        yield f"{name} {before} -> {after}"
+        return
+    match one, other:
+        case dict(), dict():
+            for key in {**one, **other}:
+                yield from _differences(f"{name}.{key}", one.get(key), other.get(key))
+        case [dict(), *_], [dict(), *_] if len(one) == len(other):
+            for number, (old, new) in enumerate(zip(one, other, strict=True)):
+                yield from _differences(f"{name}[{number}]", old, new)
+        case list(), list() if any(part in one for part in other):
+            yield from _members(name, one, other)
+        case str(), str():
+            alike = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(before, after, strict=False)))
+            start = max(0, alike - _LONGEST // 2)  # from the beginning both could look the same
+            yield f"{name} {_window(before, start)} -> {_window(after, start)}"
+        case _:
+            yield f"{name} {_shown(one, whole=False)} -> {_shown(other, whole=False)}"
+
+
+def _members(name: str, one: Sequence[object], other: Sequence[object]) -> Iterator[str]:
+    """What came into a list and what left it: in two long ones side by side nobody sees it."""
+    for verb, parts in (
+        ("added", [part for part in other if part not in one]),
+        ("removed", [part for part in one if part not in other]),
+    ):
+        if parts:
+            yield f"{name} {verb} {_shown(parts, whole=False)}"
+    if all(part in one for part in other) and all(part in other for part in one):
+        yield f"{name} in another order, {_shown(other[0], whole=False)} first"
+
+
+# --- values -----------------------------------------------------------------------------------------------------
+
+
+def _shown(value: object, *, whole: bool = True) -> str:
+    """As the file would say it. Not `whole`: long texts without their middle, long lists without their end."""
+    match value:
+        case None | "":
+            return "(none)"
+        case list() | dict() if not value:
+            return "(none)"
+        case bool():
+            return str(value).lower()
+        case [one]:
+            return _shown(one, whole=whole)
+        case list() | dict():
+            return _inside(value, whole)
+        case _:
+            return str(value) if whole else _elided(str(value))
+
+
+def _inside(value: object, whole: bool) -> str:
+    """As a part of something else: in quotes where the file has them, lest it be read as something else."""
+    match value:
+        case list():
+            return f"[{_joined([_inside(one, whole) for one in value], whole)}]"
+        case dict():
+            return f"{{{_joined([f'{key}: {_inside(one, whole)}' for key, one in value.items()], whole)}}}"
+        case "***":  # a secret
+            return "***"
+        case _:
+            return _scalar(value, whole)
+
+
+def _scalar(value: object, whole: bool) -> str:
+    text: str = yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, width=math.inf)
+    text = text.removesuffix("\n").removesuffix("\n...")
+    if text == value and any(mark in text for mark in ",[]{}"):
+        text = f"'{text}'"
+    return text if whole else _elided(text)
+
+
+def _joined(parts: Sequence[str], whole: bool) -> str:
+    fits = len(parts)
+    while not whole and fits > 1 and sum(map(len, parts[:fits])) > _ROOM:
+        fits -= 1
+    return ", ".join([*parts[:fits], *([f"{len(parts) - fits} more"] if fits < len(parts) else [])])
+
+
+def _elided(text: str) -> str:
+    """Without its middle: of two keys the begins are alike."""
+    end = text[-15:]
+    return text if len(text) <= _LONGEST else f"{_begin(text, 25)}...{end[end.find(' ', 0, 8) + 1 :]}"
+
+
+def _window(text: str, start: int) -> str:
+    """What stands there, from one word's begin to another's end."""
+    if start:
+        start += max(0, text[start - 1 : start + _LONGEST // 4].find(" "))
+    return f"{'...' if start else ''}{_begin(text[start:], _LONGEST)}{'...' if len(text) > start + _LONGEST else ''}"
+
+
+def _begin(text: str, size: int) -> str:
+    space = text.rfind(" ", size // 2, size + 1)
+    return text[:space] if len(text) > size and space > 0 else text[:size]

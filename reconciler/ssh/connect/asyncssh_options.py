@@ -1,0 +1,83 @@
+"""What asyncssh is told for one connection: everything, so that nothing of ~/.ssh or the environment is picked up."""
+
+from __future__ import annotations
+
+import getpass
+import os
+from pathlib import Path
+from typing import Any
+
+from reconciler.core.observed import Failure, Reason
+from reconciler.core.spec import Hop, TrustMode
+from reconciler.ssh.connect import algorithms
+from reconciler.ssh.connect.host_key_check import HostKeyCheck
+from reconciler.ssh.errors.failure import DialFailed
+from reconciler.ssh.internals import decompression, group_exchange
+
+
+def options(
+    hop: Hop,
+    methods: tuple[str, ...],
+    check: HostKeyCheck,
+    keepalive: tuple[float, int],
+    *,
+    certificates: bool,
+    strict_kex: bool = True,
+) -> dict[str, Any]:
+    """Keyword arguments of `asyncssh.connect`. `methods` of authentication in order; `certificates` of hosts wanted;
+    `strict_kex`: False for a server that is known not to do it.
+
+    Raises DialFailed for an algorithm that nobody here knows.
+    """
+    if unknown := algorithms.unknown(hop.algorithms):
+        text = f"algorithms names {unknown[0]}, which is not known here: correct the name, or leave it out"
+        raise DialFailed(Failure(Reason.PROTOCOL, text))
+    name_the_user_for_asyncssh()
+    decompression.install()
+    group_exchange.install()
+    offers = hop.algorithms
+    interval, count = keepalive
+    return {
+        "config": None,
+        "username": hop.user,
+        # No keys here: asyncssh asks the Handshake for them. None also keeps it from agents and ~/.ssh.
+        "client_keys": None,
+        "agent_path": None,
+        "gss_host": None,
+        "host_based_auth": False,
+        "public_key_auth": "publickey" in methods,
+        "password_auth": "password" in methods,
+        "kbdint_auth": "keyboard-interactive" in methods,
+        "preferred_auth": methods or ("publickey",),
+        # Empty lists rather than None, which would turn checking off: every key is unknown, so the Handshake is asked.
+        "known_hosts": None if hop.trust.mode is TrustMode.OFF else ([], [], check.revoked),
+        "host_key_alias": hop.trust.alias or None,
+        "x509_trusted_certs": None,
+        "x509_trusted_cert_paths": [],
+        "server_host_key_algs": algorithms.host_key_offer(offers, check.preferred_types(), certificates=certificates),
+        "kex_algs": algorithms.kex_offer(offers),
+        "encryption_algs": algorithms.cipher_offer(offers, strict_kex=strict_kex),
+        "mac_algs": algorithms.mac_offer(offers, strict_kex=strict_kex),
+        "signature_algs": algorithms.signature_offer(offers),
+        "compression_algs": algorithms.compression_offer(compress=hop.compress),
+        "connect_timeout": None,  # the deadline is ours
+        "login_timeout": 0,
+        "keepalive_interval": interval,
+        "keepalive_count_max": max(1, count),
+        "utf8_decode_errors": "replace",
+    }
+
+
+def name_the_user_for_asyncssh() -> None:
+    """Set LOGNAME and HOME where the process's uid has no passwd entry to take them from, as in many containers.
+
+    asyncssh asks for both and raises without them, although it is told the user and every path.
+    """
+    try:
+        getpass.getuser()
+    except (KeyError, OSError):
+        os.environ["LOGNAME"] = str(os.getuid())
+    try:
+        Path.home()
+    except RuntimeError:
+        os.environ["HOME"] = "/"  # as Docker does

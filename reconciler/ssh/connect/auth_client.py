@@ -1,0 +1,252 @@
+"""asyncssh's side of a login: answers its questions about the host key, keys and passwords, and knows how far it came.
+
+One for each connection. Where it comes to nothing, it knows from what was said why (`greeting`, `refusal`). After the
+login it stays as the connection's owner and passes on what concerns the link to the client object of whoever asked for
+the connection.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+import asyncssh
+
+from reconciler.core.observed import Failure, Reason
+from reconciler.core.spec import Algorithms
+from reconciler.ssh.connect.credentials import Credentials, Offer
+from reconciler.ssh.connect.debug_log import unwatch, watch
+from reconciler.ssh.connect.host_key_check import HostKeyCheck
+from reconciler.ssh.connect.negotiated import strings, terrapin
+from reconciler.ssh.errors.failure import Stage, advised
+from reconciler.ssh.errors.patterns import printable
+from reconciler.ssh.internals.packet_guard import Guard
+from reconciler.ssh.internals.parse_budget import ParseBudget
+
+_ONE_TIME = ("code", "token", "otp", "verification", "pin")
+_HEARD_MAX = 512  # bytes
+_TLS = (b"\x15\x03", b"\x16\x03")  # how its alerts and handshakes begin
+# OpenSSH says `Exceeded MaxStartups` or `Not allowed at this time`, others what they like. What begins with a number or
+# HTTP/ (`421 Too many connections`) is another protocol's word.
+_TURNED_AWAY = re.compile(
+    rb"(?!HTTP/)(?=[a-z])[^\0]*?(maxstartups|too many|exceeded|not allowed|denied|refused|block|bann?ed|busy|later)",
+    re.IGNORECASE,
+)
+
+
+class Handshake(asyncssh.SSHClient):
+    """See the module."""
+
+    def __init__(
+        self,
+        check: HostKeyCheck,
+        credentials: Credentials,
+        below: Handshake | None = None,
+        debug: str = "",
+        *,
+        algorithms: Algorithms,
+    ) -> None:
+        """`algorithms`: those that the file names for this hop. `debug`: the name under which asyncssh's log of this
+        connection is shown, "" not at all.
+        """
+        self.check = check
+        self.needs_strict_kex: Failure | None = (
+            None  # what was agreed on is unsafe without it, and this server has none
+        )
+        self._algorithms = algorithms
+        self._debug = debug
+        self.below = below  # of the jump host that carries this connection
+        self.offered: list[Offer] = []
+        self.latest: Offer | None = None  # the key that was offered last, if a password was not sent after it
+        self.password_sent = False
+        self._heard = b""  # before the server's SSH version
+        self._has = {"key": bool(credentials.keys), "password": bool(credentials.passwords)}
+        self._unmet: dict[str, None] = {}  # methods the server takes next and nothing is left for, in our order
+        self._question = ""  # that it asked and no program can answer
+        self._keys = list(credentials.keys)
+        self._passwords = list(credentials.passwords)
+        self._passwords_by_keyboard = list(credentials.passwords)
+        self._connection: asyncssh.SSHClientConnection | None = None
+        self.guard: Guard | None = None
+        self._logging_in = False
+        self._link: asyncssh.SSHClient | None = None
+        self.lost = False
+        self.error: Exception | None = None
+
+    @property
+    def connection(self) -> asyncssh.SSHClientConnection | None:
+        return self._connection
+
+    @property
+    def stage(self) -> Stage:
+        if self._connection is None:
+            return Stage.CONNECT
+        if self._logging_in:
+            return Stage.LOGIN
+        # Not get_extra_info: behind a jump host it tells the jump host's version while there is none.
+        _, version = strings(self._connection.get_hash_prefix(), 2)
+        return Stage.KEX if version else Stage.BANNER
+
+    def hand_over(self, link: asyncssh.SSHClient) -> None:
+        """From now on the connection's end is `link`'s business."""
+        self._link = link
+        if self._connection is not None:
+            link.connection_made(self._connection)
+
+    def forget(self) -> None:
+        """Let go of keys and passwords: the next dial reads them anew."""
+        self.latest = None
+        for kept in (self.offered, self._keys, self._passwords, self._passwords_by_keyboard):
+            kept.clear()
+
+    # asyncssh.SSHClient: the connection
+
+    def connection_made(self, conn: asyncssh.SSHClientConnection) -> None:
+        self._connection = conn
+        below = self.below.guard.inbound if self.below is not None and self.below.guard is not None else None
+        self.guard = Guard(conn, ParseBudget(conn, below))
+        self._overhear(conn)
+        if self._debug:
+            watch(conn, self._debug)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._connection is not None:
+            unwatch(self._connection)
+        if self.guard is not None:
+            self.guard.close()
+        self.lost, self.error = True, exc
+        if self._link is not None:
+            self._link.connection_lost(exc)
+
+    def debug_msg_received(self, msg: str, lang: str, always_display: bool) -> None:
+        if self._link is not None:
+            self._link.debug_msg_received(msg, lang, always_display)
+
+    # asyncssh.SSHClient: the host key
+
+    def validate_host_public_key(self, host: str, addr: str, port: int, key: asyncssh.SSHKey) -> bool:
+        return self.check.accepts(key)
+
+    def validate_host_ca_key(self, host: str, addr: str, port: int, key: asyncssh.SSHKey) -> bool:
+        return self.check.accepts_authority(key)
+
+    # asyncssh.SSHClient: the login
+
+    def begin_auth(self, username: str) -> None:
+        """The key exchange is over, and nothing of ours was sent yet."""
+        if self._connection is not None and (found := terrapin(self._connection)) is not None:
+            field, name = found
+            if name not in getattr(self._algorithms, field):
+                self._refuse_weak(field, name)
+        self._logging_in = True
+
+    def _refuse_weak(self, field: str, name: str) -> None:
+        happened = f"{self.check.where} does {name} without strict key exchange"
+        fix = f"update that server (CVE-2023-48795), or accept it with algorithms: {{{field}: [{name}]}}"
+        self.needs_strict_kex = advised(Reason.PROTOCOL, f"{happened}, which lets packets be removed (Terrapin)", fix)
+        raise asyncssh.KeyExchangeFailed("strict key exchange is needed")
+
+    async def public_key_auth_requested(self) -> list[asyncssh.SSHKeyPair] | None:
+        """The next key, one at a time, so that the last one offered is the one that was taken."""
+        if not await self.check.pinned():
+            return None
+        if not self._keys:
+            self._unmet["publickey"] = None
+            return None
+        self.latest = self._keys.pop(0)
+        self.offered.append(self.latest)
+        self._unmet.clear()
+        return [self.latest.pair]
+
+    async def password_auth_requested(self) -> str | None:
+        if not await self.check.pinned():
+            return None
+        if not self._passwords:
+            self._unmet["password"] = None
+            return None
+        return self._send(self._passwords.pop(0))
+
+    async def kbdint_auth_requested(self) -> str | None:
+        if not await self.check.pinned():
+            return None
+        if not self._passwords_by_keyboard:
+            self._unmet["keyboard-interactive"] = None
+            return None
+        return ""
+
+    def kbdint_challenge_received(
+        self, name: str, instructions: str, lang: str, prompts: Sequence[tuple[str, bool]]
+    ) -> list[str] | None:
+        """Answer one prompt for a password. Prompts for one-time codes cannot be answered by a program."""
+        if not prompts:
+            return []  # a message to read
+        prompt, echo = prompts[0]
+        if len(prompts) > 1 or echo or any(word in prompt.lower() for word in _ONE_TIME):
+            self._question = prompt
+            return None
+        return [self._send(self._passwords_by_keyboard.pop(0))] if self._passwords_by_keyboard else None
+
+    def _send(self, password: str) -> str:
+        self.password_sent, self.latest = True, None
+        self._unmet.clear()
+        return password
+
+    # why it came to nothing
+
+    def _overhear(self, conn: asyncssh.SSHClientConnection) -> None:
+        """Keep what comes before the server's version (RFC 4253 section 4.2): asyncssh reads over such lines."""
+        receive = conn.data_received
+
+        def data_received(data: bytes, datatype: asyncssh.DataType = None) -> None:
+            self._heard = (self._heard + data)[:_HEARD_MAX]
+            receive(data, datatype)
+            if self.stage > Stage.BANNER:
+                self._heard = b""
+                conn.data_received = receive  # type: ignore[method-assign]  # as it was
+
+        conn.data_received = data_received  # type: ignore[method-assign]  # which the transport calls by name
+
+    def greeting(self, where: str) -> Failure | None:
+        """What it said in place of an SSH version, if it did: another protocol, or a server that turns us away."""
+        lines = self._heard.split(b"\n")
+        said = next((line for line in lines if line.strip()), b"")
+        half_a_banner = lines[-1] and b"SSH-".startswith(lines[-1])
+        if not said or half_a_banner or any(line.startswith(b"SSH-") for line in lines):
+            return None
+        text = f"`{printable(said.strip().decode('utf-8', 'backslashreplace'))}`"
+        if _TURNED_AWAY.match(said):
+            return Failure(Reason.SERVER_BUSY, f"{where} says {text}: it takes no more logins now, or bans us")
+        answered = "in TLS" if said.startswith(_TLS) else text
+        return advised(Reason.PROTOCOL, f"{where} answered {answered}: that is no SSH server", "correct the port")
+
+    def refusal(self, where: str, user: str) -> Failure:
+        """Why it did not let the user in, by what it took and what it asked for."""
+        wants, tried = " or ".join(self._unmet), self._tried()
+        if self._question:
+            after = f" after {tried}" if tried else ""
+            happened = f"{where} asks {user} `{printable(self._question.strip())}`{after}"
+            return advised(Reason.AUTH, happened, "no program can answer that, so let this user in without it there")
+        if not tried:
+            return self._nothing_fits(where, user, wants)
+        if wants and self.latest is not None and "publickey" not in self._unmet:
+            happened = f"{where} takes {self.latest.label} from {user}, and then wants {wants} too"
+            return advised(Reason.AUTH, happened, "add password, or let this user in with the key alone there")
+        refused = f"{where} refuses to log in {user} with {tried}"
+        if not self.offered:
+            return advised(Reason.AUTH, refused, "correct user or password")
+        return Failure(Reason.AUTH, f"{refused}: check the user, and what is allowed there (authorized_keys)")
+
+    def _nothing_fits(self, where: str, user: str, wants: str) -> Failure:
+        has = " and ".join(f"a {name}" for name, there in self._has.items() if there)
+        ours = f"has only {has}" if has else "has no login"
+        if not wants:
+            happened = f"{where} takes neither key nor password from {user}; the file {ours} for it"
+            return advised(Reason.AUTH, happened, "allow one of them there (PubkeyAuthentication)")
+        add = ["privateKey or agent" if method == "publickey" else "password" for method in self._unmet]
+        happened = f"{where} takes {wants} from {user}; the file {ours} for it"
+        return advised(Reason.AUTH, happened, f"add {' or '.join(dict.fromkeys(add))}")
+
+    def _tried(self) -> str:
+        keys = [offer.label for offer in self.offered]
+        tried = [*keys[:2], f"{len(keys) - 2} more"] if len(keys) > 3 else keys
+        return ", ".join([*tried, "a password"] if self.password_sent else tried)

@@ -1,0 +1,341 @@
+"""From the ways to log in that a hop names to what asyncssh offers the server: keys in order, and passwords.
+
+Owns reading credentials. Everything is read anew for each dial (a rotated file counts at once), off the event loop,
+before the connection is made: an unreadable key costs the server nothing. Nothing ambient is picked up.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import stat
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+
+import asyncssh
+from asyncssh.public_key import CERT_TYPE_USER, SSHOpenSSHCertificate, decode_ssh_certificate
+
+from reconciler.core.observed import Failure, Reason
+from reconciler.core.secret import FromFile, Source
+from reconciler.core.spec import AgentLogin, Hop, KeyLogin, Login, PasswordLogin
+from reconciler.ssh.connect.key_cost import CostlyKeyError, check_before_decoding, check_decoded
+from reconciler.ssh.connect.secret_source import read_bytes, read_text
+from reconciler.ssh.errors.failure import DialFailed, FailureWithFix, advised
+from reconciler.ssh.errors.patterns import printable
+from reconciler.system.daemon_threads import DaemonThreads
+from reconciler.system.file_calls import FILES
+
+_OTHERS_MAY_READ = stat.S_IRWXG | stat.S_IRWXO
+_RSA_SHA512 = b"rsa-sha2-512"
+_FOREVER = 2**64 - 1  # of a certificate without an end
+# Decoding an encrypted key takes a while: it delays neither plain keys nor what the default executor does.
+_PLAIN, _ENCRYPTED = DaemonThreads(4), DaemonThreads(32)
+_BY_KEY = ("publickey",)
+_BY_PASSWORD = ("password", "keyboard-interactive")
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """One key to offer. `expires` is the end of its certificate (wall)."""
+
+    pair: asyncssh.SSHKeyPair
+    label: str
+    expires: float | None
+
+    def __post_init__(self) -> None:
+        # As ssh does. asyncssh would take SHA-256 first, which hardened servers refuse without having said so.
+        names = self.pair.sig_algorithms
+        if _RSA_SHA512 in names:
+            self.pair.sig_algorithms = (_RSA_SHA512, *(name for name in names if name != _RSA_SHA512))
+
+
+@dataclass(slots=True)
+class Credentials:
+    """What one hop's logins came to. `unusable`: one that cannot be used now, while others can. Close after use."""
+
+    methods: tuple[str, ...]
+    keys: list[Offer] = field(default_factory=list)
+    passwords: list[str] = field(default_factory=list, repr=False)
+    warnings: list[str] = field(default_factory=list)
+    unusable: Failure | None = None
+    agents: list[asyncssh.SSHAgentClient] = field(default_factory=list)
+
+    def close(self) -> None:
+        for agent in self.agents:
+            agent.close()
+
+
+class _UnusableError(Exception):
+    """A login that cannot be used now; another of the same hop may do."""
+
+    def __init__(self, reason: Reason, happened: str, fix: str) -> None:
+        super().__init__(happened)
+        self.failure = advised(reason, happened, fix)
+
+
+def _unfit(happened: str, fix: str) -> DialFailed:
+    """For what can be read, and is not what it should be."""
+    return DialFailed(advised(Reason.SECRET_UNREADABLE, happened, fix))
+
+
+async def collect(hop: Hop, environ: Mapping[str, str], seconds: float) -> Credentials:
+    """Read the hop's credentials. Raises DialFailed where one cannot be read, or none can be used."""
+    credentials = Credentials(_methods(hop))
+    try:
+        async with asyncio.timeout(seconds):
+            for login in hop.logins:
+                try:
+                    await _add(login, hop, environ, credentials)
+                except _UnusableError as unusable:
+                    credentials.unusable = credentials.unusable or unusable.failure
+    except TimeoutError:
+        credentials.close()
+        happened = f"reading the keys for {hop.hosts[0]} took over {seconds:g} s"
+        raise _unfit(happened, "see whether the agent hangs, or a file system") from None
+    except BaseException:
+        credentials.close()
+        raise
+    if credentials.unusable and not credentials.keys and not credentials.passwords:
+        credentials.close()
+        raise DialFailed(credentials.unusable)
+    return credentials
+
+
+async def _add(login: Login, hop: Hop, environ: Mapping[str, str], credentials: Credentials) -> None:
+    match login:
+        case KeyLogin():
+            read = await _read_key(login, environ, hop.strict_key_permissions)
+            credentials.keys += read.offers
+            credentials.warnings += read.warnings
+        case AgentLogin():
+            await _ask_agent(login, environ, credentials)
+        case PasswordLogin():
+            credentials.passwords.append(await read_text(login.password, environ, "the password"))
+
+
+def _methods(hop: Hop) -> tuple[str, ...]:
+    """SSH's authentication methods in the order in which the logins first need them.
+
+    Those that none needs come last: nothing is sent for them, but asyncssh asks for them if the server takes them, so
+    that it can be said.
+    """
+    methods: dict[str, None] = {}
+    for login in hop.logins:
+        methods |= dict.fromkeys(_BY_PASSWORD if isinstance(login, PasswordLogin) else _BY_KEY)
+    return tuple(methods | dict.fromkeys((*_BY_KEY, *_BY_PASSWORD)))
+
+
+async def unusable_credentials(hop: Hop, environ: Mapping[str, str]) -> list[Failure]:
+    """What is wrong with keys and certificates that can be read; those that cannot are no matter of this machine."""
+    found: list[Failure] = []
+    for login in hop.logins:
+        try:
+            if isinstance(login, KeyLogin):
+                await _read_key(login, environ, hop.strict_key_permissions)
+            elif isinstance(login, AgentLogin) and login.only and not agent_socket(login, environ):
+                found.append(advised(Reason.SECRET_UNREADABLE, *_no_agent(login)))
+        except _UnusableError as unusable:
+            found.append(unusable.failure)
+        except DialFailed as failed:
+            found += [failed.failure] * isinstance(failed.failure, FailureWithFix)
+    return found
+
+
+# --- keys -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _KeyRead:
+    offers: list[Offer]
+    warnings: list[str]
+
+
+async def _read_key(login: KeyLogin, environ: Mapping[str, str], strict_permissions: bool) -> _KeyRead:
+    content = await read_bytes(login.key, environ, "the private key")
+    warnings = []
+    if isinstance(login.key, FromFile) and (warning := await _permissions_of(login.key.path)):
+        if strict_permissions:
+            raise _unfit(warning, "chmod 600 it, or set strictKeyPermissions: false")
+        warnings.append(warning)
+    passphrase = await read_text(login.passphrase, environ, "the passphrase") if login.passphrase else None
+    signed = await read_bytes(login.certificate, environ, "the certificate") if login.certificate else b""
+    threads = _PLAIN if passphrase is None else _ENCRYPTED
+    loop = asyncio.get_running_loop()
+    offers = await loop.run_in_executor(threads, _offers, login, content, passphrase, signed)
+    return _KeyRead(offers, warnings)
+
+
+def _offers(login: KeyLogin, content: bytes, passphrase: str | None, signed: bytes) -> list[Offer]:
+    key = _decoded_key(content, passphrase, str(login.key))
+    certificate = _certificate(login.certificate, signed, key) if login.certificate else None
+    # A key object, not its path: beside a path asyncssh would look for a certificate by itself.
+    pairs = asyncssh.load_keypairs([(key, certificate)] if certificate else [key])
+    expires = _expiry(certificate)
+    label = f"key {login.key}"
+    return [Offer(pair, label, expires if pair.has_cert else None) for pair in pairs]
+
+
+async def _permissions_of(path: str) -> str:
+    try:
+        mode = (await FILES.ask(path, Path(path).stat)).st_mode
+    except OSError:  # it went just now: what it held is read
+        return ""
+    return f"others may read the private key {path} (mode {stat.S_IMODE(mode):04o})" if mode & _OTHERS_MAY_READ else ""
+
+
+def _decoded_key(content: bytes, passphrase: str | None, place: str) -> asyncssh.SSHKey:
+    if b"\n" not in content.strip() and b"\\n" in content:
+        content = content.replace(b"\\n", b"\n")  # a key that went through an environment file
+    if content.startswith(b"PuTTY-User-Key-File"):
+        raise _unfit(f"{place} is a PuTTY key", "convert it (puttygen KEY -O private-openssh)")
+    try:
+        check_before_decoding(content)
+        # Without OpenSSL's examination of the primes: it holds up every thread, for seconds with 4096 bits. ssh leaves
+        # it out as well. A key that is wrong fails to sign.
+        key = asyncssh.import_private_key(content, passphrase, unsafe_skip_rsa_key_validation=True)
+        check_decoded(key)
+    except CostlyKeyError as error:
+        raise _unfit(f"the private key {place} costs too much: {error}", "make another one (ssh-keygen)") from None
+    except (ArithmeticError, LookupError, RecursionError, TypeError):  # asyncssh's decoders, on what no program writes
+        happened = f"{place} is no private key that can be read (its figures make no sense)"
+        raise _unfit(happened, "see that it is the file as ssh-keygen wrote it, or name another") from None
+    except asyncssh.KeyEncryptionError:
+        if passphrase:
+            raise _unfit(f"the passphrase does not open the private key {place}", "correct `passphrase`") from None
+        raise _unfit(*_encrypted(place)) from None
+    except ValueError as error:
+        if "assphrase" in str(error):
+            raise _unfit(*_encrypted(place)) from None
+        if content.lstrip().startswith((b"ssh-", b"ecdsa-", b"sk-")):
+            raise _unfit(f"{place} is a public key", "name the private one") from None
+        happened = f"{place} is no private key that can be read ({_safe(error)})"
+        raise _unfit(happened, "see that it is the file as ssh-keygen wrote it, or name another") from None
+    return key
+
+
+def _encrypted(place: str) -> tuple[str, str]:
+    return f"the private key {place} is encrypted", "give its `passphrase`"
+
+
+def _safe(error: ValueError) -> str:
+    """What asyncssh says of what is wrong with a key: short and without content, but bounded all the same."""
+    return printable(str(error))
+
+
+# --- certificates -----------------------------------------------------------------------------------------------
+
+
+def _certificate(source: Source, content: bytes, key: asyncssh.SSHKey) -> asyncssh.SSHCertificate:
+    try:
+        certificate = asyncssh.import_certificate(content)
+    except ValueError as error:
+        happened = f"{source} is no certificate that can be read ({_safe(error)})"
+        raise _unfit(happened, "name the -cert.pub that ssh-keygen -s wrote") from None
+    if certificate.key.public_data != key.public_data:
+        happened = f"the certificate {source} is for another key than the one it is given with"
+        raise _unfit(happened, "name the certificate of this key, or the key of this certificate")
+    _check_validity(certificate, str(source))
+    return certificate
+
+
+def _check_validity(certificate: asyncssh.SSHCertificate, place: str) -> None:
+    if not isinstance(certificate, SSHOpenSSHCertificate):
+        raise _unfit(f"{place} is not an OpenSSH certificate", "name the -cert.pub that ssh-keygen -s wrote")
+    try:
+        certificate.validate(CERT_TYPE_USER, None)
+    except ValueError as error:
+        said = str(error)
+        if "type" in said:
+            raise _unfit(f"{place} is a host certificate", "name one for users (ssh-keygen -s without -h)") from None
+        if "not yet" in said:
+            happened = f"the certificate {place} is not valid before {_date(certificate._valid_after)}"  # noqa: SLF001 - asyncssh has no public reading of it
+            fix = "see whether the clock is right here"
+        else:
+            happened = f"the certificate {place} expired on {_date(certificate._valid_before)}"  # noqa: SLF001 - as above
+            fix = "have a new one signed"
+        raise _UnusableError(Reason.CERTIFICATE_EXPIRED, happened, fix) from None
+
+
+def _expiry(certificate: asyncssh.SSHCertificate | None) -> float | None:
+    if not isinstance(certificate, SSHOpenSSHCertificate) or certificate._valid_before >= _FOREVER:  # noqa: SLF001 - as above
+        return None
+    return float(certificate._valid_before)  # noqa: SLF001 - as above
+
+
+def _date(wall: float) -> str:
+    try:
+        return datetime.fromtimestamp(wall, UTC).strftime("%Y-%m-%d %H:%M UTC")
+    except (OverflowError, ValueError, OSError):
+        return "a date far away"
+
+
+# --- agents -----------------------------------------------------------------------------------------------------
+
+
+async def _ask_agent(login: AgentLogin, environ: Mapping[str, str], credentials: Credentials) -> None:
+    path = agent_socket(login, environ)
+    if not path:
+        raise _UnusableError(Reason.SECRET_UNREADABLE, *_no_agent(login))
+    only = await _public_key(login.only) if login.only else None
+    try:
+        await _check_socket(path)
+        agent = await asyncssh.connect_agent(path)
+        credentials.agents.append(agent)
+        pairs = await agent.get_keys()
+    except (OSError, ValueError) as error:
+        why = printable(getattr(error, "strerror", None) or str(error))
+        happened = f"the SSH agent at {path} does not answer ({why})"
+        raise _UnusableError(Reason.SECRET_UNREADABLE, happened, "start it, or correct where it is") from error
+    offers = [offer for pair in pairs if (offer := _agent_offer(pair, only, path)) is not None]
+    if not offers:
+        lacks = f"the key {login.only}" if login.only else "any key"
+        raise _UnusableError(Reason.SECRET_UNREADABLE, f"the SSH agent at {path} does not hold {lacks}", "ssh-add it")
+    credentials.keys += offers
+
+
+async def _check_socket(path: str) -> None:
+    """Raise OSError for what is no socket, or hangs: the connect looks the path up on the event loop."""
+    if not stat.S_ISSOCK((await FILES.ask(path, Path(path).stat)).st_mode):
+        raise OSError(errno.ENOTSOCK, "it is not a socket", path)
+
+
+def _no_agent(login: AgentLogin) -> tuple[str, str]:
+    none = "there is none ($SSH_AUTH_SOCK is not set)"
+    if not login.only:
+        return f"agent: true needs an agent, and {none}", "start `tunnels run` where ssh-agent is"
+    happened = f"{login.only} picks that key of the agent, and {none}"
+    return happened, f"name {login.only.removesuffix('.pub')} if the private key itself is meant"
+
+
+def agent_socket(login: AgentLogin, environ: Mapping[str, str]) -> str:
+    return login.socket or environ.get("SSH_AUTH_SOCK", "")
+
+
+async def _public_key(path: str) -> asyncssh.SSHKey:
+    content = await read_bytes(FromFile(path), {}, "the public key")
+    try:
+        return asyncssh.import_public_key(content)
+    except ValueError as error:
+        happened = f"{path} is no public key that can be read ({_safe(error)})"
+        raise _unfit(happened, "name the .pub that ssh-keygen wrote, or the private key") from None
+
+
+def _agent_offer(pair: asyncssh.SSHKeyPair, only: asyncssh.SSHKey | None, path: str) -> Offer | None:
+    """The pair, if it is the one asked for (or its certificate) and no certificate that has run out."""
+    certificate = None
+    public = pair.public_data
+    if pair.has_cert:
+        try:
+            certificate = decode_ssh_certificate(pair.public_data)
+        except ValueError:
+            return None
+        public = certificate.key.public_data
+        expires = _expiry(certificate)
+        if expires is not None and expires <= time.time():
+            return None
+    if only is not None and public != only.public_data:
+        return None
+    return Offer(pair, f"agent {path}: {pair.get_comment() or 'a key'}", _expiry(certificate))

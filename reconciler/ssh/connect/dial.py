@@ -1,0 +1,314 @@
+"""One attempt to connect and log in to a target: its hosts in order of preference, through its jump hosts.
+
+Owns everything that exists before there is a link: when `dial` raises or is cancelled, nothing of it is left. Each
+hop is a TCP connection of our own (or a channel of the hop before, or a proxy command), an SSH handshake and a login
+under one deadline. asyncssh is told everything explicitly; nothing of ~/.ssh or the environment is picked up.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import asyncssh
+
+from reconciler.core.observed import Failure, Reason
+from reconciler.core.spec import Access, Endpoint, Hop, TargetSettings, TrustMode
+from reconciler.ssh.connect import proxy_command
+from reconciler.ssh.connect.asyncssh_options import options
+from reconciler.ssh.connect.auth_client import Handshake
+from reconciler.ssh.connect.credential_fingerprint import credential_files, fingerprint, fingerprints
+from reconciler.ssh.connect.credentials import Credentials, collect
+from reconciler.ssh.connect.debug_log import quiet
+from reconciler.ssh.connect.host_key_check import HostKeyCheck
+from reconciler.ssh.connect.jump_channel import JumpChannel
+from reconciler.ssh.connect.login_limiter import acquire_slot, release_slot
+from reconciler.ssh.connect.negotiated import nothing_common
+from reconciler.ssh.errors.connect_errors import from_dial, from_lost, no_common
+from reconciler.ssh.errors.failure import DialFailed, Stage, most_telling
+from reconciler.ssh.internals.packet_guard import Guard
+from reconciler.system import tcp
+
+__all__ = ["DialFailed", "Dialled", "credential_files", "dial", "fingerprint", "fingerprints", "still_trusted"]
+
+
+@dataclass(frozen=True, slots=True)
+class Dialled:
+    """A logged-in connection. It closes its jump hosts' connections and its proxy command when it ends.
+
+    guard                 what it may receive; it also tells when bytes arrive, and of key exchanges
+    host                  index into access.hop.hosts
+    passed_over           why it is none of the hosts before that one: the most telling of their failures
+    hops                  the jump hosts' connections, outermost first
+    seconds               how long it took
+    host_key_verified     False where checking is off, for any hop
+    certificate_expires   end of the certificate that logged in to the target (wall)
+    warnings              what is not as it should be with the credentials' files
+    """
+
+    connection: asyncssh.SSHClientConnection
+    guard: Guard
+    host: int
+    preferred_host_failure: Failure | None
+    hops: tuple[asyncssh.SSHClientConnection, ...]
+    seconds: float
+    host_key_verified: bool
+    certificate_expires: float | None
+    warnings: tuple[str, ...]
+
+
+async def dial(
+    access: Access,
+    settings: TargetSettings,
+    limit: int,
+    *,
+    name: str,
+    client: Callable[[], asyncssh.SSHClient],
+    environ: Mapping[str, str],
+) -> Dialled:
+    """Connect to the first of `access.hop.hosts[:limit]` that lets us in. Raises DialFailed.
+
+    `client` is called once, for the connection that is returned: it hears of its end, and of debug messages.
+    """
+    started = time.monotonic()
+    quiet()
+    hops = (*access.via, access.hop)
+    async with contextlib.AsyncExitStack() as stack:
+        credentials = []
+        for hop, seconds in zip(hops, settings.connect_timeouts, strict=False):
+            credentials.append(await collect(hop, environ, seconds))
+            stack.callback(credentials[-1].close)
+        hop_chain: list[_Reached] = []
+        try:
+            for each in credentials:
+                hop_chain.append(await _reach_any(_way(access, settings, each, hop_chain, name), limit))
+            top = hop_chain[-1]
+            _check_alive(top, str(access.hop.hosts[top.host]))
+            top.handshake.hand_over(client())
+            guard = top.handshake.guard
+            assert guard is not None  # it was made with the connection
+            logged_in_with = top.handshake.latest
+            for reached in hop_chain:
+                reached.handshake.forget()
+        except BaseException:
+            for reached in reversed(hop_chain):
+                reached.connection.abort()
+            raise
+    return Dialled(
+        connection=top.connection,
+        guard=guard,
+        host=top.host,
+        preferred_host_failure=top.preferred_host_failure,
+        hops=tuple(reached.connection for reached in hop_chain[:-1]),
+        seconds=time.monotonic() - started,
+        host_key_verified=all(hop.trust.mode is not TrustMode.OFF for hop in hops),
+        certificate_expires=logged_in_with.expires if logged_in_with else None,
+        warnings=tuple(warning for each in credentials for warning in each.warnings),
+    )
+
+
+async def still_trusted(connection: asyncssh.SSHClientConnection) -> bool:
+    """Whether the host keys that a live connection and its jump hosts showed would still be believed."""
+    handshake = connection.get_owner()
+    trusted = True
+    while isinstance(handshake, Handshake):
+        # Each is asked, also after a no: it remembers its answer for when its files cannot be read.
+        trusted = await handshake.check.still_trusted() and trusted
+        handshake = handshake.below
+    return trusted
+
+
+def _check_alive(reached: _Reached, where: str) -> None:
+    """The server may have closed the connection as soon as it had let us in."""
+    if reached.handshake.lost:
+        raise DialFailed(from_lost(reached.handshake.error, where), Stage.LOGIN)
+
+
+# --- hop by hop -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Reached:
+    connection: asyncssh.SSHClientConnection
+    handshake: Handshake
+    host: int
+    preferred_host_failure: Failure | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Way:
+    """How a hop is to be reached: over `below`, by `command`, or else by TCP; in `seconds` for each of its hosts."""
+
+    hop: Hop
+    credentials: Credentials
+    label: str  # "jump host 2 ", "" for the target itself
+    seconds: float
+    below: _Reached | None
+    command: tuple[str, ...]
+    keepalive: tuple[float, int]
+    debug: str
+
+    def where(self, endpoint: Endpoint) -> str:
+        return f"{self.label}({endpoint})" if self.label else str(endpoint)
+
+
+def _way(
+    access: Access, settings: TargetSettings, credentials: Credentials, hop_chain: list[_Reached], name: str
+) -> _Way:
+    number = len(hop_chain)
+    last = number == len(access.via)
+    return _Way(
+        hop=access.hop if last else access.via[number],
+        credentials=credentials,
+        label="" if last else f"jump host {number + 1} ",
+        seconds=settings.connect_timeouts[number],
+        below=hop_chain[-1] if hop_chain else None,
+        command=access.proxy_command if not hop_chain else (),
+        # A jump host that falls silent silences what it carries: the keepalive of the target's connection finds both.
+        keepalive=(settings.keepalive_interval, settings.keepalive_count_max) if last else (0.0, 1),
+        debug=name if settings.log_level == "debug" else "",
+    )
+
+
+async def _reach_any(way: _Way, limit: int) -> _Reached:
+    """The first of the hop's hosts that lets us in. `limit` is for the target's own hosts."""
+    failed: dict[Failure, Stage | None] = {}
+    for host, endpoint in enumerate(way.hop.hosts if way.label else way.hop.hosts[:limit]):
+        try:
+            connection, handshake = await _reach(way, endpoint)
+        except DialFailed as this:
+            failed.setdefault(this.failure, this.stage)
+        else:
+            return _Reached(connection, handshake, host, most_telling(failed) if failed else None)
+    telling = most_telling(failed)
+    raise DialFailed(telling, failed[telling])
+
+
+async def _reach(way: _Way, endpoint: Endpoint) -> tuple[asyncssh.SSHClientConnection, Handshake]:
+    """Connect and log in to this host."""
+    certificates = strict_kex = True
+    failed: DialFailed | None = None
+    while True:
+        handshake = await _handshake(way, endpoint)
+        check = handshake.check
+        certificates = certificates and check.wants_certificate
+        try:
+            tried = _attempt(way, endpoint, handshake, certificates=certificates, strict_kex=strict_kex)
+            return await tried, handshake
+        except DialFailed as error:
+            if certificates and check.foreign_authority_but_known_key:
+                certificates = False  # as ssh does: one that means nothing to us does not spoil a key that is known
+            elif handshake.needs_strict_kex is not None and strict_kex:
+                strict_kex, failed = False, error  # this server may have something that is safe without
+            elif failed is not None and handshake.stage is Stage.KEX:
+                raise failed from None  # it has nothing else
+            else:
+                raise
+
+
+async def _handshake(way: _Way, endpoint: Endpoint) -> Handshake:
+    check = await HostKeyCheck.prepare(way.hop.trust, endpoint, way.where(endpoint))
+    return Handshake(
+        check, way.credentials, way.below.handshake if way.below else None, way.debug, algorithms=way.hop.algorithms
+    )
+
+
+async def _attempt(
+    way: _Way, endpoint: Endpoint, handshake: Handshake, *, certificates: bool, strict_kex: bool
+) -> asyncssh.SSHClientConnection:
+    """One connection, one handshake, one login, within the hop's time. Raises DialFailed; leaves nothing open."""
+    where = way.where(endpoint)
+    command: proxy_command.ProxyCommand | None = None
+    sock: socket.socket | None = None
+    try:
+        async with acquire_slot(endpoint) as place, asyncio.timeout(way.seconds):
+            if way.command:
+                command = await proxy_command.start(way.command, endpoint, way.hop.user, where)
+                sock = command.sock
+            elif way.below is None:
+                sock = await tcp.connect(endpoint)
+            connection = await asyncssh.connect(
+                endpoint.host,
+                endpoint.port,
+                sock=sock,
+                tunnel=JumpChannel(way.below.connection) if way.below else None,
+                client_factory=lambda: handshake,
+                **options(
+                    way.hop,
+                    way.credentials.methods,
+                    handshake.check,
+                    way.keepalive,
+                    certificates=certificates,
+                    strict_kex=strict_kex,
+                ),
+            )
+            await _check_pinned(handshake, connection)
+            connection.create_task(release_slot(place.pop_all(), connection, way.seconds))
+    except BaseException as exc:
+        if sock is not None and handshake.connection is None:  # else it is the transport's, which is closed by now
+            sock.close()
+        stage = handshake.stage
+        failure = None if isinstance(exc, asyncio.CancelledError) else await _why(exc, way, where, handshake, command)
+        if command is not None:
+            command.close()
+        if failure is None:
+            raise
+        raise DialFailed(failure, stage) from exc
+    # From here the connection closes what it stands on when it ends.
+    if way.below is not None:
+        connection.set_tunnel(way.below.connection)
+    elif command is not None:
+        connection.set_tunnel(command)
+    return connection
+
+
+async def _check_pinned(handshake: Handshake, connection: asyncssh.SSHClientConnection) -> None:
+    """Pin a new host key where the server let us in without asking for a key or a password."""
+    is_pinned = False
+    try:
+        is_pinned = await handshake.check.pinned()
+    finally:
+        if not is_pinned:
+            connection.abort()
+    if not is_pinned:
+        raise asyncssh.HostKeyNotVerifiable("the new host key cannot be pinned")
+
+
+async def _why(
+    exc: BaseException, way: _Way, where: str, handshake: Handshake, command: proxy_command.ProxyCommand | None
+) -> Failure | None:
+    """The failure for what an attempt raised; None for what is no failure of a dial."""
+    if not isinstance(exc, Exception):
+        return None
+    if isinstance(exc, DialFailed):
+        return exc.failure
+    if (found := handshake.needs_strict_kex or handshake.check.failure) is not None:
+        return found
+    if isinstance(exc, asyncssh.HostKeyNotVerifiable):
+        return handshake.check.certificate_refused(exc.reason)
+    if command is not None and handshake.stage <= Stage.BANNER and not isinstance(exc, TimeoutError):
+        failure = await command.failure(where)
+        if failure is not None:
+            return failure
+    failure = _told(exc, way, where, handshake) or from_dial(exc, where, handshake.stage, way.seconds)
+    if failure.reason is Reason.AUTH and way.credentials.unusable is not None:
+        return way.credentials.unusable
+    return failure
+
+
+def _told(exc: Exception, way: _Way, where: str, handshake: Handshake) -> Failure | None:
+    """What the server itself gave away of why it came to nothing."""
+    match handshake.stage:
+        case Stage.BANNER:
+            return handshake.greeting(where)
+        case Stage.KEX if not isinstance(exc, TimeoutError):
+            found = nothing_common(handshake.connection) if handshake.connection is not None else None
+            return no_common(*found, where) if found is not None else None
+        case Stage.LOGIN if isinstance(exc, asyncssh.PermissionDenied):
+            return handshake.refusal(where, way.hop.user)
+        case _:
+            return None

@@ -1,0 +1,163 @@
+"""known_hosts files and pinned keys: which lines are a host's, and which lines a known_hosts file consists of.
+
+Pure: in are the contents of the files, no network, no files, no decision. The form is sshd(8)'s:
+`[marker] patterns type key [comment]`. Lines and fields are taken apart in known_hosts_lines.py.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+
+import asyncssh
+
+from reconciler.core.spec import Endpoint, Trust, TrustMode
+from reconciler.ssh.connect.known_hosts_lines import Deadline, Line, TooMuchError, decoded, lines_of, matches
+
+SSH_PORT = 22
+_LINES_MAX = 1000  # of one host: each is compared with the key that is shown, on the event loop
+PINNED = "hostKeys"  # the place of a pinned key
+_MARKERS = ("@cert-authority", "@revoked")
+# sshd(8) reads `WORD type key` in authorized_keys as a key that lets somebody in: such a word is never a host's name.
+_LOGIN_OPTION = re.compile(
+    r"restrict|cert-authority|(no-)?(pty|user-rc|(agent|port|x11)-forwarding|(touch|verify)-required)"
+)
+_FULL_LINE = re.compile(r"[^\n]+")
+# The key's first bytes are the length of its type's name, hence AAAA. Without a type: a line of SSH's first version.
+_KNOWN_HOSTS_LINE = re.compile(
+    r"(?:@[a-z-]+[ \t]+)?([^\s\"@]+)[ \t]+"
+    r"(?:[a-z][a-z0-9.@-]*[ \t]+AAAA[A-Za-z0-9+/]*={0,3}|[0-9]{3,5}[ \t]+[0-9]+[ \t]+[0-9]{100,})(?:[ \t].*)?"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class KnownKey:
+    """A key from a known_hosts line or a pinned one, and where it stands, for messages."""
+
+    key: asyncssh.SSHKey
+    place: str
+
+    def is_key(self, other: asyncssh.SSHKey) -> bool:
+        return self.key.public_data == other.public_data
+
+
+@dataclass(frozen=True, slots=True)
+class Knowledge:
+    """What is known of one host. `elsewhere` are keys known for the host's name without its port."""
+
+    keys: tuple[KnownKey, ...]
+    authorities: tuple[KnownKey, ...]
+    revoked: tuple[KnownKey, ...]
+    elsewhere: tuple[KnownKey, ...]
+
+
+def look_up(trust: Trust, endpoint: Endpoint, files: Mapping[str, bytes], deadline: Deadline) -> Knowledge:
+    """Everything `trust` knows of the endpoint. `files`: the contents of `needed_files`; a missing one is left out.
+
+    Raises ValueError for a pinned line that is none, and TooMuchError.
+    """
+    if not trust.host_keys:
+        return _in_files(trust, endpoint, files, deadline)
+    pinned = _pinned(trust)
+    if trust.mode is not TrustMode.ACCEPT_NEW or pinned.keys or pinned.authorities:
+        return pinned
+    found = _in_files(trust, endpoint, files, deadline)
+    return replace(found, revoked=(*pinned.revoked, *found.revoked))
+
+
+def needed_files(trust: Trust) -> tuple[str, ...]:
+    """The files to read. Pinned lines win: with any of them, no file is needed.
+
+    Only where accept-new may write to a file that file is read too, or it would accept every key each time: that is
+    where all that is pinned is @revoked.
+    Raises ValueError for a pinned line that is none.
+    """
+    if trust.host_keys:
+        pinned = _pinned(trust)
+        if trust.mode is not TrustMode.ACCEPT_NEW or pinned.keys or pinned.authorities:
+            return ()
+    return trust.known_hosts
+
+
+def _pinned(trust: Trust) -> Knowledge:
+    lines = [pinned_line(text) for text in trust.host_keys]
+    return Knowledge(
+        keys=_keys(line for line in lines if not line.marker),
+        authorities=_keys(line for line in lines if line.marker == "@cert-authority"),
+        revoked=_keys(line for line in lines if line.marker == "@revoked"),
+        elsewhere=(),
+    )
+
+
+def _in_files(trust: Trust, endpoint: Endpoint, files: Mapping[str, bytes], deadline: Deadline) -> Knowledge:
+    """As ssh does, a host on another port than 22 also believes the keys of its bare name, if its own has none."""
+    name, bare = lookup_name(trust, endpoint), lower(endpoint.host)
+    with_bare = not trust.alias and bare != name
+    own: list[Line] = []
+    by_bare_name: list[Line] = []
+    for path in trust.known_hosts:
+        for line in lines_of(files.get(path, b""), path, deadline):
+            if matches(line.patterns, name, deadline):
+                own.append(line)
+            if with_bare and matches(line.patterns, bare, deadline):
+                by_bare_name.append(line)
+            if len(own) + len(by_bare_name) > _LINES_MAX:
+                raise TooMuchError(f"over {_LINES_MAX} of its lines are about {name}")
+    keys = _keys(line for line in own if not line.marker)
+    authorities = _keys(line for line in own if line.marker == "@cert-authority")
+    if not keys and not authorities:
+        authorities = _keys(line for line in by_bare_name if line.marker == "@cert-authority")
+    return Knowledge(
+        keys=keys,
+        authorities=authorities,
+        revoked=_keys(line for line in (*own, *by_bare_name) if line.marker == "@revoked"),
+        elsewhere=() if keys else _keys(line for line in by_bare_name if not line.marker),
+    )
+
+
+def lower(name: str) -> str:
+    """ASCII letters only, as ssh does: U+212A, the Kelvin sign, is not a k."""
+    return name.encode("utf-8", "surrogatepass").lower().decode("utf-8", "surrogatepass")
+
+
+def lookup_name(trust: Trust, endpoint: Endpoint) -> str:
+    """The name under which a host's lines stand: the alias as it is, else the host, `[host]:port` unless 22."""
+    if trust.alias:
+        return lower(trust.alias)
+    host = lower(endpoint.host)
+    return host if endpoint.port == SSH_PORT else f"[{host}]:{endpoint.port}"
+
+
+def pinned_line(text: str) -> Line:
+    """`[marker] type key [comment]`, as in `hostKeys:`. Raises ValueError."""
+    fields = text.split()
+    marker = fields.pop(0) if fields and fields[0] in _MARKERS else ""
+    if len(fields) >= 2:
+        key_type, key = (field.encode("utf-8", "surrogatepass") for field in fields[:2])
+        line = Line(marker, b"", key_type, key, PINNED)
+        if decoded(line) is not None:
+            return line
+    raise ValueError("a pinned host key is `type base64`, perhaps after @cert-authority or @revoked")
+
+
+def _keys(lines: Iterable[Line]) -> tuple[KnownKey, ...]:
+    found = ((decoded(line), line.place) for line in lines)
+    return tuple(KnownKey(key, place) for key, place in found if key is not None)
+
+
+def foreign_line(content: str) -> int:
+    """The number of the first line that is no known_hosts line, comment or blank; 0 where there is none.
+
+    Lines end where a shell and sshd end them, at line feeds, and not at all that Python takes for a line's end.
+    """
+    for found in _FULL_LINE.finditer(content):
+        line = found[0].strip(" \t\r")
+        if line and not line.startswith("#") and not _is_known_hosts_line(line):
+            return content.count("\n", 0, found.start()) + 1
+    return 0
+
+
+def _is_known_hosts_line(line: str) -> bool:
+    found = _KNOWN_HOSTS_LINE.fullmatch(line)
+    return found is not None and not any(_LOGIN_OPTION.fullmatch(word) for word in found[1].lower().split(","))

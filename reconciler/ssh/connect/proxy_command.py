@@ -1,0 +1,134 @@
+"""A proxy command: a program whose standard input and output are the way to the SSH server.
+
+Owns the process: it runs in a group of its own, and the whole group ends with the connection (`aws ssm` and shells
+start children). Its standard error is no part of the connection; the last line is kept for the message.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import re
+import signal
+import socket
+from collections.abc import Sequence
+
+from reconciler.core.observed import Failure, Reason
+from reconciler.core.spec import Endpoint
+from reconciler.ssh.errors.failure import DialFailed
+from reconciler.ssh.errors.patterns import printable
+from reconciler.system.descriptors import with_given_limit
+
+_GRACE = 2.0  # between the request to end and the order
+_DYING = 0.1  # until those that were killed are looked for again
+_TAIL = 2048
+
+
+class ProxyCommand(asyncio.SubprocessProtocol):
+    """A running proxy command; `sock` is our end. asyncssh closes it as the "tunnel" of its connection."""
+
+    def __init__(self, program: str) -> None:
+        self.program = program
+        self.sock: socket.socket
+        self._transport: asyncio.SubprocessTransport | None = None
+        self._errors = b""
+        self._exited = asyncio.Event()
+        self._kill: asyncio.TimerHandle | None = None
+
+    # asyncio.SubprocessProtocol
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        if isinstance(transport, asyncio.SubprocessTransport):
+            self._transport = transport
+
+    def pipe_data_received(self, fd: int, data: bytes | str) -> None:
+        if fd == 2 and isinstance(data, bytes):  # standard error
+            self._errors = (self._errors + data)[-_TAIL:]
+
+    def process_exited(self) -> None:
+        self._exited.set()
+        if self._kill is not None:
+            self._kill.cancel()
+        # Children that outlived the program go too: the group is theirs alone now.
+        self._signal(signal.SIGKILL)
+        if self._transport is not None:
+            self._reap(self._transport.get_pid())
+            self._transport.close()
+
+    def _reap(self, group: int) -> None:
+        """In a container we may be the first process: those children are ours then, and would stay as zombies."""
+        with contextlib.suppress(ChildProcessError):
+            while os.waitpid(-group, os.WNOHANG)[0]:
+                pass
+            asyncio.get_running_loop().call_later(_DYING, self._reap, group)
+
+    # asyncssh's idea of a tunnel
+
+    def close(self) -> None:
+        """Ask the whole group to end; kill it if it does not."""
+        if self._exited.is_set() or self._kill is not None:
+            return
+        self._signal(signal.SIGTERM)
+        self._kill = asyncio.get_running_loop().call_later(_GRACE, self._signal, signal.SIGKILL)
+
+    async def wait_closed(self) -> None:
+        await self._exited.wait()
+
+    def _signal(self, number: signal.Signals) -> None:
+        if self._transport is None:
+            return
+        try:
+            os.killpg(self._transport.get_pid(), number)
+        except (ProcessLookupError, PermissionError):  # macOS says "permission" of a group of zombies
+            return
+
+    async def failure(self, where: str) -> Failure | None:
+        """Why the program ended, if it did (or does within a moment): then that is why there is no connection."""
+        try:
+            async with asyncio.timeout(0.5):
+                await self._exited.wait()
+        except TimeoutError:
+            return None
+        status = self._transport.get_returncode() if self._transport is not None else None
+        if status == 0:  # as nc ends when the server closes: nothing to say about the program
+            return None
+        lines = self._errors.decode("utf-8", "replace").split("\n")
+        if len(self._errors) == _TAIL:  # of a line that was cut, the rest may be the half of a hidden value
+            lines = lines[1:]
+        said = next((line.strip() for line in reversed(lines) if line.strip()), "")
+        ended = f"was ended by signal {-status}" if status is not None and status < 0 else f"ended with status {status}"
+        text = f"the proxy command {self.program} {ended} on the way to {where}"
+        return Failure(Reason.UNREACHABLE, f"{text}: {printable(said)}" if said else text)
+
+
+async def start(command: Sequence[str], endpoint: Endpoint, user: str, where: str) -> ProxyCommand:
+    """Run the command with %h, %p, %r and %% filled in, as in ssh_config; no shell. Raises DialFailed."""
+    arguments = [_filled_in(argument, endpoint, user) for argument in command]
+    ours, theirs = socket.socketpair()
+    loop = asyncio.get_running_loop()
+    try:
+        _, proxy = await loop.subprocess_exec(
+            lambda: ProxyCommand(printable(arguments[0])),
+            *with_given_limit(arguments, os.environ),
+            stdin=theirs.fileno(),
+            stdout=theirs.fileno(),
+            start_new_session=True,
+        )
+    except OSError as error:
+        ours.close()
+        text = f"cannot start the proxy command {printable(arguments[0])}: {error.strerror}"
+        raise DialFailed(Failure(Reason.UNREACHABLE, f"{text}; {where} is reached through it")) from error
+    except BaseException:
+        ours.close()
+        raise
+    finally:
+        theirs.close()
+    ours.setblocking(False)
+    proxy.sock = ours
+    return proxy
+
+
+def _filled_in(argument: str, endpoint: Endpoint, user: str) -> str:
+    values = {"%h": endpoint.host, "%p": str(endpoint.port), "%r": user, "%%": "%"}
+    return re.sub(r"%[hpr%]", lambda token: values[token.group()], argument)

@@ -1,0 +1,52 @@
+"""Reads a secret from its source: a file, a variable, or the configuration itself.
+
+A source that cannot be read raises DialFailed with a sentence that names the place and never the content.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from reconciler.core.observed import Failure, Reason
+from reconciler.core.secret import FromEnv, FromFile, Inline, Source
+from reconciler.ssh.errors.failure import DialFailed
+from reconciler.system import file_calls
+
+_SECRET_MAX = 1 << 20  # bytes: the largest key (RSA, 16384 bits) has 13 KB
+
+
+async def read_bytes(source: Source, environ: Mapping[str, str], what: str) -> bytes:
+    """The content of a secret's source; `what` names it in the sentence. Raises DialFailed."""
+    match source:
+        case Inline():
+            return source.secret.reveal().encode()
+        case FromEnv():
+            value = environ.get(source.name)
+            if not value:
+                state = "unset" if value is None else "empty"
+                raise unreadable(f"{what} is to be in ${source.name}, which is {state}")
+            return value.encode("utf-8", "surrogateescape")
+        case FromFile():
+            return await _file_content(source, what)
+
+
+async def read_text(source: Source, environ: Mapping[str, str], what: str) -> str:
+    """The content of a password's or passphrase's source, without the line end that editors leave."""
+    try:
+        return (await read_bytes(source, environ, what)).decode("utf-8").rstrip("\r\n")
+    except UnicodeDecodeError:
+        raise unreadable(f"cannot use {what} in {source}: it is not UTF-8 text") from None
+
+
+def unreadable(message: str) -> DialFailed:
+    return DialFailed(Failure(Reason.SECRET_UNREADABLE, message))
+
+
+async def _file_content(source: FromFile, what: str) -> bytes:
+    try:
+        content = await file_calls.read(source.path, _SECRET_MAX, source.within)
+    except OSError as error:
+        raise unreadable(f"cannot read {what} from {source}: {error.strerror}") from error
+    if not content:
+        raise unreadable(f"cannot use {what} in {source}: the file is empty")
+    return content

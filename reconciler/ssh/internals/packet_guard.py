@@ -1,0 +1,272 @@
+"""What a server may send on a connection, packet by packet, beyond what asyncssh itself refuses.
+
+Sees each packet that concerns the whole connection before asyncssh does (those of one channel, of a key exchange's
+method and of an authentication method go elsewhere), and each packet that is sent. Rules:
+- Packets that carry nothing (SSH_MSG_IGNORE and the like) end the connection when they come by the thousand.
+- Channels that the server opens are refused beyond `OPENS_MAX` that are not answered yet.
+- A key exchange ends within `KEX_MAX` seconds. Meanwhile a server sends no requests (RFC 4253 section 7.1), and what we
+  would send waits in asyncssh without a limit: so relays stop reading, and answers beyond `DEFERRED_MAX` end the
+  connection.
+- A packet before the end of the login has at most `LOGIN_PACKET_MAX` bytes, and an SSH_MSG_EXT_INFO at most
+  `EXTENSIONS_MAX` entries: asyncssh takes such packets apart in one piece, and lists of many empty entries are slow.
+- Packets that asyncssh would answer with an exception in our own calls are refused, or repaired where servers are known
+  to send them.
+A rule that is broken raises ProtocolError: asyncssh then ends this connection, and no other.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import asyncssh
+from asyncssh import constants
+from asyncssh.packet import SSHPacket
+
+from reconciler.ssh.internals.parse_budget import ParseBudget
+
+USELESS_MAX = 10_000  # packets that carry nothing
+USELESS_SECONDS = 10.0  # in which as many of them, and few others, are a flood
+USELESS_SHARE = 0.75  # of all packets. asyncssh's own servers send one SSH_MSG_IGNORE before each packet: a half.
+OPENS_MAX = 512  # channels that a server opened and that are not answered yet
+OPEN_COST = 0.0005  # seconds that a channel costs later: a task, a connection from here
+KEX_MAX = 60.0  # seconds
+DEFERRED_MAX = 10_000  # packets that wait for the end of a key exchange
+# Bytes of data that a channel has to take in one packet. With one byte each, what a channel keeps is seconds of work.
+PACKET_MIN = 1 << 10
+
+LOGIN_PACKET_MAX = 64 << 10  # bytes; RFC 4253 asks for 35,000
+EXTENSIONS_MAX = 1024  # as in OpenSSH
+
+_NAMES = {getattr(constants, name): name.removeprefix("MSG_") for name in dir(constants) if name.startswith("MSG_")}
+_USELESS = frozenset(
+    {
+        constants.MSG_IGNORE,
+        constants.MSG_UNIMPLEMENTED,
+        constants.MSG_DEBUG,
+        constants.MSG_USERAUTH_BANNER,
+        constants.MSG_GLOBAL_REQUEST,
+    }
+)
+_OPENED = frozenset({constants.MSG_CHANNEL_OPEN_CONFIRMATION, constants.MSG_CHANNEL_OPEN_FAILURE})
+
+Result = bool | Awaitable[None]  # of processing a packet: False if it is of an unknown type
+
+
+class Guard:
+    """The rules for one connection. Installs itself in the connection."""
+
+    def __init__(self, connection: asyncssh.SSHClientConnection, inbound: ParseBudget) -> None:
+        self._connection = connection
+        self.inbound = inbound
+        self._loop = asyncio.get_running_loop()
+        self._send = connection.send_packet
+        self._process = connection.process_packet
+        self.exchanging = False  # keys, after the first time
+        self.exchanged: Callable[[], None] = _nothing  # called when `exchanging` ends
+        self.refused: Callable[[str], None] = _nothing_said  # called with the text of a refused request
+        self._theirs = False  # the server has begun a key exchange and not ended it
+        self._keyed = False  # the first key exchange has ended
+        self._deadline: asyncio.TimerHandle | None = None
+        self._deferring = False  # asyncssh keeps what we send until we have new keys
+        self._deferred = 0
+        self._requests = 0  # of ours that are not answered yet
+        self._opens = 0  # of the server's that are not answered yet
+        self._useless = 0
+        self._useless_from = (0, 0.0)  # sequence number and time of the first of them
+        self._rules: dict[int, Callable[[int, int, SSHPacket], Result]] = {
+            constants.MSG_UNIMPLEMENTED: self._unimplemented,
+            constants.MSG_EXT_INFO: self._extensions,
+            constants.MSG_USERAUTH_SUCCESS: self._logged_in,
+            constants.MSG_KEXINIT: self._kexinit,
+            constants.MSG_NEWKEYS: self._newkeys,
+            constants.MSG_GLOBAL_REQUEST: self._request,
+            constants.MSG_REQUEST_SUCCESS: self._success,
+            constants.MSG_REQUEST_FAILURE: self._failure,
+            constants.MSG_CHANNEL_OPEN: self._open,
+            constants.MSG_CHANNEL_OPEN_CONFIRMATION: self._confirmation,
+        }
+        # Any: asyncssh has no option for it.
+        self._limits: Any = connection
+        self._packet_max = self._limits._max_recv_pktlen  # noqa: SLF001 - as said
+        self._limits._max_recv_pktlen = LOGIN_PACKET_MAX  # noqa: SLF001 - as said
+        # asyncssh calls both on the connection, by these names.
+        connection.send_packet = self.send_packet  # type: ignore[method-assign]
+        connection.process_packet = self.process_packet  # type: ignore[method-assign]
+
+    # --- what is sent ------------------------------------------------------------------------------------------
+
+    def send_packet(self, pkttype: int, *args: bytes, handler: Any = None) -> None:
+        """Count what is sent, and send it."""
+        if pkttype > constants.MSG_CHANNEL_OPEN_FAILURE and not self._deferring:  # a channel's: nearly all are
+            self._send(pkttype, *args, handler=handler)
+            return
+        waits = pkttype > constants.MSG_KEX_LAST
+        if waits and self._deferring and self._deferred >= DEFERRED_MAX:
+            self._end("the key exchange does not end, and requests go on")
+            return
+        if pkttype == constants.MSG_NEWKEYS:
+            self._deferring, self._deferred = False, 0
+        self._send(pkttype, *args, handler=handler)
+        if pkttype == constants.MSG_KEXINIT:
+            self._deferring = True
+            self._exchange_begins()
+        elif waits and self._deferring:  # it comes again, once we have new keys
+            self._deferred += 1
+        elif pkttype == constants.MSG_GLOBAL_REQUEST:
+            self._requests += 1  # asyncssh sends only those that want an answer
+        elif pkttype in _OPENED:
+            self._opens -= 1
+
+    # --- what comes in -----------------------------------------------------------------------------------------
+
+    def process_packet(self, pkttype: int, pktid: int, packet: SSHPacket) -> Result:
+        """Apply the rules to a packet, and hand it on. Raises ProtocolError."""
+        if pkttype in _USELESS or pkttype not in _NAMES:
+            self._count_useless(pkttype, pktid)
+        if self._theirs and pkttype >= constants.MSG_USERAUTH_REQUEST:
+            raise asyncssh.ProtocolError(f"{_name(pkttype)} within a key exchange")
+        rule = self._rules.get(pkttype, self._process)
+        return rule(pkttype, pktid, packet)
+
+    def _kexinit(self, pkttype: int, pktid: int, packet: SSHPacket) -> Result:
+        self._theirs = True
+        self._exchange_begins()
+        return self._process(pkttype, pktid, packet)
+
+    def _newkeys(self, pkttype: int, pktid: int, packet: SSHPacket) -> Result:
+        result = self._process(pkttype, pktid, packet)
+        self._exchange_ends()
+        return result
+
+    def _request(self, pkttype: int, pktid: int, packet: SSHPacket) -> Result:
+        payload = _payload(packet)
+        if payload.get_string() != b"hostkeys-00@openssh.com":
+            return self._process(pkttype, pktid, packet)
+        # asyncssh answers it in a task, and queues all other requests behind it without a limit.
+        if payload.get_boolean():
+            self._connection.send_packet(constants.MSG_REQUEST_FAILURE)
+        return True
+
+    def _logged_in(self, pkttype: int, pktid: int, packet: SSHPacket) -> Result:
+        result = self._process(pkttype, pktid, packet)
+        self._limits._max_recv_pktlen = self._packet_max  # noqa: SLF001 - as in __init__
+        return result
+
+    def _extensions(self, pkttype: int, pktid: int, packet: SSHPacket) -> Result:
+        if (count := _payload(packet).get_uint32()) > EXTENSIONS_MAX:
+            raise asyncssh.ProtocolError(f"{count} extensions in one packet: expected at most {EXTENSIONS_MAX}")
+        return self._process(pkttype, pktid, packet)
+
+    def _unimplemented(self, pkttype: int, pktid: int, packet: SSHPacket) -> Result:
+        if not self._requests:
+            return self._process(pkttype, pktid, packet)
+        # Old servers know no requests for the connection, and answer them in this way, in order.
+        self._requests -= 1
+        return self._process(constants.MSG_REQUEST_FAILURE, pktid, SSHPacket(b""))
+
+    def _success(self, pkttype: int, pktid: int, packet: SSHPacket) -> Result:
+        self._requests -= 1
+        return self._process(pkttype, pktid, packet)
+
+    def _failure(self, pkttype: int, pktid: int, packet: SSHPacket) -> Result:
+        self._requests -= 1
+        # Some send a reason along. asyncssh takes that for a mistake of ours.
+        if said := _said(packet):
+            self.refused(said)
+        return self._process(pkttype, pktid, SSHPacket(b""))
+
+    def _confirmation(self, pkttype: int, pktid: int, packet: SSHPacket) -> Result:
+        """Two channel numbers, the window, the largest packet, and nothing else for the channels that we open."""
+        payload = _payload(packet)
+        payload.get_bytes(12)
+        _check_size(payload.get_uint32())
+        payload.check_end()
+        return self._process(pkttype, pktid, packet)
+
+    def _open(self, pkttype: int, pktid: int, packet: SSHPacket) -> Result:
+        payload = _payload(packet)
+        kind = payload.get_string()
+        number, _, size = payload.get_uint32(), payload.get_uint32(), payload.get_uint32()
+        _check_size(size)
+        if not kind.startswith(b"forwarded-"):
+            self._count_useless(pkttype, pktid)
+        self.inbound.charge(OPEN_COST)
+        self._opens += 1
+        if self._opens <= OPENS_MAX:
+            return self._process(pkttype, pktid, packet)
+        why = "too many channels at once"
+        self._connection.send_channel_open_failure(number, asyncssh.OPEN_RESOURCE_SHORTAGE, why, "")
+        return True
+
+    def _count_useless(self, pkttype: int, pktid: int) -> None:
+        now = self._loop.time()
+        first, since = self._useless_from
+        if not self._useless or now - since > USELESS_SECONDS or pktid < first:  # sequence numbers begin anew
+            self._useless, self._useless_from = 0, (pktid, now)
+            first, since = self._useless_from
+        self._useless += 1
+        if self._useless < USELESS_MAX:
+            return
+        if self._useless > USELESS_SHARE * (pktid - first + 1):
+            text = f"{self._useless} packets like {_name(pkttype)} in {now - since:.1f} s, which carry nothing"
+            raise asyncssh.ProtocolError(text)
+        self._useless = 0
+
+    # --- key exchanges -----------------------------------------------------------------------------------------
+
+    def _exchange_begins(self) -> None:
+        """After the login. The first key exchange is under the deadline of the dial."""
+        if self._keyed and not self.exchanging:
+            self.exchanging = True
+            why = f"a key exchange takes longer than {KEX_MAX:g} s"
+            self._deadline = self._loop.call_later(KEX_MAX, self._end, why)
+
+    def _exchange_ends(self) -> None:
+        self._keyed, self._theirs = True, False
+        if self.exchanging:
+            self.exchanging = False
+            self.exchanged()
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+
+    def _end(self, why: str) -> None:
+        """End the connection, from outside of its parser."""
+        self._loop.call_soon(self._connection.connection_lost, asyncssh.ProtocolError(why))
+
+    def close(self) -> None:
+        """The connection has ended."""
+        if self._deadline is not None:
+            self._deadline.cancel()
+
+
+def _nothing() -> None:
+    pass
+
+
+def _nothing_said(text: str) -> None:
+    pass
+
+
+def _name(pkttype: int) -> str:
+    return _NAMES.get(pkttype, f"number {pkttype}")
+
+
+def _check_size(size: int) -> None:
+    if size < PACKET_MIN:
+        raise asyncssh.ProtocolError(f"a channel that takes no more than {size} bytes in a packet")
+
+
+def _payload(packet: SSHPacket) -> SSHPacket:
+    """The same packet from after its type, to be read without touching what asyncssh will read."""
+    return SSHPacket(packet.get_full_payload()[1:])
+
+
+def _said(packet: SSHPacket) -> str:
+    """The text in an answer that should have none: a string of SSH's form, or just bytes."""
+    rest = packet.get_remaining_payload()
+    if len(rest) >= 4 and int.from_bytes(rest[:4]) <= len(rest) - 4:
+        rest = rest[4 : 4 + int.from_bytes(rest[:4])]
+    return rest.decode("utf-8", "replace")

@@ -1,0 +1,219 @@
+"""A plan in words: what changed, as the file would say it."""
+
+from __future__ import annotations
+
+import pytest
+
+from reconciler.config.load import load_text
+from reconciler.core.observed import ClientInfo
+from reconciler.core.secret import FromFile
+from reconciler.core.simulate_plan import simulate_plan
+from reconciler.core.spec import Desired, FarTcp, SocksUser, TunnelSpec
+from reconciler.runtime.plan_report import between, plan_report
+from unit.build import START, World, local, origin, socks, target
+from unit.build import desired as desired_of
+
+LONG = "a sentence that is much longer than what is shown of a value"
+BEFORE = {
+    "privateKey": "/a",
+    "jumpHosts": "[{host: j1, user: u, privateKey: /j}, {host: j2, user: u, privateKey: /j}]",
+    "algorithms": "{}",
+    "description": f"{LONG} 1",
+    "labels": "{}",
+    "allow": "[127.0.0.0/8]",
+    "health": "{type: tcp}",
+}
+OF_TARGET = ("privateKey", "jumpHosts", "algorithms")
+
+
+def desired(fields: dict[str, str]) -> Desired:
+    target = "".join(f"    {name}: {fields[name]}\n" for name in OF_TARGET)
+    tunnel = "".join(f"        {name}: {value}\n" for name, value in fields.items() if name not in OF_TARGET)
+    text = f"targets:\n  prod:\n    host: b\n    user: u\n{target}    tunnels:\n      - local: 5432:db:5432\n{tunnel}"
+    loaded = load_text(text)
+    assert loaded.valid, loaded.errors
+    return loaded.desired
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "said"),
+    [
+        ("privateKey", "/b", "privateKey {file: /a} -> {file: /b}"),
+        ("privateKey", "[/a, /b]", "privateKey {file: /a} -> [{file: /a}, {file: /b}]"),
+        ("algorithms", "{cipher: [aes128-ctr]}", "algorithms (none) -> {cipher: [aes128-ctr]}"),
+        ("labels", "{team: data, tier: '1'}", "labels (none) -> {team: data, tier: '1'}"),
+        ("allow", "[]", "allow 127.0.0.0/8 -> (none)"),
+        ("health", "{type: tcp, interval: 1m}", "health.interval 30s -> 1m"),
+        (
+            "health",
+            "false",
+            "health {type: tcp, interval: 30s, timeout: 5s, failureThreshold: 3, onFailure: report} -> false",
+        ),
+        ("description", "short", "description a sentence that is much longer than what... -> short"),
+        ("description", f"{LONG} 2", "description ...is shown of a value 1 -> ...is shown of a value 2"),
+        (
+            "jumpHosts",
+            "[{host: j1, user: u, privateKey: /j}, {host: j3, user: u, privateKey: /k}]",
+            "jumpHosts[1].host j2 -> j3, jumpHosts[1].privateKey {file: /j} -> {file: /k}",
+        ),
+    ],
+)
+def test_what_changed_is_said_in_the_words_of_the_file(field: str, value: str, said: str) -> None:
+    plan = between(desired(BEFORE), desired(BEFORE | {field: value}))
+    why = "the way to reach it changed" if field in OF_TARGET else "its settings changed"
+    assert plan.steps[0].why == f"{why}: {said}"
+
+
+def test_a_client_whom_two_steps_touch_is_counted_once() -> None:
+    """Its connection is replaced: it is left on the old one, and given a deadline."""
+    world = World()
+    world.settled(target(), local(), local("prod/other", 5433))
+    for name in ("prod/db", "prod/db", "prod/other"):
+        world.arrive(name)
+    old, observed = world.asked, world.observe()
+    world.edit(target(user="another"), local(), local("prod/other", 5433))
+    plan = plan_report(simulate_plan(world.asked, observed, START), observed, old, world.asked)
+    assert [(step.action, step.clients) for step in plan.steps] == [
+        ("dial", 0),
+        ("retire", 3),
+        ("drain", 2),
+        ("drain", 1),
+    ]
+    assert plan.clients == 3
+
+
+def test_a_client_whom_the_new_rules_forbid_is_touched_by_them() -> None:
+    world = World()
+    users = tuple(SocksUser(name, FromFile(f"/run/{name}")) for name in ("ann", "bob"))
+    to = FarTcp("prod", "db.internal", 443)
+    world.settled(target(), local(), socks(users=users))
+    for address in ("127.0.0.1", "10.0.0.7", "10.0.0.8"):
+        world.arrive("prod/db", ClientInfo(origin(address), "db:5432"))
+    for user in users:
+        world.arrive("prod/socks", ClientInfo(origin("127.0.0.1"), str(to), to, user))
+    assert touched(world, local(allow=("10.0.0.0/8",)), socks(users=users)) == (["assign prod/db 1"], 1)
+    assert touched(world, local(deny=("10.0.0.0/8",)), socks(users=users[:1])) == (
+        ["assign prod/db 2", "assign prod/socks 1"],
+        3,
+    )
+    assert touched(world, local(), socks(users=users, deny_destinations=("*.internal:*",))) == (
+        ["assign prod/socks 2"],
+        2,
+    )
+    assert touched(world, local(max_connections=1), socks(users=users)) == (["assign prod/db 0"], 0)
+
+
+def test_who_is_cut_by_a_rule_is_not_drained_too() -> None:
+    world = World()
+    world.settled(target(), local())
+    for address in ("127.0.0.1", "10.0.0.7"):
+        world.arrive("prod/db", ClientInfo(origin(address), "db:5432"))
+    elsewhere = local(to="db2", deny=("10.0.0.0/8",))
+    assert touched(world, elsewhere) == (["assign prod/db 1", "drain prod/db 1"], 2)
+    nobody = local(to="db2", allow=("192.0.2.0/24",))
+    assert touched(world, nobody) == (["assign prod/db 2"], 2)
+
+
+def test_a_renamed_tunnel_is_foreseen_to_judge_the_clients_that_become_its_own() -> None:
+    world = World()
+    world.settled(target(), local("prod/old"))
+    for address in ("127.0.0.1", "10.0.0.7"):
+        world.arrive("prod/old", ClientInfo(origin(address), "db:5432"))
+    assert touched(world, local("prod/new", deny=("10.0.0.0/8",))) == (["assign prod/new 1"], 1)
+
+
+def touched(world: World, *tunnels: TunnelSpec) -> tuple[list[str], int]:
+    """What a file with these tunnels would do, and to how many clients of each and of all; it is not done."""
+    observed, new = world.observe(), desired_of(target(), *tunnels)
+    plan = plan_report(simulate_plan(new, observed, START), observed, world.asked, new)
+    steps = [f"{step.action} {step.subject.removeprefix('tunnel ')} {step.clients}" for step in plan.steps]
+    return sorted(steps), plan.clients
+
+
+# --- in whole words ----------------------------------------------------------------------------------------------
+
+
+def file(target: str, tunnel: str = "local: '5432:db:5432'") -> Desired:
+    loaded = load_text(f"targets: {{prod: {{user: u, agent: true, {target}, tunnels: [{{name: t, {tunnel}}}]}}}}")
+    assert loaded.valid, loaded.errors
+    return loaded.desired
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        (
+            "host: bastion.example.com",
+            "hosts: [bastion-a.example.com, bastion-b.example.com]",
+            "hosts bastion.example.com:22 -> [bastion-a.example.com:22, bastion-b.example.com:22]",
+        ),
+        (
+            "hosts: [bastion-a.example.com, bastion-b.example.com]",
+            "hosts: [bastion-c.example.com, bastion-b.example.com, bastion-d.example.com]",
+            "hosts added [bastion-c.example.com:22, bastion-d.example.com:22], hosts removed bastion-a.example.com:22",
+        ),
+        (
+            "hosts: [bastion-a.example.com, bastion-b.example.com]",
+            "hosts: [bastion-b.example.com, bastion-a.example.com]",
+            "hosts in another order, bastion-b.example.com:22 first",
+        ),
+        (
+            "host: b, knownHosts: /root/known_hosts",
+            "host: b, hostKeys: ['ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIFxLrj1Zc4SvyiDNoIzSBUBQgJUUhtvQf9hJbYdN6o1o']",
+            "knownHosts /root/known_hosts -> (none), hostKeys (none) -> ssh-ed25519 AAAAC3NzaC1lZ...tvQf9hJbYdN6o1o",
+        ),
+        ("host: b", "host: b, password: literal", "password (none) -> ***"),
+        ("host: b, password: literal", "host: b, password: other", "a secret that stands in the file"),
+    ],
+)
+def test_another_way_to_a_target_is_told_in_whole_words(old: str, new: str, said: str) -> None:
+    plan = between(file(old), file(new))
+    assert [step.why for step in plan.steps if step.action == "dial"] == [f"the way to reach it changed: {said}"]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        (
+            "[{username: alice, password: {file: /run/secrets/alice}}, {username: bob, password: {file: /run/bob}}]",
+            "[{username: bob, password: {file: /run/bob}}, {username: carol, password: {env: CAROL}}]",
+            "auth.alice {file: /run/secrets/alice} -> (none), auth.carol (none) -> {env: CAROL}",
+        ),
+        ("{username: alice, password: one}", "{username: alice, password: two}", "a secret that stands in the file"),
+        (
+            "[{username: u, password: one}]",
+            "[{username: u, password: one}, {username: v, password: two}]",
+            "auth {u: ***} -> {u: ***, v: ***}",
+        ),
+    ],
+)
+def test_users_are_told_by_name_and_no_secret_is(old: str, new: str, said: str) -> None:
+    [step] = between(file("host: b", f"socks: 1080, auth: {old}"), file("host: b", f"socks: 1080, auth: {new}")).steps
+    assert step.why == f"its settings changed: {said}"
+
+
+@pytest.mark.parametrize("field", ["allow", "deny"])
+def test_of_a_long_list_it_is_told_what_came_and_what_went(field: str) -> None:
+    nets = [f"10.{number}.0.0/16" for number in range(20)]
+    before, after = (
+        f"local: '5432:db:5432', {field}: [{', '.join(some)}]" for some in (nets, [*nets[1:], "192.0.2.7"])
+    )
+    [step] = between(file("host: b", before), file("host: b", after)).steps
+    assert step.why == f"its settings changed: {field} added 192.0.2.7, {field} removed 10.0.0.0/16"
+    [step] = between(file("host: b", "local: '5432:db:5432'"), file("host: b", before)).steps
+    assert step.why == (
+        f"its settings changed: {field} (none) -> [10.0.0.0/16, 10.1.0.0/16, 10.2.0.0/16, 10.3.0.0/16, "
+        "10.4.0.0/16, 10.5.0.0/16, 10.6.0.0/16, 10.7.0.0/16, 10.8.0.0/16, 11 more]"
+    )
+
+
+@pytest.mark.parametrize("jumps", ["", ", jumpHost: {host: j, user: u, agent: true, connectTimeout: 3s}"])
+def test_each_difference_of_a_target_is_told_once(jumps: str) -> None:
+    """What needs another connection by `dial`, what is changed on the one that is there by `tune`."""
+    plan = between(file("host: b"), file(f"host: c, keepaliveInterval: 3s{jumps}"))
+    told = {step.action: step.why for step in plan.steps}
+    hop = " (none) -> {host: j, port: 22, user: u, agent: true, strictHostKeyChecking: true"
+    assert told["tune"] == "its settings changed: keepaliveInterval 10s -> 3s"
+    assert told["dial"].startswith("the way to reach it changed: host b -> c")
+    assert "keepalive" not in told["dial"]
+    assert (f"jumpHosts{hop}" in told["dial"]) is bool(jumps)

@@ -1,0 +1,33 @@
+"""When a failing probe may have its target's connection replaced."""
+
+from __future__ import annotations
+
+from reconciler.runtime.probe_restart_policy import EVERY, ProbeRestartPolicy
+from reconciler.ssh.relay.relay import Meter
+from unit.build import local
+
+SICK = local("prod/sick")
+
+
+def test_not_at_once_and_not_again_for_a_while() -> None:
+    replacements, meters = ProbeRestartPolicy(), {"prod/sick": Meter(sent=7), "prod/other": Meter(received=5)}
+    assert not replacements.is_due(SICK, meters, 0.0), "whether anything moves is seen at the second failure"
+    assert replacements.is_due(SICK, meters, 1.0)
+    assert not replacements.is_due(SICK, meters, EVERY)
+    assert replacements.is_due(SICK, meters, 1.0 + EVERY)
+
+
+def test_never_while_any_client_of_the_target_moves_data() -> None:
+    for mover in ("prod/sick", "prod/other"):
+        replacements, meters = ProbeRestartPolicy(), {"prod/sick": Meter(), "prod/other": Meter()}
+        for now in range(5):
+            meters[mover].received += 1
+            assert not replacements.is_due(SICK, meters, now), mover
+        assert replacements.is_due(SICK, meters, 6.0)
+
+
+def test_what_moves_on_other_targets_says_nothing() -> None:
+    replacements, elsewhere = ProbeRestartPolicy(), Meter()
+    assert not replacements.is_due(SICK, {"product/x": elsewhere}, 0.0)
+    elsewhere.sent += 1
+    assert replacements.is_due(SICK, {"product/x": elsewhere}, 1.0)
