@@ -1,24 +1,24 @@
 """How many file descriptors listeners, SSH connections and clients may use. Pure arithmetic.
 
-A process may have `limit` descriptors open. Some of them are a reserve that is never given out here: for files, the
-endpoints, the control socket, name lookups and threads. The rest is `usable`, and goes to three kinds:
+A process may have `limit` descriptors open. A reserve of them is never handed out: it serves files, the endpoints,
+the control socket, name lookups and threads. The rest is `usable`, and is divided among three kinds:
 
     listeners         at most a half
     SSH connections   at most a half
-    clients           what the other two leave, a quarter at least; an eighth is kept free for each of the two to grow
+    clients           the remainder, at least a quarter; an eighth is kept free for each of the other two to grow
 
-Clients are counted by the listener that they came in by (its "owner" here), and by group: that tunnel's target, or
-AWAY for those that came while there was no connection to it, until there is one. Two rules keep one owner's clients,
-those of all tunnels of a target, and those that wait for targets that are away, from using up what the others need:
+Clients are counted by the listener that accepted them (the "owner"), and by group. The group is the tunnel's target, or
+AWAY for a client that arrived while the target had no connection, until it has one. Two rules keep the clients of one
+owner, of one target, or of targets without a connection from using up the descriptors of the others:
 
     share     Each listener has an equal part of a quarter of `usable`. A client within the share is never refused
               because of other owners' clients.
-    borrowing Beyond the share, an owner gets another client only while it has fewer than three times as many as are
-              free, and its group fewer than seven times as many. So one owner alone gets three quarters of what there
-              is, a second one three quarters of the rest; and an eighth is left for owners of other groups.
+    borrowing Beyond the share, an owner gets another client only while it has fewer than three times the number of
+              free descriptors, and its group fewer than seven times. One owner alone thus gets three quarters of the
+              total, a second one three quarters of the rest, and an eighth is left for owners of other groups.
 
-Invariants (tests/unit/test_budget.py): what is taken is never more than `usable`; and what is free always covers the
-shares that are not used, as long as the number of listeners stays the same.
+Invariants (tests/unit/test_budget.py): the number taken never exceeds `usable`, and the free descriptors always cover
+the unused shares as long as the number of listeners stays the same.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ REMEDY = "raise the limit of open files (ulimit -n, LimitNOFILE=)"
 
 
 class NoRoomError(OSError):
-    """The budget has no descriptors left for this purpose. `sentence`: what happened, what to do."""
+    """Raised when the budget has no descriptors left for a purpose. `sentence` is the message for the user."""
 
     def __init__(self, sentence: str) -> None:
         super().__init__(errno.EMFILE, sentence)
@@ -43,7 +43,7 @@ class NoRoomError(OSError):
 
 
 class Place:
-    """Descriptors taken from a budget, until `give_back`, which may be called more than once."""
+    """Descriptors taken from a budget until `give_back`. Calling `give_back` again has no effect."""
 
     __slots__ = ("_back",)
 
@@ -57,7 +57,7 @@ class Place:
 
 
 class ClientPlace(Place):
-    """The place of a client in its group."""
+    """The descriptor of a client, counted in a group."""
 
     __slots__ = ("_groups", "group")
 
@@ -68,7 +68,7 @@ class ClientPlace(Place):
         self.move_to(group)
 
     def move_to(self, group: str) -> None:
-        """Count it in this group from now on."""
+        """Count the client in `group` from now on."""
         if self._back is None or group == self.group:
             return
         self._leave()
@@ -88,7 +88,7 @@ class ClientPlace(Place):
 
 
 class Budget:
-    """See the module. `open_before`: how many descriptors are open already, for other purposes."""
+    """Hands out the descriptors of the process and counts them. `open_before` is the number already open."""
 
     def __init__(self, limit: int, open_before: int = 0) -> None:
         self.limit = limit
@@ -108,24 +108,24 @@ class Budget:
 
     @property
     def endpoint_connections(self) -> int:
-        """How many clients each of the two endpoints (HTTP, control socket) may have; part of the reserve."""
+        """The client limit of each endpoint (HTTP, control socket), taken from the reserve."""
         return max(1, min(ENDPOINT_CONNECTIONS_MAX, self.reserve // 4))
 
     @property
     def share(self) -> int:
-        """How many clients each owner is certain to have room for."""
+        """The number of clients that each owner is guaranteed."""
         return self._share
 
     @property
     def free(self) -> int:
-        """What is neither taken nor kept for a share. Negative for a while after the number of owners changed."""
+        """Descriptors neither taken nor kept for a share. May be negative after the number of owners changed."""
         unused_shares = self._share * len(self._owners) - self._within_shares
         return self.usable - self.listeners - self.links - self.clients - unused_shares
 
     # --- listeners and connections -----------------------------------------------------------------------------
 
     def take_listener(self, count: int) -> Place | None:
-        """Take `count` descriptors for a listener; None if there is no room."""
+        """Take `count` descriptors for a listener. Return None if too few are left."""
         if self.listeners + count > self.listeners_max or self.free < count:
             return None
         self.listeners += count
@@ -136,7 +136,7 @@ class Budget:
         return Place(back)
 
     def take_link(self, count: int) -> Place | None:
-        """Take `count` descriptors for an SSH connection, or for a dial; None if there is no room."""
+        """Take `count` descriptors for an SSH connection or a dial. Return None if too few are left."""
         if count and (self.links + count > self.links_max or self.free < count):
             return None
         self.links += count
@@ -149,12 +149,12 @@ class Budget:
     # --- clients -----------------------------------------------------------------------------------------------
 
     def add_owner(self, owner: Hashable) -> None:
-        """A listener is open: its clients have a share from now on."""
+        """Give the clients of a new listener a share."""
         self._owners.add(owner)
         self._divide()
 
     def remove_owner(self, owner: Hashable) -> None:
-        """The listener is closed. Its last clients still count, and have no share."""
+        """Take away the share of a closed listener. Its remaining clients still count."""
         self._owners.discard(owner)
         self._divide()
 
@@ -164,7 +164,7 @@ class Budget:
         self._within_shares = sum(min(count, self._share) for count in counted)
 
     def take_client(self, owner: Hashable, tunnel: str, group: str) -> ClientPlace | None:
-        """Take a descriptor for a client of a tunnel, which is the owner's now; None if there is no room."""
+        """Take a descriptor for a client of `tunnel`, the present tunnel of `owner`. Return None if none is left."""
         count = self._clients.get(owner, 0)
         is_within = owner in self._owners and count < self._share
         if self.listeners + self.links + self.clients >= self.usable:
@@ -192,34 +192,34 @@ class Budget:
     def clients_of(self, owner: Hashable) -> int:
         return self._clients.get(owner, 0)
 
-    # --- sentences ---------------------------------------------------------------------------------------------
+    # --- messages ----------------------------------------------------------------------------------------------
 
     def no_listener(self) -> str:
-        """Why there is no room for another listener."""
+        """Return the message for a listener that gets no descriptor."""
         if self.listeners >= self.listeners_max - 1:
             used = f"listeners may use {self.listeners_max} of {self.limit} descriptors"
-            return f"no room for another listener: {used}: {REMEDY}"
-        return f"no room for another listener: {self._largest()}: {REMEDY}"
+            return f"no descriptor left for another listener ({used}): {REMEDY}"
+        return f"no descriptor left for another listener ({self._largest()}): {REMEDY}"
 
     def no_link(self) -> str:
-        """Why there is no room for another SSH connection."""
+        """Return the message for an SSH connection that gets no descriptors."""
         if self.links >= self.links_max - 1:
             used = f"SSH connections may use {self.links_max} of {self.limit} descriptors"
-            return f"no room for another SSH connection: {used}: {REMEDY}"
-        return f"no room for another SSH connection: {self._largest()}: {REMEDY}"
+            return f"no descriptor left for another SSH connection ({used}): {REMEDY}"
+        return f"no descriptor left for another SSH connection ({self._largest()}): {REMEDY}"
 
     def no_client(self) -> str:
-        """Why there is no room for another client."""
+        """Return the message for a client that gets no descriptor."""
         remedy = f"{REMEDY} or set `maxConnections`" if self._clients else REMEDY
-        return f"no room for another client: {self._largest()}: {remedy}"
+        return f"no descriptor left for another client ({self._largest()}): {remedy}"
 
     def _largest(self) -> str:
-        """What uses the most descriptors."""
+        """Return a sentence about the largest user of descriptors."""
         group = max(self._groups, key=self._groups.__getitem__, default=None)
         if group is None or self._groups[group] < self.listeners + self.links:
             return f"listeners and SSH connections use {self.listeners + self.links} of {self.limit} descriptors"
         owner = max(self._clients, key=self._clients.__getitem__)
-        count, whose = self._clients[owner], self._names[owner]
+        count, name = self._clients[owner], self._names[owner]
         if 2 * count < self._groups[group]:
-            count, whose = self._groups[group], f"target {group}" if group != AWAY else "targets that are not connected"
-        return f"{count} of {self.limit} descriptors are in use by clients of {whose}"
+            count, name = self._groups[group], f"target {group}" if group != AWAY else "targets that are not connected"
+        return f"{count} of {self.limit} descriptors are in use by clients of {name}"

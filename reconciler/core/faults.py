@@ -1,8 +1,8 @@
-"""Actions that raised when they were carried out, which only a fault of this program does. Pure.
+"""Actions that raised an exception, which only a bug in this program causes. Pure.
 
-An action that raises ends there: the loop goes on with the others. The planner, which compares what is asked with what
-is there, asks for the same action again in its next pass; here it is held back until its next try is due. It is
-forgotten as soon as it succeeds, or is not asked for any more.
+The loop continues with the other actions. The planner is level-triggered and asks for the same action again in its next
+pass; this module holds it back until its next try is due. The record ends when the action succeeds or the planner stops
+asking for it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from reconciler.core import backoff
 from reconciler.core.actions import Action, Assign, Close, Cut, Dial, Drain, Move, Open, Retire, Tune
 from reconciler.core.observed import Failure, FlowKey, Observed, Reason, SocketKey, Tries
 
-# What an action does to what: the same one asked for again is the same fault, whatever its reason.
+# The type and the object of an action. Its reason is not part of it: the same action may be asked for with another one.
 _Key = tuple[type, str | int | SocketKey | FlowKey]
 
 
@@ -27,18 +27,18 @@ class _Fault:
 
 
 class Faults:
-    """The faults of the actions that are still asked for."""
+    """Records the failures of actions that the planner still asks for, and when each may be retried."""
 
     def __init__(self) -> None:
         self._faults: dict[_Key, _Fault] = {}
 
     def is_due(self, action: Action, now: float) -> bool:
-        """Return False if the action failed of late and is not to be tried yet."""
+        """Return False if the action failed and its next try is not due yet."""
         fault = self._faults.get(_key(action)) if self._faults else None
         return fault is None or backoff.next_fault_try(fault.tries) <= now
 
     def failed(self, action: Action, observed: Observed, error: BaseException, now: float) -> str:
-        """Note that carrying it out raised. Returns the target's name or the tunnel's id that it is about."""
+        """Record that the action raised `error`. Return the name of its target or the id of its tunnel."""
         key = _key(action)
         before = self._faults.get(key)
         subject = subject_of(action, observed)
@@ -48,23 +48,23 @@ class Faults:
         return subject
 
     def succeeded(self, action: Action) -> None:
-        """Forget its fault."""
+        """Drop the record of the action."""
         if self._faults:
             self._faults.pop(_key(action), None)
 
     def keep(self, actions: Iterable[Action]) -> None:
-        """Forget the faults of all actions but these."""
+        """Drop the records of all actions except these."""
         if self._faults:
             kept = {_key(action) for action in actions}
             self._faults = {key: fault for key, fault in self._faults.items() if key in kept}
 
     @property
     def next_try(self) -> float:
-        """When the first of them is due again (monotonic), inf if there are none."""
+        """The earliest next try (monotonic), inf if there are no records."""
         return min((backoff.next_fault_try(fault.tries) for fault in self._faults.values()), default=math.inf)
 
     def by_subject(self) -> Mapping[str, Tries]:
-        """Return the latest fault of each target, by its name, and of each tunnel, by its id."""
+        """Return the latest failure for each target name and tunnel id."""
         latest: dict[str, Tries] = {}
         for fault in self._faults.values():
             before = latest.get(fault.subject)
@@ -74,21 +74,21 @@ class Faults:
 
 
 def internal(doing: str, error: BaseException) -> Failure:
-    """Return the failure that tells of a fault of this program while it was `doing` something."""
-    text = f"a fault of this program while {doing} ({type(error).__name__}): please report it with the log"
+    """Return the failure for an internal error while `doing` something."""
+    text = f"internal error while {doing} ({type(error).__name__}): please report it with the log"
     return Failure(Reason.INTERNAL, text)
 
 
 _DOING: Mapping[type, str] = {
-    Dial: "beginning to connect",
-    Retire: "taking a connection out of service",
-    Tune: "changing a connection's settings",
-    Open: "beginning to listen",
-    Close: "ending to listen",
-    Assign: "handing a listener over",
+    Dial: "starting a connection",
+    Retire: "retiring a connection",
+    Tune: "changing the settings of a connection",
+    Open: "opening a listener",
+    Close: "closing a listener",
+    Assign: "assigning a listener to another tunnel",
     Move: "moving a listener to another connection",
-    Drain: "giving clients a deadline",
-    Cut: "ending clients",
+    Drain: "setting the drain deadline of clients",
+    Cut: "disconnecting clients",
 }
 
 
@@ -107,7 +107,7 @@ def _key(action: Action) -> _Key:
 
 
 def subject_of(action: Action, observed: Observed) -> str:
-    """Return the name of the target or the id of the tunnel that the action is about."""
+    """Return the target name or tunnel id that the action applies to."""
     match action:
         case Dial():
             return action.target.name

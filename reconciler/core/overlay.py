@@ -1,7 +1,7 @@
-"""What was asked of this process since it started, laid over what the files say: restarts, pauses, its shard.
+"""Run-time state that is applied over the files: restarts, pauses and the shard. Pure.
 
-Pure. A pause is by tunnel id and a restart by target, so that both survive any reload; what names nothing any more
-does nothing.
+Pauses are keyed by tunnel id and restarts by target name, so both survive any reload. An entry for a tunnel or target
+that no longer exists has no effect.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _SHOWN = 5
 
 
 class NoSuchTunnelError(Exception):
-    """A pattern names no tunnel; the sentence says which there are."""
+    """Raised when a pattern matches no tunnel. The message lists the tunnels that exist."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,25 +29,25 @@ class Shard:
     count: int
 
     def has(self, target: str) -> bool:
-        """The same for a name on every machine and in every version."""
+        """Return True if the target belongs to this shard. The answer is the same on every machine and version."""
         return zlib.crc32(target.encode()) % self.count == self.index
 
 
 @dataclass(slots=True)
 class Overlay:
-    """See the module. `pauses` are by tunnel id: until when (Unix time), None for until resumed."""
+    """Holds the run-time state. `pauses` maps a tunnel id to its end (Unix time), or None for "until resumed"."""
 
     shard: Shard | None = None
     generations: dict[str, int] = field(default_factory=dict)
     pauses: dict[str, float | None] = field(default_factory=dict)
 
     def over(self, files: Desired) -> Desired:
-        """What to converge to."""
-        mine = self._share(files)
-        mine = mine.restarted(self.generations) if self.generations else mine
-        return self._paused(mine) if self.pauses else mine
+        """Return the desired state: that of the files, with this state applied."""
+        desired = self._of_shard(files)
+        desired = desired.restarted(self.generations) if self.generations else desired
+        return self._paused(desired) if self.pauses else desired
 
-    def _share(self, files: Desired) -> Desired:
+    def _of_shard(self, files: Desired) -> Desired:
         if self.shard is None:
             return files
         return Desired.of(
@@ -55,15 +55,15 @@ class Overlay:
             (tunnel for tunnel in files.tunnels.values() if self.shard.has(tunnel.target)),
         )
 
-    def _paused(self, mine: Desired) -> Desired:
-        why = {tunnel: _until(wall) for tunnel, wall in self.pauses.items()}
+    def _paused(self, desired: Desired) -> Desired:
+        off = {tunnel: _off_text(wall) for tunnel, wall in self.pauses.items()}
         return Desired.of(
-            mine.targets.values(),
-            (replace(one, off=one.off or why[one.id]) if one.id in why else one for one in mine.tunnels.values()),
+            desired.targets.values(),
+            (replace(one, off=one.off or off[one.id]) if one.id in off else one for one in desired.tunnels.values()),
         )
 
     def restart(self, target: str) -> None:
-        """Ask for new connections."""
+        """Ask for new connections to the target."""
         self.generations[target] = self.generations.get(target, 0) + 1
 
     def pause(self, ids: Iterable[str], until: float | None) -> None:
@@ -74,33 +74,33 @@ class Overlay:
             self.pauses.pop(tunnel, None)
 
     def over_by(self, wall: float) -> list[str]:
-        """The tunnels whose pause has ended by then."""
+        """Return the tunnels whose pause ends at or before that Unix time."""
         return [tunnel for tunnel, until in self.pauses.items() if until is not None and until <= wall]
 
 
-def _until(wall: float | None) -> str:
-    """Why it is off."""
+def _off_text(wall: float | None) -> str:
+    """Return the value of `off` for a tunnel that is paused until that Unix time."""
     if wall is None:
         return "paused"
     return f"paused until {datetime.fromtimestamp(wall, UTC).replace(tzinfo=None).isoformat(timespec='seconds')}Z"
 
 
 def matches(tunnel: TunnelSpec, patterns: Iterable[str]) -> bool:
-    """Whether one of the globs names the tunnel, by its id or by its target."""
+    """Return True if one of the globs matches the tunnel's id or target."""
     return any(fnmatchcase(tunnel.id, glob) or fnmatchcase(tunnel.target, glob) for glob in patterns)
 
 
 def matching(patterns: Iterable[str], desired: Desired) -> list[TunnelSpec]:
-    """The tunnels that the globs name, in the order of the files. Raises NoSuchTunnelError if one names none."""
+    """Return the tunnels that the globs match, in file order. Raises NoSuchTunnelError if a glob matches none."""
     patterns = list(patterns)
     for pattern in patterns:
         if not any(matches(tunnel, [pattern]) for tunnel in desired.tunnels.values()):
-            raise NoSuchTunnelError(f"no tunnel is called {pattern}; {_there_are(list(desired.tunnels))}")
+            raise NoSuchTunnelError(f'no tunnel matches "{pattern}": {_known(list(desired.tunnels))}')
     return [tunnel for tunnel in desired.tunnels.values() if matches(tunnel, patterns)]
 
 
-def _there_are(ids: list[str]) -> str:
+def _known(ids: list[str]) -> str:
     if not ids:
-        return "there are none at all"
+        return "no tunnels are configured"
     more = f" and {len(ids) - _SHOWN} more" if len(ids) > _SHOWN else ""
-    return f"there are {', '.join(ids[:_SHOWN])}{more}"
+    return f"known tunnels are {', '.join(ids[:_SHOWN])}{more}"

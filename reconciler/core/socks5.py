@@ -1,25 +1,27 @@
-"""The server's half of a SOCKS5 handshake: bytes in, events and bytes out. No IO, no secrets, no clock.
+"""The server side of a SOCKS5 handshake: bytes in, events and bytes out. No IO, no secrets, no clock.
 
-Owns RFC 1928 (CONNECT only) and RFC 1929 (user name and password). In: what the client sent, cut anywhere. Out:
-  Send(data)                to the client, and go on
-  Login(username, password) check it, then `accept_login(ok)`; the events that it returns come next
+Implements RFC 1928 (CONNECT only) and RFC 1929 (user name and password). Input: the client's bytes, in pieces of any
+size. Output:
+  Send(data)                send `data` to the client and continue
+  Login(username, password) check the login, then call `accept_login(ok)`; the events that it returns come next
   Connect(host, port, rest) stop reading, dial, answer with `reply(code)`; `rest` is the client's first data
-  Refused(data, why)        send `data` if any, close; nothing follows
+  Refused(data, why)        send `data` if it is not empty, then close; no event follows
 
     GREETING --needs_auth--> LOGIN --Login--> CHECKING --accept_login(True)--> REQUEST --Connect--> CONNECTED
         `---------------------------otherwise----------------------------------^        (Refused from any: REFUSED)
 
-No bytes make it raise; it keeps at most one incomplete message (513 bytes), or 64 KiB sent while a login is checked.
-The caller limits the time.
+No input raises an exception. The buffer holds at most one incomplete message (513 bytes), or 64 KiB while a login is
+checked. The caller limits the time.
 
-Decided here, where the RFCs leave room:
-- With users, only method 02 will do; without, only 00. A client that insists on logging in where there are no users
-  is refused (as `ssh -D` does): to take any password would look as if it were checked.
-- An empty user name or password is a failed login (RFC 1929 gives both at least one byte).
-- Names are ASCII, at most 253 characters, of letters, digits, `-`, `_` and dots. An international name comes in its
-  xn-- form: in another encoding, the rules and the far resolver could read two different names. An address sent as a
-  name is passed on as an address, IPv4-mapped IPv6 as IPv4; a number that resolvers take for one (`127.1`) is refused.
-- A request is read to its end before it is refused, so that the close does not overtake the reply.
+Decisions where the RFCs leave a choice:
+- A tunnel with users accepts only method 02, a tunnel without users only method 00. A client that requires a login on a
+  tunnel without users is refused, as `ssh -D` does: accepting any password would look like a check.
+- An empty user name or password is a failed login (RFC 1929 requires at least one byte for each).
+- Names are ASCII, at most 253 characters, of letters, digits, `-`, `_` and dots. International names must be in their
+  xn-- form: in another encoding, the rules and the server's resolver could read different names. An address sent as a
+  name is passed on as an address, IPv4-mapped IPv6 as IPv4. A number that resolvers accept as an address (`127.1`) is
+  refused.
+- A request is read to its end before it is refused, so that the close does not discard the reply.
 """
 
 from __future__ import annotations
@@ -50,7 +52,7 @@ _HTTP_REFUSAL = (
 
 
 class Reply(IntEnum):
-    """How a request ended (RFC 1928 section 6)."""
+    """The reply codes of RFC 1928 section 6."""
 
     SUCCEEDED = 0
     GENERAL_FAILURE = 1
@@ -64,18 +66,20 @@ class Reply(IntEnum):
 
 
 def reply(code: Reply) -> bytes:
-    """The final reply. Its bound address is 0.0.0.0:0: the SSH server does not tell which one it dialled from."""
+    """Return the final reply. Its bound address is 0.0.0.0:0, because the SSH server does not report the real one."""
     return bytes((_VERSION, code, 0, _IPV4)) + bytes(6)
 
 
 @dataclass(frozen=True, slots=True)
 class Send:
+    """Bytes to send to the client."""
+
     data: bytes
 
 
 @dataclass(frozen=True, slots=True)
 class Login:
-    """Bytes that are not UTF-8 become lone surrogates, and equal no password of a file."""
+    """A login to check. Bytes that are not UTF-8 become lone surrogates, which equal no configured password."""
 
     username: str
     password: Secret
@@ -83,7 +87,7 @@ class Login:
 
 @dataclass(frozen=True, slots=True)
 class Connect:
-    """An IP address in its usual form or a name as the client wrote it, to be resolved on the far side."""
+    """A request to connect. `host` is an IP address, or the name from the client for the SSH server to resolve."""
 
     host: str
     port: int
@@ -92,7 +96,7 @@ class Connect:
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """`why` completes "the client was refused: ...". `login`: it did not log in, or not well."""
+    """A refusal. `why` completes "the client was refused: ...". `login` is True if the login is the cause."""
 
     data: bytes
     why: str
@@ -112,7 +116,7 @@ class _State(Enum):
 
 
 class Handshake:
-    """One client's handshake. `needs_auth`: the tunnel has users."""
+    """The handshake of one client. `needs_auth` is True if the tunnel has users."""
 
     __slots__ = ("_buffer", "_needs_auth", "_state")
 
@@ -122,32 +126,32 @@ class Handshake:
         self._buffer = bytearray()
 
     def feed(self, data: bytes) -> list[Event]:
-        """What follows from these bytes.
+        """Process bytes from the client and return the resulting events.
 
-        After `Refused` they are dropped. After `Connect` they belong to the destination: to feed them here would lose
-        them, and is a mistake of the caller (RuntimeError).
+        Bytes after `Refused` are dropped. Bytes after `Connect` belong to the destination: feeding them here raises
+        RuntimeError.
         """
         if self._state is _State.CONNECTED:
             raise RuntimeError("the handshake is over: these bytes are for the destination")
         if self._state is _State.REFUSED:
             return []
         if self._state is _State.CHECKING and len(self._buffer) + len(data) > _EARLY_LIMIT:
-            return [self._refuse(b"", "it sent more than 64 KiB before its login was answered")]
+            return [self._refuse(b"", "received more than 64 KiB before the login was answered")]
         self._buffer += data
         return self._advance()
 
     @property
     def wanted(self) -> int:
-        """How many more bytes the present message needs, as far as that is known; 0 while none is expected.
+        """The number of bytes that the current message is known to need; 0 while none is expected.
 
-        A caller that never reads more than this reads nothing that belongs to the destination.
+        A caller that never reads more than this never reads bytes that belong to the destination.
         """
         if self._state in (_State.CHECKING, _State.CONNECTED, _State.REFUSED):
             return 0
-        return self._whole() - len(self._buffer)
+        return self._message_length() - len(self._buffer)
 
-    def _whole(self) -> int:
-        """Bytes of the message that the buffer begins with, as far as that is known."""
+    def _message_length(self) -> int:
+        """Return the length of the current message, or the known minimum while its length fields are incomplete."""
         head = self._buffer
         match self._state:
             case _State.GREETING if head and head[0] != _VERSION:
@@ -163,14 +167,14 @@ class Handshake:
                 return 5 if len(head) < 5 else 4 + (_address_length(head) or 0) + 2
 
     def accept_login(self, ok: bool, why: str = "wrong user name or password") -> list[Event]:
-        """Answer a `Login`; `why`, if it is refused, completes "the client was refused: ...".
+        """Answer a `Login` and return the resulting events: the client may have sent its request already.
 
-        The answer comes back as events: a client may have sent its request already.
+        `why` is the reason if it is refused, and completes "the client was refused: ...".
         """
         if self._state is _State.REFUSED:
-            return []  # it sent too much meanwhile
+            return []  # refused meanwhile: the client sent too much data
         if self._state is not _State.CHECKING:
-            raise RuntimeError("no login waits for an answer")
+            raise RuntimeError("no login is pending")
         if not ok:
             return [self._refuse(_LOGIN_FAILED, why, login=True)]
         self._state = _State.REQUEST
@@ -183,7 +187,7 @@ class Handshake:
         return events
 
     def _next(self) -> Event | None:
-        """The event of the next complete message; None: more bytes, or an answer, are needed."""
+        """Return the event of the next complete message, None if more bytes or an answer are needed."""
         match self._state:
             case _State.GREETING:
                 return self._greeting()
@@ -205,31 +209,36 @@ class Handshake:
         if method in offered:
             self._state = _State.LOGIN if self._needs_auth else _State.REQUEST
             return Send(bytes((_VERSION, method)))
-        why = "it offered no login by user name and password, and this tunnel has users"
+        why = "no user name and password offered: this tunnel requires a login"
         if not self._needs_auth:
-            why = "it insists on a login, and this tunnel has no users"
+            why = "the client requires a login, but this tunnel has no users: configure it without a user name"
         return self._refuse(bytes((_VERSION, _NO_METHOD)), why, login=self._needs_auth)
 
     def _not_socks5(self) -> Event | None:
-        """The first byte is not 5: name what the client speaks, where it can be known."""
+        """Refuse a client whose first byte is not 5, and name its protocol if it can be recognised."""
         if self._buffer[0] == 4:
-            return self._refuse(_SOCKS4_REJECTED, "it speaks SOCKS version 4: set it to SOCKS5 (socks5h://)")
+            return self._refuse(
+                _SOCKS4_REJECTED, "received a SOCKS4 request: configure the client for SOCKS5 (socks5h://)"
+            )
         if self._buffer[0] == 0x16:
-            return self._refuse(b"", "it speaks TLS: set it to plain SOCKS5 (socks5h://), not to an HTTPS proxy")
+            return self._refuse(
+                b"", "received a TLS handshake: configure the client for plain SOCKS5 (socks5h://), not an HTTPS proxy"
+            )
         start = bytes(self._buffer[: _LONGEST_HTTP_METHOD + 1])
         after = start.lstrip(b"ABCDEFGHIJKLMNOPQRSTUVWXYZ")
         if not after and len(start) <= _LONGEST_HTTP_METHOD:
-            return None  # it may become the name of an HTTP method yet
+            return None  # may still become an HTTP method
         if after.startswith(b" "):
             return self._refuse(
-                _HTTP_REFUSAL, "it speaks HTTP: set it to a SOCKS5 proxy (socks5h://), not to an HTTP one"
+                _HTTP_REFUSAL,
+                "received an HTTP request: configure the client for a SOCKS5 proxy (socks5h://), not an HTTP proxy",
             )
-        return self._refuse(b"", f"it does not speak SOCKS5: its first byte is {start[0]:#04x}, not 0x05")
+        return self._refuse(b"", f"not a SOCKS5 handshake: the first byte is {start[0]:#04x}, expected 0x05")
 
     def _login(self) -> Event | None:
         head = self._buffer
         if head and head[0] != _LOGIN_VERSION:
-            why = f"its login is not RFC 1929: version {head[0]} instead of 1"
+            why = f"login message has version {head[0]}: expected version 1 (RFC 1929)"
             return self._refuse(_LOGIN_FAILED, why, login=True)
         if len(head) < 2 or len(head) < 3 + head[1] or len(head) < 3 + head[1] + head[2 + head[1]]:
             return None
@@ -237,38 +246,38 @@ class Handshake:
         message = self._take(name_end + 1 + head[name_end])
         username, password = message[2:name_end], message[name_end + 1 :]
         if not username or not password:
-            return self._refuse(_LOGIN_FAILED, "its user name or password is empty", login=True)
+            return self._refuse(_LOGIN_FAILED, "empty user name or password", login=True)
         self._state = _State.CHECKING
         return Login(username.decode("utf-8", "surrogateescape"), Secret(password.decode("utf-8", "surrogateescape")))
 
     def _request(self) -> Event | None:
         head = self._buffer
         if head and head[0] != _VERSION:
-            return self._fail(Reply.GENERAL_FAILURE, f"its request has version {head[0]} instead of 5")
+            return self._fail(Reply.GENERAL_FAILURE, f"request has SOCKS version {head[0]}: expected version 5")
         if len(head) < 5:
             return None
         begin, length = 4, _address_length(head)
         if length is None:
-            why = f"unknown address type {head[3]}: only IPv4, IPv6 and names"
+            why = f"unknown address type {head[3]}: expected IPv4, IPv6 or a name"
             return self._fail(Reply.ADDRESS_TYPE_NOT_SUPPORTED, why)
         if len(head) < begin + length + 2:
             return None
         message = self._take(begin + length + 2)
         if message[1] != _CONNECT:
             command = {_BIND: "BIND", _UDP: "UDP ASSOCIATE"}.get(message[1], f"command {message[1]}")
-            return self._fail(Reply.COMMAND_NOT_SUPPORTED, f"it asks for {command}: only CONNECT goes through SSH")
+            return self._fail(Reply.COMMAND_NOT_SUPPORTED, f"{command} is not supported: SSH carries only CONNECT")
         return self._connect(message[3], message[begin:-2], int.from_bytes(message[-2:]))
 
     def _connect(self, kind: int, address: bytes, port: int) -> Event:
         if kind == _NAME:
-            host = address[1:].decode("latin-1")  # any bytes at all; what is not ASCII is refused below
+            host = address[1:].decode("latin-1")  # accepts any bytes; read_host refuses those that are not ASCII
         else:
             host = str(IPv4Address(address) if kind == _IPV4 else IPv6Address(address))
         destination = read_host(host)
         if destination is None:
             return self._fail(Reply.GENERAL_FAILURE, _bad_host(host))
         if not port:
-            return self._fail(Reply.GENERAL_FAILURE, "it asks for port 0")
+            return self._fail(Reply.GENERAL_FAILURE, "destination port is 0: expected 1 to 65535")
         if not isinstance(destination, str):
             host = str(destination)
         self._state = _State.CONNECTED
@@ -289,13 +298,13 @@ class Handshake:
 
 
 def _address_length(head: bytearray) -> int | None:
-    """Bytes of a request's address, the length of a name included; None: of an unknown type."""
+    """Return the length of a request's address, with the length byte of a name; None for an unknown type."""
     return {_IPV4: 4, _IPV6: 16, _NAME: 1 + head[4]}.get(head[3])
 
 
 def _bad_host(host: str) -> str:
     if not host:
-        return "it asks for an empty name"
+        return "destination name is empty"
     if not host.isascii():
-        return f"it asks for {host!a}, which is not ASCII: international names come in their xn-- form"
-    return f"it asks for {host!r}, which is neither a name nor an address in its usual form"
+        return f"destination {host!a} is not ASCII: send international names in their xn-- form"
+    return f"destination {host!r} is not valid: expected a host name or an IP address in full"

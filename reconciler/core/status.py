@@ -1,6 +1,6 @@
-"""Desired and observed -> what each target and tunnel is, and why, in words. Pure.
+"""The status of each target and tunnel: phase, reason, message and next try, from desired and observed. Pure.
 
-One judgement serves the log, `status`, the metrics and `/readyz`, so that they cannot disagree.
+The log, `status`, the metrics and `/readyz` all use this one result, so they cannot disagree.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ from reconciler.core.plan import FAIL_BACK_EVERY, is_wanted
 from reconciler.core.spec import Desired, Listen, RemoteTcp, TargetSpec, TunnelSpec
 
 _NONE_BROKEN: Mapping[str, str] = MappingProxyType({})
-UNHEALTHY_AFTER = 3  # dial failures in a row, where no probe says more
+UNHEALTHY_AFTER = 3  # dial failures in a row, for a tunnel without a probe
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """A phase and, where it is not plainly up, why. `next_try` is monotonic seconds, None where none is due."""
+    """A phase, with the reason and message for any problem. `next_try` is monotonic seconds, None if none is due."""
 
     phase: Phase
     reason: Reason | None = None
@@ -47,13 +47,13 @@ class Verdict:
 
     @property
     def is_trouble(self) -> bool:
-        """Whether something fails: it is not up, or it is and what is to replace its connection cannot be made."""
+        """Return True if something fails: the subject is not up, or its connection cannot be replaced."""
         return self.reason is not None
 
 
 @dataclass(frozen=True, slots=True)
 class TargetStatus:
-    """A target: `host` it is connected to ("" none), `links` that carry it."""
+    """The status of a target. `host` is the host it is connected to, "" if none; `links` are its ready links."""
 
     name: str
     verdict: Verdict
@@ -63,7 +63,7 @@ class TargetStatus:
 
 @dataclass(frozen=True, slots=True)
 class TunnelStatus:
-    """A tunnel: `bound` is the address it listens on, or is to listen on."""
+    """The status of a tunnel. `bound` is its bound address, or the configured one while it is not bound."""
 
     id: str
     spec: TunnelSpec
@@ -73,7 +73,7 @@ class TunnelStatus:
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """Everything, in the order of the file. `leaving`: removed tunnels whose last clients are still there."""
+    """The status of all targets and tunnels, in file order. `leaving` are removed tunnels that still have clients."""
 
     targets: tuple[TargetStatus, ...]
     tunnels: tuple[TunnelStatus, ...]
@@ -81,7 +81,7 @@ class Status:
 
 
 def is_settled(desired: Desired, observed: Observed) -> bool:
-    """Whether nothing is under way for the first time: what goes on is retries, probes and clients who drain."""
+    """Return True if no first attempt is in progress. Retries, probes and draining clients do not count."""
     if any(socket.phase is not SocketPhase.BOUND for socket in observed.sockets.values()):
         return False
     for link in observed.links:
@@ -101,10 +101,11 @@ def make_status(
     removed: Iterable[TunnelSpec] = (),
     gone: str = "removed",
 ) -> Status:
-    """What is up, what is not, and why.
+    """Return the status of every target and tunnel.
 
-    `broken`: targets that the file's own gaps keep off, with the sentence. `removed`: tunnels that were asked for;
-    `gone`: why they are not any more.
+    broken    targets that an error in the file keeps off, each with its message
+    removed   tunnels that are no longer in the configuration
+    gone      why they are not
     """
     by_target: dict[str, list[LinkState]] = {}
     for link in observed.links:
@@ -115,14 +116,14 @@ def make_status(
         else _faulty(_judge_target(target, by_target.get(target.name, []), observed, now), target.name, observed)
         for target in desired.targets.values()
     }
-    # A socket elsewhere that is still the tunnel's own is the one it had before an edit, and says nothing of the new.
+    # The address is part of the key: a tunnel's socket from before an edit says nothing about the new one.
     sockets = {(socket.owner.id, socket.key.listen): socket for socket in observed.sockets.values()}
     busy = {flow.key.tunnel for flow in observed.flows}
     failures = {key.listen: tries for key, tries in observed.socket_tries.items()}
     tunnels = []
     for tunnel in desired.tunnels.values():
         socket = sockets.get((tunnel.id, tunnel.listen))
-        # Trying again does not make it well: the last failure holds until the socket is bound.
+        # A retry in progress is no success: the last failure is shown until the socket is bound.
         tries = failures.get(tunnel.listen) if socket is None or socket.phase is SocketPhase.OPENING else None
         if tunnel.target in broken and not tunnel.off:
             verdict = _broken(broken[tunnel.target])
@@ -152,16 +153,16 @@ def _faulty(status: TargetStatus, name: str, observed: Observed) -> TargetStatus
 
 
 def _with_fault(verdict: Verdict, tries: Tries) -> Verdict:
-    """The verdict of something that a fault of this program keeps from being as it is asked for.
+    """Return the verdict of a target or tunnel for which an action raised an internal error.
 
-    What is up stays up, as it was before the edit; what was only to come up is down. A failure of the world's goes
-    before: it is what a person can do something about.
+    A subject that is up stays up in its previous form; one that was coming up is down. Any other failure takes
+    precedence, because the operator can act on it.
     """
     if verdict.is_trouble:
         return verdict
-    is_to_come = verdict.phase in (Phase.PENDING, Phase.CONNECTING)
+    is_coming_up = verdict.phase in (Phase.PENDING, Phase.CONNECTING)
     return Verdict(
-        Phase.DOWN if is_to_come else verdict.phase,
+        Phase.DOWN if is_coming_up else verdict.phase,
         tries.last.reason,
         f"{verdict.message}; {tries.last.message}" if verdict.message else tries.last.message,
         next_fault_try(tries),
@@ -190,49 +191,49 @@ def _target_verdict(
 ) -> Verdict:
     tries = observed.link_tries.get(target.name)
     if tries is not None and tries.access != target.access:
-        tries = None  # it is about a way that nobody asks for any more
+        tries = None  # the failures belong to an access that is no longer configured
     if target.off:
         return Verdict(Phase.OFF, message=f"{target.off}")
     if live:
         right = [link for link in live if link.access == target.access and link.trusted]
         if right or tries is None:
-            return Verdict(Phase.UP, message=_second_choice(right, tries))
+            return Verdict(Phase.UP, message=_fallback_message(right, tries))
         return Verdict(
             Phase.UP,
             tries.last.reason,
-            f"the old connection goes on; the new one cannot be made: {tries.last.message}",
+            f"still using the old connection, the new one failed: {tries.last.message}",
             _next_try(target, tries, observed, now),
             tries.failures,
         )
     if ready:
         interval = target.settings.keepalive_interval
-        message = f"nothing was heard from the server for {interval:g} s: new clients wait until it answers"
+        message = f"no data received from the server for {interval:g} s: new clients wait until it answers"
         return Verdict(Phase.DOWN, Reason.KEEPALIVE, message)
-    if tries is not None and not (_rests(target, links, observed, now) and not tries.last.needs_action):
+    if tries is not None and not (_is_idle(target, links, observed, now) and not tries.last.needs_action):
         due = _next_try(target, tries, observed, now)
         return Verdict(Phase.DOWN, tries.last.reason, tries.last.message, due, tries.failures)
     if any(link.phase is LinkPhase.DIALING for link in links):
         return Verdict(Phase.CONNECTING)
     if target.on_demand is not None:
-        last = f"; the last connection: {tries.last.message}" if tries is not None else ""
-        return Verdict(Phase.STANDBY, message=f"connects when the first client comes{last}")
+        last = f"; last failure: {tries.last.message}" if tries is not None else ""
+        return Verdict(Phase.STANDBY, message=f"connects when the first client arrives{last}")
     return Verdict(Phase.PENDING)
 
 
-def _second_choice(links: list[LinkState], tries: Tries | None) -> str:
-    """What there is to say where the host that is preferred carries nobody."""
+def _fallback_message(links: list[LinkState], tries: Tries | None) -> str:
+    """Return the message of a target that is not connected to its preferred host, "" if it is."""
     best = min(links, key=lambda link: link.host, default=None)
     if best is None or best.host == 0:
         return ""
     hosts = best.access.hop.hosts
-    before = f"{hosts[0]} is" if best.host == 1 else "those before it are"
+    preferred = str(hosts[0]) if best.host == 1 else "the hosts before it"
     last = tries.last if tries is not None and tries.at > best.since else best.preferred_host_failure
-    again = f"{before} tried again every {FAIL_BACK_EVERY:g} s{f'; last time: {last.message}' if last else ''}"
-    return f"on {hosts[best.host]}, host {best.host + 1} of {len(hosts)}: {again}"
+    retry = f"retrying {preferred} every {FAIL_BACK_EVERY:g} s{f'; last failure: {last.message}' if last else ''}"
+    return f"on {hosts[best.host]}, host {best.host + 1} of {len(hosts)}: {retry}"
 
 
-def _rests(target: TargetSpec, links: list[LinkState], observed: Observed, now: Now) -> bool:
-    """Whether it is on demand and nobody wants it: it is not tried again, so nothing is wrong with it."""
+def _is_idle(target: TargetSpec, links: list[LinkState], observed: Observed, now: Now) -> bool:
+    """Return True if the target is on demand and has no demand. It is not retried then, so it is not down."""
     if target.on_demand is None or links:
         return False
     demand = observed.demand.get(target.name)
@@ -258,7 +259,7 @@ def _off(tunnel: TunnelSpec, desired: Desired, *, draining: bool) -> Verdict:
 
 
 def _leaving(why: str) -> Verdict:
-    return Verdict(Phase.DRAINING, message=f"{why}: its last clients are leaving")
+    return Verdict(Phase.DRAINING, message=f"{why}: waiting for its last clients to finish")
 
 
 def _judge_tunnel(
@@ -266,7 +267,7 @@ def _judge_tunnel(
 ) -> Verdict:
     if tries is not None:
         if stands_by(tunnel, tries.last):
-            message = "another holds the port; this one takes over when it is free"
+            message = "another replica holds the port: this one takes over when the port is free"
             return Verdict(Phase.STANDBY, message=message, next_try=next_socket_try(tries, tunnel.id))
         due = next_socket_try(tries, tunnel.id)
         return Verdict(Phase.DOWN, tries.last.reason, tries.last.message, due, tries.failures)
@@ -275,36 +276,36 @@ def _judge_tunnel(
         return target
     if socket is None or not bound:
         return Verdict(Phase.CONNECTING)
-    trouble = _trouble(tunnel, observed)
-    if trouble is not None and trouble.failure is not None:
-        message = _asked_again(tunnel, trouble.failure)
-        return Verdict(Phase.UNHEALTHY, trouble.failure.reason, message, failures=trouble.failures)
-    doubts = [target.message] if target.is_trouble else [_doubt(tunnel.listen, socket.bound), socket.remark]
-    return Verdict(Phase.UP, message="; ".join(filter(None, doubts)))
+    unhealthy = _unhealthy_destination(tunnel, observed)
+    if unhealthy is not None and unhealthy.failure is not None:
+        message = _with_retry(tunnel, unhealthy.failure)
+        return Verdict(Phase.UNHEALTHY, unhealthy.failure.reason, message, failures=unhealthy.failures)
+    notes = [target.message] if target.is_trouble else [_interface_note(tunnel.listen, socket.bound), socket.remark]
+    return Verdict(Phase.UP, message="; ".join(filter(None, notes)))
 
 
 def stands_by(tunnel: TunnelSpec, failure: Failure) -> bool:
-    """Whether that it may not listen is as it should be: another replica does, and this one is to wait for that."""
+    """Return True if the failure is the expected state of a standby tunnel: another replica holds its port."""
     return tunnel.policy.standby and failure.reason is Reason.REMOTE_PORT_IN_USE
 
 
-def _asked_again(tunnel: TunnelSpec, failure: Failure) -> str:
-    """What failed, and who tries it next; a password that cannot be read is looked at when its file changes."""
+def _with_retry(tunnel: TunnelSpec, failure: Failure) -> str:
+    """Return the failure's message with what retries it. An unreadable secret is retried when its file changes."""
     if failure.reason is Reason.SECRET_UNREADABLE:
         return failure.message
     health = tunnel.policy.health
-    again = f"Asked again every {health.interval:g} s." if health else "The next client tries it again."
-    return f"{failure.message}{'' if failure.message.endswith('?') else '.'} {again}"
+    retry = f"probed every {health.interval:g} s" if health else "retried with the next client"
+    return f"{failure.message} ({retry})"
 
 
-def _doubt(listen: Listen, bound: str) -> str:
-    """What is not as it was asked for, or cannot be known, about the interfaces that a server listens on."""
+def _interface_note(listen: Listen, bound: str) -> str:
+    """Return a note if the server listens, or may listen, on other interfaces than configured; "" otherwise."""
     if not isinstance(listen, RemoteTcp):
         return ""
     if bound.startswith("*:"):
-        return f"the server listens on every interface, not on {listen.host} alone: its GatewayPorts says so"
+        return f"the server listens on all interfaces, not only on {listen.host}: check GatewayPorts in its sshd_config"
     if not _is_loopback(listen.host):
-        return f"{listen.host} is asked for: sshd without GatewayPorts listens on loopback alone and does not say so"
+        return f"{listen.host} is not confirmed: sshd without GatewayPorts listens on loopback only, without an error"
     return ""
 
 
@@ -315,9 +316,9 @@ def _is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def _trouble(tunnel: TunnelSpec, observed: Observed) -> Destination | None:
-    """What speaks against its destination: the probe if there is one, else the clients' own failures."""
+def _unhealthy_destination(tunnel: TunnelSpec, observed: Observed) -> Destination | None:
+    """Return the state of a destination that failed often enough: by its probe, or without one by client dials."""
     health = tunnel.policy.health
-    heard = observed.probes.get(tunnel.id) if health else observed.destinations.get(tunnel.id)
-    enough = health.failure_threshold if health else UNHEALTHY_AFTER
-    return heard if heard is not None and heard.failures >= enough else None
+    destination = observed.probes.get(tunnel.id) if health else observed.destinations.get(tunnel.id)
+    threshold = health.failure_threshold if health else UNHEALTHY_AFTER
+    return destination if destination is not None and destination.failures >= threshold else None

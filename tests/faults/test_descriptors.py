@@ -31,7 +31,7 @@ from support.tunnels import file, local, remote, running, socks, target, tunnel
 from support.wait import WITHIN, eventually, fd_count, free_port, is_heard
 
 HARD = 512
-NOT_ROOM = "no room for another"
+NONE_LEFT = "no descriptor left for another"
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,9 +130,9 @@ async def test_held_clients_of_a_dead_tunnel_do_not_starve_another(
             held = metrics.value("ssh_tunnel_held_connections", **tunnel)
             assert HARD // 4 < held < HARD
             said = it.program.log_text()
-            assert f"{NOT_ROOM} client: {held:g} of {HARD} descriptors are in use by clients of dead/held: " in said
+            assert f"{NONE_LEFT} client ({held:g} of {HARD} descriptors are in use by clients of dead/held): " in said
             assert "(ulimit -n, LimitNOFILE=) or set `maxConnections`" in said
-            assert said.count(NOT_ROOM) < 10, "the log is told once in a while"
+            assert said.count(NONE_LEFT) < 10, "the log is told once in a while"
         await answers(well)
 
 
@@ -197,7 +197,7 @@ async def test_more_listeners_than_there_is_room_for_can_be_mended(
         down = [one for one in tunnels.values() if not one["up"]]
         assert HARD // 4 < len(up) < HARD
         assert {(one["phase"], one["reason"]) for one in down} == {("down", "resources")}
-        why = f"{NOT_ROOM} listener: listeners may use {len(up)} of {HARD} descriptors:"
+        why = f"{NONE_LEFT} listener (listeners may use {len(up)} of {HARD} descriptors):"
         assert {one["message"] for one in down} == {f"{why} raise the limit of open files (ulimit -n, LimitNOFILE=)"}
         assert await exchange("127.0.0.1", int(up[0]["listen"].rpartition(":")[2])) == b"ping"
         assert (await it.metrics()).value("tunnels_configured") == len(ports)
@@ -221,7 +221,9 @@ async def test_more_connections_than_there_is_room_for_can_be_mended(
         async with starved(tmp_path, "targets:\n" + working) as it:
             await answers(well)
             it.edit("targets:\n" + working + "".join(dead))
-            await eventually(lambda: f"{NOT_ROOM} SSH connection" in it.program.log_text(), message=it.program.log_text)
+            await eventually(
+                lambda: f"{NONE_LEFT} SSH connection" in it.program.log_text(), message=it.program.log_text
+            )
             assert await exchange("127.0.0.1", well) == b"ping"
             assert (await it.tunnels())["well/echo"]["up"]
             it.edit("targets:\n" + working + local("more", more, echo.port))

@@ -79,7 +79,7 @@ async def test_that_the_first_host_is_not_used_is_told_by_status_log_and_events(
     hosts = f'["{dead}", "{sshd.host}:{sshd.port}"]'
     text = file(sshd, local("echo", free_port(), echo.port), host=None, port=None, hosts=hosts)
     why = f"{dead} refuses connections: nothing listens there, or a firewall says no"
-    said = f"on {sshd.host}:{sshd.port}, host 2 of 2: {dead} is tried again every 60 s; last time: {why}"
+    said = f"on {sshd.host}:{sshd.port}, host 2 of 2: retrying {dead} every 60 s; last failure: {why}"
     async with whole(tmp_path, text) as it:
         await it.tunnels.all_up()
         assert f"target server is up: {said}" in [record.getMessage() for record in caplog.records]

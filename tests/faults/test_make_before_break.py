@@ -83,7 +83,7 @@ async def test_a_new_access_that_does_not_work_leaves_the_old_connection_and_say
             verdict = tunnels.verdict("server/echo")
             assert verdict is not None
             assert verdict.message == said, "its tunnels say it as well"
-            assert "the old connection goes on" in said
+            assert "still using the old connection" in said
             assert str(stranger.private) in said, "the key that does not work is named"
             assert tunnels.phases() == {"server/echo": Phase.UP}
             assert await exchange("127.0.0.1", port) == b"ping", "new clients are carried too"

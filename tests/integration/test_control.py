@@ -111,7 +111,7 @@ async def test_a_name_that_is_none_is_told_with_those_there_are(sshd: Sshd, echo
         await it.tunnels.all_up()
         for verb in ("restart", "pause", "resume"):
             answer = await it.control.post(f"/api/v1/{verb}", 404, ids=["x"])
-            assert answer == {"error": "no tunnel is called x; there are server/echo"}
+            assert answer == {"error": 'no tunnel matches "x": known tunnels are server/echo'}
         assert "name tunnels" in (await it.control.post("/api/v1/pause", 400, ids=[]))["error"]
         assert (await it.control.get("/api/v1/nothing", 404)).keys() == {"error"}
         assert (await it.control.get("/api/v1/restart", 405)).keys() == {"error"}
@@ -187,7 +187,7 @@ async def test_wait_gives_up_and_says_what_is_missing(sshd: Sshd, echo: EchoServ
         assert await it.control.get("/api/v1/wait", ids="server/*") == {"ok": True}
         answer = await it.control.get("/api/v1/wait", 408, timeout="0.05")
         assert "dead/never is down (refused)" in answer["error"]
-        assert "no tunnel is called x" in (await it.control.get("/api/v1/wait", 404, ids="x"))["error"]
+        assert 'no tunnel matches "x"' in (await it.control.get("/api/v1/wait", 404, ids="x"))["error"]
 
 
 async def test_connections_are_told_live_and_held(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> None:

@@ -260,7 +260,7 @@ async def test_a_listener_that_the_server_may_have_narrowed_says_so_as_status_do
         [told] = (await it.control.get("/api/v1/status"))["tunnels"]
         steps = await diagnosed(it, "server/back")
         assert steps.wrong == []
-        assert "sshd without GatewayPorts listens on loopback alone" in told["message"]
+        assert "sshd without GatewayPorts listens on loopback only" in told["message"]
         assert steps.detail["listen on the server"] == f"0.0.0.0:{there} ({told['message']})"
 
 
@@ -275,7 +275,7 @@ async def test_a_standby_is_well(sshd: Sshd, echo: EchoServer, tmp_path: Path) -
         assert "takes over when it is free" in back.detail["listen on the server"]
         lazy = await diagnosed(it, "lazy/echo")
         assert lazy.wrong == []
-        assert lazy.detail["tunnel"] == "connects when the first client comes"
+        assert lazy.detail["tunnel"] == "connects when the first client arrives"
 
 
 # --- the tunnel itself, and its destination ---------------------------------------------------------------------

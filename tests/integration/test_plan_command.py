@@ -158,7 +158,7 @@ async def test_a_client_whom_an_edit_forbids_is_foreseen_to_be_touched_and_is_cu
                 await reader.read(1)
         events = await run.ran("events", "server/echo")
         assert "cut" in events.out
-        assert "1 client: its source 127.0.0.1 is not allowed any more" in events.out
+        assert "1 client: source 127.0.0.1 is no longer allowed" in events.out
 
 
 async def test_what_changed_is_readable_on_80_columns(tmp_path: Path) -> None:

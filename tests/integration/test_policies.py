@@ -96,7 +96,7 @@ async def test_clients_whom_an_edit_cuts_are_told_of_in_one_line_and_one_event(
             tunnels.edit(file(sshd, local("echo", port, echo.port, audit="false", deny="[127.0.0.2]")))
             await eventually(lambda: tunnels.meter("server/echo").active == 1)
         [event] = [one for one in tunnels.app.events.since(0)[1] if one.phase == "cut"]
-    why = "its source 127.0.0.2 is not allowed any more"
+    why = "source 127.0.0.2 is no longer allowed"
     assert (event.subject, event.message) == ("tunnel server/echo", f"2 clients: {why}")
     [line] = [record for record in caplog.records if "cut" in record.getMessage()]
     assert line.getMessage() == f"tunnel server/echo: its new rules cut 2 clients: {why}"
@@ -119,9 +119,9 @@ async def test_many_clients_with_many_reasons_are_told_of_in_one_line(
             await eventually(lambda: tunnels.meter("server/echo").active == 0)
         [event] = [one for one in tunnels.app.events.since(0)[1] if one.phase == "cut"]
     assert event.message == (
-        "5 clients: its source 127.0.0.2 is not allowed any more (2 of them); "
-        "its source 127.0.0.3 is not allowed any more (1 of them); "
-        "its source 127.0.0.4 is not allowed any more (1 of them); and others"
+        "5 clients: source 127.0.0.2 is no longer allowed (2 of them); "
+        "source 127.0.0.3 is no longer allowed (1 of them); "
+        "source 127.0.0.4 is no longer allowed (1 of them); and others"
     )
 
 

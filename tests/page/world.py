@@ -245,8 +245,10 @@ def some_failing() -> World:
     world.turn("staging/web", "unhealthy", "probe", PROBE)
     world.turn("staging/break-glass", "off", None, "expired")
     world.turn("staging/debug", "connecting")
-    world.turn("edge/webhook", "draining", None, "disabled: its last clients are leaving")
-    world.turn("edge/leader", "standby", None, "another holds the port; this one takes over when it is free", 3)
+    world.turn("edge/webhook", "draining", None, "disabled: waiting for its last clients to finish")
+    world.turn(
+        "edge/leader", "standby", None, "another replica holds the port: this one takes over when the port is free", 3
+    )
     world.turn("edge/logs", "pending")
     world.find("edge").update(hostKeyVerified=False)
     world.files.append({"path": "/etc/tunnels/tunnels.d/search.yaml", "valid": False, "error": INVALID})

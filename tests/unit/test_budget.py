@@ -169,7 +169,7 @@ def test_the_sentences_name_what_uses_the_most() -> None:
         pass
     used = budget.clients_of("a")
     assert budget.no_client() == (
-        f"no room for another client: {used} of 256 descriptors are in use by clients of prod/dead: "
+        f"no descriptor left for another client ({used} of 256 descriptors are in use by clients of prod/dead): "
         "raise the limit of open files (ulimit -n, LimitNOFILE=) or set `maxConnections`"
     )
     while budget.take_listener(1) is not None:
@@ -184,7 +184,7 @@ def test_the_sentences_name_a_target_where_no_tunnel_alone_uses_the_most() -> No
     budget = Budget(1024)
     places = [budget.take_client(owner, f"dead/{owner}", "dead") for owner in range(20) for _ in range(20)]
     count = sum(place is not None for place in places)
-    assert f": {count} of 1024 descriptors are in use by clients of target dead: " in budget.no_client()
+    assert f" ({count} of 1024 descriptors are in use by clients of target dead): " in budget.no_client()
 
 
 def test_clients_of_all_targets_that_are_away_leave_an_eighth_to_those_of_others() -> None:
@@ -193,7 +193,7 @@ def test_clients_of_all_targets_that_are_away_leave_an_eighth_to_those_of_others
         budget.add_owner(owner)
     waiting = [budget.take_client(owner, f"dead{owner}/t", AWAY) for _ in range(13) for owner in range(1, 101)]
     places = [place for place in waiting if place is not None]
-    assert f": {len(places)} of 1024 descriptors are in use by clients of targets that are not connected: " in (
+    assert f" ({len(places)} of 1024 descriptors are in use by clients of targets that are not connected): " in (
         budget.no_client()
     )
     count = 0

@@ -96,7 +96,7 @@ def test_a_pause_that_ends_by_itself_says_when() -> None:
 
 
 def test_an_old_connection_that_goes_on_is_told_though_it_is_up() -> None:
-    message = "the old connection goes on; the new one cannot be made: refuses to log in"
+    message = "still using the old connection, the new one failed: refuses to log in"
     shown = status(tunnel("a/x", message=message), tunnel("a/y", message=message), next_try=60)
     shown["targets"][0]["reason"], shown["targets"][0]["needsAction"] = "auth", True
     assert lines(shown, NOW, 100)[4:] == [
@@ -118,10 +118,10 @@ def test_what_no_tunnel_says_for_its_target_is_told_too() -> None:
 
 def test_a_host_that_is_not_the_first_choice_is_a_note() -> None:
     shown = status(tunnel("a/x"), tunnel("a/y"), tunnel("b/x"))
-    shown["targets"][0]["message"] = "on b:22, host 2 of 2: a:22 is tried again every 60 s"
+    shown["targets"][0]["message"] = "on b:22, host 2 of 2: retrying a:22 every 60 s"
     assert lines(shown, NOW, 100)[5:] == [
         "a is up:",
-        "  on b:22, host 2 of 2: a:22 is tried again every 60 s",
+        "  on b:22, host 2 of 2: retrying a:22 every 60 s",
         "",
         "3 tunnels up; file read 2h ago.",
     ]
@@ -135,7 +135,9 @@ def test_a_trouble_says_what_the_tunnel_is_for() -> None:
 
 
 def test_a_process_that_ends_says_so_and_who_is_still_there() -> None:
-    leaving = tunnel("a/x", "draining", connections=2, message="the process is ending: its last clients are leaving")
+    leaving = tunnel(
+        "a/x", "draining", connections=2, message="the process is ending: waiting for its last clients to finish"
+    )
     for tunnels, said in (
         ((leaving,), "The process is ending: 2 clients may finish, nobody new comes in."),
         ((), "The process is ending."),

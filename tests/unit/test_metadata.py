@@ -29,7 +29,7 @@ SPECIAL = (
 
 @pytest.mark.parametrize("host", SPECIAL)
 def test_link_local_and_metadata_destinations_are_refused_unless_they_are_named(host: str) -> None:
-    assert "only a rule of `allowDestinations` that names it permits it" in places().refusal(host, 80)
+    assert "name it in `allowDestinations` to permit it" in places().refusal(host, 80)
     assert not places("*:*", "0.0.0.0/0:*", "[::/0]:*", "*.internal:*", "*.goog:*").permits(host, 80)
     named = f"[{host}]:80" if ":" in host else f"{host}:80"
     assert places("*:*", named).permits(host, 80)

@@ -71,7 +71,7 @@ PINNED = [1, 1]
 )
 def test_globs_mean_tunnels_by_id_or_by_target(patterns: list[str], ids: list[str] | None) -> None:
     if ids is None:
-        with pytest.raises(NoSuchTunnelError, match="there are prod/db, prod/web, test/db"):
+        with pytest.raises(NoSuchTunnelError, match="known tunnels are prod/db, prod/web, test/db"):
             matching(patterns, FILES)
     else:
         assert [tunnel.id for tunnel in matching(patterns, FILES)] == ids

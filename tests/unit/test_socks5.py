@@ -89,7 +89,7 @@ def test_a_login_that_is_not_utf8_equals_no_password_of_a_file() -> None:
 def test_an_empty_name_or_password_is_refused_without_being_checked(login: bytes) -> None:
     assert answered(GREETING_WITH_LOGIN + login, needs_auth=True) == [
         Send(b"\x05\x02"),
-        Refused(b"\x01\x01", "its user name or password is empty", login=True),
+        Refused(b"\x01\x01", "empty user name or password", login=True),
     ]
 
 
@@ -101,7 +101,7 @@ def test_a_client_without_a_password_is_refused_where_there_are_users() -> None:
     refused = refusal(GREETING, needs_auth=True)
     assert refused.data == b"\x05\xff"
     assert refused.login
-    assert "users" in refused.why
+    assert "requires a login" in refused.why
 
 
 def test_a_client_that_offers_both_goes_on_without_a_login_where_there_are_no_users() -> None:
@@ -186,7 +186,7 @@ def test_the_longest_name_of_the_domain_name_system_is_accepted() -> None:
 
 
 def test_port_0_is_refused() -> None:
-    assert "port 0" in refusal(GREETING + request(b"example.com", port=0)).why
+    assert "port is 0" in refusal(GREETING + request(b"example.com", port=0)).why
 
 
 @pytest.mark.parametrize(("command", "name"), [(2, "BIND"), (3, "UDP ASSOCIATE"), (0, "command 0"), (9, "command 9")])
@@ -209,7 +209,7 @@ def test_a_request_of_another_version_is_refused() -> None:
 def test_a_socks4_client_is_told_in_its_own_protocol() -> None:
     refused = refusal(b"\x04\x01\x01\xbb\xc0\x00\x02\x07me\x00")
     assert refused.data == b"\x00\x5b\x00\x00\x00\x00\x00\x00"
-    assert "SOCKS version 4" in refused.why
+    assert "SOCKS4" in refused.why
 
 
 @pytest.mark.parametrize("start", [b"GET / HTTP/1.1\r\n", b"CONNECT example.com:443 HTTP/1.1\r\n", b"PROPFIND / "])

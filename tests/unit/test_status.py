@@ -103,7 +103,7 @@ def test_up_on_another_host_than_the_first_is_said_with_what_the_first_said_last
     first, second, third = hosts.access.hop.hosts
     world.unreachable |= {first}
     world.settled(hosts, local())
-    said = f"on {second}, host 2 of 3: {first} is tried again every 60 s; last time: "
+    said = f"on {second}, host 2 of 3: retrying {first} every 60 s; last failure: "
     assert of_target(world) == Verdict(Phase.UP, message=f"{said}it cannot be reached")
     assert of(world) == Verdict(Phase.UP)
     world.wait(61.0)
@@ -112,7 +112,7 @@ def test_up_on_another_host_than_the_first_is_said_with_what_the_first_said_last
     world.unreachable |= {second}
     world.lose(world.link().id, CLOSED)
     world.all_well()
-    again = "those before it are tried again every 60 s; last time: it cannot be reached"
+    again = "retrying the hosts before it every 60 s; last failure: it cannot be reached"
     assert of_target(world).message == f"on {third}, host 3 of 3: {again}"
     world.unreachable.clear()
     world.wait(61.0)
@@ -147,9 +147,9 @@ def test_what_is_unhealthy_says_who_asks_it_next() -> None:
     asks = Failure(Reason.DESTINATION, "db refuses: does anything listen there?")
     secret = Failure(Reason.SECRET_UNREADABLE, "the password of alice cannot be read")
     for failure, health, message in (
-        (NO_ANSWER.failure, None, "db refuses. The next client tries it again."),
-        (NO_ANSWER.failure, PROBE, "db refuses. Asked again every 30 s."),
-        (asks, None, f"{asks.message} The next client tries it again."),
+        (NO_ANSWER.failure, None, "db refuses (retried with the next client)"),
+        (NO_ANSWER.failure, PROBE, "db refuses (probed every 30 s)"),
+        (asks, None, f"{asks.message} (retried with the next client)"),
         (secret, None, secret.message),
     ):
         world = World()
@@ -173,7 +173,7 @@ def test_off_draining_and_broken() -> None:
     world.settled(target(), local())
     world.arrive("prod/db")
     world.edit(target(), local(off="disabled"))
-    assert of(world) == Verdict(Phase.DRAINING, message="disabled: its last clients are leaving")
+    assert of(world) == Verdict(Phase.DRAINING, message="disabled: waiting for its last clients to finish")
     world.leave(world.observe().flows[0].key)
     assert of(world) == Verdict(Phase.OFF, message="disabled")
     broken = make_status(
@@ -192,6 +192,6 @@ def test_a_removed_tunnel_is_leaving_while_it_has_clients() -> None:
     [leaving] = judgement.leaving
     assert (leaving.id, leaving.verdict.phase) == ("prod/db", Phase.DRAINING)
     ending = make_status(world.asked, world.observe(), world.now(), removed=[local()], gone="the process is ending")
-    assert ending.leaving[0].verdict.message == "the process is ending: its last clients are leaving"
+    assert ending.leaving[0].verdict.message == "the process is ending: waiting for its last clients to finish"
     world.leave(world.observe().flows[0].key)
     assert make_status(world.asked, world.observe(), world.now(), removed=[local()]).leaving == ()

@@ -1,33 +1,33 @@
-"""Who may connect to a tunnel, and where a SOCKS client may go: rules read once, asked on every accept.
+"""Access rules: which clients may connect to a tunnel, and where a SOCKS client may connect to.
 
-Owns the grammar of `allow`, `deny` (sources) and `allowDestinations`, `denyDestinations`. In: the texts of the file,
-then an origin or a destination. Out: yes or no, and for a destination the sentence that says why not. In both: deny
-wins, and an empty allow list means everybody or everywhere. An unknown origin is refused where there is a source rule.
+Defines the grammar of `allow`, `deny` (sources) and `allowDestinations`, `denyDestinations`. Input: the texts of the
+file, then an origin or a destination. Output: yes or no, and for a destination the reason for a refusal. In both kinds
+deny wins, and an empty allow list permits everything. An unknown origin is refused if the tunnel has any source rule.
 
 A source rule is an address or a network: `192.0.2.7`, `10.0.0.0/8`, `2001:db8::/32`.
 
 A destination rule is `host:ports`.
   host   `db.internal`    that name, in any case, with or without its final dot
-         `*.internal`     a.internal and a.b.internal, not internal itself
+         `*.internal`     a.internal and a.b.internal, but not internal
          `10.0.0.0/8`     an address or a network; IPv6 in brackets: `[2001:db8::7]`, `[2001:db8::/32]`
          `*`              every name and every address
   ports  `443`, `8000-8100`, `80,443`, `*`
 
-Names are resolved on the far side, so nothing here knows the address of a name. What follows from that:
-- A deny by address would be void if any name that leads there passed. While one holds for a port, a name passes on
-  that port only if an allow rule *names* it (`app.internal` or `*.internal`; `*` vouches for nobody).
-- A deny by name is about that name: an alias, or the bare address, is another destination (`localhost` does not cover
-  127.0.0.1). To wall something off, list what is allowed.
-- The resolver reads `127.1`, `0x7f.1` and `2130706433` as 127.0.0.1, and `010.0.0.1` as one thing or another: they
-  are neither names nor addresses here, and are refused.
-- One address has several faces: IPv4-mapped IPv6 counts as the IPv4 address; a deny of 127.0.0.1 or ::1 also holds for
-  0.0.0.0 and :: (which connect to the host itself), a deny of an IPv4 address for the IPv6 addresses that stand for it
-  (NAT64, 6to4 and others: `core/rules/ip.py`).
+The SSH server resolves names, so these rules never know the address of a name. Consequences:
+- A deny by address would have no effect if names could resolve to that address. Where such a rule covers a port, a name
+  is permitted on that port only if an allow rule *names* it (`app.internal` or `*.internal`, but not `*`).
+- A deny by name covers that name only: an alias or the bare address is another destination (`localhost` does not cover
+  127.0.0.1). To isolate a destination, list the allowed ones.
+- Resolvers read `127.1`, `0x7f.1` and `2130706433` as 127.0.0.1, and differ on `010.0.0.1`. These forms are neither
+  names nor addresses here, and are refused.
+- Several addresses can reach one host. IPv4-mapped IPv6 counts as the IPv4 address. A deny of 127.0.0.1 or ::1 also
+  covers 0.0.0.0 and ::, which connect to the host itself. A deny of an IPv4 address also covers the IPv6 addresses that
+  embed it (NAT64, 6to4 and others: `core/rules/ip.py`).
 
-Without any rule, too, link-local and cloud-metadata destinations (`core/rules/metadata.py`) are refused unless an allow
+Even without rules, link-local and cloud-metadata destinations (`core/rules/metadata.py`) are refused unless an allow
 rule names them: a rule for that address, for a network inside its special network (`169.254.0.0/16` for
-169.254.169.254), or for exactly that name. `*`, `0.0.0.0/0` and `*.internal` name nothing.
-`["*:*", "169.254.169.254:80"]` permits everything, this address included.
+169.254.169.254), or for exactly that name. `*`, `0.0.0.0/0` and `*.internal` name none of them.
+`["*:*", "169.254.169.254:80"]` permits everything, including this address.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ from reconciler.core.rules.ip import Address, Network, faces, read_address, read
 from reconciler.core.rules.origin import Origin, TcpOrigin, UnixOrigin
 
 _NAME = re.compile(r"(?:[a-z0-9_-]{1,63}\.)*[a-z0-9_-]{1,63}")
-_NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*")  # as a last label: the resolver takes the whole for an address
+_NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*")  # as the last label, it makes resolvers read the host as an address
 _NAME_LENGTH = 253  # RFC 1035 section 3.1, in the written form
 
 
@@ -52,19 +52,21 @@ _NAME_LENGTH = 253  # RFC 1035 section 3.1, in the written form
 
 @dataclass(frozen=True, slots=True)
 class SourceRules:
-    """Which client addresses a tunnel accepts."""
+    """The source rules of a tunnel: which client addresses it accepts."""
 
     allow: tuple[Network, ...]
     deny: tuple[Network, ...]
 
     @classmethod
     def parse(cls, allow: Iterable[str], deny: Iterable[str]) -> Self:
-        """ValueError with a sentence for the first rule that is none."""
+        """Parse the rules. Raises ValueError with a message about the first invalid rule."""
         return cls(tuple(map(_source, allow)), tuple(map(_source, deny)))
 
     def permits(self, origin: Origin) -> bool:
-        """Whether this client may connect. File permissions judge the client of a unix socket. An unknown origin is
-        refused wherever there is a rule, a deny too: it might be the one that is denied.
+        """Return True if the client may connect.
+
+        Clients of a unix socket always may: file permissions restrict them. An unknown origin is refused if there is
+        any rule, because it could be a denied one.
         """
         if isinstance(origin, UnixOrigin) or not (self.allow or self.deny):
             return True
@@ -74,14 +76,16 @@ class SourceRules:
 
 
 def check_source_rule(text: str) -> None:
-    """ValueError with a sentence if `text` is no source rule."""
+    """Raise ValueError with a message if `text` is not a valid source rule."""
     _source(text)
 
 
 def _source(text: str) -> Network:
     network = read_network(text)
     if network is None:
-        raise ValueError(f"{text!r} is not an address or network: write 10.0.0.0/8, 192.0.2.7 or 2001:db8::/32")
+        raise ValueError(
+            f"{text!r} is not an address or network: expected a form such as 10.0.0.0/8, 192.0.2.7 or 2001:db8::/32"
+        )
     return network
 
 
@@ -90,7 +94,12 @@ def _source(text: str) -> Network:
 
 @dataclass(frozen=True, slots=True)
 class DestinationRule:
-    """One `host:ports`. Of a network, `name` is ""; else it is a name, `.suffix` or `*`. Ports are pairs, inclusive."""
+    """One `host:ports` rule.
+
+    network   the address or network, None for a name
+    name      a name, `.suffix` or `*`; "" for a network
+    ports     inclusive ranges
+    """
 
     text: str
     network: Network | None
@@ -113,19 +122,19 @@ class DestinationRule:
 
 @dataclass(frozen=True, slots=True)
 class DestinationRules:
-    """Where the clients of a SOCKS tunnel may go."""
+    """The destination rules of a SOCKS tunnel: where its clients may connect to."""
 
     allow: tuple[DestinationRule, ...]
     deny: tuple[DestinationRule, ...]
 
     @classmethod
     def parse(cls, allow: Iterable[str], deny: Iterable[str]) -> Self:
-        """ValueError with a sentence for the first rule that is none."""
+        """Parse the rules. Raises ValueError with a message about the first invalid rule."""
         return cls(tuple(map(_destination, allow)), tuple(map(_destination, deny)))
 
     @property
     def refuses_names(self) -> bool:
-        """Whether a deny by address shuts out every name, because no allow rule names any: worth a warning."""
+        """True if a deny by address refuses every name, because no allow rule names any. Reported as a warning."""
         denies_addresses = any(rule.network is not None for rule in self.deny)
         return denies_addresses and not any(_names(rule) for rule in self.allow)
 
@@ -133,10 +142,10 @@ class DestinationRules:
         return not self.refusal(host, port)
 
     def refusal(self, host: str, port: int) -> str:
-        """Why a client may not go there, in a sentence; "" if it may."""
+        """Return why a client may not connect to the destination, "" if it may."""
         destination = read_host(host)
         if destination is None:
-            return f"{host!r} is neither a name nor an address in its usual form, so no rule can judge it"
+            return f"{host!r} is not a host name or an IP address in full: no rule can match it"
         for face in _faces(destination):
             for rule in self.deny:
                 if rule.matches(face, port):
@@ -144,28 +153,31 @@ class DestinationRules:
         allowed_by = [rule for rule in self.allow if rule.matches(destination, port)]
         if self.allow and not allowed_by:
             by_address = isinstance(destination, str) and any(rule.network is not None for rule in self.allow)
-            hint = " (no address rule matches a name: it is looked up on the far side)" if by_address else ""
+            hint = " (address rules do not match names: the SSH server resolves them)" if by_address else ""
             return f"{host}:{port} is not among the allowed destinations{hint}"
         special = metadata.kind_of(destination)
         if special and not any(_names_exactly(rule, destination) for rule in allowed_by):
-            return f"{host}:{port} is {special}: only a rule of `allowDestinations` that names it permits it"
+            return f"{host}:{port} is {special}: name it in `allowDestinations` to permit it"
         if isinstance(destination, str) and not any(map(_names, allowed_by)):
             for rule in self.deny:
                 if rule.network is not None and rule.covers(port):
-                    return f"{host} could lead to what {rule.text} denies: it needs an allow rule that names it"
+                    return (
+                        f"{host} may resolve to an address that {rule.text} denies: "
+                        "name it in `allowDestinations` to permit it"
+                    )
         return ""
 
 
 def check_destination_rule(text: str) -> None:
-    """ValueError with a sentence if `text` is no destination rule."""
+    """Raise ValueError with a message if `text` is not a valid destination rule."""
     _destination(text)
 
 
 @lru_cache(maxsize=1024)
 def read_host(text: str) -> Address | str | None:
-    """A destination in the one form that rules compare: an address, or a name in lower case without its final dot.
+    """Return a destination in the form that rules compare: an address, or a lower-case name without its final dot.
 
-    None for what is neither: a scoped address, a name that is not ASCII, a number that a resolver takes for an address.
+    Return None for a scoped address, a name that is not ASCII, and a number that resolvers accept as an address.
     """
     address = read_address(text)
     if address is not None:
@@ -183,7 +195,7 @@ def _names(rule: DestinationRule) -> bool:
 
 
 def _names_exactly(rule: DestinationRule, host: Address | str) -> bool:
-    """Return True if the rule is about this link-local or metadata destination and no wider one."""
+    """Return True if the rule names this link-local or metadata destination and is no wider than its network."""
     if isinstance(host, str):
         return rule.name == host
     return rule.network is not None and metadata.is_named_by(rule.network, host)
@@ -197,7 +209,8 @@ def _destination(text: str) -> DestinationRule:
     host, colon, ports = text.rpartition(":")
     if not colon or (host.count(":") and not host.startswith("[")) or ports.endswith("]"):
         raise ValueError(
-            f"{text!r} is not host:ports: write db.internal:443, *.internal:* or [2001:db8::/32]:8000-8100"
+            f"{text!r} is not host:ports: expected a form such as db.internal:443, *.internal:* or "
+            "[2001:db8::/32]:8000-8100"
         )
     bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
     network = read_network(bare)
@@ -214,11 +227,11 @@ def _name_pattern(text: str, host: str) -> str:
     if isinstance(name, str):
         return f".{name}" if star else name
     if not host.isascii():
-        raise ValueError(f"{text!r} has letters beyond ASCII: write the name in its xn-- form")
+        raise ValueError(f"{text!r} is not ASCII: write the name in its xn-- form")
     if "*" in host:
-        raise ValueError(f"{text!r} has a * in an odd place: write *.internal:443 or *:443")
+        raise ValueError(f"{text!r} has a misplaced *: expected a form such as *.internal:443 or *:443")
     raise ValueError(
-        f"{text!r} does not begin with a host: write a name, *.name, an address in full such as 127.0.0.1, "
+        f"{text!r} has no valid host: expected a name, *.name, an address in full such as 127.0.0.1, "
         "or a network such as 10.0.0.0/8 or [2001:db8::/32]"
     )
 
@@ -231,7 +244,7 @@ def _port_range(text: str, part: str) -> tuple[int, int]:
     first, dash, last = part.strip().partition("-")
     pair = (_port(first), _port(last if dash else first))
     if not 1 <= pair[0] <= pair[1] <= 65535:
-        raise ValueError(f"{text!r} does not end in ports from 1 to 65535: write 443, 8000-8100, 80,443 or *")
+        raise ValueError(f"{text!r} has no valid ports: expected a form such as 443, 8000-8100, 80,443 or *")
     return pair
 
 

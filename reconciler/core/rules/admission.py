@@ -1,7 +1,7 @@
-"""Whether a tunnel's rules admit a client: as it comes, where it asks to go, and whether it may stay after an edit.
+"""Applies a tunnel's rules to a client: on accept, to its requested destination, and again after an edit.
 
-In: the tunnel and the client. Out: yes or no, or the sentence that says why not. One rule for the fleet, which cuts by
-it, and for the plan, which counts by it.
+Input: the tunnel and the client. Output: yes or no, or the reason for a refusal. The actuator cuts clients by the same
+function by which `plan` counts them.
 """
 
 from __future__ import annotations
@@ -15,27 +15,24 @@ from reconciler.core.spec import FarTcp, TunnelSpec
 
 
 def source_allowed(tunnel: TunnelSpec, origin: Origin) -> bool:
-    """Whether a client from there may connect."""
+    """Return True if a client from `origin` may connect."""
     return _sources(tunnel.policy.allow, tunnel.policy.deny).permits(origin)
 
 
 def destination_refused(tunnel: TunnelSpec, to: FarTcp) -> str:
-    """Why a SOCKS client may not go there, "" if it may."""
+    """Return why a SOCKS client may not connect to `to`, "" if it may."""
     policy = tunnel.policy
     return _destinations(policy.allow_destinations, policy.deny_destinations).refusal(to.host, to.port)
 
 
 def forbids(tunnel: TunnelSpec, client_info: ClientInfo) -> str:
-    """Why the tunnel's present rules no longer admit a live client, "" if they do.
-
-    An edit needs no more than this: rules are looked up by their text.
-    """
+    """Return why the tunnel's current rules do not admit a live client, "" if they do."""
     if not source_allowed(tunnel, client_info.origin):
-        return f"its source {client_info.origin.host} is not allowed any more"
+        return f"source {client_info.origin.host} is no longer allowed"
     if client_info.asked is not None and (refusal := destination_refused(tunnel, client_info.asked)):
         return refusal
     if tunnel.policy.users and client_info.user not in tunnel.policy.users:
-        return "its user may not use the tunnel any more"
+        return "its user is no longer allowed"
     return ""
 
 

@@ -1,16 +1,16 @@
-"""How often passwords may be guessed: a limit for each source address, however many connections it opens.
+"""A limit on password guesses for each source address, independent of its number of connections.
 
-In: each login before its password is compared, and how that went. Out: how long to wait before it is compared, or that
-it is not compared at all. It neither sleeps nor reads a clock: `now` is monotonic seconds.
+Input: each login before its password is compared, and the result of the comparison. Output: how long to wait before the
+comparison, or a refusal. The limiter neither sleeps nor reads a clock: `now` is monotonic seconds.
 
-A source (an IPv4 address, an IPv6 /64 network) of a tunnel has BURST wrong passwords in hand and gets one more every
-INTERVAL. Once they are used up, its next logins wait for their turn, right ones too: an answer at once would tell right
-ones from wrong ones, and there would be no limit. So a client that shares its address with one that guesses waits up to
-LONGEST_WAIT seconds, or is refused and has to try again. Other sources, other tunnels, and a source without recent
-wrong passwords are not delayed.
+A source (an IPv4 address or an IPv6 /64 network) of a tunnel may send BURST wrong passwords, and one more every
+INTERVAL. After that all its logins wait, also those with the correct password: an immediate answer would distinguish
+correct passwords from wrong ones and bypass the limit. A client that shares its address with a guesser thus waits up to
+LONGEST_WAIT seconds, or is refused and must try again. Other sources, other tunnels, and a source without recent wrong
+passwords are not delayed.
 
-What keeps one misconfigured client from delaying its neighbours: a wrong password that the source has sent before is no
-new guess, and is free. So is every right password.
+A correct password costs no guess. Nor does a wrong password that the source has sent before: one misconfigured client
+must not delay others at its address.
 """
 
 from __future__ import annotations
@@ -22,14 +22,16 @@ from reconciler.core.rules.origin import Origin, TcpOrigin
 
 BURST = 10
 INTERVAL = 1.0  # seconds
-LONGEST_WAIT = 5.0  # seconds: well within the time that a client has for its whole handshake
-SOURCES_MAX = 4096  # remembered; the one that was heard of longest ago is forgotten first
-REMEMBERED = 8  # wrong passwords of one source
+LONGEST_WAIT = 5.0  # seconds; well below the limit for the whole handshake
+SOURCES_MAX = 4096  # the least recently used source is dropped first
+REMEMBERED = 8  # wrong passwords kept for each source
 
 
 @dataclass(slots=True)
 class _Source:
-    """`paid_at`: when it has BURST guesses in hand again. `wrong`: hashes of wrong logins, the oldest first."""
+    """The state of one source. `paid_at` is when all BURST guesses are available again; `wrong` are hashes of wrong
+    logins, the oldest first.
+    """
 
     paid_at: float
     wrong: dict[int, None] = field(default_factory=dict)
@@ -37,7 +39,7 @@ class _Source:
 
 @dataclass(frozen=True, slots=True)
 class Guess:
-    """A login that may be compared in `wait` seconds. `login` is a hash; `is_free`: it takes no guess."""
+    """A login that may be compared after `wait` seconds. `login` is a hash. `is_free` is True if it costs no guess."""
 
     source: tuple[str, object]
     login: int
@@ -46,17 +48,20 @@ class Guess:
 
 
 class GuessLimiter:
-    """See the module."""
+    """Counts the wrong passwords of each source and delays its logins."""
 
     def __init__(self) -> None:
-        self._sources: dict[tuple[str, object], _Source] = {}  # the one heard of longest ago first
+        self._sources: dict[tuple[str, object], _Source] = {}  # the least recently used first
 
     def __len__(self) -> int:
-        """How many sources are remembered."""
+        """Return the number of known sources."""
         return len(self._sources)
 
     def admit(self, tunnel: str, origin: Origin, login: int, now: float) -> Guess | None:
-        """`login` is a hash of user name and password. None: too many wait already, and it must not be compared."""
+        """Admit a login to comparison, or return None if too many are waiting and it must be refused.
+
+        `login` is a hash of user name and password.
+        """
         key = (tunnel, _group(origin))
         source = self._sources.pop(key, None) or _Source(now)
         self._sources[key] = source
@@ -72,10 +77,10 @@ class GuessLimiter:
         return Guess(key, login, wait, is_free=False)
 
     def settle(self, guess: Guess, *, right: bool, now: float) -> None:
-        """Say how the comparison went."""
+        """Record the result of the comparison."""
         source = self._sources.get(guess.source)
         if source is None:
-            return  # forgotten meanwhile
+            return  # dropped meanwhile
         if not right:
             source.wrong[guess.login] = None
             if len(source.wrong) > REMEMBERED:
@@ -88,13 +93,13 @@ class GuessLimiter:
             del self._sources[guess.source]
 
     def forget(self, live: set[str]) -> None:
-        """Drop what was known of tunnels that are gone."""
+        """Drop the sources of all tunnels that are not in `live`."""
         for key in [key for key in self._sources if key[0] not in live]:
             del self._sources[key]
 
 
 def _group(origin: Origin) -> object:
-    """What counts as one source: an IPv6 host has a whole /64 network of addresses to choose from."""
+    """Return the key of a source. An IPv6 host can use any address of its /64 network, so that counts as one."""
     match origin:
         case TcpOrigin(address=IPv6Address() as address):
             return int(address) >> 64, origin.scope

@@ -1,6 +1,6 @@
-"""IP addresses and networks: reading their usual notations, and the other addresses that reach the same host.
+"""IP addresses and networks: parsing, and the other addresses that reach the same host.
 
-In: text of a file, a client or a server. Out: `ipaddress` values, or None for what is not in the usual notation.
+Input: text from a file, a client or a server. Output: `ipaddress` values, or None for text in another notation.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
 
 _MAPPED = IPv6Network("::ffff:0:0/96")  # RFC 4291 section 2.5.5.2
-_LOW_32_BITS = (  # networks whose addresses hold an IPv4 address in their last 32 bits
+_LOW_32_BITS = (  # networks whose addresses embed an IPv4 address in their last 32 bits
     IPv6Network("::/96"),  # IPv4-compatible, RFC 4291 section 2.5.5.1
     IPv6Network("::ffff:0:0:0/96"),  # IPv4-translated, RFC 2765 section 2.1
     IPv6Network("64:ff9b::/96"),  # NAT64, RFC 6052 section 2.1
@@ -29,7 +29,7 @@ _PART = re.compile(r"0x[0-9a-f]*|[0-9]+", re.ASCII | re.IGNORECASE)
 
 
 def read_address(text: str) -> Address | None:
-    """Only the usual notations: ip_address knows no octal, no hexadecimal and no missing parts of IPv4."""
+    """Parse an address in full notation. Octal, hexadecimal and shortened IPv4 forms return None."""
     if "%" in text:
         return None
     try:
@@ -39,22 +39,25 @@ def read_address(text: str) -> Address | None:
 
 
 def unmapped(address: Address) -> Address:
-    """The IPv4 address of an IPv4-mapped IPv6 one; any other address as it is."""
+    """Return the IPv4 address of an IPv4-mapped IPv6 address, and any other address unchanged."""
     mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
     return address if mapped is None else mapped
 
 
 def read_network(text: str) -> Network | None:
-    """The network, or None for a text that is none; ValueError for one that says two things at once."""
+    """Parse an address or network. Return None if the text is neither.
+
+    Raises ValueError for a prefix that is too long or a network with host bits set.
+    """
     base, slash, length = text.partition("/")
     address = read_address(base)
     if address is None or (slash and not (length.isascii() and length.isdigit() and len(length) <= 3)):
         return None
     if slash and int(length) > address.max_prefixlen:
-        raise ValueError(f"{text!r} is too long a prefix: at most /{address.max_prefixlen}")
+        raise ValueError(f"{text!r} has a prefix that is too long: expected at most /{address.max_prefixlen}")
     network = ip_network(text, strict=False)
     if slash and network.network_address != address:
-        raise ValueError(f"{text!r} names one host of a network: write {network} for all of it, or {base} for the host")
+        raise ValueError(f"{text!r} has host bits set: write {network} for the network, or {base} for the host")
     if isinstance(network, IPv6Network) and network.subnet_of(_MAPPED):
         v4 = IPv4Address(int(network.network_address) & 0xFFFFFFFF)
         return IPv4Network((v4, network.prefixlen - 96))
@@ -62,10 +65,12 @@ def read_network(text: str) -> Network | None:
 
 
 def faces(address: Address) -> tuple[Address, ...]:
-    """The address, and the others that connecting to it may reach: the IPv4 address inside an IPv6 one (NAT64, 6to4,
-    Teredo, ISATAP, ...), and the host itself for 0.0.0.0 and ::.
+    """Return the address and the other addresses that a connection to it may reach.
+
+    These are the IPv4 address embedded in an IPv6 one (NAT64, 6to4, Teredo, ISATAP, ...), and loopback for 0.0.0.0 and
+    ::.
     """
-    found = [address, *(_inside(address) if isinstance(address, IPv6Address) else ())]
+    found = [address, *(_embedded(address) if isinstance(address, IPv6Address) else ())]
     if _ANY4 in found:
         found.append(_LOOPBACK4)
     if address == _ANY6:
@@ -73,8 +78,8 @@ def faces(address: Address) -> tuple[Address, ...]:
     return tuple(dict.fromkeys(found))
 
 
-def _inside(address: IPv6Address) -> list[Address]:
-    """The IPv4 addresses that an IPv6 address may stand for."""
+def _embedded(address: IPv6Address) -> list[Address]:
+    """Return the IPv4 addresses that may be embedded in an IPv6 address."""
     bits = int(address)
     values = list[int]()
     if bits > 1 and any(address in network for network in _LOW_32_BITS):  # not :: and ::1
@@ -93,14 +98,14 @@ def _inside(address: IPv6Address) -> list[Address]:
 
 
 def resolver_address(text: str) -> Address | None:
-    """The address that a resolver may take this host for: also `127.1`, `0x7f.1`, `2130706433`, with a final dot."""
+    """Return the address that a resolver may read from this host, also from `127.1`, `0x7f.1` or `2130706433`."""
     host = text.removesuffix(".")
     address = read_address(host.partition("%")[0])
     return _inet_aton(host) if address is None else unmapped(address)
 
 
 def _inet_aton(text: str) -> IPv4Address | None:
-    """inet_aton(3): one to four parts, decimal, octal or hexadecimal; the last part fills what is left."""
+    """Parse as inet_aton(3): one to four decimal, octal or hexadecimal parts; the last fills the remaining bytes."""
     parts = text.split(".")
     if len(text) > _LONGEST_NAME or len(parts) > 4 or any(_PART.fullmatch(part) is None for part in parts):
         return None

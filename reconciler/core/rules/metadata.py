@@ -1,12 +1,12 @@
-"""Link-local and cloud-metadata destinations: what a tunnel refuses unless the file names it.
+"""Link-local and cloud-metadata destinations: tunnels refuse them unless the file names them.
 
-Metadata services give out the credentials of the machine that asks. Through a tunnel, that is the machine that dials:
-the SSH server, or this one. In: a host. Out: what it is, in words, or "".
+A metadata service returns the credentials of the machine that connects. Through a tunnel this is the machine that
+dials: the SSH server, or this one. Input: a host. Output: the kind of destination in words, or "".
 
-Covered: link-local addresses (169.254.0.0/16 and fe80::/10, where most clouds have the service), the addresses that
-clouds use outside of them, the IPv6 addresses that stand for one of these (NAT64, 6to4, ...: `core/rules/ip.py`), and
-the names that clouds give to the service. Not covered: another name that leads there. Names are resolved by the side
-that dials, so a SOCKS tunnel that must keep its clients from such a service needs `allowDestinations`.
+Covered: link-local addresses (169.254.0.0/16 and fe80::/10, used by most clouds), the addresses that clouds use outside
+these networks, the IPv6 addresses that embed one of them (NAT64, 6to4, ...: `core/rules/ip.py`), and the service's
+official names. Not covered: other names that resolve to such an address. The dialling side resolves names, so a SOCKS
+tunnel that must keep its clients from such a service needs `allowDestinations`.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ NAMES = frozenset(
 
 
 def network_of(address: Address) -> Network | None:
-    """The link-local or metadata network that this address, or another one that it stands for, is in."""
+    """Return the link-local or metadata network of this address or of one that it embeds, None if there is none."""
     for face in faces(address):
         for network in (*LINK_LOCAL, *METADATA):
             if face in network:
@@ -55,7 +55,7 @@ def network_of(address: Address) -> Network | None:
 
 
 def kind_of(host: Address | str) -> str:
-    """What a destination is: "a link-local address", "a cloud metadata service", or "". A name: in lower case."""
+    """Return "a link-local address", "a cloud metadata service" or "". A name must be in lower case."""
     if isinstance(host, str):
         regional = host.startswith("instance-data.") and host.endswith(".compute.internal")
         return "a cloud metadata service" if regional or host in NAMES else ""
@@ -66,15 +66,15 @@ def kind_of(host: Address | str) -> str:
 
 
 def kind_of_text(host: str) -> str:
-    """The same of a host as the file has it, in any notation that a resolver takes for an address."""
+    """Return the same as `kind_of` for a host from the file, in any notation that a resolver accepts as an address."""
     address = resolver_address(host)
     return kind_of(host.lower().removesuffix(".") if address is None else address)
 
 
 def is_named_by(network: Network, address: Address) -> bool:
-    """Return True if a rule for `network` names the address: it is that address alone, or a part of its network.
+    """Return True if a rule for `network` names the address: it is that address, or lies within its special network.
 
-    `169.254.0.0/16` names 169.254.169.254; `0.0.0.0/0` and `168.63.0.0/16` name nothing.
+    `169.254.0.0/16` names 169.254.169.254; `0.0.0.0/0` and `168.63.0.0/16` name none.
     """
     if address not in network:
         return False

@@ -1,8 +1,8 @@
-"""Where a client comes from: a TCP address, a unix socket, or unknown.
+"""The origin of a client: a TCP address, a unix socket, or unknown.
 
-In: what `accept()` or an SSH server says about the client. Out: an `Origin`. The three kinds are three types, so that
-an address that is missing or malformed can never be taken for a unix socket, whose clients pass every source rule:
-`UnknownOrigin` passes none (core/rules/access.py).
+Input: the client's address from `accept()` or from an SSH server. Output: an `Origin`. The three kinds are separate
+types so that a missing or malformed address is never mistaken for a unix socket: clients of a unix socket pass every
+source rule, an `UnknownOrigin` passes none (core/rules/access.py).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _PORT_MAX = 65535
 
 @dataclass(frozen=True, slots=True)
 class TcpOrigin:
-    """An address and port. IPv4-mapped IPv6 is the IPv4 address. `scope`: the interface of a link-local address."""
+    """An address and port. IPv4-mapped IPv6 is stored as IPv4. `scope` is the interface of a link-local address."""
 
     address: Address
     port: int
@@ -36,7 +36,7 @@ class TcpOrigin:
 
 @dataclass(frozen=True, slots=True)
 class UnixOrigin:
-    """A client of a unix socket: it has no address, and file permissions decide whether it may connect."""
+    """The origin of a client of a unix socket. It has no address; file permissions restrict who may connect."""
 
     @property
     def host(self) -> str:
@@ -48,13 +48,13 @@ class UnixOrigin:
 
 @dataclass(frozen=True, slots=True)
 class UnknownOrigin:
-    """A client whose address is missing or not an address. `said` is what stood in its place, printable."""
+    """The origin of a client whose address is missing or invalid. `text` is the invalid address, made printable."""
 
-    said: str = ""
+    text: str = ""
 
     @property
     def host(self) -> str:
-        return self.said or "unknown"
+        return self.text or "unknown"
 
     def __str__(self) -> str:
         return self.host
@@ -65,7 +65,7 @@ UNIX = UnixOrigin()
 
 
 def tcp_origin(host: object, port: object) -> TcpOrigin | UnknownOrigin:
-    """The origin of a TCP client, from the two values that `accept()` or an SSH server gives for it."""
+    """Return the origin of a TCP client from the host and port that `accept()` or an SSH server reports."""
     if not isinstance(host, str) or not isinstance(port, int) or not 0 <= port <= _PORT_MAX:
         return UnknownOrigin(_shown(host) if isinstance(host, str) else "")
     text, percent, scope = host.partition("%")
@@ -78,5 +78,5 @@ def tcp_origin(host: object, port: object) -> TcpOrigin | UnknownOrigin:
 
 
 def _shown(text: str) -> str:
-    """Printable ASCII, at most TEXT_MAX characters: it goes to logs and terminals."""
+    """Return the text as printable ASCII, at most TEXT_MAX characters, for logs and terminals."""
     return ascii(text[:TEXT_MAX])[1:-1][:TEXT_MAX]

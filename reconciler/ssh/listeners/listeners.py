@@ -276,7 +276,7 @@ class Listeners:
         now = self._loop.time()
         if now - self._crowded_at >= CROWDED_EVERY:
             self._crowded_at = now
-            log.warning("%s: no room for another client: %s", tunnel.id, REMEDY)
+            log.warning("%s: no descriptor left for another client: %s", tunnel.id, REMEDY)
 
     async def _open_there(self, record: _Record, listen: RemoteTcp | RemoteUnix, link: Link) -> str:
         if record.forward is None and (last := self._with_last_port(record, listen)) != listen:
