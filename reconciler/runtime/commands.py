@@ -14,7 +14,7 @@ from reconciler.config.load import Config
 from reconciler.config.syntax.config_files import Found
 from reconciler.core.observed import Now, Observed, Phase
 from reconciler.core.overlay import NoSuchTunnelError, matches, matching
-from reconciler.core.simulate_plan import simulate_plan
+from reconciler.core.simulation.plan import simulate_plan
 from reconciler.core.spec import Desired, TunnelSpec
 from reconciler.core.status import TunnelStatus
 from reconciler.report.control import WaitFailedError

@@ -18,8 +18,9 @@ import yaml
 from reconciler.config.effective_json import to_json
 from reconciler.core.actions import Action, Assign, Close, Cut, Dial, Drain, Move, Open, Retire, Tune
 from reconciler.core.observed import EMPTY, Now, Observed, SocketKey
-from reconciler.core.simulate import Client, Simulator
-from reconciler.core.simulate_plan import SimulatedStep, apply_until_settled, converge
+from reconciler.core.simulation.clients import Client
+from reconciler.core.simulation.plan import SimulatedStep, apply_until_settled, converge
+from reconciler.core.simulation.simulator import Simulator
 from reconciler.core.spec import Desired, Endpoint, TargetSettings, TargetSpec
 from reconciler.system.redaction import redact_json
 
@@ -50,7 +51,7 @@ class PlanReport:
 
 def between(old: Desired, new: Desired) -> PlanReport:
     """What a process that has converged on `old`, and has no clients, would do with `new`."""
-    world = Simulator(EMPTY, Now(0.0, time.time()), kind=True)
+    world = Simulator(EMPTY, Now(0.0, time.time()), instant=True)
     converge(world, old)
     observed = world.observe()
     return plan_report(apply_until_settled(world, new), observed, old, new)

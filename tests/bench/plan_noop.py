@@ -19,7 +19,7 @@ TARGETS, TUNNELS, ROUNDS = 100, 10_000, 31
 
 def main() -> None:
     world = World()
-    world.kind = True
+    world.instant = True
     world.edit(
         *(target(f"t{number}") for number in range(TARGETS)),
         *(local(f"t{number % TARGETS}/{number}", number + 1, to=f"host{number}") for number in range(TUNNELS)),

@@ -11,8 +11,8 @@ from reconciler.core.observed import EMPTY, Failure, LinkPhase, LinkState, Now, 
 from reconciler.core.plan import make_plan
 from reconciler.core.rules.origin import Origin, tcp_origin
 from reconciler.core.secret import FromFile
-from reconciler.core.simulate import Simulator
-from reconciler.core.simulate_plan import converge
+from reconciler.core.simulation.plan import converge
+from reconciler.core.simulation.simulator import Simulator
 from reconciler.core.spec import (
     Access,
     Algorithms,
@@ -153,8 +153,8 @@ def desired(*things: TargetSpec | TunnelSpec) -> Desired:
 class World(Simulator):
     """A simulated world with the loop in it, for tests to read like a story."""
 
-    def __init__(self, *, kind: bool = False) -> None:
-        super().__init__(EMPTY, START, kind=kind)
+    def __init__(self, *, instant: bool = False) -> None:
+        super().__init__(EMPTY, START, instant=instant)
         self.asked = desired()
 
     def edit(self, *things: TargetSpec | TunnelSpec) -> list[Action]:

@@ -7,7 +7,7 @@ import pytest
 from reconciler.config.load import load_text
 from reconciler.core.observed import ClientInfo
 from reconciler.core.secret import FromFile
-from reconciler.core.simulate_plan import simulate_plan
+from reconciler.core.simulation.plan import simulate_plan
 from reconciler.core.spec import Desired, FarTcp, SocksUser, TunnelSpec
 from reconciler.runtime.plan_report import between, plan_report
 from unit.build import START, World, local, origin, socks, target

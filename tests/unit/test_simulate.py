@@ -8,8 +8,9 @@ from reconciler.core.actions import Action, Assign, Close, Cut, Dial, Drain, Mov
 from reconciler.core.interfaces import Actuator, Clock
 from reconciler.core.observed import EMPTY, FlowKey, LinkPhase, Now, Observed, SocketKey, SocketPhase
 from reconciler.core.plan import make_plan
-from reconciler.core.simulate import ImpossibleError, Simulator
-from reconciler.core.simulate_plan import converge, simulate_plan
+from reconciler.core.simulation.impossible import ImpossibleError
+from reconciler.core.simulation.plan import converge, simulate_plan
+from reconciler.core.simulation.simulator import Simulator
 from reconciler.core.spec import Desired, FarTcp, LocalTcp
 from unit.build import AUTH, REFUSED, START, World, desired, local, remote, target, told
 
@@ -19,7 +20,7 @@ def simulated(desired: Desired, observed: Observed, now: Now) -> tuple[Action, .
 
 
 def test_it_is_an_actuator_and_a_clock() -> None:
-    world = Simulator(EMPTY, START, kind=True)
+    world = Simulator(EMPTY, START, instant=True)
     actuator: Actuator = world
     clock: Clock = world
     assert actuator.observe() == EMPTY
@@ -97,8 +98,8 @@ def test_a_planner_that_contradicts_itself_is_stopped(monkeypatch: pytest.Monkey
         plan = make_plan(desired(target(), local()), EMPTY, START)
         return replace(plan, actions=plan.actions[:1])
 
-    monkeypatch.setattr("reconciler.core.simulate_plan.make_plan", restless)
-    world = Simulator(EMPTY, START, kind=True)
+    monkeypatch.setattr("reconciler.core.simulation.plan.make_plan", restless)
+    world = Simulator(EMPTY, START, instant=True)
     monkeypatch.setattr(world, "apply", lambda _: None)
     with pytest.raises(ImpossibleError, match="does not settle"):
         converge(world, desired(target(), local()))
@@ -231,7 +232,7 @@ def test_an_observed_world_is_taken_up_where_it_is() -> None:
     world.arrive("prod/db")
     world.edit(target(generation=1), local(port=1), remote())
     seen = world.observe()
-    other = Simulator(seen, world.now(), kind=False)
+    other = Simulator(seen, world.now(), instant=False)
     assert other.observe() == seen
     assert set(other.under_way()) == set(world.under_way())
     other.settle()

@@ -104,15 +104,15 @@ def test_up_on_another_host_than_the_first_is_said_with_what_the_first_said_last
     world.unreachable |= {first}
     world.settled(hosts, local())
     said = f"on {second}, host 2 of 3: retrying {first} every 60 s; last failure: "
-    assert of_target(world) == Verdict(Phase.UP, message=f"{said}it cannot be reached")
+    assert of_target(world) == Verdict(Phase.UP, message=f"{said}the host is not reachable")
     assert of(world) == Verdict(Phase.UP)
     world.wait(61.0)
     world.all_well()
-    assert of_target(world).message == f"{said}no host of it can be reached"
+    assert of_target(world).message == f"{said}no host is reachable"
     world.unreachable |= {second}
     world.lose(world.link().id, CLOSED)
     world.all_well()
-    again = "retrying the hosts before it every 60 s; last failure: it cannot be reached"
+    again = "retrying the hosts before it every 60 s; last failure: the host is not reachable"
     assert of_target(world).message == f"on {third}, host 3 of 3: {again}"
     world.unreachable.clear()
     world.wait(61.0)
