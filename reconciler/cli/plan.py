@@ -212,7 +212,7 @@ def _detail(action: str, subject: str, why: str, desired: Desired) -> str:
     tunnel, target = desired.tunnels.get(subject), desired.targets.get(subject)
     if action == "open" and tunnel is not None:
         return f"{tunnel.listen} -> {tunnel.route}"
-    if action == "dial" and target is not None and why == "it is asked for":
+    if action == "dial" and target is not None and why == "the configuration asks for it":
         return ", ".join(str(host) for host in target.access.hop.hosts)
     return why
 

@@ -24,7 +24,8 @@ from reconciler.core.observed import (
     SocketState,
     Tries,
 )
-from reconciler.core.plan import FAIL_BACK_EVERY, is_wanted
+from reconciler.core.plan import is_wanted
+from reconciler.core.planner.links import FAIL_BACK_EVERY
 from reconciler.core.spec import Desired, Listen, RemoteTcp, TargetSpec, TunnelSpec
 
 _NONE_BROKEN: Mapping[str, str] = MappingProxyType({})

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from integration.commands import ran
-from reconciler.core import plan
 from reconciler.core.actions import Dial
 from reconciler.core.observed import LinkPhase
+from reconciler.core.planner import links
 from support.clients import all_move, moving
 from support.endpoints import whole
 from support.services import EchoServer, exchange
@@ -39,7 +39,7 @@ async def two_hosts(directory: Path) -> AsyncIterator[tuple[Sshd, Sshd]]:
 async def test_clients_fail_over_and_fail_back_without_being_refused_or_cut(
     echo: EchoServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(plan, "FAIL_BACK_EVERY", 0.5)
+    monkeypatch.setattr(links, "FAIL_BACK_EVERY", 0.5)
     port = free_port()
     async with two_hosts(tmp_path) as (first, second):
         hosts = f'["{first.host}:{first.port}", "{second.host}:{second.port}"]'
@@ -122,7 +122,7 @@ def test_a_preferred_host_is_tried_once_a_minute_at_most(
         print(
             f"\n  a preferred host well for {healthy_for:.0f} s a time: {len(tries)} tries a day, {apart:.0f} s apart"
         )
-    assert apart >= plan.FAIL_BACK_EVERY
+    assert apart >= links.FAIL_BACK_EVERY
 
 
 def host(tunnels: Running) -> int:

@@ -23,7 +23,7 @@ from unit.build import START, desired, local, target
 TARGET = target("a")
 TUNNEL = local("a/one", 1)
 KEY = SocketKey(TUNNEL.listen, 0)
-OPEN = Open(KEY, TUNNEL, None, "it is asked for")
+OPEN = Open(KEY, TUNNEL, None, "the configuration asks for it")
 
 
 def test_an_action_that_failed_is_due_after_ever_longer_rests() -> None:
@@ -41,7 +41,7 @@ def test_an_action_that_failed_is_due_after_ever_longer_rests() -> None:
 
 
 def test_a_fault_is_forgotten_when_its_action_succeeds_or_is_not_asked_for() -> None:
-    dial, faults = Dial(TARGET, 1, "it is asked for"), Faults()
+    dial, faults = Dial(TARGET, 1, "the configuration asks for it"), Faults()
     for action in (dial, OPEN):
         faults.failed(action, EMPTY, ValueError("x"), 100.0)
     assert faults.by_subject().keys() == {"a", "a/one"}
@@ -55,7 +55,7 @@ def test_a_fault_is_forgotten_when_its_action_succeeds_or_is_not_asked_for() -> 
 def test_a_fault_is_told_at_the_owner_of_the_listener() -> None:
     socket = SocketState(KEY, TUNNEL, SocketPhase.BOUND, None, "127.0.0.1:1")
     observed = replace(EMPTY, sockets={KEY: socket})
-    assert Faults().failed(Close(KEY, "no tunnel asks for it"), observed, ValueError("x"), 1.0) == "a/one"
+    assert Faults().failed(Close(KEY, "no tunnel needs it"), observed, ValueError("x"), 1.0) == "a/one"
 
 
 @pytest.mark.parametrize("secret", ["hunter2"])

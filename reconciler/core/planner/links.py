@@ -1,0 +1,129 @@
+"""Plans the links: which connections to dial, tune and retire.
+
+Make before break: links with a wrong access are retired only when enough links with the right access are ready.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+
+from reconciler.core.actions import Dial, Retire, Tune
+from reconciler.core.addresses import is_remote
+from reconciler.core.backoff import next_link_try
+from reconciler.core.observed import LinkPhase, LinkState, Observed
+from reconciler.core.planner.draft import Draft
+from reconciler.core.spec import Desired, TargetSpec, TunnelSpec
+
+FAIL_BACK_EVERY = 60.0  # seconds between two logins that check whether a preferred host is back
+
+
+def plan_links(
+    desired: Desired, observed: Observed, wanted: dict[str, TunnelSpec], draft: Draft
+) -> dict[str, list[LinkState]]:
+    """Plan to dial, tune and retire. Return the ready links of each target that stay in service, the oldest first."""
+    by_target: defaultdict[str, list[LinkState]] = defaultdict(list)
+    for link in observed.links:
+        if link.phase is not LinkPhase.RETIRING:
+            by_target[link.target].append(link)
+    flows_on = _flows_by_link(observed)
+    needed = {tunnel.target for tunnel in wanted.values()}
+    with_remote_listeners = {tunnel.target for tunnel in wanted.values() if is_remote(tunnel.listen)}
+    staying: dict[str, list[LinkState]] = {}
+    for name in sorted(needed | by_target.keys()):
+        target = desired.targets.get(name)
+        links = by_target[name]
+        if (
+            target is not None
+            and name in needed
+            and (name in with_remote_listeners or _in_demand(target, links, flows_on, observed, draft))
+        ):
+            staying[name] = _plan_target(target, links, flows_on, observed, draft)
+        else:
+            # A link with clients stays until their deadlines end them: a tunnel that is put back finds it alive.
+            _retire((link for link in links if not flows_on.get(link.id)), "no tunnel needs it", draft)
+    return staying
+
+
+def _flows_by_link(observed: Observed) -> dict[int, int]:
+    counts: dict[int, int] = {}
+    for flow in observed.flows:
+        counts[flow.key.link] = counts.get(flow.key.link, 0) + flow.count
+    return counts
+
+
+def _in_demand(
+    target: TargetSpec, links: list[LinkState], flows_on: dict[int, int], observed: Observed, draft: Draft
+) -> bool:
+    if target.on_demand is None:
+        return True
+    demand = observed.demand.get(target.name)
+    if demand is None:
+        return False
+    busy = demand.held > 0 or any(flows_on.get(link.id) for link in links)
+    return busy or not draft.due(demand.last_used + target.on_demand)
+
+
+def _plan_target(
+    target: TargetSpec, links: list[LinkState], flows_on: dict[int, int], observed: Observed, draft: Draft
+) -> list[LinkState]:
+    right = [link for link in links if link.access == target.access and link.trusted]
+    ready = [link for link in right if link.phase is LinkPhase.READY]
+    # Fail-back lowers the highest acceptable host. A link to a less preferred host then counts as wrong.
+    hosts = len(target.access.hop.hosts)
+    best = min((link.host for link in ready), default=hosts - 1)
+    good = [link for link in ready if link.host <= best]
+    dialing = [link for link in right if link.phase is LinkPhase.DIALING]
+
+    _retire((k for k in links if k.phase is LinkPhase.DIALING and k not in dialing), "its access is outdated", draft)
+    if len(good) >= target.connections:
+        surplus = sorted(good, key=lambda link: (flows_on.get(link.id, 0), -link.id))
+        surplus = surplus[: len(good) - target.connections]
+        retired = [k for k in links if k.phase is LinkPhase.READY and (k not in good or k in surplus)]
+        _retire(retired, "another connection has taken over", draft)
+        good = [link for link in good if link not in surplus]
+        # A dial to a host that is more preferred than the best connected one is a fail-back. Any other is not needed.
+        _retire((link for link in dialing if link.limit > best), "enough connections are up", draft)
+        fail_back = not any(link.limit <= best for link in dialing)
+        if best > 0 and fail_back and _fail_back_due(target, good, observed, draft):
+            draft.start.append(Dial(target, best, "checking whether a preferred host is back"))
+        staying = good
+    else:
+        limit = best + 1 if good else hosts
+        # A fail-back in progress does not count: it may be dialing a dead host while other hosts are reachable.
+        dials = sum(link.limit >= limit for link in dialing)
+        _dial_missing(target, len(good), dials, limit, observed, draft)
+        staying = [link for link in links if link.phase is LinkPhase.READY]  # make before break: includes wrong ones
+    for link in staying:
+        if link.settings != target.settings:
+            draft.change.append(Tune(link.id, target.name, target.settings, "its settings changed"))
+    return staying
+
+
+def _dial_missing(target: TargetSpec, good: int, dialing: int, limit: int, observed: Observed, draft: Draft) -> None:
+    missing = target.connections - good - dialing
+    if missing <= 0:
+        return
+    tries = observed.link_tries.get(target.name)
+    if tries is None or tries.access != target.access:
+        why = "the configuration asks for it" if tries is None else "the way to reach it changed"
+        draft.start.extend([Dial(target, limit, why)] * missing)
+        return
+    if dialing and tries.failures:
+        return  # after a failure, dial one link at a time: one result is enough
+    demand = observed.demand.get(target.name)
+    held = demand is not None and demand.held > 0
+    fingerprint = observed.fingerprints.get(target.name, "")
+    if draft.due(next_link_try(tries, target.settings.reconnect, target.name, held, fingerprint)):
+        count = 1 if tries.failures else missing
+        draft.start.extend([Dial(target, limit, f"retry after failure: {tries.last.reason}")] * count)
+
+
+def _fail_back_due(target: TargetSpec, good: list[LinkState], observed: Observed, draft: Draft) -> bool:
+    tries = observed.link_tries.get(target.name)
+    since = max(link.since for link in good)
+    return draft.due(max(since, tries.at if tries else since) + FAIL_BACK_EVERY)
+
+
+def _retire(links: Iterable[LinkState], why: str, draft: Draft) -> None:
+    draft.stop.extend(Retire(link.id, link.target, why) for link in links)
