@@ -1,5 +1,5 @@
-"""The pure core: what is asked, what is there, and what to do about the difference.
+"""The pure core: desired state, observed state, and the actions that lead from one to the other.
 
-Owns every type that crosses a module, and every decision. Nothing here does IO, reads a clock, logs, or knows
-asyncssh; the import layers (pyproject.toml) keep it so. Read in this order: spec, status, actions, plan.
+Defines every type that crosses a module, and makes every decision. It does no IO, reads no clock, logs nothing and does
+not use asyncssh; import-linter checks this (pyproject.toml). Read in this order: spec, observed, actions, plan, status.
 """

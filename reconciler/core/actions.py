@@ -1,4 +1,4 @@
-"""What the planner can ask for. Each action is a value with its reason; carrying one out is the actuator's."""
+"""The actions that the planner can ask for. Each is a value with its reason; the actuator carries it out."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from reconciler.core.spec import TargetSettings, TargetSpec, TunnelSpec
 
 @dataclass(frozen=True, slots=True)
 class Cut:
-    """End these clients now."""
+    """Disconnect the clients of a flow now."""
 
     flow: FlowKey
     why: str
@@ -18,7 +18,7 @@ class Cut:
 
 @dataclass(frozen=True, slots=True)
 class Close:
-    """Stop listening. Clients already in stay until they are drained."""
+    """Close a listener. Its live clients stay until they are drained."""
 
     key: SocketKey
     why: str
@@ -26,7 +26,7 @@ class Close:
 
 @dataclass(frozen=True, slots=True)
 class Retire:
-    """Give this connection no new clients; it closes with its last one. A dial under way is given up."""
+    """Give a link no new clients. It closes with its last client; a dial in progress is cancelled."""
 
     link: int
     target: str
@@ -35,9 +35,9 @@ class Retire:
 
 @dataclass(frozen=True, slots=True)
 class Assign:
-    """Hand a listening socket to a tunnel: its route and policy hold for new clients from now on.
+    """Assign a listener to a tunnel, whose route and policy then apply to new clients.
 
-    Live clients that came in by this socket and go where the new owner goes become the new owner's (a rename).
+    Live clients that this listener accepted become clients of the new owner if its route is theirs (a rename).
     """
 
     key: SocketKey
@@ -47,7 +47,7 @@ class Assign:
 
 @dataclass(frozen=True, slots=True)
 class Tune:
-    """Change a live connection's settings in place."""
+    """Change the settings of a live link in place."""
 
     link: int
     target: str
@@ -57,7 +57,7 @@ class Tune:
 
 @dataclass(frozen=True, slots=True)
 class Move:
-    """Carry a remote listener by another connection: cancel there, request here."""
+    """Move a remote listener to another link: cancel it on the old one, request it on the new one."""
 
     key: SocketKey
     link: int
@@ -66,7 +66,7 @@ class Move:
 
 @dataclass(frozen=True, slots=True)
 class Drain:
-    """Give these clients a deadline, or (None) take it back."""
+    """Set the drain deadline of a flow, or remove it (None)."""
 
     flow: FlowKey
     draining: Draining | None
@@ -75,7 +75,7 @@ class Drain:
 
 @dataclass(frozen=True, slots=True)
 class Open:
-    """Start listening for this tunnel. `link` carries a remote listener, None for a local one."""
+    """Open a listener for a tunnel. `link` carries a remote listener; it is None for a local one."""
 
     key: SocketKey
     tunnel: TunnelSpec
@@ -85,7 +85,7 @@ class Open:
 
 @dataclass(frozen=True, slots=True)
 class Dial:
-    """Make a connection, trying hosts[:limit] in order."""
+    """Connect to a target, trying hosts[:limit] in order."""
 
     target: TargetSpec
     limit: int

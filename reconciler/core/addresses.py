@@ -1,6 +1,6 @@
-"""Which addresses get into each other's way, before anybody binds them. Pure.
+"""Conflicts between listen addresses, found before binding. Pure.
 
-In: `Listen` values. Out: whether two of them can be bound together. A chosen port is in nobody's way.
+Input: `Listen` values. Output: whether two of them can be bound together. A chosen port conflicts with none.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from reconciler.core.spec import Listen, LocalTcp, LocalUnix, RemoteTcp, RemoteU
 
 
 def overlaps(one: Listen, other: Listen) -> bool:
-    """Whether two fixed addresses cannot be bound at the same time (0.0.0.0 covers 127.0.0.1, `*` everything)."""
+    """Return True if two fixed addresses cannot be bound together (0.0.0.0 covers 127.0.0.1, `*` covers all)."""
     match one, other:
         case LocalTcp(), LocalTcp():
             return one.first == other.first and _hosts_meet(one.host, other.host)
@@ -28,12 +28,12 @@ def overlaps(one: Listen, other: Listen) -> bool:
 
 
 def is_remote(listen: Listen) -> bool:
-    """Whether it is the SSH server that listens."""
+    """Return True if the SSH server listens."""
     return isinstance(listen, RemoteTcp | RemoteUnix)
 
 
 def is_choice(listen: Listen) -> bool:
-    """Whether the port is chosen at bind time: such listens may be equal and still be different sockets."""
+    """Return True if the port is chosen at bind time. Equal values can then be different sockets."""
     match listen:
         case LocalTcp():
             return listen.first == 0 or listen.first != listen.last
@@ -44,13 +44,13 @@ def is_choice(listen: Listen) -> bool:
 
 
 class Addresses:
-    """Fixed addresses in use, indexed by everything that two overlapping ones can have in common.
+    """The fixed addresses in use, indexed by what two overlapping addresses can have in common.
 
-    A file can ask for ten thousand tunnels on one port of ten thousand addresses: no two of them are compared.
+    The index avoids comparing each pair: a file can have ten thousand tunnels on one port of ten thousand addresses.
     """
 
     def __init__(self, listens: Iterable[Listen]) -> None:
-        self._users: defaultdict[_Key, dict[Listen, int]] = defaultdict(dict)  # how often each is there, oldest first
+        self._users: defaultdict[_Key, dict[Listen, int]] = defaultdict(dict)  # use count of each, oldest first
         for listen in listens:
             self.add(listen)
 
@@ -72,11 +72,11 @@ class Addresses:
                 del self._users[key]
 
     def meets(self, listen: Listen) -> bool:
-        """Whether one of them cannot be bound together with this one."""
+        """Return True if an address in use overlaps with this one."""
         return self.met(listen) is not None
 
     def met(self, listen: Listen) -> Listen | None:
-        """One of them that cannot be bound together with this one."""
+        """Return an address in use that overlaps with this one, None if there is none."""
         if is_choice(listen):
             return None
         found = (self._users[key] for key in _keys_of_others(listen) if key in self._users)
@@ -87,31 +87,31 @@ _Key = tuple[object, ...]
 
 
 def _keys(listen: Listen) -> Iterator[_Key]:
-    """What others may look it up by: its names, its IP versions, and those of which it takes all addresses."""
-    place = _place(listen)
+    """Yield the index keys of an address: its names, its IP versions, and those of which it covers all addresses."""
+    base = _base_key(listen)
     if not isinstance(listen, LocalTcp | RemoteTcp):
-        yield (place,)
+        yield (base,)
         return
-    yield from ((place, "named", name) for name in _named(listen.host))
+    yield from ((base, "named", name) for name in _named(listen.host))
     for family in _families(listen.host):
-        yield (place, "family", family)
+        yield (base, "family", family)
         if _is_any(listen.host):
-            yield (place, "any", family)
+            yield (base, "any", family)
 
 
 def _keys_of_others(listen: Listen) -> Iterator[_Key]:
-    """The keys of those that it overlaps with."""
-    place = _place(listen)
+    """Yield the index keys of all addresses that overlap with this one."""
+    base = _base_key(listen)
     if not isinstance(listen, LocalTcp | RemoteTcp):
-        yield (place,)
+        yield (base,)
         return
-    yield from ((place, "named", name) for name in _named(listen.host))
+    yield from ((base, "named", name) for name in _named(listen.host))
     for family in _families(listen.host):
-        yield (place, "family" if _is_any(listen.host) else "any", family)
+        yield (base, "family" if _is_any(listen.host) else "any", family)
 
 
-def _place(listen: Listen) -> object:
-    """What two overlapping addresses have in common whatever their hosts."""
+def _base_key(listen: Listen) -> object:
+    """Return the part of the key that two overlapping addresses share whatever their hosts are."""
     match listen:
         case RemoteTcp():
             return listen.target, listen.port
@@ -130,7 +130,7 @@ def _hosts_meet(one: str, other: str) -> bool:
 
 
 def _named(host: str) -> frozenset[str]:
-    """The addresses that a listen host is known to mean without asking anybody."""
+    """Return the addresses that a listen host is known to stand for without a name lookup."""
     return frozenset({"127.0.0.1", "::1", host}) if host == "localhost" else frozenset({host})
 
 
@@ -139,7 +139,7 @@ def _is_any(host: str) -> bool:
 
 
 def _families(host: str) -> frozenset[int]:
-    """The IP versions a listen host can mean: a literal one, a name or `*` both."""
+    """Return the IP versions of a listen host: one for an address, both for a name or `*`."""
     if ":" in host:
         return frozenset({6})
     if host.replace(".", "").isdigit():

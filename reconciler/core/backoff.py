@@ -1,9 +1,9 @@
-"""Failures -> the time of the next try (DESIGN section 5). Pure: jitter comes from the name, not from a die.
+"""Backoff: the time of the next try after failures (docs/architecture.md, "Failure model").
 
-Three classes of failure:
-  quick    the server is away and will be back (a restart): hurry for the first 10 s, and while a client waits
-  guarded  a person must act, and servers ban guessers: minutes, unless a file that was read has changed
-  slow     everything else: the configured backoff, never hurried
+Pure: jitter is computed from the name, not from a random number. Three classes of failure:
+  quick    the server is away and will come back (a restart): short delays for the first 10 s and while a client waits
+  guarded  a person must act, and servers ban clients that guess: minutes, unless a credential or trust file changed
+  slow     everything else: the configured backoff, never shortened
 """
 
 from __future__ import annotations
@@ -16,22 +16,22 @@ from reconciler.core.spec import Access, Reconnect
 QUICK = frozenset({Reason.REFUSED, Reason.UNREACHABLE, Reason.CLOSED_BY_SERVER, Reason.KEEPALIVE})
 GUARDED = frozenset({Reason.AUTH, Reason.HOST_KEY, Reason.CERTIFICATE_EXPIRED})
 
-HURRY_FOR = 10.0  # of an outage, quick failures are retried...
-HURRY = 0.2  # ...at most this far apart
-PATIENCE = 0.1  # later they wait at most this share of the outage, which so ends a tenth later at most
-HELD = 2.0  # while a client is held, quick failures are retried at least this often
+HURRY_FOR = 10.0  # seconds at the start of an outage in which quick failures are retried...
+HURRY = 0.2  # ...at most this many seconds apart
+PATIENCE = 0.1  # later the delay is at most this share of the outage, so recovery is noticed at most a tenth later
+HELD = 2.0  # seconds; the longest delay after a quick failure while a client is held
 GUARDED_INITIAL, GUARDED_MAX = 60.0, 900.0
-SOCKET_RETRY = 1.0  # a taken port may be free at any moment, and asking costs nothing
+SOCKET_RETRY = 1.0  # a taken port may be free at any moment, and a try is cheap
 SOCKET_FORBIDDEN_MAX = 60.0
 FAULT_INITIAL, FAULT_MAX = 0.25, 30.0
-SOCKET_NO_ROOM_MAX = 5.0  # without descriptors there may be thousands of listeners to try
-WELL_AFTER = 10.0  # a link up this long starts the next outage afresh
-AT_ONCE_AFTER = 1.0  # a link that lived this long is tried again at once when lost,
-AT_ONCE_LOSSES = 16  # and so are the first short-lived ones of an outage: a restarted server kills a few sessions
+SOCKET_NO_ROOM_MAX = 5.0  # without free descriptors there may be thousands of listeners to retry
+WELL_AFTER = 10.0  # seconds; after a link was up this long, its loss starts a new outage
+AT_ONCE_AFTER = 1.0  # seconds; a link that was up this long is retried at once when lost,
+AT_ONCE_LOSSES = 16  # and so are the first short-lived ones of an outage: a restarting server drops a few sessions
 
 
 def failed(previous: Tries | None, failure: Failure, now: float, access: Access | None, fingerprint: str) -> Tries:
-    """The record after one more failed try."""
+    """Return the record after one more failed try."""
     if previous is None or previous.access != access:
         return Tries(1, failure, now, now, False, access, fingerprint)
     return Tries(previous.failures + 1, failure, now, previous.since, False, access, fingerprint)
@@ -40,10 +40,10 @@ def failed(previous: Tries | None, failure: Failure, now: float, access: Access 
 def lost(
     previous: Tries | None, failure: Failure, now: float, up_for: float, access: Access, fingerprint: str
 ) -> Tries:
-    """The record after a ready link was lost, `up_for` seconds after it came up.
+    """Return the record after a ready link was lost, `up_for` seconds after it came up.
 
-    One that was well starts a new outage; one that keeps coming and going goes on with the old one's count, so that
-    a server which accepts and drops us is not hammered.
+    A link that was up for WELL_AFTER starts a new outage. A link that was up for less continues the count of the old
+    outage, so that a server that accepts and drops connections is not dialed at a high rate.
     """
     if up_for >= WELL_AFTER or previous is None or previous.access != access:
         return Tries(0, failure, now, now, True, access, fingerprint)
@@ -52,15 +52,18 @@ def lost(
 
 
 def is_over(tries: Tries, up_since: float, now: float) -> bool:
-    """Whether a link up since then ends this outage: it came after the last failure and has stayed long enough.
+    """Return True if a link that came up at `up_since` ends the outage: it has been up for WELL_AFTER.
 
-    Until then the record is kept: the counters of a link that comes and goes survive its being up for a moment.
+    Until then the record is kept, so that a link which is up for a moment does not reset the count.
     """
     return tries.at <= up_since and now - up_since >= WELL_AFTER
 
 
 def next_link_try(tries: Tries, reconnect: Reconnect, name: str, held: bool, fingerprint: str) -> float:
-    """When to dial again (monotonic): `held` if a client waits, `fingerprint` the present state of the files."""
+    """Return when to dial again (monotonic).
+
+    `held` is True if a client waits; `fingerprint` is the current state of the credential and trust files.
+    """
     if tries.at_once:
         return tries.at
     reason = tries.last.reason
@@ -71,7 +74,7 @@ def next_link_try(tries: Tries, reconnect: Reconnect, name: str, held: bool, fin
         delay = _grown(GUARDED_INITIAL, 2.0, tries.failures, GUARDED_MAX)
     elif reason in QUICK:
         age = tries.at - tries.since
-        # The hurried tries count too: without the second bound the wait would jump from HURRY to the maximum.
+        # The quick tries count as failures: without the second bound the delay would jump from HURRY to the maximum.
         delay = min(delay, HURRY if age < HURRY_FOR else age * PATIENCE)
         if held:
             delay = min(delay, HELD)
@@ -79,19 +82,19 @@ def next_link_try(tries: Tries, reconnect: Reconnect, name: str, held: bool, fin
 
 
 def next_socket_try(tries: Tries, name: str) -> float:
-    """When to try to listen again (monotonic)."""
+    """Return when to try to listen again (monotonic)."""
     match tries.last.reason:
         case Reason.FORBIDDEN_BY_SERVER:
             delay = _grown(SOCKET_RETRY, 2.0, tries.failures, SOCKET_FORBIDDEN_MAX)
             return tries.at + delay * _jitter(name, tries.failures)
-        case Reason.RESOURCES:  # without jitter: thousands are tried in one pass rather than in hundreds
+        case Reason.RESOURCES:  # without jitter: thousands of sockets are retried in one pass, not in hundreds
             return tries.at + _grown(SOCKET_RETRY, 2.0, tries.failures, SOCKET_NO_ROOM_MAX)
         case _:
             return tries.at + SOCKET_RETRY
 
 
 def next_fault_try(tries: Tries) -> float:
-    """When to carry out again (monotonic) what a fault of this program kept from being carried out."""
+    """Return when to retry an action that raised an internal error (monotonic)."""
     return tries.at + _grown(FAULT_INITIAL, 2.0, tries.failures, FAULT_MAX)
 
 
@@ -101,5 +104,5 @@ def _grown(initial: float, factor: float, failures: int, limit: float) -> float:
 
 
 def _jitter(name: str, failures: int) -> float:
-    """0.8 to 1.0: never later than promised, and different for each target and each try."""
+    """Return a factor from 0.8 to 1.0, different for each target and try. It never lengthens the delay."""
     return 0.8 + 0.2 * (zlib.crc32(f"{name}/{failures}".encode()) % 1024) / 1024

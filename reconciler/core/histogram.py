@@ -1,4 +1,4 @@
-"""How long something takes, by bucket: what a histogram metric needs, without a metrics library."""
+"""A histogram of durations: the data of a histogram metric, without a metrics library."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Distribution:
-    """What was observed up to a moment: cumulative `counts` for each of `bounds` (seconds) and last for everything."""
+    """A snapshot of a histogram. `counts` are cumulative, one for each of `bounds` (seconds) and one for all."""
 
     bounds: tuple[float, ...]
     counts: tuple[int, ...]
@@ -20,7 +20,7 @@ class Distribution:
 
 
 class Histogram:
-    """Counts durations; `bounds` are the buckets' upper ends in seconds, ascending."""
+    """Counts durations by bucket. `bounds` are the upper bounds of the buckets in seconds, ascending."""
 
     __slots__ = ("_bounds", "_counts", "_total")
 
@@ -34,7 +34,7 @@ class Histogram:
         self._total += seconds
 
     def frozen(self) -> Distribution:
-        """As it is now."""
+        """Return a snapshot of the counts."""
         counts, so_far = [], 0
         for count in self._counts:
             so_far += count

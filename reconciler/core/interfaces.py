@@ -1,4 +1,4 @@
-"""What the loop and the planner's world are written against: protocols, so that the core needs no IO to be driven."""
+"""The protocols between the reconcile loop, its actuator and the probes. They keep the core free of IO."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from reconciler.core.spec import Desired, Health, Route
 
 
 class Clock(Protocol):
-    """Tells the time."""
+    """The source of the current time."""
 
     def now(self) -> Now: ...
 
 
 class Actuator(Protocol):
-    """Carries out actions and says what is there.
+    """Carries out actions and reports the observed state.
 
-    `apply` takes effect at once in what `observe` says (a dial is observed as DIALING), and goes on by itself from
-    there; it never raises for what the world does, only for a programming error.
+    `apply` starts the action and returns; `observe` shows it at once (a dial is a link in phase DIALING). `apply`
+    raises only for programming errors: external failures become part of the observed state.
     """
 
     def want(self, desired: Desired) -> None:
-        """What is asked for now, for what the actuator looks up by itself: credential files to watch, names."""
+        """Set the desired state, from which the actuator takes the credential files to watch and the tunnels' names."""
 
     def apply(self, action: Action) -> None: ...
 
@@ -32,19 +32,19 @@ class Actuator(Protocol):
 
 
 class Stream(Protocol):
-    """A byte stream both ways, for probes. What breaks it is raised as OSError, whatever carries it."""
+    """A bidirectional byte stream for probes. Every failure of the transport is raised as OSError."""
 
     async def read(self, limit: int) -> bytes:
-        """At least one byte and at most `limit`, or b"" when the far side has ended."""
+        """Return 1 to `limit` bytes, or b"" at the end of the stream."""
 
     def write(self, data: bytes) -> None: ...
 
     def close(self) -> None:
-        """End it at once, without waiting; may be called after an error."""
+        """Close the stream at once, without waiting. May be called after an error."""
 
 
-# Opens a stream through the tunnel, or says why that failed. Cancelled meanwhile, it leaves no channel behind.
+# Opens a stream through the tunnel, or returns the failure. If it is cancelled, no channel stays open.
 Opener = Callable[[], Awaitable[Stream | Failure]]
 
-# None: well. The caller bounds its time by cancelling it.
+# Returns None on success. The caller limits the time by cancelling it.
 Probe = Callable[[Opener, Health, Route], Awaitable[Failure | None]]

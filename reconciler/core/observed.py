@@ -1,7 +1,7 @@
-"""What is there: the observed world, as the actuator publishes it and the planner and the reports read it.
+"""The observed state: published by the actuator, read by the planner and the reports.
 
-`Observed` is one immutable value; nothing in it is shared with the machinery that made it. Times are monotonic
-seconds unless a name says `wall`.
+`Observed` is an immutable value and shares no mutable data with the actuator. Times are monotonic seconds unless a name
+contains `wall`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class Now:
 
 
 class Phase(StrEnum):
-    """What a target or tunnel is (DESIGN section 5)."""
+    """The phase of a target or tunnel (docs/contract.md, "Status")."""
 
     PENDING = "pending"
     CONNECTING = "connecting"
@@ -37,7 +37,7 @@ class Phase(StrEnum):
 
 
 class Reason(StrEnum):
-    """Why something is not up. A closed set: these are metric label values too (DESIGN section 5)."""
+    """Why a target or tunnel is not up. A closed set, also used as metric label values (docs/contract.md, "Status")."""
 
     DNS = "dns"
     REFUSED = "refused"
@@ -75,28 +75,28 @@ NEEDS_ACTION = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """What went wrong: the reason for machines, and a sentence for people (what happened, what to do)."""
+    """A failure: the reason for programs, and a message for people (what happened: what to do)."""
 
     reason: Reason
     message: str
 
     @property
     def needs_action(self) -> bool:
-        """No retry will help by itself: a person has to change something."""
+        """True if no retry succeeds until a person changes something."""
         return self.reason in NEEDS_ACTION
 
 
 @dataclass(frozen=True, slots=True)
 class Tries:
-    """The failures of one thing since it last was well.
+    """The failures of one target, socket or action since its last success.
 
-    failures      how many in a row
-    last          the latest
-    at            when that was
+    failures      the number of failures in a row
+    last          the latest failure
+    at            when it happened
     since         when the outage began
-    at_once       the next try need not wait (a link that had been up was lost)
-    access        what was tried; another access starts afresh. None for sockets
-    stamp         state of the files the try read; another stamp is a reason to try at once
+    at_once       the next try is due immediately (a link that had been up was lost)
+    access        the access that failed; another access starts a new count. None for sockets
+    fingerprint   the state of the files that the try read; if it differs, the next try is due immediately
     """
 
     failures: int
@@ -109,7 +109,7 @@ class Tries:
 
 
 class LinkPhase(IntEnum):
-    """A link's life. There is no "closed": a closed link is not observed any more."""
+    """The phases of a link. A closed link is no longer part of `Observed`."""
 
     DIALING = 0
     READY = 1
@@ -120,11 +120,11 @@ class LinkPhase(IntEnum):
 class LinkState:
     """One SSH connection.
 
-    limit         the dial tries hosts[:limit] only (less than all of them: fail-back)
-    host          index of the host it reached, -1 while dialing
-    passed_over   why it is none of the hosts before that one; None if there are none
-    since         when it entered its phase
-    trusted       its host key is still among those believed
+    limit                    the dial tries hosts[:limit] only (fewer than all hosts for a fail-back)
+    host                     index of the connected host, -1 while dialing
+    preferred_host_failure   why no host before that one was reached; None if `host` is the first
+    since                    when the link entered its phase
+    trusted                  the host key is still a trusted one
     """
 
     id: int
@@ -141,14 +141,14 @@ class LinkState:
 
 @dataclass(frozen=True, slots=True)
 class SocketKey:
-    """Which listening socket. `slot` tells sockets with a chosen port apart; it is 0 for a fixed address."""
+    """The key of a listening socket. `slot` distinguishes sockets with a chosen port; it is 0 for a fixed address."""
 
     listen: Listen
     slot: int
 
 
 class SocketPhase(IntEnum):
-    """A listener's life; a closed one is not observed any more."""
+    """The phases of a listening socket. A closed one is no longer part of `Observed`."""
 
     OPENING = 0
     BOUND = 1
@@ -159,9 +159,9 @@ class SocketPhase(IntEnum):
 class SocketState:
     """One listening socket.
 
-    link      the connection that carries a remote one, None for a local one
-    bound     its address, "" before it has one
-    remark    a sentence on what is wrong beside it and keeps no client away (its `portFile`), "" nothing
+    link      the link that carries a remote listener, None for a local one
+    bound     the bound address, "" before it is bound
+    remark    the message of a problem that does not affect clients (its `portFile`), "" if there is none
     """
 
     key: SocketKey
@@ -173,7 +173,7 @@ class SocketState:
 
 
 class DrainCause(IntEnum):
-    """Why clients may not stay: their tunnel leads elsewhere now (or is gone), or their connection was replaced."""
+    """Why clients are drained: their tunnel was changed or removed, or their link was replaced."""
 
     ROUTE = 0
     LINK = 1
@@ -181,7 +181,7 @@ class DrainCause(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Draining:
-    """Clients with a deadline (monotonic)."""
+    """The cause and deadline (monotonic) of a drain."""
 
     cause: DrainCause
     deadline: float
@@ -189,7 +189,7 @@ class Draining:
 
 @dataclass(frozen=True, slots=True)
 class FlowKey:
-    """Live clients that share a fate: of one tunnel, in by one address, to one route, over one link."""
+    """The key of a flow: the clients of one tunnel, accepted at one address, with one route and one link."""
 
     tunnel: str
     listen: Listen
@@ -199,7 +199,7 @@ class FlowKey:
 
 @dataclass(frozen=True, slots=True)
 class ClientInfo:
-    """A client: where it comes from, where it goes, and the SOCKS user it logged in as, if any."""
+    """A client: its origin, its destination as text and as requested by SOCKS, and its SOCKS user, if any."""
 
     origin: Origin
     to: str
@@ -209,7 +209,7 @@ class ClientInfo:
 
 @dataclass(frozen=True, slots=True)
 class FlowState:
-    """Who shares it, how long they may drain if their tunnel is gone, and whether they already do."""
+    """One flow: its clients, how long they may drain once the tunnel is removed, and their deadline, if any."""
 
     key: FlowKey
     visitors: tuple[ClientInfo, ...]
@@ -223,7 +223,7 @@ class FlowState:
 
 @dataclass(frozen=True, slots=True)
 class Demand:
-    """Who wants a target: clients held for it now, and when the last client used it."""
+    """The demand for a target: the number of held clients, and when a client last used it."""
 
     held: int
     last_used: float
@@ -231,7 +231,7 @@ class Demand:
 
 @dataclass(frozen=True, slots=True)
 class Destination:
-    """What dialling a tunnel's destination, or probing it, last said. `failure` None: well."""
+    """The latest result of dialing or probing a tunnel's destination. `failure` is None after a success."""
 
     failures: int
     failure: Failure | None
@@ -242,17 +242,17 @@ _NO_FAULTS: Mapping[str, Tries] = MappingProxyType({})
 
 @dataclass(frozen=True, slots=True)
 class Observed:
-    """The live world at one moment.
+    """The observed state at one moment.
 
-    links, flows          everything there is, draining included
+    links, flows          all of them, including retiring and draining ones
     sockets               by key
-    link_tries            by target, while a connection is missing (or a preferred host is)
+    link_tries            by target, while a connection (or its preferred host) is missing
     socket_tries          by socket, while it cannot be opened
     demand                by target
-    stamps                by target: state of the credential and trust files it names
-    destinations, probes  by tunnel id, only where something was heard
-    stalled               links from which nothing was heard for a keepalive interval
-    faults                by target name or tunnel id: what a fault of this program kept from being carried out
+    fingerprints          by target: the state of the credential and trust files that it names
+    destinations, probes  by tunnel id, once there is a result
+    stalled               links that sent no data for a keepalive interval
+    faults                by target name or tunnel id: actions that raised an internal error
     """
 
     links: tuple[LinkState, ...]

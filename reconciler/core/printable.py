@@ -1,7 +1,7 @@
-r"""Text from a file, a server or a client, made safe to show on a terminal, in a log line or in a message.
+r"""Escapes text from a file, a server or a client for terminals, log lines and messages.
 
-Such text may hold characters that drive a terminal, begin a new line, reverse the order in which a line is shown or
-take no space at all, so that what a person reads is not what is there. They are shown as escapes (`\x1b`, `\u202e`).
+Such text may contain characters that control a terminal, start a new line, reverse the direction of a line or are
+invisible, so that the displayed text differs from the real one. They become escapes (`\x1b`, `\u202e`).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _INVISIBLE = re.compile(
 
 
 def printable(text: str, limit: int = 0) -> str:
-    """Return the text with each such character escaped; cut to `limit` characters, if there is one."""
+    """Return the text with each such character escaped, cut to `limit` characters unless `limit` is 0."""
     if limit:
         text = text[: limit + 1]
     if not text.isprintable() or (not text.isascii() and _INVISIBLE.search(text)):

@@ -1,7 +1,7 @@
-"""Secrets: values that never show themselves, and the places they come from.
+"""Secrets: values that are never printed, and the sources that they come from.
 
-A spec names the *source* of a secret, not its content, wherever the file allows it: the content is read at the
-moment it is used, so a rotated file counts at the next connect and no copy lies about in memory meanwhile.
+A spec names the *source* of a secret, not its content, wherever the file allows it. The content is read when it is
+used, so a rotated file takes effect at the next connect, and no copy stays in memory.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 
 class Secret:
-    """A value whose repr is ``Secret(***)``; two are equal when their digests are.
+    """A text whose repr is ``Secret(***)``.
 
-    The digest is compared, not the text, so that a comparison takes the same time wherever the texts differ.
+    Comparison uses digests, so that its duration does not depend on where the texts differ.
     """
 
     __slots__ = ("_digest", "_value")
@@ -23,11 +23,11 @@ class Secret:
         self._digest = hashlib.sha256(value.encode("utf-8", "surrogatepass")).digest()
 
     def reveal(self) -> str:
-        """The text itself. Call it where the value leaves for its one user, never to build a message."""
+        """Return the text. Call this only where the value is used, never to build a message."""
         return self._value
 
     def same_text(self, text: str) -> bool:
-        """Whether this is the secret, without a place where the two texts meet."""
+        """Return True if `text` is the secret. The comparison is the same as for two secrets."""
         return self == Secret(text)
 
     def __eq__(self, other: object) -> bool:
@@ -44,7 +44,7 @@ class Secret:
 
 @dataclass(frozen=True, slots=True)
 class Inline:
-    """The secret stands in the file itself (accepted with a warning)."""
+    """A secret written in the configuration file itself (accepted with a warning)."""
 
     secret: Secret
 
@@ -54,10 +54,11 @@ class Inline:
 
 @dataclass(frozen=True, slots=True)
 class FromFile:
-    """The content of a file, absolute path.
+    """The content of a file.
 
-    `variable`: where the path came from, if that might rather be the secret itself; it is then never shown.
-    `within`: the directory that the file must lie in when it is read, "" for anywhere.
+    path       absolute
+    variable   the environment variable that held the path, if its value may be the secret itself and is not shown
+    within     the directory that must contain the file when it is read, "" for any
     """
 
     path: str
@@ -85,5 +86,5 @@ Source = Inline | FromFile | FromEnv
 
 
 def may_hold_secret(text: str) -> bool:
-    """Return True if the text looks like `user:password@host` or `token=...`: no message quotes it."""
+    """Return True if the text looks like `user:password@host` or `token=...`. Messages must not quote it then."""
     return "=" in text or ":" in text[: max(text.rfind("@"), 0)]

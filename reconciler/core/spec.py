@@ -1,11 +1,11 @@
-"""What was asked: the desired tunnels, as frozen values cut along what an edit does (DESIGN section 4).
+"""The desired state: targets and tunnels as frozen values, divided by the effect of an edit (docs/architecture.md).
 
-A target is an `Access` (how it is reached: any difference is make before break) and `TargetSettings` (in place).
-A tunnel is a `Listen` (which socket: any difference is another socket), a `Route` (where new clients go) and a
-`Policy` (in place). "What changed" is equality of these values; there is no table of field names anywhere.
+A target is an `Access` (how it is reached; a change is made before break) and `TargetSettings` (changed in place). A
+tunnel is a `Listen` (which socket; a change needs another socket), a `Route` (where new clients go) and a `Policy`
+(changed in place). Comparing these values shows what changed; there is no table of field names.
 
-Times are seconds (float), sizes bytes, `expires_at` is Unix time. No field has a default here: the JSON Schema is
-the one source of defaults.
+Times are in seconds (float), sizes in bytes, `expires_at` is Unix time. No field has a default here: the JSON Schema is
+the only source of defaults.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Endpoint:
 
 @dataclass(frozen=True, slots=True)
 class KeyLogin:
-    """Log in with a private key; with its certificate if one is named."""
+    """Log in with a private key, and with its certificate if there is one."""
 
     key: Source
     passphrase: Source | None
@@ -45,7 +45,7 @@ class KeyLogin:
 
 @dataclass(frozen=True, slots=True)
 class AgentLogin:
-    """Log in with the keys of an agent. `socket` "" is $SSH_AUTH_SOCK; `only` is the path of the one .pub to use."""
+    """Log in with the keys of an agent. `socket` "" means $SSH_AUTH_SOCK; `only` is the .pub file of the key to use."""
 
     socket: str
     only: str
@@ -62,7 +62,7 @@ Login = KeyLogin | AgentLogin | PasswordLogin
 
 
 class TrustMode(StrEnum):
-    """What an unknown host key means: refuse, pin it, or accept it every time."""
+    """What to do with an unknown host key: refuse it, pin it, or accept it every time."""
 
     STRICT = "strict"
     ACCEPT_NEW = "accept-new"
@@ -71,7 +71,7 @@ class TrustMode(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Trust:
-    """Which host keys are believed: pinned lines win over known_hosts files; `alias` replaces the looked-up name."""
+    """Which host keys are trusted. Pinned keys take precedence over known_hosts; `alias` replaces the host name."""
 
     mode: TrustMode
     host_keys: tuple[str, ...]
@@ -81,7 +81,7 @@ class Trust:
 
 @dataclass(frozen=True, slots=True)
 class Algorithms:
-    """Offered algorithms, best first; an empty tuple means our default offer."""
+    """The algorithms to offer, preferred ones first. An empty tuple means the default offer."""
 
     cipher: tuple[str, ...]
     kex: tuple[str, ...]
@@ -91,7 +91,7 @@ class Algorithms:
 
 @dataclass(frozen=True, slots=True)
 class Hop:
-    """One SSH server on the way: where, as whom, with which logins (tried in order), trusting which keys."""
+    """One SSH server on the way to a target. Logins are tried in order."""
 
     hosts: tuple[Endpoint, ...]  # in order of preference
     user: str
@@ -104,10 +104,10 @@ class Hop:
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """Everything whose change needs another SSH connection.
+    """Everything that needs another SSH connection when it changes.
 
-    `via` are the jump hosts, outermost first. `generation` counts restarts asked for: a restart is a difference
-    like any other, so it is made before break by the same rule.
+    `via` are the jump hosts, outermost first. `generation` counts requested restarts: a restart is thus a change of
+    access, and is made before break by the same rule.
     """
 
     hop: Hop
@@ -118,7 +118,7 @@ class Access:
 
 @dataclass(frozen=True, slots=True)
 class Reconnect:
-    """Backoff between tries: `initial`, times `factor`, up to `max`."""
+    """Backoff between tries: starts at `initial`, multiplied by `factor` each time, up to `max`."""
 
     initial: float
     max: float
@@ -127,11 +127,11 @@ class Reconnect:
 
 @dataclass(frozen=True, slots=True)
 class TargetSettings:
-    """What changes in place on a live link."""
+    """The settings that change in place on a live link."""
 
-    connect_timeouts: tuple[float, ...]  # one for each of `via`, then the target's own
+    connect_timeouts: tuple[float, ...]  # one for each of `via`, then one for the target
     dial_timeout: float
-    keepalive_interval: float  # 0: none
+    keepalive_interval: float  # 0 for none
     keepalive_count_max: int
     handover_timeout: float
     reconnect: Reconnect
@@ -140,7 +140,7 @@ class TargetSettings:
 
 @dataclass(frozen=True, slots=True)
 class TargetSpec:
-    """One SSH server and how many connections to hold to it. `on_demand` is the idle time, or None for always."""
+    """An SSH server and the number of connections to it. `on_demand` is the idle timeout, None to stay connected."""
 
     name: str
     access: Access
@@ -150,12 +150,12 @@ class TargetSpec:
     off: str  # "" or why it is off: "disabled", "paused"
 
 
-# --- a tunnel: which socket, where to, and how -----------------------------------------------------------------
+# --- a tunnel: socket, route and policy ------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class LocalTcp:
-    """Listen here. `first` == `last` is one port, 0-0 any free port, else the first free one of the range."""
+    """Listen here. `first` == `last` is one port, 0-0 is any free port; a range means its first free port."""
 
     host: str
     first: int
@@ -170,7 +170,7 @@ class LocalTcp:
 
 @dataclass(frozen=True, slots=True)
 class LocalUnix:
-    """Listen here, on a unix socket. `mode` are its permission bits, `group` "" leaves the process's."""
+    """Listen here, on a unix socket. `mode` are its permission bits; `group` "" keeps the group of the process."""
 
     path: str
     mode: int
@@ -182,7 +182,7 @@ class LocalUnix:
 
 @dataclass(frozen=True, slots=True)
 class RemoteTcp:
-    """Listen on the SSH server of `target`. Port 0: the server chooses."""
+    """Listen on the SSH server of `target`. Port 0 lets the server choose."""
 
     target: str
     host: str
@@ -252,7 +252,7 @@ class NearUnix:
 
 @dataclass(frozen=True, slots=True)
 class Socks:
-    """Each client names its destination (RFC 1928 CONNECT), dialled from the SSH server of `target`."""
+    """Each client requests its destination (RFC 1928 CONNECT), dialled from the SSH server of `target`."""
 
     target: str
 
@@ -285,17 +285,17 @@ class Health:
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """What changes in place: limits, rules, timeouts, and what is shown."""
+    """The settings of a tunnel that change in place: limits, rules, timeouts, description."""
 
     description: str
     labels: tuple[tuple[str, str], ...]
-    allow: tuple[str, ...]  # source CIDRs; empty: everybody
+    allow: tuple[str, ...]  # source CIDRs; empty allows all
     deny: tuple[str, ...]
-    max_connections: int  # 0: no limit
+    max_connections: int  # 0 for no limit
     hold_timeout: float
-    idle_timeout: float  # 0: none
+    idle_timeout: float  # 0 for none
     drain_timeout: float
-    bandwidth_limit: int  # bytes a second, each direction, shared; 0: none
+    bandwidth_limit: int  # bytes per second in each direction, shared by all clients; 0 for none
     allow_destinations: tuple[str, ...]
     deny_destinations: tuple[str, ...]
     users: tuple[SocksUser, ...]
@@ -303,13 +303,13 @@ class Policy:
     critical: bool
     audit: bool
     expires_at: float | None
-    standby: bool  # a taken remote port is not a fault: another replica serves
+    standby: bool  # a taken remote port is not a failure: another replica serves it
     port_file: str
 
 
 @dataclass(frozen=True, slots=True)
 class TunnelSpec:
-    """One tunnel. `id` is <target>/<name>; `off` "" or why it is off: "disabled", "paused"."""
+    """One tunnel. `id` is <target>/<name>; `off` is "" or why it is off: "disabled", "paused"."""
 
     id: str
     target: str
@@ -321,7 +321,7 @@ class TunnelSpec:
 
     @property
     def kind(self) -> str:
-        """The file's word for it: local, remote or socks."""
+        """The type as in the file: local, remote or socks."""
         match self.route:
             case FarTcp() | FarUnix():
                 return "local"
@@ -333,7 +333,7 @@ class TunnelSpec:
 
 @dataclass(frozen=True, slots=True)
 class Desired:
-    """All targets and tunnels that are asked for, by name and by id."""
+    """All desired targets by name, and all desired tunnels by id."""
 
     targets: Mapping[str, TargetSpec]
     tunnels: Mapping[str, TunnelSpec]
@@ -346,10 +346,10 @@ class Desired:
         )
 
     def sharing(self, previous: Desired) -> Desired:
-        """The same value, built of `previous`'s objects where they are equal.
+        """Return an equal value that reuses the equal objects of `previous`.
 
-        An unchanged tunnel is then the *identical* object from edit to edit, and a pass over ten thousand of them
-        compares pointers.
+        An unchanged tunnel is then the *identical* object from edit to edit, and a pass over ten thousand tunnels
+        compares pointers only.
         """
         return Desired.of(
             (_shared(new, previous.targets.get(new.name)) for new in self.targets.values()),
@@ -357,7 +357,7 @@ class Desired:
         )
 
     def restarted(self, generations: Mapping[str, int]) -> Desired:
-        """With each target's access at its generation; targets not named are left at 0."""
+        """Return this state with the access of each named target at its generation."""
         return Desired.of(
             (
                 replace(t, access=replace(t.access, generation=generations[t.name])) if t.name in generations else t

@@ -1,24 +1,24 @@
-"""A tunnel's bandwidth: one allowance of bytes for one direction, shared by all of its clients.
+"""The bandwidth limit of a tunnel: a token bucket for one direction, shared by all clients.
 
-Owns a token bucket. In: how many bytes just passed, and a clock. Out: for how many seconds the one that moved them is
-to stop reading. It neither sleeps nor schedules.
+Input: the number of bytes that just passed, and a clock. Output: for how many seconds the client that moved them must
+stop reading. The bucket neither sleeps nor schedules.
 
-Bytes are counted after they were read, so the bucket goes into debt instead of cutting a read short. Each client
-waits until the debt *as it left it* is paid: clients take turns in the order in which they read, none starves, and each
-is at most one read ahead. Over any time t all of them together move at most
+Bytes are counted after they are read, so the bucket goes into debt instead of cutting a read short. Each client waits
+until the debt *at the time of its own read* is paid. Clients thus take turns in the order in which they read, none
+starves, and each is at most one read ahead. Over any time t all clients together move at most
 
-    burst + rate * t + one read of each client,      burst = a tenth of a second's worth, at least 64 KiB
+    burst + rate * t + one read for each client,      burst = a tenth of a second of `rate`, at least 64 KiB
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-_LEAST_BURST = 65536  # one read of the relay: an idle tunnel's first answer is never slowed down
+_LEAST_BURST = 65536  # one read of the relay, so that the first response of an idle tunnel is not delayed
 
 
 class Bucket:
-    """`rate` in bytes a second; `now` tells monotonic seconds."""
+    """A token bucket. `rate` is in bytes per second; `now` returns monotonic seconds."""
 
     __slots__ = ("_at", "_now", "_rate", "_tokens")
 
@@ -30,7 +30,7 @@ class Bucket:
 
     @property
     def burst(self) -> float:
-        """How many bytes may pass at once after a pause."""
+        """The number of bytes that may pass at once after a pause."""
         return max(_LEAST_BURST, self._rate / 10)
 
     @property
@@ -39,7 +39,7 @@ class Bucket:
 
     @rate.setter
     def rate(self, rate: int) -> None:
-        """From now on. No debt takes longer than it did before; who waits may read once more, and is told anew."""
+        """Change the rate. An existing debt takes no longer to pay; a throttled client may read once more."""
         self._refill()
         slowed = _positive(rate) / self._rate
         self._rate = rate
@@ -47,7 +47,7 @@ class Bucket:
             self._tokens *= min(1.0, slowed)
 
     def take(self, count: int) -> float:
-        """`count` more bytes have passed: the seconds to stop reading for, 0.0 to go on."""
+        """Count bytes that have passed. Return for how many seconds to stop reading, 0.0 to continue."""
         self._refill()
         self._tokens -= count
         return -self._tokens / self._rate if self._tokens < 0 else 0.0
@@ -60,5 +60,5 @@ class Bucket:
 
 def _positive(rate: int) -> int:
     if rate <= 0:
-        raise ValueError(f"a rate of {rate} bytes a second lets nothing pass: no limit is no bucket")
+        raise ValueError(f"rate is {rate} bytes per second: expected a positive number")
     return rate

@@ -150,7 +150,7 @@ async def test_clients_of_many_dead_targets_do_not_starve_another_either(
             await eventually(lambda: refused(clients) > HARD, message="what is too much is refused")
             results = await asyncio.gather(*(exchange("127.0.0.1", well) for _ in range(20)))
             assert results == [b"ping"] * 20
-            assert "in use by clients of targets that are not connected: " in it.program.log_text()
+            assert "in use by clients of targets that are not connected): " in it.program.log_text()
 
 
 async def test_clients_of_a_remote_tunnel_are_limited_too(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> None:

@@ -272,7 +272,7 @@ async def test_a_standby_is_well(sshd: Sshd, echo: EchoServer, tmp_path: Path) -
         await it.tunnels.until("lazy/echo", Phase.STANDBY)
         back = await diagnosed(it, "server/back")
         assert back.wrong == []
-        assert "takes over when it is free" in back.detail["listen on the server"]
+        assert "takes over when the port is free" in back.detail["listen on the server"]
         lazy = await diagnosed(it, "lazy/echo")
         assert lazy.wrong == []
         assert lazy.detail["tunnel"] == "connects when the first client arrives"

@@ -59,12 +59,12 @@ def complaint(check: Callable[[str], None], text: str) -> str:
 # --- sources ---------------------------------------------------------------------------------------------------
 
 
-def test_without_rules_everybody_may_connect() -> None:
+def test_without_rules_every_client_may_connect() -> None:
     assert sources().permits(origin("203.0.113.9"))
     assert sources().permits(origin("2001:db8::1"))
 
 
-def test_an_allow_list_shuts_out_everybody_else() -> None:
+def test_an_allow_list_refuses_every_other_client() -> None:
     rules = sources("127.0.0.0/8", "2001:db8::/32")
     assert rules.permits(origin("127.9.9.9"))
     assert rules.permits(origin("2001:db8::1"))
@@ -72,24 +72,24 @@ def test_an_allow_list_shuts_out_everybody_else() -> None:
     assert not rules.permits(origin("::1"))
 
 
-def test_a_denied_source_stays_out_although_it_is_allowed() -> None:
+def test_deny_overrides_allow_for_a_source() -> None:
     rules = sources("10.0.0.0/8", deny=("10.1.0.0/16", "10.2.3.4"))
     assert rules.permits(origin("10.0.0.1"))
     assert not rules.permits(origin("10.1.0.1"))
     assert not rules.permits(origin("10.2.3.4"))
 
 
-def test_with_a_deny_list_alone_everybody_else_may_connect() -> None:
+def test_a_deny_list_alone_permits_every_other_client() -> None:
     assert sources(deny=("10.0.0.0/8",)).permits(origin("192.0.2.1"))
 
 
-def test_an_ipv4_client_of_a_dual_stack_listener_is_an_ipv4_client() -> None:
+def test_an_ipv4_mapped_client_is_matched_as_ipv4() -> None:
     assert sources("127.0.0.0/8").permits(origin("::ffff:127.0.0.1"))
     assert not sources(deny=("10.0.0.0/8",)).permits(origin("::ffff:10.0.0.1"))
     assert not sources(deny=("::ffff:10.0.0.0/104",)).permits(origin("10.0.0.1"))
 
 
-def test_a_client_of_a_unix_socket_has_no_address_to_judge() -> None:
+def test_source_rules_do_not_apply_to_unix_socket_clients() -> None:
     assert sources("10.0.0.0/8", deny=("0.0.0.0/0", "::/0")).permits(UNIX)
 
 
@@ -115,7 +115,7 @@ def test_addresses_and_networks_are_source_rules(text: str) -> None:
         ("42", "expected a form such as 10.0.0.0/8"),
     ],
 )
-def test_a_bad_source_rule_says_what_would_be_right(text: str, advice: str) -> None:
+def test_the_error_of_a_bad_source_rule_names_the_expected_form(text: str, advice: str) -> None:
     with pytest.raises(ValueError, match=r"write|expected") as caught:
         check_source_rule(text)
     assert advice in str(caught.value)
@@ -164,7 +164,7 @@ def test_ports_may_be_a_list_of_ports_and_ranges() -> None:
     ]
 
 
-def test_a_star_is_every_name_and_every_address() -> None:
+def test_a_star_matches_every_name_and_address() -> None:
     rules = places("*:443")
     assert rules.permits("example.com", 443)
     assert rules.permits("10.0.0.1", 443)
@@ -212,13 +212,13 @@ def test_deny_wins() -> None:
         "127.0.0.1%lo",
     ],
 )
-def test_no_notation_of_an_address_slips_past_its_deny(host: str) -> None:
+def test_a_deny_covers_every_notation_of_an_address(host: str) -> None:
     assert not places("*:*", deny=("127.0.0.0/8:*",)).permits(host, 80)
     assert not places(deny=("127.0.0.1:80",)).permits(host, 80)
 
 
 @pytest.mark.parametrize("host", ["::1", "::", "0:0:0:0:0:0:0:1", "0000::", "::0001"])
-def test_no_notation_of_the_ipv6_loopback_slips_past_its_deny(host: str) -> None:
+def test_a_deny_covers_every_notation_of_the_ipv6_loopback(host: str) -> None:
     assert not places("*:*", deny=("[::1]:*",)).permits(host, 80)
 
 
@@ -248,13 +248,13 @@ def test_a_deny_by_address_refuses_names_that_no_allow_rule_names() -> None:
     assert not places(deny=("10.0.0.0/8:*",)).permits("db.internal", 5432)
 
 
-def test_a_deny_by_address_leaves_names_alone_on_other_ports() -> None:
+def test_a_deny_by_address_does_not_affect_names_on_other_ports() -> None:
     rules = places(deny=("10.0.0.0/8:22",))
     assert rules.permits("db.internal", 5432)
     assert not rules.permits("db.internal", 22)
 
 
-def test_rules_that_shut_out_every_name_can_be_told() -> None:
+def test_rules_that_refuse_every_name_are_detected() -> None:
     assert places(deny=("10.0.0.0/8:*",)).refuses_names
     assert places("*:*", deny=("10.0.0.0/8:*",)).refuses_names
     assert not places("*.internal:*", deny=("10.0.0.0/8:*",)).refuses_names
@@ -262,7 +262,7 @@ def test_rules_that_shut_out_every_name_can_be_told() -> None:
     assert not places().refuses_names
 
 
-def test_a_refusal_says_which_rule_it_was() -> None:
+def test_a_refusal_names_the_rule() -> None:
     rules = places("*.internal:443", "10.0.0.0/8:*", deny=("10.0.0.1:*", "db.internal:*"))
     assert rules.refusal("a.internal", 443) == ""
     assert rules.refusal("10.0.0.1", 80) == "10.0.0.1:80 is denied by 10.0.0.1:*"
@@ -274,7 +274,7 @@ def test_a_refusal_says_which_rule_it_was() -> None:
 
 
 @pytest.mark.parametrize("host", ["", ".", "a..b", "a b", "a\nb", "K.internal", "\u212a.internal", "bücher.de", "a/b"])
-def test_what_is_no_host_is_refused_where_there_are_rules(host: str) -> None:
+def test_an_invalid_host_is_refused_if_there_are_rules(host: str) -> None:
     permitted = places("*:*").permits(host, 80)
     assert permitted is (host == "K.internal")  # the ASCII letter; its lookalike, the Kelvin sign, is none
 
@@ -330,14 +330,14 @@ def test_these_are_destination_rules(text: str) -> None:
         ("https://a.example:443", "expected a form such as db.internal:443"),
     ],
 )
-def test_a_bad_destination_rule_says_what_would_be_right(text: str, advice: str) -> None:
+def test_the_error_of_a_bad_destination_rule_names_the_expected_form(text: str, advice: str) -> None:
     with pytest.raises(ValueError, match=r"write|expected") as caught:
         check_destination_rule(text)
     assert advice in str(caught.value)
 
 
 @given(st.text(max_size=30) | st.from_regex(r"[0-9a-fx*\[\]/.:,%-]{0,25}", fullmatch=True))
-def test_any_text_is_a_rule_or_an_error_with_a_sentence(text: str) -> None:
+def test_any_text_is_a_rule_or_raises_an_error_with_a_message(text: str) -> None:
     for sentence in (complaint(check_source_rule, text), complaint(check_destination_rule, text)):
         assert not sentence or "write" in sentence or "expected" in sentence
 
@@ -354,7 +354,7 @@ def _written(number: int, how: str) -> str:
 
 @given(st.lists(st.sampled_from(["hex", "octal", "decimal"]), min_size=4, max_size=4), st.integers(0, 2**32 - 1))
 @example(["decimal"] * 4, 0x7F000001)
-def test_however_an_ipv4_address_is_written_its_deny_holds(how: list[str], number: int) -> None:
+def test_a_deny_holds_for_every_spelling_of_an_ipv4_address(how: list[str], number: int) -> None:
     octets = number.to_bytes(4)
     address = str(IPv4Address(number))
     rules = places("*:*", deny=(f"{address}:*",))
@@ -364,7 +364,7 @@ def test_however_an_ipv4_address_is_written_its_deny_holds(how: list[str], numbe
 
 
 @given(st.text(max_size=40))
-def test_a_host_in_its_compared_form_stays_the_same_when_read_again(text: str) -> None:
+def test_reading_a_normalised_host_again_does_not_change_it(text: str) -> None:
     once = read_host(text)
     if once is not None:
         assert read_host(str(once)) == once
@@ -376,7 +376,7 @@ ANN, BOB = (SocksUser(name, FromFile(f"/run/{name}")) for name in ("ann", "bob")
 DB = FarTcp("prod", "db.internal", 443)
 
 
-def test_a_live_client_may_stay_where_it_might_come_in_now() -> None:
+def test_a_live_client_may_stay_if_it_could_connect_now() -> None:
     assert forbids(local(), ClientInfo(origin("10.0.0.7"), "db:5432")) == ""
     assert forbids(local(allow=("10.0.0.0/8",)), ClientInfo(origin("10.0.0.7"), "db:5432")) == ""
     assert forbids(local(allow=("192.0.2.0/24",)), ClientInfo(UNIX, "db:5432")) == "", "a unix socket's"
@@ -386,7 +386,7 @@ def test_a_live_client_may_stay_where_it_might_come_in_now() -> None:
     )
 
 
-def test_why_a_live_client_may_not_stay_is_told() -> None:
+def test_the_reason_why_a_live_client_is_forbidden() -> None:
     client_info = ClientInfo(origin("10.0.0.7"), "db.internal:443", DB, ANN)
     for tunnel, why in (
         (socks(deny=("10.0.0.0/8",)), "source 10.0.0.7 is no longer allowed"),

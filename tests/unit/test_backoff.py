@@ -47,7 +47,7 @@ def test_while_a_client_is_held_a_quick_failure_waits_at_most_two_seconds(reason
 
 
 @pytest.mark.parametrize("reason", sorted(SLOW))
-def test_a_slow_failure_doubles_up_to_the_cap_and_is_never_hurried(reason: Reason) -> None:
+def test_a_slow_failure_doubles_up_to_the_maximum(reason: Reason) -> None:
     waits = [delay(failing(reason, times), held=True) for times in range(1, 12)]
     for wait, limit in zip(waits, (0.25, 0.5, 1, 2, 4, 8, 16, 30, 30, 30, 30), strict=True):
         assert 0.8 * limit <= wait <= limit
@@ -61,12 +61,12 @@ def test_a_guarded_failure_waits_one_minute_doubling_to_fifteen(reason: Reason) 
 
 
 @pytest.mark.parametrize("reason", sorted([*backoff.GUARDED, Reason.SECRET_UNREADABLE]))
-def test_what_a_person_mends_in_a_file_is_tried_at_once_when_the_file_changes(reason: Reason) -> None:
+def test_a_guarded_failure_is_retried_when_its_file_changes(reason: Reason) -> None:
     assert delay(failing(reason, 5, fingerprint="v1"), fingerprint="v2") == 0
     assert delay(failing(reason, 5, fingerprint="v1"), fingerprint="v1") > 0
 
 
-def test_the_classes_of_section_5_are_these() -> None:
+def test_the_reasons_of_each_class() -> None:
     assert {Reason.REFUSED, Reason.UNREACHABLE, Reason.CLOSED_BY_SERVER} <= backoff.QUICK
     assert {Reason.AUTH, Reason.HOST_KEY} <= backoff.GUARDED
     assert {Reason.DNS, Reason.TIMEOUT, Reason.SERVER_BUSY, Reason.PROTOCOL} <= SLOW
@@ -78,20 +78,20 @@ def test_failures_are_counted_within_an_outage() -> None:
     assert (tries.failures, tries.at, tries.since) == (3, 10.0, 0.0)
 
 
-def test_another_access_starts_afresh() -> None:
+def test_another_access_starts_a_new_count() -> None:
     tries = failing(Reason.AUTH, 5)
     assert backoff.failed(tries, tries.last, 7.0, access("there"), "").failures == 1
     again = backoff.lost(tries, tries.last, 7.0, 0.0, access("there"), "")
     assert (again.failures, again.since, again.at_once) == (0, 7.0, True)
 
 
-def test_a_link_lost_after_it_was_well_starts_a_new_outage() -> None:
+def test_a_link_that_was_up_long_enough_starts_a_new_outage() -> None:
     tries = backoff.lost(failing(Reason.REFUSED, 9), Failure(Reason.CLOSED_BY_SERVER, ""), 50.0, 10.0, HERE, "s")
     assert (tries.failures, tries.since, tries.at_once, tries.fingerprint) == (0, 50.0, True, "s")
     assert delay(tries) == 0
 
 
-def test_a_link_lost_early_goes_on_with_the_outage_and_is_tried_at_once_if_it_lived_a_second() -> None:
+def test_a_link_lost_early_continues_the_outage() -> None:
     before = failing(Reason.REFUSED, backoff.AT_ONCE_LOSSES)
     closed = Failure(Reason.CLOSED_BY_SERVER, "")
     lived, stillborn = (backoff.lost(before, closed, 50.0, up_for, HERE, "") for up_for in (1.0, 0.9))
@@ -100,7 +100,7 @@ def test_a_link_lost_early_goes_on_with_the_outage_and_is_tried_at_once_if_it_li
     assert delay(stillborn) > 0
 
 
-def test_an_outage_is_over_when_a_link_that_came_after_its_last_failure_was_up_for_ten_seconds() -> None:
+def test_an_outage_ends_after_ten_seconds_up() -> None:
     tries = failing(Reason.REFUSED, 3, every=1.0)
     assert not backoff.is_over(tries, up_since=3.0, now=12.9)
     assert backoff.is_over(tries, up_since=3.0, now=13.0)
@@ -126,7 +126,7 @@ def test_the_next_try_is_always_ahead_and_never_beyond_the_cap_of_its_class(
     assert 0 < wait <= (900 if reason in backoff.GUARDED else 30)
 
 
-def test_many_targets_do_not_come_back_in_step() -> None:
+def test_jitter_spreads_the_retries_of_many_targets() -> None:
     tries = failing(Reason.TIMEOUT, 12)
     waits = {delay(tries, name=f"target-{number}") for number in range(100)}
     assert len(waits) > 90

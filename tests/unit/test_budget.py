@@ -66,7 +66,7 @@ class World:
 
 
 @given(st.integers(16, 4096), st.integers(0, 40), STEPS)
-def test_never_more_is_taken_than_there_is(limit: int, open_before: int, steps: Steps) -> None:
+def test_no_more_is_taken_than_usable(limit: int, open_before: int, steps: Steps) -> None:
     world = World(limit, open_before)
     for step in steps:
         world.step(*step)
@@ -129,7 +129,7 @@ def test_all_tunnels_of_one_target_leave_an_eighth_to_the_others(limit: int, tun
 
 
 @given(st.integers(256, 4096), STEPS)
-def test_clients_leave_room_for_listeners_and_connections_to_grow(limit: int, steps: Steps) -> None:
+def test_clients_leave_descriptors_for_new_listeners_and_links(limit: int, steps: Steps) -> None:
     world = World(limit, 0)
     for owner in OWNERS:
         world.budget.add_owner(owner)
@@ -162,7 +162,7 @@ def test_every_limit_is_divided(limit: int) -> None:
         assert budget.take_client("a", "a", "a") is not None
 
 
-def test_the_sentences_name_what_uses_the_most() -> None:
+def test_messages_name_the_largest_user() -> None:
     budget = Budget(256)
     budget.add_owner("a")
     while budget.take_client("a", "prod/dead", "prod") is not None:
@@ -180,14 +180,14 @@ def test_the_sentences_name_what_uses_the_most() -> None:
     assert "SSH connection" in budget.no_link()
 
 
-def test_the_sentences_name_a_target_where_no_tunnel_alone_uses_the_most() -> None:
+def test_messages_name_a_target_if_no_tunnel_alone_uses_the_most() -> None:
     budget = Budget(1024)
     places = [budget.take_client(owner, f"dead/{owner}", "dead") for owner in range(20) for _ in range(20)]
     count = sum(place is not None for place in places)
     assert f" ({count} of 1024 descriptors are in use by clients of target dead): " in budget.no_client()
 
 
-def test_clients_of_all_targets_that_are_away_leave_an_eighth_to_those_of_others() -> None:
+def test_clients_of_unconnected_targets_leave_an_eighth_to_others() -> None:
     budget = Budget(1024)
     for owner in range(101):
         budget.add_owner(owner)

@@ -26,7 +26,7 @@ KEY = SocketKey(TUNNEL.listen, 0)
 OPEN = Open(KEY, TUNNEL, None, "the configuration asks for it")
 
 
-def test_an_action_that_failed_is_due_after_ever_longer_rests() -> None:
+def test_a_failed_action_is_retried_with_growing_delays() -> None:
     faults, now, rests = Faults(), 100.0, list[float]()
     for _ in range(12):
         assert faults.is_due(OPEN, now)
@@ -40,7 +40,7 @@ def test_an_action_that_failed_is_due_after_ever_longer_rests() -> None:
     assert rests[-1] == FAULT_MAX
 
 
-def test_a_fault_is_forgotten_when_its_action_succeeds_or_is_not_asked_for() -> None:
+def test_a_record_ends_with_success_or_without_demand() -> None:
     dial, faults = Dial(TARGET, 1, "the configuration asks for it"), Faults()
     for action in (dial, OPEN):
         faults.failed(action, EMPTY, ValueError("x"), 100.0)
@@ -52,20 +52,20 @@ def test_a_fault_is_forgotten_when_its_action_succeeds_or_is_not_asked_for() -> 
     assert faults.next_try == math.inf
 
 
-def test_a_fault_is_told_at_the_owner_of_the_listener() -> None:
+def test_a_failed_close_is_reported_for_the_owner_of_the_listener() -> None:
     socket = SocketState(KEY, TUNNEL, SocketPhase.BOUND, None, "127.0.0.1:1")
     observed = replace(EMPTY, sockets={KEY: socket})
     assert Faults().failed(Close(KEY, "no tunnel needs it"), observed, ValueError("x"), 1.0) == "a/one"
 
 
 @pytest.mark.parametrize("secret", ["hunter2"])
-def test_the_sentence_holds_nothing_of_what_the_error_said(secret: str) -> None:
+def test_the_message_does_not_contain_the_text_of_the_error(secret: str) -> None:
     failure = internal("listening", ValueError(secret))
     assert failure.reason is Reason.INTERNAL
     assert failure.message == "internal error while listening (ValueError): please report it with the log"
 
 
-def test_what_is_up_stays_up_with_a_fault_and_what_was_to_come_up_is_down() -> None:
+def test_an_internal_error_keeps_an_up_tunnel_up() -> None:
     world = desired(TARGET, TUNNEL)
     tries = Tries(2, internal("listening", ValueError("x")), START.mono, START.mono, False, None, "")
 
@@ -107,7 +107,7 @@ def test_a_fault_is_logged_with_its_traceback_once_and_then_counted(caplog: pyte
     assert {getattr(one, "reason", None) for one in caplog.records} == {"internal"}
 
 
-def test_faults_without_end_take_bounded_memory() -> None:
+def test_endless_faults_use_bounded_memory() -> None:
     log = FaultLog()
     logging.disable()
     try:
@@ -118,7 +118,7 @@ def test_faults_without_end_take_bounded_memory() -> None:
     assert len(log._counts) <= 256
 
 
-async def test_what_a_callback_raises_is_logged_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+async def test_an_error_in_a_callback_is_logged_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     loop = asyncio.get_running_loop()
     app = App(Config([tmp_path / "tunnels.yaml"], environ={}))
 

@@ -67,7 +67,7 @@ def test_a_burst_is_compared_at_once_and_then_one_each_interval() -> None:
 
 
 @given(st.lists(st.floats(0, 3), min_size=1, max_size=200))
-def test_in_no_window_are_more_compared_than_the_burst_and_one_each_interval(pauses: list[float]) -> None:
+def test_no_window_exceeds_the_burst_plus_one_each_interval(pauses: list[float]) -> None:
     world, compared = World(), list[float]()
     for pause in pauses:
         world.now += pause
@@ -80,13 +80,13 @@ def test_in_no_window_are_more_compared_than_the_burst_and_one_each_interval(pau
             assert last - first + 1 <= BURST + window / INTERVAL + 1 + 1e-6
 
 
-def test_right_passwords_are_never_delayed_where_nobody_guesses() -> None:
+def test_correct_passwords_are_not_delayed_without_guesses() -> None:
     world = World()
     assert {world.right() for _ in range(1000)} == {0.0}
     assert len(world.guesses) == 0
 
 
-def test_a_right_password_does_not_give_wrong_ones_back() -> None:
+def test_a_correct_password_does_not_refund_wrong_ones() -> None:
     world = World()
     for _ in range(BURST):
         world.wrong()
@@ -94,7 +94,7 @@ def test_a_right_password_does_not_give_wrong_ones_back() -> None:
     assert world.wrong() != 0.0
 
 
-def test_a_right_password_waits_for_its_turn_like_the_guesses_of_its_address() -> None:
+def test_a_correct_password_waits_like_the_guesses_of_its_address() -> None:
     world = exhausted()
     assert world.right() is None
     world.now += INTERVAL
@@ -145,7 +145,7 @@ def test_an_ipv4_mapped_address_is_the_same_source() -> None:
     assert world.right(source=origin("::ffff:192.0.2.1")) is None
 
 
-def test_the_table_of_sources_is_bounded_and_the_busy_ones_stay() -> None:
+def test_the_table_of_sources_is_bounded_and_keeps_recent_ones() -> None:
     world = exhausted()
     for number in range(2 * SOURCES_MAX):
         world.wrong(source=origin(f"10.{number >> 16}.{number >> 8 & 255}.{number & 255}"))
@@ -154,7 +154,7 @@ def test_the_table_of_sources_is_bounded_and_the_busy_ones_stay() -> None:
     assert len(world.guesses) == SOURCES_MAX
 
 
-def test_what_was_known_of_a_tunnel_goes_with_it() -> None:
+def test_the_sources_of_a_removed_tunnel_are_dropped() -> None:
     world = exhausted()
     guess = world.admit(source=origin("192.0.2.2"))
     assert guess is not None

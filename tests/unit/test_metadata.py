@@ -73,7 +73,7 @@ def test_a_rule_for_a_wider_network_or_a_suffix_does_not_name_them(rule: str, ho
     "host",
     ["169.253.255.255", "169.255.0.0", "100.100.100.201", "fec0::1", "fd00:ec3::254", "64:ff9b::a01:203", "10.0.0.1"],
 )
-def test_the_neighbours_of_link_local_and_metadata_addresses_are_permitted(host: str) -> None:
+def test_addresses_next_to_the_special_networks_are_permitted(host: str) -> None:
     assert places().permits(host, 80)
 
 
@@ -103,12 +103,12 @@ def test_the_neighbours_of_link_local_and_metadata_addresses_are_permitted(host:
         ("256.1", ""),
     ],
 )
-def test_a_host_of_the_file_is_known_in_every_notation(text: str, kind: str) -> None:
+def test_a_configured_host_is_recognised_in_every_notation(text: str, kind: str) -> None:
     assert metadata.kind_of_text(text) == kind
 
 
 @given(st.lists(st.sampled_from(["hex", "octal", "decimal"]), min_size=4, max_size=4), st.integers(0, 0xFFFF))
-def test_however_a_link_local_address_is_written_it_is_known(how: list[str], number: int) -> None:
+def test_every_spelling_of_a_link_local_address_is_recognised(how: list[str], number: int) -> None:
     octets = (0xA9FE0000 + number).to_bytes(4)
     assert metadata.kind_of_text(".".join(map(_written, octets, how)))
     assert not places().permits(".".join(map(_written, octets, how)), 80)

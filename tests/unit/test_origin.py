@@ -23,7 +23,7 @@ def sources(*allow: str, deny: tuple[str, ...] = ()) -> SourceRules:
         *("1" * 100_000, "fe80::1%" + "a" * 100_000, "\x1b[2J", "\u202e10.0.0.1"),
     ],
 )
-def test_an_origin_that_is_not_an_address_is_refused_where_there_are_rules(said: str) -> None:
+def test_an_unknown_origin_is_refused_if_there_are_rules(said: str) -> None:
     unknown = origin(said)
     assert isinstance(unknown, UnknownOrigin)
     assert not sources("0.0.0.0/0", "::/0").permits(unknown)
@@ -36,7 +36,7 @@ def test_an_origin_that_is_not_an_address_is_refused_where_there_are_rules(said:
 
 
 @pytest.mark.parametrize("port", [-1, 65_536, 2**32, None, "80"])
-def test_an_origin_whose_port_is_none_is_unknown(port: object) -> None:
+def test_an_origin_with_an_invalid_port_is_unknown(port: object) -> None:
     assert isinstance(tcp_origin("10.0.0.1", port), UnknownOrigin)
     assert isinstance(tcp_origin(None, 80), UnknownOrigin)
 
@@ -49,7 +49,7 @@ def test_an_origin_is_shown_with_its_port_and_its_interface() -> None:
 
 
 @given(st.text(max_size=30), st.integers(-1, 70_000))
-def test_no_text_becomes_an_address_that_it_is_not(said: str, port: int) -> None:
+def test_no_text_is_read_as_another_address(said: str, port: int) -> None:
     found = origin(said, port)
     if isinstance(found, TcpOrigin):
         assert origin(found.host, port) == found

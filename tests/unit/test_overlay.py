@@ -12,11 +12,11 @@ FILES = desired(
 )
 
 
-def test_nothing_asked_is_what_the_files_say() -> None:
+def test_an_empty_overlay_changes_nothing() -> None:
     assert Overlay().over(FILES) is FILES
 
 
-def test_a_pause_is_laid_over_any_content_and_ends() -> None:
+def test_a_pause_survives_edits_and_ends() -> None:
     overlay = Overlay()
     overlay.pause(["prod/db", "prod/gone"], 100.0)
     overlay.pause(["test/db"], None)
@@ -44,7 +44,7 @@ def test_each_restart_is_another_access() -> None:
     assert overlay.over(FILES).targets["test"] == FILES.targets["test"]
 
 
-def test_shards_share_the_targets_out_each_to_one() -> None:
+def test_each_target_belongs_to_one_shard() -> None:
     many = desired(*(target(f"t{n}") for n in range(100)), *(local(f"t{n}/x", n + 1) for n in range(100)))
     parts = [Overlay(Shard(index, 3)).over(many) for index in range(3)]
     assert sorted(name for part in parts for name in part.targets) == sorted(many.targets)
@@ -69,7 +69,7 @@ PINNED = [1, 1]
         (["prod", "nothing*"], None),
     ],
 )
-def test_globs_mean_tunnels_by_id_or_by_target(patterns: list[str], ids: list[str] | None) -> None:
+def test_globs_match_tunnels_by_id_or_target(patterns: list[str], ids: list[str] | None) -> None:
     if ids is None:
         with pytest.raises(NoSuchTunnelError, match="known tunnels are prod/db, prod/web, test/db"):
             matching(patterns, FILES)

@@ -53,11 +53,11 @@ def test_every_character_of_a_hidden_category_is_escaped() -> None:
 
 
 @pytest.mark.parametrize("text", ["", "a b", "Grüße", "日本語", "עברית", "é", "→ ✓ …", "C:\\x1b", "\N{GRINNING FACE}"])
-def test_what_can_be_seen_is_left_alone(text: str) -> None:
+def test_visible_characters_are_not_escaped(text: str) -> None:
     assert printable(text) == text
 
 
-def test_a_limit_holds_for_what_is_shown() -> None:
+def test_the_limit_counts_shown_characters() -> None:
     assert printable("x" * 10, 10) == "x" * 10
     assert printable("\u202e" * 1000, 10) == "\\u202e\\u2…"
     assert printable("x" * 1_000_000, 10) == "x" * 9 + "…"

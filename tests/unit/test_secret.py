@@ -33,7 +33,7 @@ def test_a_traceback_does_not_show_a_secret() -> None:
     assert "hunter2" not in told
 
 
-def test_secrets_are_compared_by_what_they_hold() -> None:
+def test_secrets_with_equal_text_are_equal() -> None:
     assert Secret("a") == Secret("a")
     assert Secret("a") != Secret("b")
     assert Secret("a") != "a"
@@ -47,7 +47,7 @@ def test_any_text_can_be_a_secret(text: str) -> None:
     assert Secret(text) == Secret(text)
 
 
-def test_a_source_names_the_place_and_not_the_content() -> None:
+def test_a_source_shows_its_place_and_not_its_content() -> None:
     assert str(Inline(Secret("hunter2"))) == "a literal in the file"
     assert str(FromFile("/run/secrets/pp")) == "/run/secrets/pp"
     assert str(FromEnv("SSH_KEY")) == "$SSH_KEY"

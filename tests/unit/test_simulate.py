@@ -27,7 +27,7 @@ def test_it_is_an_actuator_and_a_clock() -> None:
     assert clock.now() == START
 
 
-def test_from_nothing_every_step_is_foreseen_in_order() -> None:
+def test_from_nothing_every_action_is_predicted_in_order() -> None:
     steps = simulated(desired(target(), local(), remote()), EMPTY, START)
     assert told(steps) == [
         "dial prod",
@@ -36,7 +36,7 @@ def test_from_nothing_every_step_is_foreseen_in_order() -> None:
     ]
 
 
-def test_between_two_files_only_the_differences_are_foreseen() -> None:
+def test_only_the_differences_between_two_files_are_predicted() -> None:
     world = World()
     world.settled(target(), local(), remote())
     world.arrive("prod/db")
@@ -52,13 +52,13 @@ def test_between_two_files_only_the_differences_are_foreseen() -> None:
     assert world.observe() == before  # nothing was done
 
 
-def test_an_agreeing_world_foresees_nothing() -> None:
+def test_nothing_is_predicted_if_desired_and_observed_agree() -> None:
     world = World()
     world.settled(target(), local(), remote())
     assert simulated(world.asked, world.observe(), START) == ()
 
 
-def test_a_rename_in_a_running_world_is_foreseen_to_keep_its_clients() -> None:
+def test_a_rename_is_predicted_to_keep_its_clients() -> None:
     world = World()
     world.settled(target(), local("prod/old"))
     world.arrive("prod/old")
@@ -66,7 +66,7 @@ def test_a_rename_in_a_running_world_is_foreseen_to_keep_its_clients() -> None:
     assert told(steps) == ["assign 127.0.0.1:5432 to prod/new"]
 
 
-def test_what_waits_for_its_next_try_is_foreseen_as_tried_now() -> None:
+def test_backoff_is_ignored_in_a_prediction() -> None:
     world = World()
     world.edit(target(), local())
     world.finish(1, AUTH)
@@ -74,7 +74,7 @@ def test_what_waits_for_its_next_try_is_foreseen_as_tried_now() -> None:
     assert told(simulated(world.asked, world.observe(), START)) == ["dial prod", "open 127.0.0.1:5432 for prod/db"]
 
 
-def test_an_edit_that_was_refused_and_taken_back_is_foreseen_to_be_tried_again() -> None:
+def test_a_failed_edit_that_was_reverted_is_predicted_again() -> None:
     world = World()
     world.settled(target(), local())
     world.edit(target(user="wrong"), local())
@@ -87,7 +87,7 @@ def test_an_edit_that_was_refused_and_taken_back_is_foreseen_to_be_tried_again()
     assert told(world.edit(target(user="wrong"), local())) == ["dial prod"], "at once"
 
 
-def test_what_is_under_way_is_foreseen_to_succeed() -> None:
+def test_work_in_progress_is_predicted_to_succeed() -> None:
     world = World()
     world.edit(target(), remote())
     assert told(simulated(world.asked, world.observe(), START)) == ["open 127.0.0.1:8080 on prod for prod/web"]
@@ -137,7 +137,7 @@ REMOTE_KEY = SocketKey(remote().listen, 0)
     ],
     ids=lambda value: type(value).__name__ if not isinstance(value, str) else value,
 )
-def test_a_step_that_no_world_could_carry_out_is_refused(action: Action, why: str) -> None:
+def test_an_impossible_action_is_refused(action: Action, why: str) -> None:
     world = World()
     world.settled(target(), local(), remote())
     world.edit(target(), local(), remote(), remote("prod/new", 9))
@@ -159,7 +159,7 @@ def test_an_address_counts_as_bound_until_it_is_released() -> None:
         world.apply(Assign(KEY, local(), ""))
 
 
-def test_two_sockets_of_one_tunnel_are_noticed() -> None:
+def test_two_sockets_of_one_tunnel_are_detected() -> None:
     world = World()
     world.settled(target(), local("prod/a", 1), local("prod/b", 1, host="127.0.0.2"))
     world.want(desired(target(), local("prod/a", 1, host="127.0.0.2")))
@@ -216,7 +216,7 @@ def test_clients_are_spread_over_the_connections() -> None:
     assert {flow.key.link: flow.count for flow in world.observe().flows} == {1: 2, 2: 2}
 
 
-def test_only_clients_that_came_in_by_the_socket_change_owners_with_it() -> None:
+def test_only_clients_of_the_socket_change_owner_with_it() -> None:
     """Two listeners lead to one place; one is renamed, and the clients of the other stay what they are."""
     world = World()
     world.settled(target(), local("prod/a", 1), local("prod/b", 2))
@@ -226,7 +226,7 @@ def test_only_clients_that_came_in_by_the_socket_change_owners_with_it() -> None
     assert sorted(flow.key.tunnel for flow in world.observe().flows) == ["prod/b", "prod/c"]
 
 
-def test_an_observed_world_is_taken_up_where_it_is() -> None:
+def test_a_simulator_continues_from_an_observed_state() -> None:
     world = World()
     world.settled(target(), local(), remote())
     world.arrive("prod/db")
@@ -240,7 +240,7 @@ def test_an_observed_world_is_taken_up_where_it_is() -> None:
     assert {socket.phase for socket in other.observe().sockets.values()} == {SocketPhase.BOUND}
 
 
-def test_time_passes_on_both_clocks_and_the_wall_clock_can_be_set() -> None:
+def test_elapse_moves_both_clocks_and_jump_only_the_wall_clock() -> None:
     world = World()
     world.elapse(5)
     world.jump(-100)

@@ -97,18 +97,18 @@ def test_a_login_of_another_version_is_refused() -> None:
     assert refusal(GREETING_WITH_LOGIN + b"\x05\x01a\x01b", needs_auth=True).data == b"\x01\x01"
 
 
-def test_a_client_without_a_password_is_refused_where_there_are_users() -> None:
+def test_with_users_a_client_without_a_password_is_refused() -> None:
     refused = refusal(GREETING, needs_auth=True)
     assert refused.data == b"\x05\xff"
     assert refused.login
     assert "requires a login" in refused.why
 
 
-def test_a_client_that_offers_both_goes_on_without_a_login_where_there_are_no_users() -> None:
+def test_without_users_a_client_that_offers_both_methods_needs_no_login() -> None:
     assert answered(b"\x05\x03\x01\x00\x02") == [Send(b"\x05\x00")]
 
 
-def test_a_client_that_insists_on_a_login_is_refused_where_there_are_no_users() -> None:
+def test_without_users_a_client_that_requires_a_login_is_refused() -> None:
     refused = refusal(b"\x05\x01\x02")
     assert refused.data == b"\x05\xff"
     assert not refused.login
@@ -118,7 +118,7 @@ def test_a_client_that_offers_nothing_is_refused() -> None:
     assert refusal(b"\x05\x00").data == b"\x05\xff"
 
 
-def test_what_the_client_sends_beyond_its_request_is_for_the_destination() -> None:
+def test_bytes_after_the_request_belong_to_the_destination() -> None:
     assert answered(GREETING + WEB + b"\x16\x03\x01")[-1] == Connect("example.com", 443, b"\x16\x03\x01")
 
 
@@ -136,9 +136,7 @@ def test_what_the_client_sends_beyond_its_request_is_for_the_destination() -> No
         (3, b"\x0axn--bcher-", "xn--bcher-"),
     ],
 )
-def test_a_destination_is_passed_on_as_an_address_or_as_the_name_that_was_sent(
-    kind: int, address: bytes, host: str
-) -> None:
+def test_a_destination_is_passed_on_as_an_address_or_unchanged_name(kind: int, address: bytes, host: str) -> None:
     assert answered(GREETING + bytes((5, 1, 0, kind)) + address + b"\x00\x50")[-1] == Connect(host, 80, b"")
 
 
@@ -172,7 +170,7 @@ def test_a_destination_is_passed_on_as_an_address_or_as_the_name_that_was_sent(
         b"1.2.3.4.5",
     ],
 )
-def test_what_is_no_name_is_refused_and_not_passed_on(host: bytes) -> None:
+def test_an_invalid_name_is_refused(host: bytes) -> None:
     refused = refusal(GREETING + request(host))
     assert refused.data == reply(Reply.GENERAL_FAILURE)
     assert refused.why.isprintable()
@@ -206,14 +204,14 @@ def test_a_request_of_another_version_is_refused() -> None:
     assert refusal(GREETING + b"\x04\x01").data == reply(Reply.GENERAL_FAILURE)
 
 
-def test_a_socks4_client_is_told_in_its_own_protocol() -> None:
+def test_a_socks4_client_gets_a_socks4_reply() -> None:
     refused = refusal(b"\x04\x01\x01\xbb\xc0\x00\x02\x07me\x00")
     assert refused.data == b"\x00\x5b\x00\x00\x00\x00\x00\x00"
     assert "SOCKS4" in refused.why
 
 
 @pytest.mark.parametrize("start", [b"GET / HTTP/1.1\r\n", b"CONNECT example.com:443 HTTP/1.1\r\n", b"PROPFIND / "])
-def test_an_http_client_is_told_in_its_own_protocol(start: bytes) -> None:
+def test_an_http_client_gets_an_http_response(start: bytes) -> None:
     refused = refusal(start)
     assert refused.data.startswith(b"HTTP/1.1 501 ")
     assert "HTTP" in refused.why
@@ -229,7 +227,7 @@ def test_an_http_client_is_told_in_its_own_protocol(start: bytes) -> None:
         (b"get / ", "0x67"),
     ],
 )
-def test_another_protocol_gets_no_answer_but_a_reason(start: bytes, why: str) -> None:
+def test_another_protocol_gets_no_answer_and_a_logged_reason(start: bytes, why: str) -> None:
     refused = refusal(start)
     assert refused.data == b""
     assert why in refused.why
@@ -246,7 +244,7 @@ def test_the_final_reply_has_the_form_of_the_rfc() -> None:
     assert reply(Reply.CONNECTION_REFUSED)[1] == 5
 
 
-def test_bytes_for_the_destination_are_not_swallowed_by_a_finished_handshake() -> None:
+def test_feeding_a_finished_handshake_raises() -> None:
     handshake = Handshake(needs_auth=False)
     handshake.feed(GREETING + WEB)
     with pytest.raises(RuntimeError, match="for the destination"):
@@ -280,7 +278,7 @@ conversations = st.builds(lambda *parts: b"".join(parts), greetings, logins, req
 
 
 @given(conversations | st.binary(), st.booleans(), cuts, st.booleans())
-def test_the_same_bytes_give_the_same_events_however_they_are_cut(
+def test_events_do_not_depend_on_how_the_bytes_are_split(
     data: bytes, needs_auth: bool, cuts: tuple[int, ...], ok: bool
 ) -> None:
     assert answered(data, needs_auth=needs_auth, cuts=cuts, ok=ok) == answered(data, needs_auth=needs_auth, ok=ok)
@@ -293,9 +291,7 @@ def test_one_byte_at_a_time_gives_the_same_events(data: bytes, needs_auth: bool)
 
 
 @given(st.lists(st.binary(max_size=700)), conversations, st.booleans())
-def test_no_bytes_make_it_raise_or_keep_more_than_one_message(
-    pieces: list[bytes], begin: bytes, needs_auth: bool
-) -> None:
+def test_no_input_raises_or_exceeds_the_buffer(pieces: list[bytes], begin: bytes, needs_auth: bool) -> None:
     handshake = Handshake(needs_auth)
     for piece in (begin, *pieces):
         events = handshake.feed(piece)
@@ -307,7 +303,7 @@ def test_no_bytes_make_it_raise_or_keep_more_than_one_message(
 
 
 @given(conversations, st.booleans())
-def test_nobody_connects_without_a_login_where_there_are_users(data: bytes, ok: bool) -> None:
+def test_with_users_no_client_connects_without_a_login(data: bytes, ok: bool) -> None:
     events = answered(data, needs_auth=True, ok=ok)
     if any(isinstance(event, Connect) for event in events):
         assert ok
@@ -324,7 +320,7 @@ def test_a_destination_that_is_passed_on_is_printable_ascii(host: bytes, port: i
 
 
 @given(st.binary(max_size=40), st.booleans(), st.booleans(), st.booleans())
-def test_a_caller_that_reads_no_more_than_is_wanted_reads_nothing_of_the_destinations(
+def test_reading_only_wanted_bytes_leaves_the_destinations_bytes(
     after: bytes, needs_auth: bool, by_name: bool, one_at_a_time: bool
 ) -> None:
     said = (GREETING_WITH_LOGIN + LOGIN if needs_auth else GREETING) + (
@@ -344,7 +340,7 @@ def test_a_caller_that_reads_no_more_than_is_wanted_reads_nothing_of_the_destina
 
 
 @given(st.binary(max_size=600), st.booleans())
-def test_never_more_is_wanted_than_the_longest_message(data: bytes, needs_auth: bool) -> None:
+def test_wanted_never_exceeds_the_longest_message(data: bytes, needs_auth: bool) -> None:
     handshake, read = Handshake(needs_auth), 0
     while (wanted := handshake.wanted) and read < len(data):
         assert 0 < wanted <= 513

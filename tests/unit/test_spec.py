@@ -65,7 +65,7 @@ def test_these_addresses_can_be_bound_together(one: Listen, other: Listen) -> No
     assert not Addresses([one]).meets(other)
 
 
-def test_a_chosen_port_meets_nothing() -> None:
+def test_a_chosen_port_overlaps_with_nothing() -> None:
     for choice in (tcp("127.0.0.1", 0), LocalTcp("127.0.0.1", 80, 90), RemoteTcp("a", "127.0.0.1", 0)):
         assert is_choice(choice)
         addresses = Addresses([choice])
@@ -100,7 +100,7 @@ def test_the_kind_follows_from_the_route() -> None:
     assert [one.kind for one in kinds] == ["local", "remote", "socks", "local", "remote"]
 
 
-def test_addresses_read_as_people_write_them() -> None:
+def test_addresses_are_shown_in_the_usual_form() -> None:
     shown = [
         Endpoint("::1", 22),
         tcp("127.0.0.1"),
@@ -121,7 +121,7 @@ def test_addresses_read_as_people_write_them() -> None:
     ]
 
 
-def test_what_an_edit_does_not_touch_is_the_identical_object_after_it() -> None:
+def test_unchanged_specs_stay_identical_objects() -> None:
     before = desired(target("a"), target("b"), local("a/x", 1), local("b/y", 2))
     after = desired(target("a"), target("b", user="other"), local("a/x", 1), local("b/y", 3), local("b/z", 4))
     shared = after.sharing(before)
@@ -133,7 +133,7 @@ def test_what_an_edit_does_not_touch_is_the_identical_object_after_it() -> None:
     assert after.sharing(NOTHING) == after
 
 
-def test_a_restart_is_another_access_of_that_target_alone() -> None:
+def test_a_restart_changes_the_access_of_its_target_only() -> None:
     before = desired(target("a"), target("b"), local("a/x"))
     after = before.restarted({"a": 2, "gone": 1})
     assert after.targets["a"].access.generation == 2
@@ -142,6 +142,6 @@ def test_a_restart_is_another_access_of_that_target_alone() -> None:
     assert after.tunnels == before.tunnels
 
 
-def test_every_pair_of_different_kinds_of_listen_is_apart() -> None:
+def test_listens_of_different_kinds_do_not_overlap() -> None:
     kinds: list[Listen] = [tcp("", 80), LocalUnix("/x", 0, ""), RemoteTcp("a", "", 80), RemoteUnix("a", "/x")]
     assert not any(overlaps(one, other) for one, other in itertools.permutations(kinds, 2))

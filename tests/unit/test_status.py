@@ -25,7 +25,7 @@ def of_target(world: World, name: str = "prod") -> Verdict:
     )
 
 
-def test_from_pending_by_connecting_to_up() -> None:
+def test_phases_from_pending_to_connecting_to_up() -> None:
     world = World()
     world.asked = world.asked.of((target(),), (local(),))
     assert (of(world).phase, of_target(world).phase) == (Phase.PENDING, Phase.PENDING)
@@ -37,7 +37,7 @@ def test_from_pending_by_connecting_to_up() -> None:
     assert is_settled(world.asked, world.observe())
 
 
-def test_a_dial_that_failed_says_why_how_often_and_when_next() -> None:
+def test_a_failed_dial_shows_reason_count_and_next_try() -> None:
     world = World()
     world.edit(target(), local())
     world.finish(world.link().id, REFUSED)
@@ -50,7 +50,7 @@ def test_a_dial_that_failed_says_why_how_often_and_when_next() -> None:
     assert is_settled(world.asked, world.observe()), "nothing is left but to try again"
 
 
-def test_what_no_retry_will_mend_needs_action() -> None:
+def test_a_failure_that_no_retry_resolves_needs_action() -> None:
     world = World()
     world.edit(target(), local())
     world.finish(world.link().id, AUTH)
@@ -67,7 +67,7 @@ def test_while_a_lost_link_is_dialled_again_it_is_down_and_settled() -> None:
     assert is_settled(world.asked, world.observe())
 
 
-def test_a_restart_is_not_settled_before_the_new_link_is_there() -> None:
+def test_a_restart_is_not_settled_before_the_new_link_is_ready() -> None:
     world = World()
     world.settled(target(), local())
     world.edit(target(generation=1), local())
@@ -77,7 +77,7 @@ def test_a_restart_is_not_settled_before_the_new_link_is_there() -> None:
     assert is_settled(world.asked, world.observe())
 
 
-def test_a_tunnel_that_is_to_move_is_not_up_because_its_old_socket_is_there() -> None:
+def test_the_old_socket_of_a_changed_address_does_not_count_as_up() -> None:
     world = World()
     world.settled(target(), local(port=5432))
     world.asked = world.asked.of((target(),), (local(port=5433),))
@@ -85,7 +85,7 @@ def test_a_tunnel_that_is_to_move_is_not_up_because_its_old_socket_is_there() ->
     assert [(one.verdict.phase, one.bound) for one in judgement.tunnels] == [(Phase.CONNECTING, "127.0.0.1:5433")]
 
 
-def test_a_connection_that_goes_on_although_the_new_one_cannot_be_made_says_when_it_is_tried_again() -> None:
+def test_a_failed_replacement_shows_the_next_try() -> None:
     world = World()
     world.settled(target(), local())
     world.edit(target(generation=1), local())
@@ -97,7 +97,7 @@ def test_a_connection_that_goes_on_although_the_new_one_cannot_be_made_says_when
     assert of(world) == Verdict(Phase.UP, message=verdict.message), "it is up, and nothing is wrong with it"
 
 
-def test_up_on_another_host_than_the_first_is_said_with_what_the_first_said_last() -> None:
+def test_a_fallback_host_is_shown_with_the_failure_of_the_first() -> None:
     world = World()
     hosts = target(hosts=("a", "b", "c"))
     first, second, third = hosts.access.hop.hosts
@@ -135,7 +135,7 @@ def test_three_failures_of_the_destination_make_it_unhealthy() -> None:
         assert of(world, observed=replace(world.observe(), destinations=heard)).phase is phase
 
 
-def test_where_there_is_a_probe_only_the_probe_is_asked() -> None:
+def test_with_a_probe_only_the_probe_counts() -> None:
     world = World()
     world.settled(target(), local(health=PROBE))
     heard = MappingProxyType({"prod/db": NO_ANSWER})
@@ -143,7 +143,7 @@ def test_where_there_is_a_probe_only_the_probe_is_asked() -> None:
     assert of(world, observed=replace(world.observe(), probes=heard)).phase is Phase.UNHEALTHY
 
 
-def test_what_is_unhealthy_says_who_asks_it_next() -> None:
+def test_an_unhealthy_tunnel_shows_what_retries_it() -> None:
     asks = Failure(Reason.DESTINATION, "db refuses: does anything listen there?")
     secret = Failure(Reason.SECRET_UNREADABLE, "the password of alice cannot be read")
     for failure, health, message in (
@@ -158,7 +158,7 @@ def test_what_is_unhealthy_says_who_asks_it_next() -> None:
         assert of(world, observed=replace(world.observe(), destinations=heard, probes=heard)).message == message
 
 
-def test_a_remote_port_that_another_replica_holds_is_standby_if_the_file_says_so() -> None:
+def test_a_remote_port_held_by_another_replica_can_be_standby() -> None:
     for standby, phase in ((True, Phase.STANDBY), (False, Phase.DOWN)):
         world = World()
         tunnel = remote(standby=standby)
