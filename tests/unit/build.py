@@ -1,4 +1,4 @@
-"""Builders of specs, so that a test names only what matters to it (spec types have no defaults by design)."""
+"""Builders of specs with defaults, so that a test names only the fields it is about."""
 
 from __future__ import annotations
 
@@ -151,28 +151,28 @@ def desired(*things: TargetSpec | TunnelSpec) -> Desired:
 
 
 class World(Simulator):
-    """A simulated world with the loop in it, for tests to read like a story."""
+    """A simulator with the reconcile loop, driven step by step by a test."""
 
     def __init__(self, *, instant: bool = False) -> None:
         super().__init__(EMPTY, START, instant=instant)
         self.asked = desired()
 
     def edit(self, *things: TargetSpec | TunnelSpec) -> list[Action]:
-        """The file says this now. Returns the steps that are taken at once."""
+        """Change the desired state. Return the actions that are applied at once."""
         self.asked = desired(*things).sharing(self.asked)
         return self.passes()
 
     def passes(self) -> list[Action]:
-        """Passes of the loop until it has nothing to do for now."""
+        """Run passes of the loop until no action is due."""
         return list(converge(self, self.asked))
 
     def settled(self, *things: TargetSpec | TunnelSpec) -> list[Action]:
-        """The file says this now, and all goes well."""
+        """Change the desired state, and let everything succeed."""
         steps = self.edit(*things)
         return steps + self.all_well()
 
     def all_well(self) -> list[Action]:
-        """What is under way finishes, and what follows from it, until nothing is left to do now."""
+        """Finish everything in progress with success, and what follows from it, until no action is due."""
         steps: list[Action] = self.passes()
         while self.under_way():
             self.settle()
@@ -183,7 +183,7 @@ class World(Simulator):
         return make_plan(self.asked, self.observe(), self.now()).wake_at
 
     def wait(self, seconds: float) -> list[Action]:
-        """Time passes; the loop wakes when its plans say so. What it begins does not finish by itself."""
+        """Let time pass. The loop wakes as planned; what it starts does not finish by itself."""
         end = self.now().mono + seconds
         steps: list[Action] = self.passes()
         while (at := self.wake_at()) < end:
@@ -196,7 +196,7 @@ class World(Simulator):
         return [link for link in self.observe().links if phase is None or link.phase is phase]
 
     def link(self) -> LinkState:
-        """The one connection there is."""
+        """Return the only link."""
         (link,) = self.observe().links
         return link
 
@@ -204,7 +204,7 @@ class World(Simulator):
         return list(self.observe().sockets.values())
 
     def socket(self) -> SocketState:
-        """The one socket there is."""
+        """Return the only socket."""
         (socket,) = self.observe().sockets.values()
         return socket
 
@@ -214,7 +214,7 @@ class World(Simulator):
 
 
 def told(steps: Iterable[Action]) -> list[str]:
-    """Steps in a few words each, for a test to compare with."""
+    """Return the actions in a few words each, for comparison in tests."""
     return [_told(step) for step in steps]
 
 

@@ -1,4 +1,4 @@
-"""Source and destination rules: what they permit, what does not slip past them, and what their errors say."""
+"""Source and destination rules: what they permit and refuse, and their error messages."""
 
 from collections.abc import Callable
 from ipaddress import IPv4Address

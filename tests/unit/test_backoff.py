@@ -1,4 +1,4 @@
-"""The figures of DESIGN section 5: when a failure is followed by the next try."""
+"""Backoff: the delays of each class of failure (docs/architecture.md, "Failure model")."""
 
 import pytest
 from hypothesis import given
@@ -15,7 +15,7 @@ SLOW = frozenset(Reason) - backoff.QUICK - backoff.GUARDED
 
 
 def failing(reason: Reason, times: int, every: float = 0.0, fingerprint: str = "") -> Tries:
-    """The record after failing that often, one try each `every` seconds from 0 on."""
+    """Return the record after that many failures, one try each `every` seconds from 0 on."""
     tries = None
     for attempt in range(times):
         tries = backoff.failed(tries, Failure(reason, "told"), attempt * every, HERE, fingerprint)
@@ -35,7 +35,7 @@ def test_a_quick_failure_waits_at_most_200_ms_in_the_first_ten_seconds(reason: R
 
 @pytest.mark.parametrize("reason", sorted(backoff.QUICK))
 def test_after_ten_seconds_a_quick_failure_waits_at_most_a_tenth_of_the_outage(reason: Reason) -> None:
-    """The count of hurried tries is not held against the server: it would jump from 200 ms to the maximum."""
+    """Without the bound, the count of quick tries would raise the delay from 200 ms to the maximum."""
     assert 0.8 <= delay(failing(reason, 51, every=0.2)) <= 1.0
     assert 8 <= delay(failing(reason, 101, every=1.0)) <= 10.0
     assert 24 <= delay(failing(reason, 1001, every=1.0)) <= 30.0

@@ -1,4 +1,4 @@
-"""The budget of descriptors: never more than there are, and no tunnel's clients use up what another needs."""
+"""The descriptor budget: its limits, and the share of each tunnel."""
 
 from __future__ import annotations
 

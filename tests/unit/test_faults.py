@@ -1,4 +1,4 @@
-"""Faults of this program: when what raised is tried again, what is told of it, and how often it is logged."""
+"""Internal errors: when a failed action is retried, what the status shows, and how often it is logged."""
 
 from __future__ import annotations
 

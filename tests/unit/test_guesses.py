@@ -1,4 +1,4 @@
-"""The limit of password guesses: by source, not by connection, and no burden to clients that log in well."""
+"""The limit of password guesses: it counts by source, and does not delay clients with correct passwords."""
 
 from __future__ import annotations
 

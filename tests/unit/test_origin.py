@@ -1,4 +1,4 @@
-"""Where a client comes from: what is an address, and that what is none passes no source rule."""
+"""Origins of clients: which texts are addresses. An unknown origin passes no source rule."""
 
 import pytest
 from hypothesis import given

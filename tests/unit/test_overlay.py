@@ -1,4 +1,4 @@
-"""What people asked of the process, laid over the files: pauses, restarts, the shard; and what a glob means."""
+"""Run-time state over the files: pauses, restarts, the shard, and the matching of globs."""
 
 from __future__ import annotations
 

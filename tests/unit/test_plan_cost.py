@@ -1,4 +1,4 @@
-"""A pass over what did not change compares pointers: the structure behind the figure of tests/bench/plan_noop.py."""
+"""A pass over unchanged objects compares pointers: the property behind the figure of tests/bench/plan_noop.py."""
 
 from typing import Any
 

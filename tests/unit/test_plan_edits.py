@@ -1,4 +1,4 @@
-"""What an edit does: each row of the table in DESIGN section 4, told as a story in a simulated world."""
+"""What an edit does: each row of the table in docs/architecture.md, in a simulator."""
 
 from dataclasses import replace
 from typing import Any
@@ -62,7 +62,7 @@ def test_a_policy_edit_is_in_place_and_keeps_clients(world: World, change: dict[
     assert (flow.key, flow.draining) == (client, None)
 
 
-def test_a_changed_drain_timeout_is_the_one_that_holds_when_the_tunnel_goes(world: World) -> None:
+def test_a_removed_tunnel_drains_with_its_latest_drain_timeout(world: World) -> None:
     world.settled(target(), local(drain_timeout=30.0))
     world.arrive("prod/db")
     world.settled(target(), local(drain_timeout=5.0))
@@ -77,7 +77,7 @@ def test_settings_of_a_target_change_in_place(world: World) -> None:
     assert world.link().settings.keepalive_interval == 5.0
 
 
-def test_a_connection_that_is_being_replaced_follows_settings_too(world: World) -> None:
+def test_settings_also_change_on_a_link_that_is_being_replaced(world: World) -> None:
     world.settled(target(), local())
     world.edit(target(user="other"), local())
     assert told(world.edit(target(user="other", dial_timeout=1.0), local())) == ["tune 1"]
@@ -139,7 +139,7 @@ def test_two_tunnels_swap_ports_in_one_edit(world: World) -> None:
     assert {flow.key.tunnel: flow.draining for flow in world.observe().flows} == {"prod/a": None, "prod/b": None}
 
 
-def test_three_tunnels_pass_their_ports_round(world: World) -> None:
+def test_three_tunnels_rotate_their_ports(world: World) -> None:
     world.settled(target(), *(local(f"prod/{n}", p, to=n) for n, p in zip("abc", (1, 2, 3), strict=True)))
     steps = world.settled(target(), *(local(f"prod/{n}", p, to=n) for n, p in zip("abc", (2, 3, 1), strict=True)))
     assert {step.split()[0] for step in told(steps)} == {"assign"}
@@ -188,15 +188,15 @@ def test_tunnels_with_a_chosen_port_do_not_take_it_from_one_another(world: World
     assert world.socket_of("prod/a").bound != bound
 
 
-def test_an_edit_of_a_tunnel_with_a_chosen_port_does_not_let_a_new_one_take_it(world: World) -> None:
-    """For a moment its socket is nobody's; the tunnel that had it comes first."""
+def test_an_edited_tunnel_keeps_its_chosen_port(world: World) -> None:
+    """For a moment its socket has no owner; the tunnel that had it takes precedence."""
     world.settled(target(), local("prod/b", 0))
     bound = world.socket().bound
     world.settled(target(), local("prod/a", 0), local("prod/b", 0, critical=False))
     assert world.socket_of("prod/b").bound == bound
 
 
-def test_a_chosen_port_put_back_while_it_closes_does_not_wait_for_the_old_one(world: World) -> None:
+def test_a_chosen_port_put_back_does_not_wait_for_the_closing_one(world: World) -> None:
     world.settled(target(), local(port=0), local("prod/other", 1))
     world.edit(target(), local("prod/other", 1))
     assert told(world.edit(target(), local(port=0), local("prod/other", 1))) == [
@@ -204,7 +204,7 @@ def test_a_chosen_port_put_back_while_it_closes_does_not_wait_for_the_old_one(wo
     ]
 
 
-def test_a_chosen_port_stays_when_the_tunnel_leads_elsewhere(world: World) -> None:
+def test_a_chosen_port_survives_a_new_route(world: World) -> None:
     world.settled(target(), local("prod/a", 0, to="x"), local("prod/b", 0, to="y"))
     bound = {socket.owner.id: socket.bound for socket in world.sockets()}
     world.settled(target(), local("prod/a", 0, to="y"), local("prod/b", 0, to="x"))
@@ -251,7 +251,7 @@ def test_a_replaced_connection_closes_with_its_last_client(world: World) -> None
     assert [link.id for link in world.links()] == [2]
 
 
-def test_while_the_new_access_fails_the_old_connection_goes_on(world: World) -> None:
+def test_the_old_link_serves_while_the_new_access_fails(world: World) -> None:
     world.settled(target(), local(), remote())
     world.arrive("prod/db")
     world.edit(target(user="wrong"), local(), remote())
@@ -263,7 +263,7 @@ def test_while_the_new_access_fails_the_old_connection_goes_on(world: World) -> 
     assert {socket.phase for socket in world.sockets()} == {SocketPhase.BOUND}
 
 
-def test_a_new_access_is_tried_at_once_whatever_the_old_one_suffered(world: World) -> None:
+def test_a_new_access_is_dialled_at_once_after_failures_of_the_old(world: World) -> None:
     world.edit(target(user="wrong"), local())
     world.finish(world.link().id, AUTH)
     assert told(world.edit(target(user="right"), local())) == ["dial prod"]
@@ -276,12 +276,12 @@ def test_an_access_that_is_put_back_keeps_the_connection_it_had(world: World) ->
     assert world.link().id == 1
 
 
-def test_a_dial_to_the_wrong_place_is_given_up_at_once(world: World) -> None:
+def test_a_dial_with_an_outdated_access_is_cancelled_at_once(world: World) -> None:
     world.edit(target(user="wrong"), local())
     assert told(world.edit(target(user="right"), local())) == ["retire 1", "dial prod"]
 
 
-def test_a_connection_whose_host_key_is_no_longer_trusted_is_replaced_like_a_wrong_one(world: World) -> None:
+def test_a_link_with_an_untrusted_host_key_is_replaced(world: World) -> None:
     world.settled(target(), local())
     world.arrive("prod/db")
     world.distrust(1)
@@ -289,7 +289,7 @@ def test_a_connection_whose_host_key_is_no_longer_trusted_is_replaced_like_a_wro
     assert told(world.all_well()) == ["retire 1", "drain prod/db"]
 
 
-def test_a_connection_that_is_trusted_again_before_it_could_be_replaced_stays(world: World) -> None:
+def test_a_link_trusted_again_before_its_replacement_stays(world: World) -> None:
     """Known hosts that were wrong for a moment: what was begun for it is given up, and nobody has a deadline."""
     world.settled(target(handover_timeout=5.0), local())
     world.arrive("prod/db")
@@ -302,7 +302,7 @@ def test_a_connection_that_is_trusted_again_before_it_could_be_replaced_stays(wo
     assert [flow.draining for flow in world.observe().flows] == [None]
 
 
-def test_a_connection_that_is_trusted_again_is_not_replaced_when_its_guarded_dial_is_due(world: World) -> None:
+def test_a_link_trusted_again_is_not_replaced_by_a_late_dial(world: World) -> None:
     world.settled(target(), local())
     world.distrust(1)
     world.passes()
@@ -311,7 +311,7 @@ def test_a_connection_that_is_trusted_again_is_not_replaced_when_its_guarded_dia
     assert told(world.wait(3600)) == []
 
 
-def test_a_connection_that_is_trusted_again_after_it_was_replaced_leaves_the_place_to_the_new_one(world: World) -> None:
+def test_a_link_trusted_again_after_its_replacement_is_not_reused(world: World) -> None:
     world.settled(target(), local())
     world.arrive("prod/db")
     world.distrust(1)
@@ -321,7 +321,7 @@ def test_a_connection_that_is_trusted_again_after_it_was_replaced_leaves_the_pla
     assert [link.id for link in world.links(LinkPhase.READY)] == [2]
 
 
-def test_the_loss_of_a_connection_being_replaced_does_not_hurry_a_guarded_failure(world: World) -> None:
+def test_losing_a_link_being_replaced_does_not_shorten_a_guarded_delay(world: World) -> None:
     """What the old access suffers says nothing about the new one, and servers ban guessers."""
     world.settled(target(), local())
     world.edit(target(user="wrong"), local())
@@ -339,7 +339,7 @@ def test_another_port_closes_the_old_socket_and_opens_a_new_one(world: World) ->
     assert told(world.settled(target(), local(port=2))) == ["close 127.0.0.1:1", "open 127.0.0.1:2 for prod/db"]
 
 
-def test_clients_that_came_in_by_the_old_port_are_drained(world: World) -> None:
+def test_clients_of_the_old_port_are_drained(world: World) -> None:
     world.settled(target(), local(port=1))
     old = world.arrive("prod/db")
     world.settled(target(), local(port=2))
@@ -444,7 +444,7 @@ GONE = pytest.mark.parametrize(
 
 
 @GONE
-def test_what_is_gone_stops_accepting_drains_and_is_cut_at_its_deadline(world: World, how: str) -> None:
+def test_an_unwanted_tunnel_closes_drains_and_is_cut_at_its_deadline(world: World, how: str) -> None:
     world.settled(target(), local(drain_timeout=30.0))
     world.arrive("prod/db")
     assert gone(how, world) == ["close 127.0.0.1:5432", "drain prod/db"]
@@ -457,7 +457,7 @@ def test_what_is_gone_stops_accepting_drains_and_is_cut_at_its_deadline(world: W
 
 
 @GONE
-def test_what_is_put_back_meanwhile_is_revived(world: World, how: str) -> None:
+def test_a_tunnel_put_back_while_draining_keeps_its_clients(world: World, how: str) -> None:
     world.settled(target(), local())
     world.arrive("prod/db")
     gone(how, world)
@@ -468,27 +468,27 @@ def test_what_is_put_back_meanwhile_is_revived(world: World, how: str) -> None:
     assert world.link().id == 1
 
 
-def test_a_socket_put_back_while_it_closes_is_opened_again_when_it_is_gone(world: World) -> None:
+def test_a_socket_put_back_while_closing_opens_again(world: World) -> None:
     world.settled(target(), local())
     world.edit(target())
     assert told(world.edit(target(), local())) == ["dial prod"]
     assert told(world.all_well()) == ["open 127.0.0.1:5432 for prod/db"]
 
 
-def test_without_clients_everything_goes_at_once(world: World) -> None:
+def test_without_clients_everything_closes_at_once(world: World) -> None:
     world.settled(target(), local(), remote())
     assert sorted(told(world.settled())) == ["close 127.0.0.1:5432", "close 127.0.0.1:8080 on prod", "retire 1"]
     assert world.links() == []
     assert world.sockets() == []
 
 
-def test_a_tunnel_without_patience_cuts_its_clients_at_once(world: World) -> None:
+def test_a_drain_timeout_of_zero_cuts_at_once(world: World) -> None:
     world.settled(target(), local(drain_timeout=0.0))
     world.arrive("prod/db")
     assert told(world.settled(target())) == ["close 127.0.0.1:5432", "drain prod/db", "cut prod/db", "retire 1"]
 
 
-def test_clients_handed_over_and_then_removed_have_the_nearer_deadline(world: World) -> None:
+def test_handed_over_then_removed_clients_have_the_earlier_deadline(world: World) -> None:
     world.settled(target(handover_timeout=10.0), local())
     world.arrive("prod/db")
     world.settled(target(handover_timeout=10.0, generation=1), local())
@@ -498,7 +498,7 @@ def test_clients_handed_over_and_then_removed_have_the_nearer_deadline(world: Wo
     assert "cut prod/db" in told(world.wait(0.2))
 
 
-def test_clients_removed_and_then_handed_over_have_the_nearer_deadline_too(world: World) -> None:
+def test_removed_then_handed_over_clients_have_the_earlier_deadline(world: World) -> None:
     """One edit that removes their tunnel and changes the way to its target: the connection is replaced later."""
     world.settled(target(handover_timeout=3.0), local(drain_timeout=20.0), local("prod/keep", 1))
     world.arrive("prod/db")
@@ -519,7 +519,7 @@ def test_clients_removed_and_then_handed_over_for_longer_keep_their_deadline(wor
     assert "cut prod/db" in told(world.wait(0.2))
 
 
-def test_clients_put_back_on_a_replaced_connection_may_stay_no_longer_than_any_other_there(world: World) -> None:
+def test_clients_put_back_on_a_replaced_link_have_its_deadline(world: World) -> None:
     world.settled(target(handover_timeout=10.0), local())
     world.arrive("prod/db")
     world.settled(target(handover_timeout=10.0, generation=1), local())
@@ -530,7 +530,7 @@ def test_clients_put_back_on_a_replaced_connection_may_stay_no_longer_than_any_o
     assert "cut prod/db" in told(world.wait(0.2))
 
 
-def test_clients_who_had_long_to_hand_over_have_the_drain_timeout_once_their_tunnel_is_gone(world: World) -> None:
+def test_removal_shortens_a_long_handover_to_the_drain_timeout(world: World) -> None:
     world.settled(target(), local())
     world.arrive("prod/db")
     world.settled(target(generation=1), local())
@@ -546,7 +546,7 @@ def test_a_plan_that_drains_also_wakes_for_the_end_of_it(world: World) -> None:
     assert make_plan(desired(target()), world.observe(), world.now()).wake_at == world.now().mono + 30
 
 
-def test_clients_removed_and_put_back_on_a_replaced_connection_have_its_deadline_again(world: World) -> None:
+def test_clients_removed_and_put_back_regain_the_handover_deadline(world: World) -> None:
     world.settled(target(), local())
     world.arrive("prod/db")
     world.settled(target(generation=1), local())

@@ -410,7 +410,7 @@ def _is_idle(link: LinkState, desired: Desired, observed: Observed) -> bool:
 
 
 def _check_closed(action: Close, wanted: dict[str, TunnelSpec], observed: Observed) -> None:
-    """A port that somebody asks for is never closed: it changes hands."""
+    """A port that any tunnel wants is never closed: it is assigned."""
     owner = wanted.get(observed.sockets[action.key].owner.id)
     assert owner is None or owner.listen != action.key.listen
     if not is_choice(action.key.listen):
@@ -418,7 +418,7 @@ def _check_closed(action: Close, wanted: dict[str, TunnelSpec], observed: Observ
 
 
 def _check_patient(action: Dial, observed: Observed, now: Now) -> None:
-    """Nobody is banned for guessing passwords."""
+    """Guarded failures are not retried early, which a server could punish with a ban."""
     tries = observed.link_tries.get(action.target.name)
     same = tries is not None and tries.access == action.target.access
     if same and tries is not None and tries.last.reason is Reason.AUTH and not tries.at_once:

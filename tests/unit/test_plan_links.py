@@ -32,7 +32,7 @@ def test_a_lost_connection_is_dialled_again_at_once_and_the_port_stays_bound(wor
     assert world.socket().phase is SocketPhase.BOUND
 
 
-def test_a_session_killed_ten_times_in_a_row_is_retried_at_once_if_it_lived_a_second(world: World) -> None:
+def test_a_session_that_lived_a_second_is_retried_at_once_ten_times(world: World) -> None:
     world.settled(target(), local())
     for _ in range(10):
         world.wait(1.0)
@@ -40,7 +40,7 @@ def test_a_session_killed_ten_times_in_a_row_is_retried_at_once_if_it_lived_a_se
         assert told(world.all_well()) == ["dial prod"]
 
 
-def test_a_session_killed_as_soon_as_it_is_up_is_retried_within_200_ms_for_ten_seconds(world: World) -> None:
+def test_a_short_lived_session_is_retried_within_200_ms_for_10_s(world: World) -> None:
     """The first losses at once; then often, but not in a tight loop: a server that accepts and drops us is spared."""
     world.settled(target(), local())
     for _ in range(backoff.AT_ONCE_LOSSES + 1):
@@ -58,7 +58,7 @@ def test_a_session_killed_as_soon_as_it_is_up_is_retried_within_200_ms_for_ten_s
     assert tries > 40
 
 
-def test_coming_back_for_a_moment_does_not_forget_the_outage(world: World) -> None:
+def test_being_up_for_a_moment_does_not_end_the_outage(world: World) -> None:
     """A server that accepts and drops us ten times a second for minutes is not asked five times a second."""
     world.settled(target(), local())
     waits = []
@@ -75,7 +75,7 @@ def test_coming_back_for_a_moment_does_not_forget_the_outage(world: World) -> No
     assert told(world.passes()) == ["dial prod"]
 
 
-def test_a_connection_that_was_well_starts_the_next_outage_afresh(world: World) -> None:
+def test_a_link_that_was_up_long_enough_begins_a_new_outage(world: World) -> None:
     world.edit(target(), local())
     for _ in range(5):
         world.finish(world.link().id, REFUSED)
@@ -88,7 +88,7 @@ def test_a_connection_that_was_well_starts_the_next_outage_afresh(world: World) 
     assert not world.observe().link_tries
 
 
-def test_a_refused_dial_is_retried_within_200_ms_for_ten_seconds_and_backs_off_after(world: World) -> None:
+def test_a_refused_dial_is_retried_within_200_ms_then_backs_off(world: World) -> None:
     world.edit(target(), local())
     began, dials = world.now().mono, [0.0]
     while world.now().mono - began < 300:
@@ -122,7 +122,7 @@ def test_while_a_client_is_held_a_refused_dial_is_retried_within_two_seconds(wor
     assert world.wake_at() - world.now().mono <= 2
 
 
-def test_a_held_client_does_not_hurry_a_guarded_failure(world: World) -> None:
+def test_a_held_client_does_not_shorten_a_guarded_delay(world: World) -> None:
     world.settled(target(), local())
     kill(world)
     world.passes()
@@ -132,7 +132,7 @@ def test_a_held_client_does_not_hurry_a_guarded_failure(world: World) -> None:
     assert told(world.wait(14)) == ["dial prod"]
 
 
-def test_a_guarded_failure_is_tried_at_once_when_a_file_it_read_has_changed_and_only_once(world: World) -> None:
+def test_a_guarded_failure_is_retried_once_when_its_file_changes(world: World) -> None:
     world.fingerprints["prod"] = "key v1"
     world.edit(target(), local())
     world.finish(world.link().id, AUTH)
@@ -143,7 +143,7 @@ def test_a_guarded_failure_is_tried_at_once_when_a_file_it_read_has_changed_and_
     assert told(world.wait(60)) == []
 
 
-def test_a_slow_failure_is_not_hurried_by_a_changed_file(world: World) -> None:
+def test_a_changed_file_does_not_shorten_a_slow_delay(world: World) -> None:
     world.edit(target(), local())
     world.finish(world.link().id, TIMEOUT)
     world.fingerprints["prod"] = "new"
@@ -192,7 +192,7 @@ def test_several_lost_connections_are_all_dialled_again_at_once(world: World) ->
     assert told(world.passes()) == ["dial prod"] * 3
 
 
-def test_the_last_dials_that_are_not_needed_any_more_are_given_up(world: World) -> None:
+def test_surplus_dials_are_cancelled(world: World) -> None:
     world.edit(target(connections=3), local())
     world.edit(target(connections=1), local())
     world.finish(2)
@@ -229,7 +229,7 @@ def test_the_first_host_that_can_be_reached_is_used(world: World) -> None:
     assert hosts(world) == ["second"]
 
 
-def test_a_connection_goes_back_to_a_preferred_host_once_it_is_well(world: World) -> None:
+def test_a_link_fails_back_to_a_preferred_host(world: World) -> None:
     down(world, "first", "second")
     world.settled(target(hosts=HOSTS), local())
     world.arrive("prod/db")
@@ -243,7 +243,7 @@ def test_a_connection_goes_back_to_a_preferred_host_once_it_is_well(world: World
     assert hosts(world) == ["second"]
 
 
-def test_a_preferred_host_that_stays_away_is_tried_once_a_minute_and_costs_nothing(world: World) -> None:
+def test_a_dead_preferred_host_is_tried_once_a_minute(world: World) -> None:
     down(world, "first")
     world.settled(target(hosts=HOSTS), local())
     world.arrive("prod/db")
@@ -257,7 +257,7 @@ def test_a_preferred_host_that_stays_away_is_tried_once_a_minute_and_costs_nothi
     assert [link.id for link in world.links()] == [1]
 
 
-def test_a_preferred_host_that_comes_and_goes_does_not_move_clients_more_than_once_a_minute(world: World) -> None:
+def test_a_flapping_preferred_host_moves_clients_once_a_minute(world: World) -> None:
     down(world, "first")
     world.settled(target(hosts=HOSTS), local())
     moves = 0
@@ -273,7 +273,7 @@ def test_a_preferred_host_that_comes_and_goes_does_not_move_clients_more_than_on
     assert 2 <= moves <= 10
 
 
-def test_with_several_connections_none_is_retired_until_all_are_at_the_better_host(world: World) -> None:
+def test_no_link_is_retired_until_all_reached_the_preferred_host(world: World) -> None:
     down(world, "first")
     world.settled(target(hosts=HOSTS, connections=2), local())
     down(world)
@@ -287,7 +287,7 @@ def test_with_several_connections_none_is_retired_until_all_are_at_the_better_ho
     assert told(world.passes()) == ["retire 1", "retire 2"]
 
 
-def test_a_fail_back_under_way_does_not_keep_a_lost_connection_from_being_replaced(world: World) -> None:
+def test_a_lost_link_is_replaced_during_a_fail_back(world: World) -> None:
     """The preferred host may be black-holed: the dial to it can take its whole timeout."""
     down(world, "first")
     world.settled(target(hosts=HOSTS), local())
@@ -340,7 +340,7 @@ def test_an_on_demand_target_that_lost_its_connection_while_idle_is_not_dialled(
     assert told(world.wait(600)) == ["retire 2"]  # it was still in demand for a second
 
 
-def test_a_client_who_is_held_longer_than_the_idle_time_still_wants_the_connection(world: World) -> None:
+def test_a_client_held_longer_than_the_idle_time_still_counts(world: World) -> None:
     world.settled(target(on_demand=5.0), local())
     world.arrive("prod/db")
     for _ in range(6):
@@ -418,7 +418,7 @@ def test_a_remote_port_that_the_server_still_holds_is_asked_for_every_second(wor
     assert world.socket().phase is SocketPhase.BOUND
 
 
-def test_a_remote_port_which_is_forbidden_is_asked_for_less_and_less(world: World) -> None:
+def test_a_forbidden_remote_port_is_retried_with_growing_delays(world: World) -> None:
     world.edit(target(), remote())
     world.finish(world.link().id)
     waits = []
@@ -453,7 +453,7 @@ def test_another_route_and_another_connection_at_once_move_the_listener_once(wor
     ]
 
 
-def test_a_standby_asks_for_its_port_until_it_is_free(world: World) -> None:
+def test_a_standby_retries_its_port_until_it_is_free(world: World) -> None:
     world.busy.add(remote().listen)
     world.settled(target(), remote(standby=True))
     assert len(world.wait(10)) == 1

@@ -1,4 +1,4 @@
-"""A plan in words: what changed, as the file would say it."""
+"""The plan report: changes in the fields of the file."""
 
 from __future__ import annotations
 
@@ -58,13 +58,13 @@ def desired(fields: dict[str, str]) -> Desired:
         ),
     ],
 )
-def test_what_changed_is_said_in_the_words_of_the_file(field: str, value: str, said: str) -> None:
+def test_changes_are_named_by_the_fields_of_the_file(field: str, value: str, said: str) -> None:
     plan = between(desired(BEFORE), desired(BEFORE | {field: value}))
     why = "the way to reach it changed" if field in OF_TARGET else "its settings changed"
     assert plan.steps[0].why == f"{why}: {said}"
 
 
-def test_a_client_whom_two_steps_touch_is_counted_once() -> None:
+def test_a_client_affected_by_two_actions_is_counted_once() -> None:
     """Its connection is replaced: it is left on the old one, and given a deadline."""
     world = World()
     world.settled(target(), local(), local("prod/other", 5433))
@@ -82,7 +82,7 @@ def test_a_client_whom_two_steps_touch_is_counted_once() -> None:
     assert plan.clients == 3
 
 
-def test_a_client_whom_the_new_rules_forbid_is_touched_by_them() -> None:
+def test_a_client_forbidden_by_new_rules_is_counted() -> None:
     world = World()
     users = tuple(SocksUser(name, FromFile(f"/run/{name}")) for name in ("ann", "bob"))
     to = FarTcp("prod", "db.internal", 443)
@@ -103,7 +103,7 @@ def test_a_client_whom_the_new_rules_forbid_is_touched_by_them() -> None:
     assert touched(world, local(max_connections=1), socks(users=users)) == (["assign prod/db 0"], 0)
 
 
-def test_who_is_cut_by_a_rule_is_not_drained_too() -> None:
+def test_a_client_cut_by_a_rule_is_not_drained_too() -> None:
     world = World()
     world.settled(target(), local())
     for address in ("127.0.0.1", "10.0.0.7"):
@@ -187,13 +187,13 @@ def test_another_way_to_a_target_is_told_in_whole_words(old: str, new: str, said
         ),
     ],
 )
-def test_users_are_told_by_name_and_no_secret_is(old: str, new: str, said: str) -> None:
+def test_users_are_shown_by_name_without_secrets(old: str, new: str, said: str) -> None:
     [step] = between(file("host: b", f"socks: 1080, auth: {old}"), file("host: b", f"socks: 1080, auth: {new}")).steps
     assert step.why == f"its settings changed: {said}"
 
 
 @pytest.mark.parametrize("field", ["allow", "deny"])
-def test_of_a_long_list_it_is_told_what_came_and_what_went(field: str) -> None:
+def test_for_a_long_list_only_added_and_removed_items_are_shown(field: str) -> None:
     nets = [f"10.{number}.0.0/16" for number in range(20)]
     before, after = (
         f"local: '5432:db:5432', {field}: [{', '.join(some)}]" for some in (nets, [*nets[1:], "192.0.2.7"])
@@ -208,7 +208,7 @@ def test_of_a_long_list_it_is_told_what_came_and_what_went(field: str) -> None:
 
 
 @pytest.mark.parametrize("jumps", ["", ", jumpHost: {host: j, user: u, agent: true, connectTimeout: 3s}"])
-def test_each_difference_of_a_target_is_told_once(jumps: str) -> None:
+def test_each_difference_of_a_target_is_shown_once(jumps: str) -> None:
     """What needs another connection by `dial`, what is changed on the one that is there by `tune`."""
     plan = between(file("host: b"), file(f"host: c, keepaliveInterval: 3s{jumps}"))
     told = {step.action: step.why for step in plan.steps}

@@ -1,4 +1,4 @@
-"""Text from elsewhere shows every character that it holds."""
+"""Text from outside is shown with its hidden characters as escapes."""
 
 from __future__ import annotations
 

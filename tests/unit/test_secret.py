@@ -1,4 +1,4 @@
-"""Secrets never show themselves."""
+"""Secrets are never printed."""
 
 import copy
 import traceback

@@ -1,4 +1,4 @@
-"""The simulator: what `tunnels plan` foresees, and that it refuses steps which no world could carry out."""
+"""The simulator: what `tunnels plan` predicts, and which actions it refuses as impossible."""
 
 from dataclasses import replace
 
@@ -217,7 +217,7 @@ def test_clients_are_spread_over_the_connections() -> None:
 
 
 def test_only_clients_of_the_socket_change_owner_with_it() -> None:
-    """Two listeners lead to one place; one is renamed, and the clients of the other stay what they are."""
+    """Two listeners have one route. One is renamed; the clients of the other keep their tunnel."""
     world = World()
     world.settled(target(), local("prod/a", 1), local("prod/b", 2))
     world.arrive("prod/a")

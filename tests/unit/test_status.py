@@ -1,4 +1,4 @@
-"""The judgement: which phase a target or tunnel is in, why, and when everything has settled."""
+"""The status: phase, reason and message of targets and tunnels, and when everything has settled."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The token bucket against a clock of its own: the rate holds, nobody starves, and it can be changed while in use."""
+"""The token bucket with a fake clock: the rate holds, no client starves, and the rate can change while in use."""
 
 import heapq
 from itertools import count
