@@ -23,7 +23,7 @@ class Actuator(Protocol):
     there; it never raises for what the world does, only for a programming error.
     """
 
-    def want(self, desired: Desired) -> None:
+    def set_desired(self, desired: Desired) -> None:
         """What is asked for now, for what the actuator looks up by itself: credential files to watch, names."""
 
     def apply(self, action: Action) -> None: ...

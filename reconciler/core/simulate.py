@@ -97,7 +97,7 @@ class Simulator:
 
     # --- what the loop sees (ports.Actuator, ports.Clock) ---
 
-    def want(self, desired: Desired) -> None:
+    def set_desired(self, desired: Desired) -> None:
         """What is asked for now. The tries of a way that nobody asks for any more say nothing about the next edit."""
         self._desired = desired
         asked = {target.name: target.access for target in desired.targets.values()}

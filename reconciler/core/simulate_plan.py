@@ -43,7 +43,7 @@ def converge(world: Simulator, desired: Desired) -> tuple[Action, ...]:
 
 def apply_until_settled(world: Simulator, desired: Desired) -> tuple[SimulatedStep, ...]:
     """The same, with whom each step touches."""
-    world.want(desired)
+    world.set_desired(desired)
     done: list[SimulatedStep] = []
     for _ in range(MAX_PASSES):
         actions = make_plan(desired, world.observe(), world.now()).actions

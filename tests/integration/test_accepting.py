@@ -40,7 +40,7 @@ class Listening:
         self.budget = Budget(10_000)
         sock.setblocking(False)
         self.acceptor = Acceptor(
-            sock, ReserveDescriptor(), admit=self._admit, accepted=self._made, crowded=lambda: None
+            sock, ReserveDescriptor(), admit=self._admit, accepted=self._made, exhausted=lambda: None
         )
 
     def _admit(self, _origin: Origin) -> Any:

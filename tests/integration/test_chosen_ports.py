@@ -150,13 +150,13 @@ async def test_an_edit_of_a_port_file_costs_nobody_a_client(sshd: Sshd, echo: Ec
         async with connected("127.0.0.1", port) as mine, connected("127.0.0.1", other) as neighbour:
             for path in ("/dev/ptmx", "/dev/zero", *(tmp_path / name for name in ("directory", "empty", "pipe")), good):
                 tunnels.edit(text(path))
-                said = "" if path == good else f"{path} is not written"
+                said = "" if path == good else f"cannot write its `portFile` {path}: "
                 await eventually(partial(_told, tunnels, "server/one", said))
                 for reader, writer in (mine, neighbour):
                     writer.write(b"x")
                     assert await reader.readexactly(1) == b"x"
             tunnels.edit(text("/dev/ptmx"))
-            await eventually(lambda: _told(tunnels, "server/one", "/dev/ptmx is not written"))
+            await eventually(lambda: _told(tunnels, "server/one", "cannot write its `portFile` /dev/ptmx"))
             assert good.read_text() == f"{port}\n", "an old file stays"
 
 
@@ -170,7 +170,7 @@ async def test_a_file_system_that_does_not_answer_holds_nothing_up(
         write_port_file(path, number)
 
     monkeypatch.setattr(assigned_ports, "write_port_file", hang)
-    monkeypatch.setattr(listeners, "PORT_FILE_WITHIN", 0.2)
+    monkeypatch.setattr(listeners, "PORT_FILE_TIMEOUT", 0.2)
     written = tmp_path / "echo.port"
     async with running(tmp_path, file(sshd, local("echo", 0, echo.port, portFile=written))) as tunnels:
         try:
@@ -188,7 +188,7 @@ async def test_port_files_that_hang_take_nobody_elses_threads(
 ) -> None:
     answering = threading.Event()
     monkeypatch.setattr(assigned_ports, "write_port_file", lambda *_: answering.wait(120))
-    monkeypatch.setattr(listeners, "PORT_FILE_WITHIN", 0.2)
+    monkeypatch.setattr(listeners, "PORT_FILE_TIMEOUT", 0.2)
     asyncio.get_running_loop().set_default_executor(DaemonThreads(4))  # `tunnels run` has 32
     many = [local(f"p{number}", 0, echo.port, portFile=tmp_path / f"p{number}") for number in range(8)]
     async with running(tmp_path, file(sshd, *many)) as tunnels:

@@ -119,9 +119,9 @@ async def test_many_clients_with_many_reasons_are_told_of_in_one_line(
             await eventually(lambda: tunnels.meter("server/echo").active == 0)
         [event] = [one for one in tunnels.app.events.since(0)[1] if one.phase == "cut"]
     assert event.message == (
-        "5 clients: its source 127.0.0.2 is not allowed any more (2 of them); "
-        "its source 127.0.0.3 is not allowed any more (1 of them); "
-        "its source 127.0.0.4 is not allowed any more (1 of them); and others"
+        "5 clients: its source 127.0.0.2 is not allowed any more (2 of 5); "
+        "its source 127.0.0.3 is not allowed any more (1 of 5); "
+        "its source 127.0.0.4 is not allowed any more (1 of 5); and others"
     )
 
 

@@ -352,7 +352,9 @@ async def test_a_client_whose_tunnel_is_renamed_while_its_destination_is_dialled
         async with running(tmp_path, text("old")) as tunnels:
             await tunnels.all_up()
             async with connected("127.0.0.1", port) as (reader, writer):
-                await eventually(lambda: [visit.tunnel for visit in tunnels.app.actuator.visits()] == ["server/old"])
+                await eventually(
+                    lambda: [client.tunnel for client in tunnels.app.actuator.connections()] == ["server/old"]
+                )
                 tunnels.edit(text("new"))
                 await tunnels.all_up("server/new")
                 service.accept()[0].close()
