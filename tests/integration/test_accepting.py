@@ -48,8 +48,8 @@ class Listening:
         self._order.append(self)
         return self.budget.take_client(self, "tunnel", "group")
 
-    def _made(self, near: ClientTransport, _origin: Origin) -> None:
-        near.reset()
+    def _made(self, client: ClientTransport, _origin: Origin) -> None:
+        client.reset()
 
 
 @contextlib.asynccontextmanager
@@ -158,15 +158,15 @@ async def test_refused_clients_leave_no_reference_cycles(sshd: Sshd, tmp_path: P
     """A full garbage collection stops the event loop, longer with more cycles."""
     port, closed = free_port(), free_port()
     line = local("one", port, closed) if kind == "local" else socks("one", port)
-    said = b"" if kind == "local" else NO_LOGIN + b"\x05\x01\x00\x01\x7f\x00\x00\x01" + closed.to_bytes(2)
+    sent = b"" if kind == "local" else NO_LOGIN + b"\x05\x01\x00\x01\x7f\x00\x00\x01" + closed.to_bytes(2)
     async with running(tmp_path, file(sshd, line)) as tunnels:
         await tunnels.all_up()
-        await refuse(tunnels, port, said)  # creates the objects that are created only once
+        await refuse(tunnels, port, sent)  # creates the objects that are created only once
         gc.collect()
         gc.disable()
         try:
             for _ in range(CLIENTS):
-                await refuse(tunnels, port, said)
+                await refuse(tunnels, port, sent)
             gc.set_debug(gc.DEBUG_SAVEALL)
             gc.collect()
         finally:
@@ -178,10 +178,10 @@ async def test_refused_clients_leave_no_reference_cycles(sshd: Sshd, tmp_path: P
         assert max(kinds.values()) < CLIENTS // 4, kinds
 
 
-async def refuse(tunnels: Running, port: int, said: bytes) -> None:
+async def refuse(tunnels: Running, port: int, sent: bytes) -> None:
     """Connect a client, and wait until it has been refused and forgotten."""
     before = tunnels.results("server/one").get("dial_failed", 0)
     with socket.create_connection(("127.0.0.1", port)) as client:
-        client.sendall(said)
+        client.sendall(sent)
         await eventually(lambda: tunnels.results("server/one").get("dial_failed", 0) > before)
     await eventually(lambda: tunnels.app.budget.clients == 0)

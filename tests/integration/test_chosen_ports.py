@@ -146,13 +146,13 @@ async def test_an_edit_of_a_port_file_cuts_no_client(sshd: Sshd, echo: EchoServe
         async with connected("127.0.0.1", port) as mine, connected("127.0.0.1", other) as neighbour:
             for path in ("/dev/ptmx", "/dev/zero", *(tmp_path / name for name in ("directory", "empty", "pipe")), good):
                 tunnels.edit(text(path))
-                said = "" if path == good else f"cannot write its `portFile` {path}: "
-                await eventually(partial(_told, tunnels, "server/one", said))
+                expected = "" if path == good else f"cannot write its `portFile` {path}: "
+                await eventually(partial(_reports, tunnels, "server/one", expected))
                 for reader, writer in (mine, neighbour):
                     writer.write(b"x")
                     assert await reader.readexactly(1) == b"x"
             tunnels.edit(text("/dev/ptmx"))
-            await eventually(lambda: _told(tunnels, "server/one", "cannot write its `portFile` /dev/ptmx"))
+            await eventually(lambda: _reports(tunnels, "server/one", "cannot write its `portFile` /dev/ptmx"))
             assert good.read_text() == f"{port}\n", "an old file stays"
 
 
@@ -171,11 +171,11 @@ async def test_a_hanging_file_system_does_not_delay_tunnels(
     async with running(tmp_path, file(sshd, local("echo", 0, echo.port, portFile=written))) as tunnels:
         try:
             await tunnels.all_up()
-            assert _told(tunnels, "server/echo", "is not written yet")
+            assert _reports(tunnels, "server/echo", "is not written yet")
             assert await exchange("127.0.0.1", tunnels.bound_port("server/echo")) == b"ping"
         finally:
             answering.set()
-        await eventually(lambda: _told(tunnels, "server/echo", ""))
+        await eventually(lambda: _reports(tunnels, "server/echo", ""))
         assert written.read_text() == f"{tunnels.bound_port('server/echo')}\n"
 
 
@@ -218,11 +218,11 @@ def _holds(path: Path, text: str) -> bool:
     return path.exists() and path.read_text() == text
 
 
-def _told(tunnels: Running, tunnel: str, said: str) -> bool:
-    """Return True if the tunnel is up and its message contains `said` ("": has no message)."""
+def _reports(tunnels: Running, tunnel: str, expected: str) -> bool:
+    """Return True if the tunnel is up and its message contains `expected` ("": has no message)."""
     verdict = tunnels.verdict(tunnel)
     is_up = verdict is not None and verdict.phase is Phase.UP
-    return is_up and verdict is not None and (said in verdict.message if said else not verdict.message)
+    return is_up and verdict is not None and (expected in verdict.message if expected else not verdict.message)
 
 
 async def test_json_gives_an_address_in_one_form_bound_or_not(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> None:

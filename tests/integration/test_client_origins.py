@@ -131,8 +131,8 @@ async def test_a_client_with_an_unknown_origin_is_allowed_without_rules(
         assert await forwarded(asyncssh_server, port, "") == b"ping"
         assert await forwarded(asyncssh_server, port, "\x1b[2J\u202e") == b"ping"
         await tunnels.nobody_is_connected()
-    who = [record.origin for record in caplog.records if "opened" in record.getMessage()]  # type: ignore[attr-defined]
-    assert who == ["unknown", r"\x1b[2J\u202e"]
+    origins = [record.origin for record in caplog.records if "opened" in record.getMessage()]  # type: ignore[attr-defined]
+    assert origins == ["unknown", r"\x1b[2J\u202e"]
 
 
 def send_and_reset(port: int, data: bytes) -> None:

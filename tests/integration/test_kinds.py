@@ -62,7 +62,7 @@ def _local_to_unix(to: Place) -> Way:
 
 
 def _unix_to_tcp(to: Place) -> Way:
-    path = to.directory / "near.sock"
+    path = to.directory / "local.sock"
     line = tunnel("it", "local", localSocket=path, remoteHost="127.0.0.1", remotePort=to.port)
     return Way(line, 0, by_unix(path))
 
@@ -78,7 +78,7 @@ def _remote_to_unix(to: Place) -> Way:
 
 
 def _remote_from_unix(to: Place) -> Way:
-    path = to.directory / "far.sock"
+    path = to.directory / "remote.sock"
     line = tunnel("it", "remote", remoteSocket=path, localHost="127.0.0.1", localPort=to.port)
     return Way(line, 0, by_unix(path))
 

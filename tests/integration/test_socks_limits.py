@@ -45,9 +45,9 @@ async def test_only_the_handshake_of_a_held_client_is_read(
     read: Counter[ClientTransport] = Counter()
     updated = ClientTransport.buffer_updated
 
-    def counted(near: ClientTransport, nbytes: int) -> None:
-        read[near] += nbytes
-        updated(near, nbytes)
+    def counted(client: ClientTransport, nbytes: int) -> None:
+        read[client] += nbytes
+        updated(client, nbytes)
 
     monkeypatch.setattr(ClientTransport, "buffer_updated", counted)
     port = free_port()
@@ -79,7 +79,7 @@ async def echoed(port: int, data: bytes, size: int) -> bytes:
 
 
 @pytest.mark.parametrize(
-    ("said", "answer"),
+    ("sent", "answer"),
     [
         (NO_LOGIN + request(1, b"\x01\xa9\xfe\xa9\xfe"), b"\x05\x00\x05\x02\x00\x01" + bytes(6)),
         (b"\x05\x01\x07", b"\x05\xff"),
@@ -88,7 +88,7 @@ async def echoed(port: int, data: bytes, size: int) -> bytes:
     ],
 )
 async def test_a_refusal_reaches_a_client_that_has_sent_more_data(
-    sshd: Sshd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: bytes, answer: bytes
+    sshd: Sshd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sent: bytes, answer: bytes
 ) -> None:
     """Closing a socket with unread data resets it, and the reply would be lost."""
     assert connector.CLOSE_WITHIN == 1.0
@@ -97,7 +97,7 @@ async def test_a_refusal_reaches_a_client_that_has_sent_more_data(
     async with running(tmp_path, file(sshd, socks("proxy", port))) as tunnels:
         await tunnels.all_up()
         async with tunnels.nothing_left_behind(), connected("127.0.0.1", port) as (reader, writer):
-            writer.write(said + bytes(SENT))
+            writer.write(sent + bytes(SENT))
             await asyncio.sleep(0.2)  # the refusal is sent before it is read
             assert (await asyncio.wait_for(reader.read(), WITHIN)).startswith(answer)
 
