@@ -296,7 +296,7 @@ async def test_a_replaced_connection_whose_end_raises_is_ended_all_the_same(
         assert await exchange("127.0.0.1", port) == b"ping"
 
 
-@pytest.mark.parametrize("where", ["want", "observe"])
+@pytest.mark.parametrize("where", ["set_desired", "observe"])
 async def test_a_pass_that_raises_leaves_everything_as_it_is(
     sshd: Sshd, echo: EchoServer, tmp_path: Path, caplog: pytest.LogCaptureFixture, where: str
 ) -> None:
