@@ -23,7 +23,7 @@ class Actuator(Protocol):
     raises only for programming errors: external failures become part of the observed state.
     """
 
-    def want(self, desired: Desired) -> None:
+    def set_desired(self, desired: Desired) -> None:
         """Set the desired state, from which the actuator takes the credential files to watch and the tunnels' names."""
 
     def apply(self, action: Action) -> None: ...

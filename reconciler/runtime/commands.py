@@ -45,18 +45,18 @@ class Orders:
     def connections(self) -> list[Json]:
         return [
             {
-                "id": str(visit.id),
-                "tunnel": visit.tunnel,
-                "from": visit.origin or None,
-                "to": visit.to,
-                "user": visit.user or None,
-                "since": iso(visit.since),
-                "bytesSent": visit.sent,
-                "bytesReceived": visit.received,
-                "link": visit.link,
-                "state": "held" if visit.link is None else "live",
+                "id": str(client.id),
+                "tunnel": client.tunnel,
+                "from": client.origin or None,
+                "to": client.to,
+                "user": client.user or None,
+                "since": iso(client.since),
+                "bytesSent": client.sent,
+                "bytesReceived": client.received,
+                "link": client.link,
+                "state": "held" if client.link is None else "live",
             }
-            for visit in self._app.actuator.visits()
+            for client in self._app.actuator.connections()
         ]
 
     # --- restart, pause, resume --------------------------------------------------------------------------------

@@ -194,7 +194,7 @@ class _Way:
             client=lambda: client,
             environ=self.environ,
         )
-        return Link(0, target.name, dialled, client, target.settings, lost=lambda _: None, heard=lambda: None)
+        return Link(0, target.name, dialled, client, target.settings, lost=lambda _: None, recovered=lambda: None)
 
     def _stopped(self, name: str, hop: Hop, failed: DialFailed) -> None:
         """The steps that went well by implication, and the one that did not."""

@@ -104,7 +104,7 @@ class Loop:
 
     def _once(self, actuator: Actuator) -> Plan:
         now = self._clock.now()
-        actuator.want(self._desired)
+        actuator.set_desired(self._desired)
         observed = actuator.observe()
         plan = make_plan(self._desired, observed, now)
         done = tuple(action for action in plan.actions if self._carry_out(actuator, action, observed, now))

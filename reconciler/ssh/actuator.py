@@ -1,8 +1,8 @@
-"""The actuator: carries out what the planner asks, and publishes what is there.
+"""The actuator: carries out the planner's actions and publishes the observed state.
 
-Owns nothing itself but the parts that do: `LinkPool` (SSH connections), `Listeners`, `ClientConnector` (clients without
-a channel) and `Flows` (clients with one). In: actions. Out: `Observed`, meters, and `changed` whenever the
-planner should look again.
+Owns the parts that hold the state: `LinkPool` (SSH connections), `Listeners`, `ClientConnector` (clients without a
+channel) and `Flows` (clients with one). Input: actions. Output: `Observed`, meters, and a call of `changed` when the
+planner should run again.
 """
 
 from __future__ import annotations
@@ -31,16 +31,21 @@ from reconciler.ssh.relay.relay import Meter
 from reconciler.system import descriptors
 from reconciler.system.fault_log import FaultLog
 
-FILES_REST = 20.0  # looking at many files takes about 1/20 of the time,
-FILES_EVERY_MAX = 10.0  # but they are looked at after so many seconds at the latest
-LINGER = 300.0  # seconds that bytes wait for a far reader that said EOF, where the server may not tell that it has gone
+FILE_CHECK_PAUSE_RATIO = 20.0  # pause after a check of all files, as a multiple of the time that the check took
+FILE_CHECK_PAUSE_MAX = 10.0  # seconds, the longest pause
+# Seconds that unsent bytes wait for a destination that sent EOF, on servers that do not report that it has gone.
+DEAD_READER_TIMEOUT = 300.0
 
 
 class SshActuator:
-    """See the module. It must be made inside the running loop that it is to live in.
+    """Carries out actions with the parts it owns. Must be created inside the event loop that it runs in.
 
-    environ   where secrets that the file names as variables are looked up
-    budget    of file descriptors; by default that of the process as it is now
+    environ   environment variables, for secrets that the file names as variables
+    changed   called when the planner should run again
+    failing   called with a tunnel whose probe asks for a new link
+    budget    of file descriptors; default: the budget of the process as it is now
+    audit     called when an audited client connection opens and when it ends
+    cut       called with a tunnel and a summary when an edit of its rules cut clients
     """
 
     def __init__(
@@ -52,17 +57,17 @@ class SshActuator:
         failing: Callable[[TunnelSpec], None],
         budget: Budget | None = None,
         audit: Audit | None = None,
-        cut: Callable[[TunnelSpec, str], None] = lambda _tunnel, _said: None,
+        cut: Callable[[TunnelSpec, str], None] = lambda _tunnel, _summary: None,
         fault_log: FaultLog | None = None,
     ) -> None:
         self._desired = NOTHING
         self._stalled: frozenset[int] = frozenset()
-        self._prepared = NOTHING  # what `want` has told all parts of
+        self._prepared = NOTHING  # the value that all parts have received
         self._fault_log = fault_log or FaultLog()
         budget = budget or descriptors.budget()
         self.counters = Counters()
         self._registry = ConnectionRegistry(audit)
-        self._flows = Flows(self._emptied)
+        self._flows = Flows(self._flow_emptied)
         self._links = LinkPool(
             self._flows,
             environ,
@@ -76,25 +81,25 @@ class SshActuator:
             self._flows,
             environ,
             budget=budget,
-            pick=lambda target: self._links.pick(target, self._desired),
+            select_link=lambda target: self._links.select(target, self._desired),
             wait=self._links.wait,
             changed=changed,
             cut=cut,
             counters=self.counters,
             registry=self._registry,
         )
-        self._sockets = Listeners(
+        self._listeners = Listeners(
             self._connector,
             budget=budget,
             changed=changed,
-            left=self._settle,
+            listener_gone=self._close_if_drained,
             counters=self.counters,
             fault_log=self._fault_log,
         )
-        self._probing = Prober(
+        self._prober = Prober(
             probes,
             budget=budget,
-            pick=lambda target: self._links.pick(target, self._desired),
+            select_link=lambda target: self._links.select(target, self._desired),
             wait=self._links.wait,
             changed=changed,
             failing=failing,
@@ -104,15 +109,15 @@ class SshActuator:
 
     # --- the Actuator protocol ---------------------------------------------------------------------------------
 
-    def want(self, desired: Desired) -> None:
+    def set_desired(self, desired: Desired) -> None:
         if desired is self._prepared:
             return
         self._desired = desired
-        self._links.want(desired)
-        self._sockets.forget(desired)
+        self._links.set_desired(desired)
+        self._listeners.prune(desired)
         tunnels = desired.tunnels.keys() | self._flows.tunnels()
-        self._connector.forget(tunnels)
-        self.counters.forget(desired.targets.keys() | {tunnel.partition("/")[0] for tunnel in tunnels}, tunnels)
+        self._connector.prune(tunnels)
+        self.counters.prune(desired.targets.keys() | {tunnel.partition("/")[0] for tunnel in tunnels}, tunnels)
         self._prepared = desired
 
     def apply(self, action: Action) -> None:  # noqa: C901 - one case for each action
@@ -121,24 +126,24 @@ class SshActuator:
                 self._links.dial(action.target, action.limit)
             case Retire():
                 self._links.retire(action.link)
-                self._settle(action.link)
+                self._close_if_drained(action.link)
             case Tune():
-                self._links.tune(action.link, action.settings)
+                self._links.apply_settings(action.link, action.settings)
             case Open():
                 link = self._link_for(action.key, action.link) if action.link is not None else None
                 if link is not None or action.link is None:
-                    self._connector.look_at_passwords(action.tunnel)
-                    self._sockets.open(action.key, action.tunnel, link)
+                    self._connector.check_passwords(action.tunnel)
+                    self._listeners.open(action.key, action.tunnel, link)
             case Close():
-                self._sockets.close(action.key)
+                self._listeners.close(action.key)
             case Assign():
-                # The owner comes last: where a step raises, the planner sees that the handover is not done.
-                old = self._sockets.owner(action.key)
+                # The owner is set last: if a step raises, the planner sees that the handover is incomplete.
+                old = self._listeners.owner(action.key)
                 self._flows.hand_over(action.key, old, action.tunnel, self._connector.meter(action.tunnel))
                 self._flows.reapply(action.tunnel)
                 self._registry.reapply(action.tunnel, self._flows.tunnel_of)
                 self._connector.reapply(old, action.tunnel)
-                self._sockets.assign(action.key, action.tunnel)
+                self._listeners.assign(action.key, action.tunnel)
             case Move():
                 self._move(action.key, action.link)
             case Drain():
@@ -153,25 +158,25 @@ class SshActuator:
         targets = self._desired.targets
         return Observed(
             links=self._links.states(),
-            sockets=MappingProxyType(self._sockets.states()),
+            sockets=MappingProxyType(self._listeners.states()),
             flows=self._flows.states(),
             link_tries=MappingProxyType(dict(self._links.tries)),
-            socket_tries=MappingProxyType(dict(self._sockets.tries)),
+            socket_tries=MappingProxyType(dict(self._listeners.tries)),
             demand=MappingProxyType(
                 {name: Demand(hold_queue.held(name), hold_queue.last_used(name)) for name in targets}
             ),
             fingerprints=MappingProxyType(dict(self._links.fingerprints)),
             destinations=MappingProxyType(dict(connector.destinations)),
-            probes=MappingProxyType(dict(self._probing.results)),
+            probes=MappingProxyType(dict(self._prober.results)),
             stalled=self._links.stalled(),
-            faults=MappingProxyType(self._sockets.faults()),
+            faults=MappingProxyType(self._listeners.faults()),
         )
 
     # --- for the reports ---------------------------------------------------------------------------------------
 
     @property
     def meters(self) -> Mapping[str, Meter]:
-        """By tunnel id, live."""
+        """The live meters by tunnel id."""
         return MappingProxyType(self._connector.meters)
 
     @property
@@ -179,20 +184,20 @@ class SshActuator:
         return self._links.links()
 
     def usable(self, target: str) -> Link | None:
-        """The link that a new client of the target would get."""
-        return self._links.pick(target, self._desired)
+        """Return the link that a new client of the target would get."""
+        return self._links.select(target, self._desired)
 
-    def visits(self) -> Iterator[ConnectionInfo]:
-        """Everybody who is connected, or waits to be; the oldest first."""
-        return self._registry.visits(self._flows.tunnel_of)
+    def connections(self) -> Iterator[ConnectionInfo]:
+        """Yield the client connections, held ones included, oldest first."""
+        return self._registry.connections(self._flows.tunnel_of)
 
     def retire_now(self, target: str) -> None:
-        """Cut every client of the target's connections; these end as soon as their listeners have moved."""
+        """Retire the target's ready links and cut their clients. Each link closes once its listeners have moved."""
         for state in self._links.states():
             if state.target == target and state.phase is LinkPhase.READY:
                 self._links.retire(state.id)
-                self.cut("restarted by a person", link=state.id)
-                self._settle(state.id)
+                self.cut("the target was restarted by an operator", link=state.id)
+                self._close_if_drained(state.id)
 
     def cut(self, why: str, *, link: int | None = None, tunnel: str | None = None) -> None:
         """End the clients of a link or of a tunnel now."""
@@ -201,115 +206,116 @@ class SshActuator:
             self._flows.remove(relay)
 
     async def files_changed(self) -> None:
-        """Files that the configuration names have other contents: one may be what somebody waits for."""
+        """Check the files that the configuration names: a target or tunnel may wait for a change of one."""
         for tunnel in self._desired.tunnels.values():
             if tunnel.policy.users:
-                self._connector.look_at_passwords(tunnel)
-        if await self._links.look_at_files():
+                self._connector.check_passwords(tunnel)
+        if await self._links.check_files():
             self._changed()
 
-    # --- what only time tells ----------------------------------------------------------------------------------
+    # --- periodic maintenance ----------------------------------------------------------------------------------
 
     async def maintain(self) -> None:
-        """Look every second after what no event announces: silence, idleness, changed files, tunnels that expired.
+        """Check once a second what no event announces: silent links, idle clients, changed files, expired tunnels.
 
-        What raises is a fault of this program. It keeps none of the others from being looked at.
+        An exception in one check is a fault of this program. It is logged, and the other checks still run.
         """
-        async with asyncio.TaskGroup() as both:
-            both.create_task(self._tend_files(), name="tend files")
-            both.create_task(self._tend_clients(), name="tend clients")
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._maintain_files(), name="maintain files")
+            group.create_task(self._maintain_clients(), name="maintain clients")
 
-    async def _tend_files(self) -> None:
-        """By itself: a file may take its time to answer."""
+    async def _maintain_files(self) -> None:
+        """Check files in a task of their own: a file system may answer slowly."""
         while True:
-            began = time.monotonic()
+            started = time.monotonic()
             try:
-                if await self._links.look_at_files():
+                if await self._links.check_files():
                     self._changed()
-            except Exception as error:  # noqa: BLE001 - as `maintain` says
-                self._fault_log.tell("looking at the files that targets name", error)
-            await asyncio.sleep(min(FILES_EVERY_MAX, max(1.0, (time.monotonic() - began) * FILES_REST)))
+            except Exception as error:  # noqa: BLE001 - see `maintain`
+                self._fault_log.tell("checking the files that targets name", error)
+            pause = max(1.0, (time.monotonic() - started) * FILE_CHECK_PAUSE_RATIO)
+            await asyncio.sleep(min(FILE_CHECK_PAUSE_MAX, pause))
 
-    async def _tend_clients(self) -> None:
+    async def _maintain_clients(self) -> None:
         while True:
             await asyncio.sleep(1.0)
-            for look in (self._look_at_links, self._look_at_clients, self._look_at_probes, self._settle_all):
+            for check in (self._check_links, self._check_clients, self._check_probes, self._close_all_drained):
                 try:
-                    look()
-                except Exception as error:  # noqa: BLE001 - as `maintain` says
-                    self._fault_log.tell("looking after what no event announces", error)
+                    check()
+                except Exception as error:  # noqa: BLE001 - see `maintain`
+                    self._fault_log.tell("running periodic checks", error)
 
-    def _look_at_links(self) -> None:
+    def _check_links(self) -> None:
         outages = self._links.end_outages()
         before, self._stalled = self._stalled, self._links.stalled()
         if before != self._stalled or outages:
             self._changed()
 
-    def _look_at_clients(self) -> None:
+    def _check_clients(self) -> None:
         now = asyncio.get_running_loop().time()
         for number, link in self.links.items():
-            for relay in () if link.tells_of_ends else self._flows.relays(link=number):
-                if relay.has_no_reader and relay.idle_for(now) >= LINGER:
-                    relay.cut("nobody takes its bytes on the far side")
+            for relay in () if link.closes_dead_channels else self._flows.relays(link=number):
+                if relay.has_no_reader and relay.idle_for(now) >= DEAD_READER_TIMEOUT:
+                    relay.cut("the destination stopped reading")
         for tunnel in self._desired.tunnels.values():
             if tunnel.policy.idle_timeout:
                 for relay in self._flows.relays(tunnel=tunnel.id):
                     if relay.idle_for(now) >= tunnel.policy.idle_timeout:
-                        relay.cut("idle for too long")
+                        relay.cut("idle timeout")
 
-    def _look_at_probes(self) -> None:
+    def _check_probes(self) -> None:
         wall = time.time()
-        self._probing.want(
-            {one.id: one for one in self._desired.tunnels.values() if is_wanted(one, self._desired, wall)}
+        self._prober.set_tunnels(
+            {tunnel.id: tunnel for tunnel in self._desired.tunnels.values() if is_wanted(tunnel, self._desired, wall)}
         )
 
-    def _settle_all(self) -> None:
-        """An event that was to end a retiring link may have ended in a fault."""
+    def _close_all_drained(self) -> None:
+        """Close the retiring links that carry nothing: a fault may have lost the event that should have closed one."""
         for number in self._links.retiring():
-            self._settle(number)
+            self._close_if_drained(number)
 
-    # --- the end -----------------------------------------------------------------------------------------------
+    # --- shutdown ----------------------------------------------------------------------------------------------
 
     async def close(self) -> None:
         """End everything now, without draining."""
-        await self._probing.close()
-        await self._sockets.abort_all()
+        await self._prober.close()
+        await self._listeners.abort_all()
         for relay in self._flows.relays():
-            relay.cut("the program ends")
+            relay.cut("the program is shutting down")
         tasks = self._links.abort_all()
         await asyncio.gather(*tasks, return_exceptions=True)
         await self._connector.close()
 
-    # --- what one part tells another ---------------------------------------------------------------------------
+    # --- callbacks between the parts ---------------------------------------------------------------------------
 
     def _link_for(self, key: SocketKey, number: int) -> Link | None:
-        """The link of that number; or the one by which the server listens there still, as long as it stays."""
-        holder = self._sockets.holder(key)
-        if holder is not None and not holder.gone and not self._links.is_retiring(holder.number):
-            return holder
+        """Return the link to listen on: the old one if its server still holds the port, else the one of that number."""
+        unreleased = self._listeners.unreleased_link(key)
+        if unreleased is not None and not unreleased.gone and not self._links.is_retiring(unreleased.number):
+            return unreleased
         return self._links.get(number)
 
     def _move(self, key: SocketKey, number: int) -> None:
         link = self._links.get(number)
-        state = self._sockets.states().get(key)
+        state = self._listeners.states().get(key)
         if link is None or state is None:
             return
         old = state.link
-        self._sockets.move(key, link)
+        self._listeners.move(key, link)
         if old is not None:
-            self._settle(old)
+            self._close_if_drained(old)
 
-    def _emptied(self, key: FlowKey) -> None:
-        self._settle(key.link)
+    def _flow_emptied(self, key: FlowKey) -> None:
+        self._close_if_drained(key.link)
         self._changed()
 
-    def _settle(self, link: int) -> None:
-        """A retiring link ends with the last thing on it."""
-        idle = not self._flows.on_link(link) and not self._sockets.on_link(link)
+    def _close_if_drained(self, link: int) -> None:
+        """Close a retiring link that carries no client and no listener."""
+        idle = not self._flows.on_link(link) and not self._listeners.on_link(link)
         if idle and self._links.is_retiring(link):
             self._links.close(link)
-            self._sockets.link_gone(link)
+            self._listeners.link_gone(link)
             self._changed()
 
     def _link_lost(self, number: int) -> None:
-        self._sockets.link_gone(number)
+        self._listeners.link_gone(number)

@@ -301,7 +301,7 @@ async def test_known_hosts_that_were_wrong_for_a_moment_replace_nothing(
             sshd.known_hosts.write_text(f"[{sshd.host}]:{sshd.port} {' '.join(stranger.public_line.split()[:2])}\n")
             assert "another host key" in await eventually(partial(complaint, tunnels))
             if looked_at == "after the next dial":  # it is due: that one finds the right key, and nobody has looked yet
-                monkeypatch.setattr(LinkPool, "look_at_files", nothing_new)
+                monkeypatch.setattr(LinkPool, "check_files", nothing_new)
                 sshd.known_hosts.write_text(right)
                 tunnels.set_forward(HOUR)
             else:
@@ -432,10 +432,10 @@ async def test_a_client_who_comes_in_the_moment_its_door_closes_is_told(
     accept, port = ClientConnector.accept, free_port()
 
     def accept_and_close(
-        connector: ClientConnector, door: ListenerClients, near: ClientTransport, origin: Origin
+        connector: ClientConnector, listener: ListenerClients, client: ClientTransport, origin: Origin
     ) -> None:
-        accept(connector, door, near, origin)
-        connector.turn_away(door)
+        accept(connector, listener, client, origin)
+        connector.reject_waiting(listener)
 
     monkeypatch.setattr(ClientConnector, "accept", accept_and_close)
     line = local("one", port, echo.port) if kind is local else socks("one", port)

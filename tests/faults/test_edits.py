@@ -161,7 +161,7 @@ async def test_a_host_that_does_not_answer_costs_the_other_target_nothing(
             await exchange("127.0.0.1", dead)  # held, then told
 
 
-async def test_a_taken_port_is_told_and_taken_over_when_free(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> None:
+async def test_a_taken_port_is_reported_and_bound_when_free(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> None:
     port = free_port()
     listen = f"import socket; s = socket.create_server(('127.0.0.1', {port})); print('there', flush=True); s.accept()"
     squatter = await asyncio.create_subprocess_exec(sys.executable, "-c", listen, stdout=asyncio.subprocess.PIPE)

@@ -194,13 +194,13 @@ INSIDE: dict[str, tuple[Provoke, Any, str, bool]] = {
     "dial: half begun": (restart, LinkPool, "dial", True),
     "retire": (restart, LinkPool, "retire", False),
     "retire: half done": (restart, LinkPool, "retire", True),
-    "tune": (tune, Link, "tune", False),
-    "tune: half done": (tune, Link, "tune", True),
+    "tune": (tune, Link, "apply_settings", False),
+    "tune: half done": (tune, Link, "apply_settings", True),
     "open": (add, Listeners, "open", False),
     "open: half begun": (add, Listeners, "open", True),
     "open: the bind": (add, listeners, "bind", False),
     "open: the acceptor": (add, listeners, "Acceptor", False),
-    "open: the passwords": (add, ClientConnector, "look_at_passwords", False),
+    "open: the passwords": (add, ClientConnector, "check_passwords", False),
     "open: the port": (add, AssignedPorts, "bound", False),
     "open: the port file": (add, AssignedPorts, "write", False),
     "assign": (describe, Listeners, "assign", False),
@@ -216,7 +216,7 @@ INSIDE: dict[str, tuple[Provoke, Any, str, bool]] = {
     "close: half begun": (remove, Listeners, "close", True),
     "close: the acceptor": (remove, Acceptor, "close", False),
     "close: the cancel": (remove, RemoteListeners, "close", False),
-    "close: who waits": (remove, ClientConnector, "turn_away", False),
+    "close: who waits": (remove, ClientConnector, "reject_waiting", False),
     "drain": (remove, Flows, "drain", False),
     "cut": (remove, Flows, "cut", False),
     "cut: a client": (remove, Relay, "cut", False),
@@ -296,7 +296,7 @@ async def test_a_replaced_connection_whose_end_raises_is_ended_all_the_same(
         assert await exchange("127.0.0.1", port) == b"ping"
 
 
-@pytest.mark.parametrize("where", ["want", "observe"])
+@pytest.mark.parametrize("where", ["set_desired", "observe"])
 async def test_a_pass_that_raises_leaves_everything_as_it_is(
     sshd: Sshd, echo: EchoServer, tmp_path: Path, caplog: pytest.LogCaptureFixture, where: str
 ) -> None:
@@ -346,7 +346,7 @@ async def test_what_always_raises_is_tried_ever_less_often_and_does_not_keep_the
     async with world(sshd, echo, tmp_path) as it:
         plant = Plant(10**9)
         app = it.tunnels.app
-        with planted(app.actuator._sockets, "close", plant):
+        with planted(app.actuator._listeners, "close", plant):
             passes = app.loop.passes.frozen().count
             it.tunnels.edit(it.text(without=("new", "gone")))
             await eventually(lambda: plant.raised >= 4)
@@ -357,7 +357,7 @@ async def test_what_always_raises_is_tried_ever_less_often_and_does_not_keep_the
         await it.works("new", "gone")
 
 
-@pytest.mark.parametrize("look", ["_look_at_links", "_look_at_clients", "_look_at_probes", "_settle_all"])
+@pytest.mark.parametrize("look", ["_check_links", "_check_clients", "_check_probes", "_close_all_drained"])
 async def test_a_look_that_always_raises_keeps_the_others_going(
     sshd: Sshd, echo: EchoServer, tmp_path: Path, caplog: pytest.LogCaptureFixture, look: str
 ) -> None:
@@ -365,7 +365,7 @@ async def test_a_look_that_always_raises_keeps_the_others_going(
         plant, seen = Plant(10**9), list[str]()
         actuator = it.tunnels.app.actuator
         with pytest.MonkeyPatch.context() as patch:
-            for other in ("_look_at_links", "_look_at_clients", "_look_at_probes", "_settle_all"):
+            for other in ("_check_links", "_check_clients", "_check_probes", "_close_all_drained"):
                 patch.setattr(actuator, other, plant.fire if other == look else partial(seen.append, other))
             await eventually(lambda: plant.raised >= 2)
         assert len(set(seen)) == 3

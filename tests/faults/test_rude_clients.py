@@ -85,8 +85,10 @@ async def test_a_client_that_left_before_its_answer_is_ended_where_the_server_do
             if ended_by == "its deadline":
                 tunnels.edit(file(dropbear, keep))
             else:
-                monkeypatch.setattr("reconciler.ssh.actuator.LINGER", 0.0)
-            await eventually(lambda: {visit.tunnel for visit in tunnels.app.actuator.visits()} == {"server/keep"})
+                monkeypatch.setattr("reconciler.ssh.actuator.DEAD_READER_TIMEOUT", 0.0)
+            await eventually(
+                lambda: {client.tunnel for client in tunnels.app.actuator.connections()} == {"server/keep"}
+            )
             [link] = tunnels.links
             await eventually(lambda: len(link.connection._channels) == 1, message="their channels are closed")
 

@@ -1,4 +1,4 @@
-"""Accepting clients: a few in each turn of the event loop, in turn, whatever accept reports."""
+"""Accepting clients: a few in each iteration of the event loop, listeners in turn, and errors of accept."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ NO_LOGIN = b"\x05\x01\x00"
 
 
 class Listening:
-    """A socket that listens, its acceptor, and the clients that it accepted."""
+    """A listening socket, its acceptor, and the clients that it accepted."""
 
     def __init__(self, sock: socket.socket, order: list[Listening]) -> None:
         self.sock = sock
@@ -40,7 +40,7 @@ class Listening:
         self.budget = Budget(10_000)
         sock.setblocking(False)
         self.acceptor = Acceptor(
-            sock, ReserveDescriptor(), admit=self._admit, accepted=self._made, crowded=lambda: None
+            sock, ReserveDescriptor(), admit=self._admit, accepted=self._made, exhausted=lambda: None
         )
 
     def _admit(self, _origin: Origin) -> Any:
@@ -48,8 +48,8 @@ class Listening:
         self._order.append(self)
         return self.budget.take_client(self, "tunnel", "group")
 
-    def _made(self, near: ClientTransport, _origin: Origin) -> None:
-        near.reset()
+    def _made(self, client: ClientTransport, _origin: Origin) -> None:
+        client.reset()
 
 
 @contextlib.asynccontextmanager
@@ -78,7 +78,7 @@ def server() -> socket.socket:
     return socket.create_server(("127.0.0.1", 0), backlog=CLIENTS)
 
 
-async def test_in_one_turn_few_clients_are_accepted_and_no_listener_waits_for_another() -> None:
+async def test_each_iteration_accepts_a_few_clients_and_listeners_take_turns() -> None:
     order: list[Listening] = []
     async with listening(server(), server(), server()) as three, contextlib.AsyncExitStack() as stack:
         for one in three:
@@ -91,14 +91,14 @@ async def test_in_one_turn_few_clients_are_accepted_and_no_listener_waits_for_an
             while before < 2 * CLIENTS + 1:
                 await asyncio.sleep(0)
                 most, before = max(most, len(order) - before), len(order)
-        assert most <= 2 * acceptor.AT_ONCE  # a turn of the loop may begin and end between two of this task
+        assert most <= 2 * acceptor.AT_ONCE  # an iteration may start and end between two steps of this task
         assert order.index(three[2]) < 3 + acceptor.AT_ONCE
         halfway = order[: len(order) // 2]
         assert abs(halfway.count(three[0]) - halfway.count(three[1])) <= 3
 
 
 class _Troubled(socket.socket):
-    """Its accept fails with each of these errors first."""
+    """A socket whose accept fails with each of these errors first."""
 
     errors: list[int]
 
@@ -112,8 +112,8 @@ class _Troubled(socket.socket):
     "number",
     [errno.ECONNABORTED, errno.EPROTO, errno.ENETDOWN, errno.EHOSTUNREACH, errno.EPERM, errno.EOPNOTSUPP, errno.ENOMEM],
 )
-async def test_an_error_of_accept_costs_no_other_client(number: int, caplog: pytest.LogCaptureFixture) -> None:
-    """accept(2): Linux passes network errors of the new connection on; they are no fault of the program."""
+async def test_an_accept_error_does_not_affect_other_clients(number: int, caplog: pytest.LogCaptureFixture) -> None:
+    """accept(2): Linux reports network errors of the new connection; they are not faults of the program."""
     sock = _Troubled(fileno=server().detach())
     sock.errors = [number] * 2
     async with listening(sock) as (one,):
@@ -133,7 +133,7 @@ async def test_a_listener_can_be_closed_while_its_clients_wait() -> None:
             assert one.accepted == accepted < CLIENTS
 
 
-async def test_in_one_turn_few_held_clients_go_on(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> None:
+async def test_each_iteration_continues_a_few_held_clients(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> None:
     port = free_port()
     async with running(tmp_path, file(sshd, local("one", port, echo.port, holdTimeout="5m"))) as tunnels:
         await tunnels.all_up()
@@ -149,24 +149,24 @@ async def test_in_one_turn_few_held_clients_go_on(sshd: Sshd, echo: EchoServer, 
                 while before:
                     await asyncio.sleep(0)
                     most, before = max(most, before - meter.held), meter.held
-            assert most <= 4 * pool.WOKEN_AT_ONCE  # some may have been about to look by themselves
+            assert most <= 4 * pool.WOKEN_AT_ONCE  # some clients may have been about to check by themselves
             await eventually(lambda: tunnels.results("server/one") == {"ok": held})
 
 
 @pytest.mark.parametrize("kind", ["local", "socks"])
-async def test_refused_clients_leave_nothing_to_the_cyclic_collector(sshd: Sshd, tmp_path: Path, kind: str) -> None:
-    """A full collection stops the event loop, for as long as there is garbage to take apart."""
+async def test_refused_clients_leave_no_reference_cycles(sshd: Sshd, tmp_path: Path, kind: str) -> None:
+    """A full garbage collection stops the event loop, longer with more cycles."""
     port, closed = free_port(), free_port()
     line = local("one", port, closed) if kind == "local" else socks("one", port)
-    said = b"" if kind == "local" else NO_LOGIN + b"\x05\x01\x00\x01\x7f\x00\x00\x01" + closed.to_bytes(2)
+    sent = b"" if kind == "local" else NO_LOGIN + b"\x05\x01\x00\x01\x7f\x00\x00\x01" + closed.to_bytes(2)
     async with running(tmp_path, file(sshd, line)) as tunnels:
         await tunnels.all_up()
-        await refuse(tunnels, port, said)  # what is made once is made now
+        await refuse(tunnels, port, sent)  # creates the objects that are created only once
         gc.collect()
         gc.disable()
         try:
             for _ in range(CLIENTS):
-                await refuse(tunnels, port, said)
+                await refuse(tunnels, port, sent)
             gc.set_debug(gc.DEBUG_SAVEALL)
             gc.collect()
         finally:
@@ -178,10 +178,10 @@ async def test_refused_clients_leave_nothing_to_the_cyclic_collector(sshd: Sshd,
         assert max(kinds.values()) < CLIENTS // 4, kinds
 
 
-async def refuse(tunnels: Running, port: int, said: bytes) -> None:
+async def refuse(tunnels: Running, port: int, sent: bytes) -> None:
     """Connect a client, and wait until it has been refused and forgotten."""
     before = tunnels.results("server/one").get("dial_failed", 0)
     with socket.create_connection(("127.0.0.1", port)) as client:
-        client.sendall(said)
+        client.sendall(sent)
         await eventually(lambda: tunnels.results("server/one").get("dial_failed", 0) > before)
     await eventually(lambda: tunnels.app.budget.clients == 0)

@@ -1,4 +1,4 @@
-"""Ports that are chosen when the tunnel opens: any free one, or the first free one of a range; where they are told."""
+"""Ports that are assigned when a tunnel opens: any free one, or the first of a range; and port files."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from support.tunnels import Running, file, local, remote, running, socks, tunnel
 from support.wait import eventually, free_port
 
 
-async def test_port_0_is_kept_while_the_bastion_restarts(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> None:
+async def test_an_assigned_port_is_kept_while_the_server_restarts(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> None:
     async with running(tmp_path, file(sshd, local("echo", 0, echo.port))) as tunnels:
         await tunnels.all_up()
         port = tunnels.bound_port("server/echo")
@@ -34,7 +34,7 @@ async def test_port_0_is_kept_while_the_bastion_restarts(sshd: Sshd, echo: EchoS
         assert tunnels.bound_port("server/echo") == port
 
 
-async def test_port_0_is_kept_when_the_tunnel_was_off_for_a_while(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> None:
+async def test_an_assigned_port_is_kept_while_the_tunnel_is_off(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> None:
     async with running(tmp_path, file(sshd, local("echo", 0, echo.port))) as tunnels:
         await tunnels.all_up()
         port = tunnels.bound_port("server/echo")
@@ -45,7 +45,7 @@ async def test_port_0_is_kept_when_the_tunnel_was_off_for_a_while(sshd: Sshd, ec
         assert tunnels.bound_port("server/echo") == port
 
 
-async def test_several_tunnels_with_port_0_have_each_their_own(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> None:
+async def test_each_tunnel_with_port_0_gets_its_own_port(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> None:
     lines = "".join(local(f"echo{number}", 0, echo.port) for number in range(3)) + socks("proxy", 0)
     async with running(tmp_path, file(sshd, lines)) as tunnels:
         await tunnels.all_up()
@@ -63,9 +63,7 @@ async def test_a_range_takes_its_first_free_port(sshd: Sshd, echo: EchoServer, t
             assert await exchange("127.0.0.1", first + 1) == b"ping"
 
 
-async def test_a_range_that_is_taken_is_told_and_taken_over_when_a_port_is_free(
-    sshd: Sshd, echo: EchoServer, tmp_path: Path
-) -> None:
+async def test_a_taken_range_is_reported_until_a_port_is_free(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> None:
     first = two_free_ports()
     line = local("echo", f'"{first}-{first + 1}"', echo.port)
     with socket.create_server(("127.0.0.1", first)), socket.create_server(("127.0.0.1", first + 1)) as last:
@@ -86,7 +84,7 @@ async def test_two_tunnels_share_a_range(sshd: Sshd, echo: EchoServer, tmp_path:
         assert {tunnels.bound_port("server/one"), tunnels.bound_port("server/two")} == {first, first + 1}
 
 
-async def test_the_port_is_written_to_its_file_for_others_to_read(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> None:
+async def test_the_port_is_written_to_a_readable_file(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> None:
     written, elsewhere = tmp_path / "made for it" / "echo.port", tmp_path / "other.port"
     async with running(tmp_path, file(sshd, local("echo", 0, echo.port, portFile=f'"{written}"'))) as tunnels:
         await tunnels.all_up()
@@ -105,9 +103,7 @@ async def test_a_fixed_port_is_written_to_its_file_too(sshd: Sshd, echo: EchoSer
         assert written.read_text() == f"{port}\n"
 
 
-async def test_a_port_file_that_cannot_be_written_costs_nobody_the_tunnel(
-    sshd: Sshd, echo: EchoServer, tmp_path: Path
-) -> None:
+async def test_a_tunnel_works_without_its_port_file(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     line = local("echo", 0, echo.port, portFile=tmp_path / "file" / "echo.port")
     async with running(tmp_path, file(sshd, line)) as tunnels:
@@ -115,7 +111,7 @@ async def test_a_port_file_that_cannot_be_written_costs_nobody_the_tunnel(
         assert await exchange("127.0.0.1", tunnels.bound_port("server/echo")) == b"ping"
 
 
-async def test_a_file_that_holds_something_else_than_a_port_is_left_alone(
+async def test_a_file_without_a_port_is_not_overwritten(
     sshd: Sshd, echo: EchoServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     keys, pid = tmp_path / "authorized_keys", tmp_path / "other.pid"
@@ -134,8 +130,8 @@ async def test_a_file_that_holds_something_else_than_a_port_is_left_alone(
             assert verdict.reason is None
 
 
-async def test_an_edit_of_a_port_file_costs_nobody_a_client(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> None:
-    """Opening /dev/ptmx makes a terminal, and a read from it says nothing: that once ended the process."""
+async def test_an_edit_of_a_port_file_cuts_no_client(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> None:
+    """Opening /dev/ptmx creates a terminal, and reads from it block: this once ended the process."""
     port, other = free_port(), free_port()
     (tmp_path / "directory").mkdir()
     (tmp_path / "empty").write_text("")
@@ -150,17 +146,17 @@ async def test_an_edit_of_a_port_file_costs_nobody_a_client(sshd: Sshd, echo: Ec
         async with connected("127.0.0.1", port) as mine, connected("127.0.0.1", other) as neighbour:
             for path in ("/dev/ptmx", "/dev/zero", *(tmp_path / name for name in ("directory", "empty", "pipe")), good):
                 tunnels.edit(text(path))
-                said = "" if path == good else f"{path} is not written"
-                await eventually(partial(_told, tunnels, "server/one", said))
+                expected = "" if path == good else f"cannot write its `portFile` {path}: "
+                await eventually(partial(_reports, tunnels, "server/one", expected))
                 for reader, writer in (mine, neighbour):
                     writer.write(b"x")
                     assert await reader.readexactly(1) == b"x"
             tunnels.edit(text("/dev/ptmx"))
-            await eventually(lambda: _told(tunnels, "server/one", "/dev/ptmx is not written"))
+            await eventually(lambda: _reports(tunnels, "server/one", "cannot write its `portFile` /dev/ptmx"))
             assert good.read_text() == f"{port}\n", "an old file stays"
 
 
-async def test_a_file_system_that_does_not_answer_holds_nothing_up(
+async def test_a_hanging_file_system_does_not_delay_tunnels(
     sshd: Sshd, echo: EchoServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     answering = threading.Event()
@@ -170,25 +166,25 @@ async def test_a_file_system_that_does_not_answer_holds_nothing_up(
         write_port_file(path, number)
 
     monkeypatch.setattr(assigned_ports, "write_port_file", hang)
-    monkeypatch.setattr(listeners, "PORT_FILE_WITHIN", 0.2)
+    monkeypatch.setattr(listeners, "PORT_FILE_TIMEOUT", 0.2)
     written = tmp_path / "echo.port"
     async with running(tmp_path, file(sshd, local("echo", 0, echo.port, portFile=written))) as tunnels:
         try:
             await tunnels.all_up()
-            assert _told(tunnels, "server/echo", "is not written yet")
+            assert _reports(tunnels, "server/echo", "is not written yet")
             assert await exchange("127.0.0.1", tunnels.bound_port("server/echo")) == b"ping"
         finally:
             answering.set()
-        await eventually(lambda: _told(tunnels, "server/echo", ""))
+        await eventually(lambda: _reports(tunnels, "server/echo", ""))
         assert written.read_text() == f"{tunnels.bound_port('server/echo')}\n"
 
 
-async def test_port_files_that_hang_take_nobody_elses_threads(
+async def test_hanging_port_files_do_not_use_up_other_threads(
     sshd: Sshd, echo: EchoServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     answering = threading.Event()
     monkeypatch.setattr(assigned_ports, "write_port_file", lambda *_: answering.wait(120))
-    monkeypatch.setattr(listeners, "PORT_FILE_WITHIN", 0.2)
+    monkeypatch.setattr(listeners, "PORT_FILE_TIMEOUT", 0.2)
     asyncio.get_running_loop().set_default_executor(DaemonThreads(4))  # `tunnels run` has 32
     many = [local(f"p{number}", 0, echo.port, portFile=tmp_path / f"p{number}") for number in range(8)]
     async with running(tmp_path, file(sshd, *many)) as tunnels:
@@ -205,7 +201,7 @@ async def test_port_files_that_hang_take_nobody_elses_threads(
             answering.set()
 
 
-async def test_a_killed_process_finds_its_port_file_again(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> None:
+async def test_a_restarted_process_replaces_its_port_file(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> None:
     written = tmp_path / "echo.port"
     config = tmp_path / "tunnels.yaml"
     for _ in range(2):
@@ -222,16 +218,14 @@ def _holds(path: Path, text: str) -> bool:
     return path.exists() and path.read_text() == text
 
 
-def _told(tunnels: Running, tunnel: str, said: str) -> bool:
-    """Whether it is up, and its message says this ("": nothing)."""
+def _reports(tunnels: Running, tunnel: str, expected: str) -> bool:
+    """Return True if the tunnel is up and its message contains `expected` ("": has no message)."""
     verdict = tunnels.verdict(tunnel)
     is_up = verdict is not None and verdict.phase is Phase.UP
-    return is_up and verdict is not None and (said in verdict.message if said else not verdict.message)
+    return is_up and verdict is not None and (expected in verdict.message if expected else not verdict.message)
 
 
-async def test_machines_are_told_an_address_of_one_form_whether_it_is_bound_or_not(
-    sshd: Sshd, echo: EchoServer, tmp_path: Path
-) -> None:
+async def test_json_gives_an_address_in_one_form_bound_or_not(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> None:
     first, there, socket_there = two_free_ports(), free_port(), tmp_path / "there.sock"
     text = file(
         sshd,
@@ -259,7 +253,7 @@ async def test_machines_are_told_an_address_of_one_form_whether_it_is_bound_or_n
 
 
 def two_free_ports() -> int:
-    """The first of two free neighbours."""
+    """Return the first of two adjacent free ports."""
     while True:
         port = free_port()
         try:

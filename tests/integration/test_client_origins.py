@@ -1,4 +1,4 @@
-"""Source rules hold for every client, also one whose address cannot be asked for any more, or is not told."""
+"""Source rules apply to each client, also if its address can no longer be queried or is not reported."""
 
 from __future__ import annotations
 
@@ -63,10 +63,10 @@ async def test_a_socks_client_that_resets_reaches_no_denied_destination(
         assert echo.total == 0
 
 
-async def test_a_held_client_that_resets_is_judged_by_the_address_that_it_came_from(
+async def test_a_held_client_that_resets_is_checked_by_its_accept_address(
     sshd: Sshd, echo: EchoServer, tmp_path: Path
 ) -> None:
-    """The rule comes while the client waits, and the client has no peer name by then."""
+    """The rule is added while the client is held, when getpeername() no longer works."""
     port = free_port()
     async with running(tmp_path, file(sshd, local("echo", port, echo.port))) as tunnels:
         await tunnels.all_up()
@@ -106,7 +106,7 @@ async def test_a_client_of_a_unix_socket_that_leaves_at_once_passes_source_rules
     "origin",
     ["", "UNKNOWN", "localhost", "127.0.0.3 ", "127.0.0.1\0", "127.0.0.1%lo", "127.1", "[127.0.0.1]", "x" * 5000],
 )
-async def test_a_client_whose_origin_the_server_does_not_tell_is_denied(
+async def test_a_client_with_an_unknown_origin_is_denied_by_source_rules(
     asyncssh_server: AsyncsshServer, echo: EchoServer, tmp_path: Path, origin: str
 ) -> None:
     port = free_port()
@@ -121,7 +121,7 @@ async def test_a_client_whose_origin_the_server_does_not_tell_is_denied(
         assert tunnels.results("server/back") == {"denied": 2, "ok": 1}
 
 
-async def test_a_client_without_an_origin_is_let_in_where_there_are_no_rules_and_is_shown_as_unknown(
+async def test_a_client_with_an_unknown_origin_is_allowed_without_rules(
     asyncssh_server: AsyncsshServer, echo: EchoServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO", "reconciler.audit")
@@ -131,8 +131,8 @@ async def test_a_client_without_an_origin_is_let_in_where_there_are_no_rules_and
         assert await forwarded(asyncssh_server, port, "") == b"ping"
         assert await forwarded(asyncssh_server, port, "\x1b[2J\u202e") == b"ping"
         await tunnels.nobody_is_connected()
-    who = [record.origin for record in caplog.records if "opened" in record.getMessage()]  # type: ignore[attr-defined]
-    assert who == ["unknown", r"\x1b[2J\u202e"]
+    origins = [record.origin for record in caplog.records if "opened" in record.getMessage()]  # type: ignore[attr-defined]
+    assert origins == ["unknown", r"\x1b[2J\u202e"]
 
 
 def send_and_reset(port: int, data: bytes) -> None:
@@ -155,7 +155,7 @@ async def all_came(tunnels: Running, name: str) -> None:
 
 
 async def forwarded(server: AsyncsshServer, port: int, origin: str) -> bytes:
-    """What a client gets whom the server announces with this origin."""
+    """Return what a client gets that the server reports with this origin."""
     [connection] = server._connections
     reader, writer = await connection.open_connection("127.0.0.1", port, orig_host=origin, orig_port=1)
     writer.write(b"ping")

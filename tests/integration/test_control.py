@@ -207,7 +207,9 @@ async def test_connections_are_told_live_and_held(sshd: Sshd, echo: EchoServer, 
             assert (live["tunnel"], live["from"], live["to"]) == ("server/echo", ours, f"127.0.0.1:{echo.port}")
             assert (live["bytesSent"], live["bytesReceived"], live["state"]) == (1, 1, "live")
             assert (waiting["tunnel"], waiting["state"], waiting["link"]) == ("dead/held", "held", None)
-        await eventually(lambda: all(visit.tunnel != "server/echo" for visit in it.tunnels.app.actuator.visits()))
+        await eventually(
+            lambda: all(client.tunnel != "server/echo" for client in it.tunnels.app.actuator.connections())
+        )
 
 
 async def test_a_plan_says_what_would_be_done_and_to_how_many(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> None:

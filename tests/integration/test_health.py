@@ -1,4 +1,4 @@
-"""Probes through tunnels: what they say of the destination, how fast they notice, and connections they replace."""
+"""Probes through tunnels: results, reaction time, and links that they replace."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ HTTP = f"{{type: http, path: /health, {QUICK}}}"
 
 
 class Web(TcpService):
-    """Answers with this status, or not at all (0)."""
+    """An HTTP server that answers with this status, or not at all (0)."""
 
     def __init__(self, *, path: Path | None = None) -> None:
         super().__init__(path=path)
@@ -62,7 +62,7 @@ async def test_a_tcp_probe_notices_a_service_that_stops_and_comes_back(
             assert verdict.reason is None
 
 
-async def test_a_probe_that_is_given_up_in_the_moment_of_its_answer_leaves_no_channel(
+async def test_a_probe_cancelled_as_its_channel_opens_leaves_no_channel(
     sshd: Sshd, echo: EchoServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with running(tmp_path, file(sshd, local("db", free_port(), echo.port))) as tunnels:
@@ -83,7 +83,7 @@ async def test_a_probe_that_is_given_up_in_the_moment_of_its_answer_leaves_no_ch
 
 
 @pytest.mark.parametrize("kind", [local, remote])
-async def test_an_http_probe_wants_a_good_answer(server: Server, tmp_path: Path, kind: object) -> None:
+async def test_an_http_probe_expects_a_success_status(server: Server, tmp_path: Path, kind: object) -> None:
     line = {local: local, remote: remote}[kind]  # type: ignore[index]
     async with Web() as web:
         async with running(tmp_path, file(server, line("web", free_port(), web.port, health=HTTP))) as tunnels:
@@ -97,7 +97,7 @@ async def test_an_http_probe_wants_a_good_answer(server: Server, tmp_path: Path,
             await tunnels.until("server/web", Phase.UP)
 
 
-async def test_an_answer_that_does_not_come_is_a_failed_probe(sshd: Sshd, tmp_path: Path) -> None:
+async def test_a_missing_answer_fails_the_probe(sshd: Sshd, tmp_path: Path) -> None:
     health = "{type: http, path: /health, interval: 100ms, timeout: 200ms, failureThreshold: 1}"
     async with Web() as web:
         async with running(tmp_path, file(sshd, local("web", free_port(), web.port, health=health))) as tunnels:
@@ -124,7 +124,7 @@ async def test_unix_sockets_are_probed_on_either_side(sshd: Sshd, tmp_path: Path
             await tunnels.until("server/back", Phase.UNHEALTHY)
 
 
-async def test_a_failing_probe_marks_its_own_tunnel_and_cuts_nobody(
+async def test_a_failing_probe_marks_its_tunnel_and_cuts_no_client(
     sshd: Sshd, echo: EchoServer, tmp_path: Path
 ) -> None:
     sick, well = free_port(), free_port()
@@ -142,8 +142,8 @@ async def test_a_failing_probe_marks_its_own_tunnel_and_cuts_nobody(
                 assert b"503" in answer, "clients are not kept away from it"
 
 
-async def test_a_new_connection_is_probed_at_once(sshd: Sshd, tmp_path: Path) -> None:
-    """What was said over a connection that is gone must not hold until the next hour."""
+async def test_a_new_link_is_probed_at_once(sshd: Sshd, tmp_path: Path) -> None:
+    """The result of a link that is gone must not last for the interval of an hour."""
     health = "{type: tcp, interval: 1h, timeout: 20s, failureThreshold: 1}"
     async with EchoServer() as service:
         async with running(tmp_path, file(sshd, local("db", free_port(), service.port, health=health))) as tunnels:
@@ -157,7 +157,7 @@ async def test_a_new_connection_is_probed_at_once(sshd: Sshd, tmp_path: Path) ->
             await tunnels.until("server/db", Phase.UP)
 
 
-async def test_an_edited_probe_is_asked_at_once_and_a_removed_one_says_nothing_more(sshd: Sshd, tmp_path: Path) -> None:
+async def test_an_edited_probe_runs_at_once_and_a_removed_one_stops(sshd: Sshd, tmp_path: Path) -> None:
     port = free_port()
     hourly = "{type: http, path: %s, interval: 1h, timeout: 20s, failureThreshold: 1}"
     async with Web() as web:
@@ -171,10 +171,10 @@ async def test_an_edited_probe_is_asked_at_once_and_a_removed_one_says_nothing_m
             await tunnels.until("server/web", Phase.UP)
 
 
-async def test_on_failure_reconnect_replaces_the_connection_and_cuts_nobody(
+async def test_on_failure_reconnect_replaces_the_link_and_cuts_no_client(
     asyncssh_server: AsyncsshServer, echo: EchoServer, tmp_path: Path
 ) -> None:
-    """The probe fails over this one connection and not over the next."""
+    """The probe fails over one link and succeeds over the next."""
     port, other = free_port(), free_port()
     health = "{type: tcp, interval: 100ms, timeout: 1s, failureThreshold: 2, onFailure: reconnect}"
     async with EchoServer() as service:
@@ -187,17 +187,17 @@ async def test_on_failure_reconnect_replaces_the_connection_and_cuts_nobody(
                 assert await reader.readexactly(1) == b"x"
                 asyncssh_server.never_answer_channel(service.address)
                 await tunnels.until("server/sick", Phase.UNHEALTHY)
-                await eventually(lambda: tunnels.links[-1] is not old, message="a new connection is made")
+                await eventually(lambda: tunnels.links[-1] is not old, message="there is a new link")
                 asyncssh_server.answer_normally()
                 await tunnels.until("server/sick", Phase.UP)
                 writer.write(b"y")
                 assert await reader.readexactly(1) == b"y"
                 assert old in tunnels.links
-            await eventually(lambda: old not in tunnels.links, message="the old one ends with its last client")
+            await eventually(lambda: old not in tunnels.links, message="the old link ends with its last client")
             assert len(tunnels.links) == 1, "and it is not replaced again and again"
 
 
-async def test_probes_leave_nothing_behind_and_count_as_nobodys_clients(sshd: Sshd, tmp_path: Path) -> None:
+async def test_probes_leave_nothing_behind_and_do_not_count_as_clients(sshd: Sshd, tmp_path: Path) -> None:
     async with Web() as web:
         health = "{type: http, path: /, interval: 50ms, timeout: 2s, failureThreshold: 2}"
         async with running(tmp_path, file(sshd, local("web", free_port(), web.port, health=health))) as tunnels:
@@ -208,7 +208,7 @@ async def test_probes_leave_nothing_behind_and_count_as_nobodys_clients(sshd: Ss
             assert (tunnels.meter("server/web").sent, tunnels.meter("server/web").received) == (0, 0)
 
 
-async def test_probes_whose_channels_were_never_answered_leave_nothing_once_the_server_gives_up(
+async def test_unanswered_probe_channels_are_freed_when_the_server_gives_up(
     asyncssh_server: AsyncsshServer, tmp_path: Path
 ) -> None:
     port = free_port()
@@ -229,7 +229,7 @@ async def test_probes_whose_channels_were_never_answered_leave_nothing_once_the_
                 await tunnels.until("server/db", Phase.UP)
 
 
-async def test_no_probe_is_run_while_the_link_is_down(sshd: Sshd, tmp_path: Path) -> None:
+async def test_no_probe_runs_while_the_link_is_down(sshd: Sshd, tmp_path: Path) -> None:
     async with EchoServer() as service:
         async with running(tmp_path, file(sshd, local("db", free_port(), service.port, health=TCP))) as tunnels:
             await tunnels.all_up()

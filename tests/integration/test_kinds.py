@@ -1,4 +1,4 @@
-"""Every kind of tunnel, on OpenSSH and Dropbear: bytes whole, both half-closes, counted to the byte, nothing left."""
+"""All kinds of tunnels on OpenSSH and Dropbear: complete data, half-close, exact counters, no leaks."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ SERVICE = "127.0.0.1"
 
 @dataclass(frozen=True, slots=True)
 class Way:
-    """A tunnel's line, where its clients connect, and how."""
+    """A tunnel's line in the file, and where and how its clients connect."""
 
     line: str
     port: int
@@ -44,7 +44,7 @@ class Way:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """What a kind may lead to: the service's port, its unix socket, and a directory for sockets of its own."""
+    """Destinations of a kind of tunnel: the service's port, its unix socket, and a directory for sockets."""
 
     port: int
     socket: Path
@@ -62,7 +62,7 @@ def _local_to_unix(to: Place) -> Way:
 
 
 def _unix_to_tcp(to: Place) -> Way:
-    path = to.directory / "near.sock"
+    path = to.directory / "local.sock"
     line = tunnel("it", "local", localSocket=path, remoteHost="127.0.0.1", remotePort=to.port)
     return Way(line, 0, by_unix(path))
 
@@ -78,7 +78,7 @@ def _remote_to_unix(to: Place) -> Way:
 
 
 def _remote_from_unix(to: Place) -> Way:
-    path = to.directory / "far.sock"
+    path = to.directory / "remote.sock"
     line = tunnel("it", "remote", remoteSocket=path, localHost="127.0.0.1", localPort=to.port)
     return Way(line, 0, by_unix(path))
 
@@ -97,7 +97,7 @@ KINDS: dict[str, Callable[[Place], Way]] = {
     "remote from a unix socket": _remote_from_unix,
     "socks": _socks,
 }
-# Dropbear forwards no unix sockets of the server's side.
+# Dropbear does not forward to or from unix sockets on the server.
 CASES = [("openssh", kind) for kind in KINDS] + [
     ("dropbear", kind) for kind in KINDS if kind not in {"local to a unix socket", "remote from a unix socket"}
 ]
@@ -112,7 +112,7 @@ def case(request: pytest.FixtureRequest) -> tuple[str, str]:
 @pytest.fixture
 async def server(case: tuple[str, str], tmp_path: Path) -> AsyncIterator[Sshd | Dropbear]:
     made: Sshd | Dropbear = (
-        # Without it, sshd would not listen again where a session that was killed has left its socket.
+        # Without it, sshd does not listen again on a socket file that a killed session left.
         Sshd(tmp_path / "server", options={"StreamLocalBindUnlink": "yes"})
         if case[0] == "openssh"
         else Dropbear(tmp_path / "server")
@@ -127,7 +127,7 @@ async def server(case: tuple[str, str], tmp_path: Path) -> AsyncIterator[Sshd | 
 
 @pytest.fixture
 async def transfers(tmp_path: Path) -> AsyncIterator[SinkSource]:
-    """Checksummed transfers on a port and on a unix socket, counted together."""
+    """Services with checksums on a port and on a unix socket, counted together."""
     async with SinkSource() as by_port, SinkSource(path=tmp_path / "service.sock") as by_path:
         by_path.received = by_port.received
         yield by_port
@@ -146,7 +146,7 @@ async def test_64_mib_arrive_whole_in_each_direction(server: Server, way: Way, t
             assert seen == expected
 
 
-async def test_either_side_may_say_eof_first_and_still_receive(
+async def test_either_side_may_send_eof_first_and_still_receive(
     server: Server, way: Way, transfers: SinkSource, tmp_path: Path
 ) -> None:
     async with running(tmp_path, file(server, way.line)) as tunnels:
@@ -157,7 +157,7 @@ async def test_either_side_may_say_eof_first_and_still_receive(
         await eventually(lambda: sent in transfers.received)
 
 
-async def test_bytes_are_counted_to_the_byte_in_the_direction_in_which_they_went(
+async def test_bytes_are_counted_exactly_in_each_direction(
     server: Server, way: Way, tmp_path: Path, case: tuple[str, str]
 ) -> None:
     size = 3 * MIB + 1
@@ -167,7 +167,7 @@ async def test_bytes_are_counted_to_the_byte_in_the_direction_in_which_they_went
         await download(SERVICE, way.port, size, way.opening)
         await tunnels.nobody_is_connected()
         meter = tunnels.meter("server/it")
-        # Sent is towards the SSH server: what a remote tunnel's clients say comes from there.
+        # `sent` counts bytes towards the SSH server: the bytes of a remote forward's clients are `received`.
         expected = (answered, asked) if "remote" in case[1] else (asked, answered)
         assert (meter.sent, meter.received) == expected
         assert meter.results == {"ok": 1}
@@ -184,7 +184,7 @@ async def test_clients_leave_nothing_behind(server: Server, way: Way, tmp_path: 
                 writer.transport.abort()
 
 
-async def test_three_hundred_clients_are_there_at_once(server: Server, way: Way, tmp_path: Path) -> None:
+async def test_three_hundred_clients_are_connected_at_once(server: Server, way: Way, tmp_path: Path) -> None:
     async with running(tmp_path, file(server, way.line)) as tunnels:
         await tunnels.all_up()
         all_there = asyncio.Barrier(300)
@@ -202,7 +202,7 @@ async def test_three_hundred_clients_are_there_at_once(server: Server, way: Way,
         assert tunnels.results("server/it") == {"ok": 300}
 
 
-async def test_a_connection_that_dies_takes_its_clients_with_it_and_nothing_stays(
+async def test_a_lost_link_ends_its_clients_and_leaves_nothing(
     server: Sshd | Dropbear, way: Way, tmp_path: Path
 ) -> None:
     async with running(tmp_path, file(server, way.line)) as tunnels:
@@ -212,11 +212,11 @@ async def test_a_connection_that_dies_takes_its_clients_with_it_and_nothing_stay
             meter = tunnels.meter("server/it")
             before = meter.sent + meter.received
             clients = [asyncio.create_task(upload_without_end(way)) for _ in range(5)]
-            # One whose channel is still opening would be given another, and notice nothing.
+            # A client whose channel is still opening would get another one, without an error.
             await eventually(lambda: meter.sent + meter.received >= before + 5 * 70_000)
             links = tunnels.links
             await server.kill_sessions()
-            # A unix socket cannot be told more than that it has ended, nor can a client on the server.
+            # A client of a unix socket, or on the server, sees EOF: it cannot be reset.
             assert all(end in (b"", None) for end in await asyncio.gather(*clients))
             await tunnels.replaced(links)
             await tunnels.all_up()
@@ -225,7 +225,7 @@ async def test_a_connection_that_dies_takes_its_clients_with_it_and_nothing_stay
 
 
 async def upload_without_end(way: Way) -> bytes | None:
-    """Send some, and wait: what came, None for a reset."""
+    """Send some bytes and return what arrives, None for a reset."""
     async with connected(SERVICE, way.port, way.opening) as (reader, writer):
         writer.write(b"upload\n" + b"x" * 70_000)
         try:
@@ -234,8 +234,8 @@ async def upload_without_end(way: Way) -> bytes | None:
             return None
 
 
-async def test_a_tunnel_of_each_kind_on_one_connection(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> None:
-    """Bidirectional tunnels, connection reuse: all tunnels of a target share its connection."""
+async def test_a_tunnel_of_each_kind_shares_one_link(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> None:
+    """All tunnels of a target, in both directions, share its link."""
     here, there, proxy = free_port(), free_port(), free_port()
     lines = local("out", here, echo.port) + remote("back", there, echo.port) + socks("proxy", proxy)
     async with running(tmp_path, file(sshd, lines)) as tunnels:

@@ -1,4 +1,4 @@
-"""Local forwards on a real sshd: bytes whole, both half-closes, many clients, none left behind."""
+"""Local forwards on a real sshd: complete data, half-close on both sides, many clients, no leaks."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ async def test_256_mib_arrive_whole_in_each_direction(sshd: Sshd, tmp_path: Path
             assert seen == expected
 
 
-async def test_either_side_may_say_eof_first_and_still_receive(sshd: Sshd, tmp_path: Path) -> None:
+async def test_either_side_may_send_eof_first_and_still_receive(sshd: Sshd, tmp_path: Path) -> None:
     port = free_port()
     async with SinkSource() as service, running(tmp_path, file(sshd, local("data", port, service.port))) as tunnels:
         await tunnels.all_up()
@@ -65,7 +65,7 @@ async def test_a_thousand_clients_at_once(sshd: Sshd, echo: EchoServer, tmp_path
             reader, writer = await asyncio.open_connection("127.0.0.1", port)
             writer.write(f"{number:05}".encode())
             answer = await reader.readexactly(5)
-            await arrived.wait()  # nobody leaves before everybody is served
+            await arrived.wait()  # no client leaves before all are served
             writer.close()
             await writer.wait_closed()
             return answer
@@ -84,10 +84,10 @@ async def test_clients_that_reset_while_their_channel_opens_leave_nothing_behind
         async with tunnels.nothing_left_behind():
             for _ in range(10):
                 await asyncio.gather(*(connect_and_reset(port) for _ in range(100)))
-        await eventually(lambda: echo.connections == 0, message="the far side was told each time")
+        await eventually(lambda: echo.connections == 0, message="each close reaches the destination")
 
 
-async def test_psql_works_through_it(sshd: Sshd, postgres: Postgres, tmp_path: Path) -> None:
+async def test_psql_works_through_a_local_forward(sshd: Sshd, postgres: Postgres, tmp_path: Path) -> None:
     port = free_port()
     async with running(tmp_path, file(sshd, local("pg", port, postgres.port))) as tunnels:
         await tunnels.all_up()

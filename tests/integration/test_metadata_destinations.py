@@ -1,4 +1,4 @@
-"""Link-local addresses and cloud metadata services are reached only where the file names them."""
+"""Link-local addresses and cloud metadata services are reachable only if the file names them."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ async def test_a_socks_client_reaches_the_metadata_service_that_a_rule_names(
         assert asked == ["169.254.169.254:80", "metadata.google.internal:80"]
 
 
-async def test_a_live_client_of_a_metadata_service_is_cut_when_no_rule_names_it_any_more(
+async def test_a_live_metadata_client_is_cut_when_its_rule_is_removed(
     asyncssh_server: AsyncsshServer, tmp_path: Path
 ) -> None:
     port = free_port()
@@ -73,10 +73,10 @@ async def test_a_live_client_of_a_metadata_service_is_cut_when_no_rule_names_it_
             await asyncio.wait_for(client, 30)
 
 
-async def test_a_remote_tunnel_does_not_follow_a_name_to_a_metadata_service(
+async def test_a_remote_forward_does_not_follow_a_name_to_metadata(
     sshd: Sshd, echo: EchoServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The file names the name; what the name leads to is the resolver's word."""
+    """The file gives a host name, and the resolver decides to which address it leads."""
     resolved = ["169.254.169.254"]
 
     async def addresses(_endpoint: object) -> list[object]:
@@ -96,7 +96,7 @@ async def test_a_remote_tunnel_does_not_follow_a_name_to_a_metadata_service(
         monkeypatch.undo()
 
 
-async def test_a_file_that_leads_to_a_metadata_service_keeps_the_last_good_one_and_says_why(
+async def test_a_file_with_a_metadata_destination_is_rejected_with_the_reason(
     sshd: Sshd, echo: EchoServer, tmp_path: Path
 ) -> None:
     port = free_port()

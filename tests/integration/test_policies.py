@@ -1,4 +1,4 @@
-"""What a tunnel allows its clients, and for how long: changed in place, felt by whom it concerns and nobody else."""
+"""Policies of a tunnel: rules, limits and timeouts. They change in place and affect only the clients concerned."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from support.sshd import Sshd
 from support.tunnels import file, local, remote, running, socks, target, tunnel
 from support.wait import WITHIN, eventually, free_port
 
-# --- who may come ------------------------------------------------------------------------------------------------
+# --- source rules ------------------------------------------------------------------------------------------------
 
 
 async def test_sources_are_allowed_and_denied(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> None:
@@ -47,7 +47,7 @@ async def test_sources_are_allowed_and_denied(sshd: Sshd, echo: EchoServer, tmp_
         assert tunnels.results("server/echo") == {"ok": 2, "denied": 2}
 
 
-async def test_sources_of_a_remote_tunnel_are_those_that_the_server_names(
+async def test_sources_of_a_remote_forward_are_reported_by_the_server(
     sshd: Sshd, echo: EchoServer, tmp_path: Path
 ) -> None:
     port = free_port()
@@ -58,7 +58,7 @@ async def test_sources_of_a_remote_tunnel_are_those_that_the_server_names(
         assert tunnels.results("server/back") == {"ok": 1, "denied": 1}
 
 
-async def test_an_edit_that_forbids_a_live_client_cuts_it_and_only_it(
+async def test_an_edit_that_forbids_a_live_client_cuts_only_that_client(
     sshd: Sshd, echo: EchoServer, tmp_path: Path
 ) -> None:
     port = free_port()
@@ -79,10 +79,10 @@ async def test_an_edit_that_forbids_a_live_client_cuts_it_and_only_it(
         assert await is_reset(port, "127.0.0.2")
 
 
-async def test_clients_whom_an_edit_cuts_are_told_of_in_one_line_and_one_event(
+async def test_clients_cut_by_an_edit_give_one_log_line_and_one_event(
     sshd: Sshd, echo: EchoServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Also where the tunnel has no audit: else nobody would learn why they were gone."""
+    """The line appears also without `audit`: otherwise the reason would not be recorded."""
     caplog.set_level("INFO", "reconciler")
     port = free_port()
     async with running(tmp_path, file(sshd, local("echo", port, echo.port, audit="false"))) as tunnels:
@@ -103,9 +103,7 @@ async def test_clients_whom_an_edit_cuts_are_told_of_in_one_line_and_one_event(
     assert (line.levelname, line.tunnel) == ("INFO", "server/echo")  # type: ignore[attr-defined]
 
 
-async def test_many_clients_with_many_reasons_are_told_of_in_one_line(
-    sshd: Sshd, echo: EchoServer, tmp_path: Path
-) -> None:
+async def test_clients_cut_for_many_reasons_give_one_log_line(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> None:
     port = free_port()
     async with running(tmp_path, file(sshd, local("echo", port, echo.port))) as tunnels:
         await tunnels.all_up()
@@ -119,13 +117,13 @@ async def test_many_clients_with_many_reasons_are_told_of_in_one_line(
             await eventually(lambda: tunnels.meter("server/echo").active == 0)
         [event] = [one for one in tunnels.app.events.since(0)[1] if one.phase == "cut"]
     assert event.message == (
-        "5 clients: source 127.0.0.2 is no longer allowed (2 of them); "
-        "source 127.0.0.3 is no longer allowed (1 of them); "
-        "source 127.0.0.4 is no longer allowed (1 of them); and others"
+        "5 clients: source 127.0.0.2 is no longer allowed (2 of 5); "
+        "source 127.0.0.3 is no longer allowed (1 of 5); "
+        "source 127.0.0.4 is no longer allowed (1 of 5); and others"
     )
 
 
-async def test_an_edit_that_forbids_a_held_client_holds_when_the_link_is_back(
+async def test_an_edit_that_forbids_a_held_client_applies_after_the_hold(
     sshd: Sshd, echo: EchoServer, tmp_path: Path
 ) -> None:
     port = free_port()
@@ -142,10 +140,8 @@ async def test_an_edit_that_forbids_a_held_client_holds_when_the_link_is_back(
         assert echo.total == 0
 
 
-async def test_a_unix_sockets_clients_have_no_source_and_are_let_in(
-    sshd: Sshd, echo: EchoServer, tmp_path: Path
-) -> None:
-    """Who may open a unix socket is the file system's business."""
+async def test_source_rules_do_not_apply_to_unix_socket_clients(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> None:
+    """File permissions decide which programs may open a unix socket."""
     path = tmp_path / "db.sock"
     line = tunnel("db", "local", localSocket=path, remoteHost="127.0.0.1", remotePort=echo.port, allow="[192.0.2.0/24]")
     async with running(tmp_path, file(sshd, line)) as tunnels:
@@ -153,12 +149,10 @@ async def test_a_unix_sockets_clients_have_no_source_and_are_let_in(
         assert await exchange("", 0, opening=by_unix(path)) == b"ping"
 
 
-# --- how many ----------------------------------------------------------------------------------------------------
+# --- limits of connections ---------------------------------------------------------------------------------------
 
 
-async def test_clients_over_the_limit_are_reset_and_counted_and_come_in_when_one_leaves(
-    sshd: Sshd, echo: EchoServer, tmp_path: Path
-) -> None:
+async def test_clients_over_the_limit_are_reset_until_one_leaves(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> None:
     port = free_port()
     async with running(tmp_path, file(sshd, local("echo", port, echo.port, maxConnections=2))) as tunnels:
         await tunnels.all_up()
@@ -173,8 +167,8 @@ async def test_clients_over_the_limit_are_reset_and_counted_and_come_in_when_one
         assert tunnels.results("server/echo") == {"ok": 3, "limit": 2}
 
 
-async def test_all_that_the_limit_allows_may_come_at_once(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> None:
-    """A client whose channel opens is one client, not one that waits and one that is there."""
+async def test_as_many_clients_as_the_limit_may_connect_at_once(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> None:
+    """A client whose channel is opening counts once, not as a held and as a live one."""
     port = free_port()
     async with running(tmp_path, file(sshd, local("echo", port, echo.port, maxConnections=50))) as tunnels:
         await tunnels.all_up()
@@ -205,7 +199,7 @@ async def test_held_clients_count_for_the_limit(sshd: Sshd, echo: EchoServer, tm
         assert tunnels.results("server/echo") == {"limit": 1, "ok": 3}
 
 
-# --- how long ----------------------------------------------------------------------------------------------------
+# --- timeouts and switching off ----------------------------------------------------------------------------------
 
 
 async def test_an_idle_client_is_cut_and_a_busy_one_is_not(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> None:
@@ -264,7 +258,7 @@ async def test_a_tunnel_that_has_expired_is_off_from_the_start(sshd: Sshd, echo:
 
 
 @pytest.mark.parametrize("what", ["tunnel", "target"])
-async def test_switched_off_is_off_and_on_again_is_up(sshd: Sshd, echo: EchoServer, tmp_path: Path, what: str) -> None:
+async def test_a_tunnel_can_be_switched_off_and_on(sshd: Sshd, echo: EchoServer, tmp_path: Path, what: str) -> None:
     port = free_port()
     on = file(sshd, local("echo", port, echo.port))
     fields = {"enabled": "false"}
@@ -285,7 +279,7 @@ async def test_switched_off_is_off_and_on_again_is_up(sshd: Sshd, echo: EchoServ
         await eventually(lambda: tunnels.links == [])
 
 
-# --- how fast ----------------------------------------------------------------------------------------------------
+# --- bandwidth ---------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("transfer", [upload, download])
@@ -302,7 +296,7 @@ async def test_a_bandwidth_limit_holds_for_all_clients_of_a_tunnel_together(
             slow = asyncio.gather(*(move("127.0.0.1", port, 2 * MIB) for _ in range(4)))
             for expected, seen in [await move("127.0.0.1", free, 2 * MIB), *await slow]:
                 assert seen == expected
-            # 8 MiB at 4 MiB/s, less the burst and a read each: never faster, whatever the machine does.
+            # The lower bound for 8 MiB at 4 MiB/s, less the burst and one read of each client.
             assert time.monotonic() - began > 1.2
 
 
@@ -312,7 +306,7 @@ async def test_a_bandwidth_limit_is_changed_and_lifted_in_place(sshd: Sshd, tmp_
         slow = file(sshd, local("data", port, service.port, bandwidthLimit="64KiB/s"))
         async with running(tmp_path, slow) as tunnels:
             await tunnels.all_up()
-            # An hour's worth at that rate.
+            # This takes an hour at that rate.
             transfer = asyncio.create_task(download("127.0.0.1", port, 200 * MIB))
             await eventually(lambda: tunnels.meter("server/data").received > 100_000)
             tunnels.edit(file(sshd, local("data", port, service.port)))
@@ -320,14 +314,14 @@ async def test_a_bandwidth_limit_is_changed_and_lifted_in_place(sshd: Sshd, tmp_
             assert seen == expected
 
 
-async def test_a_limit_that_was_far_too_low_does_not_hold_after_it_is_lifted(sshd: Sshd, tmp_path: Path) -> None:
+async def test_a_lifted_bandwidth_limit_ends_a_long_pause(sshd: Sshd, tmp_path: Path) -> None:
     port = free_port()
     async with SinkSource() as service:
         async with running(tmp_path, file(sshd, local("data", port, service.port, bandwidthLimit="1KiB/s"))) as tunnels:
             await tunnels.all_up()
             there = asyncio.create_task(upload("127.0.0.1", port, MIB))
             back = asyncio.create_task(download("127.0.0.1", port, MIB))
-            # Each has read a piece, and is to rest for minutes.
+            # Each side has read once, and its pause is minutes long.
             relays = tunnels.app.actuator._flows.relays
             await eventually(lambda: sum(max(relay.sent, relay.received) > 32_000 for relay in relays()) == 2)
             tunnels.edit(file(sshd, local("data", port, service.port)))
@@ -336,7 +330,7 @@ async def test_a_limit_that_was_far_too_low_does_not_hold_after_it_is_lifted(ssh
                     assert seen == expected
 
 
-# --- which connections -------------------------------------------------------------------------------------------
+# --- links -------------------------------------------------------------------------------------------------------
 
 
 async def test_clients_are_spread_over_four_connections(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> None:
@@ -349,7 +343,7 @@ async def test_clients_are_spread_over_four_connections(sshd: Sshd, echo: EchoSe
             writer.write(b"x")
             assert await reader.readexactly(1) == b"x"
         assert per_link(tunnels.app.actuator.observe().flows) == [5, 5, 5, 5]
-        for _, writer in clients[:10]:  # whoever comes next goes where there is least
+        for _, writer in clients[:10]:  # new clients go to the link with the fewest
             writer.close()
         await eventually(lambda: tunnels.meter("server/echo").active == 10)
         more = [await asyncio.open_connection("127.0.0.1", port) for _ in range(10)]
@@ -361,9 +355,7 @@ async def test_clients_are_spread_over_four_connections(sshd: Sshd, echo: EchoSe
             writer.close()
 
 
-async def test_one_of_four_connections_lost_costs_its_own_clients_only(
-    sshd: Sshd, echo: EchoServer, tmp_path: Path
-) -> None:
+async def test_the_loss_of_one_link_of_four_cuts_only_its_clients(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> None:
     port = free_port()
     async with running(tmp_path, file(sshd, local("echo", port, echo.port), sshConnections=4)) as tunnels:
         await eventually(lambda: len(tunnels.links) == 4)
@@ -404,7 +396,7 @@ async def test_on_demand_connects_for_the_first_client_and_disconnects_when_idle
         assert tunnels.results("server/echo") == {"ok": 2}
 
 
-async def test_on_demand_holds_its_client_while_the_server_is_away_and_rests_when_it_gave_up(
+async def test_on_demand_stops_dialling_when_its_held_client_times_out(
     sshd: Sshd, echo: EchoServer, tmp_path: Path
 ) -> None:
     port = free_port()
@@ -423,7 +415,9 @@ async def test_on_demand_holds_its_client_while_the_server_is_away_and_rests_whe
         await tunnels.until("server/echo", Phase.STANDBY)
 
 
-async def test_on_demand_rests_again_after_a_failure_that_is_over(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> None:
+async def test_on_demand_is_idle_again_after_a_failure_that_is_over(
+    sshd: Sshd, echo: EchoServer, tmp_path: Path
+) -> None:
     port = free_port()
     text = file(sshd, local("echo", port, echo.port), connect="onDemand", idleTimeout="1s")
     async with running(tmp_path, text) as tunnels:
@@ -451,7 +445,7 @@ async def test_the_second_host_takes_over_when_the_first_refuses(sshd: Sshd, ech
         assert tunnels.app.judgement.targets[0].host == f"127.0.0.1:{sshd.port}"
 
 
-async def test_the_other_host_takes_over_when_the_one_in_use_goes_away(echo: EchoServer, tmp_path: Path) -> None:
+async def test_the_other_host_takes_over_when_the_current_one_is_lost(echo: EchoServer, tmp_path: Path) -> None:
     port = free_port()
     async with Sshd(tmp_path / "one") as one, Sshd(tmp_path / "two", client=one.client) as two:
         known = tmp_path / "known_hosts"
@@ -485,7 +479,7 @@ async def test_a_held_client_follows_its_tunnel_to_another_target(echo: EchoServ
 # --- a destination that does not answer ---------------------------------------------------------------------------
 
 
-async def test_a_destination_that_never_answers_costs_its_neighbours_nothing(
+async def test_a_silent_destination_does_not_affect_other_tunnels(
     asyncssh_server: AsyncsshServer, echo: EchoServer, tmp_path: Path
 ) -> None:
     hung, well = free_port(), free_port()
@@ -511,10 +505,10 @@ async def test_a_destination_that_never_answers_costs_its_neighbours_nothing(
                 assert await reader.readexactly(1) == b"y"
 
 
-async def test_a_destination_that_never_answers_is_known_from_a_server_that_does_not(
+async def test_a_silent_destination_is_distinguished_from_a_silent_server(
     asyncssh_server: AsyncsshServer, echo: EchoServer, tmp_path: Path
 ) -> None:
-    """Also where nothing else is heard: the server is asked, long before its keepalive is due."""
+    """On an idle link the server gets a request of its own, long before its keepalive is due."""
     port = free_port()
     text = file(asyncssh_server, local("echo", port, echo.port), dialTimeout="2s", keepaliveInterval="1h")
     async with running(tmp_path, text) as tunnels:
@@ -524,7 +518,7 @@ async def test_a_destination_that_never_answers_is_known_from_a_server_that_does
         assert (await tunnels.until("server/echo", Phase.UNHEALTHY)).reason == "destination"
 
 
-async def test_a_server_that_hangs_is_not_the_fault_of_its_destinations(
+async def test_a_hanging_server_does_not_mark_its_destinations(
     sshd: Sshd, echo: EchoServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")
@@ -545,7 +539,7 @@ async def test_a_server_that_hangs_is_not_the_fault_of_its_destinations(
         assert Phase.UNHEALTHY not in phases
 
 
-async def test_what_never_answered_leaves_nothing_once_the_server_gives_up(
+async def test_unanswered_channels_are_freed_when_the_server_gives_up(
     asyncssh_server: AsyncsshServer, echo: EchoServer, tmp_path: Path
 ) -> None:
     port = free_port()
@@ -555,12 +549,12 @@ async def test_what_never_answered_leaves_nothing_once_the_server_gives_up(
         await tunnels.all_up()
         async with tunnels.nothing_left_behind():
             assert all(await asyncio.gather(*(is_reset(port) for _ in range(20))))
-            await asyncssh_server.drop_connections()  # now it cannot answer any more
+            await asyncssh_server.drop_connections()  # from here on it cannot answer
             asyncssh_server.answer_normally()
             assert await exchange("127.0.0.1", port) == b"ping"
 
 
-async def test_two_failures_and_a_success_are_no_trouble(asyncssh_server: AsyncsshServer, tmp_path: Path) -> None:
+async def test_two_failures_and_a_success_do_not_mark_a_tunnel(asyncssh_server: AsyncsshServer, tmp_path: Path) -> None:
     port = free_port()
     async with GreetingServer("hello") as service:
         async with running(tmp_path, file(asyncssh_server, local("db", port, service.port))) as tunnels:
@@ -577,7 +571,7 @@ async def test_two_failures_and_a_success_are_no_trouble(asyncssh_server: Asyncs
             assert tunnels.results("server/db") == {"dial_failed": 6, "ok": 3}
 
 
-async def test_what_the_old_destination_does_after_an_edit_says_nothing_about_the_new_one(
+async def test_results_of_an_old_destination_do_not_count_for_the_new(
     asyncssh_server: AsyncsshServer, echo: EchoServer, tmp_path: Path
 ) -> None:
     port, silent = free_port(), free_port()
@@ -596,7 +590,7 @@ async def test_what_the_old_destination_does_after_an_edit_says_nothing_about_th
     ("options", "reason"),
     [({"AllowTcpForwarding": "no"}, "forbidden_by_server"), ({"PermitOpen": "none"}, "forbidden_by_server")],
 )
-async def test_a_server_that_forbids_it_is_named_as_the_cause(
+async def test_a_server_that_forbids_forwarding_is_named_as_the_cause(
     tmp_path: Path, echo: EchoServer, options: dict[str, str], reason: str
 ) -> None:
     port = free_port()
@@ -609,9 +603,7 @@ async def test_a_server_that_forbids_it_is_named_as_the_cause(
             assert verdict.reason == reason
 
 
-async def test_one_dead_destination_of_many_on_a_connection_marks_its_own_tunnel_only(
-    sshd: Sshd, echo: EchoServer, tmp_path: Path
-) -> None:
+async def test_one_dead_destination_of_many_marks_only_its_tunnel(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> None:
     dead, well, proxy = free_port(), free_port(), free_port()
     lines = local("dead", dead, free_port()) + local("well", well, echo.port) + socks("proxy", proxy)
     async with running(tmp_path, file(sshd, lines)) as tunnels:
@@ -632,7 +624,7 @@ async def by_tcp_from(source: str, host: str, port: int) -> Streams:
 
 
 async def is_reset(port: int, source: str = "127.0.0.1") -> bool:
-    """Whether a client is sent away without a byte (RST; the far client of a remote tunnel may see an end instead)."""
+    """Return True if a client is closed without a byte (RST; EOF is possible for clients of a remote forward)."""
     reader, writer = await by_tcp_from(source, "127.0.0.1", port)
     try:
         return await reader.read() == b""

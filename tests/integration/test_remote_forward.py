@@ -1,4 +1,4 @@
-"""Remote forwards: a listener on the server, a destination here; what each server says of it, and what it does not."""
+"""Remote forwards: listeners on the server, destinations here, and what each server reports about them."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from support.wait import eventually, free_port
 
 
 class LateFirst(TcpProxy):
-    """The first connection through it waits until it may go on."""
+    """A server whose first connection waits until it is released."""
 
     def __init__(self, target_host: str, target_port: int) -> None:
         super().__init__(target_host, target_port)
@@ -41,7 +41,7 @@ class LateFirst(TcpProxy):
         await super().serve(reader, writer)
 
 
-async def test_the_listener_comes_back_after_a_bastion_restart(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> None:
+async def test_a_remote_listener_returns_after_a_server_restart(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> None:
     port = free_port()
     async with running(tmp_path, file(sshd, remote("back", port, echo.port))) as tunnels:
         await tunnels.all_up()
@@ -51,7 +51,9 @@ async def test_the_listener_comes_back_after_a_bastion_restart(sshd: Sshd, echo:
         await tunnels.all_up()
 
 
-async def test_the_listener_on_dropbear_comes_back_too(dropbear: Dropbear, echo: EchoServer, tmp_path: Path) -> None:
+async def test_a_remote_listener_returns_after_a_dropbear_restart(
+    dropbear: Dropbear, echo: EchoServer, tmp_path: Path
+) -> None:
     port = free_port()
     async with running(tmp_path, file(dropbear, remote("back", port, echo.port))) as tunnels:
         await tunnels.all_up()
@@ -73,10 +75,10 @@ async def test_an_edit_moves_the_listener_to_another_port(sshd: Sshd, echo: Echo
             assert await reader.readexactly(1) == b"2"
 
 
-async def test_a_servers_clients_share_the_links_budget_and_each_gets_a_window_with_its_first_data(
+async def test_remote_clients_get_a_window_of_the_link_budget_with_first_data(
     sshd: Sshd, echo: EchoServer, tmp_path: Path
 ) -> None:
-    """The server says how many there are, so none begins with much."""
+    """The server decides how many clients there are, so each starts with a small window."""
     port, many = free_port(), 150
     async with running(tmp_path, file(sshd, remote("back", port, echo.port))) as tunnels:
         await tunnels.all_up()
@@ -95,7 +97,7 @@ async def test_a_servers_clients_share_the_links_budget_and_each_gets_a_window_w
         await eventually(lambda: link._granted == 0)
 
 
-async def test_a_retarget_leads_new_clients_elsewhere_by_the_same_listener(sshd: Sshd, tmp_path: Path) -> None:
+async def test_a_changed_destination_keeps_the_listener(sshd: Sshd, tmp_path: Path) -> None:
     port = free_port()
     async with GreetingServer("old") as old, GreetingServer("new") as new:
         async with running(tmp_path, file(sshd, remote("back", port, old.port))) as tunnels:
@@ -104,15 +106,15 @@ async def test_a_retarget_leads_new_clients_elsewhere_by_the_same_listener(sshd:
             tunnels.edit(file(sshd, remote("back", port, new.port)))
 
             async def leads_to_the_new() -> bool:
-                return await exchange("127.0.0.1", port, b"") == b"new"  # and never refuses
+                return await exchange("127.0.0.1", port, b"") == b"new"  # it is never refused
 
             await eventually(leads_to_the_new)
 
 
-async def test_a_new_connection_takes_the_listener_over_and_live_clients_stay(
+async def test_a_new_link_takes_the_listener_over_and_live_clients_stay(
     sshd: Sshd, echo: EchoServer, tmp_path: Path
 ) -> None:
-    """Make before break: keepalive settings and the like change in place, another way to reach the server does not."""
+    """Make before break: settings change in place, another access needs a new link."""
     port = free_port()
     async with running(tmp_path, file(sshd, remote("back", port, echo.port))) as tunnels:
         await tunnels.all_up()
@@ -128,11 +130,11 @@ async def test_a_new_connection_takes_the_listener_over_and_live_clients_stay(
             assert await reader.readexactly(1) == b"2"
             [flow] = [flow for flow in tunnels.app.actuator.observe().flows if flow.key.link == old.number]
             assert flow.count == 1
-        await eventually(lambda: old not in tunnels.links, message="the old connection ends with its last client")
+        await eventually(lambda: old not in tunnels.links, message="the old link ends with its last client")
         assert await answers(port)
 
 
-async def test_port_0_shows_the_port_that_the_server_chose(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> None:
+async def test_port_0_shows_the_port_that_the_server_assigned(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> None:
     written = tmp_path / "port"
     line = remote("back", 0, echo.port, portFile=written)
     async with running(tmp_path, file(sshd, line)) as tunnels:
@@ -143,7 +145,7 @@ async def test_port_0_shows_the_port_that_the_server_chose(sshd: Sshd, echo: Ech
         assert await answers(port)
 
 
-async def test_port_0_is_asked_for_again_by_its_number(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> None:
+async def test_an_assigned_port_is_requested_again_by_number(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> None:
     async with running(tmp_path, file(sshd, remote("back", 0, echo.port))) as tunnels:
         await tunnels.all_up()
         port = tunnels.bound_port("server/back")
@@ -153,7 +155,7 @@ async def test_port_0_is_asked_for_again_by_its_number(sshd: Sshd, echo: EchoSer
         assert tunnels.bound_port("server/back") == port
 
 
-async def test_two_tunnels_may_both_leave_the_port_to_the_server(sshd: Sshd, tmp_path: Path) -> None:
+async def test_two_tunnels_may_use_port_0_on_one_server(sshd: Sshd, tmp_path: Path) -> None:
     async with GreetingServer("one") as one, GreetingServer("two") as two:
         async with running(tmp_path, file(sshd, remote("one", 0, one.port), remote("two", 0, two.port))) as tunnels:
             await tunnels.all_up()
@@ -161,7 +163,7 @@ async def test_two_tunnels_may_both_leave_the_port_to_the_server(sshd: Sshd, tmp
                 assert await exchange("127.0.0.1", tunnels.bound_port(f"server/{name}"), b"") == name.encode()
 
 
-async def test_a_destination_that_is_down_is_told_to_the_far_client_and_counted(sshd: Sshd, tmp_path: Path) -> None:
+async def test_a_failed_dial_closes_the_remote_client_and_is_counted(sshd: Sshd, tmp_path: Path) -> None:
     port = free_port()
     with RefusingPort() as dead:
         async with running(tmp_path, file(sshd, remote("back", port, dead.port))) as tunnels:
@@ -175,9 +177,7 @@ async def test_a_destination_that_is_down_is_told_to_the_far_client_and_counted(
             assert tunnels.results("server/back") == {"dial_failed": 3}
 
 
-async def test_a_name_with_an_address_of_each_ip_version_says_refused_as_one_address_does(
-    sshd: Sshd, tmp_path: Path
-) -> None:
+async def test_a_refusal_on_both_ip_versions_is_reported_as_refused(sshd: Sshd, tmp_path: Path) -> None:
     port = free_port()
     with RefusingPort() as dead:
         line = tunnel("back", "remote", remotePort=port, localHost="localhost", localPort=dead.port)
@@ -189,7 +189,7 @@ async def test_a_name_with_an_address_of_each_ip_version_says_refused_as_one_add
             assert f"localhost:{dead.port} refuses connections" in verdict.message
 
 
-async def test_a_destination_here_that_never_answers_is_given_up(sshd: Sshd, tmp_path: Path) -> None:
+async def test_a_dial_of_a_silent_local_destination_times_out(sshd: Sshd, tmp_path: Path) -> None:
     port = free_port()
     with Blackhole() as hole:
         async with running(tmp_path, file(sshd, remote("back", port, hole.port), dialTimeout="300ms")) as tunnels:
@@ -199,9 +199,7 @@ async def test_a_destination_here_that_never_answers_is_given_up(sshd: Sshd, tmp
             assert tunnels.results("server/back") == {"dial_failed": 1}
 
 
-async def test_clients_over_the_limit_are_closed_also_while_others_are_being_connected(
-    sshd: Sshd, tmp_path: Path
-) -> None:
+async def test_clients_that_are_being_dialled_count_for_the_limit(sshd: Sshd, tmp_path: Path) -> None:
     port = free_port()
     with Blackhole() as hole:
         line = remote("back", port, hole.port, maxConnections=2)
@@ -211,7 +209,9 @@ async def test_clients_over_the_limit_are_closed_also_while_others_are_being_con
             assert tunnels.results("server/back") == {"limit": 3, "dial_failed": 2}
 
 
-async def test_a_taken_port_is_told_and_taken_over_when_free(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> None:
+async def test_a_taken_remote_port_is_reported_and_bound_when_free(
+    sshd: Sshd, echo: EchoServer, tmp_path: Path
+) -> None:
     port = free_port()
     squatter = socket.create_server(("127.0.0.1", port))
     async with running(tmp_path, file(sshd, remote("back", port, echo.port))) as tunnels:
@@ -247,7 +247,7 @@ async def test_a_server_that_forbids_listening_is_named_as_the_cause(tmp_path: P
             assert verdict.needs_action
 
 
-async def test_a_refusal_goes_with_the_connection_over_which_it_came(tmp_path: Path) -> None:
+async def test_a_new_link_clears_the_refusal_of_the_old_one(tmp_path: Path) -> None:
     async with Sshd(tmp_path / "sshd", options={"AllowTcpForwarding": "no"}) as sshd:
         async with running(tmp_path, file(sshd, remote("back", free_port(), 9))) as tunnels:
             verdict = await tunnels.until("server/back", Phase.DOWN)
@@ -260,7 +260,7 @@ async def test_a_refusal_goes_with_the_connection_over_which_it_came(tmp_path: P
             await tunnels.all_up()
 
 
-async def test_a_standby_is_no_standby_where_listening_is_forbidden(tmp_path: Path) -> None:
+async def test_a_standby_reports_down_if_listening_is_forbidden(tmp_path: Path) -> None:
     async with Sshd(tmp_path / "sshd", options={"DisableForwarding": "yes"}) as sshd:
         line = remote("back", free_port(), 1, onConflict="standby")
         async with running(tmp_path, file(sshd, line)) as tunnels:
@@ -268,7 +268,7 @@ async def test_a_standby_is_no_standby_where_listening_is_forbidden(tmp_path: Pa
             assert verdict.reason == "forbidden_by_server"
 
 
-async def test_a_server_that_widens_the_address_is_found_out(tmp_path: Path, echo: EchoServer) -> None:
+async def test_a_server_that_binds_all_interfaces_is_detected(tmp_path: Path, echo: EchoServer) -> None:
     port = free_port()
     async with Sshd(tmp_path / "sshd", options={"GatewayPorts": "yes"}) as sshd:
         async with running(tmp_path, file(sshd, remote("back", port, echo.port))) as tunnels:
@@ -277,8 +277,8 @@ async def test_a_server_that_widens_the_address_is_found_out(tmp_path: Path, ech
             assert tunnels.bound("server/back") == f"*:{port}"
 
 
-async def test_a_server_that_may_have_narrowed_the_address_is_not_trusted(sshd: Sshd, tmp_path: Path) -> None:
-    """OpenSSH reports success and listens on loopback only, without a word: status says what cannot be known."""
+async def test_status_warns_if_the_server_may_bind_loopback_only(sshd: Sshd, tmp_path: Path) -> None:
+    """OpenSSH reports success and listens on loopback only, without a message: the status says so."""
     port = free_port()
     async with running(tmp_path, file(sshd, remote("back", port, 1, remoteHost="0.0.0.0"))) as tunnels:
         verdict = await tunnels.until("server/back", Phase.UP)
@@ -286,9 +286,7 @@ async def test_a_server_that_may_have_narrowed_the_address_is_not_trusted(sshd: 
         assert "GatewayPorts" in verdict.message
 
 
-async def test_gateway_ports_that_leave_the_choice_to_the_client_give_what_it_asks_for(
-    tmp_path: Path, echo: EchoServer
-) -> None:
+async def test_gatewayports_clientspecified_binds_the_requested_address(tmp_path: Path, echo: EchoServer) -> None:
     port = free_port()
     async with Sshd(tmp_path / "sshd", options={"GatewayPorts": "clientspecified"}) as sshd:
         async with running(tmp_path, file(sshd, remote("back", port, echo.port, remoteHost="0.0.0.0"))) as tunnels:
@@ -312,7 +310,7 @@ async def test_a_tunnel_switched_off_and_on_again_gets_its_port_back(
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
-async def test_a_connection_that_is_lost_when_a_listener_is_asked_for_is_no_refusal_and_no_warning(
+async def test_a_link_lost_during_a_listen_request_is_no_refusal(
     sshd: Sshd, echo: EchoServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: str
 ) -> None:
     port, lost = free_port(), list[Link]()
@@ -333,12 +331,10 @@ async def test_a_connection_that_is_lost_when_a_listener_is_asked_for_is_no_refu
         assert lost
         assert await answers(port)
         assert not tunnels.app.actuator.counters.failures("server/back")
-    gc.collect()  # what was never awaited is warned of when it goes
+    gc.collect()  # Python warns about an unawaited coroutine when it is collected
 
 
-async def test_a_client_whose_tunnel_is_renamed_while_its_destination_is_dialled_is_the_renamed_ones(
-    sshd: Sshd, tmp_path: Path
-) -> None:
+async def test_a_rename_during_the_dial_moves_the_client(sshd: Sshd, tmp_path: Path) -> None:
     port, path = free_port(), tmp_path / "full.sock"
 
     def text(name: str) -> str:
@@ -352,7 +348,9 @@ async def test_a_client_whose_tunnel_is_renamed_while_its_destination_is_dialled
         async with running(tmp_path, text("old")) as tunnels:
             await tunnels.all_up()
             async with connected("127.0.0.1", port) as (reader, writer):
-                await eventually(lambda: [visit.tunnel for visit in tunnels.app.actuator.visits()] == ["server/old"])
+                await eventually(
+                    lambda: [client.tunnel for client in tunnels.app.actuator.connections()] == ["server/old"]
+                )
                 tunnels.edit(text("new"))
                 await tunnels.all_up("server/new")
                 service.accept()[0].close()
@@ -364,23 +362,23 @@ async def test_a_client_whose_tunnel_is_renamed_while_its_destination_is_dialled
                 assert tunnels.app.actuator.meters.keys() == {"server/new"}
 
 
-async def test_a_listener_is_taken_up_again_on_a_server_that_does_not_cancel(
+async def test_a_listener_is_reused_on_a_server_that_does_not_cancel(
     dropbear: Dropbear, echo: EchoServer, tmp_path: Path
 ) -> None:
-    """Dropbear refuses to cancel: the port stays bound, and asking for it once more would find it in use."""
+    """Dropbear refuses to cancel: the port stays bound, and a second request would find it in use."""
     port, other = free_port(), free_port()
     keep = remote("keep", other, echo.port)
     async with running(tmp_path, file(dropbear, keep, remote("back", port, echo.port))) as tunnels:
         await tunnels.all_up()
         tunnels.edit(file(dropbear, keep, remote("back", port, echo.port, enabled="false")))
         await tunnels.until("server/back", Phase.OFF)
-        assert await seen_closed(port)  # it still listens, and nobody is let in
+        assert await seen_closed(port)  # it still listens, and refuses clients
         tunnels.edit(file(dropbear, keep, remote("back", port, echo.port)))
         await tunnels.until("server/back", Phase.UP)
         assert await answers(port)
 
 
-async def test_a_listener_is_taken_up_again_by_that_connection_of_several_whose_server_kept_it(
+async def test_the_link_that_still_holds_a_listener_reuses_it(
     dropbear: Dropbear, echo: EchoServer, tmp_path: Path
 ) -> None:
     port, other = free_port(), free_port()
@@ -388,7 +386,7 @@ async def test_a_listener_is_taken_up_again_by_that_connection_of_several_whose_
     async with LateFirst(dropbear.host, dropbear.port) as proxy:
         several = {"port": proxy.port, "hostKeys": [dropbear.host_public_key], "sshConnections": 2}
         async with running(tmp_path, file(dropbear, keep, back, **several)) as tunnels:
-            await tunnels.all_up()  # by the younger one; new listeners are asked of the older
+            await tunnels.all_up()  # on the newer link; new listeners are requested on the older one
             proxy.first_may_go_on.set()
             await eventually(lambda: len(tunnels.links) == 2)
             tunnels.edit(file(dropbear, keep, remote("back", port, echo.port, enabled="false"), **several))
@@ -398,7 +396,7 @@ async def test_a_listener_is_taken_up_again_by_that_connection_of_several_whose_
             assert await answers(port)
 
 
-async def test_a_new_connection_takes_over_where_the_old_one_must_go_first(
+async def test_a_new_link_waits_for_the_old_one_to_release_the_port(
     dropbear: Dropbear, echo: EchoServer, tmp_path: Path
 ) -> None:
     port = free_port()
@@ -419,7 +417,7 @@ async def test_a_new_connection_takes_over_where_the_old_one_must_go_first(
         assert await answers(port)
 
 
-async def test_a_listener_request_that_fails_for_one_tunnel_costs_the_others_nothing(
+async def test_a_failed_listen_request_does_not_affect_other_tunnels(
     asyncssh_server: AsyncsshServer, echo: EchoServer, tmp_path: Path
 ) -> None:
     kept, asked = free_port(), free_port()
@@ -440,7 +438,7 @@ def directory(parent: Path, name: str) -> Path:
 
 
 def failures(tunnels: Running, tunnel: str) -> Mapping[Reason, int]:
-    """What the metrics count for it."""
+    """Return the counters of the metrics for a tunnel."""
     return next(one.condition.failures for one in tunnels.app.snapshot().tunnels if one.id == tunnel)
 
 
@@ -452,7 +450,7 @@ async def answers(port: int) -> bool:
 
 
 async def seen_closed(port: int) -> bool:
-    """Whether a client is let in and then sent away without a byte."""
+    """Return True if a client is accepted and closed without a byte."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     try:
         return await reader.read() == b""
@@ -463,7 +461,7 @@ async def seen_closed(port: int) -> bool:
 
 
 def listens_on(port: int) -> set[str]:
-    """The IPv4 addresses on which somebody listens on this port."""
+    """Return the IPv4 addresses that listen on this port."""
     rows = [line.split() for line in Path("/proc/self/net/tcp").read_text().splitlines()[1:]]
     addresses = [row[1].split(":") for row in rows if row[3] == "0A"]
     return {socket.inet_ntoa(bytes.fromhex(host)[::-1]) for host, hexed in addresses if int(hexed, 16) == port}

@@ -1,4 +1,4 @@
-"""SOCKS tunnels as their clients see them: the real curl, and every answer that a client can be given."""
+"""SOCKS tunnels as clients see them: curl, and each reply that a client can get."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ async def test_a_wrong_login_is_refused_and_counted(sshd: Sshd, web: Web, tmp_pa
         assert web.total == 0
 
 
-async def test_two_users_have_each_their_own_password(sshd: Sshd, web: Web, tmp_path: Path) -> None:
+async def test_each_user_has_its_own_password(sshd: Sshd, web: Web, tmp_path: Path) -> None:
     port = free_port()
     (tmp_path / "bob").write_text("builder\n")
     users = f"[{user(tmp_path)}, {{username: bob, password: {{file: {tmp_path / 'bob'}}}}}]"
@@ -84,7 +84,7 @@ async def test_two_users_have_each_their_own_password(sshd: Sshd, web: Web, tmp_
         assert [code == 0 for code in codes.values()] == [True, True, False, False]
 
 
-async def test_a_changed_password_holds_at_once_and_a_removed_user_is_cut(
+async def test_a_changed_password_applies_at_once_and_a_removed_user_is_cut(
     sshd: Sshd, echo: EchoServer, tmp_path: Path
 ) -> None:
     port = free_port()
@@ -103,7 +103,7 @@ async def test_a_changed_password_holds_at_once_and_a_removed_user_is_cut(
         writer.close()
 
 
-async def test_a_password_that_cannot_be_read_is_trouble_until_it_can(
+async def test_an_unreadable_password_marks_the_tunnel_until_it_is_readable(
     sshd: Sshd, echo: EchoServer, tmp_path: Path
 ) -> None:
     port = free_port()
@@ -132,7 +132,7 @@ async def test_addresses_of_both_ip_versions_and_names_are_reached(sshd: Sshd, t
             assert await exchange(host, echo.port, opening=by_socks(port)) == b"ping"
 
 
-async def test_names_are_resolved_on_the_far_side(asyncssh_server: AsyncsshServer, tmp_path: Path) -> None:
+async def test_names_are_resolved_on_the_server(asyncssh_server: AsyncsshServer, tmp_path: Path) -> None:
     port = free_port()
     asyncssh_server.refuse_channel("only-there.internal:80", text="Name or service not known")
     async with running(tmp_path, file(asyncssh_server, socks("proxy", port))) as tunnels:
@@ -143,7 +143,7 @@ async def test_names_are_resolved_on_the_far_side(asyncssh_server: AsyncsshServe
         assert [request.address for request in asyncssh_server.requests] == ["only-there.internal:80"]
 
 
-async def test_the_reply_tells_what_the_far_side_found(sshd: Sshd, tmp_path: Path) -> None:
+async def test_the_reply_code_gives_the_result_of_the_dial(sshd: Sshd, tmp_path: Path) -> None:
     port = free_port()
     with RefusingPort() as dead:
         async with running(tmp_path, file(sshd, socks("proxy", port))) as tunnels:
@@ -157,7 +157,7 @@ async def test_the_reply_tells_what_the_far_side_found(sshd: Sshd, tmp_path: Pat
             )
 
 
-async def test_what_the_server_forbids_is_not_allowed(tmp_path: Path, echo: EchoServer) -> None:
+async def test_a_destination_that_the_server_forbids_is_not_allowed(tmp_path: Path, echo: EchoServer) -> None:
     port = free_port()
     async with Sshd(tmp_path / "sshd", options={"PermitOpen": "127.0.0.1:1"}) as sshd:
         async with running(tmp_path, file(sshd, socks("proxy", port))) as tunnels:
@@ -165,7 +165,7 @@ async def test_what_the_server_forbids_is_not_allowed(tmp_path: Path, echo: Echo
             assert await refusal(port, "127.0.0.1", echo.port) == NOT_ALLOWED
 
 
-async def test_success_is_said_only_after_the_far_side_has_answered(
+async def test_success_is_sent_only_after_the_destination_has_answered(
     asyncssh_server: AsyncsshServer, tmp_path: Path
 ) -> None:
     port = free_port()
@@ -175,7 +175,7 @@ async def test_success_is_said_only_after_the_far_side_has_answered(
         assert await refusal(port, "127.0.0.1", 80) == HOST_UNREACHABLE
 
 
-async def test_a_client_held_too_long_is_told_so(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> None:
+async def test_a_client_held_too_long_gets_an_error_reply(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> None:
     port = free_port()
     async with running(tmp_path, file(sshd, socks("proxy", port, holdTimeout="300ms"))) as tunnels:
         await tunnels.all_up()
@@ -185,7 +185,7 @@ async def test_a_client_held_too_long_is_told_so(sshd: Sshd, echo: EchoServer, t
         assert tunnels.results("server/proxy") == {"hold_timeout": 1}
 
 
-async def test_a_client_held_is_served_once_the_link_is_back(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> None:
+async def test_a_held_client_is_served_once_the_link_is_back(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> None:
     port = free_port()
     async with running(tmp_path, file(sshd, socks("proxy", port))) as tunnels:
         await tunnels.all_up()
@@ -211,7 +211,7 @@ async def test_destinations_are_allowed_and_denied(sshd: Sshd, echo: EchoServer,
         assert tunnels.results("server/proxy") == {"ok": 2, "denied": 3}
 
 
-async def test_a_destination_forbidden_by_an_edit_cuts_its_client_and_only_it(sshd: Sshd, tmp_path: Path) -> None:
+async def test_an_edit_that_forbids_a_destination_cuts_only_its_clients(sshd: Sshd, tmp_path: Path) -> None:
     port = free_port()
     async with EchoServer() as kept, EchoServer() as forbidden:
         async with running(tmp_path, file(sshd, socks("proxy", port))) as tunnels:
@@ -228,7 +228,7 @@ async def test_a_destination_forbidden_by_an_edit_cuts_its_client_and_only_it(ss
                 assert await stays.readexactly(11) == b"still there"
 
 
-async def test_a_client_that_says_its_handshake_too_slowly_is_closed(
+async def test_a_handshake_that_takes_too_long_is_closed(
     sshd: Sshd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert socks_handshake.HANDSHAKE_TIME == 10.0
@@ -245,7 +245,7 @@ async def test_a_client_that_says_its_handshake_too_slowly_is_closed(
         assert tunnels.results("server/proxy") == {"denied": 1}
 
 
-async def test_clients_that_leave_in_their_handshake_leave_nothing_behind(sshd: Sshd, tmp_path: Path) -> None:
+async def test_clients_that_leave_in_the_handshake_leave_nothing_behind(sshd: Sshd, tmp_path: Path) -> None:
     port = free_port()
     async with running(tmp_path, file(sshd, socks("proxy", port))) as tunnels:
         await tunnels.all_up()
@@ -263,7 +263,7 @@ async def test_clients_that_leave_in_their_handshake_leave_nothing_behind(sshd: 
         assert "ok" not in tunnels.results("server/proxy")
 
 
-async def test_what_is_not_socks5_is_told_so(sshd: Sshd, tmp_path: Path) -> None:
+async def test_a_client_that_does_not_speak_socks5_gets_an_error(sshd: Sshd, tmp_path: Path) -> None:
     port = free_port()
     async with running(tmp_path, file(sshd, socks("proxy", port))) as tunnels:
         await tunnels.all_up()
@@ -273,9 +273,7 @@ async def test_what_is_not_socks5_is_told_so(sshd: Sshd, tmp_path: Path) -> None
         assert got.code == 97
 
 
-async def test_what_a_client_says_right_after_its_request_is_not_lost(
-    sshd: Sshd, echo: EchoServer, tmp_path: Path
-) -> None:
+async def test_data_sent_right_after_the_request_is_not_lost(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> None:
     port = free_port()
     async with running(tmp_path, file(sshd, socks("proxy", port))) as tunnels:
         await tunnels.all_up()
@@ -289,7 +287,7 @@ async def test_what_a_client_says_right_after_its_request_is_not_lost(
         writer.close()
 
 
-async def test_the_seeds_words_and_the_short_form_make_the_same_tunnel(
+async def test_the_older_field_names_and_the_short_form_are_equivalent(
     sshd: Sshd, echo: EchoServer, tmp_path: Path
 ) -> None:
     one, two = free_port(), free_port()
@@ -301,13 +299,13 @@ async def test_the_seeds_words_and_the_short_form_make_the_same_tunnel(
 
 
 def user(directory: Path) -> str:
-    """Alice, with a password of two words in a file of that name."""
+    """Return the user alice, whose password of two words is in a file of that name."""
     (directory / "alice").write_text("in wonderland\n")
     return f"{{username: alice, password: {{file: {directory / 'alice'}}}}}"
 
 
 async def refusal(proxy: int, host: str, port: int) -> int:
-    """The code with which the proxy refuses."""
+    """Return the reply code of a refused request."""
     with pytest.raises(SocksReplyError) as refused:
         await exchange(host, port, opening=by_socks(proxy))
     return refused.value.code
@@ -339,10 +337,10 @@ def has_ipv6() -> bool:
     return True
 
 
-async def test_held_clients_of_ports_that_are_swapped_with_another_kind_are_sent_away(
+async def test_held_clients_are_rejected_when_the_tunnel_kind_changes(
     sshd: Sshd, echo: EchoServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """One asked for a destination that the port does not lead to any more, the other never said where it goes."""
+    """One client requested a destination that no longer applies, the other sent no SOCKS request."""
     one, other = free_port(), free_port()
     async with EchoServer() as elsewhere:
         async with running(tmp_path, file(sshd, local("echo", one, echo.port), socks("proxy", other))) as tunnels:

@@ -1,4 +1,4 @@
-"""What a SOCKS client may cost: memory while it is held, and guesses of a password."""
+"""Limits of SOCKS clients: memory while they are held, and password guesses."""
 
 from __future__ import annotations
 
@@ -38,16 +38,16 @@ def user(directory: Path) -> str:
 
 
 @pytest.mark.parametrize("kind", ["socks", "socks with a login", "socks by name", "local"])
-async def test_of_a_held_client_no_more_is_read_than_its_handshake(
+async def test_only_the_handshake_of_a_held_client_is_read(
     sshd: Sshd, echo: EchoServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
-    """And nothing of what it sent is lost."""
+    """No byte that the client sent is lost."""
     read: Counter[ClientTransport] = Counter()
     updated = ClientTransport.buffer_updated
 
-    def counted(near: ClientTransport, nbytes: int) -> None:
-        read[near] += nbytes
-        updated(near, nbytes)
+    def counted(client: ClientTransport, nbytes: int) -> None:
+        read[client] += nbytes
+        updated(client, nbytes)
 
     monkeypatch.setattr(ClientTransport, "buffer_updated", counted)
     port = free_port()
@@ -79,7 +79,7 @@ async def echoed(port: int, data: bytes, size: int) -> bytes:
 
 
 @pytest.mark.parametrize(
-    ("said", "answer"),
+    ("sent", "answer"),
     [
         (NO_LOGIN + request(1, b"\x01\xa9\xfe\xa9\xfe"), b"\x05\x00\x05\x02\x00\x01" + bytes(6)),
         (b"\x05\x01\x07", b"\x05\xff"),
@@ -87,22 +87,22 @@ async def echoed(port: int, data: bytes, size: int) -> bytes:
         (b"GET http://example.com/ HTTP/1.1\r\n\r\n", b"HTTP/1.1 501"),
     ],
 )
-async def test_a_refusal_reaches_a_client_that_has_sent_more(
-    sshd: Sshd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: bytes, answer: bytes
+async def test_a_refusal_reaches_a_client_that_has_sent_more_data(
+    sshd: Sshd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sent: bytes, answer: bytes
 ) -> None:
-    """To close a socket with unread data resets it, and the reply is lost."""
+    """Closing a socket with unread data resets it, and the reply would be lost."""
     assert connector.CLOSE_WITHIN == 1.0
-    monkeypatch.setattr(connector, "CLOSE_WITHIN", WITHIN)  # this client is in no hurry
+    monkeypatch.setattr(connector, "CLOSE_WITHIN", WITHIN)  # this client reads the reply late
     port = free_port()
     async with running(tmp_path, file(sshd, socks("proxy", port))) as tunnels:
         await tunnels.all_up()
         async with tunnels.nothing_left_behind(), connected("127.0.0.1", port) as (reader, writer):
-            writer.write(said + bytes(SENT))
-            await asyncio.sleep(0.2)  # the refusal is under way before it is read
+            writer.write(sent + bytes(SENT))
+            await asyncio.sleep(0.2)  # the refusal is sent before it is read
             assert (await asyncio.wait_for(reader.read(), WITHIN)).startswith(answer)
 
 
-async def test_a_refused_client_that_goes_on_sending_is_cut(sshd: Sshd, tmp_path: Path) -> None:
+async def test_a_refused_client_that_keeps_sending_is_cut(sshd: Sshd, tmp_path: Path) -> None:
     port = free_port()
     async with running(tmp_path, file(sshd, socks("proxy", port))) as tunnels:
         await tunnels.all_up()
@@ -119,10 +119,10 @@ async def test_a_refused_client_that_goes_on_sending_is_cut(sshd: Sshd, tmp_path
                 await asyncio.wait_for(send(), WITHIN)
 
 
-# --- guesses -----------------------------------------------------------------------------------------------------
+# --- password guesses --------------------------------------------------------------------------------------------
 
 
-async def test_passwords_are_not_guessed_faster_by_more_connections(
+async def test_more_connections_do_not_speed_up_password_guessing(
     sshd: Sshd, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("DEBUG", "reconciler.ssh.clients.limits")
@@ -140,8 +140,8 @@ async def test_passwords_are_not_guessed_faster_by_more_connections(
         assert compared + unanswered == CLIENTS
 
 
-async def test_a_right_password_is_accepted_while_its_address_is_limited(sshd: Sshd, tmp_path: Path) -> None:
-    """It may have to wait for its turn, or to try again; one from another address need not."""
+async def test_a_correct_password_is_accepted_while_its_address_is_limited(sshd: Sshd, tmp_path: Path) -> None:
+    """It may have to wait or to retry; a client from another address does not."""
     port = free_port()
     async with running(tmp_path, file(sshd, socks("proxy", port, auth=user(tmp_path)))) as tunnels:
         await tunnels.all_up()
@@ -157,8 +157,8 @@ async def test_a_right_password_is_accepted_while_its_address_is_limited(sshd: S
         await eventually(is_right)
 
 
-async def test_one_client_with_an_old_password_does_not_delay_its_neighbours(sshd: Sshd, tmp_path: Path) -> None:
-    """The same wrong password again is no new guess."""
+async def test_a_client_with_an_old_password_does_not_delay_others(sshd: Sshd, tmp_path: Path) -> None:
+    """The same wrong password counts as one guess."""
     port = free_port()
     async with running(tmp_path, file(sshd, socks("proxy", port, auth=user(tmp_path)))) as tunnels:
         await tunnels.all_up()
@@ -169,7 +169,7 @@ async def test_one_client_with_an_old_password_does_not_delay_its_neighbours(ssh
         assert await guess(port, "an old one") == b"\x05\x02\x01\x00", "it is right by now"
 
 
-async def test_many_right_passwords_at_once_are_not_delayed(sshd: Sshd, tmp_path: Path) -> None:
+async def test_many_correct_passwords_at_once_are_not_delayed(sshd: Sshd, tmp_path: Path) -> None:
     port = free_port()
     async with running(tmp_path, file(sshd, socks("proxy", port, auth=user(tmp_path)))) as tunnels:
         await tunnels.all_up()
@@ -179,7 +179,7 @@ async def test_many_right_passwords_at_once_are_not_delayed(sshd: Sshd, tmp_path
 
 
 async def guess(port: int, password: str, *, source: str = "127.0.0.1") -> bytes:
-    """The proxy's answers to the greeting and to this login, in one."""
+    """Return the proxy's replies to the greeting and to this login."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port, local_addr=(source, 0))
     try:
         writer.write(b"\x05\x01\x02\x01\x05alice" + bytes((len(password),)) + password.encode())

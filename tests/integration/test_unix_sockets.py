@@ -1,4 +1,4 @@
-"""Unix sockets on either side: modes and groups, what a killed process left, what is somebody else's."""
+"""Unix sockets on both sides: modes and groups, sockets left by killed processes, and other programs' files."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from support.tunnels import file, local, running, tunnel
 from support.wait import eventually, free_port
 
 
-async def test_a_socket_has_the_mode_and_group_that_are_asked_for(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> None:
+async def test_a_socket_has_the_configured_mode_and_group(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> None:
     path, theirs = tmp_path / "poetry", tmp_path / "poetry.lock"
     theirs.write_text("")
     groups = (one for one in grp.getgrall() if one.gr_gid in os.getgroups() or os.geteuid() == 0)
     if (group := next(groups, None)) is None:
         pytest.skip("this process is in no group that has a name")
-    line = near(path, echo.port, mode='"0660"', group=group.gr_name)
+    line = listening(path, echo.port, mode='"0660"', group=group.gr_name)
     async with running(tmp_path, file(sshd, line)) as tunnels:
         await tunnels.all_up()
         status = path.lstat()
@@ -35,12 +35,12 @@ async def test_a_socket_has_the_mode_and_group_that_are_asked_for(sshd: Sshd, ec
         assert stat.S_IMODE(status.st_mode) == 0o660
         assert status.st_gid == group.gr_gid
         assert await exchange("", 0, opening=by_unix(path)) == b"ping"
-    assert list(tmp_path.glob("*poetry*")) == [theirs], "it is removed at the end with its lock, and with nobody else's"
+    assert list(tmp_path.glob("*poetry*")) == [theirs], "only its own socket and lock are removed"
 
 
-async def test_a_socket_is_private_unless_asked_otherwise(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> None:
+async def test_a_socket_is_private_by_default(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> None:
     path = tmp_path / "db.sock"
-    async with running(tmp_path, file(sshd, near(path, echo.port))) as tunnels:
+    async with running(tmp_path, file(sshd, listening(path, echo.port))) as tunnels:
         await tunnels.all_up()
         assert stat.S_IMODE(path.lstat().st_mode) == 0o600
 
@@ -51,21 +51,19 @@ async def test_a_socket_that_a_killed_process_left_is_replaced(sshd: Sshd, echo:
     killed = await asyncio.create_subprocess_exec(sys.executable, "-c", leave)
     assert await killed.wait() == 9
     assert path.is_socket()
-    async with running(tmp_path, file(sshd, near(path, echo.port))) as tunnels:
+    async with running(tmp_path, file(sshd, listening(path, echo.port))) as tunnels:
         await tunnels.all_up()
         assert await exchange("", 0, opening=by_unix(path)) == b"ping"
 
 
-async def test_a_live_socket_is_never_stolen_and_taken_over_when_it_is_gone(
-    sshd: Sshd, echo: EchoServer, tmp_path: Path
-) -> None:
+async def test_a_live_socket_is_not_replaced_until_it_is_gone(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> None:
     path = tmp_path / "db.sock"
     with socket.socket(socket.AF_UNIX) as theirs:
         theirs.bind(str(path))
         theirs.listen()
         theirs.setblocking(False)
         inode = path.lstat().st_ino
-        async with running(tmp_path, file(sshd, near(path, echo.port))) as tunnels:
+        async with running(tmp_path, file(sshd, listening(path, echo.port))) as tunnels:
             verdict = await tunnels.until("server/db", Phase.DOWN)
             assert verdict.reason == "local_port_in_use"
             assert path.lstat().st_ino == inode
@@ -74,17 +72,17 @@ async def test_a_live_socket_is_never_stolen_and_taken_over_when_it_is_gone(
             assert await exchange("", 0, opening=by_unix(path)) == b"ping"
 
 
-async def test_two_processes_do_not_fight_for_one_path(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> None:
+async def test_two_processes_do_not_replace_each_others_socket(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> None:
     path = tmp_path / "db.sock"
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
-    async with running(tmp_path / "one", file(sshd, near(path, echo.port))) as one:
+    async with running(tmp_path / "one", file(sshd, listening(path, echo.port))) as one:
         await one.all_up()
-        async with running(tmp_path / "two", file(sshd, near(path, echo.port))) as two:
+        async with running(tmp_path / "two", file(sshd, listening(path, echo.port))) as two:
             await two.until("server/db", Phase.DOWN)
             assert await exchange("", 0, opening=by_unix(path)) == b"ping"
             assert one.meter("server/db").results == {"ok": 1}
-        assert path.is_socket(), "who did not get it does not remove it"
+        assert path.is_socket(), "the process that did not bind it does not remove it"
 
 
 @pytest.mark.parametrize("kind", ["file", "directory", "link to a file"])
@@ -97,7 +95,7 @@ async def test_another_file_is_never_removed(sshd: Sshd, echo: EchoServer, tmp_p
     else:
         (tmp_path / "precious text").write_text("precious")
         path.symlink_to("precious text")
-    async with running(tmp_path, file(sshd, near(path, echo.port))) as tunnels:
+    async with running(tmp_path, file(sshd, listening(path, echo.port))) as tunnels:
         verdict = await tunnels.until("server/db", Phase.DOWN)
         assert verdict.reason == "bind"
         assert verdict.needs_action
@@ -105,17 +103,17 @@ async def test_another_file_is_never_removed(sshd: Sshd, echo: EchoServer, tmp_p
     assert path.is_dir() if kind == "directory" else path.read_text() == "precious"
 
 
-async def test_a_directory_that_is_missing_is_told(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> None:
+async def test_a_missing_directory_is_reported(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> None:
     path = tmp_path / "not there" / "db.sock"
-    async with running(tmp_path, file(sshd, near(f'"{path}"', echo.port))) as tunnels:
+    async with running(tmp_path, file(sshd, listening(f'"{path}"', echo.port))) as tunnels:
         verdict = await tunnels.until("server/db", Phase.DOWN)
         assert verdict.reason == "bind"
         assert str(path) in verdict.message
 
 
-async def test_a_group_that_does_not_exist_is_told(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> None:
+async def test_an_unknown_group_is_reported(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> None:
     path = tmp_path / "db.sock"
-    async with running(tmp_path, file(sshd, near(path, echo.port, group="no-such-group"))) as tunnels:
+    async with running(tmp_path, file(sshd, listening(path, echo.port, group="no-such-group"))) as tunnels:
         verdict = await tunnels.until("server/db", Phase.DOWN)
         assert "no-such-group" in verdict.message
         assert not list(tmp_path.glob("db.sock*")), "nothing is left of what was not wanted"
@@ -125,7 +123,7 @@ async def test_a_client_of_a_unix_socket_is_held_while_the_link_is_down(
     sshd: Sshd, echo: EchoServer, tmp_path: Path
 ) -> None:
     path = tmp_path / "db.sock"
-    async with running(tmp_path, file(sshd, near(path, echo.port))) as tunnels:
+    async with running(tmp_path, file(sshd, listening(path, echo.port))) as tunnels:
         await tunnels.all_up()
         await sshd.stop()
         await tunnels.until("server/db", Phase.DOWN)
@@ -135,11 +133,9 @@ async def test_a_client_of_a_unix_socket_is_held_while_the_link_is_down(
         assert await client == b"ping"
 
 
-async def test_a_unix_socket_of_the_server_that_is_not_there_is_the_destinations_trouble(
-    sshd: Sshd, tmp_path: Path
-) -> None:
+async def test_a_missing_unix_socket_on_the_server_marks_the_tunnel(sshd: Sshd, tmp_path: Path) -> None:
     port = free_port()
-    line = tunnel("db", "local", localPort=port, remoteSocket=tmp_path / "nobody.sock")
+    line = tunnel("db", "local", localPort=port, remoteSocket=tmp_path / "missing.sock")
     async with running(tmp_path, file(sshd, line)) as tunnels:
         await tunnels.all_up()
         for _ in range(3):
@@ -147,10 +143,10 @@ async def test_a_unix_socket_of_the_server_that_is_not_there_is_the_destinations
                 await exchange("127.0.0.1", port)
         verdict = await tunnels.until("server/db", Phase.UNHEALTHY)
         assert verdict.reason == "destination"
-        assert "nobody.sock" in verdict.message
+        assert "missing.sock" in verdict.message
 
 
-async def test_a_unix_socket_here_whose_queue_is_full_is_waited_for(sshd: Sshd, tmp_path: Path) -> None:
+async def test_a_dial_waits_for_a_unix_socket_with_a_full_queue(sshd: Sshd, tmp_path: Path) -> None:
     """connect(2) on a unix socket does not queue: it fails at once with EAGAIN."""
     port, path = free_port(), tmp_path / "busy.sock"
     with socket.socket(socket.AF_UNIX) as busy, socket.socket(socket.AF_UNIX) as first:
@@ -162,7 +158,7 @@ async def test_a_unix_socket_here_whose_queue_is_full_is_waited_for(sshd: Sshd, 
             await tunnels.all_up()
             async with connected("127.0.0.1", port) as (reader, writer):
                 writer.write(b"hello")
-                await asyncio.sleep(0.1)  # it comes now, or comes in a moment: both must do
+                await asyncio.sleep(0.1)  # the client may connect now or later: both must work
                 busy.setblocking(False)
                 (await asyncio.get_running_loop().sock_accept(busy))[0].close()  # the first one
                 served, _ = await asyncio.get_running_loop().sock_accept(busy)
@@ -194,35 +190,33 @@ async def test_a_server_that_cannot_forward_unix_sockets_is_named_as_the_cause(
 
 
 async def test_a_server_that_forbids_unix_listeners_is_named_as_the_cause(tmp_path: Path) -> None:
-    line = tunnel("far", "remote", remoteSocket=tmp_path / "far.sock", localHost="127.0.0.1", localPort=1)
+    line = tunnel("back", "remote", remoteSocket=tmp_path / "back.sock", localHost="127.0.0.1", localPort=1)
     async with Sshd(tmp_path / "sshd", options={"AllowStreamLocalForwarding": "no"}) as sshd:
         async with running(tmp_path, file(sshd, line)) as tunnels:
-            verdict = await tunnels.until("server/far", Phase.DOWN)
+            verdict = await tunnels.until("server/back", Phase.DOWN)
             assert verdict.reason == "forbidden_by_server"
             assert "AllowStreamLocalForwarding" in verdict.message
 
 
-async def test_a_listener_of_the_server_left_by_a_killed_session_is_told_and_taken_over(
-    tmp_path: Path, echo: EchoServer
-) -> None:
-    """Sshd leaves the socket file of a session that ended, and does not replace it unless told to."""
-    path = tmp_path / "far.sock"
-    line = tunnel("far", "remote", remoteSocket=path, localHost="127.0.0.1", localPort=echo.port)
+async def test_a_stale_unix_listener_on_the_server_is_reported_and_replaced(tmp_path: Path, echo: EchoServer) -> None:
+    """Sshd leaves the socket file of an ended session, and replaces it only with StreamLocalBindUnlink."""
+    path = tmp_path / "back.sock"
+    line = tunnel("back", "remote", remoteSocket=path, localHost="127.0.0.1", localPort=echo.port)
     async with Sshd(tmp_path / "sshd") as sshd, running(tmp_path, file(sshd, line)) as tunnels:
         await tunnels.all_up()
         assert await exchange("", 0, opening=by_unix(path)) == b"ping"
         await sshd.restart()
-        verdict = await tunnels.until("server/far", Phase.DOWN)
-        await eventually(lambda: "StreamLocalBindUnlink" in said(tunnels.verdict("server/far")))
+        verdict = await tunnels.until("server/back", Phase.DOWN)
+        await eventually(lambda: "StreamLocalBindUnlink" in message(tunnels.verdict("server/back")))
         path.unlink()
-        verdict = await tunnels.until("server/far", Phase.UP)
+        verdict = await tunnels.until("server/back", Phase.UP)
         assert verdict.message == ""
         assert await exchange("", 0, opening=by_unix(path)) == b"ping"
 
 
-async def test_a_new_connection_takes_a_unix_listener_over(tmp_path: Path, echo: EchoServer) -> None:
-    path = tmp_path / "far.sock"
-    line = tunnel("far", "remote", remoteSocket=path, localHost="127.0.0.1", localPort=echo.port)
+async def test_a_new_link_takes_a_unix_listener_over(tmp_path: Path, echo: EchoServer) -> None:
+    path = tmp_path / "back.sock"
+    line = tunnel("back", "remote", remoteSocket=path, localHost="127.0.0.1", localPort=echo.port)
     async with Sshd(tmp_path / "sshd", options={"StreamLocalBindUnlink": "yes"}) as sshd:
         async with running(tmp_path, file(sshd, line)) as tunnels:
             await tunnels.all_up()
@@ -247,10 +241,10 @@ async def answers(path: Path) -> bool:
         return False
 
 
-def near(path: Path | str, to: int, **fields: object) -> str:
-    """The line of a local forward that listens on a unix socket."""
+def listening(path: Path | str, to: int, **fields: object) -> str:
+    """Return the line of a local forward that listens on a unix socket."""
     return tunnel("db", "local", localSocket=path, remoteHost="127.0.0.1", remotePort=to, **fields)
 
 
-def said(verdict: object) -> str:
+def message(verdict: object) -> str:
     return str(getattr(verdict, "message", ""))

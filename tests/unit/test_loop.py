@@ -33,7 +33,7 @@ class Stopped:
 class Nothing:
     """A world without anything in it."""
 
-    def want(self, desired: Desired) -> None: ...
+    def set_desired(self, desired: Desired) -> None: ...
 
     def apply(self, action: Action) -> None:
         raise AssertionError(f"nothing is asked for, and yet: {action}")

@@ -258,7 +258,7 @@ class Histories(RuleBasedStateMachine):
     def _pass(self) -> bool:
         desired, observed, now = self.desired, self.world.observe(), self.world.now()
         self.world.asked = desired
-        self.world.want(desired)
+        self.world.set_desired(desired)
         plan = make_plan(desired, observed, now)
         _check_order_does_not_matter(desired, observed, now)
         _check_promises(plan.actions, desired, observed, now)

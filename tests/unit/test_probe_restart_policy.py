@@ -1,4 +1,4 @@
-"""When a failing probe may have its target's connection replaced."""
+"""When a failing probe may replace its target's link."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from unit.build import local
 SICK = local("prod/sick")
 
 
-def test_not_at_once_and_not_again_for_a_while() -> None:
+def test_a_restart_is_neither_immediate_nor_soon_repeated() -> None:
     replacements, meters = ProbeRestartPolicy(), {"prod/sick": Meter(sent=7), "prod/other": Meter(received=5)}
     assert not replacements.is_due(SICK, meters, 0.0), "whether anything moves is seen at the second failure"
     assert replacements.is_due(SICK, meters, 1.0)
@@ -17,7 +17,7 @@ def test_not_at_once_and_not_again_for_a_while() -> None:
     assert replacements.is_due(SICK, meters, 1.0 + EVERY)
 
 
-def test_never_while_any_client_of_the_target_moves_data() -> None:
+def test_no_restart_while_a_client_of_the_target_moves_data() -> None:
     for mover in ("prod/sick", "prod/other"):
         replacements, meters = ProbeRestartPolicy(), {"prod/sick": Meter(), "prod/other": Meter()}
         for now in range(5):
@@ -26,7 +26,7 @@ def test_never_while_any_client_of_the_target_moves_data() -> None:
         assert replacements.is_due(SICK, meters, 6.0)
 
 
-def test_what_moves_on_other_targets_says_nothing() -> None:
+def test_traffic_of_other_targets_does_not_prevent_a_restart() -> None:
     replacements, elsewhere = ProbeRestartPolicy(), Meter()
     assert not replacements.is_due(SICK, {"product/x": elsewhere}, 0.0)
     elsewhere.sent += 1

@@ -1,4 +1,4 @@
-"""What waits for a client that does not read costs what it weighs, however small the server cut it."""
+"""Data that waits for a client takes memory by its size, however small the packets of the server are."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def test_tiny_packets_are_merged_and_come_out_in_order() -> None:
     assert b"".join(unread.pop(0)[0] for _ in range(len(unread))) == sent
 
 
-def test_large_packets_stay_as_they_are_and_kinds_apart() -> None:
+def test_large_packets_and_packet_types_are_not_merged() -> None:
     large = bytes(PIECE // 2 + 1)
     unread = RecvBuffer()
     for item in ((large, None), (b"a", None), (b"b", None), (b"c", 1), (b"d", None), (large, None)):

@@ -150,7 +150,7 @@ def test_an_address_counts_as_bound_until_it_is_released() -> None:
     world = World()
     world.settled(target(), local())
     world.edit(target())
-    world.want(desired(target(), local(host="0.0.0.0")))
+    world.set_desired(desired(target(), local(host="0.0.0.0")))
     with pytest.raises(ImpossibleError, match="an address that is free"):
         world.apply(Open(SocketKey(local(host="0.0.0.0").listen, 0), local(host="0.0.0.0"), None, ""))
     with pytest.raises(ImpossibleError, match="not closing"):
@@ -162,7 +162,7 @@ def test_an_address_counts_as_bound_until_it_is_released() -> None:
 def test_two_sockets_of_one_tunnel_are_detected() -> None:
     world = World()
     world.settled(target(), local("prod/a", 1), local("prod/b", 1, host="127.0.0.2"))
-    world.want(desired(target(), local("prod/a", 1, host="127.0.0.2")))
+    world.set_desired(desired(target(), local("prod/a", 1, host="127.0.0.2")))
     world.apply(Assign(SocketKey(local(port=1, host="127.0.0.2").listen, 0), local("prod/a", 1, host="127.0.0.2"), ""))
     with pytest.raises(ImpossibleError, match="one socket for one tunnel"):
         world.check()

@@ -21,7 +21,7 @@ class SimulatedLinks:
         self._last_id = max(self.by_id, default=0)
         self._unfinished = unfinished
 
-    def want(self, desired: Desired) -> None:
+    def set_desired(self, desired: Desired) -> None:
         """Drop the failed tries of each access that is no longer desired: they say nothing about the next edit."""
         wanted = {target.name: target.access for target in desired.targets.values()}
         self.tries = {name: tries for name, tries in self.tries.items() if wanted.get(name) == tries.access}

@@ -45,7 +45,7 @@ def converge(simulator: Simulator, desired: Desired) -> tuple[Action, ...]:
 
 def apply_until_settled(simulator: Simulator, desired: Desired) -> tuple[SimulatedStep, ...]:
     """Do the same as `converge`, and return the affected clients with each action."""
-    simulator.want(desired)
+    simulator.set_desired(desired)
     done: list[SimulatedStep] = []
     for _ in range(MAX_PASSES):
         actions = make_plan(desired, simulator.observe(), simulator.now()).actions

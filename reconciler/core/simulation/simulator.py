@@ -50,9 +50,9 @@ class Simulator:
 
     # --- the interface of the loop (interfaces.Actuator, interfaces.Clock) ---
 
-    def want(self, desired: Desired) -> None:
+    def set_desired(self, desired: Desired) -> None:
         self._desired = desired
-        self._links.want(desired)
+        self._links.set_desired(desired)
 
     def now(self) -> Now:
         return self._now

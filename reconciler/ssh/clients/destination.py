@@ -1,8 +1,8 @@
-"""What tells the kinds of tunnel apart, in one place: route -> how a client's other end is reached.
+"""Maps the kinds of tunnel to the way that a client's destination is dialled.
 
-A kind is an acceptor (where clients come in: `listen.py` here, `Link.listen` on the server), perhaps a handshake,
-and a dialer (where they go). A new kind is a dataclass in the `Route` union of core/spec.py; `assert_never` then
-makes the type checker name every place that must know it, and this file is the one for dialling.
+A kind of tunnel consists of a listener (`listeners/` here, `RemoteListeners` on the server), for some kinds a
+handshake, and a way to dial, which is defined here. A new kind is a dataclass in the `Route` union of
+core/spec.py; `assert_never` then makes the type checker name each place to complete.
 """
 
 from __future__ import annotations
@@ -19,44 +19,44 @@ from reconciler.system import tcp
 _QUEUE_FULL_PAUSE = 0.02  # seconds
 
 
-def remote_destination(route: Route, asked: FarTcp | None) -> FarTcp | FarUnix:
-    """What to open a channel to. `asked` is what a SOCKS client named."""
+def remote_destination(route: Route, requested: FarTcp | None) -> FarTcp | FarUnix:
+    """Return the destination of a channel. `requested`: the destination that a SOCKS client named, else None."""
     match route:
         case FarTcp() | FarUnix():
             return route
         case Socks():
-            if asked is None:
-                raise AssertionError("a SOCKS client is dialled for only after its handshake")
-            return asked
+            if requested is None:
+                raise AssertionError("a SOCKS destination is dialled only after the handshake")
+            return requested
         case NearTcp() | NearUnix():
-            raise AssertionError("a remote tunnel's clients come from the far side")
+            raise AssertionError("the destination of a remote forward is dialled from here, not through a channel")
         case _:
             assert_never(route)
 
 
-async def dial_local(route: Route, within: float, place: ClientPlace | None = None) -> ClientTransport:
-    """Connect to a remote tunnel's destination from here. Raises OSError; TimeoutError after `within` seconds.
+async def dial_local(route: Route, dial_timeout: float, place: ClientPlace | None = None) -> ClientTransport:
+    """Connect to a remote forward's destination from here. Raises OSError; TimeoutError after `dial_timeout` seconds.
 
-    `place`: the socket's place in the budget of descriptors, which it gives back when it is closed.
+    `place`: the socket's place in the descriptor budget; released when the socket closes.
     """
     loop = asyncio.get_running_loop()
-    near = ClientTransport(lambda _: None, place)
-    async with asyncio.timeout(within):
+    client = ClientTransport(lambda _: None, place)
+    async with asyncio.timeout(dial_timeout):
         match route:
             case NearTcp():
                 sock = await tcp.connect(Endpoint(route.host, route.port), is_client=True)
-                await loop.create_connection(lambda: near, sock=sock)
+                await loop.create_connection(lambda: client, sock=sock)
             case NearUnix():
-                await loop.create_unix_connection(lambda: near, sock=await _connected(route.path))
+                await loop.create_unix_connection(lambda: client, sock=await _connected(route.path))
             case FarTcp() | FarUnix() | Socks():
-                raise AssertionError("a local tunnel's clients go to the far side")
+                raise AssertionError("the destination of a local or SOCKS tunnel is dialled through a channel")
             case _:
                 assert_never(route)
-    return near
+    return client
 
 
 async def _connected(path: str) -> socket.socket:
-    """A socket that is connected to a path."""
+    """Return a socket that is connected to a unix path."""
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         sock.setblocking(False)
@@ -68,8 +68,9 @@ async def _connected(path: str) -> socket.socket:
 
 
 async def _connect(sock: socket.socket, path: str) -> None:
-    """Wait for room in its queue. Nothing tells when there is some, and where it is full asyncio would take a socket
-    that is not connected for one that is.
+    """Connect, and retry while the server's accept queue is full.
+
+    The kernel signals no event when the queue has room again. asyncio would treat the unconnected socket as connected.
     """
     while True:
         try:

@@ -1,8 +1,8 @@
-"""Where a client waits: a door, and the time until there is a link for it.
+"""Holds clients until their target has a usable link.
 
-Owns who stands before each listening socket, and how many are held for each target. In: a client without a channel.
-Out: a usable link, or TurnedAway; `changed` when the first of a target begins to wait, because that hurries the next
-try and wakes a target that is on demand.
+Owns the number of held clients of each target, and the time of its last client. Input: a client without a channel.
+Output: a usable link, or `ConnectionRejected`. Calls `changed` when the first client of a target begins to wait: that
+shortens the backoff and starts an on-demand target.
 """
 
 from __future__ import annotations
@@ -19,42 +19,46 @@ from reconciler.ssh.link.link import Link
 from reconciler.ssh.relay.client_transport import ClientTransport
 from reconciler.ssh.relay.relay import Meter
 
-HELD_CHECK = 1.0  # how often, in seconds, a waiting client is asked whether it is still there
+HELD_CHECK = 1.0  # seconds between two checks whether a held client is still connected
 
 
 @dataclass(slots=True)
 class ListenerClients:
-    """A listening socket as its clients see it: whose it is now, and who stands on the doorstep.
+    """The state of a listening socket and its clients that have no channel yet.
 
-    waiting   without a channel yet; the task lets its client in or sends it away
-    dialling  clients on the server whose destination here has not answered yet
+    waiting   one task for each client without a channel; the task connects its client or rejects it
+    dialling  how many clients on the server wait for their destination here to answer
     """
 
     state: SocketState
     waiting: set[asyncio.Task[None]] = field(default_factory=set)
     dialling: int = 0
 
+    def still_leads_to(self, tunnel: TunnelSpec) -> bool:
+        """Return True if the route is still that of `tunnel`: then a dial result applies to new clients, too."""
+        return self.state.owner.route == tunnel.route
 
-class ConnectionRejected(Exception):  # noqa: N818 - it is a decision about a client, not an error
-    """The client gets no channel. `result` is what it is counted as, `said` what it is told (nothing: RST)."""
 
-    def __init__(self, result: str, said: bytes = b"") -> None:
+class ConnectionRejected(Exception):  # noqa: N818 - a decision about a client, not an error
+    """The client gets no channel. `result`: what it is counted as. `reply`: bytes to send before closing; b"": RST."""
+
+    def __init__(self, result: str, reply: bytes = b"") -> None:
         super().__init__(result)
         self.result = result
-        self.said = said
+        self.reply = reply
 
 
 class HoldQueue:
-    """See the module. `pick` gives a usable link of a target or None, `wait` returns when there may be one."""
+    """Holds clients. `select_link` returns a usable link of a target or None; `wait` returns when there may be one."""
 
     def __init__(
         self,
-        pick: Callable[[str], Link | None],
+        select_link: Callable[[str], Link | None],
         wait: Callable[[str], Coroutine[None, None, None]],
         changed: Callable[[], None],
         meter: Callable[[TunnelSpec], Meter],
     ) -> None:
-        self._pick = pick
+        self._select_link = select_link
         self._wait = wait
         self._changed = changed
         self._meter = meter
@@ -63,30 +67,35 @@ class HoldQueue:
         self._last_used: dict[str, float] = {}  # by target
 
     def held(self, target: str) -> int:
-        """How many clients wait for it."""
+        """Return how many clients wait for the target."""
         return self._held.get(target, 0)
 
     def last_used(self, target: str) -> float:
-        """When a client of it last was here (loop time)."""
+        """Return when a client of the target was last present (loop time); -inf for never."""
         return self._last_used.get(target, float("-inf"))
 
-    def used(self, target: str) -> None:
-        """A client of it was here until now."""
+    def mark_used(self, target: str) -> None:
+        """Note that a client of the target was present until now."""
         self._last_used[target] = self._loop.time()
 
-    async def hold(self, door: ListenerClients, near: ClientTransport, give_up_at: float, farewell: bytes) -> Link:
-        """A usable link, as soon as there is one; of another target, once the tunnel leads there."""
-        while (link := self._pick(door.state.owner.target)) is None:
+    async def hold(
+        self, listener: ListenerClients, client: ClientTransport, deadline: float, timeout_reply: bytes
+    ) -> Link:
+        """Return a usable link as soon as there is one, of the target that the listener's tunnel then has.
+
+        Raises ConnectionRejected at `deadline` (loop time), or when the client leaves.
+        """
+        while (link := self._select_link(listener.state.owner.target)) is None:
             now = self._loop.time()
-            if now >= give_up_at:
-                raise ConnectionRejected("hold_timeout", farewell)
-            if _has_gone(near):
+            if now >= deadline:
+                raise ConnectionRejected("hold_timeout", timeout_reply)
+            if _has_gone(client):
                 raise ConnectionRejected("left")
-            with self._holding(door.state.owner), contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(min(HELD_CHECK, give_up_at - now)):
-                    await self._wait(door.state.owner.target)
-        if near.place is not None:
-            near.place.move_to(door.state.owner.target)
+            with self._holding(listener.state.owner), contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(min(HELD_CHECK, deadline - now)):
+                    await self._wait(listener.state.owner.target)
+        if client.place is not None:
+            client.place.move_to(listener.state.owner.target)
         return link
 
     @contextlib.contextmanager
@@ -101,10 +110,10 @@ class HoldQueue:
         finally:
             meter.held -= 1
             self._held[target] -= 1
-            self.used(target)
+            self.mark_used(target)
 
-    def forget(self, live: set[str]) -> None:
-        """Drop what was known of other targets."""
+    def prune(self, live: set[str]) -> None:
+        """Drop the state of all targets but these and those that hold clients."""
         for target in self._last_used.keys() - live:
             if not self.held(target):
                 del self._last_used[target]
@@ -114,10 +123,10 @@ class HoldQueue:
 _TCP_CLOSE = 7  # tcpi_state of a connection that was reset
 
 
-def _has_gone(near: ClientTransport) -> bool:
-    """Whether a client that is not read from has reset its connection; only TCP_INFO can tell (DESIGN section 10)."""
-    sock = near.transport.get_extra_info("socket")
-    if near.lost:
+def _has_gone(client: ClientTransport) -> bool:
+    """Return True if the client has reset its connection. Nothing is read from it, so only TCP_INFO shows that."""
+    sock = client.transport.get_extra_info("socket")
+    if client.lost:
         return True
     if sock is None or sock.family == socket.AF_UNIX or not hasattr(socket, "TCP_INFO"):
         return False

@@ -1,6 +1,7 @@
-"""What a tunnel's policy leaves its clients: bandwidth; and what the log says of those who were sent away.
+"""Bandwidth limits of tunnels, and log lines about refused clients.
 
-Owns the shared buckets, and when the next line about refusals is due. Who may come, and stay, is `core.access`.
+Owns the token buckets that a tunnel's clients share, and the timers that limit the log lines about refusals. Whether a
+client is allowed is decided in `core/rules/`.
 """
 
 from __future__ import annotations
@@ -8,23 +9,25 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections import Counter
 
 from reconciler.core.spec import TunnelSpec
 from reconciler.core.token_bucket import Bucket
 
 log = logging.getLogger(__name__)
 
-FIRST, LONGEST = 10.0, 600.0  # seconds from one line about refusals of a kind to the next: doubled each time
+FIRST, LONGEST = 10.0, 600.0  # seconds between two log lines about refusals of one kind; doubled each time
+REASONS_LISTED = 3  # at most, in the line about clients that an edit cut
 
 
 class Throttles:
-    """The buckets of the tunnels that have a bandwidth limit: one each direction, shared by a tunnel's clients."""
+    """The token buckets of tunnels with a bandwidth limit: one for each direction, shared by a tunnel's clients."""
 
     def __init__(self) -> None:
         self._buckets: dict[str, tuple[Bucket, Bucket]] = {}
 
     def of(self, tunnel: TunnelSpec) -> tuple[Bucket, Bucket] | tuple[None, None]:
-        """Towards the server and from it; at the present rate."""
+        """Return the buckets towards the server and from it, set to the current rate; None each without a limit."""
         rate = tunnel.policy.bandwidth_limit
         if not rate:
             self._buckets.pop(tunnel.id, None)
@@ -36,22 +39,23 @@ class Throttles:
             bucket.rate = rate
         return buckets
 
-    def forget(self, live: set[str]) -> None:
+    def prune(self, live: set[str]) -> None:
+        """Drop the buckets of all tunnels but these."""
         for tunnel in [tunnel for tunnel in self._buckets if tunnel not in live]:
             del self._buckets[tunnel]
 
 
 class RefusalLog:
-    """Clients who were sent away, in the log: the first of a kind and tunnel at once, then how many more there were.
+    """Logs refused clients: the first of each tunnel and result at once, then a count at growing intervals.
 
-    Each of those is a line at debug. A kind that was quiet for an interval begins anew.
+    Each later one is also a line at debug level. An interval without a refusal resets the tunnel and result.
     """
 
     def __init__(self) -> None:
         self._more: dict[tuple[str, str], int] = {}  # since the last line, by tunnel and result
 
-    def tell(self, tunnel: TunnelSpec, result: str, client: str, why: str) -> None:
-        """`result` is what the client was counted as."""
+    def report(self, tunnel: TunnelSpec, result: str, client: str, why: str) -> None:
+        """Log one refused client. `result`: the result that it was counted under."""
         kind = tunnel.id, result
         is_first = kind not in self._more
         self._more[kind] = 0 if is_first else self._more[kind] + 1
@@ -69,6 +73,20 @@ class RefusalLog:
                 self._sum_up_after(min(2 * pause, LONGEST), tunnel, result)
 
         asyncio.get_running_loop().call_later(pause, sum_up)
+
+
+def cut_summary(cut: Counter[str]) -> str:
+    """Return one line about clients that an edit cut, with the most common reasons."""
+    count = cut.total()
+    reasons = [
+        f"{why} ({times} of {count})" if times < count else why for why, times in cut.most_common(REASONS_LISTED)
+    ]
+    summary = f"{'1 client' if count == 1 else f'{count} clients'}: {'; '.join(reasons)}"
+    return f"{summary}; and others" if len(cut) > REASONS_LISTED else summary
+
+
+def limit_message(tunnel: TunnelSpec) -> str:
+    return f"maxConnections {tunnel.policy.max_connections} is reached"
 
 
 def _level(result: str) -> int:

@@ -1,7 +1,7 @@
-"""One live SSH connection: its channels, its write gate, its keepalive, its end.
+"""A link: one live SSH connection with its channels, its write gate, its keepalive and its end.
 
-Owns an asyncssh connection from the moment it is logged in. In: what `dial` brought. Out: channels and listeners on
-request; `lost` is called once, when the connection is gone, with the failure; `heard` when a silent one speaks again.
+Owns an asyncssh connection from login to its end. Input: the result of `dial`. Output: channels and listeners. Calls
+`lost` once with the failure when the connection ends, and `recovered` when a stalled one receives data again.
 """
 
 from __future__ import annotations
@@ -27,23 +27,23 @@ from reconciler.ssh.errors.failure import ServerSilent
 from reconciler.ssh.link.remote_listeners import RemoteListeners
 from reconciler.ssh.relay.relay import ChannelSession, Hold, Relay
 
-# Receive windows follow the path: one round trip's worth of a fast one, so that a download over 50 ms is not slower
-# than its line, and no more than that, because a larger one only moves the queue from the server into our caches
-# (measured: 2 MiB is the fastest on loopback, 64 MiB half as fast). They come from a budget for each link, so that
-# a thousand readers that stop reading cannot make us buffer more than the budget and a thousand small windows.
+# A receive window holds one round trip at WINDOW_RATE, so that the window does not slow down a download over 50 ms. A
+# larger one only moves the queue from the server into our memory (measured: 2 MiB is the fastest on loopback, 64 MiB
+# half as fast). Windows come from a budget for each link: a thousand clients that stop reading make us buffer at most
+# the budget and a thousand small windows.
 WINDOW_RATE = 1 << 30  # bytes a second
 WINDOW_DEFAULT = 2 << 20
 WINDOW_MIN = 256 << 10
 WINDOW_BUDGET = 128 << 20
 RELEASED_AT_ONCE = 4
-SILENT_GRACE = 0.5  # an idle link is silent for a whole interval by right; the answer needs this long to come
+SILENT_GRACE = 0.5  # seconds for the keepalive reply: an idle link is silent for a whole interval
 
 
 class LinkClient(asyncssh.SSHClient):
-    """asyncssh's side of the link: remembers its end until somebody wants to know."""
+    """Receives the connection's callbacks from asyncssh, and keeps an early end until the `Link` exists."""
 
     def __init__(self, place: Place | None = None) -> None:
-        """`place`: the connection's place in the budget of descriptors, given back when it ends."""
+        """`place`: the connection's place in the descriptor budget, released when it ends."""
         self._place = place
         self.ended = False
         self.error: Exception | None = None
@@ -63,7 +63,12 @@ class LinkClient(asyncssh.SSHClient):
 
 
 class Link:
-    """See the module. `number` is its id in what is observed."""
+    """One SSH connection to a target.
+
+    number     its id in the observed state
+    lost       called once with the failure when the connection ends without our request
+    recovered  called when data arrives after the link counted as stalled
+    """
 
     def __init__(
         self,
@@ -73,7 +78,7 @@ class Link:
         client: LinkClient,
         settings: TargetSettings,
         lost: Callable[[Failure], None],
-        heard: Callable[[], None],
+        recovered: Callable[[], None],
     ) -> None:
         self.number = number
         self.target = target
@@ -86,32 +91,32 @@ class Link:
         self._socket_full = False
         self._settings = settings
         self._lost = lost
-        self._heard_again = heard
+        self._recovered = recovered
         self._loop = asyncio.get_running_loop()
-        self._last_heard = self._loop.time()
+        self._last_received = self._loop.time()
         self._silent = False
-        self._asked: asyncio.Task[None] | None = None  # for a sign of life
+        self._server_check: asyncio.Task[None] | None = None  # a request that only shows whether the server answers
         self._waiting: dict[Relay, None] = {}  # an ordered set
         self._granted = 0
         self._closing = False
         self._unflushed: list[Relay] = []
         self._hook()
         client.on_lost = self._connection_lost
-        client.on_debug = self.forwards.heard
+        client.on_debug = self.forwards.debug_message
         if client.ended:
             self._loop.call_soon(self._connection_lost, client.error)
 
     # --- the connection ----------------------------------------------------------------------------------------
 
     def _hook(self) -> None:
-        """Take over the connection's flow control and listen in on its life.
+        """Take over the connection's flow control and observe its packets.
 
-        pause_writing and resume_writing are methods of asyncio's Protocol, which the transport calls by name;
-        asyncssh's own do nothing. send_packet is asyncssh's own, and calls itself with an SSH_MSG_IGNORE before each
-        packet, as CBC ciphers need it; with others that is half the work.
+        The transport calls pause_writing and resume_writing of asyncio's Protocol by name; asyncssh's own do nothing.
+        asyncssh's send_packet sends an SSH_MSG_IGNORE before each packet. Only CBC ciphers need it, and it is half the
+        work.
         """
         connection = self.connection
-        self._inbound.heard = self._heard
+        self._inbound.heard = self._packet_received
         self._inbound.worked = self._flush
         self._guard.exchanged = self._release_more
         self._guard.refused = self.forwards.refused
@@ -122,19 +127,19 @@ class Link:
                 send(pkttype, *args, handler=handler)
 
         if not str(connection.get_extra_info("send_cipher")).endswith("-cbc"):
-            connection.send_packet = send_packet  # type: ignore[method-assign]  # the hook described above
-        connection.pause_writing = self._pause  # type: ignore[method-assign]  # as above
-        connection.resume_writing = self._resume  # type: ignore[method-assign]  # as above
+            connection.send_packet = send_packet  # type: ignore[method-assign]  # see the docstring
+        connection.pause_writing = self._pause  # type: ignore[method-assign]  # see the docstring
+        connection.resume_writing = self._resume  # type: ignore[method-assign]  # see the docstring
 
-    def _heard(self) -> None:
-        self._last_heard = self._loop.time()
+    def _packet_received(self) -> None:
+        self._last_received = self._loop.time()
         if self._silent:
             self._silent = False
-            self._heard_again()
+            self._recovered()
 
     @property
     def full(self) -> bool:
-        """Whether what is sent now would only be kept: in the socket's buffer, or until a key exchange ends."""
+        """True if data sent now would only be buffered: the socket is full, or a key exchange is running."""
         return self._socket_full or self._guard.exchanging
 
     def _pause(self) -> None:
@@ -149,9 +154,9 @@ class Link:
         for relay in unflushed:
             relay.flush()
 
-    def _release_some(self) -> None:
-        # A few at a time, in the order in which they came: they read in the next turn of the loop, and if that fills
-        # the socket again the rest keep their places. Releasing all at once would put a buffer each in line.
+    def _release_waiting(self) -> None:
+        # A few at a time, first come first served. They read in the next iteration of the loop; if that fills the
+        # socket again, the others keep their places. Releasing all at once would queue one buffer of each.
         for relay in tuple(islice(self._waiting, RELEASED_AT_ONCE)):
             del self._waiting[relay]
             relay.release_client(Hold.GATE)
@@ -160,52 +165,54 @@ class Link:
 
     def _release_more(self) -> None:
         if not self.full:
-            self._release_some()
+            self._release_waiting()
 
     def flushes_later(self, relay: Relay) -> bool:
-        """While bytes are parsed there may be more for this client: it is written when that is done."""
+        """Return True during parsing, when more bytes may follow, and then call the relay's `flush` after parsing."""
         if self._inbound.working:
             self._unflushed.append(relay)
         return self._inbound.working
 
     def wait(self, relay: Relay) -> None:
-        """Stand in line until the socket has room; the relay has stopped reading."""
+        """Queue a relay that has stopped reading, until the socket has room."""
         self._waiting[relay] = None
 
     def leave(self, relay: Relay) -> None:
         self._waiting.pop(relay, None)
 
     async def is_trusted(self) -> bool:
-        """Whether the host keys it showed, and its jump hosts', would still be believed."""
+        """Return True if its host key, and those of its jump hosts, are still trusted."""
         return await still_trusted(self.connection)
 
     @property
     def gone(self) -> bool:
-        """It has ended, or is being ended."""
+        """True if the connection has ended or is being closed."""
         return self._closing
 
     @property
-    def tells_of_ends(self) -> bool:
-        """Whether the server closes a channel whose far end has gone. Dropbear says EOF, drops what it cannot write,
-        asks for no more, and waits for our close, which waits for it to take the rest.
+    def closes_dead_channels(self) -> bool:
+        """True if the server closes a channel whose destination has gone.
+
+        Dropbear does not: it sends EOF, drops the bytes that it cannot write, stops adjusting the window, and waits for
+        our close. Our close waits until the unsent bytes are taken.
         """
         return self.forwards.cancels
 
     @property
     def dial_timeout(self) -> float:
-        """How long a destination may take to answer, in seconds."""
+        """Seconds that a destination may take to answer."""
         return self._settings.dial_timeout
 
     @property
     def stalled(self) -> bool:
-        """Nothing was heard for one keepalive interval: it may be dead, so nobody new is sent into it."""
+        """True if nothing arrived for one keepalive interval: the link may be dead, so it gets no new clients."""
         interval = self._settings.keepalive_interval
-        if interval and self._loop.time() - self._last_heard > interval + SILENT_GRACE:
+        if interval and self._loop.time() - self._last_received > interval + SILENT_GRACE:
             self._silent = True
         return self._silent
 
-    def tune(self, settings: TargetSettings) -> None:
-        """Apply settings that change in place."""
+    def apply_settings(self, settings: TargetSettings) -> None:
+        """Apply the settings that change in place."""
         self._settings = settings
         self.connection.set_keepalive(settings.keepalive_interval or None, settings.keepalive_count_max)
         if settings.log_level == "debug":
@@ -214,21 +221,21 @@ class Link:
             debug_log.unwatch(self.connection)
 
     def rtt(self) -> float | None:
-        """The kernel's smoothed round trip time in seconds (TCP_INFO.tcpi_rtt), None where it cannot be known."""
+        """Return the kernel's smoothed round trip time in seconds (TCP_INFO.tcpi_rtt), None if it is not available."""
         sock = self.connection.get_extra_info("socket")
-        # The way through a proxy command is a pair of unix sockets, which have no such thing.
+        # A proxy command is connected by unix sockets, which have no TCP_INFO.
         if sock is None or sock.family == socket.AF_UNIX or not hasattr(socket, "TCP_INFO"):
             return None
         info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 104)
         return float(struct.unpack_from("=I", info, 68)[0]) / 1e6
 
     def close(self) -> None:
-        """End it in an orderly way; `lost` is not called for an end we asked for."""
+        """Close the connection in an orderly way. `lost` is not called."""
         self._closing = True
         self.connection.close()
 
     def abort(self) -> None:
-        """End it now."""
+        """Close the connection at once. `lost` is not called."""
         self._closing = True
         self.connection.abort()
 
@@ -238,10 +245,10 @@ class Link:
             self._closing = True
             self._lost(from_lost(exc, ""))
 
-    # --- its channels ------------------------------------------------------------------------------------------
+    # --- channels ----------------------------------------------------------------------------------------------
 
     def window(self) -> int:
-        """The receive window of the next channel, in bytes; `release` gives it back."""
+        """Reserve the receive window of a new channel and return it, in bytes; `release` frees it."""
         wanted = max(WINDOW_DEFAULT, int((self.rtt() or 0.0) * WINDOW_RATE))
         window = max(WINDOW_MIN, min(wanted, (WINDOW_BUDGET - self._granted) // 2))
         self._granted += window
@@ -251,44 +258,44 @@ class Link:
         self._granted -= window
 
     async def open(self, relay: Relay, to: FarTcp | FarUnix, origin: Origin, window: int) -> None:
-        """Open a channel for the relay. Raises what asyncssh raises, TimeoutError after the dial timeout;
-        ServerSilent if the server, when it was asked at half the time, has said nothing at all.
+        """Open a channel for the relay.
 
-        The request itself is never cancelled: that would leak the channel on both sides (DESIGN section 10). One
-        that is answered too late is closed by the relay when it hears of it.
+        Raises asyncssh's exceptions, and TimeoutError after the dial timeout; ServerSilent instead if the server, too,
+        sent nothing after a request at half the time. The request to open is never cancelled: that would leak the
+        channel on both sides (docs/asyncssh.md). The relay closes a channel that opens too late.
         """
         request = asyncio.ensure_future(self._request(relay, to, origin, window))
         limit = self._settings.dial_timeout
-        ask_at = self._loop.time() + limit / 2
-        asking = self._loop.call_at(ask_at, self._ask)
+        check_at = self._loop.time() + limit / 2
+        check = self._loop.call_at(check_at, self._check_server)
         try:
             done, _ = await asyncio.wait({request}, timeout=limit)
         finally:
-            asking.cancel()
+            check.cancel()
             if not request.done():
-                request.add_done_callback(_forget)
+                request.add_done_callback(_retrieve_exception)
         if not done:
-            raise (TimeoutError if self._last_heard >= ask_at else ServerSilent)(f"no answer within {limit:g} s")
+            raise (TimeoutError if self._last_received >= check_at else ServerSilent)(f"no answer within {limit:g} s")
         try:
             request.result()
         finally:
-            # Else its exception, the traceback, this frame and the request hold each other, with all of the client's
-            # objects. After some hundred refused clients the cyclic collector stopped the loop for 0.5 to 0.9 s.
+            # Otherwise the exception, its traceback, this frame and the request form a cycle that keeps all objects of
+            # the client. After some hundred refused clients the cyclic collector stopped the loop for 0.5 to 0.9 s.
             del request, done
 
-    def _ask(self) -> None:
-        """See whether it is the server that does not answer, or only the destination behind it."""
-        if (self._asked is None or self._asked.done()) and not self.gone:
-            # Not the keepalive's own timer: an interval may be longer than a dial may take.
-            self._asked = self.connection.create_task(self.connection._make_keepalive_request())  # noqa: SLF001 - as said
+    def _check_server(self) -> None:
+        """Send a request that shows whether the server answers at all, or only the destination does not."""
+        if (self._server_check is None or self._server_check.done()) and not self.gone:
+            # Not the keepalive's own timer: its interval may be longer than the dial timeout.
+            self._server_check = self.connection.create_task(self.connection._make_keepalive_request())  # noqa: SLF001 - see above
 
     async def open_stream(self, to: FarTcp | FarUnix) -> tuple[asyncssh.SSHReader[bytes], asyncssh.SSHWriter[bytes]]:
-        """A channel of our own, for a probe; never cancelled while it opens, as in `open`. Raises as `open` does."""
+        """Open a channel for a probe. As in `open`, the request is never cancelled. Raises as `open` does."""
         request = asyncio.ensure_future(self._stream(to))
         try:
             done, _ = await asyncio.wait({request}, timeout=self._settings.dial_timeout)
         except asyncio.CancelledError:
-            request.add_done_callback(_close_late)  # also if it is open since this turn of the loop
+            request.add_done_callback(_close_late)  # also if it opened in this iteration of the loop
             raise
         if not done:
             request.add_done_callback(_close_late)
@@ -307,15 +314,15 @@ class Link:
             case FarTcp():
                 host, port = (origin.host, origin.port) if isinstance(origin, TcpOrigin) else ("", 0)
                 await self.connection.create_connection(
-                    lambda: self._far(relay), to.host, to.port, host, port, window=window
+                    lambda: self._session(relay), to.host, to.port, host, port, window=window
                 )
             case FarUnix():
-                # Far has all that a unix channel's session has; asyncssh's types know it as a TCP channel's only.
-                factory = cast("asyncssh.session.SSHUNIXSessionFactory[bytes]", lambda: self._far(relay))
+                # ChannelSession has all methods of a unix channel's session; its declared type is a TCP channel's.
+                factory = cast("asyncssh.session.SSHUNIXSessionFactory[bytes]", lambda: self._session(relay))
                 await self.connection.create_unix_connection(factory, to.path, window=window)
 
-    def _far(self, relay: Relay) -> ChannelSession:
-        """The channel is open, unless the answer and the end of the connection came in one turn of the loop."""
+    def _session(self, relay: Relay) -> ChannelSession:
+        """Return the session of an open channel. Raises if the connection ended in the same iteration of the loop."""
         if self.gone:
             raise asyncssh.ChannelOpenError(asyncssh.OPEN_CONNECT_FAILED, "SSH connection closed")
         return ChannelSession(relay)
@@ -326,7 +333,7 @@ def _close_late(request: asyncio.Future[tuple[asyncssh.SSHReader[bytes], asyncss
         request.result()[1].channel.abort()
 
 
-def _forget(request: asyncio.Future[None]) -> None:
-    """A late answer: a success was closed by its relay, a failure concerns nobody any more."""
+def _retrieve_exception(request: asyncio.Future[None]) -> None:
+    """Retrieve the exception of a late request, or asyncio would log it. A late success was closed by its relay."""
     if not request.cancelled():
         request.exception()

@@ -1,8 +1,8 @@
-"""The SSH connections: dialling them, handing them out to clients, losing and closing them.
+"""The pool of links: dials them, gives them to clients, and closes them.
 
-Owns every `Link` and its record, and the tries of targets that are not reached. In: the planner's Dial, Retire,
-Tune. Out: `LinkState`s and `Tries`, links for clients (`pick`, `wait`), and the calls `changed` (plan again) and
-`lost` (this link is gone, with everything on it).
+Owns each `Link` and its record, and the failed tries of targets. Input: the planner's Dial, Retire and Tune. Output:
+`LinkState`s and `Tries`, and links for clients (`select`, `wait`). Calls `changed` when the planner should run again,
+and `lost` when a link has ended with everything on it.
 """
 
 from __future__ import annotations
@@ -24,23 +24,27 @@ from reconciler.ssh.link.link import Link, LinkClient
 from reconciler.ssh.relay.flows import Flows
 from reconciler.system.fault_log import FaultLog
 
-WOKEN_AT_ONCE = 4  # clients that waited for a connection and go on in one turn of the loop
+WOKEN_AT_ONCE = 4  # held clients that continue in one iteration of the loop
 
 
 @dataclass(slots=True)
 class _Record:
     state: LinkState
-    fingerprint: str = ""  # of the files it names: as the dial read them, then as its trust was last checked by them
+    fingerprint: str = ""  # of the files that its access names, when it was dialled or last checked for trust
     task: asyncio.Task[None] | None = None
     link: Link | None = None
 
 
-# Descriptors of a connection: its socket; or, with a proxy command, our end of it, its standard error and its process.
+# Descriptors of a connection: its socket; with a proxy command its pipe, its standard error and its process.
 _BY_TCP, _BY_COMMAND = 1, 3
 
 
 class LinkPool:
-    """See the module."""
+    """Dials, selects and closes links.
+
+    changed  called when the planner should run again
+    lost     called with the number of a link that has ended by itself
+    """
 
     def __init__(
         self,
@@ -63,13 +67,13 @@ class LinkPool:
         self._loop = asyncio.get_running_loop()
         self._records: dict[int, _Record] = {}
         self._next = 1
-        self._waiting: dict[str, dict[asyncio.Future[None], None]] = {}  # by target: ordered sets, the oldest first
+        self._waiting: dict[str, dict[asyncio.Future[None], None]] = {}  # by target: ordered sets, oldest first
         self._woken: deque[asyncio.Future[None]] = deque()
         self._desired = NOTHING
         self.tries: dict[str, Tries] = {}
-        self.fingerprints: dict[str, str] = {}  # by target that has tries: the files it names, as they are now
+        self.fingerprints: dict[str, str] = {}  # by target that has tries: of the files that it names, now
 
-    # --- what the planner asks ---------------------------------------------------------------------------------
+    # --- actions of the planner --------------------------------------------------------------------------------
 
     def dial(self, target: TargetSpec, limit: int) -> None:
         number, self._next = self._next, self._next + 1
@@ -81,10 +85,10 @@ class LinkPool:
         record.task = self._loop.create_task(self._supervise(record, target), name=f"dial {target.name}")
 
     async def _supervise(self, record: _Record, target: TargetSpec) -> None:
-        """Dial. A fault of this program is a failed try, like any other: without a record it would never be retried."""
+        """Dial. Count a fault of this program as a failed try: without a record it would never be retried."""
         try:
             await self._dial(record, target)
-        except Exception as error:  # noqa: BLE001 - one target's fault must not keep it from being tried again
+        except Exception as error:  # noqa: BLE001 - the target must be tried again
             self._fault_log.tell("connecting", error, subject=target.name)
             self._records.pop(record.state.id, None)
             self.tries[target.name] = backoff.failed(
@@ -117,7 +121,7 @@ class LinkPool:
                 client=lambda: client,
                 environ=self._environ,
             )
-            await self._judge_others(record, dialled)
+            await self._check_trust_of_others(record, dialled)
         except DialFailed as error:
             self._failed(record, error.failure)
         else:
@@ -134,7 +138,7 @@ class LinkPool:
         self._changed()
 
     def _ready(self, record: _Record, target: TargetSpec, dialled: Dialled, client: LinkClient) -> None:
-        """The connection is there: let clients and listeners use it."""
+        """Make a new connection usable for clients and listeners."""
         record.task = None
         number = record.state.id
         record.link = Link(
@@ -144,7 +148,7 @@ class LinkPool:
             client,
             target.settings,
             lost=lambda failure: self._link_lost(number, failure),
-            heard=lambda: self._heard_again(target.name),
+            recovered=lambda: self._link_recovered(target.name),
         )
         record.state = replace(
             record.state,
@@ -159,7 +163,7 @@ class LinkPool:
         self._wake(target.name)
 
     def _failed(self, record: _Record, failure: Failure) -> None:
-        """The dial failed. One for an access that nobody asks for any more says nothing about the one that is."""
+        """Count a failed dial, unless its access is no longer the desired one."""
         state = record.state
         del self._records[state.id]
         if not self._is_wanted(state):
@@ -179,16 +183,16 @@ class LinkPool:
         else:
             record.state = replace(record.state, phase=LinkPhase.RETIRING, since=self._loop.time())
 
-    def tune(self, number: int, settings: TargetSettings) -> None:
+    def apply_settings(self, number: int, settings: TargetSettings) -> None:
         record = self._records[number]
         if record.link is not None:
-            record.link.tune(settings)
+            record.link.apply_settings(settings)
         record.state = replace(record.state, settings=settings)
 
-    # --- what clients ask --------------------------------------------------------------------------------------
+    # --- links for clients -------------------------------------------------------------------------------------
 
-    def pick(self, target: str, desired: Desired) -> Link | None:
-        """The link for a new client: of the present access if there is one, and the least loaded of those."""
+    def select(self, target: str, desired: Desired) -> Link | None:
+        """Return the link for a new client: of the desired access if possible, with the fewest clients."""
         spec = desired.targets.get(target)
         usable = [
             (spec is None or record.state.access != spec.access, self._flows.on_link(number), number, record.link)
@@ -212,14 +216,14 @@ class LinkPool:
             if not waiting and self._waiting.get(target) is waiting:
                 del self._waiting[target]
 
-    def _heard_again(self, target: str) -> None:
+    def _link_recovered(self, target: str) -> None:
         self._wake(target)
         self._changed()
 
     def _wake(self, target: str) -> None:
-        """Let those who wait for this target try again, a few in each turn of the loop, in the order of their arrival.
+        """Let the clients that wait for this target continue in their order, a few in each iteration of the loop.
 
-        Each opens a channel: 2,000 of them in one turn stopped the loop for 0.3 s.
+        Each opens a channel: 2,000 of them in one iteration stopped the loop for 0.3 s.
         """
         is_under_way = bool(self._woken)
         self._woken.extend(self._waiting.pop(target, ()))
@@ -227,16 +231,16 @@ class LinkPool:
             self._wake_some()
 
     def _wake_some(self) -> None:
-        left = WOKEN_AT_ONCE
-        while self._woken and left:
+        remaining = WOKEN_AT_ONCE
+        while self._woken and remaining:
             future = self._woken.popleft()
             if not future.done():
                 future.set_result(None)
-                left -= 1
+                remaining -= 1
         if self._woken:
             self._loop.call_soon(self._wake_some)
 
-    # --- ends --------------------------------------------------------------------------------------------------
+    # --- the end of a link -------------------------------------------------------------------------------------
 
     def _link_lost(self, number: int, failure: Failure) -> None:
         record = self._records.pop(number, None)
@@ -254,12 +258,12 @@ class LinkPool:
         self._changed()
 
     def get(self, number: int) -> Link | None:
-        """The live link of that number, None if it is gone or not there yet."""
+        """Return the live link of that number, None if it has ended or is still being dialled."""
         record = self._records.get(number)
         return record.link if record else None
 
     def retiring(self) -> list[int]:
-        """The links that take no new clients and are still there."""
+        """Return the numbers of the retiring links: they still exist and take no new clients."""
         return [number for number in self._records if self.is_retiring(number)]
 
     def is_retiring(self, number: int) -> bool:
@@ -267,14 +271,14 @@ class LinkPool:
         return record is not None and record.state.phase is LinkPhase.RETIRING
 
     def close(self, number: int) -> None:
-        """Close a retiring link that nobody uses any more."""
+        """Close a retiring link that carries nothing any more."""
         record = self._records[number]
         if record.link is not None:
             record.link.close()
         del self._records[number]
 
     def abort_all(self) -> list[asyncio.Task[None]]:
-        """End everything now. Returns the dials that are being given up, to be awaited."""
+        """End all links now. Returns the cancelled dials, to be awaited."""
         tasks = [record.task for record in self._records.values() if record.task is not None]
         for record in self._records.values():
             if record.link is not None:
@@ -284,41 +288,40 @@ class LinkPool:
         self._records.clear()
         return tasks
 
-    # --- what is there -----------------------------------------------------------------------------------------
+    # --- observed state ----------------------------------------------------------------------------------------
 
     def states(self) -> tuple[LinkState, ...]:
         return tuple(record.state for record in self._records.values())
 
     def links(self) -> Mapping[int, Link]:
-        """The live links, retiring ones included."""
+        """Return the live links by number, retiring ones included."""
         return MappingProxyType({n: record.link for n, record in self._records.items() if record.link is not None})
 
     def stalled(self) -> frozenset[int]:
-        """Links from which nothing was heard for a keepalive interval."""
+        """Return the numbers of the links from which nothing arrived for a keepalive interval."""
         return frozenset(number for number, link in self.links().items() if link.stalled)
 
-    async def look_at_files(self) -> bool:
-        """Notice what happened to the files that targets name. Whether anything did.
+    async def check_files(self) -> bool:
+        """Check the files that targets name. Returns True if the planner should run again.
 
-        A changed credential is a reason to try again; changed known hosts may have taken a live link's key away, or
-        given it back.
+        A changed credential is a reason to try again. Changed known hosts may end or restore the trust in a live link.
         """
-        wanted = {tries.access for tries in self.tries.values() if tries.access is not None}
+        accesses = {tries.access for tries in self.tries.values() if tries.access is not None}
         records = list(self._records.values())
-        now = await fingerprints(wanted | {record.state.access for record in records if record.link}, self._environ)
+        now = await fingerprints(accesses | {record.state.access for record in records if record.link}, self._environ)
         before = dict(self.fingerprints)
         for name, tries in self.tries.items():
             if tries.access is None:
                 self.fingerprints[name] = ""
             elif tries.access in now:
                 self.fingerprints[name] = now[tries.access]
-        judged_anew = await asyncio.gather(
-            *(self._judge(record, now[record.state.access]) for record in records if record.state.access in now)
+        trust_changes = await asyncio.gather(
+            *(self._check_trust(record, now[record.state.access]) for record in records if record.state.access in now)
         )
-        return any(judged_anew) or before != self.fingerprints
+        return any(trust_changes) or before != self.fingerprints
 
-    async def _judge_others(self, record: _Record, dialled: Dialled) -> None:
-        """Judge the links that the new one is to replace by the files that it has read: they may be right again."""
+    async def _check_trust_of_others(self, record: _Record, dialled: Dialled) -> None:
+        """Check the trust in the links that a new one replaces, by the files that it has read: it may be restored."""
         others = [
             other
             for other in self._records.values()
@@ -326,16 +329,16 @@ class LinkPool:
         ]
         try:
             now = await fingerprints({other.state.access for other in others}, self._environ)
-            await asyncio.gather(*(self._judge(other, now[other.state.access]) for other in others))
+            await asyncio.gather(*(self._check_trust(other, now[other.state.access]) for other in others))
         except BaseException:
             dialled.connection.abort()
             raise
 
-    async def _judge(self, record: _Record, now: str) -> bool:
-        """Whether its link's key is believed now and was not, or the other way round."""
-        if record.link is None or now == record.fingerprint:
+    async def _check_trust(self, record: _Record, fingerprint: str) -> bool:
+        """Check the trust in a link by files with this fingerprint. Returns True if the result changed."""
+        if record.link is None or fingerprint == record.fingerprint:
             return False
-        record.fingerprint = now
+        record.fingerprint = fingerprint
         trusted = await record.link.is_trusted()
         before, record.state = record.state, replace(record.state, trusted=trusted)
         return record.state.trusted is not before.trusted
@@ -345,7 +348,7 @@ class LinkPool:
         return target is not None and target.access == state.access
 
     def end_outages(self) -> bool:
-        """Drop the tries of targets that have been well for long enough. Whether there were any."""
+        """Drop the tries of targets that have been up for long enough. Returns True if there were any."""
         now = self._loop.time()
         over = {
             record.state.target
@@ -359,15 +362,15 @@ class LinkPool:
             self.fingerprints.pop(name, None)
         return bool(over)
 
-    def want(self, desired: Desired) -> None:
-        """What is asked for now: drop the tries of targets that are not, and of ways to them that are not any more."""
+    def set_desired(self, desired: Desired) -> None:
+        """Set the desired state. Drop the tries of targets, and of accesses, that are not desired."""
         self._desired = desired
-        asked = {name: target.access for name in self.tries if (target := desired.targets.get(name)) is not None}
-        for name in [name for name, tries in self.tries.items() if asked.get(name) != tries.access]:
+        accesses = {name: target.access for name in self.tries if (target := desired.targets.get(name)) is not None}
+        for name in [name for name, tries in self.tries.items() if accesses.get(name) != tries.access]:
             del self.tries[name]
             self.fingerprints.pop(name, None)
 
 
 def _agents(access: Access) -> int:
-    """How many connections to an agent a dial keeps until it is over."""
+    """Return how many connections to agents a dial keeps open until it ends."""
     return sum(isinstance(login, AgentLogin) for hop in (*access.via, access.hop) for login in hop.logins)

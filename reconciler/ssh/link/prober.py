@@ -1,8 +1,8 @@
-"""Asking through a tunnel whether its destination is well, as often as its `health` says.
+"""Probes the destinations of tunnels through their links, at the interval in each tunnel's `health`.
 
-Owns one task for each tunnel that has a probe. In: the tunnels that are wanted, the probes there are. Out: `results`
-by tunnel id, and `failing` when a tunnel whose probe asks for it should get a new connection. A probe is not run
-while the link is down: that has its own reason already.
+Owns one task for each tunnel that has a probe. Input: the desired tunnels and the known probes. Output: `results` by
+tunnel id, and a call of `failing` when a failed probe should get its tunnel a new link (`reconnect`). No probe runs
+while the link is down: the status has a reason for that already.
 """
 
 from __future__ import annotations
@@ -24,18 +24,23 @@ from reconciler.ssh.link.link import Link
 
 log = logging.getLogger(__name__)
 
-_PROBES = "probes"  # the owner, in the budget of descriptors, of the sockets that probes open here
+_PROBES = "probes"  # owner, in the descriptor budget, of the sockets that probes open here
 
 
 class Prober:
-    """See the module. `pick` gives a usable link of a target or None, `wait` returns when there may be another one."""
+    """Runs the probes.
+
+    select_link   returns a usable link of a target, or None
+    wait          returns when a target may have another usable link
+    failing       called with a tunnel that should get a new link
+    """
 
     def __init__(
         self,
         probes: Mapping[str, Probe],
         *,
         budget: Budget,
-        pick: Callable[[str], Link | None],
+        select_link: Callable[[str], Link | None],
         wait: Callable[[str], Coroutine[None, None, None]],
         changed: Callable[[], None],
         failing: Callable[[TunnelSpec], None],
@@ -45,23 +50,23 @@ class Prober:
         self._budget = budget
         budget.add_owner(_PROBES)
         self._counters = counters
-        self._pick = pick
+        self._select_link = select_link
         self._wait = wait
         self._changed = changed
         self._failing = failing
         self._tasks: dict[str, tuple[TunnelSpec, asyncio.Task[None]]] = {}
         self.results: dict[str, Destination] = {}
 
-    def want(self, tunnels: Mapping[str, TunnelSpec]) -> None:
-        """These are wanted now; a tunnel that leads elsewhere, or asks otherwise, is asked about anew."""
+    def set_tunnels(self, tunnels: Mapping[str, TunnelSpec]) -> None:
+        """Probe these tunnels from now on. A changed target, route or `health` restarts the tunnel's probe."""
         for tunnel in tunnels.values():
             before = self._tasks.get(tunnel.id)
-            if before is None or _asked(before[0]) != _asked(tunnel):
+            if before is None or _probe_inputs(before[0]) != _probe_inputs(tunnel):
                 self._stop(tunnel.id)
                 if tunnel.policy.health is not None:
-                    task = asyncio.create_task(self._ask(tunnel, tunnel.policy.health), name=f"probe {tunnel.id}")
+                    task = asyncio.create_task(self._run(tunnel, tunnel.policy.health), name=f"probe {tunnel.id}")
                     self._tasks[tunnel.id] = (tunnel, task)
-        for tunnel_id in [one for one in self._tasks if one not in tunnels]:
+        for tunnel_id in [tunnel_id for tunnel_id in self._tasks if tunnel_id not in tunnels]:
             self._stop(tunnel_id)
 
     def _stop(self, tunnel_id: str) -> None:
@@ -71,38 +76,38 @@ class Prober:
         self.results.pop(tunnel_id, None)
 
     async def close(self) -> None:
-        """Stop asking."""
+        """Stop all probes."""
         tasks = [task for _, task in self._tasks.values()]
         for tunnel_id in tuple(self._tasks):
             self._stop(tunnel_id)
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _ask(self, tunnel: TunnelSpec, health: Health) -> None:
+    async def _run(self, tunnel: TunnelSpec, health: Health) -> None:
         while True:
-            link = self._pick(tunnel.target)
+            link = self._select_link(tunnel.target)
             if link is not None:
                 await self._probe(tunnel, health, link)
-            # A new connection is asked about at once: what was said over the old one may not hold for it.
+            # Probe a new link at once: the result over the old one may not apply to it.
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(health.interval):
                     await self._wait(tunnel.target)
 
     async def _probe(self, tunnel: TunnelSpec, health: Health, link: Link) -> None:
-        began = asyncio.get_running_loop().time()
+        started = asyncio.get_running_loop().time()
         try:
             failure = await self._once(tunnel, health, link)
         except NoRoomError as full:
-            log.debug("%s: not probed: %s", tunnel.id, full.sentence)  # it says nothing about the destination
+            log.debug("%s: not probed: %s", tunnel.id, full.sentence)  # this says nothing about the destination
             return
-        except Exception as error:  # a probe's bug is told as what it is, and the tunnel goes on
+        except Exception as error:  # a bug in a probe is reported as one, and the tunnel keeps running
             log.exception("%s: a fault of this program in a probe", tunnel.id)
             failure = Failure(Reason.INTERNAL, f"a fault of this program: {error!r}; please report it")
         if not link.gone:
-            self._counters.target(tunnel.target).probes.observe(asyncio.get_running_loop().time() - began)
-            self._note(tunnel, health, failure)
+            self._counters.target(tunnel.target).probes.observe(asyncio.get_running_loop().time() - started)
+            self._record(tunnel, health, failure)
 
     async def _once(self, tunnel: TunnelSpec, health: Health, link: Link) -> Failure | None:
-        """Raises NoRoomError where the budget has no descriptor for it."""
+        """Run the probe once. Returns its failure or None. Raises NoRoomError if the budget has no descriptor left."""
 
         async def opener() -> Stream | Failure:
             try:
@@ -120,7 +125,7 @@ class Prober:
                 Reason.PROBE, f"{tunnel.route} did not answer the {health.type} probe in {health.timeout:g} s"
             )
 
-    def _note(self, tunnel: TunnelSpec, health: Health, failure: Failure | None) -> None:
+    def _record(self, tunnel: TunnelSpec, health: Health, failure: Failure | None) -> None:
         before = self.results.get(tunnel.id)
         failures = (before.failures if before else 0) + 1 if failure is not None else 0
         self.results[tunnel.id] = Destination(failures, failure)
@@ -134,35 +139,35 @@ class Prober:
     async def _open(self, tunnel: TunnelSpec, link: Link) -> Stream:
         match tunnel.route:
             case FarTcp() | FarUnix() as to:
-                return _Channel(*await link.open_stream(to))
-            case NearTcp() | NearUnix() as near:
+                return _ChannelStream(*await link.open_stream(to))
+            case NearTcp() | NearUnix() as to:
                 place = self._budget.take_client(_PROBES, "probes", tunnel.target)
                 if place is None:
                     raise NoRoomError(self._budget.no_client())
                 try:
-                    return _Socket(*await _connected(near), place)
+                    return _SocketStream(*await _connected(to), place)
                 except BaseException:
                     place.give_back()
                     raise
             case Socks():
-                return _Nothing()  # the link is there and is heard: that is all a SOCKS tunnel promises
+                return _NullStream()  # a SOCKS tunnel has no destination: a usable link is all there is to probe
 
 
-async def _connected(near: NearTcp | NearUnix) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    match near:
+async def _connected(to: NearTcp | NearUnix) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    match to:
         case NearTcp():
-            return await asyncio.open_connection(near.host, near.port)
+            return await asyncio.open_connection(to.host, to.port)
         case NearUnix():
-            return await asyncio.open_unix_connection(near.path)
+            return await asyncio.open_unix_connection(to.path)
 
 
-def _asked(tunnel: TunnelSpec) -> tuple[str, Route, Health | None]:
-    """What a probe depends on."""
+def _probe_inputs(tunnel: TunnelSpec) -> tuple[str, Route, Health | None]:
+    """Return the parts of a tunnel that its probe depends on."""
     return tunnel.target, tunnel.route, tunnel.policy.health
 
 
-class _Channel:
-    """A channel as a stream."""
+class _ChannelStream:
+    """A channel as a `Stream`."""
 
     def __init__(self, reader: asyncssh.SSHReader[bytes], writer: asyncssh.SSHWriter[bytes]) -> None:
         self._reader = reader
@@ -181,8 +186,8 @@ class _Channel:
         self._writer.channel.abort()
 
 
-class _Socket:
-    """A socket as a stream."""
+class _SocketStream:
+    """A socket as a `Stream`."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, place: Place) -> None:
         self._reader = reader
@@ -201,8 +206,8 @@ class _Socket:
             self._writer.transport.abort()
 
 
-class _Nothing:
-    """A stream to nobody."""
+class _NullStream:
+    """A stream that is at its end."""
 
     async def read(self, _limit: int) -> bytes:
         return b""

@@ -1,16 +1,16 @@
-"""Accepts clients at our listening sockets, also when no descriptor is left for one.
+"""Accepts clients at listening sockets here, and resets them when the process is out of descriptors.
 
-Owns the readiness of each listening socket, and one spare descriptor for the process. In: sockets that listen. Out: a
+Owns the read readiness of each listening socket, and one reserve descriptor. Input: listening sockets. Output: a
 `ClientTransport` and an origin for each client that `admit` gives a place; the others are reset.
 
-The budget of descriptors (`core.budget`) leaves room to accept a client and to refuse it. Where accept fails all the
-same, because the system is full or the limit was lowered, the spare is closed to accept the client and reset it, and
-`crowded` is called. (asyncio's own servers then fail `backlog` times in a row, log each with a traceback, every second
-again, and leave the clients waiting.)
+The descriptor budget (`core/descriptor_budget.py`) leaves room to accept a client and to refuse it. If accept fails
+nevertheless, because the system is full or the limit was lowered, the reserve is closed to accept the client and reset
+it, and `exhausted` is called. (asyncio's own servers fail `backlog` times in a row, log a traceback for each, repeat
+that every second, and leave the clients waiting.)
 
-All acceptors of a loop together accept `AT_ONCE` clients in each turn of the loop. A client costs about twenty
-callbacks until it has a channel. With 64 clients in each turn, turns took 100 to 300 ms (measured with 4,800 SOCKS
-clients in 8 seconds), and every other tunnel waited for them. Clients that wait stay in the kernel's queue.
+All acceptors of a loop together accept `AT_ONCE` clients in each iteration of the loop. A client costs about twenty
+callbacks until it has a channel. With 64 clients in each iteration, an iteration took 100 to 300 ms (measured with
+4,800 SOCKS clients in 8 seconds) and delayed every other tunnel. The other clients wait in the kernel's queue.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ from reconciler.core.descriptor_budget import ClientPlace
 from reconciler.core.rules.origin import UNIX, Origin, UnknownOrigin, tcp_origin
 from reconciler.ssh.relay.client_transport import RESET, ClientTransport
 
-AT_ONCE = 4  # clients accepted in one turn of the loop, by all acceptors together
-RETRY_AFTER = 0.2  # seconds, where not even the spare can be had, or the listening socket is at fault
+AT_ONCE = 4  # clients accepted in one iteration of the loop, by all acceptors together
+RETRY_AFTER = 0.2  # seconds, if the reserve cannot be opened either, or the listening socket fails
 _NO_ROOM = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
-# Errors of the new connection, which Linux reports by accept (accept(2)): that client has gone.
+# Errors of the new connection, which Linux reports from accept (accept(2)): that client has gone.
 _OF_CLIENT = frozenset(
     {
         errno.ECONNABORTED,
@@ -47,14 +47,14 @@ _OF_CLIENT = frozenset(
 
 
 class ReserveDescriptor:
-    """A descriptor that is kept only to be given up."""
+    """An open descriptor that is kept so that it can be closed to accept one more client."""
 
     def __init__(self) -> None:
         self._descriptor = -1
-        self.take_back()
+        self.acquire()
 
-    def take_back(self) -> bool:
-        """Have it again. Whether that was possible."""
+    def acquire(self) -> bool:
+        """Open it if it is closed. Returns False if that is not possible."""
         if self._descriptor < 0:
             try:
                 self._descriptor = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
@@ -62,33 +62,33 @@ class ReserveDescriptor:
                 return False
         return True
 
-    def give_up(self) -> None:
+    def release(self) -> None:
         if self._descriptor >= 0:
             os.close(self._descriptor)
         self._descriptor = -1
 
 
-class _Turns:
-    """The acceptors of one loop that have clients to accept. Each accepts one, in turn, `AT_ONCE` in all."""
+class _AcceptQueue:
+    """The acceptors of one loop whose sockets have clients. They accept one client each in turn, `AT_ONCE` in all."""
 
     def __init__(self) -> None:
         self._waiting: dict[Acceptor, None] = {}  # an ordered set
         self._scheduled = False
 
-    def ask(self, acceptor: Acceptor) -> None:
-        """Its socket is ready. The selector says so in each turn, as long as it is."""
+    def add(self, acceptor: Acceptor) -> None:
+        """Queue an acceptor whose socket is ready. The selector calls this in each iteration while it is."""
         self._waiting[acceptor] = None
         self._schedule()
 
-    def leave(self, acceptor: Acceptor) -> None:
+    def remove(self, acceptor: Acceptor) -> None:
         self._waiting.pop(acceptor, None)
 
     def _schedule(self) -> None:
         if not self._scheduled:
             self._scheduled = True
-            asyncio.get_running_loop().call_soon(self._turn)
+            asyncio.get_running_loop().call_soon(self._run)
 
-    def _turn(self) -> None:
+    def _run(self) -> None:
         self._scheduled = False
         for _ in range(AT_ONCE):
             if not self._waiting:
@@ -101,50 +101,52 @@ class _Turns:
             self._schedule()
 
 
-_turns: WeakKeyDictionary[asyncio.AbstractEventLoop, _Turns] = WeakKeyDictionary()
+_queues: WeakKeyDictionary[asyncio.AbstractEventLoop, _AcceptQueue] = WeakKeyDictionary()
 
 
 class Acceptor:
-    """Accepts clients at one socket until `close`, which leaves the socket itself open.
+    """Accepts clients at one socket until `close`, which does not close the socket.
 
-    `admit` returns the place of a new client in the budget; None: the client is reset.
+    admit      returns the place of a new client in the budget; None: the client is reset
+    accepted   called with the transport and the origin of each accepted client
+    exhausted  called when a client was reset because there was no descriptor
     """
 
     def __init__(
         self,
         sock: socket.socket,
-        spare: ReserveDescriptor,
+        reserve: ReserveDescriptor,
         *,
         admit: Callable[[Origin], ClientPlace | None],
         accepted: Callable[[ClientTransport, Origin], None],
-        crowded: Callable[[], None],
+        exhausted: Callable[[], None],
     ) -> None:
         self._sock = sock
-        self._spare = spare
+        self._reserve = reserve
         self._admit = admit
         self._accepted = accepted
-        self._crowded = crowded
+        self._exhausted = exhausted
         self._loop = asyncio.get_running_loop()
-        self._turns = _turns.setdefault(self._loop, _Turns())
+        self._queue = _queues.setdefault(self._loop, _AcceptQueue())
         self._tasks: set[asyncio.Task[object]] = set()
         self._retry: asyncio.TimerHandle | None = None
         self._listen()
 
     def _listen(self) -> None:
         self._retry = None
-        self._loop.add_reader(self._sock, self._turns.ask, self)
+        self._loop.add_reader(self._sock, self._queue.add, self)
 
     def close(self) -> None:
-        """Take nobody in any more."""
+        """Accept no more clients."""
         if self._retry is not None:
             self._retry.cancel()
-        self._turns.leave(self)
+        self._queue.remove(self)
         self._loop.remove_reader(self._sock)
 
     def accept(self) -> bool:
-        """Accept one client, if there is one. False: there was none, or accepting has to wait."""
-        # The spare comes first: a client taken in on its place would leave nothing to tell the next ones with.
-        if not self._spare.take_back():
+        """Accept one client. Returns False if there was none, or if accepting has to wait."""
+        # The reserve comes first: if a client took its descriptor, the next client could not be reset.
+        if not self._reserve.acquire():
             self._try_later()
             return False
         try:
@@ -152,62 +154,62 @@ class Acceptor:
         except BlockingIOError:
             return False
         except OSError as error:
-            return self._failed(error)
+            return self._accept_failed(error)
         origin = self._origin_of(peer)
         place = self._admit(origin)
         if place is None:
             _reset(client)
         else:
-            self._take_in(client, origin, place)
+            self._start(client, origin, place)
         return True
 
-    def _failed(self, error: OSError) -> bool:
-        """What `accept` returns after this error. One that may come again at once (a firewall's EPERM) has to wait."""
-        if error.errno in _OF_CLIENT or (error.errno in _NO_ROOM and self._send_away()):
+    def _accept_failed(self, error: OSError) -> bool:
+        """Return the result of `accept` after an error. One that may repeat at once (a firewall's EPERM) waits."""
+        if error.errno in _OF_CLIENT or (error.errno in _NO_ROOM and self._reset_next()):
             return True
         self._try_later()
         return False
 
     def _try_later(self) -> None:
-        self._turns.leave(self)
-        self._loop.remove_reader(self._sock)  # it would be ready again and again
+        self._queue.remove(self)
+        self._loop.remove_reader(self._sock)  # it would be reported as ready in each iteration
         self._retry = self._loop.call_later(RETRY_AFTER, self._listen)
 
     def _origin_of(self, peer: object) -> Origin:
-        """From what accept() said: a client that has reset its connection since has no getpeername() any more."""
+        """Return the origin from the address that accept() returned: getpeername() fails after the client's reset."""
         if self._sock.family == socket.AF_UNIX:
             return UNIX
         return tcp_origin(*peer[:2]) if isinstance(peer, tuple) and len(peer) >= 2 else UnknownOrigin()
 
-    def _take_in(self, client: socket.socket, origin: Origin, place: ClientPlace) -> None:
+    def _start(self, client: socket.socket, origin: Origin, place: ClientPlace) -> None:
         client.setblocking(False)
-        making = self._loop.connect_accepted_socket(
-            lambda: ClientTransport(lambda near: self._accepted(near, origin), place), client
+        connecting = self._loop.connect_accepted_socket(
+            lambda: ClientTransport(lambda transport: self._accepted(transport, origin), place), client
         )
-        task: asyncio.Task[object] = self._loop.create_task(making)
+        task: asyncio.Task[object] = self._loop.create_task(connecting)
         self._tasks.add(task)
 
-        def made(task: asyncio.Task[object]) -> None:
+        def connected(task: asyncio.Task[object]) -> None:
             self._tasks.discard(task)
             if task.cancelled() or task.exception() is not None:  # no transport owns the socket
                 client.close()
                 place.give_back()
 
-        task.add_done_callback(made)
+        task.add_done_callback(connected)
 
-    def _send_away(self) -> bool:
-        """Tell the next client that there is no room. False: there is not even room for that."""
-        self._spare.give_up()
+    def _reset_next(self) -> bool:
+        """Accept the next client on the reserve and reset it. Returns False if that was not possible."""
+        self._reserve.release()
         try:
             client, _ = self._sock.accept()
         except OSError as error:
-            return error.errno not in _NO_ROOM  # it has left
+            return error.errno not in _NO_ROOM  # the client has gone
         _reset(client)
-        self._crowded()
-        return self._spare.take_back()
+        self._exhausted()
+        return self._reserve.acquire()
 
 
 def _reset(client: socket.socket) -> None:
-    """Close it with RST. It may have left already, and have no options any more."""
+    """Close a socket with RST. Setting the option fails if the client has gone already."""
     with client, contextlib.suppress(OSError):
         client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)

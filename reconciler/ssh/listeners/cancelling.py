@@ -1,6 +1,6 @@
-"""Has servers stop listening, and does not give up where that ends in a fault of this program.
+"""Cancels listeners on servers, and retries if a fault of this program prevents it.
 
-In: a listener on a server, its link and its owner. Out: the faults of those under way, by tunnel id.
+Input: a listener on a server, its link and its owner. Output: the faults of running cancellations by tunnel id.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from reconciler.ssh.link.link import Link
 from reconciler.ssh.link.remote_listeners import RemoteListener
 from reconciler.system.fault_log import FaultLog
 
-_DOING = "having the server stop listening"
+_DOING = "cancelling a listener on the server"
 
 
 class Cancelling:
-    """The listeners that are being given back."""
+    """Cancels remote listeners. `faults`: cancellations that a fault of this program delays, by tunnel id."""
 
     def __init__(self, *, changed: Callable[[], None], counters: Counters, fault_log: FaultLog) -> None:
         self._changed = changed
@@ -32,9 +32,9 @@ class Cancelling:
         self.faults: dict[str, Tries] = {}
 
     async def cancel(self, forward: RemoteListener | None, link: Link | None, owner: TunnelSpec) -> None:
-        """Let nobody in any more, and have the server stop listening.
+        """Accept no more clients, and have the server stop listening.
 
-        Where that raises it is tried again until the link is gone: the port would never be free otherwise.
+        A fault of this program is retried until the link is gone: the port would never be free otherwise.
         """
         if forward is None or link is None:
             return
@@ -44,16 +44,16 @@ class Cancelling:
                 try:
                     await link.forwards.close(forward)
                 except (OSError, asyncssh.Error):
-                    return  # the connection ends, and the listener with it
-                except Exception as error:  # noqa: BLE001 - as said
-                    await self._rest_after(error, owner)
+                    return  # the connection is ending, and its listeners with it
+                except Exception as error:  # noqa: BLE001 - see the docstring
+                    await self._wait_after(error, owner)
                 else:
                     return
         finally:
             if self.faults.pop(owner.id, None) is not None:
                 self._changed()
 
-    async def _rest_after(self, error: Exception, owner: TunnelSpec) -> None:
+    async def _wait_after(self, error: Exception, owner: TunnelSpec) -> None:
         self._fault_log.tell(_DOING, error, subject=owner.id)
         self._counters.failures(owner.id)[Reason.INTERNAL] += 1
         now = asyncio.get_running_loop().time()

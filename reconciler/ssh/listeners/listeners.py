@@ -1,8 +1,8 @@
-"""The listening sockets, here and on the servers, and who owns each.
+"""The listening sockets, here and on the servers, and the tunnel that owns each.
 
-Owns every listener and its record, and the tries of those that cannot be opened. In: the planner's Open, Close,
-Assign, Move. Out: `SocketState`s and `Tries`, each client that comes in (`connector`), `changed` (plan
-again) and `left` with the link that carries a listener less.
+Owns each listener and its record, and the failed tries of those that cannot be opened. Input: the planner's Open,
+Close, Assign and Move. Output: `SocketState`s and `Tries`, and each client, to the connector. Calls `changed` when the
+planner should run again, and `listener_gone` with the link that lost a listener.
 """
 
 from __future__ import annotations
@@ -36,29 +36,33 @@ from reconciler.system.fault_log import FaultLog
 
 log = logging.getLogger(__name__)
 
-CROWDED_EVERY = 60.0  # seconds between two warnings that there is no room for clients
+EXHAUSTED_LOG_INTERVAL = 60.0  # seconds between two warnings about missing descriptors
 
-RELEASED_WITHIN = 5.0  # seconds that a hand-over waits for the cancel, each time it is refused
-PORT_FILE_WITHIN = 2.0  # seconds that a new listener waits for its port file before it is announced without it
+RELEASE_TIMEOUT = 5.0  # seconds that a move waits for the cancel, each time that the request is refused
+PORT_FILE_TIMEOUT = 2.0  # seconds that a new listener waits for its port file before it is reported as bound
 
-# Between the requests of a hand-over to another connection, in seconds; then it is a taken port like any other.
-HANDOVER_PAUSES = (0.0, 0.05, 0.2, 0.5)
+# Seconds between the requests of a move to another link. After the last one the port counts as taken.
+MOVE_PAUSES = (0.0, 0.05, 0.2, 0.5)
 
 
 @dataclass(slots=True)
 class _Record(ListenerClients):
-    """A socket's state is also the door that its clients come through."""
+    """The record of one listener: its state and clients, and the resources that it uses."""
 
     bound: Bound | None = None
-    places: list[Place] = field(default_factory=list)  # of `bound`, in the budget
+    places: list[Place] = field(default_factory=list)  # of `bound`, in the descriptor budget
     acceptors: list[Acceptor] = field(default_factory=list)
     forward: RemoteListener | None = None
-    carrier: Link | None = None  # of `forward`
+    carrier: Link | None = None  # the link that carries `forward`
     task: asyncio.Task[None] | None = None
 
 
 class Listeners:
-    """See the module."""
+    """Opens, moves, assigns and closes listeners, each in a task of its own.
+
+    changed        called when the planner should run again
+    listener_gone  called with the number of a link that carries one listener less
+    """
 
     def __init__(
         self,
@@ -66,7 +70,7 @@ class Listeners:
         *,
         budget: Budget,
         changed: Callable[[], None],
-        left: Callable[[int], None],
+        listener_gone: Callable[[int], None],
         counters: Counters,
         fault_log: FaultLog,
     ) -> None:
@@ -75,23 +79,23 @@ class Listeners:
         self._budget = budget
         self._counters = counters
         self._changed = changed
-        self._left = left
+        self._listener_gone = listener_gone
         self._loop = asyncio.get_running_loop()
         self._records: dict[SocketKey, _Record] = {}
-        self._spare = ReserveDescriptor()
-        self._crowded_at = -CROWDED_EVERY
+        self._reserve = ReserveDescriptor()
+        self._exhausted_logged_at = -EXHAUSTED_LOG_INTERVAL
         self._ports = AssignedPorts()
         self._cancelling = Cancelling(changed=changed, counters=counters, fault_log=fault_log)
-        self._aside: set[asyncio.Task[None]] = set()
-        self._kept: dict[SocketKey, Link] = {}  # replaced connections whose server does not give the port back
-        self._refused_over: dict[SocketKey, int] = {}  # the link by which a server last refused to listen
+        self._background: set[asyncio.Task[None]] = set()
+        self._unreleased: dict[SocketKey, Link] = {}  # replaced links whose server does not release the port
+        self._refused_on: dict[SocketKey, int] = {}  # the link on which the server last refused to listen
         self.tries: dict[SocketKey, Tries] = {}
 
-    # --- what the planner asks ---------------------------------------------------------------------------------
+    # --- actions of the planner --------------------------------------------------------------------------------
 
-    def holder(self, key: SocketKey) -> Link | None:
-        """The connection whose server still listens there, as it does not give ports back."""
-        return self._kept.get(key)
+    def unreleased_link(self, key: SocketKey) -> Link | None:
+        """Return the replaced link whose server still holds the address, None if there is none."""
+        return self._unreleased.get(key)
 
     def open(self, key: SocketKey, tunnel: TunnelSpec, link: Link | None) -> None:
         number = link.number if link is not None else None
@@ -103,7 +107,7 @@ class Listeners:
         return self._records[key].state.owner
 
     def assign(self, key: SocketKey, tunnel: TunnelSpec) -> None:
-        """Hand it over."""
+        """Give a socket to another owner, or to the same one with other settings."""
         record = self._records[key]
         record.state = replace(record.state, owner=tunnel)
         if record.state.phase is SocketPhase.BOUND:
@@ -111,24 +115,24 @@ class Listeners:
             self._begin_port_file(record)
 
     def move(self, key: SocketKey, link: Link) -> None:
-        """Carry a remote listener by another link: cancel on the old and request on the new, sent together."""
+        """Move a remote listener to another link. The cancel and the new request are sent together."""
         record = self._records[key]
         record.state = replace(record.state, phase=SocketPhase.OPENING, link=link.number)
-        self._begin(record, lambda: self._hand_over(record, link))
+        self._begin(record, lambda: self._move(record, link))
 
     def close(self, key: SocketKey) -> None:
-        """Stop listening now; whoever is still on the doorstep is turned away."""
+        """Stop listening now, and reject the clients that have no channel yet."""
         record = self._records[key]
-        self._connector.turn_away(record)
+        self._connector.reject_waiting(record)
         record.state = replace(record.state, phase=SocketPhase.CLOSING)
         if record.task is not None:
-            return  # its own end sees that it is not wanted any more
+            return  # the running task sees the phase when it ends
         self._begin(record, lambda: self._close(record))
 
     def link_gone(self, number: int) -> None:
-        """Listeners on that server went with their link, and so did its refusals: the next is asked afresh."""
-        for key in [key for key, link in self._refused_over.items() if link == number]:
-            del self._refused_over[key]
+        """Drop the listeners of a link that has ended, and the refusals on it: another link is tried at once."""
+        for key in [key for key, link in self._refused_on.items() if link == number]:
+            del self._refused_on[key]
             self.tries.pop(key, None)
         for key, record in tuple(self._records.items()):
             if record.state.link == number:
@@ -140,38 +144,38 @@ class Listeners:
     async def abort_all(self) -> None:
         """Close everything now."""
         for record in self._records.values():
-            self._connector.turn_away(record)
+            self._connector.reject_waiting(record)
             if record.task is not None:
                 record.task.cancel()
             self._shut(record)
         tasks = [record.task for record in self._records.values() if record.task is not None]
-        tasks += self._aside
-        for task in self._aside:
+        tasks += self._background
+        for task in self._background:
             task.cancel()
         self._records.clear()
-        self._spare.give_up()
+        self._reserve.release()
         await asyncio.gather(*tasks, return_exceptions=True)
         await self._ports.close()
 
-    # --- carrying it out ---------------------------------------------------------------------------------------
+    # --- carrying out actions ----------------------------------------------------------------------------------
 
     def _begin(self, record: _Record, work: Callable[[], Coroutine[None, None, None]]) -> None:
-        # The work is made in the task: Python warns of one that was cancelled before its first step.
+        # The coroutine is created inside the task: Python warns about one that was cancelled before its first step.
         async def supervised() -> None:
             try:
                 await work()
-            except Exception as error:  # noqa: BLE001 - one listener's fault must not end the others
-                await self._give_up(record, error)
+            except Exception as error:  # noqa: BLE001 - a fault of one listener must not end the others
+                await self._abandon(record, error)
             finally:
                 self._changed()
 
         record.task = self._loop.create_task(supervised(), name=f"socket {record.state.owner.id}")
 
-    async def _give_up(self, record: _Record, error: Exception) -> None:
-        """A fault of this program counts as a failed try. What was opened is closed, for the next one to succeed."""
+    async def _abandon(self, record: _Record, error: Exception) -> None:
+        """Count a fault of this program as a failed try, and close what was opened so that the next try can succeed."""
         self._fault_log.tell("listening", error, subject=record.state.owner.id)
         self._shut(record)
-        self._note(record, internal("listening", error))
+        self._record_failure(record, internal("listening", error))
         await self._release(record)
         self._gone(record)
 
@@ -188,19 +192,19 @@ class Listeners:
         else:
             await self._opened(record, address)
 
-    async def _hand_over(self, record: _Record, link: Link) -> None:
-        """The server's two processes do not wait for each other: the request may come before the cancel."""
+    async def _move(self, record: _Record, link: Link) -> None:
+        """Move a remote listener. OpenSSH has a process for each connection: the request may precede the cancel."""
         listen = record.state.key.listen
         assert isinstance(listen, RemoteTcp | RemoteUnix)
-        released = self._begin_aside(self._release(record), f"cancel {record.state.owner.id}")
-        for pause in HANDOVER_PAUSES:
+        released = self._begin_background(self._release(record), f"cancel {record.state.owner.id}")
+        for pause in MOVE_PAUSES:
             try:
                 await self._request(record, self._with_last_port(record, listen), link)
             except ListenRefusedError:
-                await asyncio.wait({released}, timeout=RELEASED_WITHIN)
+                await asyncio.wait({released}, timeout=RELEASE_TIMEOUT)
                 await asyncio.sleep(pause)
             except (OSError, asyncssh.Error):
-                break  # the next one, too, is gone
+                break  # the new link, too, is gone
             else:
                 break
         await self._open(record, link)
@@ -208,34 +212,36 @@ class Listeners:
     def _failed(self, record: _Record, error: OSError | asyncssh.Error | ListenRefusedError) -> None:
         key = record.state.key
         self._shut(record)
-        said, why = (error.said, error.why) if isinstance(error, ListenRefusedError) else ("", "")
-        failure = from_listen(error, str(key.listen), local=not is_remote(key.listen), said=said, why=why)
-        kept_by = self._kept.get(key)
-        if failure.reason is Reason.REMOTE_PORT_IN_USE and kept_by is not None and not kept_by.gone:
-            text = "the old connection keeps it until its clients have left: this server does not give ports back"
+        debug_text, answer = (
+            (error.debug_text, error.answer_text) if isinstance(error, ListenRefusedError) else ("", "")
+        )
+        failure = from_listen(error, str(key.listen), local=not is_remote(key.listen), said=debug_text, why=answer)
+        unreleased = self._unreleased.get(key)
+        if failure.reason is Reason.REMOTE_PORT_IN_USE and unreleased is not None and not unreleased.gone:
+            text = "this server releases a port only when the old connection ends, after its last client"
             failure = replace(failure, message=f"{failure.message}; {text}")
-        self._note(record, failure)
+        self._record_failure(record, failure)
         self._gone(record)
 
-    def _note(self, record: _Record, failure: Failure) -> None:
+    def _record_failure(self, record: _Record, failure: Failure) -> None:
         key = record.state.key
         self.tries[key] = backoff.failed(self.tries.get(key), failure, self._loop.time(), None, "")
         if record.state.link is not None:
-            self._refused_over[key] = record.state.link
+            self._refused_on[key] = record.state.link
         if not stands_by(record.state.owner, failure):
             self._counters.failures(record.state.owner.id)[failure.reason] += 1
 
     async def _opened(self, record: _Record, address: str) -> None:
         self.tries.pop(record.state.key, None)
-        self._kept.pop(record.state.key, None)
-        self._refused_over.pop(record.state.key, None)
+        self._unreleased.pop(record.state.key, None)
+        self._refused_on.pop(record.state.key, None)
         record.state = replace(record.state, bound=address)
         self._remember(record)
-        # Before it is announced: a program that waits for the tunnel then reads its port there.
+        # Before it is reported as bound: a program that waits for the tunnel then finds its port in the file.
         writing = self._begin_port_file(record)
-        await asyncio.wait({writing}, timeout=PORT_FILE_WITHIN)
+        await asyncio.wait({writing}, timeout=PORT_FILE_TIMEOUT)
         if not writing.done():
-            self._remark(record, "its `portFile` is not written yet: the file system does not answer")
+            self._set_remark(record, "its `portFile` is not written yet: the file system does not answer")
         record.task = None
         if record.state.phase is SocketPhase.CLOSING:
             await self._close(record)
@@ -246,17 +252,19 @@ class Listeners:
     async def _open_here(self, record: _Record, listen: LocalTcp | LocalUnix) -> str:
         self._take_places(record, descriptors_of(listen))
         record.bound = bound = await bind(listen, self._ports.last(record.state.owner))
-        self._take_places(record, bound.descriptors - len(record.places))  # a name may have any number of addresses
+        self._take_places(
+            record, bound.descriptors - len(record.places)
+        )  # a host name may have any number of addresses
         while len(record.places) > bound.descriptors:
             record.places.pop().give_back()
         for sock in bound.sockets:
             record.acceptors.append(
                 Acceptor(
                     sock,
-                    self._spare,
+                    self._reserve,
                     admit=lambda origin: self._connector.admit(record, origin.host),
-                    accepted=lambda near, origin: self._connector.accept(record, near, origin),
-                    crowded=lambda: self._crowded(record),
+                    accepted=lambda client, origin: self._connector.accept(record, client, origin),
+                    exhausted=lambda: self._exhausted(record),
                 )
             )
         return bound.address
@@ -268,14 +276,14 @@ class Listeners:
                 raise NoRoomError(self._budget.no_listener())
             record.places.append(place)
 
-    def _crowded(self, record: _Record) -> None:
-        """A client was sent away because this process may not have another descriptor."""
+    def _exhausted(self, record: _Record) -> None:
+        """Count a client that was reset because the process has no descriptor left; log it once in a while."""
         tunnel = record.state.owner
         self._connector.meter(tunnel).count("limit")
         self._counters.failures(tunnel.id)[Reason.RESOURCES] += 1
         now = self._loop.time()
-        if now - self._crowded_at >= CROWDED_EVERY:
-            self._crowded_at = now
+        if now - self._exhausted_logged_at >= EXHAUSTED_LOG_INTERVAL:
+            self._exhausted_logged_at = now
             log.warning("%s: no descriptor left for another client: %s", tunnel.id, REMEDY)
 
     async def _open_there(self, record: _Record, listen: RemoteTcp | RemoteUnix, link: Link) -> str:
@@ -289,21 +297,21 @@ class Listeners:
 
     async def _request(self, record: _Record, listen: RemoteTcp | RemoteUnix, link: Link) -> None:
         record.forward = await link.forwards.listen(
-            listen, lambda origin: self._connector.accept_far(record, link, origin)
+            listen, lambda origin: self._connector.accept_remote(record, link, origin)
         )
         record.carrier = link
 
     def _with_last_port(self, record: _Record, listen: RemoteTcp | RemoteUnix) -> RemoteTcp | RemoteUnix:
-        """The same address; where the server chooses the port, the one that it chose last."""
+        """Return the address, with the port that the server assigned last if it assigns the port."""
         last = self._ports.last(record.state.owner)
         return replace(listen, port=last) if isinstance(listen, RemoteTcp) and not listen.port and last else listen
 
     def _release(self, record: _Record) -> Coroutine[None, None, None]:
-        """Take the listener on the server, if there is one, from the record; the rest is to be awaited."""
+        """Take the remote listener, if there is one, from the record. Returns the coroutine that cancels it."""
         forward, link = record.forward, record.carrier
         record.forward = record.carrier = None
         if link is not None and not link.forwards.cancels:
-            self._kept[record.state.key] = link
+            self._unreleased[record.state.key] = link
         return self._cancelling.cancel(forward, link, record.state.owner)
 
     async def _close(self, record: _Record) -> None:
@@ -315,12 +323,12 @@ class Listeners:
         for acceptor in record.acceptors:
             try:
                 acceptor.close()
-            except Exception as error:  # noqa: BLE001 - the socket itself must be closed all the same
-                self._fault_log.tell("ending to accept clients", error, subject=record.state.owner.id)
+            except Exception as error:  # noqa: BLE001 - the socket itself must be closed nevertheless
+                self._fault_log.tell("closing an acceptor", error, subject=record.state.owner.id)
         record.acceptors.clear()
         if record.bound is not None:
             for sock in record.bound.sockets:
-                self._loop.remove_reader(sock)  # nothing is left to remove, unless the acceptor could not
+                self._loop.remove_reader(sock)  # does nothing unless the acceptor failed to
             record.bound.close()
             record.bound = None
         for place in record.places:
@@ -328,60 +336,60 @@ class Listeners:
         record.places.clear()
 
     def _gone(self, record: _Record) -> None:
-        # Only if it still is this record's place: a lost link's sockets are dropped while their tasks end.
+        # Another record may have the key by now: the sockets of a lost link are dropped while their tasks end.
         if self._records.get(record.state.key) is record:
             del self._records[record.state.key]
             self._budget.remove_owner(record.state.key)
             if record.state.link is not None:
-                self._left(record.state.link)
+                self._listener_gone(record.state.link)
 
     def _remember(self, record: _Record) -> None:
         self._ports.bound(record.state.owner, record.state.key.listen, record.state.bound)
 
     def _begin_port_file(self, record: _Record) -> asyncio.Task[None]:
-        return self._begin_aside(self._write_port(record), f"port file of {record.state.owner.id}")
+        return self._begin_background(self._write_port(record), f"port file of {record.state.owner.id}")
 
-    def _begin_aside(self, work: Coroutine[None, None, None], name: str) -> asyncio.Task[None]:
-        """Begin what goes on beside the records' own tasks, and raises nothing."""
+    def _begin_background(self, work: Coroutine[None, None, None], name: str) -> asyncio.Task[None]:
+        """Start a background task next to the tasks of the records. `work` raises nothing."""
         task = self._loop.create_task(work, name=name)
-        self._aside.add(task)
-        task.add_done_callback(self._aside.discard)
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
         return task
 
     async def _write_port(self, record: _Record) -> None:
-        """Write the owner's `portFile`, and that of the next owner, should it change meanwhile."""
+        """Write the owner's `portFile`; again for the new owner if it changes meanwhile."""
         owner = None
         while owner is not record.state.owner:
             owner, state = record.state.owner, record.state
             try:
                 remark = await self._ports.write(owner, state.key.listen, state.bound)
-            except Exception as error:  # noqa: BLE001 - the tunnel goes on without its file
+            except Exception as error:  # noqa: BLE001 - the tunnel works without its file
                 self._fault_log.tell("writing a port file", error, subject=owner.id)
                 remark = internal("writing its `portFile`", error).message
-            self._remark(record, remark)
+            self._set_remark(record, remark)
 
-    def _remark(self, record: _Record, remark: str) -> None:
+    def _set_remark(self, record: _Record, remark: str) -> None:
         if remark != record.state.remark:
             record.state = replace(record.state, remark=remark)
             self._changed()
 
-    # --- what is there -----------------------------------------------------------------------------------------
+    # --- observed state ----------------------------------------------------------------------------------------
 
     def on_link(self, number: int) -> int:
-        """How many listeners a link carries."""
+        """Return how many listeners a link carries."""
         return sum(record.state.link == number for record in self._records.values())
 
     def faults(self) -> dict[str, Tries]:
-        """By tunnel id: the listeners that a fault of this program keeps from being closed on the server."""
+        """Return by tunnel id the remote listeners whose cancel is delayed by a fault of this program."""
         return dict(self._cancelling.faults)
 
     def states(self) -> dict[SocketKey, SocketState]:
         return {key: record.state for key, record in self._records.items()}
 
-    def forget(self, desired: Desired) -> None:
-        """Drop what was remembered of sockets and tunnels that nobody asks for any more."""
-        wanted: set[Listen] = {tunnel.listen for tunnel in desired.tunnels.values()}
-        for store in (self.tries, self._kept, self._refused_over):
-            for key in [key for key in store if key.listen not in wanted]:
+    def prune(self, desired: Desired) -> None:
+        """Drop the state of sockets and tunnels that are not desired."""
+        desired_listens: set[Listen] = {tunnel.listen for tunnel in desired.tunnels.values()}
+        for store in (self.tries, self._unreleased, self._refused_on):
+            for key in [key for key in store if key.listen not in desired_listens]:
                 del store[key]
-        self._ports.forget(desired.tunnels.keys())
+        self._ports.prune(desired.tunnels.keys())

@@ -1,8 +1,8 @@
-"""The socket side of a client connection, whoever opened it.
+"""The socket side of a client connection.
 
-Owns the transport of a client that connected here, or of a destination that was dialled from here. In: the socket's
-events. Out: the same, to its `relay`. Before there is one, nothing is read but what `receive` asks for: the data of a
-client that waits stays in the kernel, which limits it.
+Owns the transport of a client that connected here, or of a destination that was dialled from here. Input: the socket's
+events. Output: the same events, to its `relay`. Before there is a relay, only `receive` reads: the data of a held
+client stays in the kernel, which limits it.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from reconciler.core.descriptor_budget import ClientPlace
 
 
 class Owner(Protocol):
-    """What a socket tells its relay."""
+    """Receives the events of a socket: a relay."""
 
     def client_data(self, data: memoryview) -> None:
-        """`data` is valid during the call only."""
+        """Take received bytes. `data` is valid during the call only."""
 
     def client_eof(self) -> None: ...
 
@@ -33,25 +33,25 @@ class Owner(Protocol):
 
 
 _LEFT = "the client left during the handshake"
-RESET = struct.pack("ii", 1, 0)  # SO_LINGER on, 0 s: closing sends RST, so that a client cannot mistake it for EOF
+RESET = struct.pack("ii", 1, 0)  # SO_LINGER on, 0 s: close sends RST, which a client cannot mistake for EOF
 
-# One read buffer serves all connections: what is read is handed on before the loop reads the next. 64 KiB: two SSH
-# packets, so that no client gets far ahead of its neighbours in one turn of the loop.
+# One read buffer for all connections: its content is passed on before the loop reads the next socket. 64 KiB are two
+# SSH packets, so that no client gets far ahead of the others in one iteration of the loop.
 _BUFFER = bytearray(65536)
 _VIEW = memoryview(_BUFFER)
 
 
 class ClientTransport(asyncio.BufferedProtocol):
-    """The socket side. See the module. `made` is called once, when there is a transport."""
+    """The protocol of a client's socket. `made` is called once, when there is a transport."""
 
     def __init__(self, made: Callable[[ClientTransport], None], place: ClientPlace | None = None) -> None:
-        """`place`: the descriptor's place in the budget, given back when the socket is closed."""
+        """`place`: the descriptor's place in the budget, released when the socket is closed."""
         self._made = made
         self.place = place
         self.transport: asyncio.Transport
         self.relay: Owner | None = None
         self.lost = False
-        self._wanted = 0  # bytes, at most, that `receive` waits for
+        self._receive_limit = 0  # most bytes that the running `receive` may read
         self._received: asyncio.Future[bytes] | None = None
         self._discarding: asyncio.Future[None] | None = None
 
@@ -59,7 +59,7 @@ class ClientTransport(asyncio.BufferedProtocol):
         assert isinstance(transport, asyncio.Transport)
         self.transport = transport
         transport.pause_reading()
-        # asyncio begins to read after this; that of Python 3.11.2 (Debian 12) also where it was told not to.
+        # asyncio starts to read after this call; in Python 3.11.2 (Debian 12) even if reading is paused.
         asyncio.get_running_loop().call_soon(self._pause_again)
         self._made(self)
 
@@ -68,13 +68,11 @@ class ClientTransport(asyncio.BufferedProtocol):
             self.transport.resume_reading()
             self.transport.pause_reading()
 
-    async def receive(self, most: int) -> bytes:
-        """Read 1 to `most` bytes before there is a relay, and not a byte more. Raises ConnectionResetError if the
-        client leaves.
-        """
+    async def receive(self, limit: int) -> bytes:
+        """Read 1 to `limit` bytes before there is a relay. Raises ConnectionResetError if the client leaves."""
         if self.lost:
             raise ConnectionResetError(_LEFT)
-        self._wanted = most
+        self._receive_limit = limit
         self._received = asyncio.get_running_loop().create_future()
         self.transport.resume_reading()
         try:
@@ -85,7 +83,7 @@ class ClientTransport(asyncio.BufferedProtocol):
                 self.transport.pause_reading()
 
     def get_buffer(self, sizehint: int) -> memoryview:
-        return _VIEW if self._received is None else _VIEW[: self._wanted]
+        return _VIEW if self._received is None else _VIEW[: self._receive_limit]
 
     def buffer_updated(self, nbytes: int) -> None:
         if self._discarding is not None:
@@ -98,9 +96,9 @@ class ClientTransport(asyncio.BufferedProtocol):
 
     def eof_received(self) -> bool:
         if self.relay is None or self._discarding is not None:
-            return False  # the transport closes: it left in the middle of a handshake, or after its refusal
+            return False  # close: the client left during the handshake, or after it was refused
         self.relay.client_eof()
-        return True  # half-close: the other direction goes on
+        return True  # half-close: the other direction continues
 
     def pause_writing(self) -> None:
         if self.relay is not None:
@@ -114,7 +112,7 @@ class ClientTransport(asyncio.BufferedProtocol):
         self.lost = True
         if self.place is not None:
             self.place.give_back()
-        relay, self.relay = self.relay, None  # they would keep each other until a full collection
+        relay, self.relay = self.relay, None  # the reference cycle would last until a full collection
         if relay is not None:
             relay.client_lost()
         if self._received is not None and not self._received.done():
@@ -123,30 +121,30 @@ class ClientTransport(asyncio.BufferedProtocol):
             self._discarding.set_result(None)
 
     def write_eof(self) -> None:
-        """Say that no more will come. One that was reset just now cannot be told, and its loss is heard of next."""
-        # asyncio lets shutdown's error through; in a channel's callback it would end the whole SSH connection.
+        """Send EOF. This fails for a socket that was reset just now; its loss is reported next."""
+        # asyncio raises shutdown's error; in a channel's callback it would end the whole SSH connection.
         with contextlib.suppress(OSError):
             self.transport.write_eof()
 
-    async def refuse(self, reply: bytes, within: float) -> None:
-        """Send the last bytes, then discard what the client sends until it closes, at most `within` seconds.
+    async def refuse(self, reply: bytes, grace: float) -> None:
+        """Send a last reply, then discard what the client sends until it closes, for at most `grace` seconds.
 
-        To close a socket that has unread data resets it, and a client that is reset may lose the reply.
+        Closing a socket with unread data resets it, and a reset may lose the reply.
         """
         self._discarding = asyncio.get_running_loop().create_future()
         self.transport.write(reply)
         self.write_eof()
         self.transport.resume_reading()
         try:
-            async with asyncio.timeout(within):
+            async with asyncio.timeout(grace):
                 await self._discarding
         except TimeoutError:
             self.transport.abort()
 
     def reset(self) -> None:
-        """Close at once, with RST where the socket is TCP (a unix socket's client sees EOF, and cannot be told)."""
+        """Close at once: with RST on TCP. The client of a unix socket sees EOF."""
         sock = self.transport.get_extra_info("socket")
         if sock is not None and sock.family in (socket.AF_INET, socket.AF_INET6) and not self.lost:
-            with contextlib.suppress(OSError):  # macOS: of a connection that the client has reset
+            with contextlib.suppress(OSError):  # macOS: fails if the client has reset the connection
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
         self.transport.abort()

@@ -1,7 +1,7 @@
-"""Who is connected at the moment, and who waits: for `tunnels connections` and for the audit.
+"""The registry of client connections, held ones included: for `tunnels connections` and for the audit log.
 
-Owns one entry for each client from when it is let in to its end. In: a call at each of these moments, from Arrivals.
-Out: `ConnectionInfo`s, and to `audit` each opening and each end of a client of a tunnel whose policy asks for it.
+Owns one record for each client from its acceptance to its end. Input: a call of the connector at each step. Output:
+`ConnectionInfo`s, and a call of `audit` when a connection of a tunnel with `audit` opens and when it ends.
 """
 
 from __future__ import annotations
@@ -17,8 +17,12 @@ from reconciler.ssh.relay.relay import Relay
 
 @dataclass(frozen=True, slots=True)
 class ConnectionInfo:
-    """One client. `since` is Unix time, `origin` "" for a client of a unix socket, `user` "" for one without a login,
-    `link` None while it waits.
+    """What is reported about one client connection.
+
+    origin  "" for a client of a unix socket
+    user    "" for a client without a login
+    since   Unix time
+    link    None while the client is held
     """
 
     id: int
@@ -33,25 +37,25 @@ class ConnectionInfo:
     labels: tuple[tuple[str, str], ...]
 
 
-# Called with the client, "" when its connection opens and why it ended when it ends, and how long it was there.
+# Called with the connection; "" when it opens, the reason when it ends; and its duration in seconds.
 Audit = Callable[[ConnectionInfo, str, float], None]
 
 
 @dataclass(slots=True, eq=False)
 class RegisteredConnection:
-    """One client's line."""
+    """The record of one client connection."""
 
     id: int
     tunnel: TunnelSpec
     origin: Origin
     since: float
-    began: float  # monotonic
+    started: float  # monotonic
     relay: Relay | None = None
     link: int | None = None
     opened: bool = False
-    told: bool = False  # the audit knows of it: then it hears of its end too, whatever the policy says by then
+    audited: bool = False  # its opening was audited: then its end is, too, even if the policy has changed
 
-    def visit(self) -> ConnectionInfo:
+    def info(self) -> ConnectionInfo:
         relay = self.relay
         user = relay.client_info.user if relay is not None else None
         return ConnectionInfo(
@@ -69,43 +73,43 @@ class RegisteredConnection:
 
 
 class ConnectionRegistry:
-    """See the module."""
+    """The client connections by id."""
 
     def __init__(self, audit: Audit | None = None) -> None:
         self._audit = audit
         self._entries: dict[int, RegisteredConnection] = {}
         self._next = 1
 
-    def arrived(self, tunnel: TunnelSpec, origin: Origin) -> RegisteredConnection:
-        """A client that may come in."""
+    def add(self, tunnel: TunnelSpec, origin: Origin) -> RegisteredConnection:
+        """Add a client that the rules allow."""
         entry = RegisteredConnection(self._next, tunnel, origin, time.time(), time.monotonic())
         self._next += 1
         self._entries[entry.id] = entry
         return entry
 
     def opened(self, entry: RegisteredConnection) -> None:
-        """Its connection to the destination is open."""
+        """Note that its connection to the destination is open."""
         entry.opened = True
         if self._audit is not None and entry.tunnel.policy.audit:
-            entry.told = True
-            self._audit(entry.visit(), "", 0.0)
+            entry.audited = True
+            self._audit(entry.info(), "", 0.0)
 
     def ended(self, entry: RegisteredConnection, why: str) -> None:
-        """It has gone. Called again: nothing."""
+        """Remove a connection that has ended. A second call does nothing."""
         if self._entries.pop(entry.id, None) is None:
             return
-        if entry.opened and self._audit is not None and (entry.told or entry.tunnel.policy.audit):
-            self._audit(entry.visit(), why, time.monotonic() - entry.began)
+        if entry.opened and self._audit is not None and (entry.audited or entry.tunnel.policy.audit):
+            self._audit(entry.info(), why, time.monotonic() - entry.started)
 
     def reapply(self, tunnel: TunnelSpec, owner: Callable[[Relay], str | None]) -> None:
-        """The tunnel changed, its name perhaps: that holds for the clients that are there. `owner` as below."""
+        """Apply a changed tunnel, perhaps renamed, to its live connections. `owner`: see `connections`."""
         for entry in self._entries.values():
-            now = owner(entry.relay) if entry.relay is not None else None
-            if (now or entry.tunnel.id) == tunnel.id:
+            tunnel_id = owner(entry.relay) if entry.relay is not None else None
+            if (tunnel_id or entry.tunnel.id) == tunnel.id:
                 entry.tunnel = tunnel
 
-    def visits(self, owner: Callable[[Relay], str | None]) -> Iterator[ConnectionInfo]:
-        """Everybody, the oldest first. `owner` tells whose a relay is now: a tunnel may have been renamed since."""
+    def connections(self, owner: Callable[[Relay], str | None]) -> Iterator[ConnectionInfo]:
+        """Yield all connections, oldest first. `owner` returns the tunnel id of a relay, which an edit may change."""
         for entry in tuple(self._entries.values()):
-            now = owner(entry.relay) if entry.relay is not None else None
-            yield replace(entry.visit(), tunnel=now) if now is not None else entry.visit()
+            tunnel_id = owner(entry.relay) if entry.relay is not None else None
+            yield replace(entry.info(), tunnel=tunnel_id) if tunnel_id is not None else entry.info()

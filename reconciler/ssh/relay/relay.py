@@ -1,15 +1,15 @@
-"""One client connection: a socket near us, a channel of an SSH link, bytes pumped and counted between them.
+"""The relay of one client connection: pumps and counts bytes between its socket and a channel.
 
-Owns: the byte pump for every kind of tunnel, half-close in both orders, back-pressure both ways, the counters.
-In: a near transport (accepted or dialled by us) and, later, a far channel. Out: `ended` is called once, when both
-sides are closed, with why.
+Owns the byte pump for all kinds of tunnels, half-close in both orders, back-pressure both ways, and the counters.
+Input: a client transport (accepted or dialled here) and, later, a channel. Output: `ended` is called once with the
+reason, when both sides are closed.
 
-What holds the near side's reading back is a set of reasons (`Hold`); it reads while the set is empty:
-  OPENING  the channel is not open yet, so that bytes wait in the kernel, not here
+The client's socket is read while its set of reasons to hold (`Hold`) is empty:
+  OPENING  the channel is not open yet: bytes wait in the kernel, not here
   CHANNEL  the channel's send window is used up
-  GATE     the link's own socket is full: asyncssh would buffer without bound, and a small packet of another
-           client would wait behind it (DESIGN section 10)
-  RATE     the tunnel's bandwidth is used up
+  GATE     the link's own socket is full: asyncssh would buffer without bound, and a small packet of another client
+           would wait behind it (docs/asyncssh.md)
+  RATE     the tunnel's bandwidth limit is used up
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ from reconciler.ssh.relay.client_transport import ClientTransport
 
 
 class Hold(IntFlag):
-    """Why a side is not read from at the moment."""
+    """Reasons not to read from a side."""
 
     NONE = 0
     OPENING = 1
     CHANNEL = 2
     GATE = 4
     RATE = 8
-    NEAR = 16  # (of the far side) the near socket's buffer is full
+    CLIENT = 16  # (of the channel) the client socket's buffer is full
 
 
 @dataclass(slots=True)
 class Meter:
-    """What a tunnel's clients did, counted live. Bytes are as seen from us towards the SSH server."""
+    """The live counters of a tunnel's clients. `sent` counts bytes towards the SSH server, `received` bytes from it."""
 
     sent: int = 0
     received: int = 0
@@ -49,24 +49,24 @@ class Meter:
     results: dict[str, int] = field(default_factory=dict)
 
     def count(self, result: str) -> None:
-        """One more client that ended its arrival like this: ok, denied, limit, hold_timeout, ..."""
+        """Count one client by the result of its connection attempt: ok, denied, limit, hold_timeout, ..."""
         self.results[result] = self.results.get(result, 0) + 1
 
 
 class Throttle(Protocol):
-    """A shared allowance of bytes; `take` gives the seconds to stop reading for after `count` more bytes."""
+    """A shared bandwidth limit. `take` returns the seconds to stop reading after `count` more bytes."""
 
     def take(self, count: int) -> float: ...
 
 
 class Gate(Protocol):
-    """What tells a relay that its link is full: it then stops reading and waits in line to be released."""
+    """A link as its relays see it: while it is full, a relay stops reading and waits to be released."""
 
     @property
     def full(self) -> bool: ...
 
     def flushes_later(self, relay: Relay) -> bool:
-        """Whether more may follow in this very read: `flush` is then called when it has been taken apart."""
+        """Return True if more may follow from the same read of the link: it then calls `flush` after the last."""
 
     def wait(self, relay: Relay) -> None: ...
 
@@ -74,17 +74,17 @@ class Gate(Protocol):
 
 
 class ChannelSession(asyncssh.SSHTCPSession[bytes]):
-    """The channel side. A unix channel's session has the same methods."""
+    """The channel side of a relay. A unix channel's session has the same methods."""
 
     def __init__(self, relay: Relay, window: int = 0) -> None:
-        """`window`: of a client of a server's listener, the receive window that it is to get (0: it has its own)."""
+        """`window`: the receive window to set on the channel of a server's listener; 0: the channel has its own."""
         self._relay = relay
         self._window = window
 
     def connection_made(self, chan: asyncssh.SSHTCPChannel[bytes]) -> None:
         merge(chan)
         if self._window:
-            # asyncssh has one window for all clients of a listener; the next adjustment is up to this one.
+            # asyncssh opens all channels of a listener with one window; the next adjustment raises it to this one.
             chan._init_recv_window = self._window  # noqa: SLF001 - no other way in
         self._relay.opened(chan)
 
@@ -106,40 +106,40 @@ class ChannelSession(asyncssh.SSHTCPSession[bytes]):
 
 
 class Relay:
-    """The pair. Made with its near side; the far side comes by `opened` (it is the session's connection_made)."""
+    """Connects a client transport with a channel. The channel arrives by `opened`, called by the session."""
 
     __slots__ = (
+        "_channel_eof",
+        "_channel_hold",
+        "_channel_lost",
+        "_client_eof",
+        "_client_hold",
         "_ended",
-        "_far_eof",
-        "_far_hold",
-        "_far_lost",
         "_gate",
         "_moved",
         "_moved_at",
-        "_near_eof",
-        "_near_hold",
         "_rate_down",
         "_rate_up",
         "_to_client",
         "_unwritten",
         "_why",
         "channel",
+        "client",
         "client_info",
         "meter",
-        "near",
         "received",
         "sent",
     )
 
     def __init__(
         self,
-        near: ClientTransport,
+        client: ClientTransport,
         client_info: ClientInfo,
         meter: Meter,
         gate: Gate,
         ended: Callable[[Relay, str], None],
     ) -> None:
-        self.near = near
+        self.client = client
         self.client_info = client_info
         self.meter = meter
         self.channel: asyncssh.SSHTCPChannel[bytes] | None = None
@@ -151,28 +151,28 @@ class Relay:
         self._unwritten: list[bytes] = []
         self._gate = gate
         self._ended: Callable[[Relay, str], None] | None = ended
-        self._near_hold = Hold.OPENING
-        self._far_hold = Hold.NONE
-        self._near_eof = False
-        self._far_eof = False
-        self._far_lost = False
+        self._client_hold = Hold.OPENING
+        self._channel_hold = Hold.NONE
+        self._client_eof = False
+        self._channel_eof = False
+        self._channel_lost = False
         self._why = ""
         self._rate_up: Throttle | None = None
         self._rate_down: Throttle | None = None
-        near.relay = self
+        client.relay = self
 
     def throttle(self, up: Throttle | None, down: Throttle | None) -> None:
-        """Keep to these allowances from now on. Who rests asks anew: at the old rate it might be for hours."""
+        """Set the bandwidth limits. A throttled side recomputes its delay: the delay at the old rate could be hours."""
         self._rate_up, self._rate_down = up, down
         self.release_client(Hold.RATE)
         self.release_channel(Hold.RATE)
 
-    def begin_with(self, to_client: bytes) -> None:
-        """What to tell the client when the channel opens: the end of its handshake."""
+    def send_on_open(self, to_client: bytes) -> None:
+        """Set the bytes to send to the client when the channel opens: the end of its handshake."""
         self._to_client = to_client
 
     def idle_for(self, now: float) -> float:
-        """For how long nothing has moved, as of the calls of this method (loop time)."""
+        """Return the seconds without traffic at `now` (loop time), as seen by the calls of this method."""
         moved = self.sent + self.received - self._unsent
         if moved != self._moved:
             self._moved, self._moved_at = moved, now
@@ -180,24 +180,24 @@ class Relay:
 
     @property
     def has_no_reader(self) -> bool:
-        """Whether the far side says no more and takes no more: it reads slowly, or it is not there."""
-        return self._far_eof and self._unsent > 0
+        """True if the destination sent EOF and does not take the rest: it reads slowly, or it has gone."""
+        return self._channel_eof and self._unsent > 0
 
     @property
     def _unsent(self) -> int:
-        """Bytes that the channel keeps until there is room for them on the far side."""
+        """Bytes that wait in the channel for its send window."""
         return self.channel.get_write_buffer_size() if self.channel is not None else 0
 
-    # --- the far side ------------------------------------------------------------------------------------------
+    # --- the channel side --------------------------------------------------------------------------------------
 
     def opened(self, channel: asyncssh.SSHTCPChannel[bytes]) -> None:
-        """The channel is open: let the client speak."""
+        """Start to relay: the channel is open."""
         self.channel = channel
-        if self.near.lost or self._far_lost or self._ended is None:
-            channel.abort()  # the client left meanwhile, or was told that this took too long
+        if self.client.lost or self._channel_lost or self._ended is None:
+            channel.abort()  # the client left, or was refused because the open took too long
             return
         if self._to_client:
-            self.near.transport.write(self._to_client)
+            self.client.transport.write(self._to_client)
         self.release_client(Hold.OPENING)
 
     def channel_data(self, data: bytes) -> None:
@@ -209,136 +209,137 @@ class Relay:
         elif self._gate.flushes_later(self):
             self._unwritten = [data]
         else:
-            self.near.transport.write(data)
+            self.client.transport.write(data)
         if self._rate_down is not None and (pause := self._rate_down.take(count)):
-            self._rest(pause, self.hold_channel, self.release_channel)
+            self._pause_reading(pause, self.hold_channel, self.release_channel)
 
     def flush(self) -> None:
-        """Write what came in one read with one call: a packet is 32 KiB, and a read may hold eight of them."""
+        """Write the packets of one read with one call: a packet is 32 KiB, and a read may hold eight."""
         data, self._unwritten = self._unwritten, []
-        # By a jump host, one read is several of the link's own. asyncio warns of writing to who was reset in the first.
-        if data and not self.near.transport.is_closing():
-            self.near.transport.write(data[0] if len(data) == 1 else b"".join(data))
+        # Through a jump host, one read becomes several reads of the link, and the client may be reset in the first.
+        # asyncio warns about a write to a closed transport.
+        if data and not self.client.transport.is_closing():
+            self.client.transport.write(data[0] if len(data) == 1 else b"".join(data))
 
     def channel_eof(self) -> None:
         self.flush()
-        self._far_eof = True
-        if self._near_eof:
+        self._channel_eof = True
+        if self._client_eof:
             self._finish("both sides closed")
-        elif not self.near.lost:
-            self.near.write_eof()
+        elif not self.client.lost:
+            self.client.write_eof()
 
     def channel_lost(self, exc: Exception | None) -> None:
-        """The channel is closed; with an exception if its link died."""
+        """Close the client's side: the channel is closed, with an exception if its link died."""
         self.flush()
-        self._far_lost = True
-        if not self.near.lost:
+        self._channel_lost = True
+        if not self.client.lost:
             if exc is None:
                 self._why = self._why or "closed by the destination"
-                self.near.transport.close()  # what the client has not read yet is still delivered
+                self.client.transport.close()  # what the client has not read yet is still delivered
             else:
                 self._why = self._why or "the SSH connection was lost"
-                self.near.reset()
+                self.client.reset()
         self._end_if_over()
 
     def hold_channel(self, why: Hold) -> None:
-        if not self._far_hold and self.channel is not None:
+        if not self._channel_hold and self.channel is not None:
             self.channel.pause_reading()
-        self._far_hold |= why
+        self._channel_hold |= why
 
     def release_channel(self, why: Hold) -> None:
-        self._far_hold &= ~why
-        if not self._far_hold and self.channel is not None and not self._far_lost:
+        self._channel_hold &= ~why
+        if not self._channel_hold and self.channel is not None and not self._channel_lost:
             self.channel.resume_reading()
 
-    # --- the near side -----------------------------------------------------------------------------------------
+    # --- the client side ---------------------------------------------------------------------------------------
 
     def client_data(self, data: memoryview) -> None:
-        if self.channel is None or self._far_lost or self.channel.is_closing():
-            return  # it speaks to somebody who has gone; its own close follows
+        if self.channel is None or self._channel_lost or self.channel.is_closing():
+            return  # the destination has gone; the close of this side follows
         count = len(data)
         self.sent += count
         self.meter.sent += count
-        self.channel.write(data)  # copied there at once: bytes() here would copy twice
+        self.channel.write(data)  # asyncssh copies it at once: bytes() here would copy twice
         if self._gate.full:
             self.hold_client(Hold.GATE)
             self._gate.wait(self)
         if self._rate_up is not None and (pause := self._rate_up.take(count)):
-            self._rest(pause, self.hold_client, self.release_client)
+            self._pause_reading(pause, self.hold_client, self.release_client)
 
     def client_full(self) -> None:
-        self.hold_channel(Hold.NEAR)
+        self.hold_channel(Hold.CLIENT)
 
     def client_drained(self) -> None:
-        self.release_channel(Hold.NEAR)
+        self.release_channel(Hold.CLIENT)
 
     def client_eof(self) -> None:
-        self._near_eof = True
-        if self.channel is None or self._far_lost:
+        self._client_eof = True
+        if self.channel is None or self._channel_lost:
             return
-        if self._far_eof:
+        if self._channel_eof:
             self._finish("both sides closed")
         elif not self.channel.is_closing():
             self.channel.write_eof()
 
     def client_lost(self) -> None:
-        self._why = self._why or ("both sides closed" if self._near_eof else "closed by the client")
-        if self.channel is not None and not self._far_lost:
-            # After both ends said EOF there is nothing to discard; a client that vanished wants nothing delivered.
-            if self._near_eof and self._far_eof:
+        self._why = self._why or ("both sides closed" if self._client_eof else "closed by the client")
+        if self.channel is not None and not self._channel_lost:
+            # After both EOFs there is nothing to discard. The data of a client that vanished is not delivered.
+            if self._client_eof and self._channel_eof:
                 self.channel.close()
             else:
                 self.channel.abort()
         self._end_if_over()
 
     def hold_client(self, why: Hold) -> None:
-        if not self._near_hold and not self.near.lost:
-            self.near.transport.pause_reading()
-        self._near_hold |= why
+        if not self._client_hold and not self.client.lost:
+            self.client.transport.pause_reading()
+        self._client_hold |= why
 
     def release_client(self, why: Hold) -> None:
-        self._near_hold &= ~why
-        if not self._near_hold and not self.near.lost and not self.near.transport.is_closing():
-            self.near.transport.resume_reading()
+        self._client_hold &= ~why
+        if not self._client_hold and not self.client.lost and not self.client.transport.is_closing():
+            self.client.transport.resume_reading()
 
     # --- the end -----------------------------------------------------------------------------------------------
 
     def cut(self, why: str) -> None:
-        """End it now: RST to the client, an immediate close to the far side."""
+        """End the connection now: RST to the client, an immediate close of the channel."""
         self._why = self._why or why
-        if not self.near.lost:
-            self.near.reset()
-        if self.channel is not None and not self._far_lost:
-            # abort() alone leaves one that waits to be closed, until its far reader has taken the rest, as it is.
-            self.channel._close_send()  # noqa: SLF001 - as said
+        if not self.client.lost:
+            self.client.reset()
+        if self.channel is not None and not self._channel_lost:
+            # abort() alone does nothing to a channel that waits to close until its unsent bytes are taken.
+            self.channel._close_send()  # noqa: SLF001 - see above
             self.channel.abort()
         self._end_if_over()
 
     def abandon(self) -> None:
-        """The link died under the open: let go of the client, who will be given another relay."""
-        self.near.relay = None
+        """Release the client, which gets another relay: the link died during the open."""
+        self.client.relay = None
         if self._ended is not None:
             ended, self._ended = self._ended, None
             ended(self, "the SSH connection was lost")
 
-    def unopened(self) -> None:
-        """The channel could not be opened: nothing far is left to wait for."""
-        self._far_lost = True
+    def open_failed(self) -> None:
+        """End without a channel: it could not be opened."""
+        self._channel_lost = True
         self._end_if_over()
 
     def _finish(self, why: str) -> None:
         self._why = self._why or why
         if self.channel is not None:
             self.channel.close()
-        if not self.near.lost:
-            self.near.transport.close()
+        if not self.client.lost:
+            self.client.transport.close()
 
     def _end_if_over(self) -> None:
-        if self.near.lost and (self._far_lost or self.channel is None) and self._ended is not None:
+        if self.client.lost and (self._channel_lost or self.channel is None) and self._ended is not None:
             ended, self._ended = self._ended, None
             self._gate.leave(self)
             ended(self, self._why)
 
-    def _rest(self, pause: float, hold: Callable[[Hold], None], release: Callable[[Hold], None]) -> None:
+    def _pause_reading(self, pause: float, hold: Callable[[Hold], None], release: Callable[[Hold], None]) -> None:
         hold(Hold.RATE)
         asyncio.get_running_loop().call_later(pause, release, Hold.RATE)
