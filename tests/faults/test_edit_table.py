@@ -577,8 +577,8 @@ def is_replaced(tunnels: Running, link: Link) -> bool:
 
 def complaint(tunnels: Running) -> str:
     """What the target says although it is up."""
-    assert tunnels.app.judgement is not None
-    verdict = tunnels.app.judgement.targets[0].verdict
+    assert tunnels.app.status is not None
+    verdict = tunnels.app.status.targets[0].verdict
     return verdict.message if verdict.phase is Phase.UP and verdict.reason is not None else ""
 
 

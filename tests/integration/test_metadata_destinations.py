@@ -106,7 +106,7 @@ async def test_a_file_that_leads_to_a_metadata_service_keeps_the_last_good_one_a
         tunnels.edit(good.replace("localHost: 127.0.0.1", "localHost: 169.254.169.254"))
 
         def errors() -> str:
-            latest = tunnels.app.loads.latest
+            latest = tunnels.app.config_store.latest
             return " ".join(map(str, latest.errors)) if latest is not None else ""
 
         await eventually(lambda: "metadata-destination" in errors(), message=errors)

@@ -447,8 +447,8 @@ async def test_the_second_host_takes_over_when_the_first_refuses(sshd: Sshd, ech
     async with running(tmp_path, text) as tunnels:
         await tunnels.all_up()
         assert await exchange("127.0.0.1", port) == b"ping"
-        assert tunnels.app.judgement is not None
-        assert tunnels.app.judgement.targets[0].host == f"127.0.0.1:{sshd.port}"
+        assert tunnels.app.status is not None
+        assert tunnels.app.status.targets[0].host == f"127.0.0.1:{sshd.port}"
 
 
 async def test_the_other_host_takes_over_when_the_one_in_use_goes_away(echo: EchoServer, tmp_path: Path) -> None:
