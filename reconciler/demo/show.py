@@ -55,7 +55,7 @@ async def _run(servers: World, print_line: Callable[[str], None], exit_after: fl
         if change.verdict is not None and change.verdict.phase is Phase.PENDING:
             return  # it will soon be connecting or up
         print_line(f"  {change.sentence()}")
-        if change.subject.startswith("tunnel") and change.verdict is not None and change.verdict.phase is Phase.UP:
+        if change.subject.kind == "tunnel" and change.verdict is not None and change.verdict.phase is Phase.UP:
             if not was_up:
                 print_line("")
                 print_line(

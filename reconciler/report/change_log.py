@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from reconciler.core.observed import Phase
 from reconciler.core.status import Status, Verdict
+from reconciler.core.subject import Subject
 from reconciler.report.changes import Change
 from reconciler.system.redaction import redact
 
@@ -34,7 +35,7 @@ class ChangeLogger:
     """Logs changes and reminders; remembers the last line of each failing target and tunnel."""
 
     def __init__(self) -> None:
-        self._last_lines: dict[str, _LastLine] = {}
+        self._last_lines: dict[Subject, _LastLine] = {}
 
     def log_changes(self, changes: Iterable[Change], status: Status, now: float) -> None:
         """Log the changes of a pass and the reminders that are due. `now` is monotonic."""
@@ -54,7 +55,7 @@ class ChangeLogger:
         for subject, verdict, own_labels in _own_troubles(status):
             self._remind(subject, verdict, own_labels, now)
 
-    def _remind(self, subject: str, verdict: Verdict, labels: _Labels | None, now: float) -> None:
+    def _remind(self, subject: Subject, verdict: Verdict, labels: _Labels | None, now: float) -> None:
         last = self._last_lines.get(subject)
         if last is None or verdict.failures <= last.failures or now < last.at + last.interval:
             return
@@ -64,22 +65,22 @@ class ChangeLogger:
         _log(subject, verdict, f"{subject} is still {verdict.phase}{reason}: {verdict.message} ({count})", labels)
 
 
-def _labels(status: Status) -> dict[str, _Labels]:
+def _labels(status: Status) -> dict[Subject, _Labels]:
     """Return the labels of the tunnels that have any."""
     tunnels = (*status.tunnels, *status.leaving)
-    return {f"tunnel {one.id}": one.spec.policy.labels for one in tunnels if one.spec.policy.labels}
+    return {Subject("tunnel", one.id): one.spec.policy.labels for one in tunnels if one.spec.policy.labels}
 
 
-def _own_troubles(status: Status) -> Iterable[tuple[str, Verdict, _Labels | None]]:
+def _own_troubles(status: Status) -> Iterable[tuple[Subject, Verdict, _Labels | None]]:
     """Yield failing targets, and tunnels that fail for a reason of their own, with their labels."""
     of_target = {}
     for target in status.targets:
         of_target[target.name] = target.verdict
         if target.verdict.is_trouble:
-            yield f"target {target.name}", target.verdict, None
+            yield Subject("target", target.name), target.verdict, None
     for tunnel in status.tunnels:
         if tunnel.verdict.is_trouble and tunnel.verdict is not of_target.get(tunnel.spec.target):
-            yield f"tunnel {tunnel.id}", tunnel.verdict, tunnel.spec.policy.labels
+            yield Subject("tunnel", tunnel.id), tunnel.verdict, tunnel.spec.policy.labels
 
 
 def _is_transition_of_up(change: Change) -> bool:
@@ -96,13 +97,12 @@ def _is_pending(verdict: Verdict | None) -> bool:
 
 
 def _log(
-    subject: str, verdict: Verdict | None, text: str, labels: _Labels | None = None, level: int | None = None
+    subject: Subject, verdict: Verdict | None, text: str, labels: _Labels | None = None, level: int | None = None
 ) -> None:
-    kind, _, name = subject.partition(" ")
     is_trouble = verdict is not None and verdict.is_trouble
     fields = {
-        "target": name.partition("/")[0],
-        "tunnel": name if kind == "tunnel" else None,
+        "target": subject.target,
+        "tunnel": subject.tunnel,
         "reason": verdict.reason.value if verdict is not None and verdict.reason is not None else None,
         "labels": dict(labels) if labels else None,
     }

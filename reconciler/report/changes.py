@@ -10,13 +10,14 @@ from dataclasses import dataclass
 
 from reconciler.core.observed import Phase, Reason
 from reconciler.core.status import Status, TargetStatus, TunnelStatus, Verdict
+from reconciler.core.subject import Subject
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """`subject` ("target prod", "tunnel prod/pg") has `verdict` now; `detail` is its address. `at` is Unix time."""
+    """The target or tunnel `subject` has `verdict` now; `detail` is its address. `at` is Unix time."""
 
-    subject: str
+    subject: Subject
     before: Phase | None
     verdict: Verdict | None  # None: it was removed
     detail: str
@@ -54,12 +55,12 @@ class ChangeTracker:
     """The phase, reason and detail of each target and tunnel at the last pass."""
 
     def __init__(self) -> None:
-        self._memories: dict[str, _Memory] = {}
+        self._memories: dict[Subject, _Memory] = {}
 
     def update(self, status: Status, wall: float) -> list[Change]:
         """Return the changes since the last status, targets first."""
-        seen = {f"target {target.name}": target for target in status.targets} | {
-            f"tunnel {tunnel.id}": tunnel for tunnel in (*status.tunnels, *status.leaving)
+        seen = {Subject("target", target.name): target for target in status.targets} | {
+            Subject("tunnel", tunnel.id): tunnel for tunnel in (*status.tunnels, *status.leaving)
         }
         changes = []
         for subject, one in seen.items():
@@ -82,11 +83,11 @@ class ChangeTracker:
         changes.extend(Change(subject, self._memories.pop(subject).phase, None, "", wall) for subject in gone)
         return changes
 
-    def since(self, subject: str) -> float:
+    def since(self, subject: Subject) -> float:
         """Return since when (Unix time) the subject has its phase."""
         return self._memories[subject].since
 
-    def reconnects(self, subject: str) -> int:
+    def reconnects(self, subject: Subject) -> int:
         """Return how often the subject came up again after having been up."""
         return self._memories[subject].reconnects
 

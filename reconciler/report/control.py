@@ -182,9 +182,8 @@ def _respond(content: Json) -> web.Response:
 
 async def _body(request: web.Request) -> Mapping[str, object]:
     try:
-        body = json.loads(
-            await request.read()
-        )  # not request.json(): it decodes with the charset that the client claims
+        # Not request.json(): it decodes with the charset that the client claims.
+        body = json.loads(await request.read())
     except web.RequestPayloadError:
         raise _BadRequestError("the request body does not have the encoding that its headers name") from None
     except (ValueError, RecursionError):

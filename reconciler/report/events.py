@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from reconciler.core.actions import Action, Cut, Drain
 from reconciler.core.observed import Observed
+from reconciler.core.subject import Subject
 from reconciler.report.changes import Change
 from reconciler.report.snapshot import Json, iso
 
@@ -21,10 +22,10 @@ KEPT = 1000  # events
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """`subject`: "tunnel prod/pg", "target prod" or "config". `phase`: a Phase, what was done, or None if removed."""
+    """One event. `phase`: a Phase, what was done, or None if the subject was removed."""
 
     at: float
-    subject: str
+    subject: Subject
     phase: str | None
     before: str | None = None
     reason: str | None = None
@@ -45,7 +46,7 @@ class Event:
     def to_json(self) -> Json:
         return {
             "at": iso(self.at),
-            "subject": self.subject,
+            "subject": str(self.subject),
             "phase": self.phase,
             "before": self.before,
             "reason": self.reason,
@@ -104,4 +105,4 @@ def client_events(actions: Iterable[Action], observed: Observed, at: float) -> I
                 continue
         count = counts.get(action.flow, 0)
         clients = "1 client" if count == 1 else f"{count} clients"
-        yield Event(at, f"tunnel {action.flow.tunnel}", phase, message=f"{clients}: {action.why}")
+        yield Event(at, Subject("tunnel", action.flow.tunnel), phase, message=f"{clients}: {action.why}")

@@ -24,6 +24,7 @@ from reconciler.core.overlay import Overlay, Shard
 from reconciler.core.plan import Plan
 from reconciler.core.spec import NOTHING, Desired, TunnelSpec
 from reconciler.core.status import Status, is_settled, make_status
+from reconciler.core.subject import Subject
 from reconciler.probes import PROBES
 from reconciler.report.change_log import ChangeLogger
 from reconciler.report.changes import Change, ChangeTracker
@@ -222,26 +223,25 @@ class App:
         """Replace the links of targets, make before break."""
         for target in targets:
             self._overlay.restart(target)
-            self._record(f"target {target}", "restarted", why)
+            self._record(Subject("target", target), "restarted", why)
         self._apply_desired()
 
     def pause(self, tunnels: Iterable[str], until: float | None, why: str) -> None:
         """Turn tunnels off until `until` (Unix time), or until they are resumed. A reload does not resume them."""
         for tunnel in tunnels:
             self._overlay.pause([tunnel], until)
-            self._record(f"tunnel {tunnel}", "paused", why)
+            self._record(Subject("tunnel", tunnel), "paused", why)
         self._apply_desired()
 
     def resume(self, tunnels: Iterable[str], why: str) -> None:
         """End the pauses of these tunnels."""
         for tunnel in tunnels:
             self._overlay.resume([tunnel])
-            self._record(f"tunnel {tunnel}", "resumed", why)
+            self._record(Subject("tunnel", tunnel), "resumed", why)
         self._apply_desired()
 
-    def _record(self, subject: str, what: str, why: str) -> None:
-        kind, _, name = subject.partition(" ")
-        fields = {"target": name.partition("/")[0], "tunnel": name if kind == "tunnel" else None}
+    def _record(self, subject: Subject, what: str, why: str) -> None:
+        fields = {"target": subject.target, "tunnel": subject.tunnel}
         log.info("%s is %s: %s", subject, what, why, extra=fields)
         self.events.add(Event(time.time(), subject, what, message=why))
 
@@ -342,7 +342,7 @@ class App:
         self._planned_for = desired
 
     def _cut(self, tunnel: TunnelSpec, why: str) -> None:
-        self.events.add(Event(time.time(), f"tunnel {tunnel.id}", "cut", message=why))
+        self.events.add(Event(time.time(), Subject("tunnel", tunnel.id), "cut", message=why))
 
     def _audit(self, connection: ConnectionInfo, why: str, seconds: float) -> None:
         audit_log.write(connection, why, seconds, self.config_store.latest.revision if self.config_store.latest else "")

@@ -17,6 +17,7 @@ from reconciler.core.overlay import NoSuchTunnelError, matches, matching
 from reconciler.core.simulate_plan import simulate_plan
 from reconciler.core.spec import Desired, TunnelSpec
 from reconciler.core.status import TunnelStatus
+from reconciler.core.subject import Subject
 from reconciler.report.control import WaitFailedError
 from reconciler.report.events import Event, Events
 from reconciler.report.snapshot import NOT_EXPECTED_UP, Json, Snapshot, iso
@@ -77,7 +78,7 @@ class Commands:
                     self._app.actuator.retire_now(target)
             for tunnel in named:
                 self._app.actuator.cut("the tunnel was restarted by an operator", tunnel=tunnel.id)
-                self.events.add(Event(time.time(), f"tunnel {tunnel.id}", "cut", message=_BY_OPERATOR))
+                self.events.add(Event(time.time(), Subject("tunnel", tunnel.id), "cut", message=_BY_OPERATOR))
         return [tunnel.id for tunnel in affected]
 
     def pause(self, ids: Sequence[str], seconds: float | None) -> list[str]:

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 
 from reconciler.config.load import Config, Loaded
+from reconciler.core.subject import CONFIG
 from reconciler.report.events import Event
 
 log = logging.getLogger(__name__)
@@ -73,7 +74,7 @@ def _event(loaded: Loaded, before: Loaded | None, now: float) -> Event:
     targets, tunnels = _count(len(loaded.desired.targets), "target"), _count(len(loaded.desired.tunnels), "tunnel")
     return Event(
         at=now,
-        subject="config",
+        subject=CONFIG,
         phase="valid" if loaded.valid else "invalid",
         before=None if before is None else "valid" if before.valid else "invalid",
         message=errors or f"{loaded.revision}: {targets}, {tunnels}",

@@ -13,6 +13,7 @@ from reconciler.config.load import Loaded
 from reconciler.core.observed import Now, Observed, Reason
 from reconciler.core.spec import Endpoint, Listen, LocalTcp, LocalUnix, RemoteTcp, RemoteUnix
 from reconciler.core.status import Status, TargetStatus, TunnelStatus, Verdict
+from reconciler.core.subject import Subject
 from reconciler.report.changes import ChangeTracker
 from reconciler.report.snapshot import (
     Condition,
@@ -77,15 +78,14 @@ class SnapshotBuilder:
     def _target(self, target: TargetStatus, now: Now) -> TargetSnapshot:
         counters = self.actuator.counters.target(target.name)
         desired = self.loop.desired.targets.get(target.name)
-        is_known = (
-            self.config_store.latest is None or target.name not in self.config_store.latest.broken
-        )  # an unusable target has placeholders
-        access = desired.access if desired is not None and is_known else None
+        # The settings of an unusable target contain placeholders.
+        is_usable = self.config_store.latest is None or target.name not in self.config_store.latest.broken
+        access = desired.access if desired is not None and is_usable else None
         live = self.actuator.links
         link = next((live[number] for number in target.links if number in live), None)
         return TargetSnapshot(
             name=target.name,
-            condition=self._condition(f"target {target.name}", target.verdict, now, counters.failures),
+            condition=self._condition(Subject("target", target.name), target.verdict, now, counters.failures),
             hosts=tuple(map(str, access.hop.hosts)) if access else (),
             via=tuple(str(hop.hosts[0]) for hop in access.via) if access else (),
             host=target.host,
@@ -109,7 +109,7 @@ class SnapshotBuilder:
             name=spec.name,
             kind=spec.kind,
             condition=self._condition(
-                f"tunnel {tunnel.id}", tunnel.verdict, now, self.actuator.counters.failures(tunnel.id)
+                Subject("tunnel", tunnel.id), tunnel.verdict, now, self.actuator.counters.failures(tunnel.id)
             ),
             listen=_listen(tunnel),
             configured=str(spec.listen),
@@ -126,7 +126,7 @@ class SnapshotBuilder:
             probe=probed.failure is None if probed is not None else None,
         )
 
-    def _condition(self, subject: str, verdict: Verdict, now: Now, failures: dict[Reason, int]) -> Condition:
+    def _condition(self, subject: Subject, verdict: Verdict, now: Now, failures: dict[Reason, int]) -> Condition:
         due = verdict.next_try
         return Condition(
             phase=verdict.phase,

@@ -138,7 +138,7 @@ async def test_a_pause_survives_a_reload_and_ends_by_itself(sshd: Sshd, echo: Ec
         changes.clear()
         await it.control.post("/api/v1/pause", ids=["server"], seconds=2.0)
         # The pause may be over before the test sees it.
-        await eventually(lambda: any(one.before is Phase.OFF for one in changes if one.subject == "tunnel server/one"))
+        await eventually(lambda: any(one.before is Phase.OFF for one in changes if one.subject.name == "server/one"))
         await it.tunnels.all_up()
 
 

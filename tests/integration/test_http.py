@@ -36,10 +36,10 @@ async def test_readyz_names_each_critical_tunnel_that_is_not_up(sshd: Sshd, echo
     async with whole(tmp_path, text) as it:
         await it.tunnels.until("dead/vital", Phase.DOWN)
         await it.tunnels.until("server/echo", Phase.UP)
-        status, said = await it.http.text("/readyz")
+        status, body = await it.http.text("/readyz")
         assert status == 503
-        assert said.startswith("dead/vital is down (refused): ")
-        assert said.count("\n") == 1, "a tunnel that is off or not critical does not count"
+        assert body.startswith("dead/vital is down (refused): ")
+        assert body.count("\n") == 1, "a tunnel that is off or not critical does not count"
         assert (await it.http.text("/readyz/server/echo")) == (200, "ok\n")
         assert (await it.http.text("/readyz/server/off")) == (200, "ok\n")
         assert (await it.http.text("/readyz/dead/minor"))[0] == 503
@@ -272,8 +272,8 @@ async def test_event_subscribers_cannot_lock_out_health_checks(tmp_path: Path) -
             statuses.append((await answered(reader)).split()[1])
         assert statuses == [b"200"] * SUBSCRIBERS_MAX + [b"503"] * (LIMIT - SUBSCRIBERS_MAX)
         assert await it.http.text("/livez") == (200, "ok\n")
-        status, said = await it.http.text("/api/v1/events")
-        assert (status, said) == (
+        status, body = await it.http.text("/api/v1/events")
+        assert (status, body) == (
             503,
             f"too many event subscribers (limit {SUBSCRIBERS_MAX}): try again when one of them has left\n",
         )

@@ -93,14 +93,14 @@ def test_repeated_failures_are_logged_at_growing_intervals(caplog: pytest.LogCap
     tracker, change_logger = ChangeTracker(), ChangeLogger()
     for second in range(3600):
         reason = Reason.REFUSED if second % 2 else Reason.TIMEOUT
-        verdict = Verdict(Phase.DOWN, reason, "nobody is there", None, failures=second + 1)
+        verdict = Verdict(Phase.DOWN, reason, "no response", None, failures=second + 1)
         judgement = Status((TargetStatus("prod", verdict, "", ()),), ())
         change_logger.log_changes(tracker.update(judgement, second), judgement, float(second))
-    told = [record.message for record in caplog.records]
-    assert len(told) == 11, "after 0, 10, 30, 70, ... s, and then every 10 min"
-    assert told[0] == "target prod is down (timeout): nobody is there"
-    assert told[1] == "target prod is still down (timeout): nobody is there (11th failure in a row)"
-    assert told[2].endswith("(31st failure in a row)")
+    lines = [record.message for record in caplog.records]
+    assert len(lines) == 11, "after 0, 10, 30, 70, ... s, and then every 10 min"
+    assert lines[0] == "target prod is down (timeout): no response"
+    assert lines[1] == "target prod is still down (timeout): no response (11th failure in a row)"
+    assert lines[2].endswith("(31st failure in a row)")
     caplog.clear()
     well = Status((TargetStatus("prod", Verdict(Phase.UP), "", ()),), ())
     change_logger.log_changes(tracker.update(well, 3600), well, 3600.0)
@@ -121,7 +121,7 @@ def test_a_failing_replacement_of_a_link_is_a_warning_with_reminders(
 
     passes(Verdict(Phase.UP), 0.0)
     [(level, message)] = passes(Verdict(Phase.UP, Reason.REFUSED, "the old link stays", failures=1), 1.0)
-    assert (level, message) == ("WARNING", "target prod is up (refused): a:22: the old one goes on")
+    assert (level, message) == ("WARNING", "target prod is up (refused): a:22: the old link stays")
     assert not passes(Verdict(Phase.UP, Reason.TIMEOUT, "the old link stays", failures=2), 2.0), (
         "one line for several tries"
     )
@@ -183,9 +183,9 @@ def refusals(caplog: pytest.LogCaptureFixture, name: str) -> list[logging.LogRec
 
 def are_counted(caplog: pytest.LogCaptureFixture, name: str) -> bool:
     """Return True if clients that were logged only at debug level are in the counts."""
-    said = refusals(caplog, name)
-    sums = re.findall(r"(\d+) more clients? w\w+ refused in the last", "\n".join(one.getMessage() for one in said))
-    return sum(map(int, sums)) == sum(one.levelno == logging.DEBUG for one in said) > 0
+    records = refusals(caplog, name)
+    sums = re.findall(r"(\d+) more clients? w\w+ refused in the last", "\n".join(one.getMessage() for one in records))
+    return sum(map(int, sums)) == sum(one.levelno == logging.DEBUG for one in records) > 0
 
 
 async def test_the_audit_log_has_origin_destination_and_end(

@@ -97,7 +97,7 @@ async def test_clients_whom_an_edit_cuts_are_told_of_in_one_line_and_one_event(
             await eventually(lambda: tunnels.meter("server/echo").active == 1)
         [event] = [one for one in tunnels.app.events.since(0)[1] if one.phase == "cut"]
     why = "its source 127.0.0.2 is not allowed any more"
-    assert (event.subject, event.message) == ("tunnel server/echo", f"2 clients: {why}")
+    assert (str(event.subject), event.message) == ("tunnel server/echo", f"2 clients: {why}")
     [line] = [record for record in caplog.records if "cut" in record.getMessage()]
     assert line.getMessage() == f"tunnel server/echo: its new rules cut 2 clients: {why}"
     assert (line.levelname, line.tunnel) == ("INFO", "server/echo")  # type: ignore[attr-defined]
@@ -540,7 +540,7 @@ async def test_a_server_that_hangs_is_not_the_fault_of_its_destinations(
         assert tunnels.results("server/echo") == {"dial_failed": 3}
         assert f"the SSH server said nothing while {echo.address} was dialled" in caplog.text
         assert await exchange("127.0.0.1", port) == b"ping"
-        phases = [one.verdict.phase for one in tunnels.changes if one.verdict and one.subject == "tunnel server/echo"]
+        phases = [one.verdict.phase for one in tunnels.changes if one.verdict and one.subject.name == "server/echo"]
         assert phases[-1] is Phase.UP
         assert Phase.UNHEALTHY not in phases
 

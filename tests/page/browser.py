@@ -79,10 +79,10 @@ class Chromium:
         return self
 
     def _await_address(self) -> str:
-        said = self._directory / "profile" / "DevToolsActivePort"
+        port_file = self._directory / "profile" / "DevToolsActivePort"
         deadline = time.monotonic() + _START_SECONDS
         while True:
-            lines = said.read_text().splitlines() if said.exists() else []
+            lines = port_file.read_text().splitlines() if port_file.exists() else []
             if len(lines) == 2:
                 return f"ws://127.0.0.1:{lines[0]}{lines[1]}"
             assert self._process is not None
@@ -131,19 +131,19 @@ class Tab:
     async def read(self) -> None:
         """Pass responses to their calls until the browser exits."""
         async for message in self._socket:
-            said: Json = json.loads(message.data)
-            if "id" in said:
-                waiting = self._waiting.pop(said["id"])
+            message_json: Json = json.loads(message.data)
+            if "id" in message_json:
+                waiting = self._waiting.pop(message_json["id"])
                 if waiting.cancelled():
                     continue
-                if "error" in said:
-                    waiting.set_exception(AssertionError(str(said["error"])))
+                if "error" in message_json:
+                    waiting.set_exception(AssertionError(str(message_json["error"])))
                 else:
-                    waiting.set_result(said["result"])
+                    waiting.set_result(message_json["result"])
             else:
-                self._hear(said.get("method", ""), said.get("params", {}))
+                self._receive(message_json.get("method", ""), message_json.get("params", {}))
 
-    def _hear(self, method: str, params: Json) -> None:
+    def _receive(self, method: str, params: Json) -> None:
         match method:
             case "Runtime.exceptionThrown":
                 details = params["exceptionDetails"]

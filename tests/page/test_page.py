@@ -91,19 +91,19 @@ async def test_every_phase_has_a_shape_of_its_own(tab: Tab, well: FakeServer) ->
 
 async def test_a_problem_shows_its_reason_message_and_next_try(tab: Tab, failing: FakeServer) -> None:
     await opened(tab, failing)
-    said = await text(tab, f"{row('staging/web')}.querySelector('.why')")
-    assert said == f"probe {PROBE}"
-    said = await text(tab, f"{row('prod/redis')}.querySelector('.why')")
-    assert said.startswith("local_port_in_use port 6379 is taken by redis-server")
-    assert "next try in" in said or "trying now" in said
+    shown_text = await text(tab, f"{row('staging/web')}.querySelector('.why')")
+    assert shown_text == f"probe {PROBE}"
+    shown_text = await text(tab, f"{row('prod/redis')}.querySelector('.why')")
+    assert shown_text.startswith("local_port_in_use port 6379 is taken by redis-server")
+    assert "next try in" in shown_text or "trying now" in shown_text
 
 
 async def test_invisible_characters_are_shown_as_escapes(tab: Tab, failing: FakeServer) -> None:
     hidden = "a\u202eb\u200bc\U000e0041d"
     next(one for one in failing.world.tunnels if one["id"] == "prod/postgres")["description"] = hidden
     await opened(tab, failing)
-    said = await text(tab, f"{row('prod/postgres')}.querySelector('.note')")
-    assert r"a\u202eb\u200bc\U000e0041d" in said
+    shown_text = await text(tab, f"{row('prod/postgres')}.querySelector('.note')")
+    assert r"a\u202eb\u200bc\U000e0041d" in shown_text
 
 
 async def test_a_failure_of_a_target_is_shown_once(tab: Tab, failing: FakeServer) -> None:
@@ -285,8 +285,8 @@ async def test_changes_are_announced_to_screen_readers(tab: Tab, well: FakeServe
     await opened(tab, well)
     assert await tab.run("document.getElementById('announce').ariaLive ?? 'polite'") == "polite"
     well.tell(well.world.turn("staging/web", "unhealthy", "probe", PROBE))
-    said = "document.getElementById('announce').textContent"
-    await tab.until(f"{said} === 'tunnel staging/web is unhealthy. 1 tunnel with problems'")
+    shown_text = "document.getElementById('announce').textContent"
+    await tab.until(f"{shown_text} === 'tunnel staging/web is unhealthy. 1 tunnel with problems'")
 
 
 async def test_a_lost_connection_is_shown_until_it_is_restored(tab: Tab, well: FakeServer) -> None:
@@ -294,8 +294,8 @@ async def test_a_lost_connection_is_shown_until_it_is_restored(tab: Tab, well: F
     assert await tab.run("document.title") == "no problems · tunnels"
     await well.vanish()
     await tab.until("document.getElementById('lost').checkVisibility()")
-    said = await text(tab, "document.getElementById('lost')")
-    assert said.startswith(f"No connection to 127.0.0.1:{well.port}: no response. The page shows the status of ")
+    shown_text = await text(tab, "document.getElementById('lost')")
+    assert shown_text.startswith(f"No connection to 127.0.0.1:{well.port}: no response. The page shows the status of ")
     assert await tab.run("document.title") == "disconnected · tunnels"
     await tab.until("/^disconnected for/.test(document.getElementById('contact').innerText.trim())")
     assert len(await shown(tab)) == 8  # the last status stays visible
@@ -311,8 +311,8 @@ async def test_a_process_that_is_ending_says_so(tab: Tab, well: FakeServer) -> N
     well.world.ending, well.world.targets = True, []
     well.world.tunnels = [tunnel("prod", "db", "127.0.0.1:5000", "db:5000", phase="draining", connections=2)]
     await tab.until("document.title === 'ending · tunnels'")
-    said = await text(tab, "document.getElementById('nothing')")
-    assert said == "The process is ending: 2 clients may finish, new clients are refused."
+    shown_text = await text(tab, "document.getElementById('nothing')")
+    assert shown_text == "The process is ending: 2 clients may finish, new clients are refused."
     assert await text(tab, "document.getElementById('converged')") == "ending"
 
 
@@ -567,8 +567,8 @@ async def test_formats_of_numbers_and_times(tab: Tab, well: FakeServer) -> None:
         "listening({type: 'remote', listen: '127.0.0.1:5432', target: 'prod'})": "127.0.0.1:5432 on prod",
     }
     names = "bytes, rate, span, roundTrip, count, clock, millis, listening"
-    said = await tab.run(f"import('./page/format.js').then(({{{names}}}) => [{', '.join(words)}])")
-    assert dict(zip(words, said, strict=True)) == words
+    shown_text = await tab.run(f"import('./page/format.js').then(({{{names}}}) => [{', '.join(words)}])")
+    assert dict(zip(words, shown_text, strict=True)) == words
 
 
 async def test_a_wrong_browser_clock_does_not_affect_the_countdown(tab: Tab, well: FakeServer) -> None:
@@ -580,5 +580,5 @@ async def test_a_wrong_browser_clock_does_not_affect_the_countdown(tab: Tab, wel
     well.world.turn("staging/web", "down", "refused", REFUSED)
     well.world.find("staging/web")["nextTryAt"] = stamp(time.time() + 45 * 60)
     await opened(tab, well)
-    said = await tab.run(f"{row('staging/web')}.querySelector('.next').textContent")
-    assert said in ("next try in 45 min", "next try in 44 min")
+    shown_text = await tab.run(f"{row('staging/web')}.querySelector('.next').textContent")
+    assert shown_text in ("next try in 45 min", "next try in 44 min")

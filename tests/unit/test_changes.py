@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from reconciler.core.observed import Phase, Reason
 from reconciler.core.status import Status, TargetStatus, Verdict
+from reconciler.core.subject import Subject
 from reconciler.report.changes import Change, ChangeTracker
 
+PROD = Subject("target", "prod")
 REFUSED = Verdict(Phase.DOWN, Reason.REFUSED, "connection refused")
 
 
@@ -22,7 +24,7 @@ def test_an_equal_status_is_no_change() -> None:
     tracker = ChangeTracker()
     assert sentences(tracker.update(status_of(Phase.UP, "a:22"), 1.0)) == ["target prod is up: a:22"]
     assert tracker.update(status_of(Phase.UP, "a:22"), 2.0) == []
-    assert tracker.since("target prod") == 1.0
+    assert tracker.since(PROD) == 1.0
 
 
 def test_another_reason_is_a_change_and_the_phase_lasts() -> None:
@@ -32,14 +34,14 @@ def test_another_reason_is_a_change_and_the_phase_lasts() -> None:
     assert change.sentence() == "target prod is down (dns): no such name"
     assert change.before is Phase.DOWN
     assert change.is_trouble
-    assert tracker.since("target prod") == 1.0
+    assert tracker.since(PROD) == 1.0
 
 
 def test_another_host_is_a_change() -> None:
     tracker = ChangeTracker()
     tracker.update(status_of(Phase.UP, "a:22"), 1.0)
     assert sentences(tracker.update(status_of(Phase.UP, "b:22"), 2.0)) == ["target prod is up: b:22"]
-    assert tracker.since("target prod") == 1.0
+    assert tracker.since(PROD) == 1.0
 
 
 def test_a_host_that_the_message_names_is_not_named_twice() -> None:
@@ -53,7 +55,7 @@ def test_a_failing_replacement_of_a_link_is_a_failure_of_an_up_target() -> None:
     [change] = tracker.update(status_of(Verdict(Phase.UP, Reason.AUTH, "the old one goes on"), "a:22"), 2.0)
     assert change.sentence() == "target prod is up (auth): a:22: the old one goes on"
     assert change.is_trouble
-    assert tracker.since("target prod") == 1.0
+    assert tracker.since(PROD) == 1.0
     [change] = tracker.update(status_of(Phase.UP, "a:22"), 3.0)
     assert not change.is_trouble
 
@@ -62,10 +64,10 @@ def test_only_a_return_to_up_is_a_reconnect() -> None:
     tracker = ChangeTracker()
     for phase in (Phase.PENDING, Phase.CONNECTING, REFUSED, Phase.UP):
         tracker.update(status_of(phase), 1.0)
-    assert tracker.reconnects("target prod") == 0, "it was never up before"
+    assert tracker.reconnects(PROD) == 0, "it was never up before"
     for phase in (REFUSED, Phase.CONNECTING, Phase.UP, Phase.OFF, Phase.UP):
         tracker.update(status_of(phase), 2.0)
-    assert tracker.reconnects("target prod") == 2
+    assert tracker.reconnects(PROD) == 2
 
 
 def test_a_removed_target_is_reported_once_and_its_counts_restart() -> None:
@@ -77,4 +79,4 @@ def test_a_removed_target_is_reported_once_and_its_counts_restart() -> None:
     assert (gone.sentence(), gone.before, gone.is_trouble) == ("target prod is gone", Phase.UP, False)
     assert tracker.update(Status((), ()), 3.0) == []
     tracker.update(status_of(Phase.UP), 4.0)
-    assert (tracker.since("target prod"), tracker.reconnects("target prod")) == (4.0, 0)
+    assert (tracker.since(PROD), tracker.reconnects(PROD)) == (4.0, 0)

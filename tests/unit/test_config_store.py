@@ -24,9 +24,9 @@ MISTAKES = {
 
 @pytest.mark.parametrize("text", MISTAKES.values(), ids=list(MISTAKES))
 def test_of_very_many_errors_the_first_are_reported_and_a_note(text: str) -> None:
-    *told, last = load_text(text).errors
-    assert len(told) == MAX_PROBLEMS
-    assert [problem.line for problem in told] == sorted(problem.line for problem in told)
+    *first, last = load_text(text).errors
+    assert len(first) == MAX_PROBLEMS
+    assert [problem.line for problem in first] == sorted(problem.line for problem in first)
     assert str(last) == "tunnels.yaml: there are more than these 100: the others are told when these are mended"
 
 

@@ -36,7 +36,7 @@ def desired(fields: dict[str, str]) -> Desired:
 
 
 @pytest.mark.parametrize(
-    ("field", "value", "said"),
+    ("field", "value", "expected"),
     [
         ("privateKey", "/b", "privateKey {file: /a} -> {file: /b}"),
         ("privateKey", "[/a, /b]", "privateKey {file: /a} -> [{file: /a}, {file: /b}]"),
@@ -58,10 +58,10 @@ def desired(fields: dict[str, str]) -> Desired:
         ),
     ],
 )
-def test_a_change_is_described_with_the_field_names_of_the_file(field: str, value: str, said: str) -> None:
+def test_a_change_is_described_with_the_field_names_of_the_file(field: str, value: str, expected: str) -> None:
     plan = between(desired(BEFORE), desired(BEFORE | {field: value}))
     why = "its connection settings changed" if field in OF_TARGET else "its settings changed"
-    assert plan.steps[0].why == f"{why}: {said}"
+    assert plan.steps[0].why == f"{why}: {expected}"
 
 
 def test_a_client_of_two_steps_is_counted_once() -> None:
@@ -140,7 +140,7 @@ def file(target: str, tunnel: str = "local: '5432:db:5432'") -> Desired:
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "said"),
+    ("old", "new", "expected"),
     [
         (
             "host: bastion.example.com",
@@ -166,13 +166,15 @@ def file(target: str, tunnel: str = "local: '5432:db:5432'") -> Desired:
         ("host: b, password: literal", "host: b, password: other", "a secret in the file"),
     ],
 )
-def test_another_route_to_a_target_is_shown_in_full(old: str, new: str, said: str) -> None:
+def test_another_route_to_a_target_is_shown_in_full(old: str, new: str, expected: str) -> None:
     plan = between(file(old), file(new))
-    assert [step.why for step in plan.steps if step.action == "dial"] == [f"its connection settings changed: {said}"]
+    assert [step.why for step in plan.steps if step.action == "dial"] == [
+        f"its connection settings changed: {expected}"
+    ]
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "said"),
+    ("old", "new", "expected"),
     [
         (
             "[{username: alice, password: {file: /run/secrets/alice}}, {username: bob, password: {file: /run/bob}}]",
@@ -187,9 +189,9 @@ def test_another_route_to_a_target_is_shown_in_full(old: str, new: str, said: st
         ),
     ],
 )
-def test_users_are_named_and_secrets_are_hidden(old: str, new: str, said: str) -> None:
+def test_users_are_named_and_secrets_are_hidden(old: str, new: str, expected: str) -> None:
     [step] = between(file("host: b", f"socks: 1080, auth: {old}"), file("host: b", f"socks: 1080, auth: {new}")).steps
-    assert step.why == f"its settings changed: {said}"
+    assert step.why == f"its settings changed: {expected}"
 
 
 @pytest.mark.parametrize("field", ["allow", "deny"])
@@ -211,9 +213,9 @@ def test_for_a_long_list_additions_and_removals_are_shown(field: str) -> None:
 def test_each_difference_of_a_target_is_shown_once(jumps: str) -> None:
     """`dial` shows what needs another link, `tune` what changes on the present one."""
     plan = between(file("host: b"), file(f"host: c, keepaliveInterval: 3s{jumps}"))
-    told = {step.action: step.why for step in plan.steps}
+    reasons = {step.action: step.why for step in plan.steps}
     hop = " (none) -> {host: j, port: 22, user: u, agent: true, strictHostKeyChecking: true"
-    assert told["tune"] == "its settings changed: keepaliveInterval 10s -> 3s"
-    assert told["dial"].startswith("its connection settings changed: host b -> c")
-    assert "keepalive" not in told["dial"]
-    assert (f"jumpHosts{hop}" in told["dial"]) is bool(jumps)
+    assert reasons["tune"] == "its settings changed: keepaliveInterval 10s -> 3s"
+    assert reasons["dial"].startswith("its connection settings changed: host b -> c")
+    assert "keepalive" not in reasons["dial"]
+    assert (f"jumpHosts{hop}" in reasons["dial"]) is bool(jumps)

@@ -59,7 +59,7 @@ def opener_of(opened: Stream | Failure) -> Opener:
     return opener
 
 
-async def verdict(*pieces: bytes, path: str = "/health") -> str:
+async def failure_message(*pieces: bytes, path: str = "/health") -> str:
     """Return the failure message of the http probe for this response, "" for success."""
     stream = Recorded(*pieces)
     failure = await PROBES["http"](opener_of(stream), health(path), WEB)
@@ -155,11 +155,11 @@ async def test_a_tcp_probe_succeeds_once_the_destination_accepts() -> None:
 
 @pytest.mark.parametrize("line", ["200 OK", "204 No Content", "301 Moved Permanently", "399", "200"])
 async def test_a_status_from_200_to_399_is_a_success(line: str) -> None:
-    assert await verdict(f"HTTP/1.1 {line}\r\n\r\n".encode()) == ""
+    assert await failure_message(f"HTTP/1.1 {line}\r\n\r\n".encode()) == ""
 
 
 @pytest.mark.parametrize(
-    ("line", "said"),
+    ("line", "expected"),
     [
         ("503 Service Unavailable", "GET /health answered 503 Service Unavailable"),
         ("503", "GET /health answered 503 Service Unavailable"),
@@ -171,18 +171,18 @@ async def test_a_status_from_200_to_399_is_a_success(line: str) -> None:
         ("500 " + "x" * 200, "GET /health answered 500 " + "x" * 60),
     ],
 )
-async def test_any_other_status_is_in_the_failure_message(line: str, said: str) -> None:
-    assert await verdict(f"HTTP/1.1 {line}\r\n\r\n".encode()) == said
+async def test_any_other_status_is_in_the_failure_message(line: str, expected: str) -> None:
+    assert await failure_message(f"HTTP/1.1 {line}\r\n\r\n".encode()) == expected
 
 
 async def test_http_1_0_and_bare_line_feeds_are_accepted() -> None:
-    assert await verdict(b"HTTP/1.0 200 OK\nServer: old\n\nbody") == ""
+    assert await failure_message(b"HTTP/1.0 200 OK\nServer: old\n\nbody") == ""
 
 
 async def test_interim_responses_are_skipped() -> None:
     hints = b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n"
-    assert await verdict(hints + hints + b"HTTP/1.1 500 Oops\r\n\r\n") == "GET /health answered 500 Oops"
-    assert await verdict(hints, b"HTTP/1.1 200 OK\r\n\r\n") == ""
+    assert await failure_message(hints + hints + b"HTTP/1.1 500 Oops\r\n\r\n") == "GET /health answered 500 Oops"
+    assert await failure_message(hints, b"HTTP/1.1 200 OK\r\n\r\n") == ""
 
 
 @given(st.lists(st.integers(0, 90), max_size=6))
@@ -190,33 +190,36 @@ def test_a_response_may_arrive_in_any_pieces(cuts: list[int]) -> None:
     answer = b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\nHTTP/1.1 418 I'm a Teapot\r\nA: b\r\n\r\nbody"
     edges = [0, *sorted(cuts), len(answer)]
     pieces = [answer[a:b] for a, b in pairwise(edges) if answer[a:b]]
-    assert asyncio.run(verdict(*pieces)) == "GET /health answered 418 I'm a Teapot"
+    assert asyncio.run(failure_message(*pieces)) == "GET /health answered 418 I'm a Teapot"
 
 
 # --- invalid responses -----------------------------------------------------------------------------------------
 
 
 async def test_no_response_is_a_failure() -> None:
-    assert await verdict() == "GET /health failed: connection closed without a response"
+    assert await failure_message() == "GET /health failed: connection closed without a response"
 
 
 async def test_half_a_response_is_a_failure() -> None:
-    assert await verdict(b"HTTP/1.1 200 OK\r\nServer:") == "GET /health failed: connection closed within the response"
+    assert (
+        await failure_message(b"HTTP/1.1 200 OK\r\nServer:")
+        == "GET /health failed: connection closed within the response"
+    )
 
 
 async def test_for_a_tls_service_the_failure_suggests_the_tcp_probe() -> None:
-    assert "type: tcp" in await verdict(b"\x15\x03\x01\x00\x02\x02\x46")
+    assert "type: tcp" in await failure_message(b"\x15\x03\x01\x00\x02\x02\x46")
 
 
 @pytest.mark.parametrize("answer", [b"SSH-2.0-OpenSSH_9.2\r\n", b"HTTP/2.0 200 OK\r\n\r\n", b"ok\x1b[2J", b"HTTP"])
 async def test_another_protocol_is_shown_without_control_characters(answer: bytes) -> None:
-    said = await verdict(answer)
-    assert said.startswith("GET /health failed: ")
-    assert said.isprintable()
+    message = await failure_message(answer)
+    assert message.startswith("GET /health failed: ")
+    assert message.isprintable()
 
 
 async def test_a_status_line_without_a_status_is_not_http() -> None:
-    assert "expected an HTTP/1 response" in await verdict(b"HTTP/1.1 OK\r\n\r\n")
+    assert "expected an HTTP/1 response" in await failure_message(b"HTTP/1.1 OK\r\n\r\n")
 
 
 async def test_an_endless_header_section_fails_after_64_kib() -> None:
@@ -254,7 +257,7 @@ async def test_a_cancelled_probe_closes_its_stream() -> None:
 
 @given(st.lists(st.binary(min_size=1, max_size=200), max_size=8))
 def test_any_response_gives_one_printable_line(pieces: list[bytes]) -> None:
-    assert asyncio.run(verdict(*pieces)).isprintable()
+    assert asyncio.run(failure_message(*pieces)).isprintable()
 
 
 # --- requests --------------------------------------------------------------------------------------------------
