@@ -1,10 +1,10 @@
 """Tunnels for Python programs: `async with open_tunnels("tunnels.yaml") as tunnels: tunnels.port("prod/postgres")`.
 
-Owns a loop and a fleet for as long as the block lasts, in the program's own event loop. In: a file, a directory, or
-the content of one as a mapping. Out: tunnels that are up, and kept up. There is no watcher, no endpoint and no signal
-handler here: those are the process's, and the process is yours. For the same reason its limit of open files stays as it
-is: listeners, connections and clients together get about three quarters of what is left of the soft limit when the
-block is entered. A program with many clients raises it first (`resource.setrlimit`).
+Owns a reconcile loop and an actuator while the block runs, in the event loop of the calling program. Input: a file, a
+directory, or the content of a file as a mapping. Output: tunnels that are up and stay up. The block starts no file
+watcher, serves no endpoint and installs no signal handler. It does not change the limit of open files: listeners,
+links and clients together use at most about three quarters of the descriptors that are free under the soft limit when
+the block is entered. A program with many clients raises the limit first (`resource.setrlimit`).
 """
 
 from __future__ import annotations
@@ -38,41 +38,44 @@ __all__ = ["ConfigError", "Tunnels", "TunnelsNotUpError", "open_tunnels"]
 
 
 class TunnelsNotUpError(Exception):
-    """Not all tunnels came up in time. The message has a line for each that did not, with its reason."""
+    """Not all tunnels came up in time. The message has a line for each tunnel, with its phase and message."""
 
 
 class Tunnels:
-    """The tunnels of an `open_tunnels` block, as they are at the moment of asking."""
+    """The tunnels of an `open_tunnels` block. Each call returns their status at that moment."""
 
     def __init__(self) -> None:
-        self._judgement = Status((), ())
+        self._status = Status((), ())
         self._changed = asyncio.Event()
 
     def __getitem__(self, tunnel: str) -> TunnelStatus:
-        """What `target/name` is. Raises KeyError."""
-        for status in self._judgement.tunnels:
+        """Return the status of the tunnel `target/name`. Raises KeyError."""
+        for status in self._status.tunnels:
             if status.id == tunnel:
                 return status
         raise KeyError(tunnel)
 
     def all(self) -> tuple[TunnelStatus, ...]:
-        """Every tunnel, in the order of the file."""
-        return self._judgement.tunnels
+        """Return the status of every tunnel, in the order of the file."""
+        return self._status.tunnels
 
     def port(self, tunnel: str) -> int:
-        """The port that a tunnel listens on, chosen or not. Raises KeyError, and ValueError for a unix socket."""
+        """Return the port that a tunnel listens on, configured or assigned. Raises KeyError.
+
+        Raises ValueError for a unix socket.
+        """
         return int(self[tunnel].bound.rpartition(":")[2])
 
-    def heard(self, judgement: Status) -> None:
-        """For `open_tunnels`: this is how things are now."""
-        self._judgement = judgement
+    def update(self, status: Status) -> None:
+        """Replace the status; called by `open_tunnels` after each pass of the loop."""
+        self._status = status
         self._changed.set()
 
     async def until_up(self, within: float) -> None:
-        """Wait until all are up (those that are off or stand by do not count). Raises TunnelsNotUpError."""
+        """Wait until all tunnels are up, except those in phase off or standby. Raises TunnelsNotUpError."""
         try:
             async with asyncio.timeout(within):
-                while not self._judgement.tunnels or any(map(_is_awaited, self._judgement.tunnels)):
+                while not self._status.tunnels or any(map(_is_awaited, self._status.tunnels)):
                     self._changed.clear()
                     await self._changed.wait()
         except TimeoutError:
@@ -88,34 +91,34 @@ async def open_tunnels(
     options: Options | None = None,
     within: float = 30.0,
 ) -> AsyncIterator[Tunnels]:
-    """Open the tunnels of `source`, keep them open while the block runs, close them when it is left.
+    """Open the tunnels of `source`, keep them open while the block runs, close them at its end.
 
-    `within` is how many seconds they may take to come up. Raises ConfigError if the source is not valid, and
-    TunnelsNotUpError. Live clients are cut when the block is left: it is the program that uses them.
+    `within`: seconds until all tunnels must be up. Raises ConfigError if the source is not valid, and
+    TunnelsNotUpError. The end of the block cuts live clients.
     """
     loaded = await asyncio.to_thread(_load, source, os.environ if environ is None else environ, options)
     if loaded.errors:
         raise ConfigError(*(replace(problem, message=redact(problem.message)) for problem in loaded.errors))
     tunnels = Tunnels()
 
-    def observed(desired: Desired, world: Observed, _plan: Plan, now: Now) -> None:
-        tunnels.heard(make_status(desired, world, now, loaded.broken))
+    def observer(desired: Desired, observed: Observed, _plan: Plan, now: Now) -> None:
+        tunnels.update(make_status(desired, observed, now, loaded.broken))
 
     def failing(tunnel: TunnelSpec) -> None:
-        if replacements.is_due(tunnel, actuator.meters, loop.now().mono):
-            log.warning("target %s is restarted: the probe of tunnel %s fails", tunnel.target, tunnel.id)
+        if restart_policy.is_due(tunnel, actuator.meters, loop.now().mono):
+            log.warning("target %s is restarted: the health probe of tunnel %s fails", tunnel.target, tunnel.id)
             overlay.restart(tunnel.target)
-            loop.want(overlay.over(loaded.desired))
+            loop.set_desired(overlay.over(loaded.desired))
 
-    overlay, replacements = Overlay(), ProbeRestartPolicy()
-    loop = Loop(SystemClock(), observed)
+    overlay, restart_policy = Overlay(), ProbeRestartPolicy()
+    loop = Loop(SystemClock(), observer)
     actuator = SshActuator(
         os.environ if environ is None else environ,
         PROBES,
         changed=loop.wake,
         failing=failing,
     )
-    loop.want(loaded.desired)
+    loop.set_desired(loaded.desired)
     tasks = [asyncio.create_task(loop.run(actuator)), asyncio.create_task(actuator.maintain())]
     try:
         if loaded.desired.tunnels:

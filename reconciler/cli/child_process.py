@@ -17,7 +17,7 @@ from reconciler.core.spec import LocalTcp
 from reconciler.core.status import TunnelStatus
 from reconciler.report.control import WaitFailedError
 from reconciler.runtime.app import App
-from reconciler.runtime.commands import Orders
+from reconciler.runtime.commands import Commands
 from reconciler.system.descriptors import with_given_limit
 
 _NOT_UP, _NOT_FOUND, _NOT_EXECUTABLE = 1, 127, 126  # the last two as a shell says them
@@ -39,7 +39,7 @@ async def run_child(app: App, program: tuple[str, ...], within: float) -> int:
 
 async def _up(app: App, running: asyncio.Task[int], within: float) -> int | None:
     """None once all tunnels are up; else the code to exit with."""
-    waiting = asyncio.create_task(Orders(app).wait("", (), within))
+    waiting = asyncio.create_task(Commands(app).wait("", (), within))
     await asyncio.wait({running, waiting}, return_when=asyncio.FIRST_COMPLETED)
     if not waiting.done():
         waiting.cancel()
@@ -54,7 +54,7 @@ async def _up(app: App, running: asyncio.Task[int], within: float) -> int | None
 
 
 async def _run(app: App, program: tuple[str, ...]) -> int:
-    judgement = app.judgement
+    judgement = app.status
     environ = {**app.config.environ, **variables(judgement.tunnels if judgement else ())}
     with _passing_on(app) as passing:  # before it starts: a signal that comes between is for the program too
         try:
@@ -95,11 +95,11 @@ class _Passing:
 def _passing_on(app: App) -> Iterator[_Passing]:
     """SIGTERM and SIGHUP are the program's. A terminal's Ctrl-C it has got already: we only wait for what it does."""
     passing = _Passing()
-    app.ending.give(passing.send)
+    app.shutdown.redirect_signals(passing.send)
     try:
         yield passing
     finally:
-        app.ending.heed()
+        app.shutdown.install_handlers()
 
 
 def variables(tunnels: Iterable[TunnelStatus]) -> dict[str, str]:

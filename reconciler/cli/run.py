@@ -168,6 +168,6 @@ async def _run(
     asyncio.get_running_loop().set_default_executor(DaemonThreads(_THREADS))
     app = App(config, shard=shard)
     asyncio.get_running_loop().set_exception_handler(app.unhandled)
-    with app.ending.signals():  # also those that come while the endpoints are made
+    with app.shutdown.handle_signals():  # also those that come while the endpoints are made
         async with serving(app, endpoints):
             return await (run_child(app, program, within) if program else app.run())

@@ -1,4 +1,4 @@
-"""`tunnels demo`: an SSH server, a web service behind it and a tunnels.yaml, converging before your eyes.
+"""`tunnels demo`: runs the program on a tunnels.yaml, with an SSH server and a web service behind it.
 
-Everything is embedded, on loopback and in a temporary directory, and is gone when the demo ends.
+Everything runs in this process, on loopback and in a temporary directory. The end of the demo removes it.
 """

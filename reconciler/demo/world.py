@@ -1,6 +1,6 @@
-"""The demo's little world: a web service, an SSH server before it, keys, and the file to edit.
+"""The demo's servers: a web service, an SSH server in front of it, keys, and the tunnels.yaml to edit.
 
-In: an empty directory. Out: `World` with the addresses and the path of tunnels.yaml; everything listens on loopback.
+Input: an empty directory. Output: `World` with the ports and the path of tunnels.yaml. Everything listens on loopback.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ import asyncssh
 USER = "demo"
 
 TEMPLATE = """\
-# The demo's tunnels. Save a change and watch the other window.
+# The tunnels of the demo. Save a change and watch the other terminal.
 targets:
-  demo:                          # an SSH server; this one lives inside the demo
+  demo:                          # an SSH server; this one runs inside the demo
     host: 127.0.0.1
     port: {ssh_port}
     user: {user}
@@ -30,11 +30,11 @@ targets:
       - name: web
         type: local
         localPort: {local_port}         # change this port and save: the tunnel moves
-        remotePort: {web_port}        # the web service, as the SSH server sees it (localhost there)
+        remotePort: {web_port}        # the web service, on localhost of the SSH server
         description: A web service that only the SSH server can reach
 
-      # Take the # away from these four lines and save: a second tunnel opens, the first does not notice.
-      # - name: again
+      # Uncomment these four lines and save: a second tunnel opens, the first one is not affected.
+      # - name: second
       #   type: local
       #   localPort: {second_port}
       #   remotePort: {web_port}
@@ -43,7 +43,7 @@ targets:
 
 @dataclass(frozen=True, slots=True)
 class World:
-    """Where things are. `moved_port` is free: the demo proposes to move the tunnel there."""
+    """Ports and files of the demo. `moved_port` is free: the demo suggests to move the tunnel there."""
 
     file: Path
     local_port: int
@@ -53,7 +53,7 @@ class World:
 
 @contextlib.asynccontextmanager
 async def world(directory: Path) -> AsyncIterator[World]:
-    """Everything running, until the block is left."""
+    """Run the servers until the block is left."""
     web = await asyncio.start_server(_answer, "127.0.0.1", 0)
     key, host_key = asyncssh.generate_private_key("ssh-ed25519"), asyncssh.generate_private_key("ssh-ed25519")
     key_file = directory / "id_ed25519"
@@ -64,23 +64,23 @@ async def world(directory: Path) -> AsyncIterator[World]:
     )
     async with web, server:
         local_port, second_port, moved_port = _free_ports(3)
-        places = World(directory / "tunnels.yaml", local_port, moved_port, server.get_port())
-        places.file.write_text(
+        servers = World(directory / "tunnels.yaml", local_port, moved_port, server.get_port())
+        servers.file.write_text(
             TEMPLATE.format(
-                ssh_port=places.ssh_port,
+                ssh_port=servers.ssh_port,
                 user=USER,
                 key=key_file,
                 host_key=host_key.export_public_key().decode().strip(),
-                local_port=places.local_port,
+                local_port=servers.local_port,
                 second_port=second_port,
                 web_port=web.sockets[0].getsockname()[1],
             )
         )
-        yield places
+        yield servers
 
 
 class _Server(asyncssh.SSHServer):
-    """Lets the demo's user in with the demo's key, and forwards to loopback."""
+    """An SSH server that accepts the demo's user and key, and forwards to loopback."""
 
     def __init__(self, public_key: bytes) -> None:
         self._public_key = asyncssh.import_public_key(public_key)
@@ -99,7 +99,7 @@ class _Server(asyncssh.SSHServer):
 
 
 async def _answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """One HTTP request, one greeting."""
+    """Answer one HTTP request with a greeting."""
     with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
         await reader.readuntil(b"\r\n\r\n")
         now = datetime.now().astimezone().strftime("%H:%M:%S")
@@ -111,9 +111,9 @@ async def _answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) ->
 
 
 def _free_ports(count: int) -> list[int]:
-    """All different: none is let go before the last one is found."""
+    """Return distinct free ports: all are held until the last one is found."""
     with contextlib.ExitStack() as stack:
-        probes = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for probe in probes:
-            probe.bind(("127.0.0.1", 0))
-        return [int(probe.getsockname()[1]) for probe in probes]
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for sock in sockets:
+            sock.bind(("127.0.0.1", 0))
+        return [int(sock.getsockname()[1]) for sock in sockets]

@@ -1,8 +1,8 @@
-"""The http probe: one GET over a fresh stream; well if the status is 200 to 399.
+"""The http probe: one GET over a new stream. It succeeds if the status is 200 to 399.
 
-A redirect counts as well (the service answers; it is not followed), 401 and 403 do not: probe a path that needs no
-login. The answer is read to the end of its head, at most 64 KiB with interim answers (1xx) included; the body is not.
-Plain HTTP only: for a service that speaks TLS, `type: tcp` asks whether it accepts connections.
+A redirect is a success and is not followed. 401 and 403 are failures: probe a path that needs no login. The probe
+reads the response up to the end of its header section, at most 64 KiB including interim responses (1xx), and not the
+body. It speaks plain HTTP only: for a TLS service, `type: tcp` checks that it accepts connections.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ _END_OF_HEAD = re.compile(rb"\r?\n\r?\n")  # a lone LF ends a line too (RFC 9112
 _STATUS_LINE = re.compile(rb"HTTP/1\.[01] ([1-9][0-9]{2})(?: ([^\r\n]*))?\r?(?:\n|\Z)")
 _HTTP1 = b"HTTP/1."
 _TLS_RECORDS = (0x15, 0x16)  # an alert, a handshake
-# What a path and a query are written with (RFC 3986), and % for what is encoded already. All else, CR and LF above
-# all, is percent-encoded.
+# The characters of a path and a query (RFC 3986), and % for what is encoded already. All others, CR and LF above all,
+# are percent-encoded.
 _PATH_SAFE = "/?:@!$&'()*+,;=~%-._[]"
-_SHOWN = 60  # characters of what the far side said
+_SHOWN = 60  # characters of the server's text
 _PHRASES = {status.value: status.phrase for status in HTTPStatus}
 
 
@@ -35,19 +35,19 @@ async def probe(opener: Opener, health: Health, route: Route) -> Failure | None:
     stream = await opener()
     if isinstance(stream, Failure):
         return Failure(Reason.PROBE, stream.message)
-    asked = f"GET {quote(health.path, safe=_PATH_SAFE)}"
+    request = f"GET {quote(health.path, safe=_PATH_SAFE)}"
     try:
-        stream.write(_request(asked, _host_header(route)))
-        wrong = await _answer(stream)
+        stream.write(_request(request, _host_header(route)))
+        problem = await _check_response(stream)
     except OSError as error:
-        wrong = f"was cut off: {error.strerror or error}"
+        problem = f"failed: {error.strerror or error}"
     finally:
         stream.close()
-    return None if not wrong else Failure(Reason.PROBE, f"{asked} {wrong}")
+    return None if not problem else Failure(Reason.PROBE, f"{request} {problem}")
 
 
-def _request(asked: str, host: str) -> bytes:
-    lines = (f"{asked} HTTP/1.1", f"Host: {host}", "User-Agent: tunnel-reconciler", "Accept: */*", "Connection: close")
+def _request(line: str, host: str) -> bytes:
+    lines = (f"{line} HTTP/1.1", f"Host: {host}", "User-Agent: tunnel-reconciler", "Accept: */*", "Connection: close")
     return "".join(f"{line}\r\n" for line in (*lines, "")).encode("ascii")
 
 
@@ -57,19 +57,23 @@ def _host_header(route: Route) -> str:
             name = f"[{quote(host.partition('%')[0], safe=':')}]" if ":" in host else quote(host, safe="")
             return name if port == 80 else f"{name}:{port}"
         case FarUnix() | NearUnix() | Socks():
-            return "localhost"  # they have no name; some servers refuse an empty one
+            return "localhost"  # no host name; some servers reject an empty Host header
         case _:
             assert_never(route)
 
 
-async def _answer(stream: Stream) -> str:
-    """What is wrong with the answer, as the rest of a sentence; "" for nothing."""
+async def _check_response(stream: Stream) -> str:
+    """Return what is wrong with the response, as the rest of a sentence, or ""."""
     received = bytearray()
-    begin = searched = 0  # where the head at hand begins, and up to where its end was looked for
+    begin = searched = 0  # start of the current header section; end of the part that was searched
     while len(received) < _HEAD_LIMIT:
         data = await stream.read(min(_READ, _HEAD_LIMIT - len(received)))
         if not data:
-            return "was cut off in the middle of the answer" if received else "was closed without an answer"
+            return (
+                "failed: connection closed within the response"
+                if received
+                else "failed: connection closed without a response"
+            )
         received += data
         if received[: len(_HTTP1)] != _HTTP1[: len(received)]:
             return _not_http(received)
@@ -78,13 +82,13 @@ async def _answer(stream: Stream) -> str:
             if status is None:
                 return _not_http(received[begin:])
             if not status[1].startswith(b"1"):
-                return _judged(int(status[1]), status[2] or b"")
-            begin = searched = end.end()  # 103 Early Hints and its like: the answer itself follows
+                return _check_status(int(status[1]), status[2] or b"")
+            begin = searched = end.end()  # an interim response such as 103 Early Hints: the final one follows
         searched = len(received)
-    return "answered with a head of more than 64 KiB"
+    return "failed: response header section longer than 64 KiB"
 
 
-def _judged(status: int, phrase: bytes) -> str:
+def _check_status(status: int, phrase: bytes) -> str:
     if 200 <= status <= 399:
         return ""
     return f"answered {status} {_shown(phrase) or _PHRASES.get(status, '')}".rstrip()
@@ -92,11 +96,11 @@ def _judged(status: int, phrase: bytes) -> str:
 
 def _not_http(received: bytearray) -> str:
     if received[0] in _TLS_RECORDS:
-        return "was answered in TLS: this probe speaks plain HTTP, use `type: tcp`"
+        return "failed: the server speaks TLS, this probe plain HTTP: use `type: tcp`"
     first_line = bytes(received).partition(b"\n")[0]
-    return f"was not answered in HTTP/1 but with '{_shown(first_line)}'"
+    return f"failed: expected an HTTP/1 response, got '{_shown(first_line)}'"
 
 
 def _shown(data: bytes) -> str:
-    """The far side's text, cut and escaped."""
+    """Return text from the server, shortened and escaped."""
     return printable(redact(data.decode("latin-1").strip())[:_SHOWN])

@@ -1,4 +1,4 @@
-"""The tcp probe: well if the far side accepts a connection. Nothing is sent, nothing is read."""
+"""The tcp probe: succeeds if the destination accepts a connection. It sends and reads nothing."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What people and machines are told: changes in words, metrics, endpoints. Reads the core's values, decides nothing."""
+"""Reports: log lines of changes, events, metrics, endpoints, control socket, status page. Decides nothing."""

@@ -1,8 +1,8 @@
-"""Log lines: one for each change, and for what keeps failing a reminder at growing intervals.
+"""Writes a log line for each change, and reminders at growing intervals for what keeps failing.
 
-Owns when each subject was last spoken of. In: the changes of a pass and the judgement they come from. Out: log lines
-with the fields target, tunnel, reason and labels. A thing that fails ever again, for the same reason or by turns for
-several, is told once, then after 10 s, 20 s, ... 10 min, each time with its count.
+Owns when each target and tunnel was last logged. Input: the changes of a pass and the status they come from. Output:
+log lines with the fields target, tunnel, reason and labels. A target or tunnel that keeps failing, for one reason or
+for several in turn, is logged once, then after 10 s, 20 s, ... 10 min, each time with the number of failures.
 """
 
 from __future__ import annotations
@@ -13,77 +13,78 @@ from dataclasses import dataclass
 
 from reconciler.core.observed import Phase
 from reconciler.core.status import Status, Verdict
+from reconciler.core.subject import Subject
 from reconciler.report.changes import Change
 from reconciler.system.redaction import redact
 
 log = logging.getLogger(__name__)
 
-FIRST, LONGEST = 10.0, 600.0  # seconds
+REMINDER_MIN, REMINDER_MAX = 10.0, 600.0  # seconds between two lines: doubled each time
 
 _Labels = tuple[tuple[str, str], ...]
 
 
 @dataclass(slots=True)
-class _Spoken:
+class _LastLine:
     at: float
-    pause: float
+    interval: float  # seconds until the next reminder
     failures: int
 
 
 class ChangeLogger:
-    """See the module."""
+    """Logs changes and reminders; remembers the last line of each failing target and tunnel."""
 
     def __init__(self) -> None:
-        self._spoken: dict[str, _Spoken] = {}
+        self._last_lines: dict[Subject, _LastLine] = {}
 
-    def tell(self, changes: Iterable[Change], judgement: Status, now: float) -> None:
-        """`now` is monotonic."""
+    def log_changes(self, changes: Iterable[Change], status: Status, now: float) -> None:
+        """Log the changes of a pass and the reminders that are due. `now` is monotonic."""
         changes = tuple(changes)
-        labels = _labels(judgement) if changes else {}
+        labels = _labels(status) if changes else {}
         for change in changes:
-            before = self._spoken.get(change.subject)
+            before = self._last_lines.get(change.subject)
             if not change.is_trouble:
-                self._spoken.pop(change.subject, None)
-            elif before is None or _came_or_went(change) or _needs_action(change.verdict):
-                self._spoken[change.subject] = _Spoken(now, FIRST, _failures(change.verdict))
+                self._last_lines.pop(change.subject, None)
+            elif before is None or _is_transition_of_up(change) or _needs_action(change.verdict):
+                self._last_lines[change.subject] = _LastLine(now, REMINDER_MIN, _failures(change.verdict))
             else:
-                continue  # it fails in another way, which needs no person either: its reminders tell
-            # What is only just asked for says nothing yet: of a thousand tunnels, nobody wants a thousand such lines.
+                continue  # it fails for another reason, which needs no action either: reminders report it
+            # A new target or tunnel that is pending is logged at debug level: there may be thousands.
             level = logging.DEBUG if change.before is None and _is_pending(change.verdict) else None
             _log(change.subject, change.verdict, change.sentence(), labels.get(change.subject), level)
-        for subject, verdict, marks in _own_troubles(judgement):
-            self._remind(subject, verdict, marks, now)
+        for subject, verdict, own_labels in _own_troubles(status):
+            self._remind(subject, verdict, own_labels, now)
 
-    def _remind(self, subject: str, verdict: Verdict, labels: _Labels | None, now: float) -> None:
-        spoken = self._spoken.get(subject)
-        if spoken is None or verdict.failures <= spoken.failures or now < spoken.at + spoken.pause:
+    def _remind(self, subject: Subject, verdict: Verdict, labels: _Labels | None, now: float) -> None:
+        last = self._last_lines.get(subject)
+        if last is None or verdict.failures <= last.failures or now < last.at + last.interval:
             return
-        self._spoken[subject] = _Spoken(now, min(2 * spoken.pause, LONGEST), verdict.failures)
+        self._last_lines[subject] = _LastLine(now, min(2 * last.interval, REMINDER_MAX), verdict.failures)
         reason = f" ({verdict.reason})" if verdict.reason is not None else ""
         count = f"{_ordinal(verdict.failures)} failure in a row"
         _log(subject, verdict, f"{subject} is still {verdict.phase}{reason}: {verdict.message} ({count})", labels)
 
 
-def _labels(judgement: Status) -> dict[str, _Labels]:
-    """Of the tunnels that have any."""
-    tunnels = (*judgement.tunnels, *judgement.leaving)
-    return {f"tunnel {one.id}": one.spec.policy.labels for one in tunnels if one.spec.policy.labels}
+def _labels(status: Status) -> dict[Subject, _Labels]:
+    """Return the labels of the tunnels that have any."""
+    tunnels = (*status.tunnels, *status.leaving)
+    return {Subject("tunnel", one.id): one.spec.policy.labels for one in tunnels if one.spec.policy.labels}
 
 
-def _own_troubles(judgement: Status) -> Iterable[tuple[str, Verdict, _Labels | None]]:
-    """Targets in trouble, and tunnels with troubles that are not their target's, with their labels."""
+def _own_troubles(status: Status) -> Iterable[tuple[Subject, Verdict, _Labels | None]]:
+    """Yield failing targets, and tunnels that fail for a reason of their own, with their labels."""
     of_target = {}
-    for target in judgement.targets:
+    for target in status.targets:
         of_target[target.name] = target.verdict
         if target.verdict.is_trouble:
-            yield f"target {target.name}", target.verdict, None
-    for tunnel in judgement.tunnels:
+            yield Subject("target", target.name), target.verdict, None
+    for tunnel in status.tunnels:
         if tunnel.verdict.is_trouble and tunnel.verdict is not of_target.get(tunnel.spec.target):
-            yield f"tunnel {tunnel.id}", tunnel.verdict, tunnel.spec.policy.labels
+            yield Subject("tunnel", tunnel.id), tunnel.verdict, tunnel.spec.policy.labels
 
 
-def _came_or_went(change: Change) -> bool:
-    """Whether it was up and is not any more, or the other way round."""
+def _is_transition_of_up(change: Change) -> bool:
+    """Return True if it came up or went down."""
     return (change.before is Phase.UP) is not (change.verdict is not None and change.verdict.phase is Phase.UP)
 
 
@@ -96,17 +97,16 @@ def _is_pending(verdict: Verdict | None) -> bool:
 
 
 def _log(
-    subject: str, verdict: Verdict | None, text: str, labels: _Labels | None = None, level: int | None = None
+    subject: Subject, verdict: Verdict | None, text: str, labels: _Labels | None = None, level: int | None = None
 ) -> None:
-    kind, _, name = subject.partition(" ")
-    trouble = verdict is not None and verdict.is_trouble
+    is_trouble = verdict is not None and verdict.is_trouble
     fields = {
-        "target": name.partition("/")[0],
-        "tunnel": name if kind == "tunnel" else None,
+        "target": subject.target,
+        "tunnel": subject.tunnel,
         "reason": verdict.reason.value if verdict is not None and verdict.reason is not None else None,
         "labels": dict(labels) if labels else None,
     }
-    log.log(level or (logging.WARNING if trouble else logging.INFO), "%s", redact(text), extra=fields)
+    log.log(level or (logging.WARNING if is_trouble else logging.INFO), "%s", redact(text), extra=fields)
 
 
 def _failures(verdict: Verdict | None) -> int:

@@ -1,7 +1,7 @@
-"""What changed, when and why: one entry whenever a target or tunnel becomes something else.
+"""Finds what changed between two passes: one `Change` for each target or tunnel with another phase or reason.
 
-Owns the memory that a judgement lacks: since when each thing is what it is, and how often it came back. In: a
-judgement after each pass. Out: the changes since the last one.
+Owns what a status does not contain: since when each target and tunnel has its phase, and how often it reconnected.
+Input: the status after each pass. Output: the changes since the previous one.
 """
 
 from __future__ import annotations
@@ -10,20 +10,21 @@ from dataclasses import dataclass
 
 from reconciler.core.observed import Phase, Reason
 from reconciler.core.status import Status, TargetStatus, TunnelStatus, Verdict
+from reconciler.core.subject import Subject
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """`subject` ("target prod" or "tunnel prod/pg") is `verdict` now; `detail` is where it leads. `at` is Unix time."""
+    """The target or tunnel `subject` has `verdict` now; `detail` is its address. `at` is Unix time."""
 
-    subject: str
+    subject: Subject
     before: Phase | None
-    verdict: Verdict | None  # None: it is asked for no more
+    verdict: Verdict | None  # None: it was removed
     detail: str
     at: float
 
     def sentence(self) -> str:
-        """For people, one line."""
+        """Return the change as one line of text."""
         if self.verdict is None:
             return f"{self.subject} is gone"
         text = f"{self.subject} is {self.verdict.phase}"
@@ -51,27 +52,27 @@ class _Memory:
 
 
 class ChangeTracker:
-    """See the module."""
+    """The phase, reason and detail of each target and tunnel at the last pass."""
 
     def __init__(self) -> None:
-        self._memories: dict[str, _Memory] = {}
+        self._memories: dict[Subject, _Memory] = {}
 
-    def note(self, judgement: Status, wall: float) -> list[Change]:
-        """The changes since the last judgement, targets first."""
-        seen = {f"target {target.name}": target for target in judgement.targets} | {
-            f"tunnel {tunnel.id}": tunnel for tunnel in (*judgement.tunnels, *judgement.leaving)
+    def update(self, status: Status, wall: float) -> list[Change]:
+        """Return the changes since the last status, targets first."""
+        seen = {Subject("target", target.name): target for target in status.targets} | {
+            Subject("tunnel", tunnel.id): tunnel for tunnel in (*status.tunnels, *status.leaving)
         }
         changes = []
-        for subject, status in seen.items():
-            verdict, memory = status.verdict, self._memories.get(subject)
+        for subject, one in seen.items():
+            verdict, memory = one.verdict, self._memories.get(subject)
             if memory is None:
-                detail = _detail(status)
+                detail = _detail(one)
                 memory = self._memories[subject] = _Memory(verdict.phase, verdict.reason, detail, wall)
                 changes.append(Change(subject, None, verdict, detail, wall))
             elif (memory.phase, memory.reason) != (verdict.phase, verdict.reason) or (
-                verdict.phase is Phase.UP and memory.detail != _detail(status)
+                verdict.phase is Phase.UP and memory.detail != _detail(one)
             ):
-                detail = _detail(status)
+                detail = _detail(one)
                 changes.append(Change(subject, memory.phase, verdict, detail, wall))
                 if memory.phase is not verdict.phase:
                     memory.since = wall
@@ -82,17 +83,17 @@ class ChangeTracker:
         changes.extend(Change(subject, self._memories.pop(subject).phase, None, "", wall) for subject in gone)
         return changes
 
-    def since(self, subject: str) -> float:
-        """Since when (Unix time) the subject has its phase."""
+    def since(self, subject: Subject) -> float:
+        """Return since when (Unix time) the subject has its phase."""
         return self._memories[subject].since
 
-    def reconnects(self, subject: str) -> int:
-        """How often it came back up after having been up."""
+    def reconnects(self, subject: Subject) -> int:
+        """Return how often the subject came up again after having been up."""
         return self._memories[subject].reconnects
 
 
 def _detail(status: TargetStatus | TunnelStatus) -> str:
-    """Where it leads."""
+    """Return the address: the host of a target, listener and destination of a tunnel."""
     match status:
         case TargetStatus():
             return status.host

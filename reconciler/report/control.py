@@ -1,12 +1,12 @@
-"""The control socket: HTTP and JSON for the commands that ask or change the running process.
+"""The control socket: HTTP and JSON for the commands that query or change the running process.
 
-Owns the form of each request and answer; what they mean is for `Orders`, which the process gives. In: a unix socket
-that is bound already. Peers must have this process's uid, or be root. Errors are `{"error": "a sentence"}`.
+Owns the format of each request and response. A `CommandHandler` carries the commands out. Input: a bound unix socket.
+A peer must have the uid of this process, or be root. Errors are `{"error": "a sentence"}`.
 
-    GET  /api/v1/status                                    as DESIGN section 7
+    GET  /api/v1/status                                    see docs/contract.md
     GET  /api/v1/events[?follow=1]                         {"events": [...]}, or server-sent events
     GET  /api/v1/connections                               {"connections": [...]}
-    GET  /api/v1/wait?revision=R&ids=a,b&timeout=30        {"ok": true}; 404, 408, 409: R was rejected, 503: it ends
+    GET  /api/v1/wait?revision=R&ids=a,b&timeout=30        {"ok": true}; 404, 408, 409: R was rejected, 503: ended
     GET  /api/v1/diagnose?id=X                             {"steps": [...]}
     POST /api/v1/restart {"ids": [...], "now": false}      {"done": [...]}; 404
     POST /api/v1/pause   {"ids": [...], "seconds": null}
@@ -32,21 +32,21 @@ from reconciler.report.snapshot import Json, Snapshot, to_json
 from reconciler.system.peer_credentials import peer_uid
 from reconciler.system.redaction import redact, redact_json
 
-LARGEST = 16 << 20  # bytes of a request: the files of a plan
-WAIT = 30.0  # seconds
-LONGEST = 10 * 366 * 86_400.0
+BODY_MAX = 16 << 20  # bytes of a request: `plan` sends files
+WAIT = 30.0  # seconds that `wait` takes by default
+SECONDS_MAX = 10 * 366 * 86_400.0  # ten years
 
 
 class WaitFailedError(Exception):
-    """What was waited for will not come (`status` 409, 503: the process has ended), or did not come in time (408)."""
+    """`wait` failed: the revision was rejected (`status` 409), the process has ended (503), or it timed out (408)."""
 
     def __init__(self, status: int, message: str) -> None:
         super().__init__(message)
         self.status = status
 
 
-class Orders(Protocol):
-    """What can be asked of the process. `ids` are globs; NoSuchTunnelError if one of them names nothing."""
+class CommandHandler(Protocol):
+    """The commands that the process carries out. `ids` are globs; one without a match raises NoSuchTunnelError."""
 
     @property
     def events(self) -> Events: ...
@@ -64,18 +64,18 @@ class Orders(Protocol):
     async def reload(self) -> Json: ...
 
     async def plan(self, files: Sequence[tuple[str, str, str]], *, strict: bool) -> Json:
-        """Each file's name, directory and text."""
+        """Plan these files, each given by name, directory and text."""
 
     async def wait(self, revision: str, ids: Sequence[str], seconds: float) -> None:
-        """Return once they are up. Raises NotSoError."""
+        """Return once the tunnels are up. Raises WaitFailedError."""
 
     async def diagnose(self, tunnel: str) -> Json: ...
 
 
-def application(orders: Orders, uid: int) -> web.Application:
-    """The control socket's application, for peers of that uid."""
-    control = _Control(orders, uid)
-    app = web.Application(middlewares=[control.answer_errors], client_max_size=LARGEST)
+def application(handler: CommandHandler, uid: int) -> web.Application:
+    """Return the application of the control socket, for peers with that uid."""
+    control = _Control(handler, uid)
+    app = web.Application(middlewares=[control.answer_errors], client_max_size=BODY_MAX)
     app.router.add_get("/api/v1/status", control.status)
     app.router.add_get("/api/v1/events", control.events)
     app.router.add_get("/api/v1/connections", control.connections)
@@ -89,13 +89,13 @@ def application(orders: Orders, uid: int) -> web.Application:
     return app
 
 
-class _WrongRequestError(Exception):
+class _BadRequestError(Exception):
     pass
 
 
 class _Control:
-    def __init__(self, orders: Orders, uid: int) -> None:
-        self._orders = orders
+    def __init__(self, handler: CommandHandler, uid: int) -> None:
+        self._handler = handler
         self._uid = uid
 
     @web.middleware
@@ -103,97 +103,100 @@ class _Control:
         self, request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
     ) -> web.StreamResponse:
         if peer_uid(request.get_extra_info("socket")) not in (None, 0, self._uid):
-            return _error(403, "this socket is for the user that the process runs as")
+            return _error(
+                403, "permission denied: run the command as the user of the `tunnels run` process, or as root"
+            )
         try:
             return await handler(request)
-        except _WrongRequestError as wrong:
-            return _error(400, str(wrong))
-        except NoSuchTunnelError as missing:
-            return _error(404, str(missing))
-        except WaitFailedError as no:
-            return _error(no.status, str(no))
+        except _BadRequestError as error:
+            return _error(400, str(error))
+        except NoSuchTunnelError as error:
+            return _error(404, str(error))
+        except WaitFailedError as error:
+            return _error(error.status, str(error))
         except web.HTTPException as error:
             return _error(error.status, error.reason)
 
-    # --- asking ------------------------------------------------------------------------------------------------
+    # --- queries -----------------------------------------------------------------------------------------------
 
     async def status(self, request: web.Request) -> web.Response:
-        return _answer(to_json(self._orders.snapshot()))
+        return _respond(to_json(self._handler.snapshot()))
 
     async def events(self, request: web.Request) -> web.StreamResponse:
         match request.query.get("follow", ""):
             case "" | "0":
-                _, events = self._orders.events.since(0)
-                return _answer({"events": [event.to_json() for event in events]})
+                _, events = self._handler.events.since(0)
+                return _respond({"events": [event.to_json() for event in events]})
             case "1":
-                return await stream(request, self._orders.events)
+                return await stream(request, self._handler.events)
             case _:
-                raise _WrongRequestError("follow: expected 0 or 1")
+                raise _BadRequestError("follow: expected 0 or 1")
 
     async def connections(self, request: web.Request) -> web.Response:
-        return _answer({"connections": self._orders.connections()})
+        return _respond({"connections": self._handler.connections()})
 
     async def wait(self, request: web.Request) -> web.Response:
         ids = [one for one in request.query.get("ids", "").split(",") if one]
         seconds = _seconds(request.query.get("timeout", str(WAIT)))
-        await self._orders.wait(request.query.get("revision", ""), ids, seconds)
-        return _answer({"ok": True})
+        await self._handler.wait(request.query.get("revision", ""), ids, seconds)
+        return _respond({"ok": True})
 
     async def diagnose(self, request: web.Request) -> web.Response:
         tunnel = request.query.get("id", "")
         if not tunnel:
-            raise _WrongRequestError("id: name a tunnel")
-        return _answer(await self._orders.diagnose(tunnel))
+            raise _BadRequestError("id: expected a tunnel")
+        return _respond(await self._handler.diagnose(tunnel))
 
-    # --- changing ----------------------------------------------------------------------------------------------
+    # --- changes -----------------------------------------------------------------------------------------------
 
     async def restart(self, request: web.Request) -> web.Response:
         body = await _body(request)
-        return _answer({"done": self._orders.restart(_ids(body), now=body.get("now") is True)})
+        return _respond({"done": self._handler.restart(_ids(body), now=body.get("now") is True)})
 
     async def pause(self, request: web.Request) -> web.Response:
         body = await _body(request)
         seconds = body.get("seconds")
-        return _answer({"done": self._orders.pause(_ids(body), _seconds(seconds) if seconds is not None else None)})
+        return _respond({"done": self._handler.pause(_ids(body), _seconds(seconds) if seconds is not None else None)})
 
     async def resume(self, request: web.Request) -> web.Response:
-        return _answer({"done": self._orders.resume(_ids(await _body(request)))})
+        return _respond({"done": self._handler.resume(_ids(await _body(request)))})
 
     async def reload(self, request: web.Request) -> web.Response:
-        return _answer(await self._orders.reload())
+        return _respond(await self._handler.reload())
 
     async def plan(self, request: web.Request) -> web.Response:
         body = await _body(request)
         files = body.get("files")
         if not isinstance(files, list) or not files:
-            raise _WrongRequestError("files: a list of {name, directory, text}")
-        return _answer(await self._orders.plan([_file(one) for one in files], strict=bool(body.get("strict"))))
+            raise _BadRequestError("files: expected a list of {name, directory, text}")
+        return _respond(await self._handler.plan([_file(one) for one in files], strict=bool(body.get("strict"))))
 
 
 def _error(status: int, message: str) -> web.Response:
     return web.json_response({"error": redact(message)}, status=status)
 
 
-def _answer(content: Json) -> web.Response:
+def _respond(content: Json) -> web.Response:
     return web.json_response(redact_json(content))
 
 
 async def _body(request: web.Request) -> Mapping[str, object]:
     try:
-        body = json.loads(await request.read())  # not request.json(): that decodes by whatever charset is claimed
+        # Not request.json(): it decodes with the charset that the client claims.
+        body = json.loads(await request.read())
     except web.RequestPayloadError:
-        raise _WrongRequestError("the body is not encoded as its headers say") from None
+        raise _BadRequestError("the request body does not have the encoding that its headers name") from None
     except (ValueError, RecursionError):
-        raise _WrongRequestError("the body is not JSON") from None
+        raise _BadRequestError("the request body is not valid JSON") from None
     if not isinstance(body, dict):
-        raise _WrongRequestError("the body is not a JSON object")
+        raise _BadRequestError("the request body is not a JSON object")
     return body
 
 
 def _ids(body: Mapping[str, object]) -> list[str]:
     ids = body.get("ids")
     if not isinstance(ids, list) or not ids or not all(isinstance(one, str) for one in ids):
-        raise _WrongRequestError("ids: name tunnels or targets; * is all of them")
+        raise _BadRequestError("ids: expected a list of tunnels or targets; * matches all")
     return ids
 
 
@@ -202,7 +205,7 @@ def _file(one: object) -> tuple[str, str, str]:
         name, directory, text = one.get("name"), one.get("directory"), one.get("text")
         if isinstance(name, str) and isinstance(directory, str) and isinstance(text, str):
             return name, directory, text
-    raise _WrongRequestError("files: each has a name, a directory and a text")
+    raise _BadRequestError("files: expected name, directory and text for each file")
 
 
 def _seconds(value: object) -> float:
@@ -210,6 +213,6 @@ def _seconds(value: object) -> float:
         seconds = float(value) if isinstance(value, str | int | float) else math.nan
     except (ValueError, OverflowError):
         seconds = math.nan
-    if not 0 <= seconds <= LONGEST:
-        raise _WrongRequestError(f"{value!r} is no number of seconds")
+    if not 0 <= seconds <= SECONDS_MAX:
+        raise _BadRequestError(f"expected a number of seconds from 0 to {SECONDS_MAX:.0f}, got {value!r}")
     return seconds

@@ -1,4 +1,4 @@
-"""Server-sent events: what happens, as it happens, to one reader; and how many readers there may be."""
+"""Server-sent events: streams events to subscribers, and limits how many subscribers there are."""
 
 from __future__ import annotations
 
@@ -12,38 +12,38 @@ from aiohttp import web
 from reconciler.report.events import Event, Events
 from reconciler.system.redaction import redact_json
 
-STILL_HERE = 15.0  # seconds between two signs of life, so that proxies and readers know
-WRITE_WITHIN = 10.0  # a reader that does not read is let go
-MOST = 32  # readers at once: each keeps a connection that is never idle, and probes need some too
+KEEPALIVE_INTERVAL = 15.0  # seconds between two comments that keep proxies from closing an idle stream
+WRITE_TIMEOUT = 10.0  # seconds: a subscriber that does not read is disconnected
+SUBSCRIBERS_MAX = 32  # each one holds a connection that is never idle; other requests need connections too
 
 
 @dataclass(slots=True)
-class Readers:
-    """The connections of an application's readers, at most `most`.
+class Subscribers:
+    """The connections of an application's subscribers, at most `limit`.
 
-    `half_closed`: those whose clients have ended their side.
+    `half_closed`: the HTTP connections whose clients have ended their side.
     """
 
     half_closed: Collection[asyncio.BaseProtocol]
-    most: int = MOST
+    limit: int = SUBSCRIBERS_MAX
     connections: set[asyncio.BaseProtocol] = field(default_factory=set)
 
 
-READERS = web.AppKey("readers of events", Readers)
+SUBSCRIBERS = web.AppKey("event subscribers", Subscribers)
 
 
 async def stream(request: web.Request, events: Events) -> web.StreamResponse:
-    """Tell the events that are kept (those after Last-Event-ID, if the reader comes back) and then each new one."""
-    known = request.app[READERS]
-    readers, most = known.connections, min(known.most, MOST)
-    if len(readers) >= most:
-        said = f"too many event subscribers (limit {most}): try again when one of them has left"
-        raise web.HTTPServiceUnavailable(reason=said)
-    readers.add(request.protocol)
+    """Send the events that are kept (those after Last-Event-ID, if the client sends it), then each new one."""
+    known = request.app[SUBSCRIBERS]
+    subscribers, limit = known.connections, min(known.limit, SUBSCRIBERS_MAX)
+    if len(subscribers) >= limit:
+        reason = f"too many event subscribers (limit {limit}): try again when one of them has left"
+        raise web.HTTPServiceUnavailable(reason=reason)
+    subscribers.add(request.protocol)
     try:
         return await _follow(request, events)
     finally:
-        readers.discard(request.protocol)
+        subscribers.discard(request.protocol)
 
 
 async def _follow(request: web.Request, events: Events) -> web.StreamResponse:
@@ -53,28 +53,30 @@ async def _follow(request: web.Request, events: Events) -> web.StreamResponse:
     try:
         await response.prepare(request)
         while True:
-            number, news = events.since(number)
-            await _write(response, _lines(number - len(news) + 1, news))
-            if request.protocol in request.app[READERS].half_closed:  # it may have left: it gets what is kept
+            number, new = events.since(number)
+            await _write(response, _lines(number - len(new) + 1, new))
+            if (
+                request.protocol in request.app[SUBSCRIBERS].half_closed
+            ):  # the client may have left: send only what is kept
                 break
             try:
-                async with asyncio.timeout(STILL_HERE):
+                async with asyncio.timeout(KEEPALIVE_INTERVAL):
                     if not await events.more(number):
                         break
             except TimeoutError:
-                await _write(response, b": still here\n\n")
+                await _write(response, b": keepalive\n\n")
     except (ConnectionError, TimeoutError):
-        return response  # it left, or does not read
+        return response  # the client left, or does not read
     await response.write_eof()
     return response
 
 
 def _lines(first: int, events: Iterable[Event]) -> bytes:
-    told = ((number, json.dumps(redact_json(event.to_json()))) for number, event in enumerate(events, first))
-    return b"".join(f"id: {number}\ndata: {data}\n\n".encode() for number, data in told)
+    numbered = ((number, json.dumps(redact_json(event.to_json()))) for number, event in enumerate(events, first))
+    return b"".join(f"id: {number}\ndata: {data}\n\n".encode() for number, data in numbered)
 
 
 async def _write(response: web.StreamResponse, data: bytes) -> None:
     if data:
-        async with asyncio.timeout(WRITE_WITHIN):
+        async with asyncio.timeout(WRITE_TIMEOUT):
             await response.write(data)

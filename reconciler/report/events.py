@@ -1,7 +1,7 @@
-"""The last things that happened, for `tunnels events`, the status page and whoever follows.
+"""Keeps the latest events, for `tunnels events`, the status page and subscribers.
 
-Owns a bounded ring. In: `tell`, one call for each event. Out: `since` and `more`, which any number of readers use at
-their own pace: each reads from the ring, so that a slow one costs nothing and at worst misses what has left it.
+Owns a ring buffer. Input: one call of `add` for each event. Output: `since` and `more`, for any number of readers.
+Each reader keeps its own position, so that a slow one costs nothing and at worst misses events that left the ring.
 """
 
 from __future__ import annotations
@@ -13,18 +13,19 @@ from dataclasses import dataclass
 
 from reconciler.core.actions import Action, Cut, Drain
 from reconciler.core.observed import Observed
+from reconciler.core.subject import Subject
 from reconciler.report.changes import Change
 from reconciler.report.snapshot import Json, iso
 
-KEPT = 1000
+KEPT = 1000  # events
 
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """`subject` is "tunnel prod/pg", "target prod" or "config"; `phase` a Phase or what was done; None: it is gone."""
+    """One event. `phase`: a Phase, what was done, or None if the subject was removed."""
 
     at: float
-    subject: str
+    subject: Subject
     phase: str | None
     before: str | None = None
     reason: str | None = None
@@ -45,7 +46,7 @@ class Event:
     def to_json(self) -> Json:
         return {
             "at": iso(self.at),
-            "subject": self.subject,
+            "subject": str(self.subject),
             "phase": self.phase,
             "before": self.before,
             "reason": self.reason,
@@ -54,43 +55,43 @@ class Event:
 
 
 class Events:
-    """See the module. Events are numbered from 1."""
+    """The ring buffer of events. Events are numbered from 1."""
 
     def __init__(self) -> None:
         self._ring: deque[Event] = deque(maxlen=KEPT)
-        self._told = 0
-        self._more = asyncio.Event()
+        self._count = 0
+        self._added = asyncio.Event()
         self._closed = False
 
-    def tell(self, event: Event) -> None:
+    def add(self, event: Event) -> None:
         self._ring.append(event)
-        self._told += 1
+        self._count += 1
         self._wake()
 
     def close(self) -> None:
-        """Nothing more will happen: readers come to their end."""
+        """End the streams of all readers: no more events will be added."""
         self._closed = True
         self._wake()
 
     def _wake(self) -> None:
-        more, self._more = self._more, asyncio.Event()
-        more.set()
+        added, self._added = self._added, asyncio.Event()
+        added.set()
 
     def since(self, number: int) -> tuple[int, tuple[Event, ...]]:
-        """What came after the event of that number, as far as it is kept, and the number of the last of it."""
-        missed = self._told - len(self._ring)  # how many have left the ring
-        first = max(number - missed, 0) if number <= self._told else 0
-        return self._told, tuple(self._ring)[first:]
+        """Return the number of the last event, and the events after `number` that are still kept."""
+        dropped = self._count - len(self._ring)
+        first = max(number - dropped, 0) if number <= self._count else 0
+        return self._count, tuple(self._ring)[first:]
 
     async def more(self, number: int) -> bool:
-        """Wait until there is something after that number. False: there will not be."""
-        while self._told == number and not self._closed:
-            await self._more.wait()
-        return self._told != number
+        """Wait until there is an event after `number`. Return False if there will be none."""
+        while self._count == number and not self._closed:
+            await self._added.wait()
+        return self._count != number
 
 
-def of_clients(actions: Iterable[Action], observed: Observed, at: float) -> Iterator[Event]:
-    """What the planner does to live clients."""
+def client_events(actions: Iterable[Action], observed: Observed, at: float) -> Iterator[Event]:
+    """Yield an event for each action that affects live clients."""
     counts = {flow.key: flow.count for flow in observed.flows}
     for action in actions:
         match action:
@@ -104,4 +105,4 @@ def of_clients(actions: Iterable[Action], observed: Observed, at: float) -> Iter
                 continue
         count = counts.get(action.flow, 0)
         clients = "1 client" if count == 1 else f"{count} clients"
-        yield Event(at, f"tunnel {action.flow.tunnel}", phase, message=f"{clients}: {action.why}")
+        yield Event(at, Subject("tunnel", action.flow.tunnel), phase, message=f"{clients}: {action.why}")

@@ -1,7 +1,7 @@
-"""The text formats of Prometheus and OpenMetrics, for samples by the ten thousand.
+"""Writes the text formats of Prometheus and OpenMetrics, fast enough for tens of thousands of samples.
 
 prometheus_client takes 20 us for each sample, so that a scrape of 1,000 tunnels would last half a second
-(tests/bench/scrape.py); what is written here is only that part of the formats which our metrics use.
+(tests/bench/scrape.py). This module implements only the part of the formats that our metrics use.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _WEIGHT = re.compile(r"0(?:\.[0-9]{0,3})?|1(?:\.0{0,3})?")  # RFC 9110, section 
 
 _ESCAPES = str.maketrans({"\\": r"\\", "\n": r"\n", '"': r"\""})
 
-Sample = tuple[str, float]  # its labels, as `labels` writes them, and its value
+Sample = tuple[str, float]  # the labels as `labels` formats them, and the value
 
 
 def content_type(accept: str) -> str:
@@ -45,24 +45,24 @@ def content_type(accept: str) -> str:
 
 
 def labels(pairs: Mapping[str, str]) -> str:
-    """`target="prod",tunnel="pg"`."""
+    """Format labels: `target="prod",tunnel="pg"`."""
     return ",".join(f'{name}="{_text(value).translate(_ESCAPES)}"' for name, value in pairs.items())
 
 
 def _text(value: str) -> str:
-    """The formats are UTF-8, and the name of a file need not be."""
+    """Escape what is not valid UTF-8: file names need not be."""
     return value if value.isascii() else value.encode(errors="backslashreplace").decode()
 
 
 class Page:
-    """One answer to a scrape, family by family."""
+    """The response to one scrape, built one metric family at a time."""
 
     def __init__(self, *, openmetrics: bool) -> None:
         self._openmetrics = openmetrics
         self._lines: list[str] = []
 
     def text(self) -> str:
-        """All of it; OpenMetrics' last line is for whoever adds the last family."""
+        """Return the text so far, without the final `# EOF` line of OpenMetrics."""
         return "".join(self._lines)
 
     def gauge(self, name: str, description: str, samples: Iterable[Sample]) -> None:
@@ -70,7 +70,7 @@ class Page:
         self._samples(name, samples)
 
     def counter(self, name: str, description: str, samples: Iterable[Sample]) -> None:
-        """`name` ends in `_total`; OpenMetrics has it in the samples and not in the family."""
+        """Add a counter. `name` ends in `_total`, which OpenMetrics puts in the samples and not in the family name."""
         self._head(name.removesuffix("_total") if self._openmetrics else name, "counter", description)
         self._samples(name, samples)
 

@@ -1,12 +1,12 @@
-"""The HTTP endpoints: metrics, liveness, readiness, the status page and its data. Read only (DESIGN section 7).
+"""The HTTP endpoints: metrics, liveness, readiness, the status page and its data. Read only (docs/contract.md).
 
-In: where to get a snapshot. Out: an aiohttp application. Who may see what:
+Input: functions that return a snapshot. Output: an aiohttp application. Access:
 
-    /metrics, /livez, /readyz         everybody who can connect
-    /readyz/TARGET/TUNNEL             everybody who can connect, by a Host header that is an address, localhost or an
-                                      allowed name: else any web page could read it through its visitor's browser, by
-                                      a name that it makes resolve to 127.0.0.1
-    /, /page/..., /api/v1/...         with such a Host header, through loopback or with --expose-status
+    /metrics, /livez, /readyz         any client that can connect
+    /readyz/TARGET/TUNNEL             any client, if the Host header is an address, localhost or an allowed name:
+                                      otherwise a web page could read it through a browser, with a name that resolves
+                                      to 127.0.0.1 (DNS rebinding)
+    /, /page/..., /api/v1/...         with such a Host header, and through loopback or with --expose-status
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from aiohttp import web
 from reconciler.report.event_stream import stream
 from reconciler.report.events import Events
 from reconciler.report.metrics import Metrics
-from reconciler.report.snapshot import Pulse, Snapshot, TunnelSnapshot, sentence, to_json
+from reconciler.report.snapshot import Liveness, Snapshot, TunnelSnapshot, sentence, to_json
 from reconciler.system.redaction import redact, redact_json
 
 PAGE = Path(__file__).parent / "page"
-PASS_WITHIN = 60.0  # seconds without a pass of the loop: it hangs; it makes one every few seconds
-LAG_MAX = 10.0  # seconds by which the event loop was late
+PASS_AGE_MAX = 60.0  # seconds since the last pass of the reconcile loop, which runs one every few seconds
+LAG_MAX = 10.0  # seconds of event loop lag
 
 _OPEN = ("/metrics", "/livez", "/readyz")
 _HEADERS = {
@@ -38,7 +38,7 @@ _HEADERS = {
     "Referrer-Policy": "no-referrer",
     "Cross-Origin-Resource-Policy": "same-origin",
     "Cache-Control": "no-store",
-    "Server": "tunnels",  # the versions of Python and aiohttp are nobody's business
+    "Server": "tunnels",  # do not reveal the versions of Python and aiohttp
 }
 _TYPES = {
     ".html": "text/html",
@@ -56,7 +56,7 @@ _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """What the command line says: `metric_labels` are the labels of tunnels that metrics may show."""
+    """Options of the command line. `metric_labels`: the tunnel labels that metrics may show."""
 
     expose_status: bool = False
     allowed_hosts: tuple[str, ...] = ()
@@ -64,10 +64,10 @@ class Rules:
 
 
 def application(
-    snapshot: Callable[[], Snapshot], pulse: Callable[[], Pulse], events: Events, rules: Rules
+    snapshot: Callable[[], Snapshot], liveness: Callable[[], Liveness], events: Events, rules: Rules
 ) -> web.Application:
-    """The application, to be served."""
-    http = _Http(snapshot, pulse, events, rules)
+    """Return the HTTP application."""
+    http = _Http(snapshot, liveness, events, rules)
     app = web.Application(middlewares=[http.guard])
     app.on_response_prepare.append(_add_headers)
     app.router.add_get("/metrics", http.metrics)
@@ -83,10 +83,10 @@ def application(
 
 class _Http:
     def __init__(
-        self, snapshot: Callable[[], Snapshot], pulse: Callable[[], Pulse], events: Events, rules: Rules
+        self, snapshot: Callable[[], Snapshot], liveness: Callable[[], Liveness], events: Events, rules: Rules
     ) -> None:
         self._snapshot = snapshot
-        self._pulse = pulse
+        self._liveness = liveness
         self._events = events
         self._rules = rules
         self._metrics = Metrics(rules.metric_labels)
@@ -94,7 +94,7 @@ class _Http:
 
     @web.middleware
     async def guard(self, request: web.Request, handler: _Handler) -> web.StreamResponse:
-        """Who may ask what."""
+        """Enforce the access rules of this module."""
         try:
             refusal = self._refusal(request)
             return refusal if refusal is not None else await handler(request)
@@ -103,16 +103,16 @@ class _Http:
 
     def _refusal(self, request: web.Request) -> web.Response | None:
         if request.method not in ("GET", "HEAD"):
-            refusal = _text(405, "read only: changes go through the control socket")
+            refusal = _text(405, "read only: use the control socket for changes")
             refusal.headers["Allow"] = "GET, HEAD"
             return refusal
         if request.path in _OPEN:
             return None
         is_probe = request.path.startswith("/readyz/")
         if not is_probe and not self._rules.expose_status and not _is_local(request):
-            return _text(403, "shown on loopback only; --expose-status shows it to everybody who can connect")
+            return _text(403, "available on loopback only: start with --expose-status to allow any client")
         if not is_host_allowed(request.headers.get("Host", ""), self._rules.allowed_hosts):
-            return _text(403, "this name is not among --allowed-hosts; an address will do")
+            return _text(403, "host name not allowed: use an IP address, or add the name to --allowed-hosts")
         return None
 
     # --- for machines ------------------------------------------------------------------------------------------
@@ -123,19 +123,19 @@ class _Http:
         return web.Response(body=body, headers={"Content-Type": content_type})
 
     async def livez(self, request: web.Request) -> web.Response:
-        wrong = ailment(self._pulse())
-        return _text(503 if wrong else 200, wrong or "ok")
+        failure = liveness_failure(self._liveness())
+        return _text(503 if failure else 200, failure or "ok")
 
     async def readyz(self, request: web.Request) -> web.Response:
         snapshot = self._snapshot()
-        return _ready(snapshot.pulse, snapshot.troubles(critical=True))
+        return _ready(snapshot.liveness, snapshot.troubles(critical=True))
 
     async def ready_tunnel(self, request: web.Request) -> web.Response:
         tunnel = f"{request.match_info['target']}/{request.match_info['tunnel']}"
         snapshot = self._snapshot()
         if not any(one.id == tunnel for one in snapshot.tunnels):
-            return _text(404, "there is no such tunnel")
-        return _ready(snapshot.pulse, [one for one in snapshot.troubles(critical=False) if one.id == tunnel])
+            return _text(404, "no such tunnel")
+        return _ready(snapshot.liveness, [one for one in snapshot.troubles(critical=False) if one.id == tunnel])
 
     # --- for people --------------------------------------------------------------------------------------------
 
@@ -148,30 +148,30 @@ class _Http:
     async def page(self, request: web.Request) -> web.StreamResponse:
         name = request.match_info.get("file", "index.html")
         if name not in self._files:
-            return _text(404, "there is no such page")
+            return _text(404, "no such page")
         content, content_type = self._files[name]
         return web.Response(body=content, headers={"Content-Type": f"{content_type}; charset=utf-8"})
 
 
 def _page_files() -> dict[str, tuple[bytes, str]]:
-    """The content and type of each file of the page, by name.
+    """Return the content and type of each file of the page, by name.
 
-    They are read once, so that no request names a path.
+    They are read once: no request can name a path.
     """
     return {path.name: (path.read_bytes(), _TYPES[path.suffix]) for path in PAGE.iterdir() if path.suffix in _TYPES}
 
 
-def ailment(pulse: Pulse) -> str:
-    """Why the process is as good as dead, "" if it is not."""
-    if pulse.passed is not None and pulse.passed > PASS_WITHIN:
-        return f"the reconcile loop has not looked for {pulse.passed:.0f} s"
-    if pulse.again > LAG_MAX:  # once, it was the whole process that was stopped, and goes on
-        return f"the event loop is late by {pulse.again:.0f} s"
+def liveness_failure(liveness: Liveness) -> str:
+    """Return why the process must be restarted, "" if it works."""
+    if liveness.last_pass_age is not None and liveness.last_pass_age > PASS_AGE_MAX:
+        return f"the last pass of the reconcile loop was {liveness.last_pass_age:.0f} s ago"
+    if liveness.second_max_lag > LAG_MAX:  # a single large lag: the process was stopped and continues
+        return f"the event loop lags by {liveness.second_max_lag:.0f} s"
     return ""
 
 
 def is_host_allowed(header: str, allowed: tuple[str, ...]) -> bool:
-    """Whether a Host header names an address, localhost or an allowed name; the port is anybody's."""
+    """Return True if a Host header names an address, localhost or an allowed name, with any port."""
     host = header.rpartition(":")[0] if header.rpartition(":")[2].isdecimal() else header
     host = host.removeprefix("[").removesuffix("]").removesuffix(".").lower()
     try:
@@ -181,23 +181,23 @@ def is_host_allowed(header: str, allowed: tuple[str, ...]) -> bool:
     return True
 
 
-def _ready(pulse: Pulse, troubles: list[TunnelSnapshot]) -> web.Response:
-    if pulse.ending:
-        return _text(503, "it is ending")
-    if pulse.passed is None:
-        return _text(503, "it is starting")
-    said = [pulse.fault] if pulse.fault else []
-    said += [sentence(one.id, one.condition) for one in troubles]
-    return _text(503 if said else 200, "\n".join(said) or "ok")
+def _ready(liveness: Liveness, troubles: list[TunnelSnapshot]) -> web.Response:
+    if liveness.ending:
+        return _text(503, "the process is ending")
+    if liveness.last_pass_age is None:
+        return _text(503, "the process is starting")
+    lines = [liveness.fault] if liveness.fault else []
+    lines += [sentence(one.id, one.condition) for one in troubles]
+    return _text(503 if lines else 200, "\n".join(lines) or "ok")
 
 
 async def _add_headers(_: web.Request, response: web.StreamResponse) -> None:
-    """They keep browsers from doing more than was meant. Here, as a stream of events is under way before it returns."""
+    """Add the security headers. A middleware would be too late: an event stream sends its headers before it returns."""
     response.headers.update(_HEADERS)
 
 
 def _is_local(request: web.Request) -> bool:
-    """Whether the connection was made to a loopback address of this machine."""
+    """Return True if the client connected to a loopback address."""
     address = request.get_extra_info("sockname")
     return isinstance(address, tuple) and ipaddress.ip_address(str(address[0]).partition("%")[0]).is_loopback
 

@@ -1,14 +1,14 @@
-"""An HTTP server on sockets that are bound already, and its bounds.
+"""An HTTP server on bound sockets, with limits on its connections.
 
-Owns the connections. aiohttp has no limit of its own for a client that connects and says nothing, or reads nothing:
-here a connection that is not being answered for `PATIENCE` seconds is ended, and there are at most `limit` of them. One
-more takes the place of another, so that whoever holds them all cannot keep a probe out.
+Owns the connections. aiohttp has no limit for a client that connects and sends nothing, or reads nothing. This server
+closes a connection that has no request in progress for `IDLE_TIMEOUT` seconds, and has at most `limit` connections.
+A new connection above the limit replaces an old one, so that no client can lock out health checks.
 
-A client may end its side of the connection after its last request (`nc -N` does). It still gets the answers, within
-`PATIENCE` seconds. A reader of events that does so has left.
+A client may end its side of the connection after its last request (`nc -N` does). It still gets its responses, within
+`IDLE_TIMEOUT` seconds. An event subscriber that ends its side has left.
 
-It accepts clients itself, a few in one turn of the event loop: asyncio's servers accept a hundred before the first of
-them can be counted, and without descriptors log a traceback for each, every second.
+The server accepts clients itself, a few in each iteration of the event loop. asyncio's servers accept a hundred before
+the first one can be counted, and without free descriptors they log a traceback for each, every second.
 """
 
 from __future__ import annotations
@@ -24,46 +24,46 @@ from aiohttp import ClientConnectionResetError, web
 from aiohttp.http_exceptions import BadHttpMessage
 from aiohttp.web_protocol import RequestHandler
 
-from reconciler.report.event_stream import READERS, Readers
+from reconciler.report.event_stream import SUBSCRIBERS, Subscribers
 
-PATIENCE = 15.0
-LINGERING = 2.0  # seconds in which the rest of a body that nobody asked for may come
-SWEEP = 1.0
+IDLE_TIMEOUT = 15.0
+LINGERING = 2.0  # seconds to read the rest of a request body that no handler has read
+SWEEP_INTERVAL = 1.0
 LIMIT = 128
-AT_ONCE = 8  # clients accepted in one turn of the event loop
-RETRY_AFTER = 0.2  # seconds, where the process has no descriptor left
+ACCEPTS_MAX = 8  # clients accepted in one iteration of the event loop
+RETRY_AFTER = 0.2  # seconds until the next accept, if the process has no free descriptor
 
 log = logging.getLogger(__name__)
-_aiohttps = logging.getLogger(f"{__name__}.aiohttp")
+_aiohttp_log = logging.getLogger(f"{__name__}.aiohttp")
 
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class Serving:
-    """See the module. Made with an application that is not running yet; it lives until `stop`."""
+    """The server of one application, which must not be running yet. Owns its connections until `stop`."""
 
-    def __init__(self, app: web.Application, *, limit: int = LIMIT, patience: float = PATIENCE) -> None:
+    def __init__(self, app: web.Application, *, limit: int = LIMIT, idle_timeout: float = IDLE_TIMEOUT) -> None:
         self._limit = limit
-        self._patience = patience
-        self._open: dict[_Connection, None] = {}  # in the order they came
-        self._idle_since: dict[_Connection, float] = {}  # those that are not being answered, the longest so first
+        self._idle_timeout = idle_timeout
+        self._open: dict[_Connection, None] = {}  # in the order of their arrival
+        self._idle_since: dict[_Connection, float] = {}  # connections without a request in progress, longest first
         self._half_closed: dict[_Connection, float] = {}  # when their clients ended their side
-        self._readers = Readers(self._half_closed.keys(), most=max(1, limit // 4))
+        self._subscribers = Subscribers(self._half_closed.keys(), limit=max(1, limit // 4))
         self._listeners: list[socket.socket] = []
         self._retries: set[asyncio.TimerHandle] = set()
-        self._making: set[asyncio.Task[object]] = set()
+        self._setups: set[asyncio.Task[object]] = set()
         self._sweeper: asyncio.Task[None] | None = None
-        app[READERS] = self._readers
-        app.middlewares.insert(0, self._mark)
+        app[SUBSCRIBERS] = self._subscribers
+        app.middlewares.insert(0, self._track_request)
         self._runner = web.AppRunner(
             app,
             handle_signals=False,
-            handler_cancellation=True,  # who has left is not answered: followers of events end at once
+            handler_cancellation=True,  # a handler ends when its client leaves: event streams end at once
             shutdown_timeout=1.0,
         )
 
     async def start(self, sockets: Iterable[socket.socket]) -> None:
-        """Serve on these listening sockets, which are ours from now on."""
+        """Serve on these listening sockets and take ownership of them."""
         await self._runner.setup()
         loop = asyncio.get_running_loop()
         for sock in sockets:
@@ -73,13 +73,13 @@ class Serving:
         self._sweeper = loop.create_task(self._sweep(), name="http sweeper")
 
     async def stop(self) -> None:
-        """Close everything; answers under way get a second."""
+        """Close everything. Responses in progress get one second."""
         for retry in self._retries:
             retry.cancel()
         for listener in self._listeners:
             asyncio.get_running_loop().remove_reader(listener)
             listener.close()
-        await asyncio.gather(*self._making, return_exceptions=True)
+        await asyncio.gather(*self._setups, return_exceptions=True)
         if self._sweeper is not None:
             self._sweeper.cancel()
             with contextlib.suppress(asyncio.CancelledError):
@@ -88,37 +88,37 @@ class Serving:
 
     @property
     def connections(self) -> list[RequestHandler]:
-        """Those that are open."""
+        """The open connections."""
         return list(self._open)
 
     def _listen(self, sock: socket.socket) -> None:
         asyncio.get_running_loop().add_reader(sock, self._ready, sock)
 
     def _ready(self, sock: socket.socket) -> None:
-        for _ in range(AT_ONCE):
+        for _ in range(ACCEPTS_MAX):
             try:
                 client, _address = sock.accept()
             except (BlockingIOError, InterruptedError, ConnectionAbortedError):
                 return
             except OSError as error:
                 log.debug("cannot accept a client: %s", error)
-                self._try_later(sock)
+                self._retry_later(sock)
                 return
             client.setblocking(False)
-            making: asyncio.Task[object] = asyncio.get_running_loop().create_task(self._take(client))
-            self._making.add(making)
-            making.add_done_callback(self._making.discard)
+            setup: asyncio.Task[object] = asyncio.get_running_loop().create_task(self._set_up(client))
+            self._setups.add(setup)
+            setup.add_done_callback(self._setups.discard)
 
-    async def _take(self, client: socket.socket) -> None:
+    async def _set_up(self, client: socket.socket) -> None:
         try:
             await asyncio.get_running_loop().connect_accepted_socket(self._connection, client)
         except BaseException as error:
             client.close()
-            if not isinstance(error, OSError):  # else it has left
+            if not isinstance(error, OSError):  # an OSError: the client has left
                 raise
 
-    def _try_later(self, sock: socket.socket) -> None:
-        """The next client waits in the socket's queue; a client that can connect again makes room for it."""
+    def _retry_later(self, sock: socket.socket) -> None:
+        """Accept again later: clients wait in the backlog. Close an idle connection to free a descriptor."""
 
         def retry() -> None:
             self._retries.discard(handle)
@@ -135,43 +135,43 @@ class Serving:
         server = self._runner.server
         assert server is not None
         return _Connection(
-            self._came,
-            self._left,
+            self._opened,
+            self._lost,
             self._client_ended,
             server,
             loop=asyncio.get_running_loop(),
             access_log=None,
-            keepalive_timeout=self._patience,
+            keepalive_timeout=self._idle_timeout,
             lingering_time=LINGERING,
-            logger=_aiohttps,
+            logger=_aiohttp_log,
         )
 
-    def _came(self, connection: _Connection) -> None:
+    def _opened(self, connection: _Connection) -> None:
         if len(self._open) >= self._limit:
-            # One that waits for a request, if there is any: its client can connect again and loses nothing.
+            # Close an idle connection if there is one: its client loses no response and can reconnect.
             self._end(next(iter(self._idle_since or self._open)))
         self._open[connection] = None
         self._idle_since[connection] = asyncio.get_running_loop().time()
 
-    def _left(self, connection: _Connection) -> None:
+    def _lost(self, connection: _Connection) -> None:
         self._open.pop(connection, None)
         self._idle_since.pop(connection, None)
         self._half_closed.pop(connection, None)
 
     def _client_ended(self, connection: _Connection) -> bool:
-        """Return True if the connection stays open for the answers that are due."""
-        if connection in self._readers.connections:
+        """Return True if the connection stays open for responses in progress."""
+        if connection in self._subscribers.connections:
             return False
         self._half_closed[connection] = asyncio.get_running_loop().time()
         return True
 
     def _end(self, connection: _Connection) -> None:
-        self._left(connection)
+        self._lost(connection)
         if connection.transport is not None:
             connection.transport.abort()
 
     @web.middleware
-    async def _mark(self, request: web.Request, handler: _Handler) -> web.StreamResponse:
+    async def _track_request(self, request: web.Request, handler: _Handler) -> web.StreamResponse:
         connection = request.protocol
         assert isinstance(connection, _Connection)
         self._idle_since.pop(connection, None)
@@ -184,45 +184,45 @@ class Serving:
     async def _sweep(self) -> None:
         loop = asyncio.get_running_loop()
         while True:
-            await asyncio.sleep(min(SWEEP, self._patience))
+            await asyncio.sleep(min(SWEEP_INTERVAL, self._idle_timeout))
             now = loop.time()
             waiting = [*self._idle_since.items(), *self._half_closed.items()]
-            for connection in [one for one, since in waiting if now - since >= self._patience]:
+            for connection in [one for one, since in waiting if now - since >= self._idle_timeout]:
                 self._end(connection)
 
 
 class _Connection(RequestHandler):
-    """aiohttp's handler of one connection. Reports when it opens, when it is lost and when the client ends its side.
+    """aiohttp's handler of one connection. Calls back when it opens, when it is lost and when the client ends its side.
 
-    The answer to what is not HTTP does not name aiohttp's version.
+    The response to a malformed request does not reveal the version of aiohttp.
     """
 
-    __slots__ = ("_came", "_client_ended", "_has_client_ended", "_left")
+    __slots__ = ("_client_ended", "_has_client_ended", "_lost", "_opened")
 
     def __init__(
         self,
-        came: Callable[[_Connection], None],
-        left: Callable[[_Connection], None],
+        opened: Callable[[_Connection], None],
+        lost: Callable[[_Connection], None],
         client_ended: Callable[[_Connection], bool],
         server: web.Server,
         **more: Any,
     ) -> None:
         super().__init__(server, **more)
-        self._came = came
-        self._left = left
+        self._opened = opened
+        self._lost = lost
         self._client_ended = client_ended
         self._has_client_ended = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
-        self._came(self)
+        self._opened(self)
 
     def connection_lost(self, exc: BaseException | None) -> None:
         super().connection_lost(exc)
-        self._left(self)
+        self._lost(self)
 
-    def eof_received(self) -> bool:  # type: ignore[override]  # asyncio takes the answer, aiohttp has none to give
-        """Return True to keep the transport open: a request is being answered, or waits for its turn."""
+    def eof_received(self) -> bool:  # type: ignore[override]  # asyncio uses the result, aiohttp declares none
+        """Return True to keep the transport open: a request is in progress or queued."""
         waits_for_request = self._waiter is not None and not self._waiter.done()
         if waits_for_request or not self._request_count or not self._client_ended(self):
             return False
@@ -245,21 +245,21 @@ class _Connection(RequestHandler):
         message: str | None = None,
     ) -> web.StreamResponse:
         response = super().handle_error(request, status, exc, message)
-        response.headers["Server"] = "tunnels"  # no middleware sees this answer
+        response.headers["Server"] = "tunnels"  # this response does not pass through a middleware
         return response
 
 
 def _is_ours(record: logging.LogRecord) -> bool:
-    """Whether it is for us to mend. A request that breaks the rules of HTTP is not, and anybody can send one."""
+    """Return True if the log record is a fault of this program. A malformed request is not: any client can send one."""
     error = record.exc_info[1] if record.exc_info else None
-    if isinstance(error, ClientConnectionResetError):  # the client has left before it was answered
+    if isinstance(error, ClientConnectionResetError):  # the client left before the response
         return False
     if not isinstance(error, BadHttpMessage | web.RequestPayloadError):
         return True
-    said = error.message if isinstance(error, BadHttpMessage) else type(error).__name__
-    # Behind its colon stands what was sent: a header may hold a password.
-    log.debug("%s: %s", record.getMessage(), said.partition(":")[0][:80])
+    text = error.message if isinstance(error, BadHttpMessage) else type(error).__name__
+    # The part after the colon quotes the request: a header may contain a password.
+    log.debug("%s: %s", record.getMessage(), text.partition(":")[0][:80])
     return False
 
 
-_aiohttps.addFilter(_is_ours)
+_aiohttp_log.addFilter(_is_ours)

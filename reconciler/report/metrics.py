@@ -1,8 +1,8 @@
-"""The metrics of DESIGN section 8, written from a snapshot.
+"""Writes the metrics of docs/contract.md from a snapshot.
 
-In: a snapshot, and which format the scraper prefers. Out: the page: ours first, then what prometheus_client tells of
-the process and of Python. Label values come from the files, never from clients. A series is there from the moment its
-tunnel is asked for, at 0, until the tunnel's last client has gone.
+Input: a snapshot, and the Accept header of the scraper. Output: our metrics, then those of prometheus_client for the
+process and for Python. Label values come from the files, never from clients. The series of a tunnel start at 0 when
+the tunnel is added, and end when a removed tunnel loses its last client.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from prometheus_client.openmetrics import exposition as openmetrics_exposition
 
 from reconciler.core.observed import Phase
 from reconciler.report.exposition import OPENMETRICS, Page, Sample, content_type, labels
-from reconciler.report.snapshot import NOT_ASKED, Condition, Snapshot, TargetSnapshot, TunnelSnapshot
+from reconciler.report.snapshot import NOT_EXPECTED_UP, Condition, Snapshot, TargetSnapshot, TunnelSnapshot
 from reconciler.system.redaction import redact
 
 RESULTS = ("ok", "denied", "limit", "hold_timeout", "dial_failed", "auth_failed")
@@ -27,7 +27,7 @@ _Targets = Sequence[tuple[str, TargetSnapshot]]
 
 
 class Metrics:
-    """See the module. `shown` are the tunnels' own labels that `ssh_tunnel_info` carries."""
+    """The `/metrics` page. `shown`: names of the tunnel labels that `ssh_tunnel_info` carries."""
 
     def __init__(self, shown: Iterable[str] = ()) -> None:
         self._shown = {f"label_{_NOT_IN_A_NAME.sub('_', name)}": name for name in shown}
@@ -38,7 +38,7 @@ class Metrics:
         self._one_at_a_time = asyncio.Lock()
 
     async def render(self, snapshot: Snapshot, accept: str) -> tuple[bytes, str]:
-        """The page and its content type. In a thread: clients' bytes go on meanwhile."""
+        """Return the page and its content type. Made in a thread: the relays run meanwhile."""
         async with self._one_at_a_time:
             return await asyncio.to_thread(self.page, snapshot, accept)
 
@@ -62,53 +62,55 @@ class Metrics:
         for text, one in tunnels:
             own = dict(one.labels)
             more = {
-                "listen": redact(one.asked),
+                "listen": redact(one.configured),
                 "dial": redact(one.dial),
                 "critical": "true" if one.critical else "false",
                 **{label: redact(own.get(name, "")) for label, name in self._shown.items()},
             }
             samples.append((f"{text},{labels(more)}", 1))
-        page.gauge("ssh_tunnel_info", "What the file says about the tunnel.", samples)
+        page.gauge("ssh_tunnel_info", "Settings of the tunnel, as in the file.", samples)
 
 
 def _tunnels(page: Page, tunnels: _Labelled) -> None:
-    asked = [(text, one) for text, one in tunnels if one.condition.phase not in NOT_ASKED]
+    expected = [(text, one) for text, one in tunnels if one.condition.phase not in NOT_EXPECTED_UP]
     page.gauge(
         "ssh_tunnel_up",
-        "Whether its socket is bound, its SSH connection is up and nothing says unhealthy; none while off or standby.",
-        [(text, int(one.condition.phase is Phase.UP)) for text, one in asked],
+        "1 if the listener is bound, the SSH connection is up and nothing is unhealthy; absent while off or standby.",
+        [(text, int(one.condition.phase is Phase.UP)) for text, one in expected],
     )
     page.gauge(
         "ssh_tunnel_phase",
-        "1 for the phase that the tunnel is in.",
+        "1 for the current phase of the tunnel.",
         [(f'{text},phase="{phase}"', int(one.condition.phase is phase)) for text, one in tunnels for phase in Phase],
     )
     page.gauge(
-        "ssh_tunnel_active_connections", "Clients with a channel.", [(text, one.connections) for text, one in tunnels]
+        "ssh_tunnel_active_connections",
+        "Client connections with a channel.",
+        [(text, one.connections) for text, one in tunnels],
     )
     page.gauge(
         "ssh_tunnel_held_connections",
-        "Clients that wait for the SSH connection.",
+        "Client connections that wait for the SSH connection.",
         [(text, one.held) for text, one in tunnels],
     )
     page.gauge(
         "ssh_tunnel_last_transition_timestamp_seconds",
-        "When the tunnel entered its phase.",
+        "Time at which the tunnel entered its phase.",
         [(text, one.condition.since) for text, one in tunnels],
     )
     page.gauge(
         "ssh_tunnel_expiry_timestamp_seconds",
-        "When expiresAt turns it off.",
+        "Time at which expiresAt turns the tunnel off.",
         [(text, one.expires_at) for text, one in tunnels if one.expires_at is not None],
     )
     page.gauge(
         "ssh_tunnel_probe_success",
-        "Whether its last health probe went well.",
+        "1 if the last health probe succeeded.",
         [(text, int(one.probe)) for text, one in tunnels if one.probe is not None],
     )
     page.counter(
         "ssh_tunnel_bytes_total",
-        "Bytes of its clients, as seen from here: sent towards the SSH server, received from it.",
+        "Bytes of client connections: sent to the SSH server, received from it.",
         [
             sample
             for text, one in tunnels
@@ -120,17 +122,17 @@ def _tunnels(page: Page, tunnels: _Labelled) -> None:
     )
     page.counter(
         "ssh_tunnel_connections_total",
-        "Clients that came, by what became of them.",
+        "Client connections, by result.",
         [(f'{text},result="{result}"', one.results.get(result, 0)) for text, one in tunnels for result in RESULTS],
     )
     page.counter(
         "ssh_tunnel_failures_total",
-        "Failures of its own socket, destination or probe; those of its SSH connection are its target's.",
+        "Failures of the listener, destination or probe; failures of the SSH connection count for the target.",
         _failures((text, one.condition) for text, one in tunnels),
     )
     page.counter(
         "ssh_tunnel_reconnects_total",
-        "How often it came back after having been up.",
+        "Times that it came up again after having been up.",
         [(text, one.condition.reconnects) for text, one in tunnels],
     )
 
@@ -138,46 +140,52 @@ def _tunnels(page: Page, tunnels: _Labelled) -> None:
 def _targets(page: Page, targets: _Targets) -> None:
     page.gauge(
         "ssh_target_up",
-        "Whether there is an SSH connection that answers; none while off or standby.",
-        [(text, int(one.condition.phase is Phase.UP)) for text, one in targets if one.condition.phase not in NOT_ASKED],
+        "1 if the SSH connection is up; absent while off or standby.",
+        [
+            (text, int(one.condition.phase is Phase.UP))
+            for text, one in targets
+            if one.condition.phase not in NOT_EXPECTED_UP
+        ],
     )
     page.gauge(
         "ssh_target_rtt_seconds",
-        "Round trip time of the SSH connection's TCP connection.",
+        "Round trip time of the TCP connection that carries SSH.",
         [(text, one.rtt) for text, one in targets if one.rtt is not None],
     )
     page.gauge(
         "ssh_target_host_key_verified",
-        "Whether the host keys of all its hops were checked.",
+        "1 if the host keys of all hops were verified.",
         [(text, int(one.host_key_verified)) for text, one in targets if one.host_key_verified is not None],
     )
     page.gauge(
         "ssh_target_certificate_expiry_timestamp_seconds",
-        "When the certificate that logged in last expires.",
+        "Time at which the certificate of the last login expires.",
         [(text, one.certificate_expires) for text, one in targets if one.certificate_expires is not None],
     )
     page.counter(
         "ssh_target_reconnects_total",
-        "How often it came back after having been up.",
+        "Times that it came up again after having been up.",
         [(text, one.condition.reconnects) for text, one in targets],
     )
     page.counter(
         "ssh_target_failures_total",
-        "Connections that could not be made, or were lost.",
+        "SSH connections that failed or were lost.",
         _failures((text, one.condition) for text, one in targets),
     )
     page.histogram(
         "ssh_target_connect_duration_seconds",
-        "Time from the first packet to being logged in, all hops included.",
+        "Time from the first packet to the completed login, all hops included.",
         [(text, one.connects) for text, one in targets],
     )
     page.histogram(
         "ssh_target_dial_duration_seconds",
-        "Time until a client's destination answered, well or not.",
+        "Time until the destination of a client connection accepted or refused.",
         [(text, one.dials) for text, one in targets],
     )
     page.histogram(
-        "ssh_target_probe_duration_seconds", "Time a health probe took.", [(text, one.probes) for text, one in targets]
+        "ssh_target_probe_duration_seconds",
+        "Duration of a health probe.",
+        [(text, one.probes) for text, one in targets],
     )
 
 
@@ -185,44 +193,44 @@ def _process(page: Page, snapshot: Snapshot) -> None:
     config = snapshot.config
     page.gauge(
         "tunnels_config_last_reload_successful",
-        "Whether the last load found nothing wrong.",
+        "1 if the last load found no error.",
         [("", int(not config.errors))],
     )
     page.gauge(
         "tunnels_config_last_reload_success_timestamp_seconds",
-        "When a load last found nothing wrong.",
+        "Time of the last load without an error.",
         [("", config.succeeded_at or 0)],
     )
     page.gauge(
         "tunnels_config_file_valid",
-        "Whether the file's present content is applied.",
+        "1 if the present content of the file is applied.",
         [(labels({"file": file.path}), int(file.valid)) for file in config.files],
     )
-    page.gauge("tunnels_config_info", "Which content is applied.", [(labels({"revision": config.revision}), 1)])
+    page.gauge("tunnels_config_info", "The applied revision.", [(labels({"revision": config.revision}), 1)])
     page.gauge(
         "tunnels_config_watch_active",
-        "Whether changes of the files are noticed at once, or only when they are read again.",
+        "1 if file changes are noticed immediately, 0 if only at the next periodic read.",
         [("", int(config.watching))],
     )
     page.gauge(
         "tunnels_configured",
-        "How many tunnels are asked for.",
+        "Number of configured tunnels.",
         [("", sum(not one.leaving for one in snapshot.tunnels))],
     )
     build = {"version": snapshot.version, "python": platform.python_version()}
-    page.gauge("tunnels_build_info", "Which program this is.", [(labels(build), 1)])
+    page.gauge("tunnels_build_info", "Versions of the program and of Python.", [(labels(build), 1)])
     page.gauge(
         "tunnels_event_loop_lag_seconds",
-        "By how much the event loop was late, at worst in the last 15 s.",
-        [("", snapshot.pulse.lag)],
+        "Largest lag of the event loop in the last 15 s.",
+        [("", snapshot.liveness.max_lag)],
     )
     page.counter(
         "tunnels_config_reloads_total",
-        "Loads that changed something or were asked for.",
+        "Loads that changed something or were requested.",
         [('result="success"', config.reloads), ('result="failure"', config.failed)],
     )
     page.histogram(
-        "tunnels_reconcile_duration_seconds", "Time a pass of the reconcile loop took.", [("", snapshot.reconciles)]
+        "tunnels_reconcile_duration_seconds", "Duration of a pass of the reconcile loop.", [("", snapshot.reconciles)]
     )
 
 

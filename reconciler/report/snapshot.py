@@ -1,8 +1,8 @@
-"""Everything that can be told about the running process at one moment, as one immutable value.
+"""The snapshot: everything that is reported about the running process at one moment, as one immutable value.
 
-In: plain values, copied by whoever asks (snapshots.py). Out: the JSON of `/api/v1/status` (DESIGN section 7). The
-metrics, `/readyz`, the status page and `wait` all read the same snapshot, so that they cannot disagree. Times are
-Unix time, durations seconds.
+Input: plain values, copied by `runtime/snapshot_builder.py`. Output: the JSON of `/api/v1/status` (docs/contract.md).
+The metrics, `/readyz` and the status page read the same snapshot, so that they cannot disagree. Times are Unix time,
+durations are seconds.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from datetime import UTC, datetime
 from reconciler.core.histogram import Distribution
 from reconciler.core.observed import Phase, Reason
 
-# Phases in which nobody expects it to be up; and those in which its being down is no trouble.
-NOT_ASKED = frozenset({Phase.OFF, Phase.STANDBY})
-_NO_TROUBLE = NOT_ASKED | {Phase.UP, Phase.DRAINING}
+# Phases in which a tunnel is not expected to be up; and all phases that are no failure.
+NOT_EXPECTED_UP = frozenset({Phase.OFF, Phase.STANDBY})
+_NO_FAILURE = NOT_EXPECTED_UP | {Phase.UP, Phase.DRAINING}
 
 
 @dataclass(frozen=True, slots=True)
 class FileSnapshot:
-    """One configuration file. `error` "" if it is valid."""
+    """One configuration file. `error` is "" if it is valid."""
 
     path: str
     valid: bool
@@ -30,16 +30,16 @@ class FileSnapshot:
 
 @dataclass(frozen=True, slots=True)
 class ConfigSnapshot:
-    """What is asked for.
+    """The configuration and its loads.
 
-    revision          of the content that is applied, "" for none
-    rejected          of the content that was read last, if that is not what is applied
-    errors            what was wrong at the last load
+    revision          the applied revision, "" for none
+    rejected          the revision that was read last, if it is not applied
+    errors            the errors of the last load
     loaded_at         when the applied revision was loaded
-    succeeded_at      when a load last found nothing wrong
-    reloads, failed   how many loads found nothing wrong, and how many did
-    converged         there is nothing left to do but to wait or to try again
-    watching          changes of the files are noticed at once
+    succeeded_at      when the last load without an error ended
+    reloads, failed   how many loads succeeded, how many failed
+    converged         no action is left, except to wait or to retry
+    watching          file changes are noticed immediately
     """
 
     files: tuple[FileSnapshot, ...]
@@ -56,7 +56,7 @@ class ConfigSnapshot:
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """What a target or tunnel is, and why."""
+    """The phase of a target or tunnel, and why."""
 
     phase: Phase
     reason: Reason | None
@@ -70,9 +70,9 @@ class Condition:
 
 @dataclass(frozen=True, slots=True)
 class TargetSnapshot:
-    """An SSH server: `hosts` as asked for, `via` the first host of each jump host, outermost first.
+    """A target. `hosts`: as configured. `via`: the first address of each jump host, outermost first.
 
-    `host`, `cipher`, `kex` are "" and the others None where there is no connection to ask.
+    Without a link, `host`, `cipher` and `kex` are "", and `rtt` and `host_key_verified` are None.
     """
 
     name: str
@@ -92,8 +92,9 @@ class TargetSnapshot:
 
 @dataclass(frozen=True, slots=True)
 class TunnelSnapshot:
-    """A tunnel. `listen` is where it listens, or is to, as host:port or a path; `asked` what the file says, in words;
-    `probe` None where none has answered.
+    """A tunnel. `listen`: the bound or configured address, as host:port or a path. `configured`: as in the file.
+
+    `probe`: the result of the last health probe, None before the first.
     """
 
     id: str
@@ -102,7 +103,7 @@ class TunnelSnapshot:
     kind: str
     condition: Condition
     listen: str
-    asked: str
+    configured: str
     dial: str
     connections: int
     held: int
@@ -114,26 +115,30 @@ class TunnelSnapshot:
     critical: bool
     expires_at: float | None
     probe: bool | None
-    leaving: bool = False  # nobody asks for it any more: its last clients are still there
+    leaving: bool = False  # it was removed and still has clients
 
 
 @dataclass(frozen=True, slots=True)
-class Pulse:
-    """Signs of life. `passed` is how long ago the reconcile loop last looked, None before the first time; `lag` is by
-    how much the event loop was late at worst of late, `again` the worst but for that one; `ending`: it was told to end;
-    `fault` says that the loop's passes fail, "" if they do not.
+class Liveness:
+    """Signs of life of the process.
+
+    last_pass_age    seconds since the last pass of the reconcile loop, None before the first
+    max_lag          the largest recent lag of the event loop, in seconds
+    second_max_lag   the second largest: a single large lag means that the process was stopped for a while
+    ending           shutdown was requested
+    fault            says that the passes fail, "" if they do not
     """
 
-    passed: float | None
-    lag: float
-    again: float
+    last_pass_age: float | None
+    max_lag: float
+    second_max_lag: float
     ending: bool
     fault: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """See the module."""
+    """The targets, the tunnels, the configuration and the process at the time `at`."""
 
     at: float
     version: str
@@ -141,26 +146,26 @@ class Snapshot:
     targets: tuple[TargetSnapshot, ...]
     tunnels: tuple[TunnelSnapshot, ...]
     reconciles: Distribution
-    pulse: Pulse
+    liveness: Liveness
 
     def troubles(self, *, critical: bool) -> list[TunnelSnapshot]:
-        """The tunnels that should be up and are not; only the critical ones if asked so."""
+        """Return the tunnels that should be up and are not. `critical`: only the critical ones."""
         return [
             tunnel
             for tunnel in self.tunnels
-            if (tunnel.critical or not critical) and tunnel.condition.phase not in _NO_TROUBLE
+            if (tunnel.critical or not critical) and tunnel.condition.phase not in _NO_FAILURE
         ]
 
 
 def iso(wall: float | None) -> str | None:
-    """Unix time as people and machines read it, in UTC."""
+    """Format Unix time as RFC 3339 in UTC."""
     if wall is None:
         return None
     return datetime.fromtimestamp(wall, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def sentence(name: str, condition: Condition) -> str:
-    """One line for people: `prod/pg is down (refused): …`."""
+    """Return one line of text: `prod/pg is down (refused): …`."""
     reason = f" ({condition.reason})" if condition.reason is not None else ""
     message = f": {condition.message}" if condition.message else ""
     return f"{name} is {condition.phase}{reason}{message}"
@@ -172,15 +177,15 @@ Json = dict[str, object]
 
 
 def to_json(snapshot: Snapshot) -> Json:
-    """The form of DESIGN section 7, and for the page: a target's hosts and jump hosts, a tunnel's expiry.
+    """Return the JSON that docs/contract.md describes.
 
-    `ending` is there only when it is true: its tunnels are gone then, or leaving. So is `fault`, a sentence: what is
-    told about the targets and tunnels is then as old as the last pass of the reconcile loop that did not fail.
+    `ending` is present only if true: then the tunnels are closed or draining. `fault`, a sentence, is present only if
+    passes of the reconcile loop fail: then the status of targets and tunnels is that of the last successful pass.
     """
     config = snapshot.config
     return {
-        **({"ending": True} if snapshot.pulse.ending else {}),
-        **({"fault": snapshot.pulse.fault} if snapshot.pulse.fault else {}),
+        **({"ending": True} if snapshot.liveness.ending else {}),
+        **({"fault": snapshot.liveness.fault} if snapshot.liveness.fault else {}),
         "config": {
             "files": [{"path": f.path, "valid": f.valid, "error": f.error or None} for f in config.files],
             "revision": config.revision or None,

@@ -1,7 +1,7 @@
-"""The control socket's path: the same rule for the process that listens and for the commands that look for it.
+"""The path of the control socket: one rule for the process that listens and for the commands that connect.
 
-$XDG_RUNTIME_DIR/tunnels.sock, else /run/tunnels/tunnels.sock, else one in a directory of the user's own below the
-temporary one. Nothing heavy is imported here: `tunnels status` must start quickly.
+$XDG_RUNTIME_DIR/tunnels.sock, else /run/tunnels/tunnels.sock, else tunnels-<uid>/tunnels.sock in the directory for
+temporary files. This module imports nothing large: `tunnels status` must start quickly.
 """
 
 from __future__ import annotations
@@ -21,26 +21,26 @@ log = logging.getLogger(__name__)
 
 
 def _private() -> Path:
-    """Raises FileNotFoundError where no directory for temporary files can be written to."""
+    """Return the private directory. Raises FileNotFoundError if no directory for temporary files is writable."""
     return Path(tempfile.gettempdir()) / f"tunnels-{os.getuid()}"
 
 
 def socket_paths(environ: Mapping[str, str]) -> tuple[str, ...]:
-    """Return where a running process of this user may have its socket, the likeliest first."""
+    """Return the possible socket paths of a running process of this user, most likely first."""
     runtime = environ.get("XDG_RUNTIME_DIR")
     found = [f"{runtime}/{NAME}"] if runtime else []
     found.append(str(_SYSTEM / NAME))
-    with contextlib.suppress(FileNotFoundError):  # then no process could make one there either
+    with contextlib.suppress(FileNotFoundError):  # no process could create one there either
         if is_ours(private := _private()):
             found.append(str(private / NAME))
     return tuple(found)
 
 
 def trusted_uids(path: str, *, is_named: bool) -> frozenset[int]:
-    """Return the users whose process a command of ours may talk to at `path`: this user and root.
+    """Return the uids of the processes that a command may trust at `path`: this user and root.
 
-    For root it is also the owner of the socket's directory, where root chose that directory: /run/tunnels, which
-    only root can have made (systemd's RuntimeDirectory=), and the directory of a path that is named (`--control`).
+    Root also trusts the owner of a directory that root chose: /run/tunnels, which only root can create (systemd's
+    RuntimeDirectory=), and the directory of a path on the command line (`--control`).
     """
     trusted = {os.geteuid(), 0}
     directory = Path(path).parent
@@ -51,14 +51,11 @@ def trusted_uids(path: str, *, is_named: bool) -> frozenset[int]:
 
 
 def place_to_listen(environ: Mapping[str, str]) -> str:
-    """Return the first of those places that can be used; its directory is made where need be.
-
-    Raises OSError if there is none.
-    """
+    """Return the first usable socket path, and create its directory if necessary. Raises OSError if there is none."""
     runtime = environ.get("XDG_RUNTIME_DIR")
     if runtime and _is_usable(Path(runtime)):
         return f"{runtime}/{NAME}"
-    with contextlib.suppress(OSError):  # only root may, and not on a read-only root
+    with contextlib.suppress(OSError):  # needs root and a writable file system
         _SYSTEM.mkdir(mode=0o755, exist_ok=True)
     if _is_usable(_SYSTEM):
         return str(_SYSTEM / NAME)
@@ -67,20 +64,20 @@ def place_to_listen(environ: Mapping[str, str]) -> str:
     except FileNotFoundError:
         tried = [runtime] if runtime else []
         raise PermissionError(
-            f"none of {', '.join([*tried, str(_SYSTEM), '/tmp'])} can be written to"  # noqa: S108 - only named
+            f"none of {', '.join([*tried, str(_SYSTEM), '/tmp'])} is writable"  # noqa: S108 - only named
         ) from None
     with contextlib.suppress(FileExistsError):
         private.mkdir(mode=0o700)
     if not is_ours(private):
         raise PermissionError(
-            f"{private} belongs to another user, is writable for others or is no directory: remove it, or name another "
-            "place with --control"
+            f"{private} belongs to another user, is writable for others or is not a directory: remove it, or set "
+            "another path with --control"
         )
     return str(private / NAME)
 
 
 def _is_usable(directory: Path) -> bool:
-    """Return whether we may make a socket there, and neither another user's process nor its link decides over it."""
+    """Return True if this user can create a socket there and no other user controls the directory."""
     if not os.access(directory, os.W_OK | os.X_OK):
         return False
     try:
@@ -90,15 +87,15 @@ def _is_usable(directory: Path) -> bool:
     if owner in (0, os.geteuid()):
         return True
     log.warning(
-        "the control socket is not made in %s: it belongs to uid %d, expected this user or root", directory, owner
+        "not using %s for the control socket: it belongs to uid %d, expected this user or root", directory, owner
     )
     return False
 
 
 def is_ours(directory: Path) -> bool:
-    """Return whether it is a directory of this user's that nobody else can write to.
+    """Return True if this user owns the directory and no other user can write to it.
 
-    Anybody can make one of that name in the temporary directory, and what is sent to a socket in it may hold secrets.
+    Any user can create a directory of that name among the temporary files, and requests may contain secrets.
     """
     try:
         found = directory.lstat()

@@ -13,32 +13,34 @@ from reconciler.ssh.relay.connection_registry import ConnectionInfo
 log = logging.getLogger("reconciler.audit")  # the name is public: log collectors select by it
 
 
-def write(visit: ConnectionInfo, why: str, seconds: float, revision: str) -> None:
-    """`why` is "" when it opens."""
-    who = f"{visit.user}@" if visit.user else ""
-    who += visit.origin or "(a unix socket)"
+def write(connection: ConnectionInfo, why: str, seconds: float, revision: str) -> None:
+    """Log that a client connection opened (`why` is "") or ended after `seconds` (`why` is the reason)."""
+    client = f"{connection.user}@" if connection.user else ""
+    client += connection.origin or "(a unix socket)"
     fields = {
-        "target": visit.tunnel.partition("/")[0],
-        "tunnel": visit.tunnel,
-        "connection": visit.id,
-        "origin": visit.origin,
-        "user": visit.user,
-        "to": visit.to,
+        "target": connection.tunnel.partition("/")[0],
+        "tunnel": connection.tunnel,
+        "connection": connection.id,
+        "origin": connection.origin,
+        "user": connection.user,
+        "to": connection.to,
         "revision": revision,
-        "labels": dict(visit.labels) or None,
+        "labels": dict(connection.labels) or None,
     }
     if not why:
-        log.info("tunnel %s: client %s to %s: opened [%s]", visit.tunnel, who, visit.to, revision, extra=fields)
+        log.info(
+            "tunnel %s: client %s to %s: opened [%s]", connection.tunnel, client, connection.to, revision, extra=fields
+        )
         return
-    fields |= {"sent": visit.sent, "received": visit.received, "seconds": round(seconds, 3), "why": why}
+    fields |= {"sent": connection.sent, "received": connection.received, "seconds": round(seconds, 3), "why": why}
     log.info(
         "tunnel %s: client %s to %s: ended after %.1f s, %d bytes sent, %d received: %s [%s]",
-        visit.tunnel,
-        who,
-        visit.to,
+        connection.tunnel,
+        client,
+        connection.to,
         seconds,
-        visit.sent,
-        visit.received,
+        connection.sent,
+        connection.received,
         why,
         revision,
         extra=fields,

@@ -1,7 +1,7 @@
-"""Reading the files again, telling what is new about them, and remembering how that went.
+"""Loads the files, keeps the latest result, and reports what is new in it.
 
-Owns the latest `Loaded` and its history. In: `load`, whenever the files may have changed. Out: the result; a log line
-for each problem that is new, and one event for each load that changed anything.
+Owns the latest `Loaded` and the counts of loads. Input: a call of `load` whenever the files may have changed. Output:
+the result, a log line for each new problem, and an event for each load that changed something.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 
 from reconciler.config.load import Config, Loaded
+from reconciler.core.subject import CONFIG
 from reconciler.report.events import Event
 
 log = logging.getLogger(__name__)
@@ -20,11 +21,11 @@ _SHOWN = 3
 
 
 class ConfigStore:
-    """See the module. Times are Unix time."""
+    """The latest result of loading the files, and how often loading succeeded and failed. Times are Unix time."""
 
-    def __init__(self, config: Config, tell: Callable[[Event], None]) -> None:
+    def __init__(self, config: Config, add_event: Callable[[Event], None]) -> None:
         self._config = config
-        self._tell = tell
+        self._add_event = add_event
         self._one_at_a_time = asyncio.Lock()
         self.latest: Loaded | None = None
         self.loaded_at: float | None = None
@@ -32,8 +33,8 @@ class ConfigStore:
         self.reloads = 0
         self.failed = 0
 
-    async def load(self, *, asked: bool = False) -> Loaded:
-        """Read the files. `asked` by a person: it counts even if nothing is new."""
+    async def load(self, *, requested: bool = False) -> Loaded:
+        """Read the files. A load that an operator requested counts even if nothing is new."""
         async with self._one_at_a_time:
             before, self.latest = self.latest, await asyncio.to_thread(self._config.reload)
             loaded = self.latest
@@ -42,10 +43,10 @@ class ConfigStore:
             self.succeeded_at = now
         if before is None or loaded.revision != before.revision:
             self.loaded_at = now
-        if asked or before is None or _content(loaded) != _content(before):
+        if requested or before is None or _content(loaded) != _content(before):
             self.reloads += loaded.valid
             self.failed += not loaded.valid
-            self._tell(_event(loaded, before, now))
+            self._add_event(_event(loaded, before, now))
         _log(loaded, before)
         return loaded
 
@@ -55,16 +56,16 @@ def _content(loaded: Loaded) -> object:
 
 
 def _log(loaded: Loaded, before: Loaded | None) -> None:
-    for level, problems, told in (
+    for level, problems, earlier in (
         (logging.ERROR, loaded.errors, before.errors if before else ()),
         (logging.WARNING, loaded.warnings, before.warnings if before else ()),
     ):
-        known = frozenset(told)  # this is the event loop's time: each problem is looked up, not looked for
+        known = frozenset(earlier)  # set lookup, not a search: this runs on the event loop
         for problem in problems:
             if problem not in known:
                 log.log(level, "%s", problem)
     if before is not None and before.errors and not loaded.errors:
-        log.info("the files are valid again")
+        log.info("all configuration files are valid again")
 
 
 def _event(loaded: Loaded, before: Loaded | None, now: float) -> Event:
@@ -73,7 +74,7 @@ def _event(loaded: Loaded, before: Loaded | None, now: float) -> Event:
     targets, tunnels = _count(len(loaded.desired.targets), "target"), _count(len(loaded.desired.tunnels), "tunnel")
     return Event(
         at=now,
-        subject="config",
+        subject=CONFIG,
         phase="valid" if loaded.valid else "invalid",
         before=None if before is None else "valid" if before.valid else "invalid",
         message=errors or f"{loaded.revision}: {targets}, {tunnels}",

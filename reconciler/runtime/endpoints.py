@@ -1,8 +1,8 @@
-"""The endpoints around the running process: the HTTP ones for machines and browsers, the control socket for commands.
+"""Serves the endpoints of the running process: HTTP for machines and browsers, the control socket for commands.
 
-Owns their sockets. In: the app, and what the command line says about endpoints. Out: both served while the block runs.
-An address that is taken is an error where somebody asked for it. Where it is only the default it is a warning, and
-asked for again and again: whoever has it may be the process that this one is to replace, and which still drains.
+Owns their sockets. Input: the app and the endpoint options of the command line. Output: both served while the block
+runs. A taken address is an error if the command line names it. A taken default address is a warning and is retried:
+its owner may be the process that this one replaces, which still drains.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from reconciler.report import control, http_routes
 from reconciler.report.http_server import Serving
 from reconciler.report.socket_paths import place_to_listen
 from reconciler.runtime.app import App
-from reconciler.runtime.commands import Orders
+from reconciler.runtime.commands import Commands
 from reconciler.system.bind import Bound, bind
 from reconciler.system.peer_credentials import peer_pid
 from reconciler.system.port_owner import owner_of_port
@@ -31,16 +31,16 @@ log = logging.getLogger(__name__)
 
 DEFAULT_LISTEN = "127.0.0.1:9722"
 NONE = "none"
-AGAIN_AFTER = 2.0  # seconds between two tries to have an address that is taken
+RETRY_AFTER = 2.0  # seconds between two tries to bind a taken address
 
 
 class EndpointError(Exception):
-    """An endpoint that was asked for cannot be served; the sentence says why."""
+    """An endpoint that the command line names cannot be served. The message says why."""
 
 
 @dataclass(frozen=True, slots=True)
 class Endpoints:
-    """`listen` and `control`: None is the default place, "none" not at all."""
+    """The endpoint options. `listen`, `control`: None is the default address, "none" disables the endpoint."""
 
     listen: str | None = None
     control: str | None = None
@@ -51,7 +51,7 @@ class Endpoints:
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """Where they are, "" for those that are not."""
+    """The addresses of the endpoints that are served, "" for the others."""
 
     listen: str
     control: str
@@ -59,7 +59,7 @@ class Served:
 
 @contextlib.asynccontextmanager
 async def serving(app: App, endpoints: Endpoints) -> AsyncIterator[Served]:
-    """Serve until the block is left. Raises EndpointError."""
+    """Serve both endpoints until the block is left. Raises EndpointError."""
     async with contextlib.AsyncExitStack() as stack:
         listen = await _http(app, endpoints, stack)
         path = await _control(app, endpoints, stack)
@@ -69,54 +69,56 @@ async def serving(app: App, endpoints: Endpoints) -> AsyncIterator[Served]:
 async def _http(app: App, endpoints: Endpoints, stack: contextlib.AsyncExitStack) -> str:
     if endpoints.listen == NONE:
         return ""
-    where, given = endpoints.listen or DEFAULT_LISTEN, endpoints.listen is not None
+    where, is_explicit = endpoints.listen or DEFAULT_LISTEN, endpoints.listen is not None
     address = _address(where)
     rules = http_routes.Rules(endpoints.expose_status, endpoints.allowed_hosts, endpoints.metric_labels)
 
     async def serve() -> str:
         bound = await bind(address)
-        application = http_routes.application(app.snapshot, app.pulse, app.events, rules)
+        application = http_routes.application(app.snapshot, app.liveness, app.events, rules)
         await _serve(Serving(application, limit=app.budget.endpoint_connections), bound, stack)
         log.info("metrics, health and status page on http://%s/", bound.address)
         return bound.address
 
     try:
         return await serve()
-    except ValueError as error:  # a name that DNS cannot carry
-        raise EndpointError(
-            f"cannot listen on {where}: it is not an address: expected one like {DEFAULT_LISTEN}"
-        ) from error
+    except ValueError as error:  # a name that DNS cannot encode
+        raise EndpointError(f"cannot listen on {where}: expected an address such as {DEFAULT_LISTEN}") from error
     except OSError as error:
-        without = "metrics, health and status page are not served. --listen names another place"
-        _cannot(f"cannot listen on {where}", error, owner_of_port(where) or "", without, given=given)
-        _when_free(error, serve, stack)
+        consequence = "metrics, health and status page are not served. Set another address with --listen"
+        _report_unavailable(
+            f"cannot listen on {where}", error, owner_of_port(where) or "", consequence, is_explicit=is_explicit
+        )
+        _serve_when_free(error, serve, stack)
         return ""
 
 
 async def _control(app: App, endpoints: Endpoints, stack: contextlib.AsyncExitStack) -> str:
     if endpoints.control == NONE:
         return ""
-    path, given = endpoints.control or "", endpoints.control is not None
+    path, is_explicit = endpoints.control or "", endpoints.control is not None
 
     async def serve() -> str:
         bound = await bind(LocalUnix(path, 0o600, ""))
-        application = control.application(Orders(app), os.getuid())
+        application = control.application(Commands(app), os.getuid())
         await _serve(Serving(application, limit=app.budget.endpoint_connections), bound, stack)
-        log.info("commands are heard at %s", path)
+        log.info("control socket at %s", path)
         return path
 
     try:
         path = path or place_to_listen(app.config.environ)
         return await serve()
-    except ValueError as error:  # no file can be there, such as at /
-        raise EndpointError(f"cannot listen on the control socket {path}: expected the path of a file") from error
+    except ValueError as error:  # no file can have this path, such as /
+        raise EndpointError(f"cannot listen on the control socket {path}: expected a file path") from error
     except OSError as error:
-        without = "status, wait and the other commands do not reach this process. --control names another place"
-        holder = _listener_of(path)
-        if holder:
-            without = "status, wait and the other commands speak to that one. --control names another place"
-        _cannot(f"cannot listen on the control socket {path}".rstrip(), error, holder, without, given=given)
-        _when_free(error, serve, stack)
+        consequence = "status, wait and the other commands do not reach this process. Set another path with --control"
+        owner = _listener_of(path)
+        if owner:
+            consequence = "status, wait and the other commands reach that process. Set another path with --control"
+        _report_unavailable(
+            f"cannot listen on the control socket {path}".rstrip(), error, owner, consequence, is_explicit=is_explicit
+        )
+        _serve_when_free(error, serve, stack)
         return ""
 
 
@@ -126,20 +128,20 @@ async def _serve(server: Serving, bound: Bound, stack: contextlib.AsyncExitStack
     await server.start(bound.sockets)
 
 
-def _cannot(what: str, error: OSError, holder: str, without: str, *, given: bool) -> None:
-    by = f" by {holder}" if holder and error.errno == errno.EADDRINUSE else ""
+def _report_unavailable(what: str, error: OSError, owner: str, consequence: str, *, is_explicit: bool) -> None:
+    by = f" by {owner}" if owner and error.errno == errno.EADDRINUSE else ""
     message = f"{what}: {error.strerror or error}{by}"
-    if given:
+    if is_explicit:
         raise EndpointError(message) from error
-    log.warning("%s; %s", message, without)
+    log.warning("%s; %s", message, consequence)
 
 
-def _when_free(error: OSError, serve: Callable[[], Awaitable[str]], stack: contextlib.AsyncExitStack) -> None:
-    """Serve as soon as whoever has the address lets it go."""
+def _serve_when_free(error: OSError, serve: Callable[[], Awaitable[str]], stack: contextlib.AsyncExitStack) -> None:
+    """Serve as soon as the address is free."""
 
-    async def wait() -> None:
+    async def retry() -> None:
         while True:
-            await asyncio.sleep(AGAIN_AFTER)
+            await asyncio.sleep(RETRY_AFTER)
             with contextlib.suppress(OSError):
                 await serve()
                 return
@@ -149,12 +151,12 @@ def _when_free(error: OSError, serve: Callable[[], Awaitable[str]], stack: conte
         await asyncio.gather(task, return_exceptions=True)
 
     if error.errno == errno.EADDRINUSE:
-        task = asyncio.create_task(wait(), name="endpoint")
+        task = asyncio.create_task(retry(), name="endpoint retry")
         stack.push_async_callback(stop)
 
 
 def _listener_of(path: str) -> str:
-    """`tunnels (pid 123)` for who listens on a unix socket, "" where that cannot be known."""
+    """Return the process that listens on a unix socket as `tunnels (pid 123)`, "" if unknown."""
     with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as ours:
         ours.setblocking(False)
         ours.connect(path)
@@ -164,9 +166,9 @@ def _listener_of(path: str) -> str:
 
 
 def _address(text: str) -> LocalTcp:
-    """`HOST:PORT`, `[::1]:PORT` or a port of loopback. Raises EndpointError."""
+    """Parse `HOST:PORT`, `[::1]:PORT` or a port on loopback. Raises EndpointError."""
     host, colon, port = text.rpartition(":")
     if not port.isascii() or not port.isdigit() or len(port) > 5 or int(port) > 65535:
-        raise EndpointError(f"{text!r} is no address to listen on; one looks like {DEFAULT_LISTEN}")
+        raise EndpointError(f"cannot listen on {text!r}: expected an address such as {DEFAULT_LISTEN}")
     host = host.removeprefix("[").removesuffix("]") if colon else "127.0.0.1"
     return LocalTcp(host or "*", int(port), int(port))

@@ -1,8 +1,8 @@
-"""The reconcile loop: wait -> plan -> hand to the actuator.
+"""The reconcile loop: wait, observe, plan, hand the actions to the actuator.
 
-Owns what is asked for at the moment and when to look next. In: `want` and `wake`. Out: actions to the actuator; after
-each pass `observer` is told what was asked, what is there and when. A pass is a short synchronous function: nothing
-that happens while it runs can get in between looking and acting.
+Owns the current desired state and the time of the next pass. Input: `set_desired` and `wake`. Output: actions to the
+actuator. After each pass, `observer` is called with the desired state, the observed state, the plan and the time. A
+pass is a short synchronous function, so that no other task runs between observing and acting.
 """
 
 from __future__ import annotations
@@ -21,29 +21,29 @@ from reconciler.core.plan import Plan, make_plan
 from reconciler.core.spec import NOTHING, Desired
 from reconciler.system.fault_log import FaultLog
 
-HEARTBEAT = 5.0  # a pass this often at least: whoever asks whether the loop lives need not wait long for the answer
-# No pass takes that long; a process that was stopped in the middle of one (SIGSTOP, a paused container) took an hour.
-BREATH_MAX = 1.0  # seconds between two passes, at most, for the others
-BROKEN_REST, BROKEN_REST_MAX = 0.125, 5.0  # seconds after a pass that raised: doubled each time, at most
-# Ten thousand tunnels take some 20 ms; a second is a pass that clients notice.
+PASS_INTERVAL_MAX = 5.0  # seconds between two passes at most: liveness checks rely on it
+# Upper bound of the pause after a pass, in seconds. A process that is stopped during a pass (SIGSTOP, a paused
+# container) measures a pass of an hour, and must not pause for two.
+PAUSE_MAX = 1.0
+RETRY_MIN, RETRY_MAX = 0.125, 5.0  # seconds to wait after a pass that raised: doubled each time, up to the maximum
+# A pass over ten thousand tunnels takes about 20 ms. Clients notice a pass of a second.
 PASS_BOUNDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0)
 
 Observer = Callable[[Desired, Observed, Plan, Now], None]
 
 
 class SystemClock:
-    """The machine's clocks; `mono` is the event loop's."""
+    """The clocks of the operating system. `mono` is the clock of the event loop."""
 
     def now(self) -> Now:
         return Now(time.monotonic(), time.time())
 
 
 class Loop:
-    """The loop and what it aims at. `failed` hears of each action that raised: the target or tunnel it is about.
+    """The reconcile loop. `failed` is called with the target or tunnel of each action that raised.
 
-    Nothing that raises in a pass ends the loop. An action that does ends there and is tried again later, while the
-    others are carried out. A pass that does (looking at the world, planning) leaves everything as it is, and is made
-    again later.
+    No exception in a pass ends the loop. An action that raises is retried later, and the other actions are carried
+    out. A pass in which observing or planning raises changes nothing and is repeated later.
     """
 
     def __init__(
@@ -61,9 +61,9 @@ class Loop:
         self._faults = Faults()
         self._desired = NOTHING
         self._woken = asyncio.Event()
-        self.passes = Histogram(PASS_BOUNDS)  # how long each took
-        self.passed_at: float | None = None  # the end of the last one, on the clock's `mono`
-        self.broken_passes = 0  # in a row, that raised
+        self.passes = Histogram(PASS_BOUNDS)  # their durations
+        self.passed_at: float | None = None  # when the last one ended, monotonic
+        self.failed_passes = 0  # how many raised in a row
 
     @property
     def desired(self) -> Desired:
@@ -72,35 +72,35 @@ class Loop:
     def now(self) -> Now:
         return self._clock.now()
 
-    def want(self, desired: Desired) -> None:
-        """From now on, this is asked for."""
+    def set_desired(self, desired: Desired) -> None:
+        """Reconcile towards this state from now on."""
         self._desired = desired.sharing(self._desired)
         self.wake()
 
     def wake(self) -> None:
-        """Something changed: look again."""
+        """Run a pass soon: something changed."""
         self._woken.set()
 
     async def run(self, actuator: Actuator) -> None:
-        """Keep the actuator's world as asked, until cancelled."""
+        """Keep the observed state equal to the desired state until cancelled."""
         wake_at = 0.0
         while True:
             await self._wait(wake_at)
             self._woken.clear()
             began = self._clock.now().mono
-            rest = 0.0
+            retry_delay = 0.0
             try:
                 wake_at = self._once(actuator).wake_at
-                self.broken_passes = 0
-            except Exception as error:  # noqa: BLE001 - the tunnels that are there must not end with a pass
-                self.broken_passes += 1
-                self._tell("the reconcile loop could not look at what is there, or plan", error, "")
-                wake_at, rest = 0.0, min(BROKEN_REST * 2 ** min(self.broken_passes, 16), BROKEN_REST_MAX)
+                self.failed_passes = 0
+            except Exception as error:  # noqa: BLE001 - live tunnels must survive a failed pass
+                self.failed_passes += 1
+                self._log_fault("the reconcile loop could not observe or plan", error, "")
+                wake_at, retry_delay = 0.0, min(RETRY_MIN * 2 ** min(self.failed_passes, 16), RETRY_MAX)
             self.passed_at = self._clock.now().mono
             self.passes.observe(self.passed_at - began)
-            # Clients' bytes go first: however much happens, passes take a third of the time at most. (At least a turn
-            # of the loop: an event that is set already would not let the others run.)
-            await asyncio.sleep(max(rest, min(2 * (self.passed_at - began), BREATH_MAX)))
+            # Passes take at most a third of the time, the relays get the rest. A sleep of 0 still yields to other
+            # tasks, which waiting for an event that is already set would not do.
+            await asyncio.sleep(max(retry_delay, min(2 * (self.passed_at - began), PAUSE_MAX)))
 
     def _once(self, actuator: Actuator) -> Plan:
         now = self._clock.now()
@@ -110,37 +110,37 @@ class Loop:
         done = tuple(action for action in plan.actions if self._carry_out(actuator, action, observed, now))
         self._faults.keep(plan.actions)
         if done:
-            self.wake()  # what was asked may have come true at once
+            self.wake()  # an action may have taken effect immediately
         plan = Plan(done, min(plan.wake_at, self._faults.next_try))
         observed = replace(observed, faults={**observed.faults, **self._faults.by_subject()})
         try:
             self._observer(self._desired, observed, plan, now)
-        except Exception as error:  # noqa: BLE001 - a report must not keep the plan from being carried out
-            self._tell("what a pass of the reconcile loop found could not be reported", error, "")
+        except Exception as error:  # noqa: BLE001 - a failed report must not stop the loop
+            self._log_fault("the result of a reconcile pass could not be reported", error, "")
         return plan
 
     def _carry_out(self, actuator: Actuator, action: Action, observed: Observed, now: Now) -> bool:
-        """Return True if the action was carried out, False if it raised, or did of late."""
+        """Return True if the action was carried out, False if it raised or waits for its retry."""
         if not self._faults.is_due(action, now.mono):
             return False
         try:
             actuator.apply(action)
-        except Exception as error:  # noqa: BLE001 - it ends this action, and no other
+        except Exception as error:  # noqa: BLE001 - it ends only this action
             subject = self._faults.failed(action, observed, error, now.mono)
-            self._tell(f"{type(action).__name__} ({action.why}) could not be carried out", error, subject)
+            self._log_fault(f"{type(action).__name__} ({action.why}) could not be carried out", error, subject)
             return False
         self._faults.succeeded(action)
         return True
 
-    def _tell(self, what: str, error: Exception, subject: str) -> None:
+    def _log_fault(self, what: str, error: Exception, subject: str) -> None:
         self._fault_log.tell(what, error, subject=subject)
         if subject:
             self._failed(subject)
 
     async def _wait(self, wake_at: float) -> None:
-        pause = min(wake_at - self._clock.now().mono, HEARTBEAT)
+        timeout = min(wake_at - self._clock.now().mono, PASS_INTERVAL_MAX)
         try:
-            async with asyncio.timeout(pause):
+            async with asyncio.timeout(timeout):
                 await self._woken.wait()
         except TimeoutError:
-            pass  # the moment that the plan named has come
+            pass  # the time that the plan asked for

@@ -1,7 +1,7 @@
-"""A plan in words: the planner's steps -> what each does, to what, why, and how many live clients it touches.
+"""Describes a plan: what each action does, to which target or tunnel, why, and how many live clients it affects.
 
-Serves `tunnels plan`, whether it asks a running process or compares two sets of files. The steps are the planner's
-own, foreseen in the simulator; what changed in a tunnel or target is named field by field, in the words of the file.
+Serves `tunnels plan`, for a running process and for two sets of files. The actions are the planner's own, carried out
+in the simulator. Changes of a tunnel or target are named field by field, with the field names of the file.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from reconciler.core.simulation.simulator import Simulator
 from reconciler.core.spec import Desired, Endpoint, TargetSettings, TargetSpec
 from reconciler.system.redaction import redact_json
 
-_LONGEST = 40  # characters of a value that are shown
-_ROOM = 100  # of a whole list or mapping
+_VALUE_MAX = 40  # characters shown of a value
+_LIST_MAX = 100  # characters shown of a list or mapping
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
-    """`action` is the planner's word in small letters, `subject` as in events: "target prod", "tunnel prod/pg".
+class PlanStep:
+    """One action. `action` is its class name in lower case, `subject` is as in events: "target prod", "tunnel prod/pg".
 
-    `clients`: how many live ones it drains, cuts (also by a rule that changed), or takes off their connection.
+    `clients`: how many live clients it drains, cuts (also by a changed rule) or moves to another link.
     """
 
     action: str
@@ -43,14 +43,14 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class PlanReport:
-    """The steps in order. `clients`: how many live ones they touch together, each counted once."""
+    """The steps in order. `clients`: how many live clients all steps affect, each counted once."""
 
-    steps: tuple[Step, ...]
+    steps: tuple[PlanStep, ...]
     clients: int
 
 
 def between(old: Desired, new: Desired) -> PlanReport:
-    """What a process that has converged on `old`, and has no clients, would do with `new`."""
+    """Report what a process that has converged on `old` and has no clients would do with `new`."""
     world = Simulator(EMPTY, Now(0.0, time.time()), instant=True)
     converge(world, old)
     observed = world.observe()
@@ -58,22 +58,22 @@ def between(old: Desired, new: Desired) -> PlanReport:
 
 
 def plan_report(steps: Iterable[SimulatedStep], observed: Observed, old: Desired, new: Desired) -> PlanReport:
-    """In words, what leads from `observed`, where `old` was asked for, to `new`."""
+    """Describe the steps that lead from `observed` to `new`. `old`: the desired state so far."""
     owners = {key: socket.owner.id for key, socket in observed.sockets.items()}
-    touched: set[Client] = set()
-    made: list[Step] = []
+    affected: set[Client] = set()
+    made: list[PlanStep] = []
     for step in steps:
         action = step.action
-        touched |= step.clients
+        affected |= step.clients
         name, subject, why = type(action).__name__.lower(), subject_of(action, owners), _why(action, old, new)
-        made.append(Step(name, subject, why, len(step.clients)))
+        made.append(PlanStep(name, subject, why, len(step.clients)))
         if isinstance(action, Open | Assign):
             owners[action.key] = action.tunnel.id
-    return PlanReport(tuple(made), len(touched))
+    return PlanReport(tuple(made), len(affected))
 
 
 def subject_of(action: Action, owners: Mapping[SocketKey, str]) -> str:
-    """What it is about. `owners`: the tunnel of each socket."""
+    """Return the target or tunnel of an action. `owners`: the tunnel of each socket."""
     match action:
         case Dial(target=target):
             return f"target {target.name}"
@@ -89,7 +89,7 @@ def subject_of(action: Action, owners: Mapping[SocketKey, str]) -> str:
             assert_never(action)
 
 
-# --- why, in the file's words -----------------------------------------------------------------------------------
+# --- why: changed fields, as the file names them ----------------------------------------------------------------
 
 
 def _why(action: Action, old: Desired, new: Desired) -> str:
@@ -99,23 +99,23 @@ def _why(action: Action, old: Desired, new: Desired) -> str:
         case Tune(target=name, settings=settings) if name in old.targets and name in new.targets:
             before = old.targets[name]
             settings = _fitting(settings, before)
-            if before.settings == settings:  # but for the timeouts of jump hosts, which `dial` tells of
+            if before.settings == settings:  # only timeouts of jump hosts changed: `Dial` reports them
                 return action.why
             return f"{action.why}: {_changed(_of_target(before), _of_target(replace(before, settings=settings)))}"
         case Dial(target=target) if target.name in old.targets and old.targets[target.name].access != target.access:
             before = old.targets[target.name]
             after = replace(before, access=target.access, settings=_fitting(before.settings, target))
-            return f"the way to reach it changed: {_changed(_of_target(before), _of_target(after))}"
+            return f"its connection settings changed: {_changed(_of_target(before), _of_target(after))}"
         case _:
             return action.why
 
 
 def _fitting(settings: TargetSettings, target: TargetSpec) -> TargetSettings:
-    """These settings on that target's way, which may have another number of jump hosts: each has a timeout."""
-    theirs = target.settings.connect_timeouts
-    if len(theirs) == len(settings.connect_timeouts):
+    """Return `settings` with one connect timeout for each hop of `target`, which may have other jump hosts."""
+    timeouts = target.settings.connect_timeouts
+    if len(timeouts) == len(settings.connect_timeouts):
         return settings
-    return replace(settings, connect_timeouts=(*theirs[:-1], settings.connect_timeouts[-1]))
+    return replace(settings, connect_timeouts=(*timeouts[:-1], settings.connect_timeouts[-1]))
 
 
 _Fields = Mapping[str, object]
@@ -123,20 +123,20 @@ _Fields = Mapping[str, object]
 
 def _of_target(target: TargetSpec) -> _Fields:
     [fields] = cast("dict[str, dict[str, object]]", to_json(Desired.of([target], []))["targets"]).values()
-    return _hidden({field: value for field, value in fields.items() if field != "tunnels"})
+    return _redacted({field: value for field, value in fields.items() if field != "tunnels"})
 
 
 def _of_tunnel(desired: Desired, name: str) -> _Fields:
     tunnel = desired.tunnels[name]
-    told = to_json(Desired.of([desired.targets[tunnel.target]], [tunnel]))
-    [target] = cast("dict[str, dict[str, list[dict[str, object]]]]", told["targets"]).values()
+    content = to_json(Desired.of([desired.targets[tunnel.target]], [tunnel]))
+    [target] = cast("dict[str, dict[str, list[dict[str, object]]]]", content["targets"]).values()
     [fields] = target["tunnels"]
     users = cast("list[dict[str, object]]", fields.get("auth", []))
-    return _hidden(fields | ({"auth": {str(user["username"]): user["password"] for user in users}} if users else {}))
+    return _redacted(fields | ({"auth": {str(user["username"]): user["password"] for user in users}} if users else {}))
 
 
-def _hidden(fields: _Fields) -> _Fields:
-    """Before anything is cut: half a value would not be recognized."""
+def _redacted(fields: _Fields) -> _Fields:
+    """Redact the values before they are shortened: half a secret would not be recognized."""
     return cast("_Fields", redact_json(fields))
 
 
@@ -144,12 +144,12 @@ def _changed(one: _Fields, other: _Fields) -> str:
     """`remoteHost db1 -> db2, holdTimeout 10s -> 30s`."""
     if ("hosts" in one) != ("hosts" in other):
         one, other = _with_hosts(one), _with_hosts(other)
-    said = [said for field in {**one, **other} for said in _differences(field, one.get(field), other.get(field))]
-    return ", ".join(said) or "a secret that stands in the file"  # of two of those, nothing is shown that differs
+    changes = [text for field in {**one, **other} for text in _differences(field, one.get(field), other.get(field))]
+    return ", ".join(changes) or "a secret in the file"  # redacted, the old and the new value look the same
 
 
 def _with_hosts(fields: _Fields) -> _Fields:
-    """A target with one host in the form that it has with several."""
+    """Return the fields of a target with one host in the form for several hosts."""
     if "hosts" in fields:
         return fields
     host = Endpoint(str(fields["host"]), cast("int", fields["port"]))
@@ -157,11 +157,11 @@ def _with_hosts(fields: _Fields) -> _Fields:
 
 
 def _differences(name: str, one: object, other: object) -> Iterator[str]:
-    """`holdTimeout 10s -> 30s`; of long lists and mappings the parts that differ: `health.interval 30s -> 1m`."""
+    """Yield `holdTimeout 10s -> 30s`; for long lists and mappings the parts: `health.interval 30s -> 1m`."""
     if one == other:
         return
     before, after = _shown(one), _shown(other)
-    if len(before) <= _LONGEST and len(after) <= _LONGEST:
+    if len(before) <= _VALUE_MAX and len(after) <= _VALUE_MAX:
         yield f"{name} {before} -> {after}"
         return
     match one, other:
@@ -174,15 +174,15 @@ def _differences(name: str, one: object, other: object) -> Iterator[str]:
         case list(), list() if any(part in one for part in other):
             yield from _members(name, one, other)
         case str(), str():
-            alike = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(before, after, strict=False)))
-            start = max(0, alike - _LONGEST // 2)  # from the beginning both could look the same
+            common = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(before, after, strict=False)))
+            start = max(0, common - _VALUE_MAX // 2)  # skip the common prefix: both values could look the same
             yield f"{name} {_window(before, start)} -> {_window(after, start)}"
         case _:
             yield f"{name} {_shown(one, whole=False)} -> {_shown(other, whole=False)}"
 
 
 def _members(name: str, one: Sequence[object], other: Sequence[object]) -> Iterator[str]:
-    """What came into a list and what left it: in two long ones side by side nobody sees it."""
+    """Yield what was added to a list and what was removed: readable where two long lists are not."""
     for verb, parts in (
         ("added", [part for part in other if part not in one]),
         ("removed", [part for part in one if part not in other]),
@@ -190,14 +190,14 @@ def _members(name: str, one: Sequence[object], other: Sequence[object]) -> Itera
         if parts:
             yield f"{name} {verb} {_shown(parts, whole=False)}"
     if all(part in one for part in other) and all(part in other for part in one):
-        yield f"{name} in another order, {_shown(other[0], whole=False)} first"
+        yield f"{name} reordered, {_shown(other[0], whole=False)} first"
 
 
 # --- values -----------------------------------------------------------------------------------------------------
 
 
 def _shown(value: object, *, whole: bool = True) -> str:
-    """As the file would say it. Not `whole`: long texts without their middle, long lists without their end."""
+    """Format a value as in the file. Not `whole`: elide the middle of long texts and the end of long lists."""
     match value:
         case None | "":
             return "(none)"
@@ -214,7 +214,7 @@ def _shown(value: object, *, whole: bool = True) -> str:
 
 
 def _inside(value: object, whole: bool) -> str:
-    """As a part of something else: in quotes where the file has them, lest it be read as something else."""
+    """Format a part of a list or mapping, quoted where YAML needs quotes."""
     match value:
         case list():
             return f"[{_joined([_inside(one, whole) for one in value], whole)}]"
@@ -236,24 +236,26 @@ def _scalar(value: object, whole: bool) -> str:
 
 def _joined(parts: Sequence[str], whole: bool) -> str:
     fits = len(parts)
-    while not whole and fits > 1 and sum(map(len, parts[:fits])) > _ROOM:
+    while not whole and fits > 1 and sum(map(len, parts[:fits])) > _LIST_MAX:
         fits -= 1
     return ", ".join([*parts[:fits], *([f"{len(parts) - fits} more"] if fits < len(parts) else [])])
 
 
 def _elided(text: str) -> str:
-    """Without its middle: of two keys the begins are alike."""
+    """Elide the middle of a long text: keys differ at the end."""
     end = text[-15:]
-    return text if len(text) <= _LONGEST else f"{_begin(text, 25)}...{end[end.find(' ', 0, 8) + 1 :]}"
+    return text if len(text) <= _VALUE_MAX else f"{_prefix(text, 25)}...{end[end.find(' ', 0, 8) + 1 :]}"
 
 
 def _window(text: str, start: int) -> str:
-    """What stands there, from one word's begin to another's end."""
+    """Return the part of a text from `start`, cut at word boundaries."""
     if start:
-        start += max(0, text[start - 1 : start + _LONGEST // 4].find(" "))
-    return f"{'...' if start else ''}{_begin(text[start:], _LONGEST)}{'...' if len(text) > start + _LONGEST else ''}"
+        start += max(0, text[start - 1 : start + _VALUE_MAX // 4].find(" "))
+    return (
+        f"{'...' if start else ''}{_prefix(text[start:], _VALUE_MAX)}{'...' if len(text) > start + _VALUE_MAX else ''}"
+    )
 
 
-def _begin(text: str, size: int) -> str:
+def _prefix(text: str, size: int) -> str:
     space = text.rfind(" ", size // 2, size + 1)
     return text[:space] if len(text) > size and space > 0 else text[:size]

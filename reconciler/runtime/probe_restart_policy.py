@@ -1,7 +1,7 @@
-"""When a failing probe may have its target's connection replaced.
+"""Decides when a failing health probe may restart its target.
 
-Owns the memory for it: not too often, and never while clients move data on the connection, because then it is the
-destination that is unwell and not the way there. (What a probe itself moves is not in the meters.)
+Owns the memory for this decision. A target is restarted at most once per `INTERVAL`, and never while its clients
+transfer data: then the link works and the destination is at fault. The meters do not count the bytes of probes.
 """
 
 from __future__ import annotations
@@ -11,25 +11,24 @@ from collections.abc import Mapping
 from reconciler.core.spec import TunnelSpec
 from reconciler.ssh.relay.relay import Meter
 
-EVERY = 300.0  # seconds between two of them, for one target
+INTERVAL = 300.0  # seconds between two restarts of one target
 
 
 class ProbeRestartPolicy:
-    """See the module. `now` is monotonic."""
+    """The last restart of each target and the traffic at the last failed probe. `now` is monotonic."""
 
     def __init__(self) -> None:
-        self._replaced: dict[str, float] = {}  # by target: when it last happened
-        self._moved: dict[
-            str, int
-        ] = {}  # by tunnel with a failing probe: what all clients of its target had moved by then
+        self._restarted: dict[str, float] = {}  # by target: the time of its last restart
+        # By tunnel with a failing probe: bytes of all clients of its target at that time.
+        self._transferred: dict[str, int] = {}
 
     def is_due(self, tunnel: TunnelSpec, meters: Mapping[str, Meter], now: float) -> bool:
-        """Whether to replace it now that the tunnel's probe has failed once more; it counts as done."""
-        moved = sum(
+        """Return True if this failed probe restarts the target. The restart counts as done."""
+        transferred = sum(
             meter.sent + meter.received for name, meter in meters.items() if name.startswith(f"{tunnel.target}/")
         )
-        before, self._moved[tunnel.id] = self._moved.get(tunnel.id), moved
-        if moved != before or now - self._replaced.get(tunnel.target, -EVERY) < EVERY:
+        before, self._transferred[tunnel.id] = self._transferred.get(tunnel.id), transferred
+        if transferred != before or now - self._restarted.get(tunnel.target, -INTERVAL) < INTERVAL:
             return False
-        self._replaced[tunnel.target] = now
+        self._restarted[tunnel.target] = now
         return True

@@ -1,7 +1,7 @@
-"""The end of the process: nobody new, the clients drain, the servers have a moment to give their ports back.
+"""Shutdown of the process: no new clients, live clients drain, servers get time to release their ports.
 
-In: the request to end, by a signal or a call, and what each pass of the loop finds after it. Out: the moment at which
-nothing is left to wait for. Asked for twice, that is at once.
+Input: the request, by a signal or a call, and the observed state after each later pass. Output: `finished` returns
+when nothing is left to wait for. After a second request it returns immediately.
 """
 
 from __future__ import annotations
@@ -18,73 +18,73 @@ from reconciler.system.signals import Signals
 
 log = logging.getLogger(__name__)
 
-GOODBYE = 2.0  # seconds that servers have to answer when the last client has left, before the end goes on without them
+CLOSE_TIMEOUT = 2.0  # seconds that servers have for their close replies after the last client has left
 
 
 class Shutdown:
-    """See the module. `reload` is what SIGHUP asks for."""
+    """The state of the shutdown, and the signal handlers. SIGHUP calls `reload`."""
 
     def __init__(self, reload: Callable[[], None]) -> None:
         self._reload = reload
         self._signals = Signals()
-        self._asked = asyncio.Event()
-        self._hurry = asyncio.Event()
-        self._deserted = asyncio.Event()  # no client is left
-        self._empty = asyncio.Event()  # nor anything else
+        self._requested = asyncio.Event()
+        self._immediate = asyncio.Event()
+        self._no_clients = asyncio.Event()
+        self._empty = asyncio.Event()  # no clients, links or sockets
 
     @property
-    def is_asked(self) -> bool:
-        return self._asked.is_set()
+    def is_requested(self) -> bool:
+        return self._requested.is_set()
 
-    async def asked(self) -> None:
-        """Return when the end is asked for."""
-        await self._asked.wait()
+    async def requested(self) -> None:
+        """Return when shutdown is requested."""
+        await self._requested.wait()
 
-    def ask(self) -> None:
-        """End when the clients have left; asked again: at once."""
-        if self.is_asked:
-            self._hurry.set()
+    def request(self) -> None:
+        """Shut down when the clients have left; on a second call, immediately."""
+        if self.is_requested:
+            self._immediate.set()
         else:
-            log.info("ending: no new clients; live ones may drain. Once more ends at once")
-        self._asked.set()
+            log.info("draining clients; signal again to exit immediately")
+        self._requested.set()
 
-    def look(self, observed: Observed) -> None:
-        """What is there while nothing is asked for any more, and nothing is left to be done about it."""
+    def update(self, observed: Observed) -> None:
+        """Take the observed state of a pass with an empty desired state and no actions."""
         if not observed.flows:
-            self._deserted.set()
+            self._no_clients.set()
             if not observed.links and not observed.sockets:
                 self._empty.set()
 
-    async def over(self) -> None:
-        """Return when nothing is left to wait for. Clients have their drain timeouts, silent servers `GOODBYE`."""
-        waiting = [asyncio.create_task(self._farewell()), asyncio.create_task(self._hurry.wait())]
+    async def finished(self) -> None:
+        """Return when nothing is left: clients have their drain timeouts, silent servers `CLOSE_TIMEOUT`."""
+        waiting = [asyncio.create_task(self._everything_closed()), asyncio.create_task(self._immediate.wait())]
         try:
             await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
         finally:
             for task in waiting:
                 task.cancel()
 
-    async def _farewell(self) -> None:
-        await self._deserted.wait()
+    async def _everything_closed(self) -> None:
+        await self._no_clients.wait()
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(GOODBYE):
+            async with asyncio.timeout(CLOSE_TIMEOUT):
                 await self._empty.wait()
 
     @contextlib.contextmanager
-    def signals(self) -> Iterator[None]:
-        """SIGTERM and SIGINT end, a second one at once; SIGHUP reloads. What comes after the end changes nothing."""
-        # It would kill, or trace back, what is done but for its last words.
-        with self._signals.heard(deaf_after=lambda: self.is_asked):
-            self.heed()
+    def handle_signals(self) -> Iterator[None]:
+        """SIGTERM and SIGINT request shutdown, SIGHUP reloads. After a shutdown, signals are ignored."""
+        # A signal during interpreter exit would kill a process that has already shut down.
+        with self._signals.heard(deaf_after=lambda: self.is_requested):
+            self.install_handlers()
             yield
 
-    def heed(self) -> None:
-        """Take signals as `signals` says, also those that `give` has given to somebody else meanwhile."""
-        self._signals.on(signal.SIGTERM, self.ask)
-        self._signals.on(signal.SIGINT, self.ask)
+    def install_handlers(self) -> None:
+        """Handle signals as `handle_signals` says; ends `redirect_signals`."""
+        self._signals.on(signal.SIGTERM, self.request)
+        self._signals.on(signal.SIGINT, self.request)
         self._signals.on(signal.SIGHUP, self._reload)
 
-    def give(self, to: Callable[[signal.Signals], None]) -> None:
-        """Until `heed` is called: inside `signals`, somebody else gets them."""
+    def redirect_signals(self, to: Callable[[signal.Signals], None]) -> None:
+        """Inside `handle_signals`: call `to` with each signal until `install_handlers` is called."""
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             self._signals.on(number, functools.partial(to, number))

@@ -1,6 +1,6 @@
-"""Takes the snapshot: copies what the reports tell out of the judgement, the fleet, the journal and the files.
+"""Builds a snapshot from the status, the actuator, the change tracker and the configuration store.
 
-In: the parts of the running process. Out: `report.Snapshot`, which shares nothing with them.
+Input: the parts of the running process. Output: `report.snapshot.Snapshot`, which shares no mutable state with them.
 """
 
 from __future__ import annotations
@@ -13,12 +13,13 @@ from reconciler.config.load import Loaded
 from reconciler.core.observed import Now, Observed, Reason
 from reconciler.core.spec import Endpoint, Listen, LocalTcp, LocalUnix, RemoteTcp, RemoteUnix
 from reconciler.core.status import Status, TargetStatus, TunnelStatus, Verdict
+from reconciler.core.subject import Subject
 from reconciler.report.changes import ChangeTracker
 from reconciler.report.snapshot import (
     Condition,
     ConfigSnapshot,
     FileSnapshot,
-    Pulse,
+    Liveness,
     Snapshot,
     TargetSnapshot,
     TunnelSnapshot,
@@ -34,54 +35,57 @@ _NO_METER = Meter()
 
 @dataclass(frozen=True, slots=True)
 class SnapshotBuilder:
-    """Looks at the running process."""
+    """Copies everything that the reports need out of the parts of the running process."""
 
     loop: Loop
     actuator: SshActuator
-    loads: ConfigStore
-    journal: ChangeTracker
+    config_store: ConfigStore
+    change_tracker: ChangeTracker
 
-    def take(self, judgement: Status, observed: Observed, pulse: Pulse, *, settled: bool, watching: bool) -> Snapshot:
-        """The snapshot of now, with the judgement of the last pass."""
+    def take(
+        self, status: Status, observed: Observed, liveness: Liveness, *, settled: bool, watching: bool
+    ) -> Snapshot:
+        """Return a snapshot of now, with the status of the last pass."""
         now = self.loop.now()
         return Snapshot(
             at=now.wall,
             version=__version__,
-            config=self._config(self.loads.latest, settled=settled, watching=watching),
-            targets=tuple(self._target(target, now) for target in judgement.targets),
+            config=self._config(self.config_store.latest, settled=settled, watching=watching),
+            targets=tuple(self._target(target, now) for target in status.targets),
             tunnels=(
-                *(self._tunnel(tunnel, observed, now) for tunnel in judgement.tunnels),
-                *(replace(self._tunnel(tunnel, observed, now), leaving=True) for tunnel in judgement.leaving),
+                *(self._tunnel(tunnel, observed, now) for tunnel in status.tunnels),
+                *(replace(self._tunnel(tunnel, observed, now), leaving=True) for tunnel in status.leaving),
             ),
             reconciles=self.loop.passes.frozen(),
-            pulse=pulse,
+            liveness=liveness,
         )
 
     def _config(self, loaded: Loaded | None, *, settled: bool, watching: bool) -> ConfigSnapshot:
-        loads = self.loads
+        store = self.config_store
         return ConfigSnapshot(
             files=tuple(FileSnapshot(f.path, f.valid, f.error) for f in loaded.files) if loaded else (),
             revision=loaded.revision if loaded else "",
             rejected=loaded.rejected if loaded else "",
             errors=tuple(map(str, loaded.errors)) if loaded else (),
-            loaded_at=loads.loaded_at,
-            succeeded_at=loads.succeeded_at,
-            reloads=loads.reloads,
-            failed=loads.failed,
+            loaded_at=store.loaded_at,
+            succeeded_at=store.succeeded_at,
+            reloads=store.reloads,
+            failed=store.failed,
             converged=settled,
             watching=watching,
         )
 
     def _target(self, target: TargetStatus, now: Now) -> TargetSnapshot:
         counters = self.actuator.counters.target(target.name)
-        asked = self.loop.desired.targets.get(target.name)
-        is_known = self.loads.latest is None or target.name not in self.loads.latest.broken  # else it has stand-ins
-        access = asked.access if asked is not None and is_known else None
+        desired = self.loop.desired.targets.get(target.name)
+        # The settings of an unusable target contain placeholders.
+        is_usable = self.config_store.latest is None or target.name not in self.config_store.latest.broken
+        access = desired.access if desired is not None and is_usable else None
         live = self.actuator.links
         link = next((live[number] for number in target.links if number in live), None)
         return TargetSnapshot(
             name=target.name,
-            condition=self._condition(f"target {target.name}", target.verdict, now, counters.failures),
+            condition=self._condition(Subject("target", target.name), target.verdict, now, counters.failures),
             hosts=tuple(map(str, access.hop.hosts)) if access else (),
             via=tuple(str(hop.hosts[0]) for hop in access.via) if access else (),
             host=target.host,
@@ -105,10 +109,10 @@ class SnapshotBuilder:
             name=spec.name,
             kind=spec.kind,
             condition=self._condition(
-                f"tunnel {tunnel.id}", tunnel.verdict, now, self.actuator.counters.failures(tunnel.id)
+                Subject("tunnel", tunnel.id), tunnel.verdict, now, self.actuator.counters.failures(tunnel.id)
             ),
             listen=_listen(tunnel),
-            asked=str(spec.listen),
+            configured=str(spec.listen),
             dial=str(spec.route),
             connections=meter.active,
             held=meter.held,
@@ -122,7 +126,7 @@ class SnapshotBuilder:
             probe=probed.failure is None if probed is not None else None,
         )
 
-    def _condition(self, subject: str, verdict: Verdict, now: Now, failures: dict[Reason, int]) -> Condition:
+    def _condition(self, subject: Subject, verdict: Verdict, now: Now, failures: dict[Reason, int]) -> Condition:
         due = verdict.next_try
         return Condition(
             phase=verdict.phase,
@@ -130,20 +134,20 @@ class SnapshotBuilder:
             message=verdict.message,
             needs_action=verdict.needs_action,
             next_try_at=now.wall + due - now.mono if due is not None else None,
-            since=self.journal.since(subject),
-            reconnects=self.journal.reconnects(subject),
+            since=self.change_tracker.since(subject),
+            reconnects=self.change_tracker.reconnects(subject),
             failures=MappingProxyType(dict(failures)),
         )
 
 
 def _listen(tunnel: TunnelStatus) -> str:
-    """For machines: the same form whether it is bound or not."""
-    asked = tunnel.spec.listen
-    return tunnel.bound if tunnel.bound != str(asked) else _address(asked)
+    """Return the listen address for machines: the same form whether it is bound or not."""
+    configured = tunnel.spec.listen
+    return tunnel.bound if tunnel.bound != str(configured) else _address(configured)
 
 
 def _address(listen: Listen) -> str:
-    """`host:port` (0: none is chosen yet) or a path. What people read has more: on which server, and what 0 means."""
+    """Return `host:port` (port 0: not assigned yet) or a path, without the explanations of `str(listen)`."""
     match listen:
         case LocalUnix() | RemoteUnix():
             return listen.path

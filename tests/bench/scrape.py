@@ -18,7 +18,7 @@ from reconciler.report.snapshot import (
     Condition,
     ConfigSnapshot,
     FileSnapshot,
-    Pulse,
+    Liveness,
     Snapshot,
     TargetSnapshot,
     TunnelSnapshot,
@@ -47,7 +47,7 @@ def snapshot() -> Snapshot:
         ),
         tunnels=tuple(_tunnel(n, up) for n in range(TUNNELS)),
         reconciles=dials,
-        pulse=Pulse(1.0, 0.0, 0.0, False),
+        liveness=Liveness(1.0, 0.0, 0.0, False),
     )
 
 
@@ -60,7 +60,7 @@ def _tunnel(number: int, condition: Condition) -> TunnelSnapshot:
         kind="local",
         condition=condition,
         listen=f"127.0.0.1:{port}",
-        asked=f"127.0.0.1:{port}",
+        configured=f"127.0.0.1:{port}",
         dial="db.internal:5432",
         connections=3,
         held=0,

@@ -15,6 +15,7 @@ import pytest
 from reconciler.config.syntax.config_files import digest
 from reconciler.core.observed import LinkPhase, Phase
 from reconciler.core.rules.origin import Origin
+from reconciler.core.subject import Subject
 from reconciler.ssh.clients.connector import ClientConnector
 from reconciler.ssh.clients.hold_queue import ListenerClients
 from reconciler.ssh.link.link import Link
@@ -517,7 +518,7 @@ async def never_down(tunnels: Running, *ids: str) -> AsyncIterator[None]:
     before = {one.id: one.condition for one in tunnels.app.snapshot().tunnels}
     yield
     await is_asked(tunnels)
-    subjects = {f"tunnel {id_}" for id_ in ids}
+    subjects = {Subject("tunnel", id_) for id_ in ids}
     changes = [one for one in tunnels.changes[told:] if one.subject in subjects]
     assert {one.verdict.phase for one in changes if one.verdict is not None} <= {Phase.UP}, changes
     for one in tunnels.app.snapshot().tunnels:
@@ -577,8 +578,8 @@ def is_replaced(tunnels: Running, link: Link) -> bool:
 
 def complaint(tunnels: Running) -> str:
     """What the target says although it is up."""
-    assert tunnels.app.judgement is not None
-    verdict = tunnels.app.judgement.targets[0].verdict
+    assert tunnels.app.status is not None
+    verdict = tunnels.app.status.targets[0].verdict
     return verdict.message if verdict.phase is Phase.UP and verdict.reason is not None else ""
 
 

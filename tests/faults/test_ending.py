@@ -122,7 +122,7 @@ async def test_while_it_ends_it_says_so_and_wait_waits_for_the_next_one(
             vain = await ran("wait", "server/idle", "--timeout", "100ms", env=env)
             assert vain.code == 1
             # It says how long it could still wait when it came to ask.
-            assert re.fullmatch(r"error: not within [\d.]+ s: it is ending\n", vain.err), vain.err
+            assert re.fullmatch(r"error: timed out after [\d.]+ s: the process is ending\n", vain.err), vain.err
             waiting = asyncio.create_task(ran("wait", "server/idle", "--timeout", "60s", env=env))
             await eventually(lambda: is_asked(old.pid, control))
         assert await old.ended() == 0

@@ -295,7 +295,7 @@ async def test_a_fault_is_told_as_what_it_is_disturbs_nobody_and_heals(
                     told = await it_is_told(tunnels, trouble, phase, reason)
                     await mover.moves()
                     healed = await it_heals(tunnels, trouble) if trouble.end else None
-                    assert not [one for one in tunnels.changes if "well" in one.subject and one.is_trouble]
+                    assert not [one for one in tunnels.changes if one.subject.target == "well" and one.is_trouble]
                     rounds = mover.rounds
     back = f"well again {healed:.2f} s after its end" if healed is not None else "stays so"
     with capsys.disabled():

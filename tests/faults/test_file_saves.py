@@ -238,15 +238,15 @@ async def changes_are_applied(
     worst = 0.0
     try:
         async with program(saved.path) as app:
-            await eventually(lambda: app.judgement is not None and app.judgement.tunnels[0].verdict.phase is Phase.UP)
+            await eventually(lambda: app.status is not None and app.status.tunnels[0].verdict.phase is Phase.UP)
             await eventually(lambda: app._watcher is not None)
             for number in range(1, changes + 1):
                 await asyncio.to_thread(saved.save, text(number))
                 began = awake.seconds
                 await eventually(partial(says, app, f"change {number}"))
                 worst = max(worst, awake.seconds - began)
-                assert app.judgement is not None
-                assert app.judgement.tunnels[0].verdict.phase is Phase.UP
+                assert app.status is not None
+                assert app.status.tunnels[0].verdict.phase is Phase.UP
             assert await exchange("127.0.0.1", port) == b"ping"
             assert [link.number for link in app.actuator.links.values()] == [1]
     finally:
@@ -339,4 +339,4 @@ async def test_a_teams_file_that_is_deleted_closes_its_ports_and_drains_its_clie
 
 def up_in(app: App) -> set[str]:
     """The ids of the tunnels that are up."""
-    return {t.id for t in app.judgement.tunnels if t.verdict.phase is Phase.UP} if app.judgement else set()
+    return {t.id for t in app.status.tunnels if t.verdict.phase is Phase.UP} if app.status else set()

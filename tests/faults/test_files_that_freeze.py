@@ -123,7 +123,7 @@ def failure_of(tunnels: Running, field: str) -> str:
 
 
 def nothing_is_told(tunnels: Running) -> bool:
-    return all(one.verdict.reason is None for one in tunnels.app.judgement.targets) if tunnels.app.judgement else False
+    return all(one.verdict.reason is None for one in tunnels.app.status.targets) if tunnels.app.status else False
 
 
 @pytest.mark.parametrize("kind", [*SPECIAL, *NOTHING])

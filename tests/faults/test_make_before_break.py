@@ -75,8 +75,8 @@ async def test_a_new_access_that_does_not_work_leaves_the_old_connection_and_say
             tunnels.edit(file(sshd, tunnel, privateKey=stranger.private))
 
             def told() -> str:
-                assert tunnels.app.judgement is not None
-                verdict = tunnels.app.judgement.targets[0].verdict
+                assert tunnels.app.status is not None
+                verdict = tunnels.app.status.targets[0].verdict
                 return verdict.message if verdict.reason == "auth" else ""
 
             said = await eventually(told)

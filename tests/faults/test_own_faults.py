@@ -19,7 +19,7 @@ import pytest
 
 from reconciler.core.actions import Action, Assign, Close, Cut, Dial, Drain, Move, Open, Retire, Tune
 from reconciler.core.observed import Phase, Reason
-from reconciler.report.http_routes import ailment
+from reconciler.report.http_routes import liveness_failure
 from reconciler.runtime import loop
 from reconciler.ssh.clients.connector import ClientConnector
 from reconciler.ssh.link import pool
@@ -99,14 +99,14 @@ class World:
 
     async def works(self, *without: str) -> None:
         """Every tunnel but these is up and carries data, and nothing is left to do."""
-        await eventually(lambda: self.tunnels.app.settled and self.tunnels.app.judged, message=self.seen)
+        await eventually(lambda: self.tunnels.app.settled and self.tunnels.app.is_status_current, message=self.seen)
         await eventually(lambda: all(phase is Phase.UP for phase in self.tunnels.phases().values()), message=self.seen)
         for name, port in self.ports.items():
             if name not in without:
                 assert await exchange("127.0.0.1", port) == b"ping", name
 
     def seen(self) -> str:
-        judgement = self.tunnels.app.judgement
+        judgement = self.tunnels.app.status
         return f"it works: {judgement and [(one.id, one.verdict) for one in judgement.tunnels]}"
 
 
@@ -139,7 +139,7 @@ async def world(sshd: Sshd, echo: EchoServer, directory: Path) -> AsyncIterator[
             await all_move(movers)
         for mover in movers:
             await mover.end()
-        assert not tunnels.app.loop.broken_passes
+        assert not tunnels.app.loop.failed_passes
 
 
 # --- what provokes each action ----------------------------------------------------------------------------------
@@ -305,12 +305,12 @@ async def test_a_pass_that_raises_leaves_everything_as_it_is(
         with planted(app.actuator, where, plant):
             it.tunnels.edit(it.text(without=()))
             await eventually(lambda: plant.raised > 1)
-            assert "a fault of this program" in app.pulse().fault
-            assert app.snapshot().pulse.fault
-            assert not ailment(app.pulse()), "a restart would cost every tunnel"
+            assert "a fault of this program" in app.liveness().fault
+            assert app.snapshot().liveness.fault
+            assert not liveness_failure(app.liveness()), "a restart would cost every tunnel"
             await eventually(lambda: not plant.left)
             await it.works()
-        assert not app.pulse().fault
+        assert not app.liveness().fault
     assert caplog.text.count("Traceback") == 1, "once, however often it comes"
 
 
@@ -330,8 +330,8 @@ async def test_a_report_that_raises_keeps_nothing_from_being_carried_out(
     async with world(sshd, echo, tmp_path) as it:
         app, plant = it.tunnels.app, Plant(2)
         place, name = {
-            "journal": (app._journal, "note"),
-            "teller": (app._change_logger, "tell"),
+            "journal": (app._change_tracker, "update"),
+            "teller": (app._change_logger, "log_changes"),
             "on_change": (app, "_on_change"),
         }[what]
         with planted(place, name, plant):

@@ -15,7 +15,7 @@ import pytest
 
 from reconciler.core.actions import Action, Assign, Cut, Drain, Retire
 from reconciler.core.observed import Observed
-from reconciler.runtime.commands import Orders
+from reconciler.runtime.commands import Commands
 from reconciler.runtime.plan_report import subject_of
 from support.clients import FULL, LONG
 from support.keys import Keys
@@ -231,7 +231,7 @@ def touched_by(action: Action, before: Observed, after: Observed) -> int:
 
 async def planned(tunnels: Running, text: str) -> Any:
     """What `tunnels plan` says about this text."""
-    answer: Any = await Orders(tunnels.app).plan([("tunnels.yaml", str(tunnels.file.parent), text)], strict=False)
+    answer: Any = await Commands(tunnels.app).plan([("tunnels.yaml", str(tunnels.file.parent), text)], strict=False)
     assert answer["errors"] == []
     return answer
 
@@ -247,10 +247,10 @@ async def plan(tunnels: Running, text: str) -> list[Step]:
 async def apply(tunnels: Running, text: str) -> None:
     """Save it, and wait until all has been done."""
     tunnels.edit(text)
-    await tunnels.app.load(asked=True)
+    await tunnels.app.load(requested=True)
     loaded = tunnels.app.loaded
     assert loaded is not None
-    await Orders(tunnels.app).wait(loaded.revision, (), 20)
+    await Commands(tunnels.app).wait(loaded.revision, (), 20)
 
 
 def quiet_again(tunnels: Running) -> Any:

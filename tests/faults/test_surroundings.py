@@ -188,12 +188,12 @@ async def test_signals_that_come_after_its_program_has_ended_do_not_take_the_exi
 
 ENDS_WHEN_ASKED = """
 import asyncio
-from reconciler.ending import Ending
+from reconciler.runtime.shutdown import Shutdown
 async def main():
-    ending = Ending(lambda: None)
-    with ending.signals():
+    shutdown = Shutdown(lambda: None)
+    with shutdown.handle_signals():
         print("ready", flush=True)
-        await ending.asked()
+        await shutdown.requested()
 asyncio.run(main())
 raise SystemExit(5)
 """

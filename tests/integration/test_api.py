@@ -1,4 +1,4 @@
-"""Tunnels inside a Python program."""
+"""The Python API: tunnels inside a program."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from support.wait import eventually, free_port
 
 
 def content(sshd: Sshd, to: int, **fields: object) -> dict[str, object]:
-    """The content of a file, as a program would write it."""
+    """Return the content of a file as a mapping."""
     tunnel = {"name": "echo", "type": "local", "localPort": 0, "remoteHost": "127.0.0.1", "remotePort": to}
     return {
         "targets": {
@@ -34,7 +34,7 @@ def content(sshd: Sshd, to: int, **fields: object) -> dict[str, object]:
     }
 
 
-async def test_a_mapping_opens_tunnels_for_the_length_of_a_block(sshd: Sshd, echo: EchoServer) -> None:
+async def test_a_mapping_opens_tunnels_while_the_block_runs(sshd: Sshd, echo: EchoServer) -> None:
     async with open_tunnels(content(sshd, echo.port)) as tunnels:
         port = tunnels.port("server/echo")
         assert await exchange("127.0.0.1", port) == b"ping"
@@ -44,7 +44,7 @@ async def test_a_mapping_opens_tunnels_for_the_length_of_a_block(sshd: Sshd, ech
         await exchange("127.0.0.1", port)
 
 
-async def test_a_file_does_too(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> None:
+async def test_a_file_opens_tunnels_too(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> None:
     port, file = free_port(), tmp_path / "tunnels.yaml"
     file.write_text("targets:\n" + target(sshd) + local("echo", port, echo.port))
     async with open_tunnels(file) as tunnels:
@@ -52,7 +52,7 @@ async def test_a_file_does_too(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> 
         assert await exchange("127.0.0.1", port) == b"ping"
 
 
-async def test_mistakes_and_reasons_are_exceptions(sshd: Sshd, echo: EchoServer) -> None:
+async def test_configuration_errors_and_failures_are_exceptions(sshd: Sshd, echo: EchoServer) -> None:
     with pytest.raises(ConfigError, match="did you mean"):
         async with open_tunnels(content(sshd, echo.port, usr="x")):
             pass
@@ -61,9 +61,7 @@ async def test_mistakes_and_reasons_are_exceptions(sshd: Sshd, echo: EchoServer)
             pass
 
 
-async def test_a_probe_that_fails_makes_a_new_connection_here_too(
-    asyncssh_server: AsyncsshServer, tmp_path: Path
-) -> None:
+async def test_a_failing_probe_restarts_the_target(asyncssh_server: AsyncsshServer, tmp_path: Path) -> None:
     port, file = free_port(), tmp_path / "tunnels.yaml"
     async with EchoServer() as service:
         health = "{type: tcp, interval: 100ms, timeout: 1s, failureThreshold: 2, onFailure: reconnect}"
@@ -77,7 +75,7 @@ async def test_a_probe_that_fails_makes_a_new_connection_here_too(
             assert await exchange("127.0.0.1", port) == b"ping"
 
 
-async def test_the_limit_of_open_files_stays_as_the_program_has_it(sshd: Sshd, echo: EchoServer) -> None:
+async def test_the_limit_of_open_files_does_not_change(sshd: Sshd, echo: EchoServer) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     lower = min(soft, hard - 1) - 1
     resource.setrlimit(resource.RLIMIT_NOFILE, (lower, hard))

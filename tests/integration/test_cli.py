@@ -91,8 +91,8 @@ async def test_all_that_the_demo_proposes_can_be_done_one_after_the_other(tmp_pa
         [(old, new)] = re.findall(r"s/(\d+)/(\d+)/", proposed)
         file.write_text(file.read_text().replace(old, new))
         await line_with(demo.stdout, f"127.0.0.1:{new} ->")
-        file.write_text(re.sub("# (?=- name: again|  type|  localPort|  remotePort)", "", file.read_text()))
-        await line_with(demo.stdout, "tunnel demo/again is up")
+        file.write_text(re.sub("# (?=- name: second|  type|  localPort|  remotePort)", "", file.read_text()))
+        await line_with(demo.stdout, "tunnel demo/second is up")
         assert b"Hello through the tunnel" in await get(int(new))
 
 

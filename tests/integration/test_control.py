@@ -1,4 +1,4 @@
-"""The control socket: what it tells, and what it changes in the running process."""
+"""The control socket: its queries, and its changes of the running process."""
 
 from __future__ import annotations
 
@@ -27,25 +27,25 @@ from support.wait import eventually, free_port
 TARGET_KEYS = {
     *("name", "phase", "reason", "message", "needsAction", "nextTryAt", "host", "since", "reconnects"),
     *("cipher", "kex", "rttSeconds", "hostKeyVerified"),
-    *("hosts", "via"),  # more than the contract asks for: the page draws them
+    *("hosts", "via"),  # not in the contract: for the page
 }
 TUNNEL_KEYS = {
     *("id", "target", "name", "type", "phase", "up", "reason", "message", "needsAction", "nextTryAt", "listen", "dial"),
     *("connections", "held", "bytesSent", "bytesReceived", "reconnects", "since", "description", "labels"),
-    "expiresAt",  # as above
+    "expiresAt",  # not in the contract: for the page
 }
 
 
 @contextlib.asynccontextmanager
 async def talking(port: int) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
-    """A client whose channel is open."""
+    """Connect a client and wait until its channel is open."""
     async with connected("127.0.0.1", port) as (reader, writer):
         writer.write(b"x")
         assert await reader.readexactly(1) == b"x"
         yield reader, writer
 
 
-async def test_status_has_the_form_of_the_contract(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> None:
+async def test_status_has_the_fields_of_the_contract(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> None:
     port = free_port()
     async with whole(tmp_path, file(sshd, local("echo", port, echo.port, labels="{team: data}"))) as it:
         await it.tunnels.all_up()
@@ -76,7 +76,7 @@ async def test_restart_is_make_before_break(sshd: Sshd, echo: EchoServer, tmp_pa
             await it.control.get("/api/v1/wait")
             assert await exchange("127.0.0.1", port) == b"ping"
             writer.write(b"y")
-            assert await reader.readexactly(1) == b"y", "who was there stays on the old connection"
+            assert await reader.readexactly(1) == b"y", "a live client stays on the old link"
         await eventually(lambda: [link.number for link in it.tunnels.links if link.number == old] == [])
 
 
@@ -93,26 +93,28 @@ async def test_restart_now_cuts_and_the_port_stays(sshd: Sshd, echo: EchoServer,
         assert all(link.number != old for link in it.tunnels.links)
 
 
-async def test_restart_of_one_tunnel_now_cuts_no_others_clients(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> None:
+async def test_restart_now_of_one_tunnel_cuts_no_other_clients(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> None:
     one, other = free_port(), free_port()
     async with whole(tmp_path, file(sshd, local("one", one, echo.port), local("other", other, echo.port))) as it:
         await it.tunnels.all_up()
         async with talking(one) as (reader, _), talking(other) as (other_reader, other_writer):
             done = await it.control.post("/api/v1/restart", ids=["server/one"], now=True)
-            assert done == {"done": ["server/one", "server/other"]}, "both get the new connection"
+            assert done == {"done": ["server/one", "server/other"]}, "both tunnels get the new link"
             with pytest.raises(ConnectionResetError):
                 await reader.read(1)
             other_writer.write(b"y")
             assert await other_reader.readexactly(1) == b"y"
 
 
-async def test_a_name_that_is_none_is_told_with_those_there_are(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> None:
+async def test_an_unknown_name_is_an_error_that_lists_the_known_names(
+    sshd: Sshd, echo: EchoServer, tmp_path: Path
+) -> None:
     async with whole(tmp_path, file(sshd, local("echo", free_port(), echo.port))) as it:
         await it.tunnels.all_up()
         for verb in ("restart", "pause", "resume"):
             answer = await it.control.post(f"/api/v1/{verb}", 404, ids=["x"])
             assert answer == {"error": 'no tunnel matches "x": known tunnels are server/echo'}
-        assert "name tunnels" in (await it.control.post("/api/v1/pause", 400, ids=[]))["error"]
+        assert "expected a list of tunnels" in (await it.control.post("/api/v1/pause", 400, ids=[]))["error"]
         assert (await it.control.get("/api/v1/nothing", 404)).keys() == {"error"}
         assert (await it.control.get("/api/v1/restart", 405)).keys() == {"error"}
 
@@ -135,12 +137,12 @@ async def test_a_pause_survives_a_reload_and_ends_by_itself(sshd: Sshd, echo: Ec
         changes = it.tunnels.changes
         changes.clear()
         await it.control.post("/api/v1/pause", ids=["server"], seconds=2.0)
-        # Nobody need be there to see it while it lasts.
-        await eventually(lambda: any(one.before is Phase.OFF for one in changes if one.subject == "tunnel server/one"))
+        # The pause may be over before the test sees it.
+        await eventually(lambda: any(one.before is Phase.OFF for one in changes if one.subject.name == "server/one"))
         await it.tunnels.all_up()
 
 
-async def test_reload_tells_what_is_wrong(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> None:
+async def test_reload_returns_the_errors(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> None:
     text = file(sshd, local("echo", free_port(), echo.port))
     async with whole(tmp_path, text) as it:
         await it.tunnels.all_up()
@@ -152,7 +154,7 @@ async def test_reload_tells_what_is_wrong(sshd: Sshd, echo: EchoServer, tmp_path
         assert any("did you mean `localPort`" in error for error in answer["errors"])
 
 
-async def test_wait_returns_when_a_revision_has_come_true(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> None:
+async def test_wait_returns_when_a_revision_has_converged(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> None:
     port = free_port()
     text = file(sshd, local("echo", port, echo.port))
     async with whole(tmp_path, text) as it:
@@ -166,7 +168,7 @@ async def test_wait_returns_when_a_revision_has_come_true(sshd: Sshd, echo: Echo
         assert await exchange("127.0.0.1", moved) == b"ping"
 
 
-async def test_wait_for_a_rejected_revision_ends_at_once(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> None:
+async def test_wait_for_a_rejected_revision_fails_at_once(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> None:
     text = file(sshd, local("echo", free_port(), echo.port))
     async with whole(tmp_path, text) as it:
         await it.tunnels.all_up()
@@ -180,7 +182,7 @@ async def test_wait_for_a_rejected_revision_ends_at_once(sshd: Sshd, echo: EchoS
         assert "localPrt" in answer["error"]
 
 
-async def test_wait_gives_up_and_says_what_is_missing(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> None:
+async def test_wait_times_out_and_names_what_is_missing(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> None:
     text = file(sshd, local("echo", free_port(), echo.port)) + target(sshd, "dead", port=free_port())
     async with whole(tmp_path, text + local("never", free_port(), echo.port)) as it:
         await it.tunnels.until("dead/never", Phase.DOWN)
@@ -190,7 +192,7 @@ async def test_wait_gives_up_and_says_what_is_missing(sshd: Sshd, echo: EchoServ
         assert 'no tunnel matches "x"' in (await it.control.get("/api/v1/wait", 404, ids="x"))["error"]
 
 
-async def test_connections_are_told_live_and_held(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> None:
+async def test_connections_are_listed_live_and_held(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> None:
     port, held = free_port(), free_port()
     text = file(sshd, local("echo", port, echo.port)) + target(sshd, "dead", port=free_port())
     async with whole(tmp_path, text + local("held", held, echo.port, holdTimeout="60s")) as it:
@@ -212,7 +214,7 @@ async def test_connections_are_told_live_and_held(sshd: Sshd, echo: EchoServer, 
         )
 
 
-async def test_a_plan_says_what_would_be_done_and_to_how_many(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> None:
+async def test_a_plan_lists_actions_and_counts_clients(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> None:
     port = free_port()
     text = file(sshd, local("echo", port, echo.port))
     async with whole(tmp_path, text) as it:
@@ -230,10 +232,10 @@ async def test_a_plan_says_what_would_be_done_and_to_how_many(sshd: Sshd, echo: 
             bad = await it.control.post("/api/v1/plan", files=files(tmp_path, "targets: 1\n"))
             assert bad["actions"] == []
             assert "tunnels.yaml:1" in bad["errors"][0]
-        assert it.tunnels.phases() == {"server/echo": Phase.UP}, "nothing of it was done"
+        assert it.tunnels.phases() == {"server/echo": Phase.UP}, "the plan changed something"
 
 
-async def test_events_are_remembered_and_followed(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> None:
+async def test_events_are_kept_and_streamed(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> None:
     async with whole(tmp_path, file(sshd, local("echo", free_port(), echo.port))) as it:
         await it.tunnels.all_up()
         events = (await it.control.get("/api/v1/events"))["events"]
@@ -252,7 +254,9 @@ async def test_events_are_remembered_and_followed(sshd: Sshd, echo: EchoServer, 
             assert (changed["before"], changed["phase"], changed["message"]) == ("up", "off", "paused")
 
 
-async def test_the_socket_is_private_and_a_live_one_is_not_stolen(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> None:
+async def test_the_socket_is_private_and_a_live_one_is_not_replaced(
+    sshd: Sshd, echo: EchoServer, tmp_path: Path
+) -> None:
     text = file(sshd, local("echo", free_port(), echo.port))
     async with whole(tmp_path, text) as it:
         await it.tunnels.all_up()
@@ -266,7 +270,7 @@ async def test_the_socket_is_private_and_a_live_one_is_not_stolen(sshd: Sshd, ec
     assert not Path(it.served.control).exists()
 
 
-def test_a_peers_uid_is_known() -> None:
+def test_the_uid_of_a_peer_is_known() -> None:
     one, other = socket.socketpair(socket.AF_UNIX)
     with one, other:
         assert peer_uid(one) == os.getuid()

@@ -1,4 +1,4 @@
-"""The HTTP endpoints: who may see what, liveness and readiness, and clients that misbehave."""
+"""The HTTP endpoints: access, liveness, readiness, and misbehaving clients."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ import pytest
 from aiohttp import web
 
 from reconciler.core.observed import Phase
-from reconciler.report.event_stream import MOST
-from reconciler.report.http_routes import ailment, is_host_allowed
+from reconciler.report.event_stream import SUBSCRIBERS_MAX
+from reconciler.report.http_routes import is_host_allowed, liveness_failure
 from reconciler.report.http_server import LIMIT, Serving
-from reconciler.report.snapshot import Pulse
+from reconciler.report.snapshot import Liveness
 from reconciler.runtime.endpoints import EndpointError, Endpoints, serving
 from support.endpoints import client_of, whole
 from support.services import EchoServer, connected
@@ -26,7 +26,7 @@ from support.tunnels import file, local, running, target
 from support.wait import WITHIN, eventually, free_port
 
 
-async def test_ready_names_each_critical_tunnel_that_is_not_up(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> None:
+async def test_readyz_names_each_critical_tunnel_that_is_not_up(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> None:
     text = (
         file(sshd, local("echo", free_port(), echo.port), local("off", free_port(), echo.port, enabled="false"))
         + target(sshd, "dead", port=free_port())
@@ -36,10 +36,10 @@ async def test_ready_names_each_critical_tunnel_that_is_not_up(sshd: Sshd, echo:
     async with whole(tmp_path, text) as it:
         await it.tunnels.until("dead/vital", Phase.DOWN)
         await it.tunnels.until("server/echo", Phase.UP)
-        status, said = await it.http.text("/readyz")
+        status, body = await it.http.text("/readyz")
         assert status == 503
-        assert said.startswith("dead/vital is down (refused): ")
-        assert said.count("\n") == 1, "neither the one that is off nor the one that is not critical"
+        assert body.startswith("dead/vital is down (refused): ")
+        assert body.count("\n") == 1, "a tunnel that is off or not critical does not count"
         assert (await it.http.text("/readyz/server/echo")) == (200, "ok\n")
         assert (await it.http.text("/readyz/server/off")) == (200, "ok\n")
         assert (await it.http.text("/readyz/dead/minor"))[0] == 503
@@ -58,15 +58,23 @@ async def test_standby_is_ready(sshd: Sshd, echo: EchoServer, tmp_path: Path) ->
         assert (await it.http.text("/readyz")) == (200, "ok\n")
 
 
-def test_a_loop_that_hangs_is_not_alive() -> None:
-    assert ailment(Pulse(passed=1.0, lag=0.0, again=0.0, ending=False)) == ""
-    assert ailment(Pulse(passed=None, lag=0.0, again=0.0, ending=False)) == "", "it is only starting"
-    assert "has not looked for 100 s" in ailment(Pulse(passed=100.0, lag=0.0, again=0.0, ending=False))
-    assert "late by 11 s" in ailment(Pulse(passed=1.0, lag=12.0, again=11.0, ending=False))
-    assert ailment(Pulse(passed=1.0, lag=60.0, again=0.2, ending=False)) == "", "it was stopped, and goes on"
+@pytest.mark.parametrize(
+    ("last_pass_age", "max_lag", "second_max_lag", "failure"),
+    [
+        (1.0, 0.0, 0.0, ""),
+        (None, 0.0, 0.0, ""),  # the process is starting
+        (100.0, 0.0, 0.0, "the last pass of the reconcile loop was 100 s ago"),
+        (1.0, 12.0, 11.0, "the event loop lags by 11 s"),
+        (1.0, 60.0, 0.2, ""),  # the process was stopped once and continues
+    ],
+)
+def test_a_reconcile_loop_that_hangs_fails_the_liveness_check(
+    last_pass_age: float | None, max_lag: float, second_max_lag: float, failure: str
+) -> None:
+    assert liveness_failure(Liveness(last_pass_age, max_lag, second_max_lag, ending=False)) == failure
 
 
-async def test_names_that_anybody_could_point_here_are_refused(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> None:
+async def test_host_names_that_could_be_rebound_are_refused(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> None:
     text = file(sshd, local("echo", free_port(), echo.port))
     async with whole(tmp_path, text, allowed_hosts=("tunnels.example.com",)) as it:
         await it.tunnels.all_up()
@@ -95,11 +103,11 @@ async def test_names_that_anybody_could_point_here_are_refused(sshd: Sshd, echo:
         ("named.example.com.evil:80", False),
     ],
 )
-def test_which_hosts_are_ours(header: str, allowed: bool) -> None:
+def test_which_host_headers_are_allowed(header: str, allowed: bool) -> None:
     assert is_host_allowed(header, ("Named.example.com",)) is allowed
 
 
-async def test_it_is_read_only_and_no_other_site_may_read_it(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> None:
+async def test_it_is_read_only_and_closed_to_other_sites(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> None:
     async with whole(tmp_path, file(sshd, local("echo", free_port(), echo.port))) as it:
         await it.tunnels.all_up()
         for method in ("POST", "PUT", "DELETE", "OPTIONS", "PATCH"):
@@ -112,9 +120,7 @@ async def test_it_is_read_only_and_no_other_site_may_read_it(sshd: Sshd, echo: E
             assert response.status == 405
 
 
-async def test_the_status_page_is_served_with_nothing_from_elsewhere(
-    sshd: Sshd, echo: EchoServer, tmp_path: Path
-) -> None:
+async def test_the_status_page_loads_nothing_from_other_hosts(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> None:
     async with whole(tmp_path, file(sshd, local("echo", free_port(), echo.port))) as it:
         await it.tunnels.all_up()
         async with it.http.session.get("/") as response:
@@ -128,7 +134,7 @@ async def test_the_status_page_is_served_with_nothing_from_elsewhere(
             assert (await it.http.text(path))[0] in (403, 404)
 
 
-async def test_every_answer_has_the_same_headers_events_as_they_come_too(tmp_path: Path) -> None:
+async def test_every_response_has_the_security_headers(tmp_path: Path) -> None:
     async with whole(tmp_path, "targets: {}\n") as it:
         for path in ("/api/v1/status", "/api/v1/events", "/", "/page/page.js", "/page/none.js", "/livez"):
             async with it.http.session.get(path) as response:
@@ -140,9 +146,7 @@ async def test_every_answer_has_the_same_headers_events_as_they_come_too(tmp_pat
                 assert response.headers["Cache-Control"] == "no-store", path
 
 
-async def test_beyond_loopback_the_status_is_shown_only_when_asked_for(
-    sshd: Sshd, echo: EchoServer, tmp_path: Path
-) -> None:
+async def test_beyond_loopback_the_status_needs_expose_status(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> None:
     address = own_address()
     text = file(sshd, local("echo", free_port(), echo.port))
     async with whole(tmp_path, text, listen=f"{address}:0") as it:
@@ -156,7 +160,7 @@ async def test_beyond_loopback_the_status_is_shown_only_when_asked_for(
             assert (await http.text("/api/v1/status"))[0] == 200
 
 
-async def test_a_taken_port_is_a_warning_unless_it_was_asked_for(
+async def test_a_taken_port_is_a_warning_unless_it_is_explicit(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
@@ -172,8 +176,8 @@ async def test_a_taken_port_is_a_warning_unless_it_was_asked_for(
 
 
 @contextlib.asynccontextmanager
-async def served(limit: int, patience: float = 60.0) -> AsyncIterator[tuple[Serving, int]]:
-    """A server and its port. `/` is answered at once, `/hold` never."""
+async def served(limit: int, idle_timeout: float = 60.0) -> AsyncIterator[tuple[Serving, int]]:
+    """Run a server. It answers `/` at once, `/hold` never."""
 
     async def hello(_request: web.Request) -> web.Response:
         return web.Response(text="hello")
@@ -186,7 +190,7 @@ async def served(limit: int, patience: float = 60.0) -> AsyncIterator[tuple[Serv
     app.router.add_get("/", hello)
     app.router.add_get("/hold", hold)
     sock = socket.create_server(("127.0.0.1", 0))
-    server = Serving(app, limit=limit, patience=patience)
+    server = Serving(app, limit=limit, idle_timeout=idle_timeout)
     await server.start([sock])
     try:
         yield server, sock.getsockname()[1]
@@ -199,12 +203,12 @@ def ask(writer: asyncio.StreamWriter, path: str) -> None:
 
 
 async def answered(reader: asyncio.StreamReader) -> bytes:
-    """The first line of an answer."""
+    """Return the first line of the response."""
     return await asyncio.wait_for(reader.readline(), WITHIN)
 
 
-async def test_clients_that_say_nothing_are_sent_away() -> None:
-    async with served(limit=2, patience=0.3) as (_, port):
+async def test_idle_clients_are_disconnected() -> None:
+    async with served(limit=2, idle_timeout=0.3) as (_, port):
         async with connected("127.0.0.1", port) as (mute, _), connected("127.0.0.1", port) as (slow, dripping):
             dripping.write(b"GET / HTTP/1.1\r\nHost: a\r\n")
             assert await ended(mute)
@@ -215,12 +219,12 @@ async def test_clients_that_say_nothing_are_sent_away() -> None:
                 try:
                     return await http.text("/") == (200, "hello")
                 except aiohttp.ClientError:
-                    return False  # who is slow to ask on a slow machine is sent away too
+                    return False  # on a slow machine this client may be idle for too long too
 
             await eventually(is_served)
 
 
-async def test_one_too_many_takes_the_place_of_who_has_waited_longest_for_nothing() -> None:
+async def test_above_the_limit_a_new_client_replaces_the_longest_idle_one() -> None:
     async with (
         served(limit=3) as (server, port),
         connected("127.0.0.1", port) as (held, holding),
@@ -241,7 +245,7 @@ async def test_one_too_many_takes_the_place_of_who_has_waited_longest_for_nothin
                 assert not held.at_eof()
 
 
-async def test_where_all_are_being_answered_the_oldest_makes_room() -> None:
+async def test_without_an_idle_client_the_oldest_is_replaced() -> None:
     async with (
         served(limit=2) as (server, port),
         connected("127.0.0.1", port) as (first, one),
@@ -258,7 +262,7 @@ async def test_where_all_are_being_answered_the_oldest_makes_room() -> None:
             assert not second.at_eof()
 
 
-async def test_followers_of_events_cannot_keep_the_probes_of_kubernetes_out(tmp_path: Path) -> None:
+async def test_event_subscribers_cannot_lock_out_health_checks(tmp_path: Path) -> None:
     async with whole(tmp_path, "targets: {}\n") as it, contextlib.AsyncExitStack() as stack:
         host, _, port = it.served.listen.rpartition(":")
         statuses = []
@@ -266,17 +270,17 @@ async def test_followers_of_events_cannot_keep_the_probes_of_kubernetes_out(tmp_
             reader, writer = await stack.enter_async_context(connected(host, int(port)))
             ask(writer, "/api/v1/events")
             statuses.append((await answered(reader)).split()[1])
-        assert statuses == [b"200"] * MOST + [b"503"] * (LIMIT - MOST)
+        assert statuses == [b"200"] * SUBSCRIBERS_MAX + [b"503"] * (LIMIT - SUBSCRIBERS_MAX)
         assert await it.http.text("/livez") == (200, "ok\n")
-        status, said = await it.http.text("/api/v1/events")
-        assert (status, said) == (
+        status, body = await it.http.text("/api/v1/events")
+        assert (status, body) == (
             503,
-            f"too many event subscribers (limit {MOST}): try again when one of them has left\n",
+            f"too many event subscribers (limit {SUBSCRIBERS_MAX}): try again when one of them has left\n",
         )
 
 
-async def test_one_who_stops_following_makes_room_for_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("reconciler.report.event_stream.MOST", 1)
+async def test_a_subscriber_that_leaves_makes_room_for_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("reconciler.report.event_stream.SUBSCRIBERS_MAX", 1)
     async with whole(tmp_path, "targets: {}\n") as it:
 
         async def status() -> int:
@@ -287,7 +291,7 @@ async def test_one_who_stops_following_makes_room_for_another(tmp_path: Path, mo
             assert following.status == 200
             assert await status() == 503
             async with it.control.session.get("/api/v1/events?follow=1") as other:
-                assert other.status == 200, "the control socket is for its owner alone, and counts for itself"
+                assert other.status == 200, "the control socket has a limit of its own"
                 refused = await it.control.get("/api/v1/events", status=503, follow="1")
                 assert refused["error"].startswith("too many event subscribers (limit 1)")
 
@@ -308,7 +312,9 @@ async def test_one_who_stops_following_makes_room_for_another(tmp_path: Path, mo
     ],
     ids=["two hosts", "a long header", "two lengths", "no chunk", "TLS"],
 )
-async def test_what_is_not_http_is_refused_in_few_words(request_: bytes, caplog: pytest.LogCaptureFixture) -> None:
+async def test_malformed_requests_are_refused_without_a_traceback(
+    request_: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
     caplog.set_level("DEBUG", "reconciler")
     async with served(limit=2) as (_, port), connected("127.0.0.1", port) as (reader, writer):
         writer.write(request_)
@@ -323,7 +329,7 @@ async def test_what_is_not_http_is_refused_in_few_words(request_: bytes, caplog:
     assert "secret" not in record.getMessage()
 
 
-async def test_a_body_that_is_not_what_it_says_is_no_error_of_ours(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_body_with_a_wrong_encoding_is_not_logged_as_an_error(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("DEBUG", "reconciler")
     async with served(limit=2) as (_, port), connected("127.0.0.1", port) as (reader, writer):
         writer.write(b"GET / HTTP/1.1\r\nHost: a\r\nContent-Encoding: gzip\r\nContent-Length: 3\r\n\r\nabc")
@@ -342,7 +348,7 @@ async def ended(reader: asyncio.StreamReader) -> bool:
 
 
 def own_address() -> str:
-    """An address of this machine that is not loopback."""
+    """Return an address of this machine that is not loopback."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         try:
             probe.connect(("192.0.2.1", 9))  # sends nothing

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from reconciler.report.event_stream import MOST
+from reconciler.report.event_stream import SUBSCRIBERS_MAX
 from support.endpoints import Whole, whole
 from support.wait import WITHIN, eventually, fd_count
 
@@ -25,13 +25,13 @@ _LONG = "a" * 300
 
 
 def get(path: str, *headers: str, method: str = "GET", version: str = "HTTP/1.1") -> bytes:
-    """A request without a body, after whose answer the server closes."""
+    """Return a request without a body, for a connection that closes after the response."""
     lines = [f"{method} {path} {version}", "Host: 127.0.0.1", "Connection: close", *headers]
     return "\r\n".join([*lines, "", ""]).encode("utf-8", "surrogateescape")
 
 
 def post(path: str, body: bytes, *headers: str, method: str = "POST") -> bytes:
-    """A request with a body."""
+    """Return a request with a body."""
     return get(path, f"Content-Length: {len(body)}", *headers, method=method) + body
 
 
@@ -252,7 +252,7 @@ def _cases() -> Iterator[tuple[str, bytes]]:
     yield from _RAW.items()
 
 
-_NO_REQUEST = ("nothing", "line ends", "HTTP/0.9", "half a request")  # without an end the server waits for more
+_NO_REQUEST = ("nothing", "line ends", "HTTP/0.9", "half a request")  # the server waits for the rest
 _NEEDS_END = (*_NO_REQUEST, "half a body", "tabs", "spaces", "a space first")
 
 _BODIES = {
@@ -377,7 +377,7 @@ async def connected(where: tuple[str, int] | str) -> AsyncIterator[tuple[asyncio
 
 
 async def answer_to(where: tuple[str, int] | str, request: bytes, *, half_close: bool) -> bytes:
-    """All that the server sends until it closes. With `half_close` the client ends its side after the request."""
+    """Return what the server sends until it closes. `half_close`: the client ends its side after the request."""
     got = b""
     async with connected(where) as (reader, writer), asyncio.timeout(WITHIN):
         with contextlib.suppress(ConnectionError):  # the server may refuse a request before it has read all of it
@@ -394,9 +394,9 @@ async def answer_to(where: tuple[str, int] | str, request: bytes, *, half_close:
 async def answers(
     where: tuple[str, int] | str, cases: Iterator[tuple[str, bytes]], *, half_close: bool = False
 ) -> dict[str, list[int]]:
-    """The statuses of the answers to each request."""
+    """Return the status codes of the responses to each request."""
     found: dict[str, list[int]] = {}
-    some_at_once = asyncio.Semaphore(20)  # those that are answered late hold up no other
+    some_at_once = asyncio.Semaphore(20)  # a late response delays no other request
 
     async def ask(name: str, request: bytes) -> None:
         async with some_at_once:
@@ -437,7 +437,7 @@ async def test_no_request_is_a_server_error(
 
 
 @pytest.mark.parametrize("half_close", [False, True], ids=["", "half-closed"])
-async def test_no_order_is_a_server_error(tmp_path: Path, caplog: pytest.LogCaptureFixture, half_close: bool) -> None:
+async def test_no_command_is_a_server_error(tmp_path: Path, caplog: pytest.LogCaptureFixture, half_close: bool) -> None:
     async with whole(tmp_path, "targets: {}\n") as it:
         found = await answers(it.served.control, _orders(), half_close=half_close)
         assert not {name: statuses for name, statuses in found.items() if not statuses or statuses[0] >= 500}
@@ -456,13 +456,13 @@ async def test_connections_of_hostile_requests_are_closed(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("place", ["TCP", "control"])
-async def test_a_reader_of_events_that_half_closes_has_left(
+async def test_a_subscriber_that_half_closes_has_left(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, place: str
 ) -> None:
     async with whole(tmp_path, "targets: {}\n") as it:
         where = places(it)[place]
         async with contextlib.AsyncExitStack() as stack:
-            for early in [True, False] * MOST:  # twice as many as may follow at once: each has to make room
+            for early in [True, False] * SUBSCRIBERS_MAX:  # twice the limit: each subscriber must free its place
                 reader, writer = await stack.enter_async_context(connected(where))
                 writer.write(get("/api/v1/events?follow=1"))
                 if not early:
@@ -473,10 +473,10 @@ async def test_a_reader_of_events_that_half_closes_has_left(
         assert not [record for record in caplog.records if is_loud(record)]
 
 
-async def test_a_reader_of_events_that_resets_leaves_no_error(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_subscriber_that_resets_causes_no_error(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     async with whole(tmp_path, "targets: {}\n") as it:
         host, _, port = it.served.listen.rpartition(":")
-        for _ in range(2 * MOST):
+        for _ in range(2 * SUBSCRIBERS_MAX):
             with socket.create_connection((host, int(port))) as sock:
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
                 sock.sendall(get("/api/v1/events"))
@@ -490,8 +490,8 @@ async def test_a_reader_of_events_that_resets_leaves_no_error(tmp_path: Path, ca
         assert not [record for record in caplog.records if is_loud(record)]
 
 
-async def test_a_half_closed_client_gets_its_answer_and_is_not_kept_for_it(tmp_path: Path) -> None:
-    """`wait` answers in ten minutes. A client that has ended its side may be gone: it is kept for a while only."""
+async def test_a_half_closed_client_gets_its_response_within_the_idle_timeout(tmp_path: Path) -> None:
+    """`wait` may take ten minutes. A client that has ended its side may be gone: it is kept for the idle timeout."""
     async with whole(tmp_path, "targets: {}\n") as it, connected(it.served.control) as (reader, writer):
         writer.write(get("/api/v1/wait?revision=none&timeout=600"))
         writer.write_eof()

@@ -1,4 +1,4 @@
-"""Log lines: one for each change, reminders that grow rarer, the audit, and nothing that forges a line."""
+"""Log lines: one for each change, reminders at growing intervals, the audit log, and no forged lines."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from support.wait import eventually, free_port
 
 @pytest.fixture(params=["text", "json"])
 def written(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[io.StringIO]:
-    """What `run --log-format ...` writes to stderr."""
+    """The stderr of `run --log-format ...`."""
     root = logging.getLogger()
     before = root.handlers[:], root.level
     lines = io.StringIO()
@@ -40,14 +40,14 @@ def written(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     root.setLevel(level)
 
 
-def test_a_message_cannot_forge_a_line_nor_drive_a_terminal(written: io.StringIO) -> None:
+def test_a_message_cannot_forge_a_line_or_send_terminal_escapes(written: io.StringIO) -> None:
     evil = "bye\n2026-11-22T10:00:00.000Z INFO    tunnel a/b is up\x1b[2J\u2028\x85"
     logging.getLogger("reconciler").warning("the server said %s", evil, extra={"target": "a\nb"})
     [line] = written.getvalue().splitlines()
     assert not [c for c in line if not c.isprintable()]
 
 
-def test_a_traceback_is_kept_whole(written: io.StringIO) -> None:
+def test_a_traceback_is_written_in_full(written: io.StringIO) -> None:
     try:
         int("1\n\x1b[2J")
     except ValueError:
@@ -56,7 +56,7 @@ def test_a_traceback_is_kept_whole(written: io.StringIO) -> None:
     assert "\x1b" not in written.getvalue()
 
 
-def test_lines_that_nobody_reads_in_time_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_dropped_log_lines_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     reads, writes = os.pipe()
     root = logging.getLogger()
     monkeypatch.setattr(root, "handlers", [])
@@ -88,42 +88,44 @@ async def test_each_change_is_a_line_with_fields(
     assert (down["tunnel"], down["reason"], down["level"]) == ("dead/never", "refused", "warning")
 
 
-def test_what_keeps_failing_is_told_ever_more_rarely_with_its_count(caplog: pytest.LogCaptureFixture) -> None:
+def test_repeated_failures_are_logged_at_growing_intervals(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO")
-    journal, teller = ChangeTracker(), ChangeLogger()
+    tracker, change_logger = ChangeTracker(), ChangeLogger()
     for second in range(3600):
         reason = Reason.REFUSED if second % 2 else Reason.TIMEOUT
-        verdict = Verdict(Phase.DOWN, reason, "nobody is there", None, failures=second + 1)
+        verdict = Verdict(Phase.DOWN, reason, "no response", None, failures=second + 1)
         judgement = Status((TargetStatus("prod", verdict, "", ()),), ())
-        teller.tell(journal.note(judgement, second), judgement, float(second))
-    told = [record.message for record in caplog.records]
-    assert len(told) == 11, "after 0, 10, 30, 70, ... s, and then every 10 min"
-    assert told[0] == "target prod is down (timeout): nobody is there"
-    assert told[1] == "target prod is still down (timeout): nobody is there (11th failure in a row)"
-    assert told[2].endswith("(31st failure in a row)")
+        change_logger.log_changes(tracker.update(judgement, second), judgement, float(second))
+    lines = [record.message for record in caplog.records]
+    assert len(lines) == 11, "after 0, 10, 30, 70, ... s, and then every 10 min"
+    assert lines[0] == "target prod is down (timeout): no response"
+    assert lines[1] == "target prod is still down (timeout): no response (11th failure in a row)"
+    assert lines[2].endswith("(31st failure in a row)")
     caplog.clear()
     well = Status((TargetStatus("prod", Verdict(Phase.UP), "", ()),), ())
-    teller.tell(journal.note(well, 3600), well, 3600.0)
+    change_logger.log_changes(tracker.update(well, 3600), well, 3600.0)
     assert [record.message for record in caplog.records] == ["target prod is up"]
 
 
-def test_a_replacement_that_cannot_be_made_is_a_warning_with_reminders_though_the_old_one_goes_on(
+def test_a_failing_replacement_of_a_link_is_a_warning_with_reminders(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level("INFO")
-    journal, teller = ChangeTracker(), ChangeLogger()
+    tracker, change_logger = ChangeTracker(), ChangeLogger()
 
     def passes(verdict: Verdict, second: float) -> list[tuple[str, str]]:
         caplog.clear()
         judgement = Status((TargetStatus("prod", verdict, "a:22", ()),), ())
-        teller.tell(journal.note(judgement, second), judgement, second)
+        change_logger.log_changes(tracker.update(judgement, second), judgement, second)
         return [(record.levelname, record.message) for record in caplog.records]
 
     passes(Verdict(Phase.UP), 0.0)
-    [(level, message)] = passes(Verdict(Phase.UP, Reason.REFUSED, "the old one goes on", failures=1), 1.0)
-    assert (level, message) == ("WARNING", "target prod is up (refused): a:22: the old one goes on")
-    assert not passes(Verdict(Phase.UP, Reason.TIMEOUT, "the old one goes on", failures=2), 2.0), "not for each try"
-    [(level, message)] = passes(Verdict(Phase.UP, Reason.TIMEOUT, "the old one goes on", failures=9), 12.0)
+    [(level, message)] = passes(Verdict(Phase.UP, Reason.REFUSED, "the old link stays", failures=1), 1.0)
+    assert (level, message) == ("WARNING", "target prod is up (refused): a:22: the old link stays")
+    assert not passes(Verdict(Phase.UP, Reason.TIMEOUT, "the old link stays", failures=2), 2.0), (
+        "one line for several tries"
+    )
+    [(level, message)] = passes(Verdict(Phase.UP, Reason.TIMEOUT, "the old link stays", failures=9), 12.0)
     assert (level, message.partition("(9th")[1]) == ("WARNING", "(9th")
     [(level, _)] = passes(Verdict(Phase.DOWN, Reason.TIMEOUT, "and it is gone", failures=9), 13.0)
     assert level == "WARNING"
@@ -131,7 +133,7 @@ def test_a_replacement_that_cannot_be_made_is_a_warning_with_reminders_though_th
     assert (level, message) == ("INFO", "target prod is up: a:22")
 
 
-async def test_clients_that_are_refused_are_told_once_and_then_counted(
+async def test_refused_clients_are_logged_once_and_then_counted(
     sshd: Sshd, echo: EchoServer, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(limits, "FIRST", 1.0)
@@ -180,13 +182,13 @@ def refusals(caplog: pytest.LogCaptureFixture, name: str) -> list[logging.LogRec
 
 
 def are_counted(caplog: pytest.LogCaptureFixture, name: str) -> bool:
-    """Whether those who got a line at debug alone are in the sums of the others."""
-    said = refusals(caplog, name)
-    sums = re.findall(r"(\d+) more clients? w\w+ refused in the last", "\n".join(one.getMessage() for one in said))
-    return sum(map(int, sums)) == sum(one.levelno == logging.DEBUG for one in said) > 0
+    """Return True if clients that were logged only at debug level are in the counts."""
+    records = refusals(caplog, name)
+    sums = re.findall(r"(\d+) more clients? w\w+ refused in the last", "\n".join(one.getMessage() for one in records))
+    return sum(map(int, sums)) == sum(one.levelno == logging.DEBUG for one in records) > 0
 
 
-async def test_the_audit_says_who_went_where_and_how_it_ended(
+async def test_the_audit_log_has_origin_destination_and_end(
     sshd: Sshd, echo: EchoServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")
@@ -215,7 +217,7 @@ async def test_the_audit_says_who_went_where_and_how_it_ended(
         assert f"client {ours} to 127.0.0.1:{echo.port}: ended after" in str(ended["message"])
 
 
-async def test_an_audit_switched_on_hears_of_the_end_of_who_is_there_and_off_of_those_it_knows(
+async def test_switching_audit_affects_live_clients(
     sshd: Sshd, echo: EchoServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")
@@ -231,7 +233,7 @@ async def test_an_audit_switched_on_hears_of_the_end_of_who_is_there_and_off_of_
             await tunnels.nobody_is_connected()
         await exchange("127.0.0.1", port)
         await tunnels.nobody_is_connected()
-    assert [line.get("sent") for line in audited(caplog)] == [4, None, 4], "an end; an opening and its end; nothing"
+    assert [line.get("sent") for line in audited(caplog)] == [4, None, 4], "one end; one opening with its end; nothing"
 
 
 def is_audited(tunnels: Running, audit: bool) -> bool:

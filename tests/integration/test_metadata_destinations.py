@@ -106,7 +106,7 @@ async def test_a_file_with_a_metadata_destination_is_rejected_with_the_reason(
         tunnels.edit(good.replace("localHost: 127.0.0.1", "localHost: 169.254.169.254"))
 
         def errors() -> str:
-            latest = tunnels.app.loads.latest
+            latest = tunnels.app.config_store.latest
             return " ".join(map(str, latest.errors)) if latest is not None else ""
 
         await eventually(lambda: "metadata-destination" in errors(), message=errors)

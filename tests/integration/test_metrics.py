@@ -1,4 +1,4 @@
-"""The metrics of a running process: which series there are, when, and what they count."""
+"""The metrics of a running process: which series exist, and what they count."""
 
 from __future__ import annotations
 
@@ -23,9 +23,7 @@ from support.wait import eventually, free_port
 ECHO = {"target": "server", "tunnel": "echo"}
 
 
-async def test_every_series_is_there_at_nothing_from_the_beginning(
-    sshd: Sshd, echo: EchoServer, tmp_path: Path
-) -> None:
+async def test_every_series_starts_at_zero(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> None:
     text = file(sshd, local("echo", free_port(), echo.port, description='"it\\"s"'), socks("proxy", free_port()))
     async with whole(tmp_path, text) as it:
         await it.tunnels.all_up()
@@ -74,10 +72,8 @@ async def test_off_and_standby_are_not_down(sshd: Sshd, echo: EchoServer, tmp_pa
         assert page.values("ssh_target_rtt_seconds", target="dead") == []
 
 
-async def test_access_that_expires_is_off_and_neither_unready_nor_an_alert(
-    sshd: Sshd, echo: EchoServer, tmp_path: Path
-) -> None:
-    """Break-glass access: at its end the port closes, /readyz stays 200, and no series says down."""
+async def test_an_expired_tunnel_is_off_and_no_failure(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> None:
+    """At expiresAt the port closes, /readyz stays 200, and no series reports a failure."""
     port, keep = free_port(), local("keep", free_port(), echo.port)
 
     def text(end: dt.datetime) -> str:
@@ -127,7 +123,7 @@ async def test_counters_survive_edits_restarts_and_reconnects(sshd: Sshd, echo: 
         await it.control.post("/api/v1/restart", ids=["server"], now=True)
         await exchange("127.0.0.1", port, b"12345")
         before = (await scrape(it.http)).value("ssh_tunnel_reconnects_total", **ECHO)
-        assert before <= 1, "a restart is a reconnect only where it was cut off meanwhile"
+        assert before <= 1, "a restart is a reconnect only after an interruption"
         await sshd.kill_sessions()
         await eventually(lambda: it.tunnels.app.snapshot().tunnels[0].condition.reconnects == before + 1)
         await exchange("127.0.0.1", port, b"12345")
@@ -139,7 +135,7 @@ async def test_counters_survive_edits_restarts_and_reconnects(sshd: Sshd, echo: 
         assert page.value("ssh_target_failures_total", target="server", reason="closed_by_server") == 1
 
 
-async def test_a_removed_tunnel_is_counted_until_its_last_client_has_gone(
+async def test_a_removed_tunnel_has_series_until_its_last_client_leaves(
     sshd: Sshd, echo: EchoServer, tmp_path: Path
 ) -> None:
     port = free_port()
@@ -177,7 +173,7 @@ async def test_failures_are_counted_by_reason(sshd: Sshd, tmp_path: Path) -> Non
         assert page.value("ssh_target_probe_duration_seconds_count", target="server") >= 3
 
 
-async def test_reloads_are_counted_and_a_bad_file_shows(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> None:
+async def test_reloads_are_counted_and_an_invalid_file_is_visible(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> None:
     text = file(sshd, local("echo", free_port(), echo.port))
     async with whole(tmp_path, text) as it:
         await it.tunnels.all_up()
@@ -189,13 +185,13 @@ async def test_reloads_are_counted_and_a_bad_file_shows(sshd: Sshd, echo: EchoSe
         bad = await scrape(it.http)
         assert bad.value("tunnels_config_last_reload_successful") == 0
         assert bad.value("tunnels_config_file_valid") == 0
-        assert bad.labels("tunnels_config_info") == [revision], "what is applied is what was"
+        assert bad.labels("tunnels_config_info") == [revision], "the previous revision stays applied"
         assert bad.value("tunnels_config_reloads_total", result="failure") >= 1
         seconds = "tunnels_config_last_reload_success_timestamp_seconds"
         assert bad.value(seconds) == good.value(seconds)
 
 
-async def test_labels_of_tunnels_are_shown_only_where_asked_for(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> None:
+async def test_tunnel_labels_are_shown_only_if_configured(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> None:
     mine = local("mine", free_port(), echo.port, labels='{team_a: "d\\"a", secret: x}')
     text = file(sshd, mine, local("other", free_port(), echo.port, expiresAt="2999-01-01T00:00:00Z"))
     async with whole(tmp_path, text, metric_labels=("team_a",)) as it:
@@ -209,7 +205,7 @@ async def test_labels_of_tunnels_are_shown_only_where_asked_for(sshd: Sshd, echo
         assert page.value("ssh_tunnel_expiry_timestamp_seconds", tunnel="other") == 32472144000
 
 
-async def test_openmetrics_is_spoken_to_those_who_ask(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> None:
+async def test_openmetrics_is_served_on_request(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> None:
     async with whole(tmp_path, file(sshd, local("echo", free_port(), echo.port))) as it:
         await it.tunnels.all_up()
         page = await scrape(it.http, OPENMETRICS)
@@ -223,7 +219,7 @@ def test_label_values_are_escaped() -> None:
     assert labels({"a": "é\udcff"}) == r'a="é\\udcff"'
 
 
-async def test_a_path_that_is_not_utf_8_breaks_no_scrape(tmp_path: Path) -> None:
+async def test_a_file_name_that_is_not_utf_8_breaks_no_scrape(tmp_path: Path) -> None:
     folder = tmp_path / os.fsdecode(b"\xff")
     folder.mkdir()
     async with whole(folder, "targets: {}\n", control=str(tmp_path / "c.sock")) as it:

@@ -128,7 +128,7 @@ async def test_a_client_whose_connection_is_replaced_is_one_client(
             plan = await run.ran("plan", new)
             lines = [" ".join(line.split()) for line in plan.out.splitlines()]
             assert lines == [
-                "+ dial server the way to reach it changed: compress false -> true",
+                "+ dial server its connection settings changed: compress false -> true",
                 "- retire server another connection has taken over (1 live client)",
                 "- drain server/echo its connection was replaced (1 live client)",
                 "",
@@ -168,7 +168,7 @@ async def test_what_changed_is_readable_on_80_columns(tmp_path: Path) -> None:
     new.write_text(OLD.replace("host: bastion.example.com", hosts))
     plan = await ran("plan", new, "--from", old, env={"COLUMNS": "80"})
     assert plan.out.splitlines() == [
-        "+ dial   prod  the way to reach it changed: hosts bastion.example.com:22 ->",
+        "+ dial   prod  its connection settings changed: hosts bastion.example.com:22 ->",
         "               [bastion-a.example.com:22, bastion-b.example.com:22]",
         "- retire prod  another connection has taken over",
         "~ tune   prod  its settings changed: keepaliveInterval 10s -> 3s",

@@ -97,7 +97,7 @@ async def test_clients_cut_by_an_edit_give_one_log_line_and_one_event(
             await eventually(lambda: tunnels.meter("server/echo").active == 1)
         [event] = [one for one in tunnels.app.events.since(0)[1] if one.phase == "cut"]
     why = "source 127.0.0.2 is no longer allowed"
-    assert (event.subject, event.message) == ("tunnel server/echo", f"2 clients: {why}")
+    assert (str(event.subject), event.message) == ("tunnel server/echo", f"2 clients: {why}")
     [line] = [record for record in caplog.records if "cut" in record.getMessage()]
     assert line.getMessage() == f"tunnel server/echo: its new rules cut 2 clients: {why}"
     assert (line.levelname, line.tunnel) == ("INFO", "server/echo")  # type: ignore[attr-defined]
@@ -441,8 +441,8 @@ async def test_the_second_host_takes_over_when_the_first_refuses(sshd: Sshd, ech
     async with running(tmp_path, text) as tunnels:
         await tunnels.all_up()
         assert await exchange("127.0.0.1", port) == b"ping"
-        assert tunnels.app.judgement is not None
-        assert tunnels.app.judgement.targets[0].host == f"127.0.0.1:{sshd.port}"
+        assert tunnels.app.status is not None
+        assert tunnels.app.status.targets[0].host == f"127.0.0.1:{sshd.port}"
 
 
 async def test_the_other_host_takes_over_when_the_current_one_is_lost(echo: EchoServer, tmp_path: Path) -> None:
@@ -534,7 +534,7 @@ async def test_a_hanging_server_does_not_mark_its_destinations(
         assert tunnels.results("server/echo") == {"dial_failed": 3}
         assert f"the SSH server said nothing while {echo.address} was dialled" in caplog.text
         assert await exchange("127.0.0.1", port) == b"ping"
-        phases = [one.verdict.phase for one in tunnels.changes if one.verdict and one.subject == "tunnel server/echo"]
+        phases = [one.verdict.phase for one in tunnels.changes if one.verdict and one.subject.name == "server/echo"]
         assert phases[-1] is Phase.UP
         assert Phase.UNHEALTHY not in phases
 

@@ -1,4 +1,4 @@
-"""A real Prometheus scrapes the running process, and its queries answer."""
+"""A real Prometheus scrapes the running process and answers queries."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SERIES = '{target="server",tunnel="echo"}'
 
 @contextlib.asynccontextmanager
 async def prometheus(directory: Path, address: str) -> AsyncIterator[Client]:
-    """Prometheus, scraping that address four times a second."""
+    """Run Prometheus. It scrapes the address four times a second."""
     if shutil.which("prometheus") is None:
         pytest.skip("prometheus is not installed (Debian: prometheus)")
     config, port = directory / "prometheus.yml", free_port()
@@ -50,7 +50,7 @@ async def prometheus(directory: Path, address: str) -> AsyncIterator[Client]:
 
 
 async def value(client: Client, query: str) -> float | None:
-    """The answer of an instant query that has one series; None while it has none, or nobody answers."""
+    """Return the value of an instant query with one series; None without a series or a response."""
     try:
         answer: Any = await client.get("/api/v1/query", query=query)
     except (aiohttp.ClientError, AssertionError):
@@ -59,7 +59,7 @@ async def value(client: Client, query: str) -> float | None:
     return float(found[0]["value"][1]) if len(found) == 1 else None
 
 
-async def test_prometheus_sees_a_tunnel_that_is_up_and_carries_data_right_now(
+async def test_prometheus_sees_that_a_tunnel_is_up_and_transfers_data(
     sshd: Sshd, echo: EchoServer, tmp_path: Path
 ) -> None:
     port = free_port()
@@ -82,5 +82,5 @@ async def test_prometheus_sees_a_tunnel_that_is_up_and_carries_data_right_now(
 
 
 async def is_one(client: Client, query: str) -> bool:
-    """Of the last scrape: one that the machine was too slow for says nothing."""
+    """Return the result of the last scrape, ignoring scrapes that timed out."""
     return await value(client, query) == 1

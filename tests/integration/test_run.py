@@ -120,7 +120,7 @@ async def test_a_program_is_not_run_if_the_tunnels_do_not_come_up(sshd: Sshd, tm
     where = written(tmp_path, "targets:\n" + target(sshd, "dead", port=free_port()) + local("x", free_port(), 1))
     code, out, err = await ran(where, *NOWHERE, "--timeout", "5s", "--", "echo", "it ran")
     assert (code, out) == (1, "")
-    assert "not within 5 s: dead/x is down (refused)" in err
+    assert "timed out after 5 s: dead/x is down (refused)" in err
 
 
 async def test_a_program_that_cannot_be_run_is_127(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> None:
@@ -163,10 +163,10 @@ async def test_without_its_control_socket_it_says_who_has_it_and_takes_it_when_i
             assert new.stderr is not None
             line = (await asyncio.wait_for(new.stderr.readline(), 30)).decode()
             assert re.search(rf"WARNING cannot listen on .*{path}: .* by \S+ \(pid {old.pid}\); ", line)
-            assert "status, wait and the other commands speak to that one. --control names another place" in line
+            assert "status, wait and the other commands reach that process. Set another path with --control" in line
             old.send_signal(signal.SIGTERM)
             assert await asyncio.wait_for(old.wait(), 30) == 0
-            assert b"commands are heard at" in await asyncio.wait_for(new.stderr.readline(), 30)
+            assert b"control socket at" in await asyncio.wait_for(new.stderr.readline(), 30)
             async with client_of(path=str(path)) as control:
                 assert await is_up(control)
 
@@ -174,7 +174,7 @@ async def test_without_its_control_socket_it_says_who_has_it_and_takes_it_when_i
 async def test_an_address_that_is_taken_is_served_when_it_is_free(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(endpoints, "AGAIN_AFTER", 0.05)
+    monkeypatch.setattr(endpoints, "RETRY_AFTER", 0.05)
     async with running(tmp_path, "targets: {}\n") as tunnels:
         with socket.create_server(("127.0.0.1", 0)) as taken:
             address = "{}:{}".format(*taken.getsockname())

@@ -1,4 +1,4 @@
-"""Real services behind tunnels, used by their own clients: psql, redis-cli, curl."""
+"""Real services behind tunnels, with their own clients: psql, redis-cli, curl."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ async def redis(tmp_path: Path) -> AsyncIterator[Redis]:
 
 @pytest.fixture
 async def web(tmp_path: Path) -> AsyncIterator[int]:
-    """The port of a web server with one page of 5 MB."""
+    """Run a web server with one page of 5 MB and return its port."""
     (tmp_path / "www").mkdir()
     (tmp_path / "www" / "page").write_bytes(b"0123456789" * 500_000)
     port = free_port()
@@ -56,7 +56,7 @@ def server(request: pytest.FixtureRequest) -> Server:
     return found
 
 
-async def test_psql_by_every_kind_of_tunnel(server: Server, postgres: Postgres, tmp_path: Path) -> None:
+async def test_psql_through_every_type_of_tunnel(server: Server, postgres: Postgres, tmp_path: Path) -> None:
     here, there = free_port(), free_port()
     lines = local("here", here, postgres.port) + remote("there", there, postgres.port)
     async with running(tmp_path, file(server, lines)) as tunnels:
@@ -66,9 +66,7 @@ async def test_psql_by_every_kind_of_tunnel(server: Server, postgres: Postgres, 
             assert answer.strip() == "500500|" + "x" * 100_000
 
 
-async def test_psql_to_the_unix_socket_of_a_server_that_listens_nowhere_else(
-    sshd: Sshd, postgres: Postgres, tmp_path: Path
-) -> None:
+async def test_psql_to_a_remote_unix_socket(sshd: Sshd, postgres: Postgres, tmp_path: Path) -> None:
     port = free_port()
     line = tunnel("pg", "local", localPort=port, remoteSocket=postgres.socket_path)
     async with running(tmp_path, file(sshd, line)) as tunnels:
@@ -76,8 +74,8 @@ async def test_psql_to_the_unix_socket_of_a_server_that_listens_nowhere_else(
         assert (await psql("127.0.0.1", port, "select 42")).strip() == "42"
 
 
-async def test_psql_by_a_unix_socket_here(sshd: Sshd, postgres: Postgres, tmp_path: Path) -> None:
-    """Psql is given a directory and a port, and knows the name that the socket in it must have."""
+async def test_psql_through_a_local_unix_socket(sshd: Sshd, postgres: Postgres, tmp_path: Path) -> None:
+    """`psql` takes a directory and a port, and derives the name of the socket from them."""
     path = tmp_path / ".s.PGSQL.5432"
     line = tunnel("pg", "local", localSocket=path, remoteHost="127.0.0.1", remotePort=postgres.port)
     async with running(tmp_path, file(sshd, line)) as tunnels:
@@ -85,7 +83,7 @@ async def test_psql_by_a_unix_socket_here(sshd: Sshd, postgres: Postgres, tmp_pa
         assert (await psql(str(tmp_path), 5432, "select 42")).strip() == "42"
 
 
-async def test_redis_by_every_kind_of_tunnel(server: Server, redis: Redis, tmp_path: Path) -> None:
+async def test_redis_through_every_type_of_tunnel(server: Server, redis: Redis, tmp_path: Path) -> None:
     here, there = free_port(), free_port()
     lines = local("here", here, redis.port) + remote("there", there, redis.port)
     async with running(tmp_path, file(server, lines)) as tunnels:
@@ -115,7 +113,7 @@ async def test_a_subscriber_stays_connected_while_others_come_and_go(sshd: Sshd,
         writer.close()
 
 
-async def test_curl_by_every_kind_of_tunnel(server: Server, web: int, tmp_path: Path) -> None:
+async def test_curl_through_every_type_of_tunnel(server: Server, web: int, tmp_path: Path) -> None:
     here, there, proxy = free_port(), free_port(), free_port()
     lines = local("here", here, web) + remote("there", there, web) + socks("proxy", proxy)
     async with running(tmp_path, file(server, lines)) as tunnels:
@@ -129,7 +127,7 @@ async def test_curl_by_every_kind_of_tunnel(server: Server, web: int, tmp_path: 
             assert got.body == "0123456789" * 500_000, got.said
 
 
-async def test_curl_by_a_unix_socket(sshd: Sshd, web: int, tmp_path: Path) -> None:
+async def test_curl_through_a_unix_socket(sshd: Sshd, web: int, tmp_path: Path) -> None:
     path = tmp_path / "web.sock"
     line = tunnel("web", "local", localSocket=path, remoteHost="127.0.0.1", remotePort=web)
     async with running(tmp_path, file(sshd, line)) as tunnels:

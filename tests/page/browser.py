@@ -1,4 +1,4 @@
-"""A headless Chromium, spoken to in the Chrome DevTools protocol: no driver, no further dependency.
+"""A headless Chromium, driven by the Chrome DevTools protocol: no driver, no further dependency.
 
 `Chromium` is the process, one for the session; `Tab` is one page in a browser context of its own, one for each test.
 """
@@ -32,7 +32,7 @@ _START_SECONDS = 60.0
 
 
 class ChromiumMissingError(Exception):
-    """There is no Chromium here."""
+    """No Chromium is installed."""
 
 
 class Chromium:
@@ -79,10 +79,10 @@ class Chromium:
         return self
 
     def _await_address(self) -> str:
-        said = self._directory / "profile" / "DevToolsActivePort"
+        port_file = self._directory / "profile" / "DevToolsActivePort"
         deadline = time.monotonic() + _START_SECONDS
         while True:
-            lines = said.read_text().splitlines() if said.exists() else []
+            lines = port_file.read_text().splitlines() if port_file.exists() else []
             if len(lines) == 2:
                 return f"ws://127.0.0.1:{lines[0]}{lines[1]}"
             assert self._process is not None
@@ -109,7 +109,7 @@ class Chromium:
 
 
 class Tab:
-    """A page. `complaints` are its console's errors, uncaught exceptions and what its content policy refused."""
+    """A page. `complaints`: console errors, uncaught exceptions and violations of the content policy."""
 
     def __init__(self, socket: aiohttp.ClientWebSocketResponse) -> None:
         self._socket = socket
@@ -119,7 +119,7 @@ class Tab:
         self.complaints: list[str] = []
 
     async def call(self, method: str, **params: object) -> Json:
-        """One call of the protocol; AssertionError with its words if it fails."""
+        """Make one protocol call. Raises AssertionError with the message of a failure."""
         number = next(self._numbers)
         answer = self._waiting[number] = asyncio.get_running_loop().create_future()
         message: Json = {"id": number, "method": method, "params": params}
@@ -129,21 +129,21 @@ class Tab:
         return await asyncio.wait_for(answer, 60)
 
     async def read(self) -> None:
-        """Hand answers to their calls until the browser goes."""
+        """Pass responses to their calls until the browser exits."""
         async for message in self._socket:
-            said: Json = json.loads(message.data)
-            if "id" in said:
-                waiting = self._waiting.pop(said["id"])
+            message_json: Json = json.loads(message.data)
+            if "id" in message_json:
+                waiting = self._waiting.pop(message_json["id"])
                 if waiting.cancelled():
                     continue
-                if "error" in said:
-                    waiting.set_exception(AssertionError(str(said["error"])))
+                if "error" in message_json:
+                    waiting.set_exception(AssertionError(str(message_json["error"])))
                 else:
-                    waiting.set_result(said["result"])
+                    waiting.set_result(message_json["result"])
             else:
-                self._hear(said.get("method", ""), said.get("params", {}))
+                self._receive(message_json.get("method", ""), message_json.get("params", {}))
 
-    def _hear(self, method: str, params: Json) -> None:
+    def _receive(self, method: str, params: Json) -> None:
         match method:
             case "Runtime.exceptionThrown":
                 details = params["exceptionDetails"]
@@ -153,7 +153,7 @@ class Tab:
             case "Log.entryAdded" if params["entry"]["level"] in ("error", "warning"):
                 entry = params["entry"]
                 if "net::ERR_" in entry["text"]:
-                    return  # the browser's own words about a server that has gone
+                    return  # the browser's own message about a stopped server
                 self.complaints.append(f"{entry['source']}: {entry['text']} {entry.get('url', '')}")
             case "Audits.issueAdded":
                 self.complaints.append(f"issue: {json.dumps(params['issue'])}")
@@ -161,7 +161,7 @@ class Tab:
                 pass
 
     async def attach(self) -> str:
-        """A new context and page; returns the context, to be disposed of."""
+        """Open a new context and page. Return the context, for disposal."""
         context: str = (await self.call("Target.createBrowserContext"))["browserContextId"]
         made = await self.call("Target.createTarget", url="about:blank", browserContextId=context)
         attached = await self.call("Target.attachToTarget", targetId=made["targetId"], flatten=True)
@@ -175,7 +175,7 @@ class Tab:
         await self.call("Target.disposeBrowserContext", browserContextId=context)
 
     async def run(self, expression: str) -> Any:
-        """The value of a JavaScript expression, awaited if it is a promise."""
+        """Return the value of a JavaScript expression; a promise is awaited."""
         result = await self.call("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
         if "exceptionDetails" in result:
             raise AssertionError(f"{expression}: {result['exceptionDetails']}")
@@ -191,7 +191,7 @@ class Tab:
         )
 
     async def media(self, **features: str) -> None:
-        """`prefers_color_scheme="dark"` and the like."""
+        """Emulate media features, such as `prefers_color_scheme="dark"`."""
         listed = [{"name": name.replace("_", "-"), "value": value} for name, value in features.items()]
         await self.call("Emulation.setEmulatedMedia", features=listed)
 
@@ -200,7 +200,7 @@ class Tab:
         await self.until("document.readyState === 'complete'")
 
     async def press(self, key: str, *, text: str = "", code: int = 0, modifiers: int = 0) -> None:
-        """A real key press: `text` is what it types, `code` its Windows virtual key code."""
+        """Press a key. `text`: the typed text. `code`: the Windows virtual key code."""
         common: Json = {"key": key, "windowsVirtualKeyCode": code, "modifiers": modifiers}
         await self.call("Input.dispatchKeyEvent", type="keyDown" if text else "rawKeyDown", text=text, **common)
         await self.call("Input.dispatchKeyEvent", type="keyUp", **common)

@@ -1,4 +1,4 @@
-"""One Chromium for the session, a page of its own for each test."""
+"""One Chromium for the session, a new page for each test."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ def chromium() -> Iterator[Chromium]:
 
 @pytest.fixture
 async def tab(chromium: Chromium) -> AsyncIterator[Tab]:
-    """A page that has to end without an error, a warning or a refusal of its content policy."""
+    """A page. The test fails if there are errors, warnings or violations of the content policy."""
     async with new_tab(chromium) as tab:
-        await tab.size(1280, 3000)  # all rows in sight: what is not has no text to read
+        await tab.size(1280, 3000)  # all rows in view: other rows have no innerText
         yield tab
         assert not tab.complaints

@@ -27,7 +27,7 @@ HEADERS = {"Content-Security-Policy": CSP, "X-Content-Type-Options": "nosniff", 
 
 
 class FakeServer:
-    """`async with FakeServer(world) as server`: change `server.world`, `tell` an event, `vanish` and `come_back`."""
+    """`async with FakeServer(world) as server`: change `server.world`, `tell` an event, `vanish`, `come_back`."""
 
     def __init__(self, world: World, port: int = 0) -> None:
         self.world = world
@@ -54,13 +54,13 @@ class FakeServer:
         app.on_shutdown.append(self._hang_up)
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=1)
         await self._runner.setup()
-        # Not an ephemeral port: it must still be free when it comes back.
+        # Not an ephemeral port: it must still be free for `come_back`.
         self.port = self.port or free_port()
         site = web.TCPSite(self._runner, "127.0.0.1", self.port, reuse_address=True)
         await site.start()
 
     async def vanish(self) -> None:
-        """As if the process had died: the port refuses."""
+        """Stop serving, as if the process had died: the port refuses connections."""
         if self._runner is not None:
             await self._runner.cleanup()
             self._runner = None

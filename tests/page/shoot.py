@@ -1,4 +1,4 @@
-"""Takes the pictures in docs/screenshots:  PYTHONPATH=tests python -m page.shoot [DIRECTORY]."""
+"""Takes the screenshots in docs/screenshots:  PYTHONPATH=tests python -m page.shoot [DIRECTORY]."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ async def shoot(chromium: Chromium, into: Path) -> None:
             await tab.media(prefers_color_scheme=scheme, prefers_reduced_motion="reduce")
             await tab.open(server.url)
             await tab.until("document.querySelectorAll('.tunnel').length > 5")
-            for factor in (1.0, 1.0001, 0.9999, 1.00015, 1.0, 1.0):  # a line worth drawing
+            for factor in (1.0, 1.0001, 0.9999, 1.00015, 1.0, 1.0):  # a visible traffic graph
                 world.rates = {one: (sent * factor, got * factor) for one, (sent, got) in world.rates.items()}
                 await asyncio.sleep(2.1)
             if name == "lost-contact":

@@ -42,7 +42,7 @@ async def opened(tab: Tab, server: FakeServer, view: str = "") -> None:
 
 
 async def painted(tab: Tab) -> None:
-    """The browser leaves rows out of the layout, and out of innerText, until a frame has shown them to be in view."""
+    """Wait for a frame: until then, rows have no layout and no innerText."""
     await tab.run("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(() => done(true))))")
 
 
@@ -60,7 +60,7 @@ async def text(tab: Tab, expression: str) -> str:
 # --- what it shows ----------------------------------------------------------------------------------------------------
 
 
-async def test_every_tunnel_is_there_under_its_target_with_its_phase_in_words(tab: Tab, failing: FakeServer) -> None:
+async def test_every_tunnel_is_under_its_target_with_its_phase(tab: Tab, failing: FakeServer) -> None:
     await opened(tab, failing)
     for one in failing.world.tunnels:
         assert await tab.run(f"{row(one['id'])}.querySelector('.word').textContent") == one["phase"]
@@ -68,7 +68,7 @@ async def test_every_tunnel_is_there_under_its_target_with_its_phase_in_words(ta
 
 
 async def test_every_phase_has_a_shape_of_its_own(tab: Tab, well: FakeServer) -> None:
-    """Colour alone would tell nothing to one man in twelve."""
+    """Colour alone is not enough: one man in twelve is colour-blind."""
     for index, phase in enumerate(Phase):
         well.world.tunnels.append(
             tunnel("prod", f"phase-{index}", f"127.0.0.1:{7000 + index}", "x:1", phase=phase.value)
@@ -89,31 +89,31 @@ async def test_every_phase_has_a_shape_of_its_own(tab: Tab, well: FakeServer) ->
     assert len(shapes) == len(Phase), shapes
 
 
-async def test_a_problem_says_its_reason_its_sentence_and_when_it_is_tried_again(tab: Tab, failing: FakeServer) -> None:
+async def test_a_problem_shows_its_reason_message_and_next_try(tab: Tab, failing: FakeServer) -> None:
     await opened(tab, failing)
-    said = await text(tab, f"{row('staging/web')}.querySelector('.why')")
-    assert said == f"probe {PROBE}"
-    said = await text(tab, f"{row('prod/redis')}.querySelector('.why')")
-    assert said.startswith("local_port_in_use port 6379 is taken by redis-server")
-    assert "next try in" in said or "trying now" in said
+    shown_text = await text(tab, f"{row('staging/web')}.querySelector('.why')")
+    assert shown_text == f"probe {PROBE}"
+    shown_text = await text(tab, f"{row('prod/redis')}.querySelector('.why')")
+    assert shown_text.startswith("local_port_in_use port 6379 is taken by redis-server")
+    assert "next try in" in shown_text or "trying now" in shown_text
 
 
-async def test_characters_that_cannot_be_seen_are_shown_as_escapes(tab: Tab, failing: FakeServer) -> None:
+async def test_invisible_characters_are_shown_as_escapes(tab: Tab, failing: FakeServer) -> None:
     hidden = "a\u202eb\u200bc\U000e0041d"
     next(one for one in failing.world.tunnels if one["id"] == "prod/postgres")["description"] = hidden
     await opened(tab, failing)
-    said = await text(tab, f"{row('prod/postgres')}.querySelector('.note')")
-    assert r"a\u202eb\u200bc\U000e0041d" in said
+    shown_text = await text(tab, f"{row('prod/postgres')}.querySelector('.note')")
+    assert r"a\u202eb\u200bc\U000e0041d" in shown_text
 
 
-async def test_a_targets_trouble_is_told_once_and_not_for_each_of_its_tunnels(tab: Tab, failing: FakeServer) -> None:
+async def test_a_failure_of_a_target_is_shown_once(tab: Tab, failing: FakeServer) -> None:
     await opened(tab, failing)
     page: str = await text(tab, "document.getElementById('targets')")
     assert page.count(REFUSED) == 1
     assert (await text(tab, f"{row('prod/postgres')}.querySelector('.since')")).startswith("refused for")
 
 
-async def test_what_a_person_has_to_mend_is_marked(tab: Tab, failing: FakeServer) -> None:
+async def test_failures_that_need_action_are_marked(tab: Tab, failing: FakeServer) -> None:
     await opened(tab, failing)
     marked = await tab.run(
         "[...document.querySelectorAll('.target .action')].filter(mark => mark.checkVisibility())"
@@ -122,7 +122,7 @@ async def test_what_a_person_has_to_mend_is_marked(tab: Tab, failing: FakeServer
     assert marked == ["search"]
 
 
-async def test_a_countdown_runs_by_itself(tab: Tab, failing: FakeServer) -> None:
+async def test_a_countdown_runs_between_polls(tab: Tab, failing: FakeServer) -> None:
     failing.world.retries["prod/redis"] = 500.0
     await opened(tab, failing)
     words = f"{row('prod/redis')}.querySelector('.next').textContent"
@@ -141,7 +141,7 @@ async def test_the_route_is_drawn_from_the_listener_to_the_destination(tab: Tab,
         "bastion.eu.example.com:22",
         "db.internal:5432",
     ]
-    # The other way round: the server listens, and it comes back here.
+    # Reverse direction: the server listens, the destination is here.
     assert await tab.run(f"{row('edge/webhook')}.querySelector('.route').textContent") == (
         "127.0.0.1:8080 on edge → here → localhost:3000"
     )
@@ -150,7 +150,7 @@ async def test_the_route_is_drawn_from_the_listener_to_the_destination(tab: Tab,
 @pytest.mark.parametrize(
     ("tunnel_id", "broken"),
     [
-        ("prod/redis", ["127.0.0.1:6379", "✕", "✕"]),  # its target is down as well
+        ("prod/redis", ["127.0.0.1:6379", "✕", "✕"]),  # the target is down too
         ("staging/web", ["✕", "web.internal:80"]),
         ("prod/replica", ["✕", "✕"]),
         ("staging/browse", []),
@@ -175,16 +175,16 @@ async def test_a_status_without_jump_hosts_or_configured_hosts_still_draws_a_rou
     )
 
 
-async def test_throughput_comes_from_the_difference_of_the_counters(tab: Tab, well: FakeServer) -> None:
+async def test_rates_are_differences_of_the_counters(tab: Tab, well: FakeServer) -> None:
     well.world.rates["prod/postgres"] = (3 * 1024**2, 0.0)
     await opened(tab, well)
     sent = f"{row('prod/postgres')}.querySelector('.sent').textContent"
     await tab.until(f"/^[0-9.]+ MiB.s$/.test({sent})")
-    well.world.rates["prod/postgres"] = (0.0, 0.0)  # the counter goes back: another process
+    well.world.rates["prod/postgres"] = (0.0, 0.0)  # the counter decreases: a new process
     await tab.until(f"{sent} === '0'")
 
 
-async def test_clients_are_counted_and_those_that_wait_are_counted_apart(tab: Tab, failing: FakeServer) -> None:
+async def test_live_and_held_clients_are_counted_separately(tab: Tab, failing: FakeServer) -> None:
     await opened(tab, failing)
     assert await text(tab, f"{row('prod/postgres')}.querySelector('.clients')") == "0 clients 7 held"
     assert await text(tab, f"{row('staging/browse')}.querySelector('.clients')") == "5 clients"
@@ -194,13 +194,13 @@ async def test_an_invalid_file_is_shown_with_its_errors(tab: Tab, failing: FakeS
     await opened(tab, failing)
     files = await text(tab, "document.getElementById('files')")
     assert "tunnels.yaml valid" in files
-    assert "search.yaml not valid" in files
+    assert "search.yaml invalid" in files
     assert "did you mean localPort?" in files
     assert await text(tab, "document.getElementById('converged')") == "converging…"
     assert await text(tab, "document.getElementById('revision')") == "8c1f0a92d4e6"
 
 
-async def test_the_last_events_are_told_newest_first_and_once(tab: Tab, well: FakeServer) -> None:
+async def test_events_are_shown_newest_first_and_once(tab: Tab, well: FakeServer) -> None:
     await opened(tab, well)
     await tab.until("document.querySelectorAll('#events li').length === 4")
     newest = "document.querySelector('#events li')"
@@ -228,8 +228,8 @@ async def test_markup_in_names_addresses_and_messages_stays_text(tab: Tab) -> No
         assert await tab.run(f"document.querySelector('.target h2 .name').textContent === {json.dumps(ATTACK)}")
 
 
-async def test_a_strict_content_policy_refuses_nothing_the_page_does(tab: Tab, failing: FakeServer) -> None:
-    """The fixture looks at the console; this makes sure that the policy was there and that it bites."""
+async def test_the_page_needs_nothing_that_the_content_policy_refuses(tab: Tab, failing: FakeServer) -> None:
+    """The fixture checks the console. This test checks that the policy is sent and enforced."""
     await opened(tab, failing)
     assert await tab.run("fetch('').then(answer => answer.headers.get('Content-Security-Policy'))") == CSP
     await tab.run("document.body.append(Object.assign(document.createElement('script'), {text: 'window.inline = 1'}))")
@@ -241,7 +241,7 @@ async def test_a_strict_content_policy_refuses_nothing_the_page_does(tab: Tab, f
 # --- it lives ---------------------------------------------------------------------------------------------------------
 
 
-async def test_a_change_shows_without_a_reload_and_touches_no_other_row(tab: Tab, well: FakeServer) -> None:
+async def test_a_change_updates_only_its_row(tab: Tab, well: FakeServer) -> None:
     well.world.rates.clear()
     await opened(tab, well)
     await tab.run("void (window.mark = document.querySelector('.tunnel'))")
@@ -257,7 +257,7 @@ async def test_a_change_shows_without_a_reload_and_touches_no_other_row(tab: Tab
     assert await tab.run("window.mark === document.querySelector('.tunnel')")
 
 
-async def test_tunnels_come_and_go_in_the_order_of_the_file(tab: Tab, well: FakeServer) -> None:
+async def test_added_tunnels_appear_in_the_order_of_the_file(tab: Tab, well: FakeServer) -> None:
     await opened(tab, well)
     well.world.tunnels = [one for one in well.world.tunnels if one["id"] != "prod/replica"]
     well.world.tunnels.insert(0, tunnel("prod", "first", "127.0.0.1:5000", "db.internal:5000"))
@@ -267,7 +267,7 @@ async def test_tunnels_come_and_go_in_the_order_of_the_file(tab: Tab, well: Fake
     assert prod == ["prod/first", "prod/postgres", "prod/redis", "prod/docker"]
 
 
-async def test_an_event_hurries_the_next_question(tab: Tab, well: FakeServer) -> None:
+async def test_an_event_triggers_a_poll(tab: Tab, well: FakeServer) -> None:
     await opened(tab, well)
     await eventually(lambda: well.listeners, message="the page listens to events")
     asked = well.asked
@@ -275,32 +275,30 @@ async def test_an_event_hurries_the_next_question(tab: Tab, well: FakeServer) ->
     await eventually(lambda: well.asked > asked)
 
 
-async def test_it_polls_also_where_no_events_come(tab: Tab, well: FakeServer) -> None:
+async def test_the_page_polls_without_events(tab: Tab, well: FakeServer) -> None:
     await opened(tab, well)
     well.world.turn("staging/web", "unhealthy", "probe", PROBE)
     await tab.until(f"{row('staging/web')}.querySelector('.word').textContent === 'unhealthy'")
 
 
-async def test_changes_are_announced_to_those_who_listen(tab: Tab, well: FakeServer) -> None:
+async def test_changes_are_announced_to_screen_readers(tab: Tab, well: FakeServer) -> None:
     await opened(tab, well)
     assert await tab.run("document.getElementById('announce').ariaLive ?? 'polite'") == "polite"
     well.tell(well.world.turn("staging/web", "unhealthy", "probe", PROBE))
-    said = "document.getElementById('announce').textContent"
-    await tab.until(f"{said} === 'tunnel staging/web is unhealthy. 1 tunnel with problems'")
+    shown_text = "document.getElementById('announce').textContent"
+    await tab.until(f"{shown_text} === 'tunnel staging/web is unhealthy. 1 tunnel with problems'")
 
 
-async def test_lost_contact_is_plain_to_see_and_ends_by_itself(tab: Tab, well: FakeServer) -> None:
+async def test_a_lost_connection_is_shown_until_it_is_restored(tab: Tab, well: FakeServer) -> None:
     await opened(tab, well)
-    assert await tab.run("document.title") == "all well · tunnels"
+    assert await tab.run("document.title") == "no problems · tunnels"
     await well.vanish()
     await tab.until("document.getElementById('lost').checkVisibility()")
-    said = await text(tab, "document.getElementById('lost')")
-    assert said.startswith(
-        f"No contact with 127.0.0.1:{well.port}: nothing answers there. What is shown is what was known at"
-    )
-    assert await tab.run("document.title") == "no contact · tunnels"
-    await tab.until("/^no contact for/.test(document.getElementById('contact').innerText.trim())")
-    assert len(await shown(tab)) == 8  # the last that was known stays
+    shown_text = await text(tab, "document.getElementById('lost')")
+    assert shown_text.startswith(f"No connection to 127.0.0.1:{well.port}: no response. The page shows the status of ")
+    assert await tab.run("document.title") == "disconnected · tunnels"
+    await tab.until("/^disconnected for/.test(document.getElementById('contact').innerText.trim())")
+    assert len(await shown(tab)) == 8  # the last status stays visible
     well.world.turn("staging/web", "down", "refused", REFUSED)
     await well.come_back()
     await tab.until("!document.getElementById('lost').checkVisibility()")
@@ -308,27 +306,27 @@ async def test_lost_contact_is_plain_to_see_and_ends_by_itself(tab: Tab, well: F
     assert await tab.run("document.title") == "1 problem · tunnels"
 
 
-async def test_a_process_that_ends_is_not_one_of_which_nothing_is_asked(tab: Tab, well: FakeServer) -> None:
+async def test_a_process_that_is_ending_says_so(tab: Tab, well: FakeServer) -> None:
     await opened(tab, well)
     well.world.ending, well.world.targets = True, []
     well.world.tunnels = [tunnel("prod", "db", "127.0.0.1:5000", "db:5000", phase="draining", connections=2)]
     await tab.until("document.title === 'ending · tunnels'")
-    said = await text(tab, "document.getElementById('nothing')")
-    assert said == "The process is ending: 2 clients may finish, nobody new comes in."
+    shown_text = await text(tab, "document.getElementById('nothing')")
+    assert shown_text == "The process is ending: 2 clients may finish, new clients are refused."
     assert await text(tab, "document.getElementById('converged')") == "ending"
 
 
-async def test_an_answer_that_is_no_status_counts_as_lost_contact(tab: Tab, well: FakeServer) -> None:
+async def test_an_error_response_counts_as_a_lost_connection(tab: Tab, well: FakeServer) -> None:
     await opened(tab, well)
     well.status_code = 503
-    await tab.until("document.getElementById('lost').innerText.includes('it answers 503')")
+    await tab.until("document.getElementById('lost').innerText.includes('the server answered 503')")
     tab.complaints.clear()
 
 
 # --- finding ----------------------------------------------------------------------------------------------------------
 
 
-async def test_slash_goes_to_the_filter_which_finds_by_any_word(tab: Tab, failing: FakeServer) -> None:
+async def test_slash_focuses_the_filter_which_matches_all_words(tab: Tab, failing: FakeServer) -> None:
     await opened(tab, failing)
     await tab.press("/", text="/")
     assert await tab.run("document.activeElement.id") == "filter"
@@ -343,7 +341,7 @@ async def test_slash_goes_to_the_filter_which_finds_by_any_word(tab: Tab, failin
     await tab.until("document.getElementById('nothing').checkVisibility()")
 
 
-async def test_only_problems_leaves_what_is_down_or_unhealthy(tab: Tab, failing: FakeServer) -> None:
+async def test_only_problems_shows_what_is_down_or_unhealthy(tab: Tab, failing: FakeServer) -> None:
     await opened(tab, failing)
     await tab.run("document.getElementById('problems').click()")
     trouble = [one["id"] for one in failing.world.tunnels if one["phase"] in ("down", "unhealthy")]
@@ -353,16 +351,16 @@ async def test_only_problems_leaves_what_is_down_or_unhealthy(tab: Tab, failing:
     await tab.until(f"document.querySelectorAll('.tunnel').length === {len(trouble) - 1}")
 
 
-async def test_a_view_is_in_the_address_and_can_be_linked_to(tab: Tab, failing: FakeServer) -> None:
+async def test_a_filter_is_in_the_url(tab: Tab, failing: FakeServer) -> None:
     await opened(tab, failing, "#q=edge&phase=standby")
     assert await shown(tab) == ["edge/leader"]
     await tab.press("Escape", code=27)
     await tab.until("location.hash === ''")
 
 
-async def test_no_problem_at_all_is_said(tab: Tab, well: FakeServer) -> None:
+async def test_the_page_says_that_there_are_no_problems(tab: Tab, well: FakeServer) -> None:
     await tab.open(well.url + "#problems=1")
-    await tab.until("document.getElementById('nothing').innerText === 'No problems among 8 tunnels.'")
+    await tab.until("document.getElementById('nothing').innerText === 'No problems: 8 tunnels.'")
 
 
 async def test_everything_can_be_reached_and_used_with_the_keyboard(tab: Tab, failing: FakeServer) -> None:
@@ -381,7 +379,7 @@ async def test_everything_can_be_reached_and_used_with_the_keyboard(tab: Tab, fa
             await tab.press(" ", text=" ", code=32)
     assert reached[:3] == ["skip", "filter", "problems"]
     assert reached.count("chip") == len({one["phase"] for one in failing.world.tunnels})
-    assert {"PRE", "events"} <= set(reached)  # what scrolls
+    assert {"PRE", "events"} <= set(reached)  # scrollable elements
     assert await tab.run("document.getElementById('problems').ariaPressed") == "true"
 
 
@@ -453,10 +451,10 @@ CONTRAST = """(() => {
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-async def test_every_text_and_shape_stands_out_from_its_ground(tab: Tab, failing: FakeServer, scheme: str) -> None:
-    """WCAG 2.2 AA: 4.5:1 for text, 3:1 for shapes and for the edges of what can be pressed; measured as rendered."""
+async def test_every_text_and_shape_has_enough_contrast(tab: Tab, failing: FakeServer, scheme: str) -> None:
+    """WCAG 2.2 AA: 4.5:1 for text, 3:1 for shapes and for the borders of controls; measured as rendered."""
     await tab.media(prefers_color_scheme=scheme, prefers_reduced_motion="reduce")
-    await tab.size(1280, 6000)  # content-visibility leaves nothing out
+    await tab.size(1280, 6000)  # tall enough that content-visibility skips no row
     await opened(tab, failing)
     await tab.until("document.querySelectorAll('#events li').length > 0")
     found = await tab.run(CONTRAST)
@@ -468,15 +466,15 @@ async def test_every_text_and_shape_stands_out_from_its_ground(tab: Tab, failing
     tab.complaints.clear()
 
 
-async def test_nothing_moves_for_those_who_asked_for_stillness(tab: Tab, failing: FakeServer) -> None:
+async def test_reduced_motion_stops_all_animations(tab: Tab, failing: FakeServer) -> None:
     await opened(tab, failing)
     assert await tab.run("document.getAnimations().length") > 0
     await tab.media(prefers_reduced_motion="reduce")
     await tab.until("document.getAnimations().length === 0")
 
 
-async def test_the_document_reads_well_without_eyes(tab: Tab, failing: FakeServer) -> None:
-    """Each field to fill in and each button has a name, headings do not skip a level, identifiers are unique."""
+async def test_the_document_is_accessible(tab: Tab, failing: FakeServer) -> None:
+    """Each control has a name, headings do not skip a level, ids are unique."""
     await opened(tab, failing)
     nodes = (await tab.call("Accessibility.getFullAXTree"))["nodes"]
     roles = {"button", "searchbox", "link", "region", "alert", "group", "search", "main", "complementary"}
@@ -499,7 +497,7 @@ async def test_the_document_reads_well_without_eyes(tab: Tab, failing: FakeServe
 
 
 async def test_a_thousand_tunnels_that_all_change_are_updated(tab: Tab) -> None:
-    """Prints what an update costs; asserts only that it arrives, and that an unseen row is not laid out."""
+    """Print the cost of an update. Assert only that it arrives, and that rows out of view have no layout."""
     async with FakeServer(worlds.thousand()) as server:
         await opened(tab, server)
         assert await tab.run("document.querySelectorAll('.tunnel').length") == 1000
@@ -546,7 +544,7 @@ async def test_filtering_a_thousand_tunnels(tab: Tab) -> None:
         assert await tab.run("document.querySelectorAll('.tunnel').length") == 20
 
 
-async def test_figures_in_words(tab: Tab, well: FakeServer) -> None:
+async def test_formats_of_numbers_and_times(tab: Tab, well: FakeServer) -> None:
     await tab.open(well.url)
     words = {
         "bytes(0)": "0 B",
@@ -569,12 +567,12 @@ async def test_figures_in_words(tab: Tab, well: FakeServer) -> None:
         "listening({type: 'remote', listen: '127.0.0.1:5432', target: 'prod'})": "127.0.0.1:5432 on prod",
     }
     names = "bytes, rate, span, roundTrip, count, clock, millis, listening"
-    said = await tab.run(f"import('./page/words.js').then(({{{names}}}) => [{', '.join(words)}])")
-    assert dict(zip(words, said, strict=True)) == words
+    shown_text = await tab.run(f"import('./page/format.js').then(({{{names}}}) => [{', '.join(words)}])")
+    assert dict(zip(words, shown_text, strict=True)) == words
 
 
-async def test_a_clock_that_differs_from_the_servers_does_not_bend_the_countdown(tab: Tab, well: FakeServer) -> None:
-    """The browser's clock runs an hour late; the Date header tells."""
+async def test_a_wrong_browser_clock_does_not_affect_the_countdown(tab: Tab, well: FakeServer) -> None:
+    """The clock of the browser is an hour late; the Date header corrects it."""
     await tab.call(
         "Page.addScriptToEvaluateOnNewDocument",
         source="const real = Date.now; Date.now = () => real() - 3600_000;",
@@ -582,5 +580,5 @@ async def test_a_clock_that_differs_from_the_servers_does_not_bend_the_countdown
     well.world.turn("staging/web", "down", "refused", REFUSED)
     well.world.find("staging/web")["nextTryAt"] = stamp(time.time() + 45 * 60)
     await opened(tab, well)
-    said = await tab.run(f"{row('staging/web')}.querySelector('.next').textContent")
-    assert said in ("next try in 45 min", "next try in 44 min")
+    shown_text = await tab.run(f"{row('staging/web')}.querySelector('.next').textContent")
+    assert shown_text in ("next try in 45 min", "next try in 44 min")

@@ -1,4 +1,4 @@
-"""The status page as the program itself serves it: its headers, its status, its events."""
+"""The status page as the program serves it: headers, status, events."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from support.wait import eventually, free_port
 
 @pytest.fixture
 def program(tmp_path: Path, sshd: Sshd, echo: EchoServer) -> Iterator[str]:
-    """The program with one tunnel; the address of its page."""
+    """Run the program with one tunnel and return the URL of its page."""
     file = tmp_path / "tunnels.yaml"
     file.write_text("targets:\n" + files.target(sshd, "prod") + files.local("echo", free_port(), echo.port))
     listen = f"127.0.0.1:{free_port()}"
@@ -45,7 +45,7 @@ async def listens(url: str) -> bool:
     return True
 
 
-async def test_the_programs_own_page_shows_a_tunnel_come_up_and_go_down(tab: Tab, program: str, sshd: Sshd) -> None:
+async def test_the_served_page_shows_a_tunnel_come_up_and_go_down(tab: Tab, program: str, sshd: Sshd) -> None:
     await eventually(lambda: listens(program), within=30, message="the program listens")
     await tab.open(program)
     word = "document.querySelector('.tunnel .word')?.textContent"

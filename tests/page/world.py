@@ -1,4 +1,4 @@
-"""Status as the program tells it (DESIGN section 7), made up: realistic, changing, hostile or very large."""
+"""Made-up status JSON (docs/contract.md): realistic, changing, hostile or very large."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ IN_USE = (
 )
 DESTINATION = "db-2.internal:5432 refuses: the last 3 clients were turned away; is the service running?"
 PROBE = "GET /health answered 503 three times in a row"
-LONG_AGO = 3 * 3600.0 + 30  # seconds: in the middle of a minute, so that no text changes because a test takes a while
+LONG_AGO = 3 * 3600.0 + 30  # seconds: mid-minute, so that no text changes during a test
 UNREACHED: Json = {"host": "", "cipher": None, "kex": None, "rttSeconds": None, "hostKeyVerified": None}
 INVALID = """\
 tunnels.d/search.yaml:14:9: targets.search.tunnels[2].localPrt: there is no such field; did you mean localPort?
@@ -26,7 +26,7 @@ tunnels.d/search.yaml:21:20: targets.search.keepaliveInterval: 10 is in no unit:
 
 
 def stamp(at: float) -> str:
-    """Unix time as the program writes it."""
+    """Format Unix time as the program does."""
     return datetime.fromtimestamp(at, UTC).isoformat().replace("+00:00", "Z")
 
 
@@ -38,7 +38,7 @@ def target(name: str, server: str, **fields: Any) -> Json:
         "message": "",
         "needsAction": False,
         "nextTryAt": None,
-        "host": server,  # the one it is connected to
+        "host": server,  # the connected host
         "hosts": [server],
         "via": [],
         "since": stamp(time.time() - LONG_AGO),
@@ -79,7 +79,7 @@ def tunnel(target: str, name: str, listen: str, dial: str, **fields: Any) -> Jso
 
 @dataclass
 class World:
-    """What there is. `rates` are bytes a second, sent and received, by tunnel; `retries` seconds between tries."""
+    """The made-up state. `rates`: bytes per second, sent and received, by tunnel. `retries`: seconds between tries."""
 
     targets: list[Json]
     tunnels: list[Json]
@@ -109,13 +109,13 @@ class World:
         return {**ending, "config": config, "targets": self.targets, "tunnels": self.tunnels}
 
     def find(self, name: str) -> Json:
-        """A tunnel by its id, a target by its name."""
+        """Return a tunnel by its id, or a target by its name."""
         return next(one for one in [*self.tunnels, *self.targets] if name in (one.get("id"), one["name"]))
 
     def turn(
         self, name: str, phase: str, reason: str | None = None, message: str = "", next_try: float | None = None
     ) -> Json:
-        """Make it something else, as the program would, and return the event."""
+        """Change the phase of a tunnel or target, and return the event."""
         thing = self.find(name)
         before = thing["phase"]
         now = time.time()
@@ -146,7 +146,7 @@ class World:
 
 
 def all_up() -> World:
-    """A small team's tunnels, everything in order."""
+    """The tunnels of a small team, without failures."""
     targets = [
         target("prod", "bastion.eu.example.com:22", via=["jump.example.com:22"], reconnects=1),
         target("staging", "bastion.staging.example.com:2222", rttSeconds=0.0042, since=stamp(time.time() - 510)),
@@ -219,7 +219,7 @@ def _event(ago: float, subject: str, before: str | None, phase: str, reason: str
 
 
 def some_failing() -> World:
-    """The same with most kinds of trouble, and every phase."""
+    """The same tunnels with most kinds of failures, and every phase."""
     world = all_up()
     world.targets.insert(0, target("search", "search.example.com:22", **UNREACHED))
     world.tunnels += [
@@ -262,7 +262,7 @@ ATTACK = "<img src=x onerror=\"window.broken='yes'\"><script>window.broken='yes'
 
 
 def hostile() -> World:
-    """Markup wherever a name, an address or a message comes from elsewhere."""
+    """Markup in every name, address and message from outside."""
     targets = [
         target(ATTACK, ATTACK, via=[ATTACK], cipher=ATTACK, kex=ATTACK, phase="down", reason=ATTACK, message=ATTACK)
     ]
@@ -295,7 +295,7 @@ def hostile() -> World:
 
 
 def thousand(targets: int = 50, tunnels_each: int = 20) -> World:
-    """1,000 tunnels, all of them with traffic, so that every row changes with every answer."""
+    """1,000 tunnels with traffic, so that every row changes with every poll."""
     dice = random.Random(1)
     world = World([], [], [{"path": "/etc/tunnels", "valid": True, "error": None}])
     for number in range(targets):

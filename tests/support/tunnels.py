@@ -117,14 +117,14 @@ class Running:
 
     def verdict(self, tunnel: str) -> Verdict | None:
         """What the tunnel is, None while it is not known."""
-        judgement = self.app.judgement
+        judgement = self.app.status
         found = [one.verdict for one in judgement.tunnels if one.id == tunnel] if judgement else []
         return found[0] if found else None
 
     def bound(self, tunnel: str) -> str:
         """The address it listens on, or is to listen on."""
-        assert self.app.judgement is not None
-        return next(one.bound for one in self.app.judgement.tunnels if one.id == tunnel)
+        assert self.app.status is not None
+        return next(one.bound for one in self.app.status.tunnels if one.id == tunnel)
 
     def bound_port(self, tunnel: str) -> int:
         return int(self.bound(tunnel).rpartition(":")[2])
@@ -152,9 +152,7 @@ class Running:
         old = {link.number for link in links}
 
         def others() -> bool:
-            judged = (
-                {number for one in self.app.judgement.targets for number in one.links} if self.app.judgement else set()
-            )
+            judged = {number for one in self.app.status.targets for number in one.links} if self.app.status else set()
             return bool(judged) and not judged & old and not self.app.actuator.links.keys() & old
 
         await eventually(others, message="new connections")
@@ -186,7 +184,7 @@ class Running:
 
     def phases(self) -> Mapping[str, Phase]:
         """Of each tunnel."""
-        return {one.id: one.verdict.phase for one in self.app.judgement.tunnels} if self.app.judgement else {}
+        return {one.id: one.verdict.phase for one in self.app.status.tunnels} if self.app.status else {}
 
     async def until(self, tunnel: str, phase: Phase, within: float = WITHIN) -> Verdict:
         """Wait for a tunnel's phase."""

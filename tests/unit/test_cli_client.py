@@ -181,7 +181,7 @@ def test_a_path_too_long_for_a_socket_is_told(tmp_path: Path) -> None:
 
 
 def test_events_come_one_by_one(tmp_path: Path) -> None:
-    lines = 'id: 1\ndata: {"a": 1}\n\n: still here\n\nid: 2\ndata: {"a": 2}\n\n'
+    lines = 'id: 1\ndata: {"a": 1}\n\n: keepalive\n\nid: 2\ndata: {"a": 2}\n\n'
     with answering(tmp_path / "s", http("200 OK", lines)):
         assert list(Control(str(tmp_path / "s")).follow("/api/v1/events", follow="1")) == [{"a": 1}, {"a": 2}]
 
@@ -275,7 +275,7 @@ def test_no_control_socket_is_made_in_another_users_directory(
     with shared_directory(0o755, NOBODY) as theirs:
         monkeypatch.setattr(socket_paths, "_SYSTEM", theirs)
         assert place_to_listen({"XDG_RUNTIME_DIR": str(theirs)}) == f"{tmp_path}/tunnels-{os.getuid()}/tunnels.sock"
-        assert f"{theirs}: it belongs to uid {NOBODY}" in caplog.text
+        assert f"not using {theirs} for the control socket: it belongs to uid {NOBODY}" in caplog.text
         (tmp_path / f"tunnels-{os.getuid()}").rmdir()
         (tmp_path / f"tunnels-{os.getuid()}").symlink_to(theirs)
         with pytest.raises(PermissionError, match="belongs to another user"):

@@ -75,7 +75,7 @@ class Terminal(io.StringIO):
 def test_an_error_is_wrapped_between_words_where_it_goes_to_a_terminal(
     tell: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    said = "not within 30 s: " + "; ".join(f"prod/tunnel-{number} is down (refused)" for number in range(20))
+    said = "timed out after 30 s: " + "; ".join(f"prod/tunnel-{number} is down (refused)" for number in range(20))
     monkeypatch.delenv("COLUMNS", raising=False)
     monkeypatch.setattr("shutil.get_terminal_size", lambda: os.terminal_size((60, 24)))
     for stream, fits in ((io.StringIO(), False), (Terminal(), True)):

@@ -1,4 +1,4 @@
-"""A file with more mistakes than anybody mends at once: it costs the event loop nothing, and is told in part."""
+"""A file with very many errors: the first are reported, at little cost for the event loop."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize("text", MISTAKES.values(), ids=list(MISTAKES))
-def test_of_very_many_mistakes_the_first_are_told_and_that_there_are_more(text: str) -> None:
-    *told, last = load_text(text).errors
-    assert len(told) == MAX_PROBLEMS
-    assert [problem.line for problem in told] == sorted(problem.line for problem in told)
+def test_of_very_many_errors_the_first_are_reported_and_a_note(text: str) -> None:
+    *first, last = load_text(text).errors
+    assert len(first) == MAX_PROBLEMS
+    assert [problem.line for problem in first] == sorted(problem.line for problem in first)
     assert str(last) == "tunnels.yaml: there are more than these 100: the others are told when these are mended"
 
 
-def test_of_very_many_warnings_too() -> None:
+def test_very_many_warnings_are_limited_too() -> None:
     text = "targets:\n" + "".join(f"  a{n}: {{host: a, user: u, password: x}}\n" for n in range(400))
     loaded = load_text(text)
     assert loaded.valid
@@ -38,22 +38,22 @@ def test_of_very_many_warnings_too() -> None:
     assert len(loaded.warnings) == MAX_PROBLEMS + 1
 
 
-def test_each_file_has_its_own_share(tmp_path: Path) -> None:
+def test_the_limit_is_per_file(tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_text(MISTAKES["an unknown key each"])
     (tmp_path / "b.yaml").write_text("targets: {b: {hots: b}}")
     loaded = Config([tmp_path], environ={}).reload()
     assert [problem.file for problem in loaded.errors] == [str(tmp_path / "a.yaml")] * 101 + [str(tmp_path / "b.yaml")]
 
 
-async def test_a_bad_file_saved_twice_does_not_compare_each_problem_with_all_others(
+async def test_reporting_problems_takes_linear_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Loads are told in the event loop: what grows with the square of the problems keeps all clients waiting."""
+    """Problems are compared in the event loop: quadratic time would stall the relays."""
     file = tmp_path / "tunnels.yaml"
     file.write_text(MISTAKES["an unknown key each"])
     events: list[Event] = []
-    loads = ConfigStore(Config([file], environ={}), events.append)
-    await loads.load()
+    store = ConfigStore(Config([file], environ={}), events.append)
+    await store.load()
     compared = 0
     equal = Problem.__eq__
 
@@ -64,9 +64,9 @@ async def test_a_bad_file_saved_twice_does_not_compare_each_problem_with_all_oth
 
     file.write_text(MISTAKES["an unknown key each"] + "# saved again\n")
     monkeypatch.setattr(Problem, "__eq__", counting)
-    loaded = await loads.load()
+    loaded = await store.load()
     assert len(loaded.errors) == MAX_PROBLEMS + 1
     assert compared < 10 * MAX_PROBLEMS
-    told = [record for record in caplog.records if record.levelname == "ERROR"]
-    assert len(told) == len(loaded.errors), "each problem is told once, when it is new"
+    logged = [record for record in caplog.records if record.levelname == "ERROR"]
+    assert len(logged) == len(loaded.errors), "each problem is logged once, when it is new"
     assert [event.phase for event in events] == ["invalid", "invalid"]

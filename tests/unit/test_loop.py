@@ -1,4 +1,4 @@
-"""The loop's rests: never longer than its clients can wait."""
+"""The pauses of the reconcile loop are bounded."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from unit.build import START
 HOUR = 3600.0
 
 
-class Stopped:
-    """A clock by which the first pass takes an hour, as for a process that was stopped in the middle of it."""
+class StoppedClock:
+    """A clock by which the first pass takes an hour, as if the process was stopped during it."""
 
     def __init__(self) -> None:
         self._moments = self._pass_by()
@@ -25,34 +25,34 @@ class Stopped:
         return Now(next(self._moments), START.wall)
 
     def _pass_by(self) -> Iterator[float]:
-        yield from [START.mono] * 3  # the wait, the pass's beginning, its look at the world
+        yield from [START.mono] * 3  # the wait, the start of the pass, the observation
         while True:
             yield START.mono + HOUR
 
 
-class Nothing:
-    """A world without anything in it."""
+class EmptyActuator:
+    """An actuator that observes nothing and expects no action."""
 
     def set_desired(self, desired: Desired) -> None: ...
 
     def apply(self, action: Action) -> None:
-        raise AssertionError(f"nothing is asked for, and yet: {action}")
+        raise AssertionError(f"unexpected action: {action}")
 
     def observe(self) -> Observed:
         return EMPTY
 
 
-async def test_a_process_stopped_during_a_pass_does_not_rest_for_twice_that_time() -> None:
+async def test_after_a_long_stop_during_a_pass_the_loop_does_not_pause_for_twice_as_long() -> None:
     passes: asyncio.Queue[Desired] = asyncio.Queue()
 
     def note(desired: Desired, _observed: Observed, _plan: Plan, _now: Now) -> None:
         passes.put_nowait(desired)
 
-    loop = Loop(Stopped(), note)
-    running = asyncio.create_task(loop.run(Nothing()))
+    loop = Loop(StoppedClock(), note)
+    running = asyncio.create_task(loop.run(EmptyActuator()))
     try:
         for _ in range(2):
-            loop.want(NOTHING)
+            loop.set_desired(NOTHING)
             await asyncio.wait_for(passes.get(), 30)
     finally:
         running.cancel()

@@ -28,9 +28,9 @@ def test_commands_look_where_a_socket_could_be(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("read_only")
-def test_a_process_says_which_places_it_tried(tmp_path: Path) -> None:
+def test_the_error_names_the_directories_that_were_tried(tmp_path: Path) -> None:
     runtime = str(tmp_path / "none")
-    with pytest.raises(OSError, match=r"none of \S+/none, \S+/tunnels, /tmp can be written to"):
+    with pytest.raises(OSError, match=r"none of \S+/none, \S+/tunnels, /tmp is writable"):
         socket_paths.place_to_listen({"XDG_RUNTIME_DIR": runtime})
 
 

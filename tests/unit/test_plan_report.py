@@ -1,4 +1,4 @@
-"""The plan report: changes in the fields of the file."""
+"""The plan report: what changes, why, and how many clients it affects."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def desired(fields: dict[str, str]) -> Desired:
 
 
 @pytest.mark.parametrize(
-    ("field", "value", "said"),
+    ("field", "value", "expected"),
     [
         ("privateKey", "/b", "privateKey {file: /a} -> {file: /b}"),
         ("privateKey", "[/a, /b]", "privateKey {file: /a} -> [{file: /a}, {file: /b}]"),
@@ -58,14 +58,14 @@ def desired(fields: dict[str, str]) -> Desired:
         ),
     ],
 )
-def test_changes_are_named_by_the_fields_of_the_file(field: str, value: str, said: str) -> None:
+def test_a_change_is_described_with_the_field_names_of_the_file(field: str, value: str, expected: str) -> None:
     plan = between(desired(BEFORE), desired(BEFORE | {field: value}))
-    why = "the way to reach it changed" if field in OF_TARGET else "its settings changed"
-    assert plan.steps[0].why == f"{why}: {said}"
+    why = "its connection settings changed" if field in OF_TARGET else "its settings changed"
+    assert plan.steps[0].why == f"{why}: {expected}"
 
 
-def test_a_client_affected_by_two_actions_is_counted_once() -> None:
-    """Its connection is replaced: it is left on the old one, and given a deadline."""
+def test_a_client_of_two_steps_is_counted_once() -> None:
+    """The link is replaced: the client stays on the old link, and gets a deadline."""
     world = World()
     world.settled(target(), local(), local("prod/other", 5433))
     for name in ("prod/db", "prod/db", "prod/other"):
@@ -82,7 +82,7 @@ def test_a_client_affected_by_two_actions_is_counted_once() -> None:
     assert plan.clients == 3
 
 
-def test_a_client_forbidden_by_new_rules_is_counted() -> None:
+def test_a_client_that_a_new_rule_forbids_is_counted() -> None:
     world = World()
     users = tuple(SocksUser(name, FromFile(f"/run/{name}")) for name in ("ann", "bob"))
     to = FarTcp("prod", "db.internal", 443)
@@ -114,7 +114,7 @@ def test_a_client_cut_by_a_rule_is_not_drained_too() -> None:
     assert touched(world, nobody) == (["assign prod/db 2"], 2)
 
 
-def test_a_renamed_tunnel_is_foreseen_to_judge_the_clients_that_become_its_own() -> None:
+def test_a_renamed_tunnel_applies_its_rules_to_the_clients_it_takes_over() -> None:
     world = World()
     world.settled(target(), local("prod/old"))
     for address in ("127.0.0.1", "10.0.0.7"):
@@ -123,7 +123,7 @@ def test_a_renamed_tunnel_is_foreseen_to_judge_the_clients_that_become_its_own()
 
 
 def touched(world: World, *tunnels: TunnelSpec) -> tuple[list[str], int]:
-    """What a file with these tunnels would do, and to how many clients of each and of all; it is not done."""
+    """Return the plan for a file with these tunnels, without carrying it out."""
     observed, new = world.observe(), desired_of(target(), *tunnels)
     plan = plan_report(simulate_plan(new, observed, START), observed, world.asked, new)
     steps = [f"{step.action} {step.subject.removeprefix('tunnel ')} {step.clients}" for step in plan.steps]
@@ -140,7 +140,7 @@ def file(target: str, tunnel: str = "local: '5432:db:5432'") -> Desired:
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "said"),
+    ("old", "new", "expected"),
     [
         (
             "host: bastion.example.com",
@@ -155,7 +155,7 @@ def file(target: str, tunnel: str = "local: '5432:db:5432'") -> Desired:
         (
             "hosts: [bastion-a.example.com, bastion-b.example.com]",
             "hosts: [bastion-b.example.com, bastion-a.example.com]",
-            "hosts in another order, bastion-b.example.com:22 first",
+            "hosts reordered, bastion-b.example.com:22 first",
         ),
         (
             "host: b, knownHosts: /root/known_hosts",
@@ -163,23 +163,25 @@ def file(target: str, tunnel: str = "local: '5432:db:5432'") -> Desired:
             "knownHosts /root/known_hosts -> (none), hostKeys (none) -> ssh-ed25519 AAAAC3NzaC1lZ...tvQf9hJbYdN6o1o",
         ),
         ("host: b", "host: b, password: literal", "password (none) -> ***"),
-        ("host: b, password: literal", "host: b, password: other", "a secret that stands in the file"),
+        ("host: b, password: literal", "host: b, password: other", "a secret in the file"),
     ],
 )
-def test_another_way_to_a_target_is_told_in_whole_words(old: str, new: str, said: str) -> None:
+def test_another_route_to_a_target_is_shown_in_full(old: str, new: str, expected: str) -> None:
     plan = between(file(old), file(new))
-    assert [step.why for step in plan.steps if step.action == "dial"] == [f"the way to reach it changed: {said}"]
+    assert [step.why for step in plan.steps if step.action == "dial"] == [
+        f"its connection settings changed: {expected}"
+    ]
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "said"),
+    ("old", "new", "expected"),
     [
         (
             "[{username: alice, password: {file: /run/secrets/alice}}, {username: bob, password: {file: /run/bob}}]",
             "[{username: bob, password: {file: /run/bob}}, {username: carol, password: {env: CAROL}}]",
             "auth.alice {file: /run/secrets/alice} -> (none), auth.carol (none) -> {env: CAROL}",
         ),
-        ("{username: alice, password: one}", "{username: alice, password: two}", "a secret that stands in the file"),
+        ("{username: alice, password: one}", "{username: alice, password: two}", "a secret in the file"),
         (
             "[{username: u, password: one}]",
             "[{username: u, password: one}, {username: v, password: two}]",
@@ -187,13 +189,13 @@ def test_another_way_to_a_target_is_told_in_whole_words(old: str, new: str, said
         ),
     ],
 )
-def test_users_are_shown_by_name_without_secrets(old: str, new: str, said: str) -> None:
+def test_users_are_named_and_secrets_are_hidden(old: str, new: str, expected: str) -> None:
     [step] = between(file("host: b", f"socks: 1080, auth: {old}"), file("host: b", f"socks: 1080, auth: {new}")).steps
-    assert step.why == f"its settings changed: {said}"
+    assert step.why == f"its settings changed: {expected}"
 
 
 @pytest.mark.parametrize("field", ["allow", "deny"])
-def test_for_a_long_list_only_added_and_removed_items_are_shown(field: str) -> None:
+def test_for_a_long_list_additions_and_removals_are_shown(field: str) -> None:
     nets = [f"10.{number}.0.0/16" for number in range(20)]
     before, after = (
         f"local: '5432:db:5432', {field}: [{', '.join(some)}]" for some in (nets, [*nets[1:], "192.0.2.7"])
@@ -209,11 +211,11 @@ def test_for_a_long_list_only_added_and_removed_items_are_shown(field: str) -> N
 
 @pytest.mark.parametrize("jumps", ["", ", jumpHost: {host: j, user: u, agent: true, connectTimeout: 3s}"])
 def test_each_difference_of_a_target_is_shown_once(jumps: str) -> None:
-    """What needs another connection by `dial`, what is changed on the one that is there by `tune`."""
+    """`dial` shows what needs another link, `tune` what changes on the present one."""
     plan = between(file("host: b"), file(f"host: c, keepaliveInterval: 3s{jumps}"))
-    told = {step.action: step.why for step in plan.steps}
+    reasons = {step.action: step.why for step in plan.steps}
     hop = " (none) -> {host: j, port: 22, user: u, agent: true, strictHostKeyChecking: true"
-    assert told["tune"] == "its settings changed: keepaliveInterval 10s -> 3s"
-    assert told["dial"].startswith("the way to reach it changed: host b -> c")
-    assert "keepalive" not in told["dial"]
-    assert (f"jumpHosts{hop}" in told["dial"]) is bool(jumps)
+    assert reasons["tune"] == "its settings changed: keepaliveInterval 10s -> 3s"
+    assert reasons["dial"].startswith("its connection settings changed: host b -> c")
+    assert "keepalive" not in reasons["dial"]
+    assert (f"jumpHosts{hop}" in reasons["dial"]) is bool(jumps)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from reconciler.runtime.probe_restart_policy import EVERY, ProbeRestartPolicy
+from reconciler.runtime.probe_restart_policy import INTERVAL, ProbeRestartPolicy
 from reconciler.ssh.relay.relay import Meter
 from unit.build import local
 
@@ -13,8 +13,8 @@ def test_a_restart_is_neither_immediate_nor_soon_repeated() -> None:
     replacements, meters = ProbeRestartPolicy(), {"prod/sick": Meter(sent=7), "prod/other": Meter(received=5)}
     assert not replacements.is_due(SICK, meters, 0.0), "whether anything moves is seen at the second failure"
     assert replacements.is_due(SICK, meters, 1.0)
-    assert not replacements.is_due(SICK, meters, EVERY)
-    assert replacements.is_due(SICK, meters, 1.0 + EVERY)
+    assert not replacements.is_due(SICK, meters, INTERVAL)
+    assert replacements.is_due(SICK, meters, 1.0 + INTERVAL)
 
 
 def test_no_restart_while_a_client_of_the_target_moves_data() -> None:

@@ -1,4 +1,4 @@
-"""The probes: what counts as well, what a failure says, and that a bad answer costs neither memory nor a traceback."""
+"""Health probes: what is a success, what a failure says, and that a bad response costs no memory and no traceback."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -22,7 +22,7 @@ def health(path: str = "/health") -> Health:
 
 
 class Recorded:
-    """A stream that answers with these pieces, and remembers what happened to it."""
+    """A stream that returns these pieces and records its use."""
 
     def __init__(self, *pieces: bytes, broken: OSError | None = None, silent: bool = False) -> None:
         self._pieces = list(pieces)
@@ -59,8 +59,8 @@ def opener_of(opened: Stream | Failure) -> Opener:
     return opener
 
 
-async def verdict(*pieces: bytes, path: str = "/health") -> str:
-    """The http probe's sentence about this answer; "" for well."""
+async def failure_message(*pieces: bytes, path: str = "/health") -> str:
+    """Return the failure message of the http probe for this response, "" for success."""
     stream = Recorded(*pieces)
     failure = await PROBES["http"](opener_of(stream), health(path), WEB)
     assert stream.closed
@@ -89,7 +89,7 @@ class SocketStream:
 async def serving(
     answer: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]],
 ) -> AsyncIterator[Opener]:
-    """A server that answers each client so, and an opener that connects to it."""
+    """Run a server with this handler, and yield an opener that connects to it."""
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -109,7 +109,7 @@ async def serving(
         yield opener
 
 
-async def test_a_service_that_answers_200_is_well() -> None:
+async def test_status_200_is_a_success_and_the_request_is_complete() -> None:
     asked = b""
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -130,7 +130,7 @@ async def test_a_service_that_answers_200_is_well() -> None:
     ]
 
 
-async def test_a_service_that_resets_the_connection_is_a_failure_with_a_sentence() -> None:
+async def test_a_reset_connection_is_a_failure_with_a_message() -> None:
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
         writer.transport.abort()
@@ -139,10 +139,10 @@ async def test_a_service_that_resets_the_connection_is_a_failure_with_a_sentence
         failure = await PROBES["http"](opener, health(), WEB)
     assert failure is not None
     assert failure.reason is Reason.PROBE
-    assert failure.message.startswith("GET /health was c")  # closed or cut off, as the kernel tells
+    assert failure.message.startswith("GET /health failed: ")
 
 
-async def test_a_tcp_probe_is_well_once_the_far_side_accepts() -> None:
+async def test_a_tcp_probe_succeeds_once_the_destination_accepts() -> None:
     async def answer(reader: asyncio.StreamReader, _writer: asyncio.StreamWriter) -> None:
         await reader.read()
 
@@ -154,12 +154,12 @@ async def test_a_tcp_probe_is_well_once_the_far_side_accepts() -> None:
 
 
 @pytest.mark.parametrize("line", ["200 OK", "204 No Content", "301 Moved Permanently", "399", "200"])
-async def test_a_status_from_200_to_399_is_well(line: str) -> None:
-    assert await verdict(f"HTTP/1.1 {line}\r\n\r\n".encode()) == ""
+async def test_a_status_from_200_to_399_is_a_success(line: str) -> None:
+    assert await failure_message(f"HTTP/1.1 {line}\r\n\r\n".encode()) == ""
 
 
 @pytest.mark.parametrize(
-    ("line", "said"),
+    ("line", "expected"),
     [
         ("503 Service Unavailable", "GET /health answered 503 Service Unavailable"),
         ("503", "GET /health answered 503 Service Unavailable"),
@@ -171,80 +171,83 @@ async def test_a_status_from_200_to_399_is_well(line: str) -> None:
         ("500 " + "x" * 200, "GET /health answered 500 " + "x" * 60),
     ],
 )
-async def test_any_other_status_is_named_in_the_failure(line: str, said: str) -> None:
-    assert await verdict(f"HTTP/1.1 {line}\r\n\r\n".encode()) == said
+async def test_any_other_status_is_in_the_failure_message(line: str, expected: str) -> None:
+    assert await failure_message(f"HTTP/1.1 {line}\r\n\r\n".encode()) == expected
 
 
-async def test_an_old_server_and_bare_line_feeds_are_understood() -> None:
-    assert await verdict(b"HTTP/1.0 200 OK\nServer: old\n\nbody") == ""
+async def test_http_1_0_and_bare_line_feeds_are_accepted() -> None:
+    assert await failure_message(b"HTTP/1.0 200 OK\nServer: old\n\nbody") == ""
 
 
-async def test_interim_answers_are_passed_over() -> None:
+async def test_interim_responses_are_skipped() -> None:
     hints = b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n"
-    assert await verdict(hints + hints + b"HTTP/1.1 500 Oops\r\n\r\n") == "GET /health answered 500 Oops"
-    assert await verdict(hints, b"HTTP/1.1 200 OK\r\n\r\n") == ""
+    assert await failure_message(hints + hints + b"HTTP/1.1 500 Oops\r\n\r\n") == "GET /health answered 500 Oops"
+    assert await failure_message(hints, b"HTTP/1.1 200 OK\r\n\r\n") == ""
 
 
 @given(st.lists(st.integers(0, 90), max_size=6))
-def test_an_answer_is_understood_however_it_is_cut(cuts: list[int]) -> None:
+def test_a_response_may_arrive_in_any_pieces(cuts: list[int]) -> None:
     answer = b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\nHTTP/1.1 418 I'm a Teapot\r\nA: b\r\n\r\nbody"
     edges = [0, *sorted(cuts), len(answer)]
     pieces = [answer[a:b] for a, b in pairwise(edges) if answer[a:b]]
-    assert asyncio.run(verdict(*pieces)) == "GET /health answered 418 I'm a Teapot"
+    assert asyncio.run(failure_message(*pieces)) == "GET /health answered 418 I'm a Teapot"
 
 
-# --- answers that are none -------------------------------------------------------------------------------------
+# --- invalid responses -----------------------------------------------------------------------------------------
 
 
-async def test_no_answer_is_a_failure() -> None:
-    assert await verdict() == "GET /health was closed without an answer"
+async def test_no_response_is_a_failure() -> None:
+    assert await failure_message() == "GET /health failed: connection closed without a response"
 
 
-async def test_half_an_answer_is_a_failure() -> None:
-    assert await verdict(b"HTTP/1.1 200 OK\r\nServer:") == "GET /health was cut off in the middle of the answer"
+async def test_half_a_response_is_a_failure() -> None:
+    assert (
+        await failure_message(b"HTTP/1.1 200 OK\r\nServer:")
+        == "GET /health failed: connection closed within the response"
+    )
 
 
-async def test_a_service_that_speaks_tls_is_pointed_to_the_tcp_probe() -> None:
-    assert "type: tcp" in await verdict(b"\x15\x03\x01\x00\x02\x02\x46")
+async def test_for_a_tls_service_the_failure_suggests_the_tcp_probe() -> None:
+    assert "type: tcp" in await failure_message(b"\x15\x03\x01\x00\x02\x02\x46")
 
 
 @pytest.mark.parametrize("answer", [b"SSH-2.0-OpenSSH_9.2\r\n", b"HTTP/2.0 200 OK\r\n\r\n", b"ok\x1b[2J", b"HTTP"])
-async def test_another_protocol_is_shown_without_what_a_terminal_would_obey(answer: bytes) -> None:
-    said = await verdict(answer)
-    assert said.startswith("GET /health was ")
-    assert said.isprintable()
+async def test_another_protocol_is_shown_without_control_characters(answer: bytes) -> None:
+    message = await failure_message(answer)
+    assert message.startswith("GET /health failed: ")
+    assert message.isprintable()
 
 
 async def test_a_status_line_without_a_status_is_not_http() -> None:
-    assert "not answered in HTTP/1" in await verdict(b"HTTP/1.1 OK\r\n\r\n")
+    assert "expected an HTTP/1 response" in await failure_message(b"HTTP/1.1 OK\r\n\r\n")
 
 
-async def test_a_head_without_end_is_given_up_after_64_kib() -> None:
+async def test_an_endless_header_section_fails_after_64_kib() -> None:
     stream = Recorded(b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 100_000)
     failure = await PROBES["http"](opener_of(stream), health(), WEB)
-    assert failure == Failure(Reason.PROBE, "GET /health answered with a head of more than 64 KiB")
+    assert failure == Failure(Reason.PROBE, "GET /health failed: response header section longer than 64 KiB")
     assert stream.read_bytes == 65536
 
 
-async def test_interim_answers_without_end_are_given_up_after_64_kib() -> None:
+async def test_endless_interim_responses_fail_after_64_kib() -> None:
     stream = Recorded(b"HTTP/1.1 100 Continue\r\n\r\n" * 100_000)
     assert await PROBES["http"](opener_of(stream), health(), WEB) is not None
     assert stream.read_bytes == 65536
 
 
-async def test_the_body_is_not_waited_for() -> None:
+async def test_the_body_is_not_read() -> None:
     stream = Recorded(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000000\r\n\r\n", broken=OSError("never read"))
     assert await PROBES["http"](opener_of(stream), health(), WEB) is None
 
 
-async def test_a_broken_stream_is_a_failure_and_is_closed() -> None:
+async def test_a_stream_error_is_a_failure_and_closes_the_stream() -> None:
     stream = Recorded(b"HTTP/1.1 200", broken=ConnectionResetError(104, "Connection reset by peer"))
     failure = await PROBES["http"](opener_of(stream), health(), WEB)
-    assert failure == Failure(Reason.PROBE, "GET /health was cut off: Connection reset by peer")
+    assert failure == Failure(Reason.PROBE, "GET /health failed: Connection reset by peer")
     assert stream.closed
 
 
-async def test_a_probe_that_runs_out_of_time_closes_its_stream() -> None:
+async def test_a_cancelled_probe_closes_its_stream() -> None:
     stream = Recorded(silent=True)
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.01):
@@ -253,8 +256,8 @@ async def test_a_probe_that_runs_out_of_time_closes_its_stream() -> None:
 
 
 @given(st.lists(st.binary(min_size=1, max_size=200), max_size=8))
-def test_any_answer_gives_a_verdict_in_one_printable_line(pieces: list[bytes]) -> None:
-    assert asyncio.run(verdict(*pieces)).isprintable()
+def test_any_response_gives_one_printable_line(pieces: list[bytes]) -> None:
+    assert asyncio.run(failure_message(*pieces)).isprintable()
 
 
 # --- requests --------------------------------------------------------------------------------------------------
@@ -279,7 +282,7 @@ async def test_the_host_header_names_the_destination(route: Route, host: str) ->
     assert f"\r\nHost: {host}\r\n" in stream.written.decode()
 
 
-async def test_nothing_in_the_file_can_add_a_header() -> None:
+async def test_no_setting_can_add_a_request_header() -> None:
     stream = Recorded(b"HTTP/1.1 200 OK\r\n\r\n")
     route = FarTcp("prod", "web\r\nX-Evil: 1", 8080)
     await PROBES["http"](opener_of(stream), health("/ü HTTP/1.1\r\nX-Evil: 1\r\n"), route)
@@ -287,7 +290,7 @@ async def test_nothing_in_the_file_can_add_a_header() -> None:
     assert stream.written.startswith(b"GET /%C3%BC%20HTTP/1.1%0D%0A")
 
 
-async def test_a_path_that_is_encoded_already_is_left_as_it_is() -> None:
+async def test_an_encoded_path_is_not_encoded_again() -> None:
     stream = Recorded(b"HTTP/1.1 200 OK\r\n\r\n")
     await PROBES["http"](opener_of(stream), health("/a%20b?x=1&y=%2F"), WEB)
     assert stream.written.startswith(b"GET /a%20b?x=1&y=%2F HTTP/1.1\r\n")
@@ -297,17 +300,17 @@ async def test_a_path_that_is_encoded_already_is_left_as_it_is() -> None:
 
 
 @pytest.mark.parametrize("kind", ["tcp", "http"])
-async def test_a_stream_that_cannot_be_opened_is_a_probe_failure_with_the_same_sentence(kind: str) -> None:
+async def test_a_stream_that_fails_to_open_is_a_probe_failure_with_its_message(kind: str) -> None:
     refused = Failure(Reason.DESTINATION, "web.internal:8080 refused the connection")
     assert await PROBES[kind](opener_of(refused), health(), WEB) == Failure(Reason.PROBE, refused.message)
 
 
-async def test_a_tcp_probe_closes_its_stream_and_says_nothing() -> None:
+async def test_a_tcp_probe_closes_its_stream_and_sends_nothing() -> None:
     stream = Recorded()
     assert await PROBES["tcp"](opener_of(stream), health(), WEB) is None
     assert stream.closed
     assert stream.written == b""
 
 
-def test_every_file_in_the_folder_is_a_probe() -> None:
+def test_every_module_of_the_package_is_a_probe_type() -> None:
     assert set(PROBES) == {"http", "tcp"}

@@ -1,12 +1,12 @@
-// For those who listen: what changed, in a few words, no more often than every few seconds.
+// Announces changes to screen readers, briefly and at most every few seconds.
 
 import { byId, printable } from './dom.js';
 import { isProblem } from './rows.js';
-import { count } from './words.js';
+import { count } from './format.js';
 
 const EVERY_MS = 3000;
-const FIRST_MS = 300; // what changes together is told together
-const NAMED = 3; // more at once are counted
+const FIRST_MS = 300; // changes within this time are announced together
+const NAMED = 3; // further changes are only counted
 
 let phases = new Map();
 let problems = 0;
@@ -15,10 +15,10 @@ let timer = 0;
 
 export function announce(sentence) {
   waiting.push(sentence);
-  if (timer === 0) timer = setTimeout(speak, FIRST_MS);
+  if (timer === 0) timer = setTimeout(flush, FIRST_MS);
 }
 
-// A target's change implies its tunnels': those are told only while the target stays what it is.
+// A change of a target implies changes of its tunnels: announce a tunnel only if its target did not change.
 export function announceChanges(targets, tunnels) {
   const things = [
     ...targets.map((target) => [`target ${target.name}`, target, '']),
@@ -31,14 +31,14 @@ export function announceChanges(targets, tunnels) {
   phases = new Map(things.map(([name, thing]) => [name, thing.phase]));
 }
 
-function speak() {
-  const told = waiting.slice(0, NAMED);
-  if (waiting.length > NAMED) told.push(`and ${count(waiting.length - NAMED, 'other change')}`);
-  told.push(problems > 0 ? `${count(problems, 'tunnel')} with problems` : 'no problems');
-  byId('announce').textContent = printable(told.join('. '));
+function flush() {
+  const sentences = waiting.slice(0, NAMED);
+  if (waiting.length > NAMED) sentences.push(`and ${count(waiting.length - NAMED, 'other change')}`);
+  sentences.push(problems > 0 ? `${count(problems, 'tunnel')} with problems` : 'no problems');
+  byId('announce').textContent = printable(sentences.join('. '));
   waiting = [];
   timer = setTimeout(() => {
     timer = 0;
-    if (waiting.length > 0) speak();
+    if (waiting.length > 0) flush();
   }, EVERY_MS);
 }

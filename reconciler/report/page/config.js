@@ -1,7 +1,7 @@
-// The configuration: which revision is in force, whether it is what is live, and what is wrong with a file.
+// Shows the configuration: the applied revision, whether the tunnels match it, and the errors of each file.
 
 import { byId, printable, setData, setText, setTitle } from './dom.js';
-import { clock, millis, span } from './words.js';
+import { clock, millis, span } from './format.js';
 
 let shown = '';
 
@@ -27,13 +27,13 @@ export function isInvalid(config) {
 function fileNode(file) {
   const node = document.createElement('li');
   node.dataset.valid = file.valid ? 'yes' : 'no';
-  node.append(element('code', file.path ?? ''), ' ', element('span', file.valid ? 'valid' : 'not valid'));
+  node.append(element('code', file.path ?? ''), ' ', element('span', file.valid ? 'valid' : 'invalid'));
   if (!file.valid) {
     const error = element('pre', file.error ?? '');
-    error.tabIndex = 0; // it may have to be scrolled, also without a mouse
+    error.tabIndex = 0; // it can be scrolled with the keyboard
     error.setAttribute('role', 'region');
-    error.setAttribute('aria-label', `What is wrong with ${file.path}`);
-    node.append(error, element('p', 'Its last good content stays in force.'));
+    error.setAttribute('aria-label', `Errors in ${file.path}`);
+    node.append(error, element('p', 'Its last valid content stays applied.'));
   }
   return node;
 }

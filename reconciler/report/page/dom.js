@@ -1,9 +1,9 @@
-// Writing to the page only what differs, so that a poll of a thousand unchanged tunnels touches nothing.
+// Writes only changed values to the document, so that a poll of a thousand unchanged tunnels writes nothing.
 //
-// Names, addresses and messages come from files and from servers: they go in as text and as nothing else. No part of
-// this page sets innerHTML; what is needed of structure is in the templates of index.html.
+// Names, addresses and messages come from files and from servers: they are written as text only. The page never sets
+// innerHTML; the structure is in the templates of index.html.
 
-// Reading the document back could cost a layout, so each node's last value is kept beside it.
+// The last value written to each node. Reading it back from the document could cause a layout.
 const written = new WeakMap();
 
 function differs(node, key, value) {
@@ -17,7 +17,7 @@ function differs(node, key, value) {
   return true;
 }
 
-// What cannot be seen could hide in a text, or reverse the order in which it is shown. The same as core/printable.py.
+// Invisible characters could hide text or reverse its order. The same set as in core/printable.py.
 const HIDDEN = /[\p{C}\p{Zl}\p{Zp}\p{Default_Ignorable_Code_Point}\u2800]|(?! )\p{Zs}/gu;
 
 export function printable(text) {
@@ -39,7 +39,7 @@ export function setTitle(node, value) {
   if (differs(node, 'title', value)) node.title = printable(value);
 }
 
-// A data attribute, for the style sheet; '' takes it away.
+// A data attribute, for the style sheet. '' removes it.
 export function setData(node, key, value) {
   if (!differs(node, `data-${key}`, value)) return;
   if (value === '') delete node.dataset[key];
@@ -58,13 +58,13 @@ export function fromTemplate(id) {
   return byId(id).content.firstElementChild.cloneNode(true);
 }
 
-// A phase is a shape, a colour and a word; the first two are the style sheet's.
+// A phase is a shape, a colour and a word. The style sheet has the shape and the colour.
 export function setPhase(node, phase, word = phase) {
   setData(node, 'phase', phase);
   setText(node.querySelector('.word'), word);
 }
 
-// Exactly these children in this order, moving none that stands where it should.
+// Sets the children of a node, in this order, without moving those that are in place.
 export function arrange(parent, nodes) {
   let at = parent.firstElementChild;
   for (const node of nodes) {

@@ -1,7 +1,7 @@
-// The last events, newest first. They come from the server as they happen; a poll tells what is, an event what was.
+// The latest events, newest first, as the server streams them.
 
 import { byId, fromTemplate, printable, setHidden, setPhase } from './dom.js';
-import { clock, millis } from './words.js';
+import { clock, millis } from './format.js';
 
 const KEPT = 60;
 const RETRY_MS = 10_000;
@@ -9,46 +9,46 @@ const RETRY_MS = 10_000;
 export class Events {
   #source = null;
   #seen = new Set();
-  #hint;
+  #onEvent;
 
-  // `hint` is called for each event and each time the stream is there again.
-  constructor(hint) {
-    this.#hint = hint;
+  // `onEvent` is called for each event and each time the stream is connected.
+  constructor(onEvent) {
+    this.#onEvent = onEvent;
   }
 
-  listen() {
+  connect() {
     if (this.#source !== null || document.hidden) return;
     const source = new EventSource('api/v1/events');
     this.#source = source;
-    source.addEventListener('open', () => this.#hint());
-    for (const name of ['message', 'change', 'event']) source.addEventListener(name, (message) => this.#hear(message.data));
+    source.addEventListener('open', () => this.#onEvent());
+    for (const name of ['message', 'change', 'event']) source.addEventListener(name, (message) => this.#receive(message.data));
     source.addEventListener('error', () => {
-      // A browser tries again by itself, unless the server said no: then it is for us to ask again.
+      // The browser reconnects by itself, unless the server refused the stream.
       if (source.readyState !== EventSource.CLOSED) return;
-      this.deafen();
-      setTimeout(() => this.listen(), RETRY_MS);
+      this.disconnect();
+      setTimeout(() => this.connect(), RETRY_MS);
     });
   }
 
-  // A browser has six connections to one server for all its tabs: a page that is out of sight gives its own back.
-  deafen() {
+  // A browser has six connections to a server for all of its tabs: a hidden page closes its stream.
+  disconnect() {
     this.#source?.close();
     this.#source = null;
   }
 
-  #hear(data) {
+  #receive(data) {
     let event;
     try {
       event = JSON.parse(data);
     } catch {
       return;
     }
-    this.#note(event);
-    this.#hint();
+    this.#show(event);
+    this.#onEvent();
   }
 
-  // The server may tell its last events again to a page that comes back.
-  #note(event) {
+  // After a reconnect the server may send events again.
+  #show(event) {
     const key = [event.at, event.subject, event.phase, event.reason].join('\n');
     if (this.#seen.has(key)) return;
     this.#seen.add(key);

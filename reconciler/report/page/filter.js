@@ -1,9 +1,9 @@
-// What is shown: the filter box, "only problems", and the phases. It is kept in the address, so that a view can be sent
-// to a colleague or linked from an alert: #q=prod&problems=1.
+// The filter: the search field, "only problems" and the phases. It is kept in the URL, so that a view can be shared or
+// linked from an alert: #q=prod&problems=1.
 
 import { arrange, byId, fromTemplate, setData, setHidden, setPhase, setPressed, setText } from './dom.js';
 import { isProblem } from './rows.js';
-import { listening } from './words.js';
+import { count, listening } from './format.js';
 
 const PHASES = ['down', 'unhealthy', 'connecting', 'pending', 'draining', 'standby', 'off', 'up'];
 
@@ -16,10 +16,10 @@ export class Filter {
 
   constructor(changed) {
     this.#changed = changed;
-    this.#fromAddress();
+    this.#readUrl();
     byId('filter').addEventListener('input', () => this.#set({ text: byId('filter').value }));
     byId('problems').addEventListener('click', () => this.#set({ problems: !this.#problems }));
-    addEventListener('hashchange', () => this.#fromAddress());
+    addEventListener('hashchange', () => this.#readUrl());
     addEventListener('keydown', (event) => this.#key(event));
   }
 
@@ -27,25 +27,25 @@ export class Filter {
     return this.#words.length > 0 || this.#problems || this.#phase !== '';
   }
 
-  // Every word has to occur somewhere in what is known of the tunnel, its target's host included.
-  wants(tunnel, target) {
+  // Every word must occur in some field of the tunnel or in the host of its target.
+  matches(tunnel, target) {
     if (this.#problems && !isProblem(tunnel)) return false;
     if (this.#phase !== '' && tunnel.phase !== this.#phase) return false;
-    return this.#words.length === 0 || this.#found(textOf(tunnel, target));
+    return this.#words.length === 0 || this.#hasAllWords(textOf(tunnel, target));
   }
 
-  // A target is shown with those of its tunnels that are; by itself only if it is what was asked for.
-  wantsAlone(target) {
+  // Whether to show a target of which no tunnel matches.
+  matchesTarget(target) {
     if (!this.active) return true;
     if (this.#phase !== '' || (this.#problems && !isProblem(target))) return false;
-    return this.#found(`${target.name} ${target.phase} ${target.host} ${target.reason}`.toLowerCase());
+    return this.#hasAllWords(`${target.name} ${target.phase} ${target.host} ${target.reason}`.toLowerCase());
   }
 
-  #found(text) {
+  #hasAllWords(text) {
     return this.#words.every((word) => text.includes(word));
   }
 
-  // How many there are of each phase; each count is a button.
+  // One button for each phase, with its number of tunnels.
   showPhases(tunnels) {
     const counts = new Map();
     for (const tunnel of tunnels) counts.set(tunnel.phase, (counts.get(tunnel.phase) ?? 0) + 1);
@@ -67,9 +67,9 @@ export class Filter {
   }
 
   emptyWords(total) {
-    if (!this.active) return 'Nothing is asked for: the configuration names no target.';
-    if (this.#problems && this.#words.length === 0 && this.#phase === '') return `No problems among ${total} tunnels.`;
-    return `None of ${total} tunnels matches. Escape clears the filter.`;
+    if (!this.active) return 'The configuration has no targets.';
+    if (this.#problems && this.#words.length === 0 && this.#phase === '') return `No problems: ${count(total, 'tunnel')}.`;
+    return `No match among ${count(total, 'tunnel')}. Press Escape to clear the filter.`;
   }
 
   #chip(phase) {
@@ -87,7 +87,7 @@ export class Filter {
     this.#words = text.toLowerCase().split(/\s+/).filter(Boolean);
     this.#problems = problems;
     this.#phase = phase;
-    this.#toAddress(text.trim());
+    this.#writeUrl(text.trim());
     this.#changed();
   }
 
@@ -103,18 +103,18 @@ export class Filter {
     }
   }
 
-  #fromAddress() {
-    const wanted = new URLSearchParams(location.hash.slice(1));
-    byId('filter').value = wanted.get('q') ?? '';
-    this.#set({ text: wanted.get('q') ?? '', problems: wanted.get('problems') === '1', phase: wanted.get('phase') ?? '' });
+  #readUrl() {
+    const parameters = new URLSearchParams(location.hash.slice(1));
+    byId('filter').value = parameters.get('q') ?? '';
+    this.#set({ text: parameters.get('q') ?? '', problems: parameters.get('problems') === '1', phase: parameters.get('phase') ?? '' });
   }
 
-  #toAddress(text) {
-    const wanted = new URLSearchParams();
-    if (text) wanted.set('q', text);
-    if (this.#problems) wanted.set('problems', '1');
-    if (this.#phase) wanted.set('phase', this.#phase);
-    const hash = wanted.toString();
+  #writeUrl(text) {
+    const parameters = new URLSearchParams();
+    if (text) parameters.set('q', text);
+    if (this.#problems) parameters.set('problems', '1');
+    if (this.#phase) parameters.set('phase', this.#phase);
+    const hash = parameters.toString();
     if (hash !== location.hash.slice(1)) history.replaceState(null, '', hash ? `#${hash}` : location.pathname + location.search);
   }
 }

@@ -1,8 +1,8 @@
-// The way of a client's bytes, drawn: listen → (jump hosts) → server → destination, with the part that is broken.
+// Draws the route of a tunnel: listener → (jump hosts) → server → destination, and marks the broken part.
 
-import { listening } from './words.js';
+import { listening } from './format.js';
 
-// Which part a reason speaks about; every other one is about the SSH connection.
+// The part that a reason is about. All other reasons are about the SSH connection.
 const AT_LISTENER = new Set(['local_port_in_use', 'remote_port_in_use', 'bind', 'forbidden_by_server']);
 const AT_DESTINATION = new Set(['destination', 'probe']);
 const CARRIES_NOTHING = new Set(['down', 'unhealthy']);
@@ -29,26 +29,26 @@ export class Route {
   }
 }
 
-// `ssh`: the wire that leads to this stop is inside the SSH connection.
+// `ssh`: the wire to this stop is inside the SSH connection.
 function stopsOf(tunnel, target) {
   const via = (target?.via ?? []).map((hop) => ({ text: hop, role: 'jump', ssh: true }));
   const listen = { text: listening(tunnel), role: 'listen', ssh: false };
   const dial = { text: tunnel.dial || '?', role: 'dial', ssh: false };
   if (tunnel.type === 'remote') {
-    // The listener is on the server: from there the bytes come back here.
+    // The listener is on the server, and the destination is reached from here.
     return [listen, ...via.reverse(), { text: 'here', role: 'here', ssh: true }, dial];
   }
   const server = target?.host || target?.hosts?.[0] || tunnel.target;
   return [listen, ...via, { text: server, role: 'server', ssh: true }, dial];
 }
 
-// The stop at fault (-1: none), and the wires, each by the stop it leads to, that carry nothing.
+// The index of the broken stop (-1: none), and the broken wires, each by the index of the stop it leads to.
 function brokenAt(tunnel, target, stops) {
   if (!CARRIES_NOTHING.has(tunnel.phase)) return { stop: -1, wires: [] };
   const listener = AT_LISTENER.has(tunnel.reason);
   const last = stops.length - 1;
   if (AT_DESTINATION.has(tunnel.reason)) return { stop: last, wires: [last] };
-  // Without its last hop an SSH connection has none.
+  // A failed SSH connection breaks all of its hops.
   const ssh = [...stops.keys()].filter((index) => stops[index].ssh);
   return { stop: listener ? 0 : -1, wires: listener && target?.phase !== 'down' ? [] : ssh };
 }

@@ -1,8 +1,8 @@
-// Targets and tunnels as rows that stay: each is made once, found again by its name, and only what differs is written.
+// One row for each target and tunnel. A row is created once and kept; an update writes only what differs.
 
 import { fromTemplate, setData, setHidden, setPhase, setText, setTitle } from './dom.js';
 import { Route } from './route.js';
-import { bytes, count, millis, rate, roundTrip, span } from './words.js';
+import { bytes, count, millis, rate, roundTrip, span } from './format.js';
 
 export function isProblem(thing) {
   return thing.phase === 'down' || thing.phase === 'unhealthy' || Boolean(thing.needsAction);
@@ -60,7 +60,7 @@ export class TunnelRow {
     return this.node.querySelector(selector);
   }
 
-  // `clock` is monotonic, in ms: when the answer came.
+  // `clock`: when the response arrived, monotonic, in ms.
   show(tunnel, target, now, clock) {
     const [phase, name, note, traffic, sent, received, live, held, since] = this.parts;
     setPhase(phase, tunnel.phase);
@@ -73,21 +73,21 @@ export class TunnelRow {
     setText(sent, rate(this.meter.sent));
     setText(received, rate(this.meter.received));
     setData(traffic, 'still', this.meter.sent < 1 && this.meter.received < 1 ? 'yes' : '');
-    setTitle(traffic, `${bytes(tunnel.bytesSent ?? 0)} sent, ${bytes(tunnel.bytesReceived ?? 0)} received in all`);
+    setTitle(traffic, `${bytes(tunnel.bytesSent ?? 0)} sent, ${bytes(tunnel.bytesReceived ?? 0)} received in total`);
     setText(live, count(tunnel.connections ?? 0, 'client'));
     setData(live, 'still', tunnel.connections ? '' : 'yes');
     setText(held, `${tunnel.held} held`);
     setHidden(held, !tunnel.held);
-    const told = isToldAbove(tunnel, target);
-    setText(since, sinceOf(tunnel, now, told));
-    this.why.show(told ? NOTHING : tunnel, now);
+    const isInherited = isFailureOfTarget(tunnel, target);
+    setText(since, sinceOf(tunnel, now, isInherited));
+    this.why.show(isInherited ? NOTHING : tunnel, now);
   }
 }
 
 const NOTHING = { reason: null, message: null, needsAction: false, nextTryAt: null };
 
-// A target's trouble is told once, beside the target; each of its tunnels repeats the reason and no more.
-function isToldAbove(tunnel, target) {
+// The failure of a target is described once, in its own row. Its tunnels repeat only the reason.
+function isFailureOfTarget(tunnel, target) {
   return target !== undefined && Boolean(target.message) && tunnel.message === target.message && tunnel.reason === target.reason;
 }
 
@@ -96,22 +96,22 @@ function noteOf(tunnel, now) {
   const notes = [tunnel.type, tunnel.description, ...labels];
   if (tunnel.reconnects) notes.push(count(tunnel.reconnects, 'reconnect'));
   const left = millis(tunnel.expiresAt) - now;
-  if (left > 0) notes.push(`access ends in ${span(left)}`);
+  if (left > 0) notes.push(`expires in ${span(left)}`);
   return notes.filter(Boolean).join(' · ');
 }
 
-function sinceOf(tunnel, now, told) {
+function sinceOf(tunnel, now, isInherited) {
   const since = millis(tunnel.since);
   const words = Number.isNaN(since) ? '' : `for ${span(now - since)}`;
-  return told && tunnel.reason ? `${tunnel.reason} ${words}` : words;
+  return isInherited && tunnel.reason ? `${tunnel.reason} ${words}` : words;
 }
 
-// Why it is not plainly up, what to do, and when it is tried again.
+// The reason and message of a target or tunnel, and the time of the next try.
 class Why {
   constructor(node) {
     this.node = node;
     this.parts = ['reason', 'message', 'next'].map((name) => node.querySelector(`.${name}`));
-    this.action = node.querySelector('.action'); // a target has its own beside its name
+    this.action = node.querySelector('.action'); // null for a target, which shows it beside its name
     this.due = NaN;
   }
 
@@ -132,7 +132,7 @@ class Why {
   }
 }
 
-// Byte counters -> bytes a second.
+// Converts byte counters to bytes per second.
 class Meter {
   sent = 0;
   received = 0;
@@ -142,11 +142,11 @@ class Meter {
 
   read(tunnel, clock) {
     const elapsed = (clock - this.#at) / 1000;
-    if (elapsed < 0.9) return; // an answer soon after the last one would make the figure jump
+    if (elapsed < 0.9) return; // too short an interval makes the rate jump
     const sent = tunnel.bytesSent ?? 0;
     const received = tunnel.bytesReceived ?? 0;
     if (elapsed > 0) {
-      // A counter that went back belongs to another process.
+      // A smaller counter is that of a new process.
       this.sent = Math.max(0, sent - this.#sent) / elapsed;
       this.received = Math.max(0, received - this.#received) / elapsed;
     }

@@ -1,17 +1,17 @@
-// The bytes of all tunnels together, now and over the last two minutes.
+// Shows the traffic of all tunnels together: the current rates and the last two minutes.
 
 import { byId, setHidden, setText } from './dom.js';
-import { rate } from './words.js';
+import { rate } from './format.js';
 
 const POINTS = 60;
-const WIDTH = 120; // of the drawing, in its own units
+const WIDTH = 120; // of the graph, in SVG units
 const HEIGHT = 24;
-const LEAST = 1024; // a few bytes of keepalive must not fill the drawing
+const SCALE_MIN = 1024; // lower end of the scale: keepalive traffic must not fill the graph
 
 const history = [];
 let last = NaN;
 
-// `clock` is monotonic, in ms. Nothing is known of the first answer's rates, nothing new of one that follows at once.
+// `clock` is monotonic, in ms. The first response has no rate, and one that follows too soon adds nothing.
 export function showTraffic(sent, received, clock) {
   const elapsed = clock - last;
   if (elapsed < 900) return;
@@ -21,7 +21,7 @@ export function showTraffic(sent, received, clock) {
   if (history.length > POINTS) history.shift();
   setText(byId('total-sent'), rate(sent));
   setText(byId('total-received'), rate(received));
-  const top = Math.max(LEAST, ...history.flat());
+  const top = Math.max(SCALE_MIN, ...history.flat());
   draw(byId('spark-sent'), 0, top);
   draw(byId('spark-received'), 1, top);
   setHidden(byId('total'), false);

@@ -1,12 +1,12 @@
-// Figures and times -> words. Pure: no document, no clock of its own.
+// Formats numbers and times as text. Pure functions: no document, no clock.
 
-// The server's times: RFC 3339, or Unix seconds. NaN where there is none.
+// Converts a time of the server (RFC 3339 or Unix seconds) to ms. NaN for none.
 export function millis(time) {
   if (time === null || time === undefined || time === '') return NaN;
   return typeof time === 'number' ? time * 1000 : Date.parse(time);
 }
 
-// Binary units, as bandwidthLimit has them in the file; three digits say enough.
+// Binary units, as for bandwidthLimit in the file, with three digits.
 export function bytes(count) {
   const units = ['B', 'KiB', 'MiB', 'GiB', 'TiB'];
   let unit = 0;
@@ -23,7 +23,7 @@ export function rate(perSecond) {
   return perSecond < 1 ? '0' : `${bytes(perSecond)}/s`;
 }
 
-// "8 s", "3 min", "2 h 5 min", "4 d": coarser the longer it is, so that a row does not change without need.
+// "8 s", "3 min", "2 h 5 min", "4 d": longer times are coarser, so that rows change less often.
 export function span(ms) {
   const seconds = Math.max(0, Math.round(ms / 1000));
   if (seconds < 60) return `${seconds} s`;
@@ -44,7 +44,7 @@ export function roundTrip(seconds) {
   return `${ms < 10 ? ms.toFixed(1) : ms.toFixed(0)} ms`;
 }
 
-// Where a tunnel listens, for people: of a remote one the address is its server's, and port 0 is still to be chosen.
+// The listen address as text. A remote tunnel listens on its server; port 0 is not assigned yet.
 export function listening(tunnel) {
   const address = (tunnel.listen || '?').replace(/:0$/, ':(any port)');
   return tunnel.type === 'remote' ? `${address} on ${tunnel.target}` : address;
