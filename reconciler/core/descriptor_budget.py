@@ -26,6 +26,8 @@ from __future__ import annotations
 import errno
 from collections.abc import Callable, Hashable
 
+from reconciler.core.observed import Failure, Reason
+
 RESERVE_MAX = 512
 RESERVE_MIN = 32
 BORROWED, BORROWED_BY_GROUP = 3, 7  # times the free descriptors
@@ -35,11 +37,11 @@ REMEDY = "raise the limit of open files (ulimit -n, LimitNOFILE=)"
 
 
 class NoRoomError(OSError):
-    """The budget has no descriptors left for this purpose. `sentence`: what happened, what to do."""
+    """The budget has no descriptors left for this purpose."""
 
-    def __init__(self, sentence: str) -> None:
-        super().__init__(errno.EMFILE, sentence)
-        self.sentence = sentence
+    def __init__(self, failure: Failure) -> None:
+        super().__init__(errno.EMFILE, failure.message)
+        self.failure = failure
 
 
 class Place:
@@ -194,24 +196,24 @@ class Budget:
 
     # --- sentences ---------------------------------------------------------------------------------------------
 
-    def no_listener(self) -> str:
+    def no_listener(self) -> Failure:
         """Why there is no room for another listener."""
         if self.listeners >= self.listeners_max - 1:
             used = f"listeners may use {self.listeners_max} of {self.limit} descriptors"
-            return f"no room for another listener: {used}: {REMEDY}"
-        return f"no room for another listener: {self._largest()}: {REMEDY}"
+            return _full(f"no room for another listener: {used}")
+        return _full(f"no room for another listener: {self._largest()}")
 
-    def no_link(self) -> str:
+    def no_link(self) -> Failure:
         """Why there is no room for another SSH connection."""
         if self.links >= self.links_max - 1:
             used = f"SSH connections may use {self.links_max} of {self.limit} descriptors"
-            return f"no room for another SSH connection: {used}: {REMEDY}"
-        return f"no room for another SSH connection: {self._largest()}: {REMEDY}"
+            return _full(f"no room for another SSH connection: {used}")
+        return _full(f"no room for another SSH connection: {self._largest()}")
 
-    def no_client(self) -> str:
+    def no_client(self) -> Failure:
         """Why there is no room for another client."""
         remedy = f"{REMEDY} or set `maxConnections`" if self._clients else REMEDY
-        return f"no room for another client: {self._largest()}: {remedy}"
+        return _full(f"no room for another client: {self._largest()}", remedy)
 
     def _largest(self) -> str:
         """What uses the most descriptors."""
@@ -223,3 +225,7 @@ class Budget:
         if 2 * count < self._groups[group]:
             count, whose = self._groups[group], f"target {group}" if group != AWAY else "targets that are not connected"
         return f"{count} of {self.limit} descriptors are in use by clients of {whose}"
+
+
+def _full(what: str, fix: str = REMEDY) -> Failure:
+    return Failure(Reason.RESOURCES, what, fix)

@@ -75,8 +75,8 @@ class Faults:
 
 def internal(doing: str, error: BaseException) -> Failure:
     """Return the failure that tells of a fault of this program while it was `doing` something."""
-    text = f"a fault of this program while {doing} ({type(error).__name__}): please report it with the log"
-    return Failure(Reason.INTERNAL, text)
+    what = f"a fault of this program while {doing} ({type(error).__name__})"
+    return Failure(Reason.INTERNAL, what)
 
 
 _DOING: Mapping[type, str] = {

@@ -28,13 +28,14 @@ _TLS_RECORDS = (0x15, 0x16)  # an alert, a handshake
 # all, is percent-encoded.
 _PATH_SAFE = "/?:@!$&'()*+,;=~%-._[]"
 _SHOWN = 60  # characters of what the far side said
+_IN_TLS, _USE_TCP = "was answered in TLS", "use `type: tcp`; this probe is plain HTTP"
 _PHRASES = {status.value: status.phrase for status in HTTPStatus}
 
 
 async def probe(opener: Opener, health: Health, route: Route) -> Failure | None:
     stream = await opener()
     if isinstance(stream, Failure):
-        return Failure(Reason.PROBE, stream.message)
+        return Failure(Reason.PROBE, stream.what, stream.advice)
     asked = f"GET {quote(health.path, safe=_PATH_SAFE)}"
     try:
         stream.write(_request(asked, _host_header(route)))
@@ -43,7 +44,7 @@ async def probe(opener: Opener, health: Health, route: Route) -> Failure | None:
         wrong = f"was cut off: {error.strerror or error}"
     finally:
         stream.close()
-    return None if not wrong else Failure(Reason.PROBE, f"{asked} {wrong}")
+    return Failure(Reason.PROBE, f"{asked} {wrong}", _USE_TCP if wrong == _IN_TLS else "") if wrong else None
 
 
 def _request(asked: str, host: str) -> bytes:
@@ -92,7 +93,7 @@ def _judged(status: int, phrase: bytes) -> str:
 
 def _not_http(received: bytearray) -> str:
     if received[0] in _TLS_RECORDS:
-        return "was answered in TLS: this probe speaks plain HTTP, use `type: tcp`"
+        return _IN_TLS
     first_line = bytes(received).partition(b"\n")[0]
     return f"was not answered in HTTP/1 but with '{_shown(first_line)}'"
 

@@ -36,7 +36,7 @@ from reconciler.ssh.actuator import SshActuator
 from reconciler.ssh.clients.destination import dial_local
 from reconciler.ssh.connect.dial import DialFailed, dial
 from reconciler.ssh.errors.channel_errors import from_channel_open
-from reconciler.ssh.errors.failure import Stage, fix_of
+from reconciler.ssh.errors.failure import Stage
 from reconciler.ssh.link.link import Link, LinkClient
 
 # Seconds for all of it. Somebody waits, and has an answer within ten seconds, the start of the command included: the
@@ -116,10 +116,9 @@ class _Way:
 
     def fail(self, step: str, failure: Failure, *more: str) -> None:
         """`more` are sentences: what becomes of it."""
-        fix = fix_of(failure)
         needs_you = "This needs you: trying again will not help until something is changed."
-        said = [_sentence(failure.message.removesuffix(f": {fix}")), needs_you if failure.needs_action else "", *more]
-        self.steps.append(Step(step, ok=False, detail=" ".join(filter(None, said)), fix=fix))
+        said = [_sentence(failure.what), needs_you if failure.needs_action else "", *more]
+        self.steps.append(Step(step, ok=False, detail=" ".join(filter(None, said)), fix=failure.advice))
 
     def _next(self, due: float | None) -> str:
         if due is None:
@@ -254,7 +253,7 @@ class _Way:
 
     def _way_up(self, phase: Phase, reason: Reason | None) -> str:
         if reason is Reason.SECRET_UNREADABLE and phase is Phase.UNHEALTHY:  # of a user of a SOCKS tunnel
-            return fix_of(Failure(reason, ""))
+            return Failure(reason, "").advice
         if phase is Phase.UNHEALTHY:
             return "the way is clear now: the next client that gets through makes it up again"
         if phase is Phase.DOWN:

@@ -110,7 +110,7 @@ async def test_when_it_is_tried_again_and_whether_a_person_is_needed(sshd: Sshd,
         refused = await diagnosed(it, "server/db")
         assert refused.names[1:] == LOGGED_IN
         detail, fix = refused.only_wrong("server: log in")
-        assert f"refuses to log in {sshd.user} with key {key.private}" in detail
+        assert f"refused to log in {sshd.user} with key {key.private}" in detail
         assert "This needs you: trying again will not help until something is changed. Next try in " in detail
         assert "authorized_keys" in fix
         sshd.authorize(key)
@@ -155,7 +155,7 @@ async def test_a_port_that_is_not_ssh(sshd: Sshd, tmp_path: Path) -> None:
         async with whole(tmp_path, text) as it:
             await it.tunnels.until("server/db", Phase.DOWN)
             detail, fix = (await diagnosed(it, "server/db")).only_wrong("server: connect")
-            assert "answered `HTTP/1.1 400 Bad Request`: that is no SSH server." in detail
+            assert "answered `HTTP/1.1 400 Bad Request`, which is not SSH." in detail
             assert fix == "correct the port"
 
 
@@ -220,7 +220,7 @@ async def test_a_local_port_that_an_outgoing_connection_has(sshd: Sshd, echo: Ec
         async with whole(tmp_path, file(sshd, local("echo", port, echo.port))) as it:
             await it.tunnels.until("server/echo", Phase.DOWN)
             detail, fix = (await diagnosed(it, "server/echo")).only_wrong("listen here")
-            assert "no program listens on it: an earlier or outgoing connection still has it" in detail
+            assert "is in use by an earlier or outgoing connection; no program listens on it." in detail
             assert "ip_local_port_range" in fix
 
 
@@ -228,7 +228,7 @@ async def test_an_address_that_this_machine_has_not(sshd: Sshd, echo: EchoServer
     async with whole(tmp_path, file(sshd, local("echo", free_port(), echo.port, localHost="192.0.2.1"))) as it:
         await it.tunnels.until("server/echo", Phase.DOWN)
         detail, _ = (await diagnosed(it, "server/echo")).only_wrong("listen here")
-        assert "this machine has no such address. This needs you" in detail
+        assert "(this machine has no such address). This needs you" in detail
 
 
 async def test_a_remote_port_that_is_taken_and_one_that_is_forbidden(
@@ -246,7 +246,7 @@ async def test_a_remote_port_that_is_taken_and_one_that_is_forbidden(
             assert f"refuses to listen on 127.0.0.1:{echo.port}" in detail
             assert "free the port on the server" in fix
             detail, fix = (await diagnosed(it, "strict/back")).only_wrong("listen on the server")
-            assert "forbids listening" in detail
+            assert "does not allow listening" in detail
             assert "This needs you" in detail
             assert "AllowTcpForwarding" in fix
 

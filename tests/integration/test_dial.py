@@ -154,7 +154,7 @@ async def test_a_listener_that_says_nothing(sshd: Sshd) -> None:
         failure = await failure_of(access(hop(sshd, hosts=(Endpoint(silent.host, silent.port),))), connect_timeout=2)
         await eventually(lambda: silent.connections == 0)
     assert failure.reason is Reason.TIMEOUT
-    assert "said nothing" in failure.message
+    assert "sent nothing" in failure.message
     await eventually(lambda: fd_count() <= before)
 
 
@@ -218,7 +218,7 @@ async def test_a_server_that_hangs_up_over_the_offers_is_told_with_what_it_offer
         fake = AsyncsshServerStub(server.port)
         failure = await failure_of(access(hop(fake, trust=trust(TrustMode.OFF), logins=())))
     assert failure.reason is Reason.PROTOCOL
-    assert f"shares no {kind} algorithm with us; it offers only-this-one: set algorithms.{field}" in failure.message
+    assert f"share no {kind} algorithm; it offers only-this-one: set algorithms.{field}" in failure.message
 
 
 def kexinit(offers: Sequence[str]) -> bytes:
@@ -293,7 +293,7 @@ async def test_what_is_no_ssh_server_is_quoted(
         failure = await failure_of(way, connect_timeout=10 if closes else 3)
     assert failure.reason is Reason.PROTOCOL
     assert f"{server.port} answered {quoted}" in failure.message
-    assert failure.message.endswith("that is no SSH server: correct the port")
+    assert failure.message.endswith("which is not SSH: correct the port")
     assert failure.message.isprintable()
     assert len(failure.message) < 250
 
@@ -303,7 +303,7 @@ async def test_a_server_that_turns_us_away_is_quoted(sshd: Sshd, said: bytes) ->
     async with Greeter(said) as server:
         failure = await failure_of(access(hop(sshd, hosts=(Endpoint(server.host, server.port),))))
     assert failure.reason is Reason.SERVER_BUSY
-    assert f"says `{said.decode().strip()}`" in failure.message
+    assert f"answered `{said.decode().strip()}`" in failure.message
 
 
 async def test_sshd_above_max_startups_is_quoted(tmp_path: Path) -> None:
@@ -313,7 +313,7 @@ async def test_sshd_above_max_startups_is_quoted(tmp_path: Path) -> None:
         failure = await failure_of(access(hop(sshd)))
         writer.close()
     assert failure.reason is Reason.SERVER_BUSY
-    assert "says `Exceeded MaxStartups`" in failure.message
+    assert "answered `Exceeded MaxStartups`" in failure.message
 
 
 async def test_half_a_banner_is_one_of_ssh(sshd: Sshd) -> None:

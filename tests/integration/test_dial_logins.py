@@ -18,7 +18,6 @@ from integration.dialling import access, dialled, failure_of, hop, key_login, st
 from reconciler.core.observed import Failure, Reason
 from reconciler.core.secret import FromEnv, FromFile, Inline, Secret
 from reconciler.core.spec import AgentLogin, Endpoint, KeyLogin, Login, PasswordLogin
-from reconciler.ssh.errors.failure import fix_of
 from support.keys import KeyPair, Keys
 from support.special_files import SPECIAL, put
 from support.sshd import Sshd
@@ -92,8 +91,8 @@ async def test_a_refused_key_is_named_and_the_user_too(sshd: Sshd, keys: Keys) -
 @pytest.mark.parametrize(
     ("logins", "ours", "add"),
     [
-        ((), "has no login", "add privateKey or agent"),
-        ((PasswordLogin(Inline(Secret("hunter2"))),), "has only a password", "add privateKey or agent"),
+        ((), "has no login", "add `privateKey` or `agent`"),
+        ((PasswordLogin(Inline(Secret("hunter2"))),), "has only a password", "add `privateKey` or `agent`"),
     ],
 )
 async def test_what_the_server_takes_is_said_where_we_have_nothing_of_it(
@@ -101,8 +100,8 @@ async def test_what_the_server_takes_is_said_where_we_have_nothing_of_it(
 ) -> None:
     failure = await refused(sshd, *logins)
     assert failure.reason is Reason.AUTH
-    assert f"takes publickey from {sshd.user}; the file {ours} for it: {add}" in failure.message
-    assert fix_of(failure) == add
+    assert f"accepts publickey from {sshd.user}; the file {ours} for it: {add}" in failure.message
+    assert failure.advice == add
 
 
 async def test_a_server_that_takes_passwords_alone_is_said_to(sshd: Sshd, tmp_path: Path) -> None:
@@ -110,8 +109,8 @@ async def test_a_server_that_takes_passwords_alone_is_said_to(sshd: Sshd, tmp_pa
         to = hop(sshd, hosts=(endpoint,), trust=strict(tmp_path / "known"))
         failure = await failure_of(access(to))
     assert failure.reason is Reason.AUTH
-    assert "takes password or keyboard-interactive" in failure.message
-    assert failure.message.endswith("the file has only a key for it: add password")
+    assert "accepts password or keyboard-interactive" in failure.message
+    assert failure.message.endswith("the file has only a key for it: add `password`")
 
 
 async def test_a_key_that_is_taken_and_not_enough_is_not_called_refused(tmp_path: Path) -> None:
@@ -119,8 +118,8 @@ async def test_a_key_that_is_taken_and_not_enough_is_not_called_refused(tmp_path
     async with Sshd(tmp_path / "sshd-both", options=options) as sshd:
         failure = await refused(sshd, key_login(sshd.client_key))
     assert failure.reason is Reason.AUTH
-    assert f"takes key {sshd.client_key} from {sshd.user}, and then wants password too" in failure.message
-    assert "refuses" not in failure.message
+    assert f"accepts key {sshd.client_key} from {sshd.user}, and requires password too" in failure.message
+    assert "refused" not in failure.message
 
 
 async def test_too_many_keys_are_a_matter_of_authentication(tmp_path: Path, keys: Keys) -> None:
@@ -155,18 +154,18 @@ def unreadable_keys(directory: Path, keys: Keys) -> Iterator[tuple[str, Login, s
     os.mkfifo(directory / "pipe")
     yield "pipe", key_login(directory / "pipe"), "it is a pipe, expected a regular file", "put the secret there"
     yield "empty", key_login(empty), "empty", "put the secret there"
-    yield "garbage", key_login(garbage), "no private key", "as ssh-keygen wrote it"
-    yield "public", key_login(key.public), "public key", "name the private one"
+    yield "garbage", key_login(garbage), "not a valid private key", "as ssh-keygen wrote it"
+    yield "public", key_login(key.public), "public key", "name the private key"
     yield "no passphrase", KeyLogin(source, None, None), "encrypted", "give its `passphrase`"
-    yield "wrong", KeyLogin(source, FromFile(str(wrong)), None), "passphrase does not open", "correct `passphrase`"
+    yield "wrong", KeyLogin(source, FromFile(str(wrong)), None), "passphrase does not decrypt", "correct `passphrase`"
     yield "unset", KeyLogin(FromEnv("NOT_SET"), None, None), "$NOT_SET", "put the secret there"
     yield "no password file", PasswordLogin(FromFile(str(directory / "pw"))), "No such file", "put the secret there"
     opened = Inline(Secret(PASSPHRASE))
-    yield "no certificate", KeyLogin(source, opened, FromFile(str(garbage))), "no certificate", "-cert.pub"
+    yield "no certificate", KeyLogin(source, opened, FromFile(str(garbage))), "not a valid certificate", "-cert.pub"
     other = keys.certify(keys.make("other"), keys.make("ca"))
     yield "of another key", KeyLogin(source, opened, FromFile(str(other))), "another key", "certificate of this key"
-    yield "no agent", AgentLogin("", ""), "agent: true needs an agent", "where ssh-agent is"
-    yield "dead agent", AgentLogin(str(empty), ""), "does not answer", "correct where it is"
+    yield "no agent", AgentLogin("", ""), "`agent: true` needs an agent", "where ssh-agent is"
+    yield "dead agent", AgentLogin(str(empty), ""), "does not answer", "correct its path"
 
 
 @pytest.mark.parametrize("kind", SPECIAL)
@@ -191,7 +190,7 @@ async def test_every_credential_that_cannot_be_used_is_named_and_never_shown_and
         failure = await refused(sshd, login)
         assert failure.reason is Reason.SECRET_UNREADABLE, case
         assert part in failure.message, (case, failure.message)
-        assert fix in fix_of(failure), (case, fix_of(failure))
+        assert fix in failure.advice, (case, failure.advice)
         assert "AAAA" not in failure.message, case
         assert PASSPHRASE not in failure.message, case
     assert sshd.sessions() == 0
@@ -326,8 +325,8 @@ async def test_an_agent_that_is_not_there_is_said_unless_another_login_helps(ssh
 async def test_a_public_key_file_without_an_agent_names_the_key_that_may_be_meant(sshd: Sshd) -> None:
     failure = await refused(sshd, AgentLogin("", str(sshd.client.public)))
     assert failure.reason is Reason.SECRET_UNREADABLE
-    assert f"{sshd.client.public} picks that key of the agent, and there is none ($SSH_AUTH_SOCK" in failure.message
-    assert fix_of(failure) == f"name {sshd.client.private} if the private key itself is meant"
+    assert f"{sshd.client.public} selects a key of the agent, and there is none ($SSH_AUTH_SOCK" in failure.message
+    assert failure.advice == f"name {sshd.client.private} if the private key itself is meant"
     assert "agent: true" not in failure.message
 
 

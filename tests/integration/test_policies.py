@@ -538,7 +538,7 @@ async def test_a_server_that_hangs_is_not_the_fault_of_its_destinations(
         finally:
             sshd.resume()
         assert tunnels.results("server/echo") == {"dial_failed": 3}
-        assert f"the SSH server said nothing while {echo.address} was dialled" in caplog.text
+        assert f"the SSH server sent nothing while {echo.address} was dialled" in caplog.text
         assert await exchange("127.0.0.1", port) == b"ping"
         phases = [one.verdict.phase for one in tunnels.changes if one.verdict and one.subject == "tunnel server/echo"]
         assert phases[-1] is Phase.UP

@@ -12,7 +12,7 @@ import pytest
 from reconciler.core.observed import Failure, Reason
 from reconciler.ssh.errors.channel_errors import from_channel_open, from_listen, socks_reply
 from reconciler.ssh.errors.connect_errors import from_dial, from_lost
-from reconciler.ssh.errors.failure import Stage, advised, fix_of, most_telling
+from reconciler.ssh.errors.failure import Stage, most_significant
 from reconciler.ssh.errors.patterns import printable
 from reconciler.system.port_owner import owner_of_port
 
@@ -128,8 +128,8 @@ def test_a_port_that_an_outgoing_connection_has_is_not_blamed_on_a_program() -> 
                 socket.create_server(("127.0.0.1", port))
             failure = from_listen(raised.value, f"127.0.0.1:{port}", local=True)
     assert failure.reason is Reason.LOCAL_PORT_IN_USE
-    assert "no program listens on it: an earlier or outgoing connection still has it" in failure.message
-    assert "stop it" not in failure.message + fix_of(failure)
+    assert "is in use by an earlier or outgoing connection; no program listens on it: wait" in failure.message
+    assert "stop it" not in failure.message
 
 
 @pytest.mark.parametrize(
@@ -159,13 +159,16 @@ def test_the_holder_of_a_port_is_who_listens_on_that_address(listening: str, ask
     assert found == ("this process itself" if is_named else None)
 
 
-def test_every_reason_has_something_to_do_about_it() -> None:
-    assert all(fix_of(Failure(reason, "")) for reason in Reason)
+def test_a_failure_without_a_fix_has_the_default_of_its_reason() -> None:
+    for reason in Reason:
+        failure = Failure(reason, "it broke")
+        assert failure.advice
+        assert failure.message == f"it broke: {failure.advice}"
 
 
-def test_a_failure_that_knows_better_says_it_in_its_sentence() -> None:
-    failure = advised(Reason.AUTH, "it broke", "mend it")
-    assert (failure.message, fix_of(failure), failure.needs_action) == ("it broke: mend it", "mend it", True)
+def test_the_fix_of_a_failure_replaces_the_default() -> None:
+    failure = Failure(Reason.AUTH, "it broke", "repair it")
+    assert (failure.message, failure.advice, failure.needs_action) == ("it broke: repair it", "repair it", True)
 
 
 @pytest.mark.parametrize(
@@ -204,9 +207,9 @@ def test_of_several_failures_the_one_that_came_furthest_and_of_those_the_first()
         return Failure(reason, message)
 
     refused, other = failure(Reason.REFUSED, "one"), failure(Reason.REFUSED, "two")
-    assert most_telling([failure(Reason.DNS), refused, other]) is refused
-    assert most_telling([failure(Reason.AUTH), refused]).reason is Reason.AUTH
-    assert most_telling([failure(Reason.AUTH), failure(Reason.HOST_KEY)]).reason is Reason.HOST_KEY
+    assert most_significant([failure(Reason.DNS), refused, other]) is refused
+    assert most_significant([failure(Reason.AUTH), refused]).reason is Reason.AUTH
+    assert most_significant([failure(Reason.AUTH), failure(Reason.HOST_KEY)]).reason is Reason.HOST_KEY
 
 
 def test_every_system_error_has_an_answer() -> None:

@@ -62,7 +62,10 @@ def test_a_fault_is_told_at_the_owner_of_the_listener() -> None:
 def test_the_sentence_holds_nothing_of_what_the_error_said(secret: str) -> None:
     failure = internal("listening", ValueError(secret))
     assert failure.reason is Reason.INTERNAL
-    assert failure.message == "a fault of this program while listening (ValueError): please report it with the log"
+    assert (
+        failure.message
+        == "a fault of this program while listening (ValueError): report it with the log of this process"
+    )
 
 
 def test_what_is_up_stays_up_with_a_fault_and_what_was_to_come_up_is_down() -> None:

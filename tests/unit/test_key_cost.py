@@ -65,5 +65,5 @@ def nested(depth: int) -> bytes:
 
 @pytest.mark.parametrize("content", [nested(3000), armoured(nested(3000)), pkcs8_key(2**32 - 2048)])
 def test_a_key_with_senseless_figures_is_a_key_that_cannot_be_read(content: bytes) -> None:
-    with pytest.raises(DialFailed, match="no private key that can be read"):
+    with pytest.raises(DialFailed, match="is not a valid private key"):
         _decoded_key(content, "secret", "the key")

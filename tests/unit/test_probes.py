@@ -65,7 +65,7 @@ async def verdict(*pieces: bytes, path: str = "/health") -> str:
     failure = await PROBES["http"](opener_of(stream), health(path), WEB)
     assert stream.closed
     assert failure is None or failure.reason is Reason.PROBE
-    return "" if failure is None else failure.message
+    return "" if failure is None else failure.what
 
 
 # --- a real server, over real sockets --------------------------------------------------------------------------
@@ -205,7 +205,9 @@ async def test_half_an_answer_is_a_failure() -> None:
 
 
 async def test_a_service_that_speaks_tls_is_pointed_to_the_tcp_probe() -> None:
-    assert "type: tcp" in await verdict(b"\x15\x03\x01\x00\x02\x02\x46")
+    failure = await PROBES["http"](opener_of(Recorded(b"\x15\x03\x01\x00\x02\x02\x46")), health(), WEB)
+    assert failure is not None
+    assert failure.message == "GET /health was answered in TLS: use `type: tcp`; this probe is plain HTTP"
 
 
 @pytest.mark.parametrize("answer", [b"SSH-2.0-OpenSSH_9.2\r\n", b"HTTP/2.0 200 OK\r\n\r\n", b"ok\x1b[2J", b"HTTP"])
@@ -299,7 +301,7 @@ async def test_a_path_that_is_encoded_already_is_left_as_it_is() -> None:
 @pytest.mark.parametrize("kind", ["tcp", "http"])
 async def test_a_stream_that_cannot_be_opened_is_a_probe_failure_with_the_same_sentence(kind: str) -> None:
     refused = Failure(Reason.DESTINATION, "web.internal:8080 refused the connection")
-    assert await PROBES[kind](opener_of(refused), health(), WEB) == Failure(Reason.PROBE, refused.message)
+    assert await PROBES[kind](opener_of(refused), health(), WEB) == Failure(Reason.PROBE, refused.what, refused.advice)
 
 
 async def test_a_tcp_probe_closes_its_stream_and_says_nothing() -> None:

@@ -97,22 +97,26 @@ def test_a_connection_that_goes_on_although_the_new_one_cannot_be_made_says_when
     assert of(world) == Verdict(Phase.UP, message=verdict.message), "it is up, and nothing is wrong with it"
 
 
+def unreachable(what: str) -> str:
+    return Failure(Reason.UNREACHABLE, what).message
+
+
 def test_up_on_another_host_than_the_first_is_said_with_what_the_first_said_last() -> None:
     world = World()
     hosts = target(hosts=("a", "b", "c"))
     first, second, third = hosts.access.hop.hosts
     world.unreachable |= {first}
     world.settled(hosts, local())
-    said = f"on {second}, host 2 of 3: {first} is tried again every 60 s; last time: "
-    assert of_target(world) == Verdict(Phase.UP, message=f"{said}it cannot be reached")
+    tried = f"on {second}, host 2 of 3: {first} is tried again every 60 s; last time: "
+    assert of_target(world) == Verdict(Phase.UP, message=f"{tried}{unreachable('it cannot be reached')}")
     assert of(world) == Verdict(Phase.UP)
     world.wait(61.0)
     world.all_well()
-    assert of_target(world).message == f"{said}no host of it can be reached"
+    assert of_target(world).message == f"{tried}{unreachable('no host of it can be reached')}"
     world.unreachable |= {second}
     world.lose(world.link().id, CLOSED)
     world.all_well()
-    again = "those before it are tried again every 60 s; last time: it cannot be reached"
+    again = f"those before it are tried again every 60 s; last time: {unreachable('it cannot be reached')}"
     assert of_target(world).message == f"on {third}, host 3 of 3: {again}"
     world.unreachable.clear()
     world.wait(61.0)
@@ -144,11 +148,12 @@ def test_where_there_is_a_probe_only_the_probe_is_asked() -> None:
 
 
 def test_what_is_unhealthy_says_who_asks_it_next() -> None:
-    asks = Failure(Reason.DESTINATION, "db refuses: does anything listen there?")
+    asks = Failure(Reason.DESTINATION, "db refuses", "does anything listen there?")
+    refuses = Failure(Reason.DESTINATION, "db refuses").message
     secret = Failure(Reason.SECRET_UNREADABLE, "the password of alice cannot be read")
     for failure, health, message in (
-        (NO_ANSWER.failure, None, "db refuses. The next client tries it again."),
-        (NO_ANSWER.failure, PROBE, "db refuses. Asked again every 30 s."),
+        (NO_ANSWER.failure, None, f"{refuses}. The next client tries it again."),
+        (NO_ANSWER.failure, PROBE, f"{refuses}. Asked again every 30 s."),
         (asks, None, f"{asks.message} The next client tries it again."),
         (secret, None, secret.message),
     ):

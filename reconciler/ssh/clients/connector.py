@@ -168,7 +168,7 @@ class ClientConnector:
         group = tunnel.target if self._pick(tunnel.target) is not None else AWAY
         place = self._budget.take_client(door.state.key, tunnel.id, group)
         if place is None:
-            self._refuse(tunnel, "limit", client, self._budget.no_client())
+            self._refuse(tunnel, "limit", client, self._budget.no_client().message)
             self._counters.failures(tunnel.id)[Reason.RESOURCES] += 1
         return place
 

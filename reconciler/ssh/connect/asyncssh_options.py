@@ -30,8 +30,8 @@ def options(
     Raises DialFailed for an algorithm that nobody here knows.
     """
     if unknown := algorithms.unknown(hop.algorithms):
-        text = f"algorithms names {unknown[0]}, which is not known here: correct the name, or leave it out"
-        raise DialFailed(Failure(Reason.PROTOCOL, text))
+        what = f"`algorithms` names {unknown[0]}, which is not supported"
+        raise DialFailed(Failure(Reason.PROTOCOL, what, "correct the name, or leave it out"))
     name_the_user_for_asyncssh()
     decompression.install()
     group_exchange.install()

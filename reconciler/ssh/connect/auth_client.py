@@ -18,7 +18,7 @@ from reconciler.ssh.connect.credentials import Credentials, Offer
 from reconciler.ssh.connect.debug_log import unwatch, watch
 from reconciler.ssh.connect.host_key_check import HostKeyCheck
 from reconciler.ssh.connect.negotiated import strings, terrapin
-from reconciler.ssh.errors.failure import Stage, advised
+from reconciler.ssh.errors.failure import Stage
 from reconciler.ssh.errors.patterns import printable
 from reconciler.ssh.internals.packet_guard import Guard
 from reconciler.ssh.internals.parse_budget import ParseBudget
@@ -141,9 +141,9 @@ class Handshake(asyncssh.SSHClient):
         self._logging_in = True
 
     def _refuse_weak(self, field: str, name: str) -> None:
-        happened = f"{self.check.where} does {name} without strict key exchange"
+        what = f"{self.check.where} uses {name} without strict key exchange, so packets can be removed (Terrapin)"
         fix = f"update that server (CVE-2023-48795), or accept it with algorithms: {{{field}: [{name}]}}"
-        self.needs_strict_kex = advised(Reason.PROTOCOL, f"{happened}, which lets packets be removed (Terrapin)", fix)
+        self.needs_strict_kex = Failure(Reason.PROTOCOL, what, fix)
         raise asyncssh.KeyExchangeFailed("strict key exchange is needed")
 
     async def public_key_auth_requested(self) -> list[asyncssh.SSHKeyPair] | None:
@@ -209,42 +209,43 @@ class Handshake(asyncssh.SSHClient):
     def greeting(self, where: str) -> Failure | None:
         """What it said in place of an SSH version, if it did: another protocol, or a server that turns us away."""
         lines = self._heard.split(b"\n")
-        said = next((line for line in lines if line.strip()), b"")
+        line = next((line for line in lines if line.strip()), b"")
         half_a_banner = lines[-1] and b"SSH-".startswith(lines[-1])
-        if not said or half_a_banner or any(line.startswith(b"SSH-") for line in lines):
+        if not line or half_a_banner or any(line.startswith(b"SSH-") for line in lines):
             return None
-        text = f"`{printable(said.strip().decode('utf-8', 'backslashreplace'))}`"
-        if _TURNED_AWAY.match(said):
-            return Failure(Reason.SERVER_BUSY, f"{where} says {text}: it takes no more logins now, or bans us")
-        answered = "in TLS" if said.startswith(_TLS) else text
-        return advised(Reason.PROTOCOL, f"{where} answered {answered}: that is no SSH server", "correct the port")
+        text = f"`{printable(line.strip().decode('utf-8', 'backslashreplace'))}`"
+        if _TURNED_AWAY.match(line):
+            fix = "wait, or see the server's log: it accepts no more logins now, or bans this address"
+            return Failure(Reason.SERVER_BUSY, f"{where} answered {text}", fix)
+        answer = "in TLS" if line.startswith(_TLS) else text
+        return Failure(Reason.PROTOCOL, f"{where} answered {answer}, which is not SSH", "correct the port")
 
     def refusal(self, where: str, user: str) -> Failure:
         """Why it did not let the user in, by what it took and what it asked for."""
         wants, tried = " or ".join(self._unmet), self._tried()
         if self._question:
             after = f" after {tried}" if tried else ""
-            happened = f"{where} asks {user} `{printable(self._question.strip())}`{after}"
-            return advised(Reason.AUTH, happened, "no program can answer that, so let this user in without it there")
+            what = f"{where} asks {user} `{printable(self._question.strip())}`{after}, which no program can answer"
+            return Failure(Reason.AUTH, what, "let this user log in without it there")
         if not tried:
             return self._nothing_fits(where, user, wants)
         if wants and self.latest is not None and "publickey" not in self._unmet:
-            happened = f"{where} takes {self.latest.label} from {user}, and then wants {wants} too"
-            return advised(Reason.AUTH, happened, "add password, or let this user in with the key alone there")
-        refused = f"{where} refuses to log in {user} with {tried}"
+            what = f"{where} accepts {self.latest.label} from {user}, and requires {wants} too"
+            return Failure(Reason.AUTH, what, "add `password`, or let this user log in with the key alone there")
+        what = f"{where} refused to log in {user} with {tried}"
         if not self.offered:
-            return advised(Reason.AUTH, refused, "correct user or password")
-        return Failure(Reason.AUTH, f"{refused}: check the user, and what is allowed there (authorized_keys)")
+            return Failure(Reason.AUTH, what, "correct user or password")
+        return Failure(Reason.AUTH, what, "check the user, and what is allowed there (authorized_keys)")
 
     def _nothing_fits(self, where: str, user: str, wants: str) -> Failure:
         has = " and ".join(f"a {name}" for name, there in self._has.items() if there)
         ours = f"has only {has}" if has else "has no login"
         if not wants:
-            happened = f"{where} takes neither key nor password from {user}; the file {ours} for it"
-            return advised(Reason.AUTH, happened, "allow one of them there (PubkeyAuthentication)")
-        add = ["privateKey or agent" if method == "publickey" else "password" for method in self._unmet]
-        happened = f"{where} takes {wants} from {user}; the file {ours} for it"
-        return advised(Reason.AUTH, happened, f"add {' or '.join(dict.fromkeys(add))}")
+            what = f"{where} accepts neither key nor password from {user}; the file {ours} for it"
+            return Failure(Reason.AUTH, what, "allow one of them there (PubkeyAuthentication)")
+        add = ["`privateKey` or `agent`" if method == "publickey" else "`password`" for method in self._unmet]
+        what = f"{where} accepts {wants} from {user}; the file {ours} for it"
+        return Failure(Reason.AUTH, what, f"add {' or '.join(dict.fromkeys(add))}")
 
     def _tried(self) -> str:
         keys = [offer.label for offer in self.offered]

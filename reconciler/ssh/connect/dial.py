@@ -29,7 +29,7 @@ from reconciler.ssh.connect.jump_channel import JumpChannel
 from reconciler.ssh.connect.login_limiter import acquire_slot, release_slot
 from reconciler.ssh.connect.negotiated import nothing_common
 from reconciler.ssh.errors.connect_errors import from_dial, from_lost, no_common
-from reconciler.ssh.errors.failure import DialFailed, Stage, most_telling
+from reconciler.ssh.errors.failure import DialFailed, Stage, most_significant
 from reconciler.ssh.internals.packet_guard import Guard
 from reconciler.system import tcp
 
@@ -183,8 +183,8 @@ async def _reach_any(way: _Way, limit: int) -> _Reached:
         except DialFailed as this:
             failed.setdefault(this.failure, this.stage)
         else:
-            return _Reached(connection, handshake, host, most_telling(failed) if failed else None)
-    telling = most_telling(failed)
+            return _Reached(connection, handshake, host, most_significant(failed) if failed else None)
+    telling = most_significant(failed)
     raise DialFailed(telling, failed[telling])
 
 

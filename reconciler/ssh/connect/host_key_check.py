@@ -83,7 +83,9 @@ class HostKeyCheck:
         except OSError as error:
             raise DialFailed(_unreadable(error)) from error
         except ValueError as error:
-            raise DialFailed(Failure(Reason.HOST_KEY, f"hostKeys of {where}: {error}")) from error
+            raise DialFailed(
+                Failure(Reason.HOST_KEY, f"cannot use the `hostKeys` of {where} ({error})", "correct them")
+            ) from error
 
     @property
     def known(self) -> Knowledge:
@@ -112,55 +114,55 @@ class HostKeyCheck:
     def accepts(self, key: asyncssh.SSHKey) -> bool:
         """Whether this plain host key is believed. One that is new, where the mode takes it, is up to `pinned`."""
         self.presented = key
-        verdict = self._judged(key)
-        self._new = key if verdict is None else None
-        return verdict is not False
+        trusted = self._is_known(key)
+        self._new = key if trusted is None else None
+        return trusted is not False
 
     async def pinned(self) -> bool:
         """Pin a new key. False: it cannot be, or is not believed any more. Call it before anything secret is sent."""
         key, self._new = self._new, None
         return self.failure is None if key is None else await self._pin(key)
 
-    def _judged(self, key: asyncssh.SSHKey) -> bool | None:
+    def _is_known(self, key: asyncssh.SSHKey) -> bool | None:
         """What is known says yes or no; None where nothing is known and the mode says to pin."""
         known = self._knowledge
         if _among(key, known.revoked):
-            return self._refuse(self._revoked(key))
+            return self._refuse_revoked(key)
         if _among(key, known.keys) or _among(key, known.elsewhere):
             return True
         if known.keys:
-            return self._refuse(self._changed(key))
+            return self._refuse_changed(key)
         if known.authorities:
-            return self._refuse(
-                f"{self.where} shows no certificate of its authority but a plain host key {_shown(key)}: "
-                f"renew the host's certificate, or pin this key"
-            )
-        return None if self._trust.mode is TrustMode.ACCEPT_NEW else self._refuse(self._unknown(key))
+            what = f"{self.where} presents a plain host key, not a certificate of its authority ({_shown(key)})"
+            return self._refuse(what, "renew the host's certificate, or pin this key")
+        return None if self._trust.mode is TrustMode.ACCEPT_NEW else self._refuse_unknown(key)
 
     def accepts_authority(self, authority: asyncssh.SSHKey) -> bool:
         """Whether host certificates signed by this key are believed. asyncssh checks the rest of the certificate."""
         self.authority = authority
         if _among(authority, self._knowledge.revoked):
-            return self._refuse(self._revoked(authority))
+            return self._refuse_revoked(authority)
         if _among(authority, self._knowledge.authorities):
             return True
         ours = ", ".join(known.key.get_fingerprint() for known in self._knowledge.authorities)
-        return self._refuse(
-            f"{self.where} shows a host certificate of a foreign authority: {_shown(authority)}, ours is {ours}"
-        )
+        what = f"{self.where} presents a host certificate of an unknown authority, {_shown(authority)}; known is {ours}"
+        return self._refuse(what, "correct the @cert-authority line, or have the certificate signed by that authority")
 
-    def certificate_refused(self, said: str) -> Failure:
-        """The sentence for what asyncssh found wrong with a certificate of a trusted authority."""
-        name = self._trust.alias or self._endpoint.host
-        if "principal" in said:
-            said = f"it is not for the name {name}: connect by a name in it, or set hostKeyAlias"
-        elif "expired" in said:
-            said = "it has expired: have it renewed on the server"
-        elif "not yet" in said:
-            said = "it is not valid yet: is the clock right here?"
-        elif "revoked" in said:
-            said = "its key is marked @revoked"
-        return Failure(Reason.HOST_KEY, f"the host certificate of {self.where} is refused: {printable(said)}")
+    def certificate_refused(self, why: str) -> Failure:
+        """The failure for what asyncssh found wrong with a certificate of a trusted authority."""
+        fix = "have a new certificate signed for the server"
+        if "principal" in why:
+            why = f"it is not for the name {self._trust.alias or self._endpoint.host}"
+            fix = "connect by a name in it, or set `hostKeyAlias`"
+        elif "expired" in why:
+            why = "it is expired"
+            fix = "have it renewed on the server"
+        elif "not yet" in why:
+            why = "it is not valid yet"
+            fix = "check the clock of this machine"
+        elif "revoked" in why:
+            why = "its key is marked @revoked"
+        return Failure(Reason.HOST_KEY, f"the host certificate of {self.where} is refused ({printable(why)})", fix)
 
     async def still_trusted(self) -> bool:
         """Whether what was shown would be believed now, after the files changed. Unreadable files change nothing."""
@@ -183,60 +185,63 @@ class HostKeyCheck:
         # Accept-new would believe it again if nothing else is known.
         return self._trust.mode is TrustMode.ACCEPT_NEW and not known.keys and not known.authorities
 
-    def _refuse(self, message: str, reason: Reason = Reason.HOST_KEY) -> bool:
-        self.failure = Failure(reason, message)
+    def _refuse(self, what: str, fix: str, reason: Reason = Reason.HOST_KEY) -> bool:
+        self.failure = Failure(reason, what, fix)
         return False
 
-    def _revoked(self, key: asyncssh.SSHKey) -> str:
+    def _refuse_revoked(self, key: asyncssh.SSHKey) -> bool:
         place = next(known.place for known in self._knowledge.revoked if known.is_key(key))
-        return f"the host key of {self.where} is marked @revoked ({place}): {_shown(key)}; it needs a new one"
+        what = f"the host key of {self.where} is marked @revoked ({place}), {_shown(key)}"
+        return self._refuse(what, "give the server a new host key")
 
-    def _changed(self, key: asyncssh.SSHKey) -> str:
+    def _refuse_changed(self, key: asyncssh.SSHKey) -> bool:
         same_type = [known for known in self._knowledge.keys if known.key.algorithm == key.algorithm]
         known = (same_type or self._knowledge.keys)[0]
-        return (
-            f"{self.where} shows another host key than the one known: {_shown(key)}, known is {_shown(known.key)} "
-            f"({known.place}). If it was reinstalled: {self._how_to_forget(known)}; if not, somebody may be in between"
-        )
+        what = f"the host key of {self.where} has changed, {_shown(key)}; known is {_shown(known.key)} ({known.place})"
+        fix = f"if the server was reinstalled, {self._how_to_forget(known)}; if not, the connection may be intercepted"
+        return self._refuse(what, fix)
 
     def _how_to_forget(self, known: KnownKey) -> str:
         if known.place == PINNED:
-            return "replace it in hostKeys (tunnels trust)"
+            return "replace it in `hostKeys` (`tunnels trust` prints it)"
         file, _, _ = known.place.rpartition(":")
         name = lookup_name(self._trust, self._endpoint)
-        return f"ssh-keygen -R {shlex.quote(name)} -f {shlex.quote(file)}, and add the new one"
+        return f"run ssh-keygen -R {shlex.quote(name)} -f {shlex.quote(file)}, and add the new key"
 
-    def _unknown(self, key: asyncssh.SSHKey) -> str:
-        unknown = f"the host key of {self.where} is unknown: {_shown(key)}. Compare it with the server's, then"
+    def _refuse_unknown(self, key: asyncssh.SSHKey) -> bool:
+        what = f"the host key of {self.where} is unknown, {_shown(key)}"
         line = f"{lookup_name(self._trust, self._endpoint)} {_public_line(key)}"
         if not self._trust.known_hosts or len(line) > _LINE_MAX:
-            return f"{unknown} put it into hostKeys (tunnels trust prints what to paste)"
-        return f"{unknown} add to {self._trust.known_hosts[0]} the line {line}"
+            add = "put it into `hostKeys` (`tunnels trust` prints what to paste)"
+        else:
+            add = f"add to {self._trust.known_hosts[0]} the line {line}"
+        return self._refuse(what, f"compare it with the server's own, then {add}")
 
     async def _pin(self, key: asyncssh.SSHKey) -> bool:
-        """Refuses where it cannot pin: accepting any key at every connect is `strictHostKeyChecking: false`."""
+        """Pin the key, or refuse it: accepting any key at every connect is `strictHostKeyChecking: false`."""
         if not self._trust.known_hosts:
-            return self._refuse(f"the host key of {self.where} is new and there is no known_hosts file to pin it in")
+            what = f"the host key of {self.where} is new and there is no known_hosts file to pin it in"
+            return self._refuse(what, "name a file in `knownHosts`, or put the key into `hostKeys`")
         path = self._trust.known_hosts[0]
-        text = f"cannot pin the new host key of {self.where} in {path}"
+        what = f"cannot pin the new host key of {self.where} in {path}"
+        pin = f"put it into `hostKeys`, {_shown(key)}"
         try:
             return await FILES.ask(path, lambda: self._pin_alone(key, path), _PIN_TIME)
-        except BlockingIOError:  # like a full disk, nothing is wrong with the key: it is tried again
-            locked = "another process holds its lock, or changed it; it is tried again"
-            return self._refuse(f"{text}: {locked}", Reason.RESOURCES)
+        except BlockingIOError:  # as with a full disk, the key is not at fault: it is tried again
+            what = f"{what} (another process holds its lock, or changed it)"
+            return self._refuse(what, "wait: it is tried again", Reason.RESOURCES)
         except FileNotFoundError:
-            make = f"create the file (touch), name {default_path() or 'another one'}, or pin the key with hostKeys"
-            return self._refuse(f"{text}: there is no such file: {make}: {_shown(key)}")
+            fix = f"create the file (touch), name {default_path() or 'another one'}, or {pin}"
+            return self._refuse(f"{what} (there is no such file)", fix)
         except PathHangsError as error:
-            return self._refuse(f"{text}: {error.strerror}; put it into hostKeys: {_shown(key)}")
+            return self._refuse(f"{what} ({error.strerror})", pin)
         except OSError as error:
-            text = f"{text}: {error.strerror}"
-            if error.errno in _FULL:  # of the disk, not of the key: it is tried again without anybody's help
-                return self._refuse(f"{text}; make room there", Reason.RESOURCES)
-            return self._refuse(f"{text}; make that writable, or put it into hostKeys: {_shown(key)}")
+            what = f"{what} ({error.strerror})"
+            if error.errno in _FULL:  # the disk is at fault, not the key: it is tried again
+                return self._refuse(what, "free space there", Reason.RESOURCES)
+            return self._refuse(what, f"make it writable, or {pin}")
         except ValueError as error:
-            instead = f"name another file first in knownHosts, or put it into hostKeys: {_shown(key)}"
-            return self._refuse(f"{text}: {error}; {instead}")
+            return self._refuse(f"{what} ({error})", f"name another file first in `knownHosts`, or {pin}")
 
     def _pin_alone(self, key: asyncssh.SSHKey, path: str) -> bool:
         """What is known was read before the handshake: another connection may have pinned a key since then."""
@@ -246,9 +251,9 @@ class HostKeyCheck:
                 with contextlib.suppress(FileNotFoundError):
                     files[other] = read_regular(other, KNOWN_HOSTS_MAX)
             self._knowledge = _looked_up(self._trust, self._endpoint, files)
-            verdict = self._judged(key)
-            if verdict is not None:
-                return verdict
+            trusted = self._is_known(key)
+            if trusted is not None:
+                return trusted
             name = hashed(lookup_name(self._trust, self._endpoint))  # so that no line begins as the file's author says
             number = file.add(f"{name} {_public_line(key)}")
         # A new key exchange on this connection asks again, and must not wait for a lock.
@@ -257,8 +262,8 @@ class HostKeyCheck:
 
 
 def _unreadable(error: OSError) -> Failure:
-    text = f"cannot read {error.filename}: {error.strerror}; host keys cannot be checked without it"
-    return Failure(Reason.HOST_KEY, text)
+    what = f"cannot read {error.filename}, so host keys cannot be checked ({error.strerror})"
+    return Failure(Reason.HOST_KEY, what, "make it readable, or correct `knownHosts`")
 
 
 def _among(key: asyncssh.SSHKey, known: tuple[KnownKey, ...]) -> bool:

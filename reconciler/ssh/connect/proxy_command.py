@@ -23,6 +23,7 @@ from reconciler.system.descriptors import with_given_limit
 _GRACE = 2.0  # between the request to end and the order
 _DYING = 0.1  # until those that were killed are looked for again
 _TAIL = 2048
+_FIX = "correct `proxyCommand`, or what it needs to run"
 
 
 class ProxyCommand(asyncio.SubprocessProtocol):
@@ -96,10 +97,10 @@ class ProxyCommand(asyncio.SubprocessProtocol):
         lines = self._errors.decode("utf-8", "replace").split("\n")
         if len(self._errors) == _TAIL:  # of a line that was cut, the rest may be the half of a hidden value
             lines = lines[1:]
-        said = next((line.strip() for line in reversed(lines) if line.strip()), "")
+        last_line = next((line.strip() for line in reversed(lines) if line.strip()), "")
         ended = f"was ended by signal {-status}" if status is not None and status < 0 else f"ended with status {status}"
-        text = f"the proxy command {self.program} {ended} on the way to {where}"
-        return Failure(Reason.UNREACHABLE, f"{text}: {printable(said)}" if said else text)
+        what = f"the proxy command {self.program} for {where} {ended}"
+        return Failure(Reason.UNREACHABLE, f"{what} ({printable(last_line)})" if last_line else what, _FIX)
 
 
 async def start(command: Sequence[str], endpoint: Endpoint, user: str, where: str) -> ProxyCommand:
@@ -117,8 +118,8 @@ async def start(command: Sequence[str], endpoint: Endpoint, user: str, where: st
         )
     except OSError as error:
         ours.close()
-        text = f"cannot start the proxy command {printable(arguments[0])}: {error.strerror}"
-        raise DialFailed(Failure(Reason.UNREACHABLE, f"{text}; {where} is reached through it")) from error
+        what = f"cannot start the proxy command {printable(arguments[0])} for {where} ({error.strerror})"
+        raise DialFailed(Failure(Reason.UNREACHABLE, what, _FIX)) from error
     except BaseException:
         ours.close()
         raise

@@ -92,11 +92,11 @@ class Prober:
         try:
             failure = await self._once(tunnel, health, link)
         except NoRoomError as full:
-            log.debug("%s: not probed: %s", tunnel.id, full.sentence)  # it says nothing about the destination
+            log.debug("%s: not probed: %s", tunnel.id, full.failure.message)  # it says nothing about the destination
             return
         except Exception as error:  # a probe's bug is told as what it is, and the tunnel goes on
             log.exception("%s: a fault of this program in a probe", tunnel.id)
-            failure = Failure(Reason.INTERNAL, f"a fault of this program: {error!r}; please report it")
+            failure = Failure(Reason.INTERNAL, f"a fault of this program in a probe ({error!r})")
         if not link.gone:
             self._counters.target(tunnel.target).probes.observe(asyncio.get_running_loop().time() - began)
             self._note(tunnel, health, failure)

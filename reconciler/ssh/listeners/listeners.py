@@ -213,7 +213,7 @@ class Listeners:
         kept_by = self._kept.get(key)
         if failure.reason is Reason.REMOTE_PORT_IN_USE and kept_by is not None and not kept_by.gone:
             text = "the old connection keeps it until its clients have left: this server does not give ports back"
-            failure = replace(failure, message=f"{failure.message}; {text}")
+            failure = replace(failure, what=f"{failure.what}; {text}")
         self._note(record, failure)
         self._gone(record)
 
