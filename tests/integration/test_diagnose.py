@@ -111,7 +111,7 @@ async def test_when_it_is_tried_again_and_whether_a_person_is_needed(sshd: Sshd,
         assert refused.names[1:] == LOGGED_IN
         detail, fix = refused.only_wrong("server: log in")
         assert f"refused to log in {sshd.user} with key {key.private}" in detail
-        assert "This needs you: trying again will not help until something is changed. Next try in " in detail
+        assert "This needs you: retries fail until something is changed. Next try in " in detail
         assert "authorized_keys" in fix
         sshd.authorize(key)
         async with EchoServer() as service:
@@ -121,7 +121,7 @@ async def test_when_it_is_tried_again_and_whether_a_person_is_needed(sshd: Sshd,
             detail, fix = (await diagnosed(it, "server/db")).only_wrong("tunnel")
             assert detail.startswith("down (auth): ")
             assert "Next try in " in detail
-            assert fix == "the way is clear now: `tunnels restart server/db` tries at once"
+            assert fix == "every step passes now: `tunnels restart server/db` tries at once"
 
 
 async def test_a_login_that_fails_while_the_connection_is_up(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> None:
@@ -129,7 +129,7 @@ async def test_a_login_that_fails_while_the_connection_is_up(sshd: Sshd, echo: E
         await it.tunnels.all_up()
         sshd.authorized_keys.write_text("")
         detail, _ = (await diagnosed(it, "server/echo")).only_wrong("server: log in")
-        assert "The connection that is up goes on." in detail
+        assert "The live connection stays in service." in detail
 
 
 async def test_a_key_that_cannot_be_used_is_no_matter_of_the_server(sshd: Sshd, keys: Keys, tmp_path: Path) -> None:
@@ -176,7 +176,7 @@ async def test_an_end_of_patience_names_the_hop(sshd: Sshd, tmp_path: Path, monk
         async with whole(tmp_path, text) as it:
             await it.tunnels.until("server/db", Phase.CONNECTING)
             detail, _ = (await diagnosed(it, "server/db")).only_wrong("server: connect")
-            assert detail == f"127.0.0.1:{hole.port}: no answer yet after 0.2 s in all."
+            assert detail == f"127.0.0.1:{hole.port} did not answer within 0.2 s in all."
 
 
 async def test_an_end_of_patience_names_the_destination(
@@ -189,7 +189,7 @@ async def test_an_end_of_patience_names_the_destination(
             await it.tunnels.all_up()
             for steps in await asyncio.gather(diagnosed(it, "server/out"), diagnosed(it, "server/back")):
                 detail, fix = steps.only_wrong("destination")
-                assert detail == f"127.0.0.1:{hole.port}: no answer yet after 5 s in all."
+                assert detail == f"127.0.0.1:{hole.port} did not answer within 5 s in all."
                 assert "firewalls" in fix
 
 
@@ -325,7 +325,7 @@ async def test_a_probe_that_fails_though_the_destination_answers(sshd: Sshd, tmp
             assert steps.names == ["listen here", *LOGGED_IN, "destination", "probe"]
             detail, fix = steps.only_wrong("probe")
             assert "GET /health answered 404 Not Found." in detail
-            assert "times in a row. Asked again every 0.1 s." in detail
+            assert "times in a row. Probed every 0.1 s." in detail
             assert "`health`" in fix
 
 
@@ -347,7 +347,7 @@ async def test_a_destination_that_is_back_and_has_had_no_client_yet(sshd: Sshd, 
             async with EchoServer(port=place.port):
                 detail, fix = (await diagnosed(it, "server/db")).only_wrong("tunnel")
             assert detail.startswith("unhealthy (destination): ")
-            assert fix.startswith("the way is clear now: the next client")
+            assert fix.startswith("every step passes now: the next client")
 
 
 async def test_a_socks_tunnel_whose_passwords_cannot_be_read(sshd: Sshd, tmp_path: Path) -> None:

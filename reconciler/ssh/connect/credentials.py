@@ -1,7 +1,7 @@
-"""From the ways to log in that a hop names to what asyncssh offers the server: keys in order, and passwords.
+"""Reads the credentials of a hop: from its configured logins to keys in order, and passwords.
 
-Owns reading credentials. Everything is read anew for each dial (a rotated file counts at once), off the event loop,
-before the connection is made: an unreadable key costs the server nothing. Nothing ambient is picked up.
+Each dial reads everything again, so that a rotated file counts at once: off the event loop, and before the connection
+is made, so that an unreadable key costs the server nothing. Only configured sources are read.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ from reconciler.system.file_calls import FILES
 
 _OTHERS_MAY_READ = stat.S_IRWXG | stat.S_IRWXO
 _RSA_SHA512 = b"rsa-sha2-512"
-_FOREVER = 2**64 - 1  # of a certificate without an end
-# Decoding an encrypted key takes a while: it delays neither plain keys nor what the default executor does.
+_FOREVER = 2**64 - 1  # the end of a certificate without one
+# Decoding an encrypted key is slow: it must not delay plain keys or the default executor.
 _PLAIN, _ENCRYPTED = DaemonThreads(4), DaemonThreads(32)
 _BY_KEY = ("publickey",)
 _BY_PASSWORD = ("password", "keyboard-interactive")
@@ -46,7 +46,7 @@ class Offer:
     expires: float | None
 
     def __post_init__(self) -> None:
-        # As ssh does. asyncssh would take SHA-256 first, which hardened servers refuse without having said so.
+        # As ssh does. asyncssh prefers SHA-256, which hardened servers refuse without announcing it.
         names = self.pair.sig_algorithms
         if _RSA_SHA512 in names:
             self.pair.sig_algorithms = (_RSA_SHA512, *(name for name in names if name != _RSA_SHA512))
@@ -54,7 +54,7 @@ class Offer:
 
 @dataclass(slots=True)
 class Credentials:
-    """What one hop's logins came to. `unusable`: one that cannot be used now, while others can. Close after use."""
+    """The credentials of one hop. `unusable`: the failure of one that cannot be used now. Close after use."""
 
     methods: tuple[str, ...]
     keys: list[Offer] = field(default_factory=list)
@@ -69,7 +69,7 @@ class Credentials:
 
 
 class _UnusableError(Exception):
-    """A login that cannot be used now; another of the same hop may do."""
+    """A login that cannot be used now; another login of the hop may succeed."""
 
     def __init__(self, reason: Reason, what: str, fix: str) -> None:
         super().__init__(what)
@@ -82,7 +82,7 @@ def _invalid(what: str, fix: str) -> DialFailed:
 
 
 async def collect(hop: Hop, environ: Mapping[str, str], seconds: float) -> Credentials:
-    """Read the hop's credentials. Raises DialFailed where one cannot be read, or none can be used."""
+    """Read the hop's credentials. Raises DialFailed if one cannot be read, or none can be used."""
     credentials = Credentials(_methods(hop))
     try:
         async with asyncio.timeout(seconds):
@@ -119,8 +119,8 @@ async def _add(login: Login, hop: Hop, environ: Mapping[str, str], credentials: 
 def _methods(hop: Hop) -> tuple[str, ...]:
     """SSH's authentication methods in the order in which the logins first need them.
 
-    Those that none needs come last: nothing is sent for them, but asyncssh asks for them if the server takes them, so
-    that it can be said.
+    Methods that no login needs come last: nothing is sent for them, but asyncssh asks for them if the server accepts
+    them, so that the failure can name them.
     """
     methods: dict[str, None] = {}
     for login in hop.logins:
@@ -173,7 +173,7 @@ async def _read_key(login: KeyLogin, environ: Mapping[str, str], strict_permissi
 def _offers(login: KeyLogin, content: bytes, passphrase: str | None, signed: bytes) -> list[Offer]:
     key = _decoded_key(content, passphrase, str(login.key))
     certificate = _certificate(login.certificate, signed, key) if login.certificate else None
-    # A key object, not its path: beside a path asyncssh would look for a certificate by itself.
+    # A key object, not its path: for a path asyncssh looks for a certificate beside it.
     pairs = asyncssh.load_keypairs([(key, certificate)] if certificate else [key])
     expires = _expiry(certificate)
     label = f"key {login.key}"
@@ -183,27 +183,27 @@ def _offers(login: KeyLogin, content: bytes, passphrase: str | None, signed: byt
 async def _permissions_of(path: str) -> str:
     try:
         mode = (await FILES.ask(path, Path(path).stat)).st_mode
-    except OSError:  # it went just now: what it held is read
+    except OSError:  # removed meanwhile: its content is read already
         return ""
     return f"others may read the private key {path} (mode {stat.S_IMODE(mode):04o})" if mode & _OTHERS_MAY_READ else ""
 
 
 def _decoded_key(content: bytes, passphrase: str | None, place: str) -> asyncssh.SSHKey:
     if b"\n" not in content.strip() and b"\\n" in content:
-        content = content.replace(b"\\n", b"\n")  # a key that went through an environment file
+        content = content.replace(b"\\n", b"\n")  # a key from an environment file
     if content.startswith(b"PuTTY-User-Key-File"):
         raise _invalid(f"{place} is a PuTTY key", "convert it (puttygen KEY -O private-openssh)")
     try:
         check_before_decoding(content)
-        # Without OpenSSL's examination of the primes: it holds up every thread, for seconds with 4096 bits. ssh leaves
-        # it out as well. A key that is wrong fails to sign.
+        # Without OpenSSL's check of the primes: it blocks every thread, for seconds with 4096 bits. ssh skips it too. A
+        # wrong key fails to sign.
         key = asyncssh.import_private_key(content, passphrase, unsafe_skip_rsa_key_validation=True)
         check_decoded(key)
     except CostlyKeyError as error:
         raise _invalid(
             f"the private key {place} needs too much work ({error})", "make another one (ssh-keygen)"
         ) from None
-    except (ArithmeticError, LookupError, RecursionError, TypeError):  # asyncssh's decoders, on what no program writes
+    except (ArithmeticError, LookupError, RecursionError, TypeError):  # from asyncssh's decoders, for malformed input
         what = f"{place} is not a valid private key (its numbers do not fit together)"
         raise _invalid(what, "check that it is the file as ssh-keygen wrote it, or name another") from None
     except asyncssh.KeyEncryptionError:
@@ -225,7 +225,7 @@ def _encrypted(place: str) -> tuple[str, str]:
 
 
 def _safe(error: ValueError) -> str:
-    """What asyncssh says of what is wrong with a key: short and without content, but bounded all the same."""
+    """The text of asyncssh's error, cut and escaped. It has no content of the key."""
     return printable(str(error))
 
 
@@ -303,7 +303,7 @@ async def _ask_agent(login: AgentLogin, environ: Mapping[str, str], credentials:
 
 
 async def _check_socket(path: str) -> None:
-    """Raise OSError for what is no socket, or hangs: the connect looks the path up on the event loop."""
+    """Raise OSError if the path is not a socket, or hangs: connecting looks it up on the event loop."""
     if not stat.S_ISSOCK((await FILES.ask(path, Path(path).stat)).st_mode):
         raise OSError(errno.ENOTSOCK, "it is not a socket", path)
 
@@ -330,7 +330,7 @@ async def _public_key(path: str) -> asyncssh.SSHKey:
 
 
 def _agent_offer(pair: asyncssh.SSHKeyPair, only: asyncssh.SSHKey | None, path: str) -> Offer | None:
-    """The pair, if it is the one asked for (or its certificate) and no certificate that has run out."""
+    """The offer for this pair; None if it is not the selected key (or its certificate), or expired."""
     certificate = None
     public = pair.public_data
     if pair.has_cert:
