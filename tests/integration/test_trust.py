@@ -325,7 +325,7 @@ async def test_accept_new_writes_into_known_hosts_files_only(sshd: Sshd, tmp_pat
     file.write_text(f"# who may log in\n{keys.make('mine').public_line}\n")
     before = file.read_text()
     failure = await refused(sshd, trust(TrustMode.ACCEPT_NEW, file, alias="bastion"))
-    assert f"{file} (line 2 of it is not a known_hosts line)" in failure.message
+    assert f"{file} (line 2 is not a known_hosts line)" in failure.message
     assert file.read_text() == before
 
 

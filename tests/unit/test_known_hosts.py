@@ -334,7 +334,7 @@ async def test_nothing_is_added_to_a_file_that_holds_anything_else(tmp_path: Pat
     path.write_text(before)
     check = await accept_new(path)
     assert not await believes(check, SHOWN)
-    assert f"in {path} (line 4 of it is not a known_hosts line): name another file first in `knownHosts`" in said(check)
+    assert f"in {path} (line 4 is not a known_hosts line): name another file first in `knownHosts`" in said(check)
     assert SHOWN.get_fingerprint() in said(check)
     assert path.read_text() == before
     assert [entry.name for entry in tmp_path.iterdir()] == [".bashrc"]
