@@ -1,4 +1,4 @@
-"""`diagnose`: which step of a tunnel's way fails, why, what to do, and when it is tried again."""
+"""`diagnose`: which step of a tunnel fails, why, what to do, and when the next try is."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ LOGGED_IN = ["server: connect", "server: host key", "server: log in"]
 
 
 class Steps:
-    """What `diagnose` answered."""
+    """The steps that `diagnose` returned."""
 
     def __init__(self, steps: list[dict[str, Any]]) -> None:
         assert all(step.keys() == {"step", "ok", "detail", "fix"} for step in steps)
@@ -35,14 +35,14 @@ class Steps:
         self.detail = {step["step"]: step["detail"] for step in steps}
 
     def only_wrong(self, step: str) -> tuple[str, str]:
-        """Detail and fix of the one step that is not well."""
+        """Detail and fix of the one step that fails."""
         [wrong] = self.wrong
         assert wrong["step"] == step
         return wrong["detail"], wrong["fix"]
 
 
 async def diagnosed(it: Whole, tunnel: str) -> Steps:
-    """Once no listener is being opened any more."""
+    """The steps, once no listener is opening any more."""
 
     def is_opened() -> bool:
         sockets = it.tunnels.app.actuator.observe().sockets.values()
@@ -52,7 +52,7 @@ async def diagnosed(it: Whole, tunnel: str) -> Steps:
     return Steps((await it.control.get("/api/v1/diagnose", id=tunnel))["steps"])
 
 
-async def test_the_whole_way_of_a_tunnel_that_is_up(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> None:
+async def test_every_step_of_a_tunnel_that_is_up(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> None:
     port, there = free_port(), free_port()
     async with whole(tmp_path, file(sshd, local("out", port, echo.port), remote("back", there, echo.port))) as it:
         await it.tunnels.all_up()
@@ -132,7 +132,7 @@ async def test_a_login_that_fails_while_the_connection_is_up(sshd: Sshd, echo: E
         assert "The live connection stays in service." in detail
 
 
-async def test_a_key_that_cannot_be_used_is_no_matter_of_the_server(sshd: Sshd, keys: Keys, tmp_path: Path) -> None:
+async def test_an_unusable_key_fails_before_the_server_is_dialled(sshd: Sshd, keys: Keys, tmp_path: Path) -> None:
     locked = keys.make("locked", passphrase="secret")
     text = "targets:\n" + target(sshd, privateKey=locked.private) + local("db", free_port(), 1)
     async with whole(tmp_path, text) as it:
@@ -169,7 +169,7 @@ async def test_a_hop_that_never_answers_is_named(sshd: Sshd, tmp_path: Path) -> 
             assert "firewalls" in fix
 
 
-async def test_an_end_of_patience_names_the_hop(sshd: Sshd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_time_limit_names_the_hop(sshd: Sshd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("reconciler.runtime.diagnose.WITHIN", 0.2)
     with Blackhole() as hole:
         text = "targets:\n" + target(sshd, port=hole.port) + local("db", free_port(), 1)
@@ -179,7 +179,7 @@ async def test_an_end_of_patience_names_the_hop(sshd: Sshd, tmp_path: Path, monk
             assert detail == f"127.0.0.1:{hole.port} did not answer within 0.2 s in all."
 
 
-async def test_an_end_of_patience_names_the_destination(
+async def test_the_time_limit_names_the_destination(
     sshd: Sshd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("reconciler.runtime.diagnose.WITHIN", 5.0)  # enough to log in, less than `dialTimeout`
@@ -193,7 +193,7 @@ async def test_an_end_of_patience_names_the_destination(
                 assert "firewalls" in fix
 
 
-def test_patience_leaves_the_command_time_to_start_and_to_print_within_ten_seconds() -> None:
+def test_the_time_limit_leaves_the_command_time_to_answer_within_ten_seconds() -> None:
     dial_timeout = load_text("targets: {a: {host: b, user: u, agent: true}}").desired.targets["a"].settings.dial_timeout
     assert min(10.0, dial_timeout) > WITHIN
 
@@ -224,7 +224,7 @@ async def test_a_local_port_that_an_outgoing_connection_has(sshd: Sshd, echo: Ec
             assert "ip_local_port_range" in fix
 
 
-async def test_an_address_that_this_machine_has_not(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> None:
+async def test_an_address_that_this_machine_does_not_have(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> None:
     async with whole(tmp_path, file(sshd, local("echo", free_port(), echo.port, localHost="192.0.2.1"))) as it:
         await it.tunnels.until("server/echo", Phase.DOWN)
         detail, _ = (await diagnosed(it, "server/echo")).only_wrong("listen here")
@@ -264,7 +264,7 @@ async def test_a_listener_that_the_server_may_have_narrowed_says_so_as_status_do
         assert steps.detail["listen on the server"] == f"0.0.0.0:{there} ({told['message']})"
 
 
-async def test_a_standby_is_well(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> None:
+async def test_a_standby_passes(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> None:
     text = file(sshd, remote("back", echo.port, echo.port, onConflict="standby"))
     text += target(sshd, "lazy", connect="onDemand") + local("echo", free_port(), echo.port)
     async with whole(tmp_path, text) as it:
@@ -281,7 +281,7 @@ async def test_a_standby_is_well(sshd: Sshd, echo: EchoServer, tmp_path: Path) -
 # --- the tunnel itself, and its destination ---------------------------------------------------------------------
 
 
-async def test_a_tunnel_that_is_off_is_told_first_and_how_to_turn_it_on(
+async def test_a_tunnel_that_is_off_is_reported_first_with_how_to_turn_it_on(
     sshd: Sshd, echo: EchoServer, tmp_path: Path
 ) -> None:
     text = (

@@ -1,4 +1,4 @@
-"""Every way to log in, on a real sshd, and what is said when one does not work."""
+"""Every way to log in, on a real sshd, and the message when one fails."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ async def test_a_refused_key_is_named_and_the_user_too(sshd: Sshd, keys: Keys) -
         ((PasswordLogin(Inline(Secret("hunter2"))),), "has only a password", "add `privateKey` or `agent`"),
     ],
 )
-async def test_what_the_server_takes_is_said_where_we_have_nothing_of_it(
+async def test_the_message_names_the_methods_that_have_no_credential(
     sshd: Sshd, logins: tuple[Login, ...], ours: str, add: str
 ) -> None:
     failure = await refused(sshd, *logins)
@@ -104,7 +104,7 @@ async def test_what_the_server_takes_is_said_where_we_have_nothing_of_it(
     assert failure.advice == add
 
 
-async def test_a_server_that_takes_passwords_alone_is_said_to(sshd: Sshd, tmp_path: Path) -> None:
+async def test_a_server_that_accepts_only_passwords_is_reported(sshd: Sshd, tmp_path: Path) -> None:
     async with password_server(tmp_path, [], password=True, keyboard=True) as endpoint:
         to = hop(sshd, hosts=(endpoint,), trust=strict(tmp_path / "known"))
         failure = await failure_of(access(to))
@@ -113,7 +113,7 @@ async def test_a_server_that_takes_passwords_alone_is_said_to(sshd: Sshd, tmp_pa
     assert failure.message.endswith("the file has only a key for it: add `password`")
 
 
-async def test_a_key_that_is_taken_and_not_enough_is_not_called_refused(tmp_path: Path) -> None:
+async def test_an_accepted_key_that_is_not_enough_is_not_called_refused(tmp_path: Path) -> None:
     options = {"AuthenticationMethods": "publickey,password", "PasswordAuthentication": "yes"}
     async with Sshd(tmp_path / "sshd-both", options=options) as sshd:
         failure = await refused(sshd, key_login(sshd.client_key))
@@ -141,7 +141,7 @@ async def test_a_certificate_beside_the_key_is_not_picked_up(tmp_path: Path, key
 
 
 def unreadable_keys(directory: Path, keys: Keys) -> Iterator[tuple[str, Login, str, str]]:
-    """Each with a word of what is said, and one of what is to be done."""
+    """Each with a part of the message, and a part of the fix."""
     key = keys.make("id", passphrase=PASSPHRASE)
     source = FromFile(str(key.private))
     wrong, garbage = directory / "wrong", directory / "garbage"
@@ -169,9 +169,7 @@ def unreadable_keys(directory: Path, keys: Keys) -> Iterator[tuple[str, Login, s
 
 
 @pytest.mark.parametrize("kind", SPECIAL)
-async def test_what_is_no_file_is_neither_an_agent_nor_a_public_key_for_one(
-    sshd: Sshd, tmp_path: Path, kind: str
-) -> None:
+async def test_a_special_file_is_neither_an_agent_nor_a_public_key(sshd: Sshd, tmp_path: Path, kind: str) -> None:
     make, said = SPECIAL[kind]
     put(tmp_path / "odd", make)
     failure = await refused(sshd, AgentLogin("/nowhere", str(tmp_path / "odd")))
@@ -183,7 +181,7 @@ async def test_what_is_no_file_is_neither_an_agent_nor_a_public_key_for_one(
     assert f"the SSH agent at {tmp_path}/odd does not answer" in failure.message
 
 
-async def test_every_credential_that_cannot_be_used_is_named_and_never_shown_and_has_its_own_fix(
+async def test_every_unusable_credential_is_named_with_its_fix_and_never_shown(
     sshd: Sshd, keys: Keys, tmp_path: Path
 ) -> None:
     for case, login, part, fix in unreadable_keys(tmp_path, keys):
@@ -272,7 +270,7 @@ async def test_another_login_helps_where_a_certificate_has_expired(sshd: Sshd, k
     assert (await refused(sshd, expired, key_login(key.private))).reason is Reason.CERTIFICATE_EXPIRED
 
 
-async def test_a_certificate_for_another_key_is_found_out_here(sshd: Sshd, keys: Keys) -> None:
+async def test_a_certificate_for_another_key_is_detected_before_the_dial(sshd: Sshd, keys: Keys) -> None:
     authority, key, other = keys.make("ca"), keys.make("id"), keys.make("other")
     failure = await refused(sshd, with_certificate(key, keys.certify(other, authority)))
     assert failure.reason is Reason.SECRET_UNREADABLE
@@ -313,7 +311,7 @@ async def test_a_public_key_file_picks_the_one_key_of_the_agent(tmp_path: Path, 
         await with_login(sshd, AgentLogin(str(agent), str(sshd.client.public)))
 
 
-async def test_an_agent_that_is_not_there_is_said_unless_another_login_helps(sshd: Sshd, tmp_path: Path) -> None:
+async def test_a_missing_agent_is_reported_unless_another_login_succeeds(sshd: Sshd, tmp_path: Path) -> None:
     gone = AgentLogin(str(tmp_path / "gone"), "")
     failure = await refused(sshd, gone)
     assert failure.reason is Reason.SECRET_UNREADABLE
@@ -322,7 +320,7 @@ async def test_an_agent_that_is_not_there_is_said_unless_another_login_helps(ssh
     await with_login(sshd, gone, key_login(sshd.client_key))
 
 
-async def test_a_public_key_file_without_an_agent_names_the_key_that_may_be_meant(sshd: Sshd) -> None:
+async def test_a_public_key_file_without_an_agent_suggests_the_private_key(sshd: Sshd) -> None:
     failure = await refused(sshd, AgentLogin("", str(sshd.client.public)))
     assert failure.reason is Reason.SECRET_UNREADABLE
     assert f"{sshd.client.public} selects a key of the agent, and there is none ($SSH_AUTH_SOCK" in failure.message
@@ -330,7 +328,7 @@ async def test_a_public_key_file_without_an_agent_names_the_key_that_may_be_mean
     assert "agent: true" not in failure.message
 
 
-async def test_an_agent_without_the_key_is_said(sshd: Sshd, keys: Keys, agent: Path) -> None:
+async def test_an_agent_without_the_key_is_reported(sshd: Sshd, keys: Keys, agent: Path) -> None:
     add(agent, keys.make("other"))
     failure = await refused(sshd, AgentLogin(str(agent), str(sshd.client.public)))
     assert failure.reason is Reason.SECRET_UNREADABLE

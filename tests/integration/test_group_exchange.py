@@ -1,4 +1,4 @@
-"""Diffie-Hellman group exchange: a server chooses the group, and nobody else pays for it."""
+"""Diffie-Hellman group exchange: the group that a server chooses does not delay other links."""
 
 from __future__ import annotations
 

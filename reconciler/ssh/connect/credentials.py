@@ -251,10 +251,10 @@ def _check_validity(certificate: asyncssh.SSHCertificate, place: str) -> None:
     try:
         certificate.validate(CERT_TYPE_USER, None)
     except ValueError as error:
-        said = str(error)
-        if "type" in said:
+        text = str(error)
+        if "type" in text:
             raise _invalid(f"{place} is a host certificate", "name one for users (ssh-keygen -s without -h)") from None
-        if "not yet" in said:
+        if "not yet" in text:
             what = f"the certificate {place} is not valid before {_date(certificate._valid_after)}"  # noqa: SLF001 - asyncssh has no public reading of it
             fix = "check the clock of this machine"
         else:
