@@ -122,7 +122,7 @@ async def _fetch(server: Server, environ: Mapping[str, str]) -> Fetched:
     except Exception as error:  # what cannot be decoded becomes any kind of exception in asyncssh
         raise DialFailed(from_dial(error, where, stage, server.seconds)) from error
     if key is None:
-        raise DialFailed(Failure(Reason.PROTOCOL, f"{where} shows no host key: is it an SSH server?"))
+        raise DialFailed(Failure(Reason.PROTOCOL, f"{where} shows no host key", "check that it is an SSH server"))
     line = " ".join(key.export_public_key("openssh").decode("ascii").split()[:2])
     return Fetched(server, line, key.get_fingerprint(), _standing(check.known, key))
 
@@ -141,8 +141,8 @@ async def _below(server: Server, environ: Mapping[str, str]) -> AsyncIterator[as
             way, settings, len(jump.hosts), name=server.target.name, client=asyncssh.SSHClient, environ=environ
         )
     except DialFailed as failed:
-        message = f"{server.endpoint} is behind a jump host that does not let us in: {failed.failure.message}"
-        raise DialFailed(replace(failed.failure, message=message)) from failed
+        what = f"{server.endpoint} is behind a jump host that does not let us in: {failed.failure.what}"
+        raise DialFailed(replace(failed.failure, what=what)) from failed
     try:
         yield dialled.connection
     finally:

@@ -26,6 +26,8 @@ from __future__ import annotations
 import errno
 from collections.abc import Callable, Hashable
 
+from reconciler.core.observed import Failure, Reason
+
 RESERVE_MAX = 512
 RESERVE_MIN = 32
 BORROWED, BORROWED_BY_GROUP = 3, 7  # times the free descriptors
@@ -35,11 +37,11 @@ REMEDY = "raise the limit of open files (ulimit -n, LimitNOFILE=)"
 
 
 class NoRoomError(OSError):
-    """Raised when the budget has no descriptors left for a purpose. `sentence` is the message for the user."""
+    """Raised when the budget has no descriptors left for a purpose."""
 
-    def __init__(self, sentence: str) -> None:
-        super().__init__(errno.EMFILE, sentence)
-        self.sentence = sentence
+    def __init__(self, failure: Failure) -> None:
+        super().__init__(errno.EMFILE, failure.message)
+        self.failure = failure
 
 
 class Place:
@@ -194,24 +196,24 @@ class Budget:
 
     # --- messages ----------------------------------------------------------------------------------------------
 
-    def no_listener(self) -> str:
-        """Return the message for a listener that gets no descriptor."""
+    def no_listener(self) -> Failure:
+        """Return the failure of a listener that gets no descriptor."""
         if self.listeners >= self.listeners_max - 1:
             used = f"listeners may use {self.listeners_max} of {self.limit} descriptors"
-            return f"no descriptor left for another listener ({used}): {REMEDY}"
-        return f"no descriptor left for another listener ({self._largest()}): {REMEDY}"
+            return _no_descriptor("listener", used)
+        return _no_descriptor("listener", self._largest())
 
-    def no_link(self) -> str:
-        """Return the message for an SSH connection that gets no descriptors."""
+    def no_link(self) -> Failure:
+        """Return the failure of an SSH connection that gets no descriptors."""
         if self.links >= self.links_max - 1:
             used = f"SSH connections may use {self.links_max} of {self.limit} descriptors"
-            return f"no descriptor left for another SSH connection ({used}): {REMEDY}"
-        return f"no descriptor left for another SSH connection ({self._largest()}): {REMEDY}"
+            return _no_descriptor("SSH connection", used)
+        return _no_descriptor("SSH connection", self._largest())
 
-    def no_client(self) -> str:
-        """Return the message for a client that gets no descriptor."""
+    def no_client(self) -> Failure:
+        """Return the failure of a client that gets no descriptor."""
         remedy = f"{REMEDY} or set `maxConnections`" if self._clients else REMEDY
-        return f"no descriptor left for another client ({self._largest()}): {remedy}"
+        return _no_descriptor("client", self._largest(), remedy)
 
     def _largest(self) -> str:
         """Return a sentence about the largest user of descriptors."""
@@ -223,3 +225,7 @@ class Budget:
         if 2 * count < self._groups[group]:
             count, name = self._groups[group], f"target {group}" if group != AWAY else "targets that are not connected"
         return f"{count} of {self.limit} descriptors are in use by clients of {name}"
+
+
+def _no_descriptor(purpose: str, usage: str, fix: str = REMEDY) -> Failure:
+    return Failure(Reason.RESOURCES, f"no descriptor left for another {purpose} ({usage})", fix)

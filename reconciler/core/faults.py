@@ -75,8 +75,7 @@ class Faults:
 
 def internal(doing: str, error: BaseException) -> Failure:
     """Return the failure for an internal error while `doing` something."""
-    text = f"internal error while {doing} ({type(error).__name__}): please report it with the log"
-    return Failure(Reason.INTERNAL, text)
+    return Failure(Reason.INTERNAL, f"internal error while {doing} ({type(error).__name__})")
 
 
 _DOING: Mapping[type, str] = {

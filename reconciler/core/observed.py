@@ -73,12 +73,51 @@ NEEDS_ACTION = frozenset(
 )
 
 
+_DEFAULT_FIX = {
+    Reason.DNS: "correct the name, or the resolver of the machine that looks it up",
+    Reason.REFUSED: "start the SSH server there, or correct host and port",
+    Reason.UNREACHABLE: "check the route, the VPN and the firewalls on the way",
+    Reason.TIMEOUT: "check the firewalls on the way: one of them may drop packets",
+    Reason.SERVER_BUSY: "wait, or see MaxStartups and PerSourcePenalties on the server",
+    Reason.HOST_KEY: "compare the key with the server's; `tunnels trust` prints the `hostKeys` to paste",
+    Reason.AUTH: "correct user or key here, or authorized_keys on the server",
+    Reason.CERTIFICATE_EXPIRED: "have a new certificate signed",
+    Reason.SECRET_UNREADABLE: "put the secret there, readable, or name another place; a changed file is tried at once",
+    Reason.PROTOCOL: "compare `algorithms` with what the server offers",
+    Reason.KEEPALIVE: "check the network, and whether the server hangs",
+    Reason.CLOSED_BY_SERVER: "see the server's log",
+    Reason.BIND: "correct the address, or allow this process to listen there",
+    Reason.LOCAL_PORT_IN_USE: "stop what listens there, or choose another port",
+    Reason.REMOTE_PORT_IN_USE: "free the port on the server, or choose another; see PermitListen there",
+    Reason.FORBIDDEN_BY_SERVER: "allow it on the server: AllowTcpForwarding, PermitOpen, PermitListen",
+    Reason.DESTINATION: "start the destination, or correct its address",
+    Reason.PROBE: "see the destination's log; correct `health` if the probe asks for the wrong thing",
+    Reason.RESOURCES: "free memory or descriptors, or raise the limit",
+    Reason.INTERNAL: "report it with the log of this process",
+}
+
+
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """A failure: the reason for programs, and a message for people (what happened: what to do)."""
+    """A failure.
+
+    reason    one of a closed set, for programs
+    what      what happened, for people
+    fix       what to do about it; "" is the default of the reason. `advice` is the text either way
+    """
 
     reason: Reason
-    message: str
+    what: str
+    fix: str = ""
+
+    @property
+    def advice(self) -> str:
+        return self.fix or _DEFAULT_FIX[self.reason]
+
+    @property
+    def message(self) -> str:
+        """The sentence that people read: `what: advice`."""
+        return f"{self.what}: {self.advice}"
 
     @property
     def needs_action(self) -> bool:

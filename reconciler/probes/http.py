@@ -28,13 +28,14 @@ _TLS_RECORDS = (0x15, 0x16)  # an alert, a handshake
 # are percent-encoded.
 _PATH_SAFE = "/?:@!$&'()*+,;=~%-._[]"
 _SHOWN = 60  # characters of the server's text
+_IN_TLS, _USE_TCP = "failed: the server speaks TLS, this probe plain HTTP", "use `type: tcp`"
 _PHRASES = {status.value: status.phrase for status in HTTPStatus}
 
 
 async def probe(opener: Opener, health: Health, route: Route) -> Failure | None:
     stream = await opener()
     if isinstance(stream, Failure):
-        return Failure(Reason.PROBE, stream.message)
+        return Failure(Reason.PROBE, stream.what, stream.advice)
     request = f"GET {quote(health.path, safe=_PATH_SAFE)}"
     try:
         stream.write(_request(request, _host_header(route)))
@@ -43,7 +44,7 @@ async def probe(opener: Opener, health: Health, route: Route) -> Failure | None:
         problem = f"failed: {error.strerror or error}"
     finally:
         stream.close()
-    return None if not problem else Failure(Reason.PROBE, f"{request} {problem}")
+    return Failure(Reason.PROBE, f"{request} {problem}", _USE_TCP if problem == _IN_TLS else "") if problem else None
 
 
 def _request(line: str, host: str) -> bytes:
@@ -96,7 +97,7 @@ def _check_status(status: int, phrase: bytes) -> str:
 
 def _not_http(received: bytearray) -> str:
     if received[0] in _TLS_RECORDS:
-        return "failed: the server speaks TLS, this probe plain HTTP: use `type: tcp`"
+        return _IN_TLS
     first_line = bytes(received).partition(b"\n")[0]
     return f"failed: expected an HTTP/1 response, got '{_shown(first_line)}'"
 

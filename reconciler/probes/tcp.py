@@ -10,6 +10,6 @@ from reconciler.core.spec import Health, Route
 async def probe(opener: Opener, _health: Health, _route: Route) -> Failure | None:
     stream = await opener()
     if isinstance(stream, Failure):
-        return Failure(Reason.PROBE, stream.message)
+        return Failure(Reason.PROBE, stream.what, stream.advice)
     stream.close()
     return None

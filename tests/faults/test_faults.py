@@ -89,7 +89,7 @@ async def silent_listener(scene: Scene) -> AsyncIterator[Trouble]:
 
         known = f'["{scene.sshd.host_public_key}"]'
         text = scene.target(port=there.port, knownHosts=None, hostKeys=known, connectTimeout="2s")
-        yield Trouble(text + scene.line, end=replaced, says="said nothing")
+        yield Trouble(text + scene.line, end=replaced, says="sent nothing")
 
 
 @contextlib.asynccontextmanager
@@ -130,7 +130,7 @@ async def name_unknown(scene: Scene) -> AsyncIterator[Trouble]:
         scene.names["sick.test"] = "127.0.0.1"
 
     text = scene.target(host="sick.test", knownHosts=None, hostKeys=f'["{scene.sshd.host_public_key}"]')
-    yield Trouble(text + scene.line, end=known, says="not resolved")
+    yield Trouble(text + scene.line, end=known, says="cannot resolve")
 
 
 @contextlib.asynccontextmanager
@@ -161,7 +161,7 @@ async def host_key_changed(scene: Scene) -> AsyncIterator[Trouble]:
         line = f"[{scene.sshd.host}]:{scene.sshd.port} {scene.sshd.host_public_key}\n"
         scene.sshd.known_hosts.write_text(line)
 
-    yield Trouble(scene.target() + scene.line, begin=reinstalled, end=key_taken_up, says="another host key")
+    yield Trouble(scene.target() + scene.line, begin=reinstalled, end=key_taken_up, says="has changed")
 
 
 @contextlib.asynccontextmanager
@@ -175,7 +175,7 @@ async def wrong_password(scene: Scene) -> AsyncIterator[Trouble]:
             file.write_text("right")
 
         text = target(there, "sick", privateKey=None, password=f"{{file: {file}}}") + scene.line
-        yield Trouble(text, end=corrected, says="refuses to log in")
+        yield Trouble(text, end=corrected, says="refused to log in")
 
 
 @contextlib.asynccontextmanager

@@ -264,7 +264,7 @@ async def test_an_action_that_raises_ends_alone_and_is_tried_again(
         told = [change for change in it.tunnels.changes if change.verdict and change.verdict.reason is Reason.INTERNAL]
         if PROVOKED[kind] is not remove:  # of what is removed nothing is told any more
             assert told, "status says so"
-            assert all("please report it" in change.verdict.message for change in told if change.verdict)
+            assert all("report it with the log" in change.verdict.message for change in told if change.verdict)
         counters = it.tunnels.app.actuator.counters
         counted = [counters.target("server").failures, *(counters.failures(f"server/{name}") for name in it.ports)]
         if PROVOKED[kind] is not remove:

@@ -94,7 +94,7 @@ async def dialled(
 async def failure_of(
     to: Access, *, limit: int = 99, connect_timeout: float = 10.0, environ: Mapping[str, str] | None = None
 ) -> Failure:
-    """Why this dial fails; a test fails where it succeeds."""
+    """The failure of this dial; the test fails if it succeeds."""
     with pytest.raises(DialFailed) as failed:
         async with dialled(to, limit=limit, connect_timeout=connect_timeout, environ=environ):
             pass
@@ -102,7 +102,7 @@ async def failure_of(
 
 
 async def works(connection: asyncssh.SSHClientConnection) -> bool:
-    """Whether the connection still carries something."""
+    """Return True if the connection still carries data."""
     try:
         return (await connection.run("echo yes", check=True)).stdout == "yes\n"
     except (OSError, asyncssh.Error):

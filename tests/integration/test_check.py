@@ -84,11 +84,11 @@ async def test_check_tells_of_keys_and_algorithms_that_no_server_will_ever_see(t
     }
     words = (
         "give its `passphrase`",
-        "no private key that can be read",
-        "picks that key of the agent, and there is none",
+        "is not a valid private key",
+        "selects a key of the agent, and there is none",
         '"nosuch" is not a cipher that is known here',
-        "the passphrase does not open",
-        "no certificate that can be read",
+        "the passphrase does not decrypt",
+        "is not a valid certificate",
     )
     file.write_text(
         "targets:\n" + "".join(f"  {name}: {{host: h, user: u, {more}}}\n" for name, more in fields.items())

@@ -1,4 +1,4 @@
-"""`diagnose`: which step of a tunnel's way fails, why, what to do, and when it is tried again."""
+"""`diagnose`: which step of a tunnel fails, why, what to do, and when the next try is."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ LOGGED_IN = ["server: connect", "server: host key", "server: log in"]
 
 
 class Steps:
-    """What `diagnose` answered."""
+    """The steps that `diagnose` returned."""
 
     def __init__(self, steps: list[dict[str, Any]]) -> None:
         assert all(step.keys() == {"step", "ok", "detail", "fix"} for step in steps)
@@ -35,14 +35,14 @@ class Steps:
         self.detail = {step["step"]: step["detail"] for step in steps}
 
     def only_wrong(self, step: str) -> tuple[str, str]:
-        """Detail and fix of the one step that is not well."""
+        """Detail and fix of the one step that fails."""
         [wrong] = self.wrong
         assert wrong["step"] == step
         return wrong["detail"], wrong["fix"]
 
 
 async def diagnosed(it: Whole, tunnel: str) -> Steps:
-    """Once no listener is being opened any more."""
+    """The steps, once no listener is opening any more."""
 
     def is_opened() -> bool:
         sockets = it.tunnels.app.actuator.observe().sockets.values()
@@ -52,7 +52,7 @@ async def diagnosed(it: Whole, tunnel: str) -> Steps:
     return Steps((await it.control.get("/api/v1/diagnose", id=tunnel))["steps"])
 
 
-async def test_the_whole_way_of_a_tunnel_that_is_up(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> None:
+async def test_every_step_of_a_tunnel_that_is_up(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> None:
     port, there = free_port(), free_port()
     async with whole(tmp_path, file(sshd, local("out", port, echo.port), remote("back", there, echo.port))) as it:
         await it.tunnels.all_up()
@@ -110,8 +110,8 @@ async def test_when_it_is_tried_again_and_whether_a_person_is_needed(sshd: Sshd,
         refused = await diagnosed(it, "server/db")
         assert refused.names[1:] == LOGGED_IN
         detail, fix = refused.only_wrong("server: log in")
-        assert f"refuses to log in {sshd.user} with key {key.private}" in detail
-        assert "This needs you: trying again will not help until something is changed. Next try in " in detail
+        assert f"refused to log in {sshd.user} with key {key.private}" in detail
+        assert "This needs you: retries fail until something is changed. Next try in " in detail
         assert "authorized_keys" in fix
         sshd.authorize(key)
         async with EchoServer() as service:
@@ -121,7 +121,7 @@ async def test_when_it_is_tried_again_and_whether_a_person_is_needed(sshd: Sshd,
             detail, fix = (await diagnosed(it, "server/db")).only_wrong("tunnel")
             assert detail.startswith("down (auth): ")
             assert "Next try in " in detail
-            assert fix == "the way is clear now: `tunnels restart server/db` tries at once"
+            assert fix == "every step passes now: `tunnels restart server/db` tries at once"
 
 
 async def test_a_login_that_fails_while_the_connection_is_up(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> None:
@@ -129,10 +129,10 @@ async def test_a_login_that_fails_while_the_connection_is_up(sshd: Sshd, echo: E
         await it.tunnels.all_up()
         sshd.authorized_keys.write_text("")
         detail, _ = (await diagnosed(it, "server/echo")).only_wrong("server: log in")
-        assert "The connection that is up goes on." in detail
+        assert "The live connection stays in service." in detail
 
 
-async def test_a_key_that_cannot_be_used_is_no_matter_of_the_server(sshd: Sshd, keys: Keys, tmp_path: Path) -> None:
+async def test_an_unusable_key_fails_before_the_server_is_dialled(sshd: Sshd, keys: Keys, tmp_path: Path) -> None:
     locked = keys.make("locked", passphrase="secret")
     text = "targets:\n" + target(sshd, privateKey=locked.private) + local("db", free_port(), 1)
     async with whole(tmp_path, text) as it:
@@ -155,7 +155,7 @@ async def test_a_port_that_is_not_ssh(sshd: Sshd, tmp_path: Path) -> None:
         async with whole(tmp_path, text) as it:
             await it.tunnels.until("server/db", Phase.DOWN)
             detail, fix = (await diagnosed(it, "server/db")).only_wrong("server: connect")
-            assert "answered `HTTP/1.1 400 Bad Request`: that is no SSH server." in detail
+            assert "answered `HTTP/1.1 400 Bad Request`, which is not SSH." in detail
             assert fix == "correct the port"
 
 
@@ -169,17 +169,17 @@ async def test_a_hop_that_never_answers_is_named(sshd: Sshd, tmp_path: Path) -> 
             assert "firewalls" in fix
 
 
-async def test_an_end_of_patience_names_the_hop(sshd: Sshd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_time_limit_names_the_hop(sshd: Sshd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("reconciler.runtime.diagnose.WITHIN", 0.2)
     with Blackhole() as hole:
         text = "targets:\n" + target(sshd, port=hole.port) + local("db", free_port(), 1)
         async with whole(tmp_path, text) as it:
             await it.tunnels.until("server/db", Phase.CONNECTING)
             detail, _ = (await diagnosed(it, "server/db")).only_wrong("server: connect")
-            assert detail == f"127.0.0.1:{hole.port}: no answer yet after 0.2 s in all."
+            assert detail == f"127.0.0.1:{hole.port} did not answer within 0.2 s in all."
 
 
-async def test_an_end_of_patience_names_the_destination(
+async def test_the_time_limit_names_the_destination(
     sshd: Sshd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("reconciler.runtime.diagnose.WITHIN", 5.0)  # enough to log in, less than `dialTimeout`
@@ -189,11 +189,11 @@ async def test_an_end_of_patience_names_the_destination(
             await it.tunnels.all_up()
             for steps in await asyncio.gather(diagnosed(it, "server/out"), diagnosed(it, "server/back")):
                 detail, fix = steps.only_wrong("destination")
-                assert detail == f"127.0.0.1:{hole.port}: no answer yet after 5 s in all."
+                assert detail == f"127.0.0.1:{hole.port} did not answer within 5 s in all."
                 assert "firewalls" in fix
 
 
-def test_patience_leaves_the_command_time_to_start_and_to_print_within_ten_seconds() -> None:
+def test_the_time_limit_leaves_the_command_time_to_answer_within_ten_seconds() -> None:
     dial_timeout = load_text("targets: {a: {host: b, user: u, agent: true}}").desired.targets["a"].settings.dial_timeout
     assert min(10.0, dial_timeout) > WITHIN
 
@@ -220,15 +220,15 @@ async def test_a_local_port_that_an_outgoing_connection_has(sshd: Sshd, echo: Ec
         async with whole(tmp_path, file(sshd, local("echo", port, echo.port))) as it:
             await it.tunnels.until("server/echo", Phase.DOWN)
             detail, fix = (await diagnosed(it, "server/echo")).only_wrong("listen here")
-            assert "no program listens on it: an earlier or outgoing connection still has it" in detail
+            assert "is in use by an earlier or outgoing connection; no program listens on it." in detail
             assert "ip_local_port_range" in fix
 
 
-async def test_an_address_that_this_machine_has_not(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> None:
+async def test_an_address_that_this_machine_does_not_have(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> None:
     async with whole(tmp_path, file(sshd, local("echo", free_port(), echo.port, localHost="192.0.2.1"))) as it:
         await it.tunnels.until("server/echo", Phase.DOWN)
         detail, _ = (await diagnosed(it, "server/echo")).only_wrong("listen here")
-        assert "this machine has no such address. This needs you" in detail
+        assert "(this machine has no such address). This needs you" in detail
 
 
 async def test_a_remote_port_that_is_taken_and_one_that_is_forbidden(
@@ -246,7 +246,7 @@ async def test_a_remote_port_that_is_taken_and_one_that_is_forbidden(
             assert f"refuses to listen on 127.0.0.1:{echo.port}" in detail
             assert "free the port on the server" in fix
             detail, fix = (await diagnosed(it, "strict/back")).only_wrong("listen on the server")
-            assert "forbids listening" in detail
+            assert "does not allow listening" in detail
             assert "This needs you" in detail
             assert "AllowTcpForwarding" in fix
 
@@ -264,7 +264,7 @@ async def test_a_listener_that_the_server_may_have_narrowed_says_so_as_status_do
         assert steps.detail["listen on the server"] == f"0.0.0.0:{there} ({told['message']})"
 
 
-async def test_a_standby_is_well(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> None:
+async def test_a_standby_passes(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> None:
     text = file(sshd, remote("back", echo.port, echo.port, onConflict="standby"))
     text += target(sshd, "lazy", connect="onDemand") + local("echo", free_port(), echo.port)
     async with whole(tmp_path, text) as it:
@@ -281,7 +281,7 @@ async def test_a_standby_is_well(sshd: Sshd, echo: EchoServer, tmp_path: Path) -
 # --- the tunnel itself, and its destination ---------------------------------------------------------------------
 
 
-async def test_a_tunnel_that_is_off_is_told_first_and_how_to_turn_it_on(
+async def test_a_tunnel_that_is_off_is_reported_first_with_how_to_turn_it_on(
     sshd: Sshd, echo: EchoServer, tmp_path: Path
 ) -> None:
     text = (
@@ -325,7 +325,7 @@ async def test_a_probe_that_fails_though_the_destination_answers(sshd: Sshd, tmp
             assert steps.names == ["listen here", *LOGGED_IN, "destination", "probe"]
             detail, fix = steps.only_wrong("probe")
             assert "GET /health answered 404 Not Found." in detail
-            assert "times in a row. Asked again every 0.1 s." in detail
+            assert "times in a row. Probed every 0.1 s." in detail
             assert "`health`" in fix
 
 
@@ -347,7 +347,7 @@ async def test_a_destination_that_is_back_and_has_had_no_client_yet(sshd: Sshd, 
             async with EchoServer(port=place.port):
                 detail, fix = (await diagnosed(it, "server/db")).only_wrong("tunnel")
             assert detail.startswith("unhealthy (destination): ")
-            assert fix.startswith("the way is clear now: the next client")
+            assert fix.startswith("every step passes now: the next client")
 
 
 async def test_a_socks_tunnel_whose_passwords_cannot_be_read(sshd: Sshd, tmp_path: Path) -> None:

@@ -76,7 +76,7 @@ async def test_the_offer_puts_the_fast_cipher_and_the_post_quantum_exchange_firs
         assert 0 < offer.find(b"mlkem768x25519-sha256") < offer.find(b"curve25519-sha256")
 
 
-async def test_an_algorithm_that_nobody_knows_is_named(sshd: Sshd) -> None:
+async def test_an_unsupported_algorithm_is_named(sshd: Sshd) -> None:
     failure = await failure_of(access(hop(sshd, algorithms=replace(OURS, cipher=("rot13",)))))
     assert failure.reason is Reason.PROTOCOL
     assert "cipher: rot13" in failure.message
@@ -90,7 +90,7 @@ async def test_chosen_algorithms_and_compression_are_used(sshd: Sshd) -> None:
         assert info("send_compression") == "zlib@openssh.com"
 
 
-async def test_the_client_object_is_told_once_of_its_connection_and_its_end(sshd: Sshd) -> None:
+async def test_the_client_object_gets_one_start_and_one_end(sshd: Sshd) -> None:
     heard: list[str] = []
 
     class Client(asyncssh.SSHClient):
@@ -111,7 +111,7 @@ async def test_the_client_object_is_told_once_of_its_connection_and_its_end(sshd
 
 
 async def test_debug_messages_of_the_server_reach_the_client_object(tmp_path: Path) -> None:
-    """They are the only way in which OpenSSH says that it forbids a remote forward."""
+    """OpenSSH reports a forbidden remote forward in no other way."""
     said: list[str] = []
 
     class Client(asyncssh.SSHClient):
@@ -148,13 +148,13 @@ async def test_an_address_that_never_answers(sshd: Sshd) -> None:
     assert "did not answer within 2 s" in failure.message
 
 
-async def test_a_listener_that_says_nothing(sshd: Sshd) -> None:
+async def test_a_listener_that_sends_nothing(sshd: Sshd) -> None:
     before = fd_count()
     async with SilentListener() as silent:
         failure = await failure_of(access(hop(sshd, hosts=(Endpoint(silent.host, silent.port),))), connect_timeout=2)
         await eventually(lambda: silent.connections == 0)
     assert failure.reason is Reason.TIMEOUT
-    assert "said nothing" in failure.message
+    assert "sent nothing" in failure.message
     await eventually(lambda: fd_count() <= before)
 
 
@@ -207,10 +207,10 @@ async def test_no_common_host_key_type_names_what_the_server_offers(tmp_path: Pa
     ("index", "kind", "field"),
     [(0, "key exchange", "kex"), (1, "host key", "hostKey"), (2, "encryption", "cipher"), (4, "MAC", "mac")],
 )
-async def test_a_server_that_hangs_up_over_the_offers_is_told_with_what_it_offers(
+async def test_a_server_that_closes_over_the_offers_is_reported_with_its_offer(
     index: int, kind: str, field: str
 ) -> None:
-    """It may be sooner than our own comparison, which then comes to nothing."""
+    """The server may close before asyncssh compares the offers."""
     offers = ["curve25519-sha256", "ssh-ed25519", *["aes256-ctr"] * 2, *["hmac-sha2-256"] * 2, "none", "none", "", ""]
     offers[index] = "only-this-one"
 
@@ -218,7 +218,7 @@ async def test_a_server_that_hangs_up_over_the_offers_is_told_with_what_it_offer
         fake = AsyncsshServerStub(server.port)
         failure = await failure_of(access(hop(fake, trust=trust(TrustMode.OFF), logins=())))
     assert failure.reason is Reason.PROTOCOL
-    assert f"shares no {kind} algorithm with us; it offers only-this-one: set algorithms.{field}" in failure.message
+    assert f"share no {kind} algorithm; it offers only-this-one: set algorithms.{field}" in failure.message
 
 
 def kexinit(offers: Sequence[str]) -> bytes:
@@ -247,7 +247,7 @@ async def test_a_banner_full_of_control_characters_is_escaped() -> None:
 
 
 class Greeter(TcpService):
-    """Says this at once, then closes or waits for the client to go."""
+    """A server that sends this at once, then closes or waits for the client to close."""
 
     def __init__(self, said: bytes, *, closes: bool = True) -> None:
         super().__init__()
@@ -261,7 +261,7 @@ class Greeter(TcpService):
 
 
 class Announcing(TcpProxy):
-    """Says something before the server does."""
+    """A server that sends text before the banner."""
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(b"Too many lines are denied here\r\n" * 3)
@@ -284,7 +284,7 @@ class Announcing(TcpProxy):
         (b"\x1b[2J" * 400, True, "`\\x1b[2J\\x1b"),
     ],
 )
-async def test_what_is_no_ssh_server_is_quoted(
+async def test_a_server_that_is_not_ssh_is_quoted(
     sshd: Sshd, said: bytes, closes: bool, quoted: str, through_a_jump_host: bool
 ) -> None:
     async with Greeter(said, closes=closes) as server:
@@ -293,17 +293,17 @@ async def test_what_is_no_ssh_server_is_quoted(
         failure = await failure_of(way, connect_timeout=10 if closes else 3)
     assert failure.reason is Reason.PROTOCOL
     assert f"{server.port} answered {quoted}" in failure.message
-    assert failure.message.endswith("that is no SSH server: correct the port")
+    assert failure.message.endswith("which is not SSH: correct the port")
     assert failure.message.isprintable()
     assert len(failure.message) < 250
 
 
 @pytest.mark.parametrize("said", [b"Exceeded MaxStartups\r\n", b"Not allowed at this time\r\n", b"you are BLOCKED\n"])
-async def test_a_server_that_turns_us_away_is_quoted(sshd: Sshd, said: bytes) -> None:
+async def test_a_server_that_refuses_in_its_greeting_is_quoted(sshd: Sshd, said: bytes) -> None:
     async with Greeter(said) as server:
         failure = await failure_of(access(hop(sshd, hosts=(Endpoint(server.host, server.port),))))
     assert failure.reason is Reason.SERVER_BUSY
-    assert f"says `{said.decode().strip()}`" in failure.message
+    assert f"answered `{said.decode().strip()}`" in failure.message
 
 
 async def test_sshd_above_max_startups_is_quoted(tmp_path: Path) -> None:
@@ -313,10 +313,10 @@ async def test_sshd_above_max_startups_is_quoted(tmp_path: Path) -> None:
         failure = await failure_of(access(hop(sshd)))
         writer.close()
     assert failure.reason is Reason.SERVER_BUSY
-    assert "says `Exceeded MaxStartups`" in failure.message
+    assert "answered `Exceeded MaxStartups`" in failure.message
 
 
-async def test_half_a_banner_is_one_of_ssh(sshd: Sshd) -> None:
+async def test_a_partial_banner_counts_as_ssh(sshd: Sshd) -> None:
     async with Greeter(b"S", closes=False) as one, Greeter(b"Welcome\r\nSSH-2.0-Op", closes=False) as other:
         ways = [access(hop(sshd, hosts=(Endpoint(server.host, server.port),))) for server in (one, other)]
         failures = await asyncio.gather(*(failure_of(way, connect_timeout=2) for way in ways))
@@ -332,7 +332,7 @@ async def test_lines_before_the_banner_do_no_harm(sshd: Sshd) -> None:
 
 
 class AsyncsshServerStub:
-    """The names that `hop` reads, for a server that is none."""
+    """The attributes that `hop` reads, for an address without a server."""
 
     def __init__(self, port: int) -> None:
         self.host, self.port, self.user = "127.0.0.1", port, "nobody"
@@ -350,8 +350,8 @@ async def test_hosts_are_tried_in_order_up_to_the_limit(sshd: Sshd) -> None:
         assert (await failure_of(to, limit=1)).reason is Reason.REFUSED
 
 
-async def test_of_several_failures_the_most_telling_one_is_shown(sshd: Sshd, keys: Keys) -> None:
-    """And the one with the slowest backoff: a host that refuses our key must not be asked every 200 ms."""
+async def test_of_several_failures_the_most_significant_one_is_shown(sshd: Sshd, keys: Keys) -> None:
+    """It has the slowest backoff: a host that refuses the key must not be dialled every 200 ms."""
     with RefusingPort() as nobody:
         hosts = (Endpoint("127.0.0.1", nobody.port), Endpoint(sshd.host, sshd.port), Endpoint("x.invalid", 22))
         stranger = key_login(keys.make("stranger").private)
@@ -422,7 +422,7 @@ async def test_the_failing_jump_host_is_named(tmp_path: Path, keys: Keys) -> Non
         await eventually(lambda: [server.sessions() for server in (a, b, c)] == [0, 0, 0])
 
 
-async def test_what_a_jump_host_cannot_reach_is_told_apart(tmp_path: Path, sshd: Sshd) -> None:
+async def test_failures_behind_a_jump_host_have_different_reasons(tmp_path: Path, sshd: Sshd) -> None:
     with RefusingPort() as nobody:
         refused = hop(sshd, hosts=(Endpoint("127.0.0.1", nobody.port),))
         assert (await failure_of(access(refused, hop(sshd)))).reason is Reason.REFUSED
@@ -479,7 +479,7 @@ async def test_a_proxy_command_that_fails_is_quoted(sshd: Sshd) -> None:
 
 
 async def test_a_refused_login_through_a_proxy_command_is_a_refused_login(sshd: Sshd, keys: Keys) -> None:
-    """The program ends too, but not for a reason of its own."""
+    """The program ends too, but that is not the cause."""
     stranger = hop(sshd, logins=(key_login(keys.make("stranger").private),))
     assert (await failure_of(access(stranger, proxy_command=command(RELAY, "%h", "%p")))).reason is Reason.AUTH
 
@@ -490,7 +490,7 @@ async def test_a_busy_server_behind_a_proxy_command_is_a_busy_server(sshd: Sshd)
         assert (await failure_of(access(to, proxy_command=command(RELAY, "%h", "%p")))).reason is Reason.SERVER_BUSY
 
 
-async def test_what_a_proxy_command_says_on_standard_error_does_no_harm(sshd: Sshd) -> None:
+async def test_standard_error_of_a_proxy_command_does_no_harm(sshd: Sshd) -> None:
     noisy = "import sys; print('connected', file=sys.stderr, flush=True)\n" + RELAY
     async with dialled(access(hop(sshd), proxy_command=command(noisy, "%h", "%p"))) as result:
         assert await works(result.connection)
@@ -502,7 +502,7 @@ async def test_a_proxy_command_that_is_not_there(sshd: Sshd) -> None:
     assert "/no/such/program" in failure.message
 
 
-async def test_a_proxy_command_that_says_nothing_is_ended_at_the_deadline(sshd: Sshd) -> None:
+async def test_a_silent_proxy_command_is_ended_at_the_deadline(sshd: Sshd) -> None:
     failure = await failure_of(access(hop(sshd), proxy_command=("sleep", "1000")), connect_timeout=2)
     assert failure.reason is Reason.TIMEOUT
 
@@ -557,8 +557,8 @@ async def test_cancelled_while_the_jump_host_waits_for_the_next(sshd: Sshd) -> N
     await eventually(lambda: fd_count() <= before)
 
 
-async def test_a_channel_that_opens_after_it_was_given_up_is_closed() -> None:
-    """Cancelling asyncssh's own open would leave it on both sides for as long as the jump host's connection lives."""
+async def test_a_channel_that_opens_after_a_cancel_is_closed() -> None:
+    """Cancelling asyncssh's open would leave it on both sides until the jump host's connection ends."""
     answer = asyncio.get_running_loop().create_future()
     aborted = []
 
@@ -595,7 +595,7 @@ async def test_a_hundred_targets_of_one_server_connect_at_once(tmp_path: Path) -
 async def test_a_server_that_is_still_busy_with_logins_gets_no_more_of_them(
     asyncssh_server: AsyncsshServer, sshd: Sshd, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Sshd says that somebody is in before it takes them out of the count of MaxStartups, and then answers requests."""
+    """Sshd reports a login before it lowers the count of MaxStartups, and then answers requests."""
     answers: list[Callable[[], None]] = []
     name = "_process_keepalive_at_openssh_dot_com_global_request"
     answer = getattr(asyncssh.connection.SSHConnection, name)

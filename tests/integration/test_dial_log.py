@@ -1,4 +1,4 @@
-"""What asyncssh says reaches the log for targets with `logLevel: debug`, and never a password."""
+"""The messages of asyncssh reach the log for targets with `logLevel: debug`, and never a password."""
 
 from __future__ import annotations
 

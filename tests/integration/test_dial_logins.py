@@ -1,4 +1,4 @@
-"""Every way to log in, on a real sshd, and what is said when one does not work."""
+"""Every way to log in, on a real sshd, and the message when one fails."""
 
 from __future__ import annotations
 
@@ -18,7 +18,6 @@ from integration.dialling import access, dialled, failure_of, hop, key_login, st
 from reconciler.core.observed import Failure, Reason
 from reconciler.core.secret import FromEnv, FromFile, Inline, Secret
 from reconciler.core.spec import AgentLogin, Endpoint, KeyLogin, Login, PasswordLogin
-from reconciler.ssh.errors.failure import fix_of
 from support.keys import KeyPair, Keys
 from support.special_files import SPECIAL, put
 from support.sshd import Sshd
@@ -92,35 +91,35 @@ async def test_a_refused_key_is_named_and_the_user_too(sshd: Sshd, keys: Keys) -
 @pytest.mark.parametrize(
     ("logins", "ours", "add"),
     [
-        ((), "has no login", "add privateKey or agent"),
-        ((PasswordLogin(Inline(Secret("hunter2"))),), "has only a password", "add privateKey or agent"),
+        ((), "has no login", "add `privateKey` or `agent`"),
+        ((PasswordLogin(Inline(Secret("hunter2"))),), "has only a password", "add `privateKey` or `agent`"),
     ],
 )
-async def test_what_the_server_takes_is_said_where_we_have_nothing_of_it(
+async def test_the_message_names_the_methods_that_have_no_credential(
     sshd: Sshd, logins: tuple[Login, ...], ours: str, add: str
 ) -> None:
     failure = await refused(sshd, *logins)
     assert failure.reason is Reason.AUTH
-    assert f"takes publickey from {sshd.user}; the file {ours} for it: {add}" in failure.message
-    assert fix_of(failure) == add
+    assert f"accepts publickey from {sshd.user}; the file {ours} for it: {add}" in failure.message
+    assert failure.advice == add
 
 
-async def test_a_server_that_takes_passwords_alone_is_said_to(sshd: Sshd, tmp_path: Path) -> None:
+async def test_a_server_that_accepts_only_passwords_is_reported(sshd: Sshd, tmp_path: Path) -> None:
     async with password_server(tmp_path, [], password=True, keyboard=True) as endpoint:
         to = hop(sshd, hosts=(endpoint,), trust=strict(tmp_path / "known"))
         failure = await failure_of(access(to))
     assert failure.reason is Reason.AUTH
-    assert "takes password or keyboard-interactive" in failure.message
-    assert failure.message.endswith("the file has only a key for it: add password")
+    assert "accepts password or keyboard-interactive" in failure.message
+    assert failure.message.endswith("the file has only a key for it: add `password`")
 
 
-async def test_a_key_that_is_taken_and_not_enough_is_not_called_refused(tmp_path: Path) -> None:
+async def test_an_accepted_key_that_is_not_enough_is_not_called_refused(tmp_path: Path) -> None:
     options = {"AuthenticationMethods": "publickey,password", "PasswordAuthentication": "yes"}
     async with Sshd(tmp_path / "sshd-both", options=options) as sshd:
         failure = await refused(sshd, key_login(sshd.client_key))
     assert failure.reason is Reason.AUTH
-    assert f"takes key {sshd.client_key} from {sshd.user}, and then wants password too" in failure.message
-    assert "refuses" not in failure.message
+    assert f"accepts key {sshd.client_key} from {sshd.user}, and requires password too" in failure.message
+    assert "refused" not in failure.message
 
 
 async def test_too_many_keys_are_a_matter_of_authentication(tmp_path: Path, keys: Keys) -> None:
@@ -142,7 +141,7 @@ async def test_a_certificate_beside_the_key_is_not_picked_up(tmp_path: Path, key
 
 
 def unreadable_keys(directory: Path, keys: Keys) -> Iterator[tuple[str, Login, str, str]]:
-    """Each with a word of what is said, and one of what is to be done."""
+    """Each with a part of the message, and a part of the fix."""
     key = keys.make("id", passphrase=PASSPHRASE)
     source = FromFile(str(key.private))
     wrong, garbage = directory / "wrong", directory / "garbage"
@@ -155,24 +154,22 @@ def unreadable_keys(directory: Path, keys: Keys) -> Iterator[tuple[str, Login, s
     os.mkfifo(directory / "pipe")
     yield "pipe", key_login(directory / "pipe"), "it is a pipe, expected a regular file", "put the secret there"
     yield "empty", key_login(empty), "empty", "put the secret there"
-    yield "garbage", key_login(garbage), "no private key", "as ssh-keygen wrote it"
-    yield "public", key_login(key.public), "public key", "name the private one"
+    yield "garbage", key_login(garbage), "not a valid private key", "as ssh-keygen wrote it"
+    yield "public", key_login(key.public), "public key", "name the private key"
     yield "no passphrase", KeyLogin(source, None, None), "encrypted", "give its `passphrase`"
-    yield "wrong", KeyLogin(source, FromFile(str(wrong)), None), "passphrase does not open", "correct `passphrase`"
+    yield "wrong", KeyLogin(source, FromFile(str(wrong)), None), "passphrase does not decrypt", "correct `passphrase`"
     yield "unset", KeyLogin(FromEnv("NOT_SET"), None, None), "$NOT_SET", "put the secret there"
     yield "no password file", PasswordLogin(FromFile(str(directory / "pw"))), "No such file", "put the secret there"
     opened = Inline(Secret(PASSPHRASE))
-    yield "no certificate", KeyLogin(source, opened, FromFile(str(garbage))), "no certificate", "-cert.pub"
+    yield "no certificate", KeyLogin(source, opened, FromFile(str(garbage))), "not a valid certificate", "-cert.pub"
     other = keys.certify(keys.make("other"), keys.make("ca"))
     yield "of another key", KeyLogin(source, opened, FromFile(str(other))), "another key", "certificate of this key"
-    yield "no agent", AgentLogin("", ""), "agent: true needs an agent", "where ssh-agent is"
-    yield "dead agent", AgentLogin(str(empty), ""), "does not answer", "correct where it is"
+    yield "no agent", AgentLogin("", ""), "`agent: true` needs an agent", "where ssh-agent is"
+    yield "dead agent", AgentLogin(str(empty), ""), "does not answer", "correct its path"
 
 
 @pytest.mark.parametrize("kind", SPECIAL)
-async def test_what_is_no_file_is_neither_an_agent_nor_a_public_key_for_one(
-    sshd: Sshd, tmp_path: Path, kind: str
-) -> None:
+async def test_a_special_file_is_neither_an_agent_nor_a_public_key(sshd: Sshd, tmp_path: Path, kind: str) -> None:
     make, said = SPECIAL[kind]
     put(tmp_path / "odd", make)
     failure = await refused(sshd, AgentLogin("/nowhere", str(tmp_path / "odd")))
@@ -184,14 +181,14 @@ async def test_what_is_no_file_is_neither_an_agent_nor_a_public_key_for_one(
     assert f"the SSH agent at {tmp_path}/odd does not answer" in failure.message
 
 
-async def test_every_credential_that_cannot_be_used_is_named_and_never_shown_and_has_its_own_fix(
+async def test_every_unusable_credential_is_named_with_its_fix_and_never_shown(
     sshd: Sshd, keys: Keys, tmp_path: Path
 ) -> None:
     for case, login, part, fix in unreadable_keys(tmp_path, keys):
         failure = await refused(sshd, login)
         assert failure.reason is Reason.SECRET_UNREADABLE, case
         assert part in failure.message, (case, failure.message)
-        assert fix in fix_of(failure), (case, fix_of(failure))
+        assert fix in failure.advice, (case, failure.advice)
         assert "AAAA" not in failure.message, case
         assert PASSPHRASE not in failure.message, case
     assert sshd.sessions() == 0
@@ -273,7 +270,7 @@ async def test_another_login_helps_where_a_certificate_has_expired(sshd: Sshd, k
     assert (await refused(sshd, expired, key_login(key.private))).reason is Reason.CERTIFICATE_EXPIRED
 
 
-async def test_a_certificate_for_another_key_is_found_out_here(sshd: Sshd, keys: Keys) -> None:
+async def test_a_certificate_for_another_key_is_detected_before_the_dial(sshd: Sshd, keys: Keys) -> None:
     authority, key, other = keys.make("ca"), keys.make("id"), keys.make("other")
     failure = await refused(sshd, with_certificate(key, keys.certify(other, authority)))
     assert failure.reason is Reason.SECRET_UNREADABLE
@@ -314,7 +311,7 @@ async def test_a_public_key_file_picks_the_one_key_of_the_agent(tmp_path: Path, 
         await with_login(sshd, AgentLogin(str(agent), str(sshd.client.public)))
 
 
-async def test_an_agent_that_is_not_there_is_said_unless_another_login_helps(sshd: Sshd, tmp_path: Path) -> None:
+async def test_a_missing_agent_is_reported_unless_another_login_succeeds(sshd: Sshd, tmp_path: Path) -> None:
     gone = AgentLogin(str(tmp_path / "gone"), "")
     failure = await refused(sshd, gone)
     assert failure.reason is Reason.SECRET_UNREADABLE
@@ -323,15 +320,15 @@ async def test_an_agent_that_is_not_there_is_said_unless_another_login_helps(ssh
     await with_login(sshd, gone, key_login(sshd.client_key))
 
 
-async def test_a_public_key_file_without_an_agent_names_the_key_that_may_be_meant(sshd: Sshd) -> None:
+async def test_a_public_key_file_without_an_agent_suggests_the_private_key(sshd: Sshd) -> None:
     failure = await refused(sshd, AgentLogin("", str(sshd.client.public)))
     assert failure.reason is Reason.SECRET_UNREADABLE
-    assert f"{sshd.client.public} picks that key of the agent, and there is none ($SSH_AUTH_SOCK" in failure.message
-    assert fix_of(failure) == f"name {sshd.client.private} if the private key itself is meant"
+    assert f"{sshd.client.public} selects a key of the agent, and there is none ($SSH_AUTH_SOCK" in failure.message
+    assert failure.advice == f"name {sshd.client.private} if the private key itself is meant"
     assert "agent: true" not in failure.message
 
 
-async def test_an_agent_without_the_key_is_said(sshd: Sshd, keys: Keys, agent: Path) -> None:
+async def test_an_agent_without_the_key_is_reported(sshd: Sshd, keys: Keys, agent: Path) -> None:
     add(agent, keys.make("other"))
     failure = await refused(sshd, AgentLogin(str(agent), str(sshd.client.public)))
     assert failure.reason is Reason.SECRET_UNREADABLE

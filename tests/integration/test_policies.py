@@ -532,7 +532,7 @@ async def test_a_hanging_server_does_not_mark_its_destinations(
         finally:
             sshd.resume()
         assert tunnels.results("server/echo") == {"dial_failed": 3}
-        assert f"the SSH server said nothing while {echo.address} was dialled" in caplog.text
+        assert f"the SSH server sent nothing while {echo.address} was dialled" in caplog.text
         assert await exchange("127.0.0.1", port) == b"ping"
         phases = [one.verdict.phase for one in tunnels.changes if one.verdict and one.subject.name == "server/echo"]
         assert phases[-1] is Phase.UP

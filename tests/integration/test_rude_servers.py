@@ -1,4 +1,4 @@
-"""What a server may send, and that what it should not send ends its own connection only, with reason `protocol`."""
+"""What a server may send; anything else ends its own connection only, with reason `protocol`."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ GLOBAL_REQUEST, REQUEST_SUCCESS, REQUEST_FAILURE, OPEN, OPEN_FAILURE = 80, 81, 8
 
 
 class Ended(LinkClient):
-    """The client side of the latest connection, which knows how it ended."""
+    """The client side of the latest connection; it records how the connection ended."""
 
     latest: Ended
 
@@ -44,7 +44,7 @@ class Ended(LinkClient):
 
 @contextlib.asynccontextmanager
 async def connected(server: AsyncsshServer, **fields: Any) -> AsyncIterator[tuple[Dialled, Any]]:
-    """A connection of ours, and the server's side of it."""
+    """A connection, and the server's side of it."""
     async with dialled(access(hop(server, **fields)), client=Ended) as ours:
         await eventually(lambda: len(server._connections) == 1)  # without what was refused before
         [theirs] = server._connections
@@ -94,7 +94,7 @@ async def test_a_flood_of_small_packets_is_parsed_over_many_turns_of_the_loop(
         assert turns > 3
 
 
-async def test_packets_that_carry_nothing_end_the_connection_when_they_come_by_the_thousand(
+async def test_thousands_of_packets_that_carry_nothing_end_the_connection(
     asyncssh_server: AsyncsshServer,
 ) -> None:
     async with connected(asyncssh_server) as (_, theirs):
@@ -108,7 +108,7 @@ async def test_packets_that_carry_nothing_end_the_connection_when_they_come_by_t
 async def test_as_many_ignored_packets_as_others_are_no_flood(
     asyncssh_server: AsyncsshServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Asyncssh's own servers send one before each packet."""
+    """Servers based on asyncssh send one before each packet."""
     monkeypatch.setattr(packet_guard, "USELESS_MAX", 50)
     async with EchoServer() as echo, connected(asyncssh_server) as (ours, _):
         reader, writer = await ours.connection.open_connection("127.0.0.1", echo.port)
@@ -187,7 +187,7 @@ async def test_a_packet_that_expands_without_end_ends_the_connection(
     assert max(expanded) <= decompression.EXPANDED_MAX
 
 
-def test_asyncssh_knows_each_compression_once_and_uses_ours() -> None:
+def test_asyncssh_has_each_compression_once_with_the_limited_one() -> None:
     decompression.install()
     assert isinstance(compression.get_decompressor(b"zlib@openssh.com"), decompression.Decompressor)
     assert isinstance(compression.get_decompressor(b"zlib"), decompression.Decompressor)
@@ -206,7 +206,7 @@ def test_asyncssh_knows_each_compression_once_and_uses_ours() -> None:
         b"SSH-2.0-x\r\n\x00\x00\x00\x0c\x04\x14" + bytes(10),  # a key exchange that is cut off
     ],
 )
-async def test_a_server_that_cannot_be_decoded_is_said_to_break_the_protocol(sent: bytes, sshd: Sshd) -> None:
+async def test_a_packet_that_cannot_be_decoded_is_a_protocol_failure(sent: bytes, sshd: Sshd) -> None:
     async def answer(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(sent)
         await ended.wait()
@@ -271,7 +271,7 @@ async def test_new_keys_do_not_disturb_a_transfer(asyncssh_server: AsyncsshServe
 
 
 async def test_many_extensions_in_one_packet_end_the_connection(asyncssh_server: AsyncsshServer) -> None:
-    """To take 30,000 of them apart took 40 ms, and a server may send such packets without pause."""
+    """Parsing 30,000 of them took 40 ms, and a server may send such packets without pause."""
     async with connected(asyncssh_server) as (ours, theirs):
         client: Any = ours.connection
         client._can_recv_ext_info = True  # as after each key exchange
@@ -284,7 +284,7 @@ async def test_many_extensions_in_one_packet_end_the_connection(asyncssh_server:
 async def test_a_packet_is_limited_until_the_login_has_ended(
     asyncssh_server: AsyncsshServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Asyncssh takes the login's packets apart in one piece: 50,000 empty questions took 75 ms."""
+    """Asyncssh parses each packet of the login without a pause: 50,000 empty prompts took 75 ms."""
     large = String(bytes(200 << 10))
     async with connected(asyncssh_server) as (_, theirs):
         theirs.send_packet(IGNORE, large)  # afterwards
@@ -331,7 +331,7 @@ async def test_a_server_that_does_not_know_keepalives_is_alive_nevertheless(asyn
         (REQUEST_SUCCESS, UInt32(70_000), Reason.PROTOCOL, "port 70000"),
     ],
 )
-async def test_an_odd_answer_to_a_request_to_listen_is_told(
+async def test_an_invalid_reply_to_a_listen_request_is_reported(
     asyncssh_server: AsyncsshServer,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,

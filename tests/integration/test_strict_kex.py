@@ -1,4 +1,4 @@
-"""Ciphers that are unsafe without strict key exchange (Terrapin, CVE-2023-48795), with servers that do not do it."""
+"""Ciphers that are unsafe without strict key exchange (Terrapin, CVE-2023-48795), on servers without it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ CBC_ETM = Algorithms(cipher=("aes128-cbc",), kex=(), mac=("hmac-sha2-256-etm@ope
 
 @pytest.fixture
 def no_strict_kex(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Servers of before 2023."""
+    """A server from before 2023, without strict key exchange."""
     extra = connection.SSHConnection._get_extra_kex_algs
     monkeypatch.setattr(
         connection.SSHServerConnection,
@@ -50,7 +50,7 @@ async def test_chacha20_without_strict_key_exchange_is_refused(
 
 
 @pytest.mark.usefixtures("no_strict_kex")
-async def test_a_safe_cipher_is_taken_where_the_server_has_one(
+async def test_a_safe_cipher_is_used_if_the_server_has_one(
     asyncssh_server: AsyncsshServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("reconciler.ssh.connect.algorithms.cpu_has_aes", lambda: False)  # ChaCha20 comes first

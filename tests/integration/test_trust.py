@@ -1,4 +1,4 @@
-"""Host keys on a real sshd: believed, refused with the fingerprints of both sides, pinned once and never replaced."""
+"""Host keys on a real sshd: accepted, refused with both fingerprints, pinned once and never replaced."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ async def test_an_unknown_key_is_refused_with_its_fingerprint_and_the_line_to_ad
     assert f"{name(sshd)} {sshd.host_public_key}" in failure.message
 
 
-async def test_without_any_known_hosts_file_nothing_of_the_home_directory_is_believed(
+async def test_without_known_hosts_files_the_home_directory_is_not_read(
     sshd: Sshd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / ".ssh").mkdir()
@@ -66,7 +66,7 @@ async def test_without_any_known_hosts_file_nothing_of_the_home_directory_is_bel
     await refused(sshd, strict())
 
 
-async def test_a_changed_key_is_refused_with_both_fingerprints_and_where_the_old_one_stands(sshd: Sshd) -> None:
+async def test_a_changed_key_is_refused_with_both_fingerprints_and_the_known_line(sshd: Sshd) -> None:
     old = sshd.host_key.fingerprint
     sshd.change_host_key()
     await sshd.restart()
@@ -101,7 +101,7 @@ async def test_a_key_of_another_type_than_the_known_one_is_a_changed_key(tmp_pat
 
 
 async def test_a_server_with_several_keys_shows_the_one_that_is_known(tmp_path: Path, keys: Keys) -> None:
-    """Whichever it is: its type comes first in what we ask for."""
+    """Its type comes first in the offer of the client."""
     ed25519, rsa = keys.make("ed25519"), keys.make("rsa", kind="ssh-rsa")
     ecdsa = keys.make("ecdsa", kind="ecdsa-sha2-nistp256")
     options = {"HostKey": f"{ed25519.private}\nHostKey {ecdsa.private}\nHostKey {rsa.private}"}
@@ -121,7 +121,7 @@ async def test_keys_of_several_files_count(sshd: Sshd, tmp_path: Path) -> None:
     await trusted(sshd, strict(tmp_path / "none", sshd.known_hosts))
 
 
-async def test_a_file_that_cannot_be_read_is_said(sshd: Sshd, tmp_path: Path) -> None:
+async def test_an_unreadable_file_is_reported(sshd: Sshd, tmp_path: Path) -> None:
     failure = await refused(sshd, strict(tmp_path))
     assert str(tmp_path) in failure.message
 
@@ -143,8 +143,8 @@ async def test_an_alias_is_looked_up_in_place_of_the_name(sshd: Sshd, tmp_path: 
     await refused(sshd, trust(TrustMode.STRICT, known, alias="other"))
 
 
-async def test_a_key_is_believed_exactly_where_ssh_believes_it(sshd: Sshd, tmp_path: Path) -> None:
-    """But for a @revoked line that ssh 9.2 ignores, whose marker ends with a tab before a blank: it counts here."""
+async def test_a_key_is_accepted_exactly_where_ssh_accepts_it(sshd: Sshd, tmp_path: Path) -> None:
+    """One exception: ssh 9.2 ignores a @revoked marker that ends with a tab before a blank; here it counts."""
     shown = Keys(tmp_path).write("shown", PRIVATE)
     known = tmp_path / "known"
     command = ["ssh", "-F", "none", "-p", str(sshd.port), "-l", sshd.user, sshd.host, "true"]
@@ -193,7 +193,7 @@ async def test_pinned_keys_win_over_the_files(sshd: Sshd, keys: Keys) -> None:
 
 
 @pytest.mark.parametrize("line", ["", "ssh-ed25519", "ssh-ed25519 AAAA", "nonsense", "@revoked"])
-async def test_a_pinned_key_that_is_none_is_said(sshd: Sshd, line: str) -> None:
+async def test_an_invalid_pinned_key_is_reported(sshd: Sshd, line: str) -> None:
     failure = await refused(sshd, trust(TrustMode.STRICT, host_keys=(line,)))
     assert "hostKeys" in failure.message
 
@@ -213,7 +213,7 @@ class Certified:
         self.host = host
 
 
-async def test_a_host_certificate_of_a_trusted_authority_is_believed(tmp_path: Path, keys: Keys) -> None:
+async def test_a_host_certificate_of_a_trusted_authority_is_accepted(tmp_path: Path, keys: Keys) -> None:
     server = Certified(tmp_path / "sshd", keys)
     async with server.sshd as sshd:
         sshd.known_hosts.write_text(f"@cert-authority *.0.0.1,[*.0.0.1]:* {public(server.authority)}\n")
@@ -230,7 +230,7 @@ async def test_a_certificate_of_a_foreign_authority_is_refused(tmp_path: Path, k
         assert other.fingerprint in failure.message
 
 
-async def test_a_foreign_certificate_does_not_spoil_a_known_key(tmp_path: Path, keys: Keys) -> None:
+async def test_a_known_key_counts_beside_a_foreign_certificate(tmp_path: Path, keys: Keys) -> None:
     server = Certified(tmp_path / "sshd", keys)
     other = keys.make("other-ca")
     async with server.sshd as sshd:
@@ -265,7 +265,7 @@ async def test_a_revoked_authority_or_certified_key_is_refused(tmp_path: Path, k
 
 
 def is_pinned(sshd: Sshd, known: Path, number: int) -> bool:
-    """Whether this line of the file is the server's key under its hashed name."""
+    """Return True if this line of the file is the server's key under its hashed name."""
     patterns, _, key = known.read_text().splitlines()[number].partition(" ")
     return matches(patterns.encode(), name(sshd), Deadline(10.0)) and key == sshd.host_public_key
 
@@ -313,7 +313,7 @@ async def test_accept_new_refuses_where_it_cannot_pin(sshd: Sshd) -> None:
 
 
 async def test_accept_new_pins_a_second_server_of_a_host_whose_first_is_known(sshd: Sshd, keys: Keys) -> None:
-    """A container's sshd on another port is not the host's own."""
+    """The sshd of a container on another port is not the sshd of the host."""
     sshd.known_hosts.write_text(f"{sshd.host} {public(keys.make('first'))}\n")
     await refused(sshd, strict(sshd.known_hosts))
     await trusted(sshd, trust(TrustMode.ACCEPT_NEW, sshd.known_hosts))
@@ -325,14 +325,12 @@ async def test_accept_new_writes_into_known_hosts_files_only(sshd: Sshd, tmp_pat
     file.write_text(f"# who may log in\n{keys.make('mine').public_line}\n")
     before = file.read_text()
     failure = await refused(sshd, trust(TrustMode.ACCEPT_NEW, file, alias="bastion"))
-    assert f"{file}: line 2 of it is not a known_hosts line" in failure.message
+    assert f"{file} (line 2 is not a known_hosts line)" in failure.message
     assert file.read_text() == before
 
 
-async def test_sshd_takes_no_line_of_accept_new_for_a_key_that_may_log_in(
-    sshd: Sshd, tmp_path: Path, keys: Keys
-) -> None:
-    """Not even where the host key is one that somebody has, and the file is an empty authorized_keys."""
+async def test_sshd_accepts_no_line_of_accept_new_as_an_authorized_key(sshd: Sshd, tmp_path: Path, keys: Keys) -> None:
+    """Also if an attacker has the host key, and the file is an empty authorized_keys."""
     mine = keys.make("mine")
     file = tmp_path / "authorized_keys"
     file.touch()
@@ -361,7 +359,7 @@ async def test_accept_new_beside_a_revoked_key_pins_once_too(sshd: Sshd, tmp_pat
     assert len(known.read_text().splitlines()) == 1
 
 
-async def test_off_believes_everything_and_says_so(sshd: Sshd) -> None:
+async def test_off_accepts_every_key_and_reports_it(sshd: Sshd) -> None:
     sshd.known_hosts.write_text(f"@revoked * {sshd.host_public_key}\n")
     await trusted(sshd, trust(TrustMode.OFF, sshd.known_hosts))
 

@@ -1,4 +1,4 @@
-"""Offers hold nothing old, prefer what is fast, and asyncssh knows every name in them."""
+"""Offers have no old algorithm, prefer fast ones, and asyncssh supports every name in them."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_types_of_known_keys_come_first_and_the_others_stay() -> None:
     assert "cert" in algorithms.host_key_offer(OURS, (), certificates=True)[0]
 
 
-def test_a_chosen_list_replaces_ours() -> None:
+def test_a_configured_list_replaces_the_default() -> None:
     chosen = replace(OURS, cipher=("aes256-ctr",), host_key=("ssh-rsa", "ssh-rsa-cert-v01@openssh.com"))
     assert algorithms.cipher_offer(chosen) == ["aes256-ctr"]
     assert algorithms.host_key_offer(chosen, (), certificates=False) == ["ssh-rsa"]

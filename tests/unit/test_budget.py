@@ -168,23 +168,23 @@ def test_messages_name_the_largest_user() -> None:
     while budget.take_client("a", "prod/dead", "prod") is not None:
         pass
     used = budget.clients_of("a")
-    assert budget.no_client() == (
+    assert budget.no_client().message == (
         f"no descriptor left for another client ({used} of 256 descriptors are in use by clients of prod/dead): "
         "raise the limit of open files (ulimit -n, LimitNOFILE=) or set `maxConnections`"
     )
     while budget.take_listener(1) is not None:
         pass
-    assert "listener" in budget.no_listener()
+    assert "listener" in budget.no_listener().message
     while budget.take_link(1) is not None:
         pass
-    assert "SSH connection" in budget.no_link()
+    assert "SSH connection" in budget.no_link().message
 
 
 def test_messages_name_a_target_if_no_tunnel_alone_uses_the_most() -> None:
     budget = Budget(1024)
     places = [budget.take_client(owner, f"dead/{owner}", "dead") for owner in range(20) for _ in range(20)]
     count = sum(place is not None for place in places)
-    assert f" ({count} of 1024 descriptors are in use by clients of target dead): " in budget.no_client()
+    assert f" ({count} of 1024 descriptors are in use by clients of target dead): " in budget.no_client().message
 
 
 def test_clients_of_unconnected_targets_leave_an_eighth_to_others() -> None:
@@ -194,7 +194,7 @@ def test_clients_of_unconnected_targets_leave_an_eighth_to_others() -> None:
     waiting = [budget.take_client(owner, f"dead{owner}/t", AWAY) for _ in range(13) for owner in range(1, 101)]
     places = [place for place in waiting if place is not None]
     assert f" ({len(places)} of 1024 descriptors are in use by clients of targets that are not connected): " in (
-        budget.no_client()
+        budget.no_client().message
     )
     count = 0
     while budget.take_client(0, "well/t", "well") is not None:

@@ -55,7 +55,7 @@ def status(*tunnels: Tunnel, next_try: float | None = None, error: str | None = 
 
 
 def test_a_trouble_that_tunnels_share_is_told_once_with_its_next_try() -> None:
-    message = "bastion:22 refuses connections: nothing listens there"
+    message = "bastion:22 refuses connections: start the SSH server there"
     down = [tunnel(f"prod/{name}", "down", reason="refused", message=message, held=1) for name in "abcde"]
     said = lines(status(*down, next_try=12), NOW, 80)
     assert said[7:] == [
@@ -69,7 +69,7 @@ def test_a_trouble_that_tunnels_share_is_told_once_with_its_next_try() -> None:
 
 
 def test_where_a_person_is_needed_it_says_so_and_what_makes_it_try_at_once() -> None:
-    down = tunnel("prod/a", "down", reason="auth", message="refuses to log in", needsAction=True)
+    down = tunnel("prod/a", "down", reason="auth", message="refused to log in", needsAction=True)
     said = "\n".join(lines(status(down, next_try=60), NOW, 80))
     assert "This needs you: trying again will not help until something is changed." in said
     assert "Next try in 1m; at once when a file that it names changes." in said
@@ -78,7 +78,7 @@ def test_where_a_person_is_needed_it_says_so_and_what_makes_it_try_at_once() -> 
 def test_a_next_try_of_another_trouble_is_not_this_ones() -> None:
     down = tunnel("prod/a", "down", reason="local_port_in_use", message="taken by nginx")
     held = status(down, next_try=60)
-    held["targets"][0]["reason"], held["targets"][0]["message"] = "auth", "refuses to log in"
+    held["targets"][0]["reason"], held["targets"][0]["message"] = "auth", "refused to log in"
     assert "Next try" not in "\n".join(lines(held, NOW, 80))
 
 
@@ -96,7 +96,7 @@ def test_a_pause_that_ends_by_itself_says_when() -> None:
 
 
 def test_an_old_connection_that_goes_on_is_told_though_it_is_up() -> None:
-    message = "still using the old connection, the new one failed: refuses to log in"
+    message = "still using the old connection, the new one failed: refused to log in"
     shown = status(tunnel("a/x", message=message), tunnel("a/y", message=message), next_try=60)
     shown["targets"][0]["reason"], shown["targets"][0]["needsAction"] = "auth", True
     assert lines(shown, NOW, 100)[4:] == [

@@ -1,4 +1,4 @@
-"""Exceptions become reasons and sentences; server text cannot get into them unescaped."""
+"""Exceptions become failures; text from a server is escaped in them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from reconciler.core.observed import Failure, Reason
 from reconciler.ssh.errors.channel_errors import from_channel_open, from_listen, socks_reply
 from reconciler.ssh.errors.connect_errors import from_dial, from_lost
-from reconciler.ssh.errors.failure import Stage, advised, fix_of, most_telling
+from reconciler.ssh.errors.failure import Stage, most_significant
 from reconciler.ssh.errors.patterns import printable
 from reconciler.system.port_owner import owner_of_port
 
@@ -46,8 +46,8 @@ DIALS = [
 ]
 
 
-def test_an_offer_of_any_length_is_taken_apart_in_one_go() -> None:
-    """A pattern that goes back and forth would take hours for this one, before anybody knows who sent it."""
+def test_an_offer_of_any_length_is_parsed_in_linear_time() -> None:
+    """A backtracking pattern would take hours, before the server is authenticated."""
     offer = "No matching key exchange algorithm found, sent a,b and received " + " algorithm found, sent " * 100_000
     failure = from_dial(asyncssh.KeyExchangeFailed(offer), "h:22", Stage.KEX)
     assert failure.reason is Reason.PROTOCOL
@@ -108,7 +108,7 @@ def test_a_channel_that_was_not_opened(exc: Exception, reason: Reason, reply: in
     assert socks_reply(exc) == reply
 
 
-def test_a_taken_local_port_names_its_holder() -> None:
+def test_a_local_port_in_use_names_its_holder() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         host, port = taken.getsockname()
         with pytest.raises(OSError, match="in use") as raised:
@@ -118,8 +118,8 @@ def test_a_taken_local_port_names_its_holder() -> None:
     assert "this process itself" in failure.message
 
 
-def test_a_port_that_an_outgoing_connection_has_is_not_blamed_on_a_program() -> None:
-    """Nor on one that listens on the same port of another address."""
+def test_a_port_of_an_outgoing_connection_names_no_program() -> None:
+    """Not one that listens on the same port of another address either."""
     with socket.create_server(("127.0.0.1", 0)) as server, socket.socket() as client:
         client.connect(server.getsockname())
         port = client.getsockname()[1]
@@ -128,8 +128,8 @@ def test_a_port_that_an_outgoing_connection_has_is_not_blamed_on_a_program() -> 
                 socket.create_server(("127.0.0.1", port))
             failure = from_listen(raised.value, f"127.0.0.1:{port}", local=True)
     assert failure.reason is Reason.LOCAL_PORT_IN_USE
-    assert "no program listens on it: an earlier or outgoing connection still has it" in failure.message
-    assert "stop it" not in failure.message + fix_of(failure)
+    assert "is in use by an earlier or outgoing connection; no program listens on it: wait" in failure.message
+    assert "stop it" not in failure.message
 
 
 @pytest.mark.parametrize(
@@ -148,7 +148,7 @@ def test_a_port_that_an_outgoing_connection_has_is_not_blamed_on_a_program() -> 
         ("::1", "127.0.0.1", False),
     ],
 )
-def test_the_holder_of_a_port_is_who_listens_on_that_address(listening: str, asked: str, is_named: bool) -> None:
+def test_the_holder_of_a_port_listens_on_that_address(listening: str, asked: str, is_named: bool) -> None:
     family = socket.AF_INET6 if ":" in listening else socket.AF_INET
     try:
         server = socket.create_server((listening, 0), family=family)
@@ -159,13 +159,16 @@ def test_the_holder_of_a_port_is_who_listens_on_that_address(listening: str, ask
     assert found == ("this process itself" if is_named else None)
 
 
-def test_every_reason_has_something_to_do_about_it() -> None:
-    assert all(fix_of(Failure(reason, "")) for reason in Reason)
+def test_a_failure_without_a_fix_has_the_default_of_its_reason() -> None:
+    for reason in Reason:
+        failure = Failure(reason, "it broke")
+        assert failure.advice
+        assert failure.message == f"it broke: {failure.advice}"
 
 
-def test_a_failure_that_knows_better_says_it_in_its_sentence() -> None:
-    failure = advised(Reason.AUTH, "it broke", "mend it")
-    assert (failure.message, fix_of(failure), failure.needs_action) == ("it broke: mend it", "mend it", True)
+def test_the_fix_of_a_failure_replaces_the_default() -> None:
+    failure = Failure(Reason.AUTH, "it broke", "repair it")
+    assert (failure.message, failure.advice, failure.needs_action) == ("it broke: repair it", "repair it", True)
 
 
 @pytest.mark.parametrize(
@@ -199,17 +202,17 @@ def test_text_of_a_server_is_escaped_and_cut() -> None:
         assert len(failure.message) < 250
 
 
-def test_of_several_failures_the_one_that_came_furthest_and_of_those_the_first() -> None:
+def test_the_first_failure_that_got_furthest_is_the_most_significant() -> None:
     def failure(reason: Reason, message: str = "") -> Failure:
         return Failure(reason, message)
 
     refused, other = failure(Reason.REFUSED, "one"), failure(Reason.REFUSED, "two")
-    assert most_telling([failure(Reason.DNS), refused, other]) is refused
-    assert most_telling([failure(Reason.AUTH), refused]).reason is Reason.AUTH
-    assert most_telling([failure(Reason.AUTH), failure(Reason.HOST_KEY)]).reason is Reason.HOST_KEY
+    assert most_significant([failure(Reason.DNS), refused, other]) is refused
+    assert most_significant([failure(Reason.AUTH), refused]).reason is Reason.AUTH
+    assert most_significant([failure(Reason.AUTH), failure(Reason.HOST_KEY)]).reason is Reason.HOST_KEY
 
 
-def test_every_system_error_has_an_answer() -> None:
+def test_every_system_error_has_a_message() -> None:
     for number in errno.errorcode:
         error = OSError(number, os.strerror(number))
         for failure in (

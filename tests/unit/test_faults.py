@@ -62,7 +62,7 @@ def test_a_failed_close_is_reported_for_the_owner_of_the_listener() -> None:
 def test_the_message_does_not_contain_the_text_of_the_error(secret: str) -> None:
     failure = internal("listening", ValueError(secret))
     assert failure.reason is Reason.INTERNAL
-    assert failure.message == "internal error while listening (ValueError): please report it with the log"
+    assert failure.message == "internal error while listening (ValueError): report it with the log of this process"
 
 
 def test_an_internal_error_keeps_an_up_tunnel_up() -> None:

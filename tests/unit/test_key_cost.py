@@ -1,4 +1,4 @@
-"""Private keys: what decoding one may cost is bounded by the figures in it, before anything is computed."""
+"""Private keys: the numbers in one limit the cost of decoding it, before anything is computed."""
 
 from __future__ import annotations
 
@@ -64,6 +64,6 @@ def nested(depth: int) -> bytes:
 
 
 @pytest.mark.parametrize("content", [nested(3000), armoured(nested(3000)), pkcs8_key(2**32 - 2048)])
-def test_a_key_with_senseless_figures_is_a_key_that_cannot_be_read(content: bytes) -> None:
-    with pytest.raises(DialFailed, match="no private key that can be read"):
+def test_a_key_with_invalid_numbers_is_not_a_valid_key(content: bytes) -> None:
+    with pytest.raises(DialFailed, match="is not a valid private key"):
         _decoded_key(content, "secret", "the key")

@@ -1,4 +1,4 @@
-"""known_hosts lines: which of them are a host's, whatever stands around them."""
+"""known_hosts lines: which of them apply to a host, whatever surrounds them."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def look_up(trust: Trust, endpoint: Endpoint) -> Knowledge:
 def known(
     path: Path, *lines: str, host: str = "a.example", port: int = 22, alias: str = ""
 ) -> tuple[int, int, int, int]:
-    """How many keys, authorities, revoked keys and keys of the bare name these lines give the host."""
+    """The numbers of keys, authorities, revoked keys and keys of the bare name in these lines."""
     path.write_text("\n".join(lines))
     found = look_up(Trust(TrustMode.STRICT, (), (str(path),), alias), Endpoint(host, port))
     return len(found.keys), len(found.authorities), len(found.revoked), len(found.elsewhere)
@@ -100,7 +100,7 @@ def test_markers_comments_and_odd_lines_side_by_side(tmp_path: Path) -> None:
     assert known(tmp_path / "known", *lines) == (2, 1, 1, 0)
 
 
-def test_another_port_believes_the_bare_name_only_where_nothing_else_is_known(tmp_path: Path) -> None:
+def test_another_port_uses_the_bare_name_only_if_nothing_else_is_known(tmp_path: Path) -> None:
     path = tmp_path / "known"
     bare, own = f"a.example {KEY}", f"[a.example]:2222 {OTHER}"
     assert known(path, bare, port=2222) == (0, 0, 0, 1)
@@ -120,7 +120,7 @@ def test_a_missing_file_knows_nothing(tmp_path: Path) -> None:
 
 
 @given(st.binary(max_size=200))
-def test_any_bytes_are_read_without_a_complaint(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:
+def test_any_bytes_are_read_without_an_error(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:
     path = tmp_path_factory.getbasetemp() / "any"
     path.write_bytes(content + b"\na.example " + KEY.encode() + b"\n")
     found = look_up(Trust(TrustMode.STRICT, (), (str(path),), ""), Endpoint("a.example", 22))
@@ -156,7 +156,7 @@ async def accept_new(
 
 
 async def believes(check: HostKeyCheck, key: asyncssh.SSHKey) -> bool:
-    """What comes of a key exchange that shows this key, and of the login after it."""
+    """Return True if a key exchange with this key, and the login after it, is accepted."""
     return check.accepts(key) and await check.pinned()
 
 
@@ -167,7 +167,7 @@ def said(check: HostKeyCheck) -> str:
 
 
 def is_pinned(path: Path, name: str = "a.example", key: str = KEY, number: int = 0) -> bool:
-    """Whether this line of the file is the key under a hashed name, and the name is this one."""
+    """Return True if this line of the file is the key under a hash of this name."""
     patterns, _, rest = path.read_text().splitlines()[number].partition(" ")
     return patterns.startswith("|1|") and matches(patterns.encode(), name, Deadline(WITHIN)) and rest == key
 
@@ -214,14 +214,12 @@ async def test_ssh_keygen_finds_and_removes_what_was_pinned(path: Path, port: in
     assert path.read_text() == ""
 
 
-async def test_a_file_is_made_at_the_default_place_and_nowhere_else(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_file_is_created_at_the_default_path_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     elsewhere = tmp_path / ".ssh" / "rc"
     check = await accept_new(elsewhere)
     assert not await believes(check, SHOWN)
-    assert f"in {elsewhere}: there is no such file: create the file (touch)" in said(check)
+    assert f"in {elsewhere} (there is no such file): create the file (touch)" in said(check)
     assert not elsewhere.parent.exists()
     default = tmp_path / ".ssh" / "known_hosts"
     assert await believes(await accept_new(default), SHOWN)
@@ -240,10 +238,10 @@ async def test_a_dangling_link_to_another_place_makes_no_file(tmp_path: Path) ->
 
 @pytest.mark.parametrize("moment", ["before the open", "before the rename"])
 @pytest.mark.parametrize("exchanged", ["the file", "its directory"])
-async def test_a_link_put_there_meanwhile_leads_nowhere(
+async def test_a_link_that_is_put_there_meanwhile_has_no_effect(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, exchanged: str, moment: str
 ) -> None:
-    """Somebody who may write in the directory exchanges it, or the file, for a link to a file of ours."""
+    """An attacker who may write in the directory replaces it, or the file, with a link to another file."""
     ours, theirs = tmp_path / "ours", tmp_path / "theirs"
     ours.mkdir()
     theirs.mkdir()
@@ -324,7 +322,7 @@ async def test_a_line_that_another_program_adds_meanwhile_is_not_lost(
         ("\x00\x01\x7fELF", True),
     ],
 )
-def test_lines_that_are_of_no_known_hosts_file(line: str, foreign: bool) -> None:
+def test_lines_that_are_not_of_a_known_hosts_file(line: str, foreign: bool) -> None:
     assert foreign_line(f"# first\na.example {KEY}\n{line}\n") == (3 if foreign else 0)
 
 
@@ -334,14 +332,14 @@ async def test_nothing_is_added_to_a_file_that_holds_anything_else(tmp_path: Pat
     path.write_text(before)
     check = await accept_new(path)
     assert not await believes(check, SHOWN)
-    assert f"in {path}: line 4 of it is not a known_hosts line; name another file first in knownHosts" in said(check)
+    assert f"in {path} (line 4 is not a known_hosts line): name another file first in `knownHosts`" in said(check)
     assert SHOWN.get_fingerprint() in said(check)
     assert path.read_text() == before
     assert [entry.name for entry in tmp_path.iterdir()] == [".bashrc"]
 
 
-def test_what_is_no_regular_file_is_not_replaced_by_one(tmp_path: Path) -> None:
-    """As /dev/null would be; a socket stands in for it, which nobody would miss."""
+def test_a_special_file_is_not_replaced(tmp_path: Path) -> None:
+    """For example /dev/null; the test uses a socket, which is safe to lose."""
     path = tmp_path / "known"
     with socket.socket(socket.AF_UNIX) as other:
         other.bind(str(path))
@@ -350,19 +348,20 @@ def test_what_is_no_regular_file_is_not_replaced_by_one(tmp_path: Path) -> None:
     assert path.is_socket()
 
 
-async def test_accept_new_beside_revoked_pins_alone_goes_by_the_file_and_by_what_both_revoke(path: Path) -> None:
+async def test_accept_new_with_revoked_pins_uses_the_file_and_both_revocations(path: Path) -> None:
     third, fourth = (asyncssh.generate_private_key("ssh-ed25519").export_public_key().decode() for _ in range(2))
     revoked = (f"@revoked {third.strip()}",)
     path.write_text(f"@revoked * {fourth}")
     assert await believes(await accept_new(path, host_keys=revoked), SHOWN)
-    for key, word in ((OTHER, "another host key"), (third, "@revoked (hostKeys)"), (fourth, f"@revoked ({path}:1)")):
+    for key, word in ((OTHER, "has changed"), (third, "@revoked (hostKeys)"), (fourth, f"@revoked ({path}:1)")):
         check = await accept_new(path, host_keys=revoked)
         assert not await believes(check, asyncssh.import_public_key(key))
         assert word in said(check)
     changed = await accept_new(path, host_keys=revoked)
     changed.accepts(OTHER_SHOWN)
-    assert f"known is ssh-ed25519 {SHOWN.get_fingerprint()} ({path}:2). If it was reinstalled: ssh-keygen -R" in said(
-        changed
+    assert (
+        f"known is ssh-ed25519 {SHOWN.get_fingerprint()} ({path}:2): if the server was reinstalled, run ssh-keygen -R"
+        in said(changed)
     )
     assert path.read_text().startswith(f"@revoked * {fourth}")
     assert is_pinned(path, number=1)
@@ -373,12 +372,12 @@ async def test_accept_new_beside_revoked_pins_alone_goes_by_the_file_and_by_what
 # --- accept-new: several connections at once --------------------------------------------------------------------
 
 
-async def test_of_two_connections_under_way_at_once_the_second_sees_what_the_first_has_pinned(path: Path) -> None:
+async def test_of_two_connections_at_once_the_second_sees_the_pin_of_the_first(path: Path) -> None:
     first, same, another = [await accept_new(path) for _ in range(3)]
     assert await believes(first, SHOWN)
     assert await believes(same, SHOWN)
     assert not await believes(another, OTHER_SHOWN)
-    assert "shows another host key than the one known" in said(another)
+    assert "the host key of a.example has changed" in said(another)
     assert f"{path}:1" in said(another)
     assert is_pinned(path)
     assert len(path.read_text().splitlines()) == 1
@@ -393,7 +392,7 @@ async def test_a_key_revoked_during_the_handshake_is_not_pinned(path: Path) -> N
     path.unlink()
     path.mkdir()
     assert not await believes(other, OTHER_SHOWN)
-    assert f"in {path}: it is not a regular file" in said(other)
+    assert f"in {path} (it is not a regular file)" in said(other)
 
 
 async def test_a_second_key_exchange_on_a_connection_needs_no_file_and_no_lock(path: Path) -> None:
@@ -404,7 +403,7 @@ async def test_a_second_key_exchange_on_a_connection_needs_no_file_and_no_lock(p
     assert not check.accepts(OTHER_SHOWN)
 
 
-async def test_a_key_is_pinned_by_nobody_else_while_one_reads_and_writes(tmp_path: Path) -> None:
+async def test_a_process_pins_a_key_with_the_file_locked(tmp_path: Path) -> None:
     path = tmp_path / "known"
     real = tmp_path / "real" / "known"
     real.parent.mkdir()
@@ -454,10 +453,10 @@ async def test_of_many_keys_shown_at_once_one_is_pinned(path: Path) -> None:
     assert asyncssh.import_public_key(line.partition(" ")[2]) == keys[believed.index(True)]
 
 
-async def test_a_directory_that_cannot_be_locked_is_pinned_in_all_the_same(
+async def test_a_key_is_pinned_in_a_directory_that_cannot_be_locked(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As on NFS, which wants what is locked to be open for writing."""
+    """As on NFS, which can lock only what is open for writing."""
 
     def refused(_descriptor: int, _operation: int) -> None:
         raise OSError(9, "Bad file descriptor")

@@ -34,7 +34,7 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def found_by_ssh_keygen(file: Path, made: bytes) -> set[int]:
-    """The numbers of the lines that it finds for the name."""
+    """The numbers of the lines that ssh-keygen finds for the name."""
     file.write_bytes(made)
     command = ["ssh-keygen", "-F", HOST, "-f", str(file)]
     said = subprocess.run(command, capture_output=True, check=False).stdout
@@ -55,7 +55,7 @@ MANY = settings(deadline=None, suppress_health_check=[HealthCheck.function_scope
 @example(b"h.example,!" + b"a" * 1023 + b" " + KEY + b"\n")
 @example(b"@revoked\th.example\t" + KEY.replace(b" ", b"\t") + b"\n")
 def test_the_lines_of_a_host_are_those_that_ssh_keygen_finds(file: Path, made: bytes) -> None:
-    """It tells of lines whose key cannot be read, too: these do not count."""
+    """It also lists lines with an unreadable key: these do not count."""
     ours = {
         int(one.place.rpartition(":")[2])
         for one in lines_of(made, "known", Deadline(WITHIN))
@@ -69,12 +69,12 @@ def test_the_lines_of_a_host_are_those_that_ssh_keygen_finds(file: Path, made: b
 
 
 def is_stricter(raw: bytes) -> bool:
-    """Where we are on purpose: a blank after the tab that ends @revoked."""
+    """The intended difference: a blank after the tab that ends @revoked."""
     return raw.lstrip(b" \t").startswith(b"@revoked\t") and b" " in raw.lstrip(b" \t")
 
 
 def has_key(raw: bytes) -> bool:
-    """Whether the key is where it should be: what ssh-keygen finds without one, ssh does not take."""
+    """Return True if the line has a key: ssh-keygen finds lines without one, ssh does not accept them."""
     line = rb" *(@[a-z-]+ +)?[^ \0]+ +" + re.escape(KEY) + rb"([ \0].*)?"
     return re.fullmatch(line, raw.replace(b"\t", b" "), re.DOTALL) is not None
 
@@ -83,7 +83,7 @@ def has_key(raw: bytes) -> bool:
 
 
 def naive(pattern: bytes, name: bytes) -> bool:
-    """match.c, word for word: exponential."""
+    """The algorithm of match.c, which is exponential."""
     if not pattern:
         return not name
     if pattern[:1] == b"*":
@@ -113,7 +113,7 @@ def test_a_pattern_with_many_stars_takes_time_in_proportion_to_its_length() -> N
     assert seconds(200) < 40 * max(seconds(25), 0.001)
 
 
-def test_a_file_full_of_slow_patterns_is_given_up_at_the_deadline() -> None:
+def test_a_file_full_of_slow_patterns_stops_at_the_deadline() -> None:
     made = b"\n".join([b",".join([b"*a" * 100 + b"b"] * 50) + b" " + KEY] * 100)
     began = time.monotonic()
     trust = Trust(TrustMode.STRICT, (), ("known",), "a" * 1000)
@@ -123,9 +123,9 @@ def test_a_file_full_of_slow_patterns_is_given_up_at_the_deadline() -> None:
 
 
 def test_a_host_that_very_many_lines_are_about_is_refused() -> None:
-    """Each key is compared with the one that is shown, while the other tunnels wait."""
+    """Each key is compared with the presented one, while the other tunnels wait."""
     assert len(known((b"* " + KEY + b"\n") * 1000).keys) == 1000
-    with pytest.raises(TooMuchError, match="over 1000 of its lines are about"):
+    with pytest.raises(TooMuchError, match="more than 1000 lines are about"):
         known((b"* " + KEY + b"\n") * 1001)
 
 
@@ -144,5 +144,5 @@ def test_the_time_for_a_file_grows_with_its_size(piece: bytes) -> None:
 
 
 @pytest.mark.parametrize("made", [b"@revoked\t", b"h.example", b"\x00", b"@", b"h.example ssh-ed25519", b"|1|", b"|"])
-def test_half_a_line_is_none(made: bytes) -> None:
+def test_a_partial_line_is_invalid(made: bytes) -> None:
     assert known(made) == Knowledge((), (), (), ())

@@ -65,7 +65,7 @@ async def failure_message(*pieces: bytes, path: str = "/health") -> str:
     failure = await PROBES["http"](opener_of(stream), health(path), WEB)
     assert stream.closed
     assert failure is None or failure.reason is Reason.PROBE
-    return "" if failure is None else failure.message
+    return "" if failure is None else failure.what
 
 
 # --- a real server, over real sockets --------------------------------------------------------------------------
@@ -208,7 +208,9 @@ async def test_half_a_response_is_a_failure() -> None:
 
 
 async def test_for_a_tls_service_the_failure_suggests_the_tcp_probe() -> None:
-    assert "type: tcp" in await failure_message(b"\x15\x03\x01\x00\x02\x02\x46")
+    failure = await PROBES["http"](opener_of(Recorded(b"\x15\x03\x01\x00\x02\x02\x46")), health(), WEB)
+    assert failure is not None
+    assert failure.message == "GET /health failed: the server speaks TLS, this probe plain HTTP: use `type: tcp`"
 
 
 @pytest.mark.parametrize("answer", [b"SSH-2.0-OpenSSH_9.2\r\n", b"HTTP/2.0 200 OK\r\n\r\n", b"ok\x1b[2J", b"HTTP"])
@@ -302,7 +304,7 @@ async def test_an_encoded_path_is_not_encoded_again() -> None:
 @pytest.mark.parametrize("kind", ["tcp", "http"])
 async def test_a_stream_that_fails_to_open_is_a_probe_failure_with_its_message(kind: str) -> None:
     refused = Failure(Reason.DESTINATION, "web.internal:8080 refused the connection")
-    assert await PROBES[kind](opener_of(refused), health(), WEB) == Failure(Reason.PROBE, refused.message)
+    assert await PROBES[kind](opener_of(refused), health(), WEB) == Failure(Reason.PROBE, refused.what, refused.advice)
 
 
 async def test_a_tcp_probe_closes_its_stream_and_sends_nothing() -> None:

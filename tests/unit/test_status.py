@@ -97,6 +97,10 @@ def test_a_failed_replacement_shows_the_next_try() -> None:
     assert of(world) == Verdict(Phase.UP, message=verdict.message), "it is up, and nothing is wrong with it"
 
 
+def unreachable(what: str) -> str:
+    return Failure(Reason.UNREACHABLE, what).message
+
+
 def test_a_fallback_host_is_shown_with_the_failure_of_the_first() -> None:
     world = World()
     hosts = target(hosts=("a", "b", "c"))
@@ -104,15 +108,16 @@ def test_a_fallback_host_is_shown_with_the_failure_of_the_first() -> None:
     world.unreachable |= {first}
     world.settled(hosts, local())
     said = f"on {second}, host 2 of 3: retrying {first} every 60 s; last failure: "
-    assert of_target(world) == Verdict(Phase.UP, message=f"{said}the host is not reachable")
+    assert of_target(world) == Verdict(Phase.UP, message=f"{said}{unreachable('the host is not reachable')}")
     assert of(world) == Verdict(Phase.UP)
     world.wait(61.0)
     world.all_well()
-    assert of_target(world).message == f"{said}no host is reachable"
+    assert of_target(world).message == f"{said}{unreachable('no host is reachable')}"
     world.unreachable |= {second}
     world.lose(world.link().id, CLOSED)
     world.all_well()
-    again = "retrying the hosts before it every 60 s; last failure: the host is not reachable"
+    failure = unreachable("the host is not reachable")
+    again = f"retrying the hosts before it every 60 s; last failure: {failure}"
     assert of_target(world).message == f"on {third}, host 3 of 3: {again}"
     world.unreachable.clear()
     world.wait(61.0)
@@ -144,11 +149,12 @@ def test_with_a_probe_only_the_probe_counts() -> None:
 
 
 def test_an_unhealthy_tunnel_shows_what_retries_it() -> None:
-    asks = Failure(Reason.DESTINATION, "db refuses: does anything listen there?")
+    asks = Failure(Reason.DESTINATION, "db refuses", "does anything listen there?")
+    refuses = Failure(Reason.DESTINATION, "db refuses").message
     secret = Failure(Reason.SECRET_UNREADABLE, "the password of alice cannot be read")
     for failure, health, message in (
-        (NO_ANSWER.failure, None, "db refuses (retried with the next client)"),
-        (NO_ANSWER.failure, PROBE, "db refuses (probed every 30 s)"),
+        (NO_ANSWER.failure, None, f"{refuses} (retried with the next client)"),
+        (NO_ANSWER.failure, PROBE, f"{refuses} (probed every 30 s)"),
         (asks, None, f"{asks.message} (retried with the next client)"),
         (secret, None, secret.message),
     ):

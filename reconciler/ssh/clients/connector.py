@@ -155,7 +155,7 @@ class ClientConnector:
         group = tunnel.target if self._select_link(tunnel.target) is not None else AWAY
         place = self._budget.take_client(listener.state.key, tunnel.id, group)
         if place is None:
-            self._refuse(tunnel, "limit", client_host, self._budget.no_client())
+            self._refuse(tunnel, "limit", client_host, self._budget.no_client().message)
             self._counters.failures(tunnel.id)[Reason.RESOURCES] += 1
         return place
 

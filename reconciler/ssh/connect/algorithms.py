@@ -1,7 +1,7 @@
-"""Which algorithms we offer, best first, and which names there are.
+"""The algorithms to offer, best first, and the names that are supported.
 
-asyncssh's own defaults put ChaCha20 first (half as fast as AES-GCM where the CPU has AES) and still hold SHA-1 key
-exchanges, MACs and signatures. A target's `algorithms` replaces an offer, and may name those again.
+asyncssh's defaults put ChaCha20 first (half as fast as AES-GCM on a CPU with AES) and still include SHA-1 key
+exchanges, MACs and signatures. The `algorithms` of a target replaces an offer, and may name those again.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ _SIGNATURES = (
 
 @cache
 def known(kind: str) -> tuple[str, ...]:
-    """Every name this installation knows for a field of `algorithms`: cipher, kex, mac or hostKey."""
+    """Every supported name for a field of `algorithms`: cipher, kex, mac or hostKey."""
     names: dict[str, Callable[[], list[bytes]]] = {
         "cipher": encryption.get_encryption_algs,
         "kex": lambda: [name for name in kex.get_kex_algs() if not name.startswith(b"gss-")],
@@ -68,7 +68,7 @@ def known(kind: str) -> tuple[str, ...]:
 
 
 def unknown(algorithms: Algorithms) -> tuple[str, ...]:
-    """The names in `algorithms` that this installation does not know, as `kind: name`."""
+    """The names in `algorithms` that are not supported, as `kind: name`."""
     chosen = zip(KINDS, (algorithms.cipher, algorithms.kex, algorithms.mac, algorithms.host_key), strict=True)
     return tuple(f"{kind}: {name}" for kind, names in chosen for name in names if name not in known(kind))
 
@@ -78,7 +78,7 @@ def kex_offer(algorithms: Algorithms) -> list[str]:
 
 
 def cipher_offer(algorithms: Algorithms, *, strict_kex: bool = True) -> list[str]:
-    """`strict_kex`: False to offer only what is safe without it, and what the file names."""
+    """The ciphers. With `strict_kex` False, only those that are safe without it, or that the file names."""
     if algorithms.cipher:
         return list(algorithms.cipher)
     if not strict_kex:
@@ -88,7 +88,7 @@ def cipher_offer(algorithms: Algorithms, *, strict_kex: bool = True) -> list[str
 
 
 def mac_offer(algorithms: Algorithms, *, strict_kex: bool = True) -> list[str]:
-    """`strict_kex`: as for ciphers. An encrypt-then-MAC needs it where a CBC cipher may be taken."""
+    """The MACs; `strict_kex` as for ciphers. An encrypt-then-MAC needs it if a CBC cipher may be negotiated."""
     if algorithms.mac:
         return list(algorithms.mac)
     unsafe = not strict_kex and any(name.endswith("-cbc") for name in algorithms.cipher)
@@ -96,22 +96,22 @@ def mac_offer(algorithms: Algorithms, *, strict_kex: bool = True) -> list[str]:
 
 
 def signature_offer(algorithms: Algorithms) -> list[str]:
-    """Signatures we make when logging in. A server that needs ssh-rsa for its own key needs it for ours too."""
+    """Signatures for the login. A server that needs ssh-rsa for its own key needs it for the client's key too."""
     old = ["ssh-rsa"] if "ssh-rsa" in algorithms.host_key else []
     return _available("hostKey", _SIGNATURES) + old
 
 
 def compression_offer(compress: bool) -> list[str]:
-    """To compress, `zlib@openssh.com` has to come first: the first common one is taken."""
+    """The compression. `zlib@openssh.com` comes first, because the first common name is used."""
     names = [name.decode("ascii") for name in compression.get_compression_algs()]
     return [name for name in ("zlib@openssh.com", "none") if name in names] if compress else ["none"]
 
 
 def host_key_offer(algorithms: Algorithms, first: tuple[str, ...], certificates: bool) -> list[str]:
-    """Host key types, those in `first` (of the keys we know) before others, so that a server shows one that we know.
+    """Host key types. Those in `first` (of known keys) come first, so that a server presents a known key.
 
-    The others stay in the offer: a server whose key was replaced by one of another type then shows it, and its
-    fingerprint gets into the message. Certificates are asked for only where an authority is known.
+    The others stay in the offer: if the key was replaced by one of another type, the server presents that, and the
+    message has its fingerprint. Certificates are asked for only if an authority is known.
     """
     plain = list(algorithms.host_key) or _available("hostKey", _SIGNATURES)
     if algorithms.host_key:
@@ -125,7 +125,7 @@ def host_key_offer(algorithms: Algorithms, first: tuple[str, ...], certificates:
 
 @cache
 def cpu_has_aes() -> bool:
-    """Whether the CPU has AES instructions: Linux says so; elsewhere today's architectures have them."""
+    """Return True if the CPU has AES instructions. Linux reports it; elsewhere the architecture decides."""
     try:
         info = Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace")
     except OSError:

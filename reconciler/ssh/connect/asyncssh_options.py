@@ -1,4 +1,4 @@
-"""What asyncssh is told for one connection: everything, so that nothing of ~/.ssh or the environment is picked up."""
+"""The options of asyncssh for one connection: all of them, so that it reads nothing from ~/.ssh or the environment."""
 
 from __future__ import annotations
 
@@ -24,14 +24,15 @@ def options(
     certificates: bool,
     strict_kex: bool = True,
 ) -> dict[str, Any]:
-    """Keyword arguments of `asyncssh.connect`. `methods` of authentication in order; `certificates` of hosts wanted;
-    `strict_kex`: False for a server that is known not to do it.
+    """Keyword arguments of `asyncssh.connect`. Raises DialFailed for an unsupported algorithm.
 
-    Raises DialFailed for an algorithm that nobody here knows.
+    methods        authentication methods, in order
+    certificates   ask for host certificates
+    strict_kex     False for a server that is known not to support it
     """
     if unknown := algorithms.unknown(hop.algorithms):
-        text = f"algorithms names {unknown[0]}, which is not known here: correct the name, or leave it out"
-        raise DialFailed(Failure(Reason.PROTOCOL, text))
+        what = f"`algorithms` names {unknown[0]}, which is not supported"
+        raise DialFailed(Failure(Reason.PROTOCOL, what, "correct the name, or leave it out"))
     name_the_user_for_asyncssh()
     decompression.install()
     group_exchange.install()
@@ -40,7 +41,7 @@ def options(
     return {
         "config": None,
         "username": hop.user,
-        # No keys here: asyncssh asks the Handshake for them. None also keeps it from agents and ~/.ssh.
+        # No keys here: asyncssh asks the Handshake for them. None also keeps it away from agents and ~/.ssh.
         "client_keys": None,
         "agent_path": None,
         "gss_host": None,
@@ -49,7 +50,7 @@ def options(
         "password_auth": "password" in methods,
         "kbdint_auth": "keyboard-interactive" in methods,
         "preferred_auth": methods or ("publickey",),
-        # Empty lists rather than None, which would turn checking off: every key is unknown, so the Handshake is asked.
+        # Empty lists, because None turns checking off: every key is unknown, so asyncssh asks the Handshake.
         "known_hosts": None if hop.trust.mode is TrustMode.OFF else ([], [], check.revoked),
         "host_key_alias": hop.trust.alias or None,
         "x509_trusted_certs": None,
@@ -60,7 +61,7 @@ def options(
         "mac_algs": algorithms.mac_offer(offers, strict_kex=strict_kex),
         "signature_algs": algorithms.signature_offer(offers),
         "compression_algs": algorithms.compression_offer(compress=hop.compress),
-        "connect_timeout": None,  # the deadline is ours
+        "connect_timeout": None,  # dial has its own deadline
         "login_timeout": 0,
         "keepalive_interval": interval,
         "keepalive_count_max": max(1, count),
@@ -69,9 +70,9 @@ def options(
 
 
 def name_the_user_for_asyncssh() -> None:
-    """Set LOGNAME and HOME where the process's uid has no passwd entry to take them from, as in many containers.
+    """Set LOGNAME and HOME if the uid of the process has no passwd entry, as in many containers.
 
-    asyncssh asks for both and raises without them, although it is told the user and every path.
+    asyncssh reads both and raises without them, although it is given the user and every path.
     """
     try:
         getpass.getuser()

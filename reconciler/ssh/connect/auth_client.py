@@ -1,8 +1,8 @@
-"""asyncssh's side of a login: answers its questions about the host key, keys and passwords, and knows how far it came.
+"""The asyncssh client object of one connection, from the first byte to the end of the login.
 
-One for each connection. Where it comes to nothing, it knows from what was said why (`greeting`, `refusal`). After the
-login it stays as the connection's owner and passes on what concerns the link to the client object of whoever asked for
-the connection.
+It answers asyncssh's questions about the host key, keys and passwords, and records how far the login got. If the login
+fails, `greeting` and `refusal` explain it from what the server sent. After the login it stays the owner of the
+connection and passes on to the link's client object what concerns the link.
 """
 
 from __future__ import annotations
@@ -18,24 +18,24 @@ from reconciler.ssh.connect.credentials import Credentials, Offer
 from reconciler.ssh.connect.debug_log import unwatch, watch
 from reconciler.ssh.connect.host_key_check import HostKeyCheck
 from reconciler.ssh.connect.negotiated import strings, terrapin
-from reconciler.ssh.errors.failure import Stage, advised
+from reconciler.ssh.errors.failure import Stage
 from reconciler.ssh.errors.patterns import printable
 from reconciler.ssh.internals.packet_guard import Guard
 from reconciler.ssh.internals.parse_budget import ParseBudget
 
 _ONE_TIME = ("code", "token", "otp", "verification", "pin")
-_HEARD_MAX = 512  # bytes
-_TLS = (b"\x15\x03", b"\x16\x03")  # how its alerts and handshakes begin
-# OpenSSH says `Exceeded MaxStartups` or `Not allowed at this time`, others what they like. What begins with a number or
-# HTTP/ (`421 Too many connections`) is another protocol's word.
-_TURNED_AWAY = re.compile(
+_GREETING_MAX = 512  # bytes
+_TLS = (b"\x15\x03", b"\x16\x03")  # the first bytes of TLS alerts and handshakes
+# OpenSSH sends `Exceeded MaxStartups` or `Not allowed at this time`; other servers vary. A text that begins
+# with a number or HTTP/ (`421 Too many connections`) belongs to another protocol.
+_REFUSAL = re.compile(
     rb"(?!HTTP/)(?=[a-z])[^\0]*?(maxstartups|too many|exceeded|not allowed|denied|refused|block|bann?ed|busy|later)",
     re.IGNORECASE,
 )
 
 
 class Handshake(asyncssh.SSHClient):
-    """See the module."""
+    """The client object that asyncssh calls during one handshake and login."""
 
     def __init__(
         self,
@@ -46,23 +46,23 @@ class Handshake(asyncssh.SSHClient):
         *,
         algorithms: Algorithms,
     ) -> None:
-        """`algorithms`: those that the file names for this hop. `debug`: the name under which asyncssh's log of this
-        connection is shown, "" not at all.
+        """`below`: the handshake of the jump host that carries this connection.
+        `debug`: the name under which asyncssh's log of this connection is written, "" for no log.
+        `algorithms`: those that the file names for this hop.
         """
         self.check = check
-        self.needs_strict_kex: Failure | None = (
-            None  # what was agreed on is unsafe without it, and this server has none
-        )
+        # Set if the negotiated algorithms need strict key exchange and the server does not support it.
+        self.needs_strict_kex: Failure | None = None
         self._algorithms = algorithms
         self._debug = debug
-        self.below = below  # of the jump host that carries this connection
+        self.below = below
         self.offered: list[Offer] = []
-        self.latest: Offer | None = None  # the key that was offered last, if a password was not sent after it
+        self.latest: Offer | None = None  # the last key offered, None if a password was sent after it
         self.password_sent = False
-        self._heard = b""  # before the server's SSH version
+        self._greeting = b""  # bytes before the server's SSH version
         self._has = {"key": bool(credentials.keys), "password": bool(credentials.passwords)}
-        self._unmet: dict[str, None] = {}  # methods the server takes next and nothing is left for, in our order
-        self._question = ""  # that it asked and no program can answer
+        self._unmet: dict[str, None] = {}  # methods the server accepts next for which no credential is left
+        self._question = ""  # a prompt that no program can answer
         self._keys = list(credentials.keys)
         self._passwords = list(credentials.passwords)
         self._passwords_by_keyboard = list(credentials.passwords)
@@ -83,18 +83,18 @@ class Handshake(asyncssh.SSHClient):
             return Stage.CONNECT
         if self._logging_in:
             return Stage.LOGIN
-        # Not get_extra_info: behind a jump host it tells the jump host's version while there is none.
+        # Not get_extra_info: behind a jump host it returns the version of the jump host until there is one.
         _, version = strings(self._connection.get_hash_prefix(), 2)
         return Stage.KEX if version else Stage.BANNER
 
     def hand_over(self, link: asyncssh.SSHClient) -> None:
-        """From now on the connection's end is `link`'s business."""
+        """Pass the events of the connection to `link` from now on."""
         self._link = link
         if self._connection is not None:
             link.connection_made(self._connection)
 
     def forget(self) -> None:
-        """Let go of keys and passwords: the next dial reads them anew."""
+        """Drop keys and passwords: the next dial reads them again."""
         self.latest = None
         for kept in (self.offered, self._keys, self._passwords, self._passwords_by_keyboard):
             kept.clear()
@@ -105,7 +105,7 @@ class Handshake(asyncssh.SSHClient):
         self._connection = conn
         below = self.below.guard.inbound if self.below is not None and self.below.guard is not None else None
         self.guard = Guard(conn, ParseBudget(conn, below))
-        self._overhear(conn)
+        self._record_greeting(conn)
         if self._debug:
             watch(conn, self._debug)
 
@@ -133,7 +133,7 @@ class Handshake(asyncssh.SSHClient):
     # asyncssh.SSHClient: the login
 
     def begin_auth(self, username: str) -> None:
-        """The key exchange is over, and nothing of ours was sent yet."""
+        """Check the negotiated algorithms: the key exchange is over, and no credential was sent yet."""
         if self._connection is not None and (found := terrapin(self._connection)) is not None:
             field, name = found
             if name not in getattr(self._algorithms, field):
@@ -141,13 +141,13 @@ class Handshake(asyncssh.SSHClient):
         self._logging_in = True
 
     def _refuse_weak(self, field: str, name: str) -> None:
-        happened = f"{self.check.where} does {name} without strict key exchange"
+        what = f"{self.check.where} uses {name} without strict key exchange, so packets can be removed (Terrapin)"
         fix = f"update that server (CVE-2023-48795), or accept it with algorithms: {{{field}: [{name}]}}"
-        self.needs_strict_kex = advised(Reason.PROTOCOL, f"{happened}, which lets packets be removed (Terrapin)", fix)
+        self.needs_strict_kex = Failure(Reason.PROTOCOL, what, fix)
         raise asyncssh.KeyExchangeFailed("strict key exchange is needed")
 
     async def public_key_auth_requested(self) -> list[asyncssh.SSHKeyPair] | None:
-        """The next key, one at a time, so that the last one offered is the one that was taken."""
+        """The next key, one at a time, so that the last one offered is the one that the server accepted."""
         if not await self.check.pinned():
             return None
         if not self._keys:
@@ -177,7 +177,7 @@ class Handshake(asyncssh.SSHClient):
     def kbdint_challenge_received(
         self, name: str, instructions: str, lang: str, prompts: Sequence[tuple[str, bool]]
     ) -> list[str] | None:
-        """Answer one prompt for a password. Prompts for one-time codes cannot be answered by a program."""
+        """Answer a prompt for a password. A program cannot answer a prompt for a one-time code."""
         if not prompts:
             return []  # a message to read
         prompt, echo = prompts[0]
@@ -191,60 +191,61 @@ class Handshake(asyncssh.SSHClient):
         self._unmet.clear()
         return password
 
-    # why it came to nothing
+    # why the login failed
 
-    def _overhear(self, conn: asyncssh.SSHClientConnection) -> None:
-        """Keep what comes before the server's version (RFC 4253 section 4.2): asyncssh reads over such lines."""
+    def _record_greeting(self, conn: asyncssh.SSHClientConnection) -> None:
+        """Record what comes before the server's version (RFC 4253 section 4.2): asyncssh skips such lines."""
         receive = conn.data_received
 
         def data_received(data: bytes, datatype: asyncssh.DataType = None) -> None:
-            self._heard = (self._heard + data)[:_HEARD_MAX]
+            self._greeting = (self._greeting + data)[:_GREETING_MAX]
             receive(data, datatype)
             if self.stage > Stage.BANNER:
-                self._heard = b""
-                conn.data_received = receive  # type: ignore[method-assign]  # as it was
+                self._greeting = b""
+                conn.data_received = receive  # type: ignore[method-assign]  # restore it
 
-        conn.data_received = data_received  # type: ignore[method-assign]  # which the transport calls by name
+        conn.data_received = data_received  # type: ignore[method-assign]  # the transport calls it by name
 
     def greeting(self, where: str) -> Failure | None:
-        """What it said in place of an SSH version, if it did: another protocol, or a server that turns us away."""
-        lines = self._heard.split(b"\n")
-        said = next((line for line in lines if line.strip()), b"")
-        half_a_banner = lines[-1] and b"SSH-".startswith(lines[-1])
-        if not said or half_a_banner or any(line.startswith(b"SSH-") for line in lines):
+        """The failure for text in place of an SSH version: another protocol, or a refusal. None if there was none."""
+        lines = self._greeting.split(b"\n")
+        line = next((line for line in lines if line.strip()), b"")
+        is_partial_banner = lines[-1] and b"SSH-".startswith(lines[-1])
+        if not line or is_partial_banner or any(line.startswith(b"SSH-") for line in lines):
             return None
-        text = f"`{printable(said.strip().decode('utf-8', 'backslashreplace'))}`"
-        if _TURNED_AWAY.match(said):
-            return Failure(Reason.SERVER_BUSY, f"{where} says {text}: it takes no more logins now, or bans us")
-        answered = "in TLS" if said.startswith(_TLS) else text
-        return advised(Reason.PROTOCOL, f"{where} answered {answered}: that is no SSH server", "correct the port")
+        text = f"`{printable(line.strip().decode('utf-8', 'backslashreplace'))}`"
+        if _REFUSAL.match(line):
+            fix = "wait, or see the server's log: it accepts no more logins now, or bans this address"
+            return Failure(Reason.SERVER_BUSY, f"{where} answered {text}", fix)
+        answer = "in TLS" if line.startswith(_TLS) else text
+        return Failure(Reason.PROTOCOL, f"{where} answered {answer}, which is not SSH", "correct the port")
 
     def refusal(self, where: str, user: str) -> Failure:
-        """Why it did not let the user in, by what it took and what it asked for."""
+        """The failure of a login, explained by the methods the server accepted and asked for."""
         wants, tried = " or ".join(self._unmet), self._tried()
         if self._question:
             after = f" after {tried}" if tried else ""
-            happened = f"{where} asks {user} `{printable(self._question.strip())}`{after}"
-            return advised(Reason.AUTH, happened, "no program can answer that, so let this user in without it there")
+            what = f"{where} asks {user} `{printable(self._question.strip())}`{after}, which no program can answer"
+            return Failure(Reason.AUTH, what, "let this user log in without it there")
         if not tried:
             return self._nothing_fits(where, user, wants)
         if wants and self.latest is not None and "publickey" not in self._unmet:
-            happened = f"{where} takes {self.latest.label} from {user}, and then wants {wants} too"
-            return advised(Reason.AUTH, happened, "add password, or let this user in with the key alone there")
-        refused = f"{where} refuses to log in {user} with {tried}"
+            what = f"{where} accepts {self.latest.label} from {user}, and requires {wants} too"
+            return Failure(Reason.AUTH, what, "add `password`, or let this user log in with the key alone there")
+        what = f"{where} refused to log in {user} with {tried}"
         if not self.offered:
-            return advised(Reason.AUTH, refused, "correct user or password")
-        return Failure(Reason.AUTH, f"{refused}: check the user, and what is allowed there (authorized_keys)")
+            return Failure(Reason.AUTH, what, "correct user or password")
+        return Failure(Reason.AUTH, what, "check the user, and what is allowed there (authorized_keys)")
 
     def _nothing_fits(self, where: str, user: str, wants: str) -> Failure:
         has = " and ".join(f"a {name}" for name, there in self._has.items() if there)
         ours = f"has only {has}" if has else "has no login"
         if not wants:
-            happened = f"{where} takes neither key nor password from {user}; the file {ours} for it"
-            return advised(Reason.AUTH, happened, "allow one of them there (PubkeyAuthentication)")
-        add = ["privateKey or agent" if method == "publickey" else "password" for method in self._unmet]
-        happened = f"{where} takes {wants} from {user}; the file {ours} for it"
-        return advised(Reason.AUTH, happened, f"add {' or '.join(dict.fromkeys(add))}")
+            what = f"{where} accepts neither key nor password from {user}; the file {ours} for it"
+            return Failure(Reason.AUTH, what, "allow one of them there (PubkeyAuthentication)")
+        add = ["`privateKey` or `agent`" if method == "publickey" else "`password`" for method in self._unmet]
+        what = f"{where} accepts {wants} from {user}; the file {ours} for it"
+        return Failure(Reason.AUTH, what, f"add {' or '.join(dict.fromkeys(add))}")
 
     def _tried(self) -> str:
         keys = [offer.label for offer in self.offered]

@@ -1,6 +1,6 @@
-"""The files that a target's access names: which they are, and a fingerprint of what they hold now.
+"""The files that the access of a target names, and a fingerprint of their present content.
 
-A changed fingerprint is why a link that waits for a person (a wrong key, an unknown host key) is tried at once.
+When the fingerprint changes, a link that waits for a person (a wrong key, an unknown host key) is dialled at once.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ def credential_files(access: Access) -> tuple[str, ...]:
 
 
 async def fingerprint(access: Access, environ: Mapping[str, str]) -> str:
-    """A fingerprint of the contents of those files, of the variables, and of which agent runs."""
+    """A fingerprint of the content of those files, of the variables, and of the agents' sockets."""
     return (await fingerprints([access], environ))[access]
 
 
 async def fingerprints(accesses: Iterable[Access], environ: Mapping[str, str]) -> dict[Access, str]:
-    """The fingerprint of each; a file that several name is looked at once."""
+    """The fingerprint of each access. A file that several name is read once."""
     wanted = set(accesses)
     paths = {path for access in wanted for path in credential_files(access)}
     sockets = {path for access in wanted for path in _agents(access, environ)}
@@ -70,7 +70,7 @@ async def _answer(path: str, *, is_socket: bool) -> bytes:
 
 
 def _digest(path: str) -> bytes:
-    """Of the content; read again only when the file's state says that it may have changed."""
+    """The digest of the content, read again only if the file's status has changed."""
     try:
         now = Path(path).stat()
         state = (now.st_dev, now.st_ino, now.st_size, now.st_mtime_ns, now.st_ctime_ns)
@@ -89,13 +89,13 @@ def _digest(path: str) -> bytes:
 
 
 def _socket_state(path: str) -> bytes:
-    """Changes when the agent is started anew; its keys cannot be watched."""
+    """A value that changes when the agent is restarted; its keys cannot be watched."""
     status = Path(path).stat()
     return f"{status.st_ino} {stat.S_ISSOCK(status.st_mode)}".encode()
 
 
 def _agents(access: Access, environ: Mapping[str, str]) -> list[str]:
-    """The sockets of the agents that are asked."""
+    """The sockets of the agents that the logins use."""
     hops = (*access.via, access.hop)
     logins = [login for hop in hops for login in hop.logins if isinstance(login, AgentLogin)]
     return [path for login in logins if (path := agent_socket(login, environ))]

@@ -1,7 +1,7 @@
-"""From the ways to log in that a hop names to what asyncssh offers the server: keys in order, and passwords.
+"""Reads the credentials of a hop: from its configured logins to keys in order, and passwords.
 
-Owns reading credentials. Everything is read anew for each dial (a rotated file counts at once), off the event loop,
-before the connection is made: an unreadable key costs the server nothing. Nothing ambient is picked up.
+Each dial reads everything again, so that a rotated file counts at once: off the event loop, and before the connection
+is made, so that an unreadable key costs the server nothing. Only configured sources are read.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from reconciler.core.secret import FromFile, Source
 from reconciler.core.spec import AgentLogin, Hop, KeyLogin, Login, PasswordLogin
 from reconciler.ssh.connect.key_cost import CostlyKeyError, check_before_decoding, check_decoded
 from reconciler.ssh.connect.secret_source import read_bytes, read_text
-from reconciler.ssh.errors.failure import DialFailed, FailureWithFix, advised
+from reconciler.ssh.errors.failure import DialFailed, UnreadableSecretError
 from reconciler.ssh.errors.patterns import printable
 from reconciler.system.daemon_threads import DaemonThreads
 from reconciler.system.file_calls import FILES
 
 _OTHERS_MAY_READ = stat.S_IRWXG | stat.S_IRWXO
 _RSA_SHA512 = b"rsa-sha2-512"
-_FOREVER = 2**64 - 1  # of a certificate without an end
-# Decoding an encrypted key takes a while: it delays neither plain keys nor what the default executor does.
+_FOREVER = 2**64 - 1  # the end of a certificate without one
+# Decoding an encrypted key is slow: it must not delay plain keys or the default executor.
 _PLAIN, _ENCRYPTED = DaemonThreads(4), DaemonThreads(32)
 _BY_KEY = ("publickey",)
 _BY_PASSWORD = ("password", "keyboard-interactive")
@@ -46,7 +46,7 @@ class Offer:
     expires: float | None
 
     def __post_init__(self) -> None:
-        # As ssh does. asyncssh would take SHA-256 first, which hardened servers refuse without having said so.
+        # As ssh does. asyncssh prefers SHA-256, which hardened servers refuse without announcing it.
         names = self.pair.sig_algorithms
         if _RSA_SHA512 in names:
             self.pair.sig_algorithms = (_RSA_SHA512, *(name for name in names if name != _RSA_SHA512))
@@ -54,7 +54,7 @@ class Offer:
 
 @dataclass(slots=True)
 class Credentials:
-    """What one hop's logins came to. `unusable`: one that cannot be used now, while others can. Close after use."""
+    """The credentials of one hop. `unusable`: the failure of one that cannot be used now. Close after use."""
 
     methods: tuple[str, ...]
     keys: list[Offer] = field(default_factory=list)
@@ -69,20 +69,20 @@ class Credentials:
 
 
 class _UnusableError(Exception):
-    """A login that cannot be used now; another of the same hop may do."""
+    """A login that cannot be used now; another login of the hop may succeed."""
 
-    def __init__(self, reason: Reason, happened: str, fix: str) -> None:
-        super().__init__(happened)
-        self.failure = advised(reason, happened, fix)
+    def __init__(self, reason: Reason, what: str, fix: str) -> None:
+        super().__init__(what)
+        self.failure = Failure(reason, what, fix)
 
 
-def _unfit(happened: str, fix: str) -> DialFailed:
-    """For what can be read, and is not what it should be."""
-    return DialFailed(advised(Reason.SECRET_UNREADABLE, happened, fix))
+def _invalid(what: str, fix: str) -> DialFailed:
+    """The error for a credential that can be read and is not what it should be."""
+    return DialFailed(Failure(Reason.SECRET_UNREADABLE, what, fix))
 
 
 async def collect(hop: Hop, environ: Mapping[str, str], seconds: float) -> Credentials:
-    """Read the hop's credentials. Raises DialFailed where one cannot be read, or none can be used."""
+    """Read the hop's credentials. Raises DialFailed if one cannot be read, or none can be used."""
     credentials = Credentials(_methods(hop))
     try:
         async with asyncio.timeout(seconds):
@@ -93,8 +93,8 @@ async def collect(hop: Hop, environ: Mapping[str, str], seconds: float) -> Crede
                     credentials.unusable = credentials.unusable or unusable.failure
     except TimeoutError:
         credentials.close()
-        happened = f"reading the keys for {hop.hosts[0]} took over {seconds:g} s"
-        raise _unfit(happened, "see whether the agent hangs, or a file system") from None
+        what = f"reading the keys for {hop.hosts[0]} took over {seconds:g} s"
+        raise _invalid(what, "check whether the agent or a file system hangs") from None
     except BaseException:
         credentials.close()
         raise
@@ -119,8 +119,8 @@ async def _add(login: Login, hop: Hop, environ: Mapping[str, str], credentials: 
 def _methods(hop: Hop) -> tuple[str, ...]:
     """SSH's authentication methods in the order in which the logins first need them.
 
-    Those that none needs come last: nothing is sent for them, but asyncssh asks for them if the server takes them, so
-    that it can be said.
+    Methods that no login needs come last: nothing is sent for them, but asyncssh asks for them if the server accepts
+    them, so that the failure can name them.
     """
     methods: dict[str, None] = {}
     for login in hop.logins:
@@ -129,18 +129,20 @@ def _methods(hop: Hop) -> tuple[str, ...]:
 
 
 async def unusable_credentials(hop: Hop, environ: Mapping[str, str]) -> list[Failure]:
-    """What is wrong with keys and certificates that can be read; those that cannot are no matter of this machine."""
+    """The failures of keys and certificates that can be read on this machine; those that cannot be read are skipped."""
     found: list[Failure] = []
     for login in hop.logins:
         try:
             if isinstance(login, KeyLogin):
                 await _read_key(login, environ, hop.strict_key_permissions)
             elif isinstance(login, AgentLogin) and login.only and not agent_socket(login, environ):
-                found.append(advised(Reason.SECRET_UNREADABLE, *_no_agent(login)))
+                found.append(Failure(Reason.SECRET_UNREADABLE, *_no_agent(login)))
         except _UnusableError as unusable:
             found.append(unusable.failure)
+        except UnreadableSecretError:
+            continue  # the file may exist only where `run` runs
         except DialFailed as failed:
-            found += [failed.failure] * isinstance(failed.failure, FailureWithFix)
+            found.append(failed.failure)
     return found
 
 
@@ -158,7 +160,7 @@ async def _read_key(login: KeyLogin, environ: Mapping[str, str], strict_permissi
     warnings = []
     if isinstance(login.key, FromFile) and (warning := await _permissions_of(login.key.path)):
         if strict_permissions:
-            raise _unfit(warning, "chmod 600 it, or set strictKeyPermissions: false")
+            raise _invalid(warning, "run chmod 600 on it, or set `strictKeyPermissions: false`")
         warnings.append(warning)
     passphrase = await read_text(login.passphrase, environ, "the passphrase") if login.passphrase else None
     signed = await read_bytes(login.certificate, environ, "the certificate") if login.certificate else b""
@@ -171,7 +173,7 @@ async def _read_key(login: KeyLogin, environ: Mapping[str, str], strict_permissi
 def _offers(login: KeyLogin, content: bytes, passphrase: str | None, signed: bytes) -> list[Offer]:
     key = _decoded_key(content, passphrase, str(login.key))
     certificate = _certificate(login.certificate, signed, key) if login.certificate else None
-    # A key object, not its path: beside a path asyncssh would look for a certificate by itself.
+    # A key object, not its path: for a path asyncssh looks for a certificate beside it.
     pairs = asyncssh.load_keypairs([(key, certificate)] if certificate else [key])
     expires = _expiry(certificate)
     label = f"key {login.key}"
@@ -181,38 +183,40 @@ def _offers(login: KeyLogin, content: bytes, passphrase: str | None, signed: byt
 async def _permissions_of(path: str) -> str:
     try:
         mode = (await FILES.ask(path, Path(path).stat)).st_mode
-    except OSError:  # it went just now: what it held is read
+    except OSError:  # removed meanwhile: its content is read already
         return ""
     return f"others may read the private key {path} (mode {stat.S_IMODE(mode):04o})" if mode & _OTHERS_MAY_READ else ""
 
 
 def _decoded_key(content: bytes, passphrase: str | None, place: str) -> asyncssh.SSHKey:
     if b"\n" not in content.strip() and b"\\n" in content:
-        content = content.replace(b"\\n", b"\n")  # a key that went through an environment file
+        content = content.replace(b"\\n", b"\n")  # a key from an environment file
     if content.startswith(b"PuTTY-User-Key-File"):
-        raise _unfit(f"{place} is a PuTTY key", "convert it (puttygen KEY -O private-openssh)")
+        raise _invalid(f"{place} is a PuTTY key", "convert it (puttygen KEY -O private-openssh)")
     try:
         check_before_decoding(content)
-        # Without OpenSSL's examination of the primes: it holds up every thread, for seconds with 4096 bits. ssh leaves
-        # it out as well. A key that is wrong fails to sign.
+        # Without OpenSSL's check of the primes: it blocks every thread, for seconds with 4096 bits. ssh skips it too. A
+        # wrong key fails to sign.
         key = asyncssh.import_private_key(content, passphrase, unsafe_skip_rsa_key_validation=True)
         check_decoded(key)
     except CostlyKeyError as error:
-        raise _unfit(f"the private key {place} costs too much: {error}", "make another one (ssh-keygen)") from None
-    except (ArithmeticError, LookupError, RecursionError, TypeError):  # asyncssh's decoders, on what no program writes
-        happened = f"{place} is no private key that can be read (its figures make no sense)"
-        raise _unfit(happened, "see that it is the file as ssh-keygen wrote it, or name another") from None
+        raise _invalid(
+            f"the private key {place} needs too much work ({error})", "make another one (ssh-keygen)"
+        ) from None
+    except (ArithmeticError, LookupError, RecursionError, TypeError):  # from asyncssh's decoders, for malformed input
+        what = f"{place} is not a valid private key (its numbers do not fit together)"
+        raise _invalid(what, "check that it is the file as ssh-keygen wrote it, or name another") from None
     except asyncssh.KeyEncryptionError:
         if passphrase:
-            raise _unfit(f"the passphrase does not open the private key {place}", "correct `passphrase`") from None
-        raise _unfit(*_encrypted(place)) from None
+            raise _invalid(f"the passphrase does not decrypt the private key {place}", "correct `passphrase`") from None
+        raise _invalid(*_encrypted(place)) from None
     except ValueError as error:
         if "assphrase" in str(error):
-            raise _unfit(*_encrypted(place)) from None
+            raise _invalid(*_encrypted(place)) from None
         if content.lstrip().startswith((b"ssh-", b"ecdsa-", b"sk-")):
-            raise _unfit(f"{place} is a public key", "name the private one") from None
-        happened = f"{place} is no private key that can be read ({_safe(error)})"
-        raise _unfit(happened, "see that it is the file as ssh-keygen wrote it, or name another") from None
+            raise _invalid(f"{place} is a public key", "name the private key") from None
+        what = f"{place} is not a valid private key ({_safe(error)})"
+        raise _invalid(what, "check that it is the file as ssh-keygen wrote it, or name another") from None
     return key
 
 
@@ -221,7 +225,7 @@ def _encrypted(place: str) -> tuple[str, str]:
 
 
 def _safe(error: ValueError) -> str:
-    """What asyncssh says of what is wrong with a key: short and without content, but bounded all the same."""
+    """The text of asyncssh's error, cut and escaped. It has no content of the key."""
     return printable(str(error))
 
 
@@ -232,31 +236,31 @@ def _certificate(source: Source, content: bytes, key: asyncssh.SSHKey) -> asyncs
     try:
         certificate = asyncssh.import_certificate(content)
     except ValueError as error:
-        happened = f"{source} is no certificate that can be read ({_safe(error)})"
-        raise _unfit(happened, "name the -cert.pub that ssh-keygen -s wrote") from None
+        what = f"{source} is not a valid certificate ({_safe(error)})"
+        raise _invalid(what, "name the -cert.pub that ssh-keygen -s wrote") from None
     if certificate.key.public_data != key.public_data:
-        happened = f"the certificate {source} is for another key than the one it is given with"
-        raise _unfit(happened, "name the certificate of this key, or the key of this certificate")
+        what = f"the certificate {source} is for another key than the one it is configured with"
+        raise _invalid(what, "name the certificate of this key, or the key of this certificate")
     _check_validity(certificate, str(source))
     return certificate
 
 
 def _check_validity(certificate: asyncssh.SSHCertificate, place: str) -> None:
     if not isinstance(certificate, SSHOpenSSHCertificate):
-        raise _unfit(f"{place} is not an OpenSSH certificate", "name the -cert.pub that ssh-keygen -s wrote")
+        raise _invalid(f"{place} is not an OpenSSH certificate", "name the -cert.pub that ssh-keygen -s wrote")
     try:
         certificate.validate(CERT_TYPE_USER, None)
     except ValueError as error:
-        said = str(error)
-        if "type" in said:
-            raise _unfit(f"{place} is a host certificate", "name one for users (ssh-keygen -s without -h)") from None
-        if "not yet" in said:
-            happened = f"the certificate {place} is not valid before {_date(certificate._valid_after)}"  # noqa: SLF001 - asyncssh has no public reading of it
-            fix = "see whether the clock is right here"
+        text = str(error)
+        if "type" in text:
+            raise _invalid(f"{place} is a host certificate", "name one for users (ssh-keygen -s without -h)") from None
+        if "not yet" in text:
+            what = f"the certificate {place} is not valid before {_date(certificate._valid_after)}"  # noqa: SLF001 - asyncssh has no public reading of it
+            fix = "check the clock of this machine"
         else:
-            happened = f"the certificate {place} expired on {_date(certificate._valid_before)}"  # noqa: SLF001 - as above
+            what = f"the certificate {place} expired on {_date(certificate._valid_before)}"  # noqa: SLF001 - as above
             fix = "have a new one signed"
-        raise _UnusableError(Reason.CERTIFICATE_EXPIRED, happened, fix) from None
+        raise _UnusableError(Reason.CERTIFICATE_EXPIRED, what, fix) from None
 
 
 def _expiry(certificate: asyncssh.SSHCertificate | None) -> float | None:
@@ -287,17 +291,19 @@ async def _ask_agent(login: AgentLogin, environ: Mapping[str, str], credentials:
         pairs = await agent.get_keys()
     except (OSError, ValueError) as error:
         why = printable(getattr(error, "strerror", None) or str(error))
-        happened = f"the SSH agent at {path} does not answer ({why})"
-        raise _UnusableError(Reason.SECRET_UNREADABLE, happened, "start it, or correct where it is") from error
+        what = f"the SSH agent at {path} does not answer ({why})"
+        raise _UnusableError(Reason.SECRET_UNREADABLE, what, "start it, or correct its path") from error
     offers = [offer for pair in pairs if (offer := _agent_offer(pair, only, path)) is not None]
     if not offers:
         lacks = f"the key {login.only}" if login.only else "any key"
-        raise _UnusableError(Reason.SECRET_UNREADABLE, f"the SSH agent at {path} does not hold {lacks}", "ssh-add it")
+        raise _UnusableError(
+            Reason.SECRET_UNREADABLE, f"the SSH agent at {path} does not hold {lacks}", "add it with ssh-add"
+        )
     credentials.keys += offers
 
 
 async def _check_socket(path: str) -> None:
-    """Raise OSError for what is no socket, or hangs: the connect looks the path up on the event loop."""
+    """Raise OSError if the path is not a socket, or hangs: connecting looks it up on the event loop."""
     if not stat.S_ISSOCK((await FILES.ask(path, Path(path).stat)).st_mode):
         raise OSError(errno.ENOTSOCK, "it is not a socket", path)
 
@@ -305,9 +311,9 @@ async def _check_socket(path: str) -> None:
 def _no_agent(login: AgentLogin) -> tuple[str, str]:
     none = "there is none ($SSH_AUTH_SOCK is not set)"
     if not login.only:
-        return f"agent: true needs an agent, and {none}", "start `tunnels run` where ssh-agent is"
-    happened = f"{login.only} picks that key of the agent, and {none}"
-    return happened, f"name {login.only.removesuffix('.pub')} if the private key itself is meant"
+        return f"`agent: true` needs an agent, and {none}", "start `tunnels run` where ssh-agent is available"
+    what = f"{login.only} selects a key of the agent, and {none}"
+    return what, f"name {login.only.removesuffix('.pub')} if the private key itself is meant"
 
 
 def agent_socket(login: AgentLogin, environ: Mapping[str, str]) -> str:
@@ -319,12 +325,12 @@ async def _public_key(path: str) -> asyncssh.SSHKey:
     try:
         return asyncssh.import_public_key(content)
     except ValueError as error:
-        happened = f"{path} is no public key that can be read ({_safe(error)})"
-        raise _unfit(happened, "name the .pub that ssh-keygen wrote, or the private key") from None
+        what = f"{path} is not a valid public key ({_safe(error)})"
+        raise _invalid(what, "name the .pub that ssh-keygen wrote, or the private key") from None
 
 
 def _agent_offer(pair: asyncssh.SSHKeyPair, only: asyncssh.SSHKey | None, path: str) -> Offer | None:
-    """The pair, if it is the one asked for (or its certificate) and no certificate that has run out."""
+    """The offer for this pair; None if it is not the selected key (or its certificate), or expired."""
     certificate = None
     public = pair.public_data
     if pair.has_cert:

@@ -1,8 +1,8 @@
-"""What asyncssh logs: warnings, and everything about the connections of targets with `logLevel: debug`.
+"""The log of asyncssh: warnings, and everything about the connections of targets with `logLevel: debug`.
 
-asyncssh has one logger for all connections and puts the connection's number in front of each message. A filter on that
-logger lets through the numbers that are asked for, with the target's name. Level 2 is the most it is ever set to: at 3
-it would log passwords. A server decides how much there is to log, so there is a limit for each target.
+asyncssh has one logger for all connections and starts each message with the number of the connection. A filter on that
+logger passes the numbers being watched, with the target's name. The level is at most 2, because at 3 asyncssh logs
+passwords. A server decides how much is logged, so each target has a limit.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from reconciler.system.redaction import redact
 _LOGGER = logging.getLogger("asyncssh")
 _NUMBER = re.compile(r"\[(conn=\d+)[],]")
 _targets: dict[str, str] = {}
-_LINES_MAX = 500  # of one target in a second
+_LINES_MAX = 500  # for one target in a second
 _TEXT_MAX = 4096  # characters of a line
-_lines: dict[str, tuple[float, int]] = {}  # by target: when its present second began, and the lines since
+_lines: dict[str, tuple[float, int]] = {}  # by target: start of the present second, and lines since
 
 
 def watch(connection: asyncssh.SSHClientConnection, target: str) -> None:
-    """Log everything about this connection from now on."""
+    """Start logging everything about this connection."""
     if not _targets:
         asyncssh.set_debug_level(2)
         _LOGGER.setLevel(logging.DEBUG)
@@ -33,7 +33,7 @@ def watch(connection: asyncssh.SSHClientConnection, target: str) -> None:
 
 
 def unwatch(connection: asyncssh.SSHClientConnection) -> None:
-    """Log only warnings again, if it was watched at all. Call it at the connection's end too."""
+    """Return to warnings only, if it was watched. Call it at the end of the connection too."""
     target = _targets.pop(_number(connection), None)
     if target is not None and target not in _targets.values():
         _lines.pop(target, None)
@@ -43,7 +43,7 @@ def unwatch(connection: asyncssh.SSHClientConnection) -> None:
 
 
 def quiet() -> None:
-    """Warnings only, unless some connection is watched."""
+    """Log warnings only, unless a connection is watched."""
     if not _targets:
         _LOGGER.setLevel(logging.WARNING)
 
@@ -66,6 +66,6 @@ def _filter(record: logging.LogRecord) -> bool:
     _lines[target] = since, lines + 1
     if lines > _LINES_MAX and record.levelno < logging.WARNING:
         return False
-    text = record.getMessage() if lines < _LINES_MAX else "there is more than can be logged in this second"
+    text = record.getMessage() if lines < _LINES_MAX else "more lines in this second are dropped"
     record.msg, record.args = "%s", (f"{target}: {redact(text)[:_TEXT_MAX]}",)
     return True

@@ -1,8 +1,8 @@
 """One attempt to connect and log in to a target: its hosts in order of preference, through its jump hosts.
 
-Owns everything that exists before there is a link: when `dial` raises or is cancelled, nothing of it is left. Each
-hop is a TCP connection of our own (or a channel of the hop before, or a proxy command), an SSH handshake and a login
-under one deadline. asyncssh is told everything explicitly; nothing of ~/.ssh or the environment is picked up.
+`dial` owns everything until it returns: if it raises or is cancelled, it leaves nothing open. Each hop is a TCP
+connection (or a channel of the previous hop, or a proxy command), an SSH handshake and a login under one deadline.
+asyncssh gets every option explicitly and reads nothing from ~/.ssh or the environment.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from reconciler.ssh.connect.jump_channel import JumpChannel
 from reconciler.ssh.connect.login_limiter import acquire_slot, release_slot
 from reconciler.ssh.connect.negotiated import nothing_common
 from reconciler.ssh.errors.connect_errors import from_dial, from_lost, no_common
-from reconciler.ssh.errors.failure import DialFailed, Stage, most_telling
+from reconciler.ssh.errors.failure import DialFailed, Stage, most_significant
 from reconciler.ssh.internals.packet_guard import Guard
 from reconciler.system import tcp
 
@@ -40,14 +40,14 @@ __all__ = ["DialFailed", "Dialled", "credential_files", "dial", "fingerprint", "
 class Dialled:
     """A logged-in connection. It closes its jump hosts' connections and its proxy command when it ends.
 
-    guard                 what it may receive; it also tells when bytes arrive, and of key exchanges
-    host                  index into access.hop.hosts
-    passed_over           why it is none of the hosts before that one: the most telling of their failures
-    hops                  the jump hosts' connections, outermost first
-    seconds               how long it took
-    host_key_verified     False where checking is off, for any hop
-    certificate_expires   end of the certificate that logged in to the target (wall)
-    warnings              what is not as it should be with the credentials' files
+    guard                   limits what it may receive; reports received bytes and key exchanges
+    host                    index into access.hop.hosts
+    preferred_host_failure  why it is none of the hosts before that one: the most significant of their failures
+    hops                    the connections of the jump hosts, outermost first
+    seconds                 duration of the dial
+    host_key_verified       False if checking is off for any hop
+    certificate_expires     end of the certificate that logged in to the target (wall)
+    warnings                problems with the files of the credentials
     """
 
     connection: asyncssh.SSHClientConnection
@@ -70,9 +70,9 @@ async def dial(
     client: Callable[[], asyncssh.SSHClient],
     environ: Mapping[str, str],
 ) -> Dialled:
-    """Connect to the first of `access.hop.hosts[:limit]` that lets us in. Raises DialFailed.
+    """Connect to the first of `access.hop.hosts[:limit]` where the login succeeds. Raises DialFailed.
 
-    `client` is called once, for the connection that is returned: it hears of its end, and of debug messages.
+    `client` is called once, for the connection that is returned; its result gets debug messages and the end of it.
     """
     started = time.monotonic()
     quiet()
@@ -112,18 +112,18 @@ async def dial(
 
 
 async def still_trusted(connection: asyncssh.SSHClientConnection) -> bool:
-    """Whether the host keys that a live connection and its jump hosts showed would still be believed."""
+    """Return True if the host keys of a live connection and its jump hosts would still be accepted."""
     handshake = connection.get_owner()
     trusted = True
     while isinstance(handshake, Handshake):
-        # Each is asked, also after a no: it remembers its answer for when its files cannot be read.
+        # Call each check, also after a False: it keeps its answer for when its files cannot be read.
         trusted = await handshake.check.still_trusted() and trusted
         handshake = handshake.below
     return trusted
 
 
 def _check_alive(reached: _Reached, where: str) -> None:
-    """The server may have closed the connection as soon as it had let us in."""
+    """Raise DialFailed if the server closed the connection right after the login."""
     if reached.handshake.lost:
         raise DialFailed(from_lost(reached.handshake.error, where), Stage.LOGIN)
 
@@ -141,7 +141,7 @@ class _Reached:
 
 @dataclass(frozen=True, slots=True)
 class _Way:
-    """How a hop is to be reached: over `below`, by `command`, or else by TCP; in `seconds` for each of its hosts."""
+    """How to reach a hop: over `below`, by `command`, or else by TCP; in `seconds` for each of its hosts."""
 
     hop: Hop
     credentials: Credentials
@@ -168,24 +168,24 @@ def _way(
         seconds=settings.connect_timeouts[number],
         below=hop_chain[-1] if hop_chain else None,
         command=access.proxy_command if not hop_chain else (),
-        # A jump host that falls silent silences what it carries: the keepalive of the target's connection finds both.
+        # If a jump host stops answering, so does what it carries: the keepalive of the target's connection finds both.
         keepalive=(settings.keepalive_interval, settings.keepalive_count_max) if last else (0.0, 1),
         debug=name if settings.log_level == "debug" else "",
     )
 
 
 async def _reach_any(way: _Way, limit: int) -> _Reached:
-    """The first of the hop's hosts that lets us in. `limit` is for the target's own hosts."""
+    """Reach the first host of the hop where the login succeeds. `limit` is for the target's own hosts."""
     failed: dict[Failure, Stage | None] = {}
     for host, endpoint in enumerate(way.hop.hosts if way.label else way.hop.hosts[:limit]):
         try:
             connection, handshake = await _reach(way, endpoint)
-        except DialFailed as this:
-            failed.setdefault(this.failure, this.stage)
+        except DialFailed as error:
+            failed.setdefault(error.failure, error.stage)
         else:
-            return _Reached(connection, handshake, host, most_telling(failed) if failed else None)
-    telling = most_telling(failed)
-    raise DialFailed(telling, failed[telling])
+            return _Reached(connection, handshake, host, most_significant(failed) if failed else None)
+    failure = most_significant(failed)
+    raise DialFailed(failure, failed[failure])
 
 
 async def _reach(way: _Way, endpoint: Endpoint) -> tuple[asyncssh.SSHClientConnection, Handshake]:
@@ -201,11 +201,11 @@ async def _reach(way: _Way, endpoint: Endpoint) -> tuple[asyncssh.SSHClientConne
             return await tried, handshake
         except DialFailed as error:
             if certificates and check.foreign_authority_but_known_key:
-                certificates = False  # as ssh does: one that means nothing to us does not spoil a key that is known
+                certificates = False  # as ssh does: an unknown authority does not invalidate a known key
             elif handshake.needs_strict_kex is not None and strict_kex:
-                strict_kex, failed = False, error  # this server may have something that is safe without
+                strict_kex, failed = False, error  # the server may offer an algorithm that is safe without
             elif failed is not None and handshake.stage is Stage.KEX:
-                raise failed from None  # it has nothing else
+                raise failed from None  # it offers nothing else
             else:
                 raise
 
@@ -249,7 +249,7 @@ async def _attempt(
             await _check_pinned(handshake, connection)
             connection.create_task(release_slot(place.pop_all(), connection, way.seconds))
     except BaseException as exc:
-        if sock is not None and handshake.connection is None:  # else it is the transport's, which is closed by now
+        if sock is not None and handshake.connection is None:  # else the transport owns it and has closed it
             sock.close()
         stage = handshake.stage
         failure = None if isinstance(exc, asyncio.CancelledError) else await _why(exc, way, where, handshake, command)
@@ -258,7 +258,7 @@ async def _attempt(
         if failure is None:
             raise
         raise DialFailed(failure, stage) from exc
-    # From here the connection closes what it stands on when it ends.
+    # From here the connection closes what carries it when it ends.
     if way.below is not None:
         connection.set_tunnel(way.below.connection)
     elif command is not None:
@@ -267,7 +267,7 @@ async def _attempt(
 
 
 async def _check_pinned(handshake: Handshake, connection: asyncssh.SSHClientConnection) -> None:
-    """Pin a new host key where the server let us in without asking for a key or a password."""
+    """Pin a new host key if the server asked for no credential, which would have pinned it."""
     is_pinned = False
     try:
         is_pinned = await handshake.check.pinned()
@@ -281,7 +281,7 @@ async def _check_pinned(handshake: Handshake, connection: asyncssh.SSHClientConn
 async def _why(
     exc: BaseException, way: _Way, where: str, handshake: Handshake, command: proxy_command.ProxyCommand | None
 ) -> Failure | None:
-    """The failure for what an attempt raised; None for what is no failure of a dial."""
+    """The failure for what an attempt raised; None for what is not a failure of a dial."""
     if not isinstance(exc, Exception):
         return None
     if isinstance(exc, DialFailed):
@@ -294,14 +294,14 @@ async def _why(
         failure = await command.failure(where)
         if failure is not None:
             return failure
-    failure = _told(exc, way, where, handshake) or from_dial(exc, where, handshake.stage, way.seconds)
+    failure = _explained(exc, way, where, handshake) or from_dial(exc, where, handshake.stage, way.seconds)
     if failure.reason is Reason.AUTH and way.credentials.unusable is not None:
         return way.credentials.unusable
     return failure
 
 
-def _told(exc: Exception, way: _Way, where: str, handshake: Handshake) -> Failure | None:
-    """What the server itself gave away of why it came to nothing."""
+def _explained(exc: Exception, way: _Way, where: str, handshake: Handshake) -> Failure | None:
+    """The failure, if what the server sent explains it."""
     match handshake.stage:
         case Stage.BANNER:
             return handshake.greeting(where)

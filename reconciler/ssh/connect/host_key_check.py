@@ -1,9 +1,9 @@
-"""Whether a server's host key is believed, and pinning a new one.
+"""Decides whether a server's host key is accepted, and pins a new one.
 
-Owns the decision: asyncssh is given no trusted keys at all and asks `HostKeyCheck` about the one it was shown, because
-its own callback cannot tell an unknown key from a changed one. That question is answered from memory: the files are
-read before the connection is made, and a new key is pinned after the key exchange, before anything secret is sent.
-In: what is known (known_hosts.py) and the key shown. Out: yes or no, and with no the sentence that says why.
+asyncssh gets no trusted keys and asks `HostKeyCheck` about the key that the server presents, because its own callback
+cannot tell an unknown key from a changed one. The answer comes from memory: the files are read before the connection is
+made. A new key is pinned after the key exchange, before anything secret is sent.
+Input: the known keys (known_hosts.py) and the presented key. Output: accept or refuse, and the failure if refused.
 """
 
 from __future__ import annotations
@@ -30,21 +30,21 @@ from reconciler.system.read_file import read_regular
 from reconciler.system.turnstile import Turnstile
 
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
-_LINE_MAX = 120  # a longer line to add (RSA) is left out of the sentence: `tunnels trust` prints it
+_LINE_MAX = 120  # a longer line (RSA) is left out of the message: `tunnels trust` prints it
 _LOOK_UP_TIME = 10.0  # seconds of processor time; a file of 16 MiB takes about one
 _PIN_TIME = 10.0  # seconds, waiting for other processes included
 
-# One look-up runs at a time, and each gets its turns: a file that takes long does not delay those of other targets.
+# One lookup runs at a time, and they take turns: a slow file must not delay those of other targets.
 _LOOK_UPS = DaemonThreads(256)
 _TURNS = Turnstile()
 _NOTHING = Knowledge((), (), (), ())
 
 
 async def knowledge(trust: Trust, endpoint: Endpoint) -> Knowledge:
-    """What is known of a host.
+    """The known keys of a host.
 
-    Raises OSError for a file that cannot be read (a missing one knows nothing), or takes too long to look through, and
-    ValueError for a pinned key that is none.
+    Raises OSError for a file that cannot be read or takes too long to search (a missing file has no keys), and
+    ValueError for an invalid pinned key.
     """
     if trust.mode is TrustMode.OFF:
         return _NOTHING
@@ -62,14 +62,14 @@ def _looked_up(trust: Trust, endpoint: Endpoint, files: dict[str, bytes]) -> Kno
 
 
 class HostKeyCheck:
-    """The check for one connection to one host. `failure` says why it refused."""
+    """The host key check of one connection to one host. `failure` is set when it refuses."""
 
     def __init__(self, trust: Trust, endpoint: Endpoint, where: str, known: Knowledge) -> None:
         self.failure: Failure | None = None
         self.presented: asyncssh.SSHKey | None = None
         self.authority: asyncssh.SSHKey | None = None
-        self._new: asyncssh.SSHKey | None = None  # believed, and not pinned yet
-        self._believed = True  # when what is known was last looked at again
+        self._new: asyncssh.SSHKey | None = None  # accepted, and not pinned yet
+        self._trusted = True  # the result of the last `still_trusted`
         self._trust = trust
         self._endpoint = endpoint
         self.where = where
@@ -77,17 +77,19 @@ class HostKeyCheck:
 
     @classmethod
     async def prepare(cls, trust: Trust, endpoint: Endpoint, where: str) -> HostKeyCheck:
-        """A check by what is known now. Raises DialFailed where that cannot be read."""
+        """Create a check with the keys known now. Raises DialFailed if they cannot be read."""
         try:
             return cls(trust, endpoint, where, await knowledge(trust, endpoint))
         except OSError as error:
             raise DialFailed(_unreadable(error)) from error
         except ValueError as error:
-            raise DialFailed(Failure(Reason.HOST_KEY, f"hostKeys of {where}: {error}")) from error
+            raise DialFailed(
+                Failure(Reason.HOST_KEY, f"cannot use the `hostKeys` of {where} ({error})", "correct them")
+            ) from error
 
     @property
     def known(self) -> Knowledge:
-        """What is known of the host."""
+        """The known keys of the host."""
         return self._knowledge
 
     @property
@@ -96,83 +98,83 @@ class HostKeyCheck:
 
     @property
     def foreign_authority_but_known_key(self) -> bool:
-        """A certificate of an unknown authority was refused, and the host's own key may still be a known one."""
+        """Return True if the certificate's authority is unknown, and the plain host key may still be a known one."""
         return self.authority is not None and bool(self._knowledge.keys)
 
     @property
     def revoked(self) -> list[asyncssh.SSHKey]:
-        """For asyncssh: a certified key that is revoked is compared there, it is not shown to `accepts_authority`."""
+        """Revoked keys, for asyncssh: it checks certified keys itself, without `accepts_authority`."""
         return [known.key for known in self._knowledge.revoked]
 
     def preferred_types(self) -> tuple[str, ...]:
-        """Signature algorithms of the keys we know, so that the server shows one of those."""
+        """Signature algorithms of the known keys, so that the server presents one of those."""
         known = (*self._knowledge.keys, *self._knowledge.elsewhere)
         return tuple(dict.fromkeys(name.decode("ascii") for entry in known for name in entry.key.sig_algorithms))
 
     def accepts(self, key: asyncssh.SSHKey) -> bool:
-        """Whether this plain host key is believed. One that is new, where the mode takes it, is up to `pinned`."""
+        """Return True if this plain host key is accepted. `pinned` decides on a new one, if the mode allows it."""
         self.presented = key
-        verdict = self._judged(key)
-        self._new = key if verdict is None else None
-        return verdict is not False
+        trusted = self._is_known(key)
+        self._new = key if trusted is None else None
+        return trusted is not False
 
     async def pinned(self) -> bool:
-        """Pin a new key. False: it cannot be, or is not believed any more. Call it before anything secret is sent."""
+        """Pin a new key. Return False if that fails, or it is refused now. Call it before anything secret is sent."""
         key, self._new = self._new, None
         return self.failure is None if key is None else await self._pin(key)
 
-    def _judged(self, key: asyncssh.SSHKey) -> bool | None:
-        """What is known says yes or no; None where nothing is known and the mode says to pin."""
+    def _is_known(self, key: asyncssh.SSHKey) -> bool | None:
+        """Return whether the known keys accept this one; None if none is known and the mode says to pin."""
         known = self._knowledge
         if _among(key, known.revoked):
-            return self._refuse(self._revoked(key))
+            return self._refuse_revoked(key)
         if _among(key, known.keys) or _among(key, known.elsewhere):
             return True
         if known.keys:
-            return self._refuse(self._changed(key))
+            return self._refuse_changed(key)
         if known.authorities:
-            return self._refuse(
-                f"{self.where} shows no certificate of its authority but a plain host key {_shown(key)}: "
-                f"renew the host's certificate, or pin this key"
-            )
-        return None if self._trust.mode is TrustMode.ACCEPT_NEW else self._refuse(self._unknown(key))
+            what = f"{self.where} presents a plain host key, not a certificate of its authority ({_shown(key)})"
+            return self._refuse(what, "renew the host's certificate, or pin this key")
+        return None if self._trust.mode is TrustMode.ACCEPT_NEW else self._refuse_unknown(key)
 
     def accepts_authority(self, authority: asyncssh.SSHKey) -> bool:
-        """Whether host certificates signed by this key are believed. asyncssh checks the rest of the certificate."""
+        """Return True if host certificates signed by this key are accepted. asyncssh checks the rest of them."""
         self.authority = authority
         if _among(authority, self._knowledge.revoked):
-            return self._refuse(self._revoked(authority))
+            return self._refuse_revoked(authority)
         if _among(authority, self._knowledge.authorities):
             return True
         ours = ", ".join(known.key.get_fingerprint() for known in self._knowledge.authorities)
-        return self._refuse(
-            f"{self.where} shows a host certificate of a foreign authority: {_shown(authority)}, ours is {ours}"
-        )
+        what = f"{self.where} presents a host certificate of an unknown authority, {_shown(authority)}; known is {ours}"
+        return self._refuse(what, "correct the @cert-authority line, or have the certificate signed by that authority")
 
-    def certificate_refused(self, said: str) -> Failure:
-        """The sentence for what asyncssh found wrong with a certificate of a trusted authority."""
-        name = self._trust.alias or self._endpoint.host
-        if "principal" in said:
-            said = f"it is not for the name {name}: connect by a name in it, or set hostKeyAlias"
-        elif "expired" in said:
-            said = "it has expired: have it renewed on the server"
-        elif "not yet" in said:
-            said = "it is not valid yet: is the clock right here?"
-        elif "revoked" in said:
-            said = "its key is marked @revoked"
-        return Failure(Reason.HOST_KEY, f"the host certificate of {self.where} is refused: {printable(said)}")
+    def certificate_refused(self, why: str) -> Failure:
+        """The failure for what asyncssh found wrong with a certificate of a trusted authority."""
+        fix = "have a new certificate signed for the server"
+        if "principal" in why:
+            why = f"it is not for the name {self._trust.alias or self._endpoint.host}"
+            fix = "connect by a name in it, or set `hostKeyAlias`"
+        elif "expired" in why:
+            why = "it is expired"
+            fix = "have it renewed on the server"
+        elif "not yet" in why:
+            why = "it is not valid yet"
+            fix = "check the clock of this machine"
+        elif "revoked" in why:
+            why = "its key is marked @revoked"
+        return Failure(Reason.HOST_KEY, f"the host certificate of {self.where} is refused ({printable(why)})", fix)
 
     async def still_trusted(self) -> bool:
-        """Whether what was shown would be believed now, after the files changed. Unreadable files change nothing."""
+        """Return True if the presented key would be accepted now. Unreadable files keep the last answer."""
         if self._trust.mode is not TrustMode.OFF:
             try:
                 known = await knowledge(self._trust, self._endpoint)
             except OSError:
-                return self._believed
-            self._believed = self._would_believe(known)
-        return self._believed
+                return self._trusted
+            self._trusted = self._would_accept(known)
+        return self._trusted
 
-    def _would_believe(self, known: Knowledge) -> bool:
+    def _would_accept(self, known: Knowledge) -> bool:
         shown = [key for key in (self.presented, self.authority) if key is not None]
         if any(_among(key, known.revoked) for key in shown):
             return False
@@ -180,85 +182,90 @@ class HostKeyCheck:
             return _among(self.authority, known.authorities)
         if self.presented is None or _among(self.presented, (*known.keys, *known.elsewhere)):
             return True
-        # Accept-new would believe it again if nothing else is known.
+        # Accept-new would accept it again if nothing else is known.
         return self._trust.mode is TrustMode.ACCEPT_NEW and not known.keys and not known.authorities
 
-    def _refuse(self, message: str, reason: Reason = Reason.HOST_KEY) -> bool:
-        self.failure = Failure(reason, message)
+    def _refuse(self, what: str, fix: str, reason: Reason = Reason.HOST_KEY) -> bool:
+        self.failure = Failure(reason, what, fix)
         return False
 
-    def _revoked(self, key: asyncssh.SSHKey) -> str:
+    def _refuse_revoked(self, key: asyncssh.SSHKey) -> bool:
         place = next(known.place for known in self._knowledge.revoked if known.is_key(key))
-        return f"the host key of {self.where} is marked @revoked ({place}): {_shown(key)}; it needs a new one"
+        what = f"the host key of {self.where} is marked @revoked ({place}), {_shown(key)}"
+        return self._refuse(what, "give the server a new host key")
 
-    def _changed(self, key: asyncssh.SSHKey) -> str:
+    def _refuse_changed(self, key: asyncssh.SSHKey) -> bool:
         same_type = [known for known in self._knowledge.keys if known.key.algorithm == key.algorithm]
         known = (same_type or self._knowledge.keys)[0]
-        return (
-            f"{self.where} shows another host key than the one known: {_shown(key)}, known is {_shown(known.key)} "
-            f"({known.place}). If it was reinstalled: {self._how_to_forget(known)}; if not, somebody may be in between"
-        )
+        what = f"the host key of {self.where} has changed, {_shown(key)}; known is {_shown(known.key)} ({known.place})"
+        fix = f"if the server was reinstalled, {self._how_to_forget(known)}; if not, the connection may be intercepted"
+        return self._refuse(what, fix)
 
     def _how_to_forget(self, known: KnownKey) -> str:
         if known.place == PINNED:
-            return "replace it in hostKeys (tunnels trust)"
+            return "replace it in `hostKeys` (`tunnels trust` prints it)"
         file, _, _ = known.place.rpartition(":")
         name = lookup_name(self._trust, self._endpoint)
-        return f"ssh-keygen -R {shlex.quote(name)} -f {shlex.quote(file)}, and add the new one"
+        return f"run ssh-keygen -R {shlex.quote(name)} -f {shlex.quote(file)}, and add the new key"
 
-    def _unknown(self, key: asyncssh.SSHKey) -> str:
-        unknown = f"the host key of {self.where} is unknown: {_shown(key)}. Compare it with the server's, then"
+    def _refuse_unknown(self, key: asyncssh.SSHKey) -> bool:
+        what = f"the host key of {self.where} is unknown, {_shown(key)}"
         line = f"{lookup_name(self._trust, self._endpoint)} {_public_line(key)}"
         if not self._trust.known_hosts or len(line) > _LINE_MAX:
-            return f"{unknown} put it into hostKeys (tunnels trust prints what to paste)"
-        return f"{unknown} add to {self._trust.known_hosts[0]} the line {line}"
+            add = "put it into `hostKeys` (`tunnels trust` prints what to paste)"
+        else:
+            add = f"add to {self._trust.known_hosts[0]} the line {line}"
+        return self._refuse(what, f"compare it with the server's own, then {add}")
 
     async def _pin(self, key: asyncssh.SSHKey) -> bool:
-        """Refuses where it cannot pin: accepting any key at every connect is `strictHostKeyChecking: false`."""
+        """Pin the key, or refuse it: accepting any key at every connect is `strictHostKeyChecking: false`."""
         if not self._trust.known_hosts:
-            return self._refuse(f"the host key of {self.where} is new and there is no known_hosts file to pin it in")
+            what = f"the host key of {self.where} is new and there is no known_hosts file to pin it in"
+            return self._refuse(what, "name a file in `knownHosts`, or put the key into `hostKeys`")
         path = self._trust.known_hosts[0]
-        text = f"cannot pin the new host key of {self.where} in {path}"
+        what = f"cannot pin the new host key of {self.where} in {path}"
+        pin = f"put it into `hostKeys`, {_shown(key)}"
         try:
-            return await FILES.ask(path, lambda: self._pin_alone(key, path), _PIN_TIME)
-        except BlockingIOError:  # like a full disk, nothing is wrong with the key: it is tried again
-            locked = "another process holds its lock, or changed it; it is tried again"
-            return self._refuse(f"{text}: {locked}", Reason.RESOURCES)
+            return await FILES.ask(path, lambda: self._pin_locked(key, path), _PIN_TIME)
+        except BlockingIOError:  # as with a full disk, the key is not at fault: it is tried again
+            what = f"{what} (another process holds its lock, or changed it)"
+            return self._refuse(what, "wait: it is tried again", Reason.RESOURCES)
         except FileNotFoundError:
-            make = f"create the file (touch), name {default_path() or 'another one'}, or pin the key with hostKeys"
-            return self._refuse(f"{text}: there is no such file: {make}: {_shown(key)}")
+            fix = f"create the file (touch), name {default_path() or 'another one'}, or {pin}"
+            return self._refuse(f"{what} (there is no such file)", fix)
         except PathHangsError as error:
-            return self._refuse(f"{text}: {error.strerror}; put it into hostKeys: {_shown(key)}")
+            return self._refuse(f"{what} ({error.strerror})", pin)
         except OSError as error:
-            text = f"{text}: {error.strerror}"
-            if error.errno in _FULL:  # of the disk, not of the key: it is tried again without anybody's help
-                return self._refuse(f"{text}; make room there", Reason.RESOURCES)
-            return self._refuse(f"{text}; make that writable, or put it into hostKeys: {_shown(key)}")
+            what = f"{what} ({error.strerror})"
+            if error.errno in _FULL:  # the disk is at fault, not the key: it is tried again
+                return self._refuse(what, "free space there", Reason.RESOURCES)
+            return self._refuse(what, f"make it writable, or {pin}")
         except ValueError as error:
-            instead = f"name another file first in knownHosts, or put it into hostKeys: {_shown(key)}"
-            return self._refuse(f"{text}: {error}; {instead}")
+            return self._refuse(f"{what} ({error})", f"name another file first in `knownHosts`, or {pin}")
 
-    def _pin_alone(self, key: asyncssh.SSHKey, path: str) -> bool:
-        """What is known was read before the handshake: another connection may have pinned a key since then."""
+    def _pin_locked(self, key: asyncssh.SSHKey, path: str) -> bool:
+        """Pin the key with the file locked, after another check: another connection may have pinned a key meanwhile."""
         with opened(path) as file:
             files = {path: file.content}
             for other in self._trust.known_hosts[1:]:
                 with contextlib.suppress(FileNotFoundError):
                     files[other] = read_regular(other, KNOWN_HOSTS_MAX)
             self._knowledge = _looked_up(self._trust, self._endpoint, files)
-            verdict = self._judged(key)
-            if verdict is not None:
-                return verdict
-            name = hashed(lookup_name(self._trust, self._endpoint))  # so that no line begins as the file's author says
+            trusted = self._is_known(key)
+            if trusted is not None:
+                return trusted
+            name = hashed(
+                lookup_name(self._trust, self._endpoint)
+            )  # hashed, so that the configuration does not choose how a line starts
             number = file.add(f"{name} {_public_line(key)}")
-        # A new key exchange on this connection asks again, and must not wait for a lock.
+        # A new key exchange on this connection checks again, and must not wait for a lock.
         self._knowledge = replace(self._knowledge, keys=(KnownKey(key, f"{path}:{number}"),))
         return True
 
 
 def _unreadable(error: OSError) -> Failure:
-    text = f"cannot read {error.filename}: {error.strerror}; host keys cannot be checked without it"
-    return Failure(Reason.HOST_KEY, text)
+    what = f"cannot read {error.filename}, so host keys cannot be checked ({error.strerror})"
+    return Failure(Reason.HOST_KEY, what, "make it readable, or correct `knownHosts`")
 
 
 def _among(key: asyncssh.SSHKey, known: tuple[KnownKey, ...]) -> bool:

@@ -1,6 +1,6 @@
-"""The way through a jump host: a channel of its connection that carries the next SSH connection.
+"""A channel of a jump host's connection that carries the next SSH connection (asyncssh calls it a tunnel).
 
-asyncssh calls this a tunnel. Ours has a large window, and does not leave a channel behind when it is given up.
+It has a large window, and cancelling the connect leaves no channel behind.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ from collections.abc import Callable
 
 import asyncssh
 
-# What comes in is handed to the inner connection at once and never waits in this channel, so a large window costs no
-# memory; a small one would limit the inner connection to window / round trip, whatever its own channels allow.
+# Received data goes to the inner connection at once and never waits in this channel, so a large window costs no memory.
+# A small one would limit the inner connection to window / round trip, whatever its own channels allow.
 _WINDOW = 64 << 20
 
 _Opened = tuple[asyncssh.SSHTCPChannel[bytes], asyncssh.SSHTCPSession[bytes]]
@@ -27,7 +27,7 @@ class JumpChannel:
     async def create_connection(
         self, session_factory: Callable[[], asyncssh.SSHTCPSession[bytes]], remote_host: str, remote_port: int
     ) -> _Opened:
-        """Cancelling an open under way would leak the channel on both sides: it goes on, and is closed once open."""
+        """Open the channel. If cancelled, the open goes on and the channel is closed then: else both sides leak it."""
         opening = asyncio.ensure_future(
             self._below.create_connection(session_factory, remote_host, remote_port, window=_WINDOW)
         )

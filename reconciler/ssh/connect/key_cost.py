@@ -1,8 +1,8 @@
-"""What decoding a private key may cost: bounds for the figures in the file that decide how long it takes.
+"""Limits for the numbers in a private key file that decide how long decoding takes.
 
-An encrypted key names how often its passphrase is hashed: up to 2^32 rounds, which take months and cannot be
-interrupted. The primes of a large RSA key take OpenSSL minutes to examine, during which no other Python thread runs;
-`logins` has that examination left out, and the size is limited to what ssh reads.
+An encrypted key states how often its passphrase is hashed: up to 2^32 rounds, which take months and cannot be
+interrupted. OpenSSL needs minutes to check the primes of a large RSA key, during which no other Python thread runs;
+`credentials` skips that check, and the size is limited to what ssh reads.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ HASH_ROUNDS_MAX = 10_000_000  # of PKCS #8; OpenSSL's default is 2048
 RSA_BITS_MAX = 16384  # ssh refuses larger ones
 
 _MAGIC = b"openssh-key-v1\0"
-_DEEPEST = 8  # of the values in PKCS #8 that hold a count
+_DEEPEST = 8  # depth of the nested PKCS #8 values that hold a count
 
 
 class CostlyKeyError(ValueError):
-    """The key would take too long to decode or to use. The text says which figure is too large."""
+    """The key would take too long to decode or to use. The text names the number that is too large."""
 
 
 def check_before_decoding(content: bytes) -> None:
@@ -49,7 +49,7 @@ def _check_rounds(rounds: int, most: int) -> None:
 
 
 def _candidates(content: bytes) -> Iterator[bytes]:
-    """Everything in a key file that may be decoded as a key: the file as it is, and each block of base64 in it."""
+    """Everything in a key file that may be decoded as a key: the whole file, and each block of base64 in it."""
     yield content
     block: list[bytes] | None = None
     for line in (*content.split(b"\n"), b"-----END"):

@@ -1,7 +1,7 @@
-"""known_hosts files and pinned keys: which lines are a host's, and which lines a known_hosts file consists of.
+"""known_hosts files and pinned keys: which lines apply to a host, and what is a valid known_hosts line.
 
-Pure: in are the contents of the files, no network, no files, no decision. The form is sshd(8)'s:
-`[marker] patterns type key [comment]`. Lines and fields are taken apart in known_hosts_lines.py.
+Pure. Input: the content of the files. The format is that of sshd(8): `[marker] patterns type key [comment]`. Lines and
+fields are parsed in known_hosts_lines.py.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from reconciler.core.spec import Endpoint, Trust, TrustMode
 from reconciler.ssh.connect.known_hosts_lines import Deadline, Line, TooMuchError, decoded, lines_of, matches
 
 SSH_PORT = 22
-_LINES_MAX = 1000  # of one host: each is compared with the key that is shown, on the event loop
+_LINES_MAX = 1000  # for one host: each is compared with the presented key, on the event loop
 PINNED = "hostKeys"  # the place of a pinned key
 _MARKERS = ("@cert-authority", "@revoked")
-# sshd(8) reads `WORD type key` in authorized_keys as a key that lets somebody in: such a word is never a host's name.
+# In authorized_keys, `WORD type key` is a key that may log in (sshd(8)): such a word is never a host name.
 _LOGIN_OPTION = re.compile(
     r"restrict|cert-authority|(no-)?(pty|user-rc|(agent|port|x11)-forwarding|(touch|verify)-required)"
 )
 _FULL_LINE = re.compile(r"[^\n]+")
-# The key's first bytes are the length of its type's name, hence AAAA. Without a type: a line of SSH's first version.
+# The key starts with the length of its type's name, hence AAAA. Without a type: a line of SSH version 1.
 _KNOWN_HOSTS_LINE = re.compile(
     r"(?:@[a-z-]+[ \t]+)?([^\s\"@]+)[ \t]+"
     r"(?:[a-z][a-z0-9.@-]*[ \t]+AAAA[A-Za-z0-9+/]*={0,3}|[0-9]{3,5}[ \t]+[0-9]+[ \t]+[0-9]{100,})(?:[ \t].*)?"
@@ -33,7 +33,7 @@ _KNOWN_HOSTS_LINE = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class KnownKey:
-    """A key from a known_hosts line or a pinned one, and where it stands, for messages."""
+    """A key from a known_hosts line or a pinned one, and its place for messages."""
 
     key: asyncssh.SSHKey
     place: str
@@ -44,7 +44,7 @@ class KnownKey:
 
 @dataclass(frozen=True, slots=True)
 class Knowledge:
-    """What is known of one host. `elsewhere` are keys known for the host's name without its port."""
+    """The known keys of one host. `elsewhere` are keys for the host's name without its port."""
 
     keys: tuple[KnownKey, ...]
     authorities: tuple[KnownKey, ...]
@@ -53,9 +53,9 @@ class Knowledge:
 
 
 def look_up(trust: Trust, endpoint: Endpoint, files: Mapping[str, bytes], deadline: Deadline) -> Knowledge:
-    """Everything `trust` knows of the endpoint. `files`: the contents of `needed_files`; a missing one is left out.
+    """The known keys of the endpoint by `trust`. `files`: content of the `needed_files` that exist.
 
-    Raises ValueError for a pinned line that is none, and TooMuchError.
+    Raises ValueError for an invalid pinned line, and TooMuchError.
     """
     if not trust.host_keys:
         return _in_files(trust, endpoint, files, deadline)
@@ -67,11 +67,11 @@ def look_up(trust: Trust, endpoint: Endpoint, files: Mapping[str, bytes], deadli
 
 
 def needed_files(trust: Trust) -> tuple[str, ...]:
-    """The files to read. Pinned lines win: with any of them, no file is needed.
+    """The files to read: none if keys are pinned, because pinned lines win.
 
-    Only where accept-new may write to a file that file is read too, or it would accept every key each time: that is
-    where all that is pinned is @revoked.
-    Raises ValueError for a pinned line that is none.
+    If all pinned lines are @revoked, accept-new writes to a file, so it reads that file too: else it would accept every
+    key each time.
+    Raises ValueError for an invalid pinned line.
     """
     if trust.host_keys:
         pinned = _pinned(trust)
@@ -91,7 +91,7 @@ def _pinned(trust: Trust) -> Knowledge:
 
 
 def _in_files(trust: Trust, endpoint: Endpoint, files: Mapping[str, bytes], deadline: Deadline) -> Knowledge:
-    """As ssh does, a host on another port than 22 also believes the keys of its bare name, if its own has none."""
+    """Look in the files. As in ssh, a host on a port other than 22 falls back to the keys of its bare name."""
     name, bare = lookup_name(trust, endpoint), lower(endpoint.host)
     with_bare = not trust.alias and bare != name
     own: list[Line] = []
@@ -103,7 +103,7 @@ def _in_files(trust: Trust, endpoint: Endpoint, files: Mapping[str, bytes], dead
             if with_bare and matches(line.patterns, bare, deadline):
                 by_bare_name.append(line)
             if len(own) + len(by_bare_name) > _LINES_MAX:
-                raise TooMuchError(f"over {_LINES_MAX} of its lines are about {name}")
+                raise TooMuchError(f"more than {_LINES_MAX} lines are about {name}")
     keys = _keys(line for line in own if not line.marker)
     authorities = _keys(line for line in own if line.marker == "@cert-authority")
     if not keys and not authorities:
@@ -117,12 +117,12 @@ def _in_files(trust: Trust, endpoint: Endpoint, files: Mapping[str, bytes], dead
 
 
 def lower(name: str) -> str:
-    """ASCII letters only, as ssh does: U+212A, the Kelvin sign, is not a k."""
+    """Convert ASCII letters only to lower case, as ssh does: U+212A, the Kelvin sign, is not a k."""
     return name.encode("utf-8", "surrogatepass").lower().decode("utf-8", "surrogatepass")
 
 
 def lookup_name(trust: Trust, endpoint: Endpoint) -> str:
-    """The name under which a host's lines stand: the alias as it is, else the host, `[host]:port` unless 22."""
+    """The name of a host in known_hosts: the alias, else the host, as `[host]:port` unless the port is 22."""
     if trust.alias:
         return lower(trust.alias)
     host = lower(endpoint.host)
@@ -138,7 +138,7 @@ def pinned_line(text: str) -> Line:
         line = Line(marker, b"", key_type, key, PINNED)
         if decoded(line) is not None:
             return line
-    raise ValueError("a pinned host key is `type base64`, perhaps after @cert-authority or @revoked")
+    raise ValueError("expected `type base64`, optionally after @cert-authority or @revoked")
 
 
 def _keys(lines: Iterable[Line]) -> tuple[KnownKey, ...]:
@@ -147,9 +147,9 @@ def _keys(lines: Iterable[Line]) -> tuple[KnownKey, ...]:
 
 
 def foreign_line(content: str) -> int:
-    """The number of the first line that is no known_hosts line, comment or blank; 0 where there is none.
+    """The number of the first line that is not a known_hosts line, comment or blank; 0 if there is none.
 
-    Lines end where a shell and sshd end them, at line feeds, and not at all that Python takes for a line's end.
+    Lines end at line feeds only, as for a shell and sshd, and not at every line end of Python.
     """
     for found in _FULL_LINE.finditer(content):
         line = found[0].strip(" \t\r")

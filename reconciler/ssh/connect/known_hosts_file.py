@@ -1,9 +1,9 @@
 """known_hosts files on disk: reading them, and adding a line to one.
 
-A line is added by replacing the file at once: content, mode and owner stay. Links in the path are followed first;
-then everything happens relative to the descriptor of the directory, and no link is followed any more, so that a link
-put there meanwhile leads nowhere. A file is made only at the default place, `~/.ssh/known_hosts`: elsewhere the author
-of a configuration would choose which files exist. All functions block as files do.
+A line is added by replacing the file atomically; content, mode and owner stay. Links in the path are resolved first.
+Then every call is relative to the descriptor of the directory and follows no link, so that a link that is put there
+meanwhile has no effect. A file is created only at the default path, `~/.ssh/known_hosts`: elsewhere the author of a
+configuration would choose which files exist. All functions block.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ from reconciler.ssh.connect.known_hosts import foreign_line
 from reconciler.system import path_lock
 from reconciler.system.file_calls import read
 
-_LOCK_TRIES = 100  # of another process, which needs the lock for reading and writing one small file
+_LOCK_TRIES = 100  # another process holds the lock for reading and writing one small file
 _LOCK_PAUSE = 0.02  # seconds
-_NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EBADF)  # of a file system
+_NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EBADF)  # a file system without locks
 _TO_DIRECTORY = getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _TO_READ = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_NOFOLLOW | os.O_CLOEXEC
 _TO_MAKE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-_NAME_SHOWN = 200  # bytes of the name in a temporary file's, which is at most 255 long
+_NAME_SHOWN = 200  # bytes of the name that a temporary name contains; it has at most 255
 
 
 async def contents(paths: tuple[str, ...]) -> dict[str, bytes]:
-    """The files that are there. Raises OSError, with its `filename`, for one that cannot be read."""
+    """The content of the files that exist. Raises OSError with `filename` for one that cannot be read."""
     found = {}
     for path in paths:
         with contextlib.suppress(FileNotFoundError):
@@ -43,7 +43,7 @@ async def contents(paths: tuple[str, ...]) -> dict[str, bytes]:
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """A known_hosts file that nobody else adds to. `status`: None where there is no file yet."""
+    """A known_hosts file, locked for adding. `status` is None if there is no file yet."""
 
     content: bytes
     status: os.stat_result | None
@@ -51,7 +51,7 @@ class Opened:
     _name: str
 
     def add(self, line: str) -> int:
-        """Add the line and return its number. Raises OSError; then nothing has changed."""
+        """Add the line and return its number. Raises OSError without changing anything."""
         before = self.content + (b"" if self.content.endswith(b"\n") or not self.content else b"\n")
         temporary = f".{os.fsencode(self._name)[:_NAME_SHOWN].decode(errors='ignore')}.{secrets.token_hex(8)}"
         descriptor = os.open(temporary, _TO_MAKE, 0o600, dir_fd=self._directory)
@@ -74,7 +74,7 @@ class Opened:
             raise BlockingIOError(errno.EAGAIN, "it was changed meanwhile")
 
     def _dress(self, descriptor: int) -> None:
-        """Give it mode and owner of the file that it replaces."""
+        """Copy mode and owner of the file that is replaced."""
         if self.status is None:
             return
         os.fchmod(descriptor, stat.S_IMODE(self.status.st_mode) & 0o777)
@@ -87,9 +87,9 @@ class Opened:
 def opened(path: str) -> Iterator[Opened]:
     """Open a known_hosts file for adding to it.
 
-    Raises BlockingIOError where another process stays in it, FileNotFoundError where it would have to be made and may
-    not be, another OSError, and ValueError for a file that holds anything else than known hosts, as a shell's or a
-    list of keys that may log in would.
+    Raises BlockingIOError if another process keeps its lock, FileNotFoundError if it does not exist and may not be
+    created, another OSError, and ValueError for a file that contains anything but known hosts, such as a shell's
+    startup file or authorized_keys.
     """
     directory, name = os.path.split(os.path.realpath(path))
     is_default = path == default_path()
@@ -106,12 +106,12 @@ def opened(path: str) -> Iterator[Opened]:
 
 
 def default_path() -> str:
-    """Where a new file may be made."""
+    """The only path where a new file may be created, "" if there is no home directory."""
     return os.path.normpath(Path("~/.ssh/known_hosts").expanduser()) if os.path.expanduser("~") != "~" else ""  # noqa: PTH111
 
 
 def _open_directory(path: str) -> int:
-    """Open a resolved path. A link in it was put there since, and is not followed."""
+    """Open a resolved path without following links: a link in it was put there since."""
     descriptor = os.open("/", _TO_DIRECTORY)
     for part in Path(path).parts[1:]:
         above = descriptor
@@ -124,11 +124,10 @@ def _open_directory(path: str) -> int:
 
 @contextlib.contextmanager
 def _locked(directory: int, name: str) -> Iterator[None]:
-    """Alone among those who add to this file. Raises BlockingIOError where another one stays.
+    """Lock out other processes that add to this file. Raises BlockingIOError if one of them keeps the lock.
 
-    The lock is a file of this user's beside it: known_hosts itself is replaced, and a directory that others may read
-    could be locked by them. Where files cannot be locked a change by another process is noticed before the file is
-    replaced.
+    The lock is a file of this user beside it: known_hosts itself is replaced, and other users could lock a directory
+    that they may read. On a file system without locks, a change by another process is detected before the replacement.
     """
     lock = _lock(directory, name)
     try:
@@ -154,11 +153,11 @@ def _lock(directory: int, name: str) -> int | None:
 
 
 def _read(directory: int, name: str) -> tuple[bytes, os.stat_result | None]:
-    """The content and the status of the file, if there is one. Raises ValueError for one that is not to be added to."""
+    """The content and status of the file, if it exists. Raises ValueError if nothing may be added to it."""
     status = _status(directory, name)
     if status is None:
         return b"", None
-    if not stat.S_ISREG(status.st_mode):  # before the open, which has effects on some devices
+    if not stat.S_ISREG(status.st_mode):  # before opening it, which has effects on some devices
         raise ValueError("it is not a regular file")
     descriptor = os.open(name, _TO_READ, dir_fd=directory)
     with os.fdopen(descriptor, "rb") as file:
@@ -169,7 +168,7 @@ def _read(directory: int, name: str) -> tuple[bytes, os.stat_result | None]:
     if len(content) > KNOWN_HOSTS_MAX:
         raise ValueError(f"it is larger than {KNOWN_HOSTS_MAX >> 20} MiB")
     if number := foreign_line(content.decode("utf-8", "replace")):
-        raise ValueError(f"line {number} of it is not a known_hosts line")
+        raise ValueError(f"line {number} is not a known_hosts line")
     return content, status
 
 
@@ -181,5 +180,5 @@ def _status(directory: int, name: str) -> os.stat_result | None:
 
 
 def _version(status: os.stat_result | None) -> tuple[int, ...]:
-    """What differs once the name leads to another file, or the file has another content."""
+    """A value that differs if the name leads to another file, or the content has changed."""
     return (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns) if status is not None else ()

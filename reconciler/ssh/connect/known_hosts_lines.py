@@ -1,14 +1,15 @@
 """The lines of known_hosts files as OpenSSH reads them (hostfile.c, match.c, sshkey.c), on bytes.
 
-- A line ends at LF and at nothing else. Fields are separated by blanks and tabs; a NUL ends the patterns, or the line.
-- Markers are @cert-authority and @revoked. A line with another one, or with two, is ignored.
-- Patterns are compared without regard to the case of ASCII letters; `*` and `?` are wildcards, `!` negates, and the
-  brackets of `[host]:port` stand for themselves. A pattern of 1023 bytes or more makes its line match nothing.
-- A hashed name (`|1|salt|HMAC-SHA1`) is one host's, whole and in its canonical form.
-- The type before a key is the key's own. Its base64 may hold white space (a CR at the end of the line) and no junk.
+- A line ends at LF only. Fields are separated by blanks and tabs; a NUL ends the patterns, or the line.
+- Markers are @cert-authority and @revoked. A line with another marker, or with two, is ignored.
+- Patterns ignore the case of ASCII letters; `*` and `?` are wildcards, `!` negates, and the brackets of `[host]:port`
+  are literal. A pattern of 1023 bytes or more makes its line match nothing.
+- A hashed name (`|1|salt|HMAC-SHA1`) is the name of one host, in canonical form.
+- The type before a key equals the type inside it. The base64 may contain white space (a CR at the end of the line), and
+  nothing else that is not base64.
 
-On one point this is stricter: ssh 9.2 ignores a line whose marker ends with a tab if a blank follows anywhere later.
-Such a @revoked line counts here. Such a @cert-authority line is ignored as it is there.
+One rule is stricter: ssh 9.2 ignores a line whose marker ends with a tab if a blank follows anywhere later.
+Here such a @revoked line counts, and such a @cert-authority line is ignored too.
 """
 
 from __future__ import annotations
@@ -30,22 +31,22 @@ _FULL_LINE = re.compile(rb"[^\n]+")
 _PATTERN = re.compile(rb"[^,]+")
 _HEAD = re.compile(rb"[ \t]*(@[^ \t\0]*)?")
 _FIELD = re.compile(rb"[ \t]*([^ \t\0]*)")
-_CERTIFICATE = b"-cert-v01@openssh.com"  # of a type; one that is revoked stands for its key
+_CERTIFICATE = b"-cert-v01@openssh.com"  # ends a type; a revoked certificate revokes its key
 _HASH_MAGIC = b"|1|"
 _SALT_LENGTH = 20  # bytes, as of SHA-1's digest
 _PATTERN_MAX = 1023  # bytes; ssh's buffer
 _NAME_MAX = 1024  # bytes; no resolver knows a longer one
-_CHECK_EVERY = 256  # patterns between two looks at the clock; one with wildcards counts for more
+_CHECK_EVERY = 256  # patterns between two checks of the clock; one with wildcards counts more
 _BYTES_A_STEP = 64
 _TYPE_LENGTH = 4  # bytes of the length before the type inside a key
 
 
 class TooMuchError(Exception):
-    """Known hosts that take too long to look through, or name too many keys for one host."""
+    """The known_hosts files take too long to search, or have too many keys for one host."""
 
 
 class Deadline:
-    """A limit for the processor time of the thread, looked at now and then; `pause` is called at each look."""
+    """A limit for the processor time of the thread, checked now and then; each check calls `pause`."""
 
     def __init__(self, seconds: float, pause: Callable[[], None] = lambda: None) -> None:
         self._seconds = seconds
@@ -59,13 +60,13 @@ class Deadline:
         if self._steps >= _CHECK_EVERY:
             self._steps = 0
             if time.thread_time() > self._at:
-                raise TooMuchError(f"looking through it takes over {self._seconds:g} s")
+                raise TooMuchError(f"searching it takes over {self._seconds:g} s")
             self._pause()
 
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One line. `patterns`: b"" in a pinned line, which is a host's by where it stands."""
+    """One line. `patterns` is b"" in a pinned line, which belongs to the target that names it."""
 
     marker: str
     patterns: bytes
@@ -75,7 +76,7 @@ class Line:
 
 
 def lines_of(content: bytes, path: str, deadline: Deadline) -> Iterator[Line]:
-    """The lines that name a key; comments and what is not a line are passed over."""
+    """The lines that name a key; comments and invalid lines are skipped."""
     number, counted = 1, 0
     for found in _FULL_LINE.finditer(content):
         deadline.spend()
@@ -109,7 +110,7 @@ def _line(raw: bytes, path: str, number: int) -> Line | None:
 
 
 def decoded(line: Line) -> asyncssh.SSHKey | None:
-    """The line's key; None for one that ssh would not read, or of a type that asyncssh does not know."""
+    """The key of the line; None if ssh would not read it, or asyncssh does not support its type."""
     text = b"".join(line.key.split())
     try:
         data = binascii.a2b_base64(text, strict_mode=True)
@@ -135,7 +136,7 @@ def matches(patterns: bytes, name: str, deadline: Deadline) -> bool:
     if len(raw) > _NAME_MAX:
         return False
     found = False
-    for each in _PATTERN.finditer(patterns.lower()):  # an empty one is no name's
+    for each in _PATTERN.finditer(patterns.lower()):  # an empty pattern matches no name
         pattern = each[0]
         deadline.spend(1 + (len(pattern) * len(raw) // _BYTES_A_STEP if b"*" in pattern else 0))
         negated = pattern.startswith(b"!")
@@ -149,20 +150,20 @@ def matches(patterns: bytes, name: str, deadline: Deadline) -> bool:
 
 
 def covers(pattern: bytes, name: bytes) -> bool:
-    """Return True if the pattern with its `*` and `?` is the whole name. At most len(pattern) * len(name) steps."""
+    """Return True if the pattern with `*` and `?` matches the whole name, in len(pattern) * len(name) steps at most."""
     if b"*" not in pattern and b"?" not in pattern:
         return pattern == name
     if len(pattern) - pattern.count(b"*") > len(name):
         return False
     at = in_name = 0
-    star = after_star = -1  # the latest `*`, and where in the name what follows it is tried
+    star = after_star = -1  # the latest `*`, and the position in the name where the rest is tried
     while in_name < len(name):
         if at < len(pattern) and pattern[at] == ord("*"):
             star, after_star = at, in_name
             at += 1
         elif at < len(pattern) and pattern[at] in (ord("?"), name[in_name]):
             at, in_name = at + 1, in_name + 1
-        elif star >= 0:  # the latest `*` takes one more byte; an earlier one never has to
+        elif star >= 0:  # extend the latest `*` by one byte; an earlier one never needs it
             after_star += 1
             at, in_name = star + 1, after_star
         else:
@@ -171,7 +172,7 @@ def covers(pattern: bytes, name: bytes) -> bool:
 
 
 def hashed(name: str) -> str:
-    """The name as a hashed one, with a new salt."""
+    """The hashed form of the name, with a new salt."""
     return _hash(secrets.token_bytes(_SALT_LENGTH), name.encode("utf-8", "surrogatepass")).decode("ascii")
 
 

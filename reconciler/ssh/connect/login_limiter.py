@@ -1,7 +1,7 @@
-"""Whose turn it is to log in: so many handshakes at once with one address, as servers drop the rest.
+"""Limits the handshakes that run at once with one address, because servers drop connections beyond a limit.
 
-In: an address, then the connection that came of it. Out: a place, which is given back when the server does not count
-that connection among its logins any more.
+Input: an address, then its connection. Output: a slot, which is released when the server no longer counts the
+connection among its unauthenticated ones.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ import asyncssh
 
 from reconciler.core.spec import Endpoint
 
-# To one address. sshd drops unauthenticated connections from the tenth on (MaxStartups), and counts one for a while
-# after it turned us away or let us in: with 8 at once some of a hundred are dropped, and 6 are as fast.
+# For each address. sshd drops unauthenticated connections from the tenth on (MaxStartups), and counts a connection for
+# a while after it refused or accepted the login: with 8 at once some of a hundred are dropped, and 6 are as fast.
 HANDSHAKES_AT_ONCE = 6
 
 
 @contextlib.asynccontextmanager
 async def acquire_slot(endpoint: Endpoint) -> AsyncIterator[contextlib.ExitStack]:
-    """A place among the handshakes with this endpoint. It can be taken along, to be given back later."""
+    """Wait for a slot among the handshakes with this endpoint. `pop_all` on it defers the release."""
     key = id(asyncio.get_running_loop()), endpoint
     gate = _gates.get(key)
     if gate is None:
@@ -34,11 +34,11 @@ async def acquire_slot(endpoint: Endpoint) -> AsyncIterator[contextlib.ExitStack
 
 
 async def release_slot(place: contextlib.ExitStack, connection: asyncssh.SSHClientConnection, seconds: float) -> None:
-    """The server has us out of its count when it answers a request. A busy one tells us before that we are let in."""
+    """Release the slot when the server answers a request: a busy server reports the login before it stops counting."""
     with place, contextlib.suppress(TimeoutError):
         async with asyncio.timeout(seconds):
             await connection._make_keepalive_request()  # noqa: SLF001 - there is no public way to ask for an answer
 
 
-# One that nobody uses is gone.
+# A semaphore that is not in use is collected.
 _gates: WeakValueDictionary[tuple[int, Endpoint], asyncio.Semaphore] = WeakValueDictionary()

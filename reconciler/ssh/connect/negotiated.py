@@ -1,22 +1,22 @@
-"""What an SSH connection agreed on. The cipher is told by asyncssh; the key exchange only both sides' offers."""
+"""What an SSH connection negotiated. asyncssh reports the cipher; the rest is derived from the offers of both sides."""
 
 from __future__ import annotations
 
 import asyncssh
 
-# RFC 8308 and OpenSSH's strict kex stand in the list of algorithms, and are none.
+# The markers of RFC 8308 and of OpenSSH's strict kex are in the list of algorithms, and are not algorithms.
 _MARKERS = ("ext-info-", "kex-strict-")
-# The order of the lists; of ciphers and MACs there is one for each direction.
+# The order of the lists; ciphers and MACs have one for each direction.
 _NEGOTIATED = ("key exchange", "host key", "encryption", "encryption", "MAC", "MAC")
 
 
 def cipher(connection: asyncssh.SSHClientConnection) -> str:
-    """The cipher of what we send, "" where it cannot be known."""
+    """The cipher of the sending direction, "" if it is unknown."""
     return str(connection.get_extra_info("send_cipher") or "")
 
 
 def kex(connection: asyncssh.SSHClientConnection) -> str:
-    """The key exchange method: the first of ours that the server offers too (RFC 4253 section 7.1)."""
+    """The key exchange method: the first of the client's that the server offers too (RFC 4253 section 7.1)."""
     hashed = strings(connection.get_hash_prefix())
     if len(hashed) < 4:  # both versions, both offers
         return ""
@@ -25,9 +25,9 @@ def kex(connection: asyncssh.SSHClientConnection) -> str:
 
 
 def nothing_common(connection: asyncssh.SSHClientConnection) -> tuple[str, list[str]] | None:
-    """What was negotiated without a common name, in asyncssh's word for it, and what the server offers; None: nothing.
+    """The kind of algorithm with no common name (asyncssh's word for it), and the server's offer; None if all match.
 
-    A server that finds this out first closes the connection, without a word, before asyncssh says it.
+    A server that detects this first closes the connection without a message, before asyncssh reports it.
     """
     hashed = strings(connection.get_hash_prefix())
     if len(hashed) < 4:
@@ -48,7 +48,7 @@ def name_lists(kexinit: bytes) -> list[list[str]]:
 
 
 def strings(data: bytes, most: int = 4) -> list[bytes]:
-    """The leading strings of SSH's form: each a length of four bytes, and that many bytes."""
+    """The leading SSH strings (RFC 4251 section 5): each a length of four bytes, and that many bytes."""
     found: list[bytes] = []
     while len(data) >= 4 and len(found) < most:  # a length
         length = int.from_bytes(data[:4])
@@ -58,14 +58,14 @@ def strings(data: bytes, most: int = 4) -> list[bytes]:
 
 
 def terrapin(connection: asyncssh.SSHClientConnection) -> tuple[str, str] | None:
-    """The field of `algorithms` and its name for what was agreed on without strict key exchange, and needs it.
+    """The field of `algorithms` and the name of a negotiated algorithm that needs strict key exchange and lacks it.
 
-    With ChaCha20, or CBC and an encrypt-then-MAC, an attacker on the way can drop the first packets after the key
+    With ChaCha20, or CBC and an encrypt-then-MAC, an attacker in between can drop the first packets after the key
     exchange unnoticed, unless both sides do strict key exchange (CVE-2023-48795).
     """
     offers = strings(connection.get_hash_prefix())
     if len(offers) < 4 or "kex-strict-s-v00@openssh.com" in name_lists(offers[3])[0]:
-        return None  # we always offer it ourselves
+        return None  # this side always offers it
     for direction in ("send", "recv"):
         cipher, mac = (str(connection.get_extra_info(f"{direction}_{kind}")) for kind in ("cipher", "mac"))
         if cipher.startswith("chacha20-poly1305"):

@@ -1,7 +1,7 @@
-"""A proxy command: a program whose standard input and output are the way to the SSH server.
+"""A proxy command: a program whose standard input and output carry the SSH connection.
 
-Owns the process: it runs in a group of its own, and the whole group ends with the connection (`aws ssm` and shells
-start children). Its standard error is no part of the connection; the last line is kept for the message.
+Owns the process. It runs in its own process group, and the whole group ends with the connection (`aws ssm` and shells
+start children). The last line of its standard error is kept for the failure message.
 """
 
 from __future__ import annotations
@@ -20,9 +20,10 @@ from reconciler.ssh.errors.failure import DialFailed
 from reconciler.ssh.errors.patterns import printable
 from reconciler.system.descriptors import with_given_limit
 
-_GRACE = 2.0  # between the request to end and the order
-_DYING = 0.1  # until those that were killed are looked for again
-_TAIL = 2048
+_GRACE = 2.0  # seconds between SIGTERM and SIGKILL
+_DYING = 0.1  # seconds until killed children are reaped again
+_TAIL = 2048  # bytes of standard error that are kept
+_FIX = "correct `proxyCommand`, or what it needs to run"
 
 
 class ProxyCommand(asyncio.SubprocessProtocol):
@@ -50,23 +51,23 @@ class ProxyCommand(asyncio.SubprocessProtocol):
         self._exited.set()
         if self._kill is not None:
             self._kill.cancel()
-        # Children that outlived the program go too: the group is theirs alone now.
+        # Kill children that outlived the program: the group has no other members now.
         self._signal(signal.SIGKILL)
         if self._transport is not None:
             self._reap(self._transport.get_pid())
             self._transport.close()
 
     def _reap(self, group: int) -> None:
-        """In a container we may be the first process: those children are ours then, and would stay as zombies."""
+        """Reap the group. As process 1 of a container this process inherits the children, which would stay zombies."""
         with contextlib.suppress(ChildProcessError):
             while os.waitpid(-group, os.WNOHANG)[0]:
                 pass
             asyncio.get_running_loop().call_later(_DYING, self._reap, group)
 
-    # asyncssh's idea of a tunnel
+    # what asyncssh calls on a tunnel
 
     def close(self) -> None:
-        """Ask the whole group to end; kill it if it does not."""
+        """Terminate the whole group; kill it if it does not end."""
         if self._exited.is_set() or self._kill is not None:
             return
         self._signal(signal.SIGTERM)
@@ -80,30 +81,30 @@ class ProxyCommand(asyncio.SubprocessProtocol):
             return
         try:
             os.killpg(self._transport.get_pid(), number)
-        except (ProcessLookupError, PermissionError):  # macOS says "permission" of a group of zombies
+        except (ProcessLookupError, PermissionError):  # macOS reports EPERM for a group of zombies
             return
 
     async def failure(self, where: str) -> Failure | None:
-        """Why the program ended, if it did (or does within a moment): then that is why there is no connection."""
+        """The failure, if the program has ended or ends within half a second: that is why there is no connection."""
         try:
             async with asyncio.timeout(0.5):
                 await self._exited.wait()
         except TimeoutError:
             return None
         status = self._transport.get_returncode() if self._transport is not None else None
-        if status == 0:  # as nc ends when the server closes: nothing to say about the program
+        if status == 0:  # nc exits so when the server closes: the program did not fail
             return None
         lines = self._errors.decode("utf-8", "replace").split("\n")
-        if len(self._errors) == _TAIL:  # of a line that was cut, the rest may be the half of a hidden value
+        if len(self._errors) == _TAIL:  # a cut line may hold half of a value that is hidden
             lines = lines[1:]
-        said = next((line.strip() for line in reversed(lines) if line.strip()), "")
+        last_line = next((line.strip() for line in reversed(lines) if line.strip()), "")
         ended = f"was ended by signal {-status}" if status is not None and status < 0 else f"ended with status {status}"
-        text = f"the proxy command {self.program} {ended} on the way to {where}"
-        return Failure(Reason.UNREACHABLE, f"{text}: {printable(said)}" if said else text)
+        what = f"the proxy command {self.program} for {where} {ended}"
+        return Failure(Reason.UNREACHABLE, f"{what} ({printable(last_line)})" if last_line else what, _FIX)
 
 
 async def start(command: Sequence[str], endpoint: Endpoint, user: str, where: str) -> ProxyCommand:
-    """Run the command with %h, %p, %r and %% filled in, as in ssh_config; no shell. Raises DialFailed."""
+    """Start the command with %h, %p, %r and %% replaced as in ssh_config, without a shell. Raises DialFailed."""
     arguments = [_filled_in(argument, endpoint, user) for argument in command]
     ours, theirs = socket.socketpair()
     loop = asyncio.get_running_loop()
@@ -117,8 +118,8 @@ async def start(command: Sequence[str], endpoint: Endpoint, user: str, where: st
         )
     except OSError as error:
         ours.close()
-        text = f"cannot start the proxy command {printable(arguments[0])}: {error.strerror}"
-        raise DialFailed(Failure(Reason.UNREACHABLE, f"{text}; {where} is reached through it")) from error
+        what = f"cannot start the proxy command {printable(arguments[0])} for {where} ({error.strerror})"
+        raise DialFailed(Failure(Reason.UNREACHABLE, what, _FIX)) from error
     except BaseException:
         ours.close()
         raise

@@ -1,6 +1,6 @@
 """Reads a secret from its source: a file, a variable, or the configuration itself.
 
-A source that cannot be read raises DialFailed with a sentence that names the place and never the content.
+A source that cannot be read raises UnreadableSecretError; its message names the place and never the content.
 """
 
 from __future__ import annotations
@@ -9,14 +9,14 @@ from collections.abc import Mapping
 
 from reconciler.core.observed import Failure, Reason
 from reconciler.core.secret import FromEnv, FromFile, Inline, Source
-from reconciler.ssh.errors.failure import DialFailed
+from reconciler.ssh.errors.failure import UnreadableSecretError
 from reconciler.system import file_calls
 
 _SECRET_MAX = 1 << 20  # bytes: the largest key (RSA, 16384 bits) has 13 KB
 
 
 async def read_bytes(source: Source, environ: Mapping[str, str], what: str) -> bytes:
-    """The content of a secret's source; `what` names it in the sentence. Raises DialFailed."""
+    """The content of a secret's source; `what` names the secret in messages. Raises UnreadableSecretError."""
     match source:
         case Inline():
             return source.secret.reveal().encode()
@@ -24,7 +24,7 @@ async def read_bytes(source: Source, environ: Mapping[str, str], what: str) -> b
             value = environ.get(source.name)
             if not value:
                 state = "unset" if value is None else "empty"
-                raise unreadable(f"{what} is to be in ${source.name}, which is {state}")
+                raise _unreadable(f"cannot read {what} from ${source.name} (the variable is {state})")
             return value.encode("utf-8", "surrogateescape")
         case FromFile():
             return await _file_content(source, what)
@@ -35,18 +35,18 @@ async def read_text(source: Source, environ: Mapping[str, str], what: str) -> st
     try:
         return (await read_bytes(source, environ, what)).decode("utf-8").rstrip("\r\n")
     except UnicodeDecodeError:
-        raise unreadable(f"cannot use {what} in {source}: it is not UTF-8 text") from None
+        raise _unreadable(f"cannot use {what} in {source} (it is not UTF-8 text)") from None
 
 
-def unreadable(message: str) -> DialFailed:
-    return DialFailed(Failure(Reason.SECRET_UNREADABLE, message))
+def _unreadable(what: str) -> UnreadableSecretError:
+    return UnreadableSecretError(Failure(Reason.SECRET_UNREADABLE, what))
 
 
 async def _file_content(source: FromFile, what: str) -> bytes:
     try:
         content = await file_calls.read(source.path, _SECRET_MAX, source.within)
     except OSError as error:
-        raise unreadable(f"cannot read {what} from {source}: {error.strerror}") from error
+        raise _unreadable(f"cannot read {what} from {source} ({error.strerror})") from error
     if not content:
-        raise unreadable(f"cannot use {what} in {source}: the file is empty")
+        raise _unreadable(f"cannot use {what} in {source} (the file is empty)")
     return content

@@ -1,16 +1,15 @@
-"""How an attempt to dial can end: how far it came, what to do about it, and which failure of several tells most."""
+"""The failure of a dial: the stage it reached, and which failure of several hosts is shown."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from enum import IntEnum
 
 from reconciler.core.observed import Failure, Reason
 
 
 class Stage(IntEnum):
-    """How far a dial came."""
+    """How far a dial got."""
 
     CONNECT = 0  # TCP, a channel through a jump host, or the proxy command
     BANNER = 1
@@ -18,8 +17,12 @@ class Stage(IntEnum):
     LOGIN = 3
 
 
-class DialFailed(Exception):  # noqa: N818 - what the loop knows it as
-    """No connection: `failure` says why, `stage` where. None: before anything was dialled, among our own files."""
+class DialFailed(Exception):  # noqa: N818 - an outcome that callers expect, not a programming error
+    """A dial that made no connection.
+
+    failure   the reason
+    stage     how far the dial got; None if it failed on files of this machine, before anything was dialled
+    """
 
     def __init__(self, failure: Failure, stage: Stage | None = None) -> None:
         super().__init__(failure.message)
@@ -27,60 +30,18 @@ class DialFailed(Exception):  # noqa: N818 - what the loop knows it as
         self.stage = stage
 
 
+class UnreadableSecretError(DialFailed):
+    """A credential could not be read from its source (file or variable)."""
+
+
 class ServerSilent(TimeoutError):  # noqa: N818 - as above
-    """A channel was not opened in time, and the server did not say anything else either: it is not the destination."""
+    """A channel was not opened in time, and the server sent nothing else either: the destination is not the cause."""
 
 
-# --- what to do about it ----------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class FailureWithFix(Failure):
-    """A failure that knows better than its reason what to do about it."""
-
-    fix: str
-
-
-def advised(reason: Reason, happened: str, fix: str) -> FailureWithFix:
-    """One whose sentence ends with what to do."""
-    return FailureWithFix(reason, f"{happened}: {fix}", fix)
-
-
-def fix_of(failure: Failure) -> str:
-    """What to do about it."""
-    return failure.fix if isinstance(failure, FailureWithFix) else _FIX[failure.reason]
-
-
-_FIX = {
-    Reason.DNS: "correct the name, or the resolver of the machine that looks it up",
-    Reason.REFUSED: "start the SSH server there, or correct host and port",
-    Reason.UNREACHABLE: "check routes, VPN and firewalls on the way",
-    Reason.TIMEOUT: "check the firewalls on the way: somebody drops packets without a word",
-    Reason.SERVER_BUSY: "the server takes no more logins at the moment: see MaxStartups and PerSourcePenalties there",
-    Reason.HOST_KEY: "compare the key with the server's; `tunnels trust` prints the `hostKeys` to paste",
-    Reason.AUTH: "correct user or key here, or authorized_keys on the server",
-    Reason.CERTIFICATE_EXPIRED: "have a new certificate signed",
-    Reason.SECRET_UNREADABLE: "put the secret there, readable, or name another place; a changed file is tried at once",
-    Reason.PROTOCOL: "compare `algorithms` with what the server offers",
-    Reason.KEEPALIVE: "check the network, and whether the server hangs",
-    Reason.CLOSED_BY_SERVER: "see the server's log: it ended the connection",
-    Reason.BIND: "correct the address, or allow this process to listen there",
-    Reason.LOCAL_PORT_IN_USE: "stop what listens there, or choose another port",
-    Reason.REMOTE_PORT_IN_USE: "free the port on the server, or choose another; see PermitListen there",
-    Reason.FORBIDDEN_BY_SERVER: "allow it on the server: AllowTcpForwarding, PermitOpen, PermitListen",
-    Reason.DESTINATION: "start the destination, or correct its address",
-    Reason.PROBE: "see the destination's log; correct `health` if the probe asks for the wrong thing",
-    Reason.RESOURCES: "make room: raise the limit that the sentence names",
-    Reason.INTERNAL: "report it, with this process's log",
-}
-
-
-# --- which one to tell ------------------------------------------------------------------------------------------
-
-# How much a failure tells, least first: how far the dial came. Of the failures of several hosts the most telling one
-# is shown. What a person must act on comes last, also because its slow backoff is then the one that holds: a host
-# that refuses our login must not be asked again every 200 ms because another one is down.
-_TELLING = (
+# The reasons by how far the dial got, least first. Of the failures of several hosts, the last in this order is shown
+# and sets the backoff. Reasons that need a person come last: their slow backoff must hold, so that a host that refuses
+# the login is not dialled every 200 ms because another host is down.
+_BY_PROGRESS = (
     Reason.DNS,
     Reason.UNREACHABLE,
     Reason.REFUSED,
@@ -99,6 +60,6 @@ _TELLING = (
 )
 
 
-def most_telling(failures: Iterable[Failure]) -> Failure:
-    """The one to show for several hosts tried in turn; of equally telling ones the first."""
-    return max(failures, key=lambda failure: _TELLING.index(failure.reason) if failure.reason in _TELLING else 0)
+def most_significant(failures: Iterable[Failure]) -> Failure:
+    """The failure to show for several hosts that were tried in turn: the first of those that got furthest."""
+    return max(failures, key=lambda one: _BY_PROGRESS.index(one.reason) if one.reason in _BY_PROGRESS else 0)

@@ -1,7 +1,7 @@
-"""Decompression of what a server sends, with a limit for each packet.
+"""Decompression of received packets, with a limit for each packet.
 
-zlib makes up to a thousand bytes of one. asyncssh expands a packet without a limit: 256 KiB became 256 MiB, in one call
-and in one piece of memory. Here a packet may expand to as much as an uncompressed one may hold, as in OpenSSH.
+zlib expands one byte to up to a thousand. asyncssh has no limit: 256 KiB became 256 MiB, in one call and one block of
+memory. Here a packet may expand to the size limit of an uncompressed one, as in OpenSSH.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ EXPANDED_MAX = 256 << 10  # bytes of one packet: OpenSSH's PACKET_MAX_SIZE and a
 
 
 class Decompressor(compression.Decompressor):
-    """One direction of one connection."""
+    """The decompressor of one direction of one connection."""
 
     def __init__(self) -> None:
         self._stream = zlib.decompressobj()
@@ -37,11 +37,11 @@ class Decompressor(compression.Decompressor):
 
 @cache
 def install() -> None:
-    """Have asyncssh use this decompressor, for all connections of the process."""
+    """Make asyncssh use this decompressor for all connections of the process."""
     for name in (b"zlib@openssh.com", b"zlib"):
         compressor = type(compression.get_compressor(name))
         compression.register_compression_alg(
             name, compressor, Decompressor, compression.get_compression_params(name), default=False
         )
-        # Registering adds the name to the list of all names, where it is already.
+        # Registering appends the name to the list of all names, which has it already.
         compression.get_compression_algs().remove(name)

@@ -1,9 +1,9 @@
-"""Diffie-Hellman group exchange (RFC 4419) with a limit for what the server's choice of a group costs.
+"""Diffie-Hellman group exchange (RFC 4419) with a limit for the cost of the server's group.
 
-A server chooses the prime, before its host key is checked. asyncssh gives any prime to OpenSSL, which tests whether it
-is one, and holds the interpreter meanwhile (measured): 0.3 s for the smallest of OpenSSH's own groups, 29 s for the
-largest, 7 s for an odd number of 32,768 bits. Here a group has 2048 to 4096 bits, and the exponent is short, as in
-OpenSSH, which does not test for primes either: two exponentiations of at most 20 ms.
+The server chooses the prime before its host key is checked. asyncssh passes any prime to OpenSSL, which tests it and
+blocks the interpreter meanwhile (measured): 0.3 s for the smallest of OpenSSH's groups, 29 s for the largest, 7 s for
+an odd number of 32,768 bits. Here a group has 2048 to 4096 bits, and the exponent is short, as in OpenSSH, which does
+not test primes either: two exponentiations of at most 20 ms.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from asyncssh import kex, kex_dh
 from asyncssh.packet import SSHPacket, UInt32
 
 BITS_MIN, BITS_WANTED, BITS_MAX = 2048, 3072, 4096
-EXPONENT_BITS = 512  # twice the strength of the largest hash that is used for keys here, as in OpenSSH's dh_gen_key
+EXPONENT_BITS = 512  # twice the strength of the largest hash used for keys, as in OpenSSH's dh_gen_key
 
 
 class ShortExponent:
-    """One side of an exchange: what asyncssh's own class `DH` does, for any modulus."""
+    """One side of an exchange, like asyncssh's class `DH`, for any modulus."""
 
     def __init__(self, generator: int, modulus: int) -> None:
         self._modulus = modulus
@@ -30,32 +30,34 @@ class ShortExponent:
         self._public = pow(generator, self._secret, modulus)
 
     def get_public(self) -> int:
-        """Return what the server is sent."""
+        """Return the public value, which is sent to the server."""
         return self._public
 
     def get_shared(self, peer: int) -> int:
-        """Return the shared secret. Raises ProtocolError for a value that makes it known to everybody."""
+        """Return the shared secret. Raises ProtocolError for a value that makes it predictable."""
         if not 1 < peer < self._modulus - 1:
             raise asyncssh.ProtocolError("the server's value for the key exchange is out of range")
         return pow(peer, self._secret, self._modulus)
 
 
 class GroupExchange(kex_dh._KexDHGex):  # noqa: SLF001 - asyncssh has no public seam for a method of key exchange
-    """The client's side; the server's is asyncssh's."""
+    """The client side of the exchange. asyncssh has the server side."""
 
     def _send_request(self) -> None:
         self._gex_data = b"".join(map(UInt32, (BITS_MIN, BITS_WANTED, BITS_MAX)))
         self.send_packet(self._request_type, self._gex_data)
 
     def _group(self, kind: int, number: int, packet: SSHPacket) -> None:
-        """Take the server's group. Raises ProtocolError."""
+        """Accept the server's group. Raises ProtocolError for a bad one."""
         payload = SSHPacket(packet.get_full_payload()[1:])
         modulus, generator = payload.get_mpint(), payload.get_mpint()
-        if not BITS_MIN - 1 <= modulus.bit_length() <= BITS_MAX:  # some of OpenSSH's have a bit less than they say
+        if (
+            not BITS_MIN - 1 <= modulus.bit_length() <= BITS_MAX
+        ):  # some of OpenSSH's groups have one bit less than their name
             bits = f"{modulus.bit_length()} bits: expected {BITS_MIN} to {BITS_MAX}"
             raise asyncssh.ProtocolError(f"the server's group for the key exchange has {bits}")
         if modulus % 2 == 0 or not 1 < generator < modulus - 1:
-            raise asyncssh.ProtocolError("the server's group for the key exchange is none")
+            raise asyncssh.ProtocolError("the server's group for the key exchange is not a valid group")
         self._process_group(kind, number, packet)
 
     def _perform_init(self) -> None:
@@ -71,7 +73,7 @@ class GroupExchange(kex_dh._KexDHGex):  # noqa: SLF001 - asyncssh has no public 
 
 @cache
 def install() -> None:
-    """Have asyncssh use this class, for all connections of the process."""
+    """Make asyncssh use this class for all connections of the process."""
     handlers = kex._kex_handlers  # noqa: SLF001 - as above; registering would add the names once more
     for name, (handler, hashing, arguments) in list(handlers.items()):
         if handler is kex_dh._KexDHGex:  # noqa: SLF001 - as above

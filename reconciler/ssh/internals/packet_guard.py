@@ -1,17 +1,16 @@
-"""What a server may send on a connection, packet by packet, beyond what asyncssh itself refuses.
+"""Limits what a server may send on a connection, packet by packet, beyond what asyncssh itself refuses.
 
-Sees each packet that concerns the whole connection before asyncssh does (those of one channel, of a key exchange's
-method and of an authentication method go elsewhere), and each packet that is sent. Rules:
-- Packets that carry nothing (SSH_MSG_IGNORE and the like) end the connection when they come by the thousand.
-- Channels that the server opens are refused beyond `OPENS_MAX` that are not answered yet.
-- A key exchange ends within `KEX_MAX` seconds. Meanwhile a server sends no requests (RFC 4253 section 7.1), and what we
-  would send waits in asyncssh without a limit: so relays stop reading, and answers beyond `DEFERRED_MAX` end the
+It sees each packet that is sent, and each received packet that concerns the whole connection, before asyncssh does
+(packets of a channel, of a key exchange method and of an authentication method go elsewhere). Rules:
+- Packets that carry nothing (such as SSH_MSG_IGNORE) end the connection when thousands arrive.
+- Channels that the server opens are refused beyond `OPENS_MAX` unanswered ones.
+- A key exchange ends within `KEX_MAX` seconds. Meanwhile a server sends no requests (RFC 4253 section 7.1), and
+  asyncssh queues outgoing packets without a limit: so relays stop reading, and answers beyond `DEFERRED_MAX` end the
   connection.
 - A packet before the end of the login has at most `LOGIN_PACKET_MAX` bytes, and an SSH_MSG_EXT_INFO at most
-  `EXTENSIONS_MAX` entries: asyncssh takes such packets apart in one piece, and lists of many empty entries are slow.
-- Packets that asyncssh would answer with an exception in our own calls are refused, or repaired where servers are known
-  to send them.
-A rule that is broken raises ProtocolError: asyncssh then ends this connection, and no other.
+  `EXTENSIONS_MAX` entries: asyncssh parses such packets without a pause, and lists of many empty entries are slow.
+- Packets that make asyncssh raise in calls of this program are refused, or repaired if servers are known to send them.
+A violation raises ProtocolError: asyncssh then ends this connection, and no other.
 """
 
 from __future__ import annotations
@@ -27,13 +26,13 @@ from asyncssh.packet import SSHPacket
 from reconciler.ssh.internals.parse_budget import ParseBudget
 
 USELESS_MAX = 10_000  # packets that carry nothing
-USELESS_SECONDS = 10.0  # in which as many of them, and few others, are a flood
-USELESS_SHARE = 0.75  # of all packets. asyncssh's own servers send one SSH_MSG_IGNORE before each packet: a half.
-OPENS_MAX = 512  # channels that a server opened and that are not answered yet
-OPEN_COST = 0.0005  # seconds that a channel costs later: a task, a connection from here
+USELESS_SECONDS = 10.0  # USELESS_MAX of them in this time, with few other packets, are a flood
+USELESS_SHARE = 0.75  # of all packets. Servers based on asyncssh send one SSH_MSG_IGNORE before each packet: a half.
+OPENS_MAX = 512  # unanswered channels that the server opened
+OPEN_COST = 0.0005  # seconds of later work for a channel: a task, a connection from here
 KEX_MAX = 60.0  # seconds
 DEFERRED_MAX = 10_000  # packets that wait for the end of a key exchange
-# Bytes of data that a channel has to take in one packet. With one byte each, what a channel keeps is seconds of work.
+# Bytes of data that a channel must accept in one packet. With one byte each, a full buffer is seconds of work.
 PACKET_MIN = 1 << 10
 
 LOGIN_PACKET_MAX = 64 << 10  # bytes; RFC 4253 asks for 35,000
@@ -51,11 +50,11 @@ _USELESS = frozenset(
 )
 _OPENED = frozenset({constants.MSG_CHANNEL_OPEN_CONFIRMATION, constants.MSG_CHANNEL_OPEN_FAILURE})
 
-Result = bool | Awaitable[None]  # of processing a packet: False if it is of an unknown type
+Result = bool | Awaitable[None]  # what processing a packet returns: False for an unknown type
 
 
 class Guard:
-    """The rules for one connection. Installs itself in the connection."""
+    """The limits for one connection. It installs itself in the connection."""
 
     def __init__(self, connection: asyncssh.SSHClientConnection, inbound: ParseBudget) -> None:
         self._connection = connection
@@ -63,16 +62,16 @@ class Guard:
         self._loop = asyncio.get_running_loop()
         self._send = connection.send_packet
         self._process = connection.process_packet
-        self.exchanging = False  # keys, after the first time
+        self.exchanging = False  # a key exchange after the first is under way
         self.exchanged: Callable[[], None] = _nothing  # called when `exchanging` ends
-        self.refused: Callable[[str], None] = _nothing_said  # called with the text of a refused request
+        self.refused: Callable[[str], None] = _ignore_text  # called with the text of a refused request
         self._theirs = False  # the server has begun a key exchange and not ended it
         self._keyed = False  # the first key exchange has ended
         self._deadline: asyncio.TimerHandle | None = None
-        self._deferring = False  # asyncssh keeps what we send until we have new keys
+        self._deferring = False  # asyncssh queues outgoing packets until there are new keys
         self._deferred = 0
-        self._requests = 0  # of ours that are not answered yet
-        self._opens = 0  # of the server's that are not answered yet
+        self._requests = 0  # own requests that are not answered yet
+        self._opens = 0  # channels of the server that are not answered yet
         self._useless = 0
         self._useless_from = (0, 0.0)  # sequence number and time of the first of them
         self._rules: dict[int, Callable[[int, int, SSHPacket], Result]] = {
@@ -89,8 +88,8 @@ class Guard:
         }
         # Any: asyncssh has no option for it.
         self._limits: Any = connection
-        self._packet_max = self._limits._max_recv_pktlen  # noqa: SLF001 - as said
-        self._limits._max_recv_pktlen = LOGIN_PACKET_MAX  # noqa: SLF001 - as said
+        self._packet_max = self._limits._max_recv_pktlen  # noqa: SLF001 - as above
+        self._limits._max_recv_pktlen = LOGIN_PACKET_MAX  # noqa: SLF001 - as above
         # asyncssh calls both on the connection, by these names.
         connection.send_packet = self.send_packet  # type: ignore[method-assign]
         connection.process_packet = self.process_packet  # type: ignore[method-assign]
@@ -98,13 +97,13 @@ class Guard:
     # --- what is sent ------------------------------------------------------------------------------------------
 
     def send_packet(self, pkttype: int, *args: bytes, handler: Any = None) -> None:
-        """Count what is sent, and send it."""
-        if pkttype > constants.MSG_CHANNEL_OPEN_FAILURE and not self._deferring:  # a channel's: nearly all are
+        """Count a packet, and send it."""
+        if pkttype > constants.MSG_CHANNEL_OPEN_FAILURE and not self._deferring:  # the fast path: a packet of a channel
             self._send(pkttype, *args, handler=handler)
             return
         waits = pkttype > constants.MSG_KEX_LAST
         if waits and self._deferring and self._deferred >= DEFERRED_MAX:
-            self._end("the key exchange does not end, and requests go on")
+            self._end("requests continue while the key exchange does not end")
             return
         if pkttype == constants.MSG_NEWKEYS:
             self._deferring, self._deferred = False, 0
@@ -112,17 +111,17 @@ class Guard:
         if pkttype == constants.MSG_KEXINIT:
             self._deferring = True
             self._exchange_begins()
-        elif waits and self._deferring:  # it comes again, once we have new keys
+        elif waits and self._deferring:  # asyncssh sends it again when there are new keys
             self._deferred += 1
         elif pkttype == constants.MSG_GLOBAL_REQUEST:
-            self._requests += 1  # asyncssh sends only those that want an answer
+            self._requests += 1  # asyncssh sends only requests that want a reply
         elif pkttype in _OPENED:
             self._opens -= 1
 
     # --- what comes in -----------------------------------------------------------------------------------------
 
     def process_packet(self, pkttype: int, pktid: int, packet: SSHPacket) -> Result:
-        """Apply the rules to a packet, and hand it on. Raises ProtocolError."""
+        """Apply the rules to a packet, and pass it on. Raises ProtocolError."""
         if pkttype in _USELESS or pkttype not in _NAMES:
             self._count_useless(pkttype, pktid)
         if self._theirs and pkttype >= constants.MSG_USERAUTH_REQUEST:
@@ -162,7 +161,7 @@ class Guard:
     def _unimplemented(self, pkttype: int, pktid: int, packet: SSHPacket) -> Result:
         if not self._requests:
             return self._process(pkttype, pktid, packet)
-        # Old servers know no requests for the connection, and answer them in this way, in order.
+        # Old servers do not support global requests, and answer them so, in order.
         self._requests -= 1
         return self._process(constants.MSG_REQUEST_FAILURE, pktid, SSHPacket(b""))
 
@@ -172,13 +171,13 @@ class Guard:
 
     def _failure(self, pkttype: int, pktid: int, packet: SSHPacket) -> Result:
         self._requests -= 1
-        # Some send a reason along. asyncssh takes that for a mistake of ours.
-        if said := _said(packet):
-            self.refused(said)
+        # Some servers add a reason, which asyncssh treats as an error of this side.
+        if text := _reply_text(packet):
+            self.refused(text)
         return self._process(pkttype, pktid, SSHPacket(b""))
 
     def _confirmation(self, pkttype: int, pktid: int, packet: SSHPacket) -> Result:
-        """Two channel numbers, the window, the largest packet, and nothing else for the channels that we open."""
+        """Check the fields: two channel numbers, the window, the largest packet, and nothing else."""
         payload = _payload(packet)
         payload.get_bytes(12)
         _check_size(payload.get_uint32())
@@ -203,7 +202,7 @@ class Guard:
     def _count_useless(self, pkttype: int, pktid: int) -> None:
         now = self._loop.time()
         first, since = self._useless_from
-        if not self._useless or now - since > USELESS_SECONDS or pktid < first:  # sequence numbers begin anew
+        if not self._useless or now - since > USELESS_SECONDS or pktid < first:  # sequence numbers restart
             self._useless, self._useless_from = 0, (pktid, now)
             first, since = self._useless_from
         self._useless += 1
@@ -217,7 +216,7 @@ class Guard:
     # --- key exchanges -----------------------------------------------------------------------------------------
 
     def _exchange_begins(self) -> None:
-        """After the login. The first key exchange is under the deadline of the dial."""
+        """Start the deadline, except for the first key exchange, which has that of the dial."""
         if self._keyed and not self.exchanging:
             self.exchanging = True
             why = f"a key exchange takes longer than {KEX_MAX:g} s"
@@ -233,7 +232,7 @@ class Guard:
             self._deadline = None
 
     def _end(self, why: str) -> None:
-        """End the connection, from outside of its parser."""
+        """End the connection, outside of its parser."""
         self._loop.call_soon(self._connection.connection_lost, asyncssh.ProtocolError(why))
 
     def close(self) -> None:
@@ -246,7 +245,7 @@ def _nothing() -> None:
     pass
 
 
-def _nothing_said(text: str) -> None:
+def _ignore_text(text: str) -> None:
     pass
 
 
@@ -260,12 +259,12 @@ def _check_size(size: int) -> None:
 
 
 def _payload(packet: SSHPacket) -> SSHPacket:
-    """The same packet from after its type, to be read without touching what asyncssh will read."""
+    """A copy of the packet after its type, to read without changing what asyncssh will read."""
     return SSHPacket(packet.get_full_payload()[1:])
 
 
-def _said(packet: SSHPacket) -> str:
-    """The text in an answer that should have none: a string of SSH's form, or just bytes."""
+def _reply_text(packet: SSHPacket) -> str:
+    """The text in a reply that should have none: an SSH string, or plain bytes."""
     rest = packet.get_remaining_payload()
     if len(rest) >= 4 and int.from_bytes(rest[:4]) <= len(rest) - 4:
         rest = rest[4 : 4 + int.from_bytes(rest[:4])]

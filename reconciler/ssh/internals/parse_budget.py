@@ -1,14 +1,14 @@
-"""How much of what arrives on an SSH connection is parsed at once.
+"""Limits how long asyncssh parses received data in one turn of the event loop.
 
-asyncssh parses all that it has before it returns. A server that sends small packets without pause held the event loop
-for 0.6 to 1 s at a time (measured), and with it every other link. Here all connections of a loop share `TURN` seconds
-of each turn of the loop. A connection that has more than that to parse waits for the next turn, and its socket is not
-read meanwhile, so that it keeps one read and one packet at most.
+asyncssh parses everything it has before it returns. A server that sent small packets without pause blocked the event
+loop, and every other link, for 0.6 to 1 s at a time (measured). Here all connections of a loop share `TURN` seconds of
+each turn. A connection with more to parse waits for the next turn, and its socket is not read meanwhile, so that it
+keeps one read and one packet at most.
 
-In: bytes from the transport. Out: the same bytes, in order, to asyncssh's `data_received`.
+Input: bytes from the transport. Output: the same bytes, in order, to asyncssh's `data_received`.
 
-Connections through a jump host: the transport of the inner one is a channel of the outer one. While the inner one
-waits, the outer one does too, so that nothing accumulates in that channel.
+With a jump host, the transport of the inner connection is a channel of the outer one. While the inner connection waits,
+the outer one waits too, so that nothing accumulates in that channel.
 """
 
 from __future__ import annotations
@@ -20,51 +20,51 @@ from weakref import WeakKeyDictionary
 
 import asyncssh
 
-TURN = 0.004  # seconds of one turn of the loop for parsing, of all connections that waited for it together
+TURN = 0.004  # seconds of parsing in one turn of the loop, for all waiting connections together
 QUANTUM = 0.001  # seconds for one connection, while others wait
-SPENT_MAX = 2 * TURN  # the most with those that did not wait: what has little to parse is not kept behind the others
-PIECE = 64 << 10  # bytes handed over at once: asyncssh copies what is left for each packet that it takes off
-KEPT_MAX = 512 << 10  # bytes: more than asyncio reads at once and an incomplete packet together
-WRITE_MAX = 16 << 20  # bytes that are not sent yet, beyond which nothing is parsed that could ask for another answer
-RETRY = 0.02  # seconds until the unsent answers are looked at again
+SPENT_MAX = 2 * TURN  # limit with connections that did not wait: a short parse is not delayed by the others
+PIECE = 64 << 10  # bytes passed on at once: asyncssh copies the rest for each packet that it removes
+KEPT_MAX = 512 << 10  # bytes: more than one read of asyncio plus an incomplete packet
+WRITE_MAX = 16 << 20  # unsent bytes beyond which nothing is parsed, because it could cause another answer
+RETRY = 0.02  # seconds until the unsent answers are checked again
 
 
 class ParseBudget:
-    """Stands between the transport of one connection and asyncssh. Installs itself in the connection."""
+    """The parse budget of one connection, between its transport and asyncssh. It installs itself in the connection."""
 
     def __init__(self, connection: asyncssh.SSHClientConnection, below: ParseBudget | None = None) -> None:
-        """`below`: of the jump host's connection that carries this one."""
-        # Any: asyncssh shows neither its transport (a socket's, or a channel), nor what it has yet to parse
-        # (`_inpbuf`), nor the method that begins with the next packet (`_recv_pkthdr`), where parsing can stop.
+        """`below`: the budget of the jump host's connection that carries this one."""
+        # Any: asyncssh has no public access to its transport (a socket or a channel), to the unparsed bytes
+        # (`_inpbuf`), or to the method that starts the next packet (`_recv_pkthdr`), where parsing can stop.
         self._connection: Any = connection
         self._below = below
         self._loop = asyncio.get_running_loop()
         self._turns = _turns.setdefault(self._loop, _Turns())
         self._receive = connection.data_received
-        self._begin_packet = self._connection._recv_pkthdr  # noqa: SLF001 - as said
-        self._end = 0.0  # of the time to parse in
-        self._stopped = False  # before a packet, because the time was over
+        self._begin_packet = self._connection._recv_pkthdr  # noqa: SLF001 - as above
+        self._end = 0.0  # loop time until which it may parse
+        self._stopped = False  # before a packet, because the time was used up
         self._paused = False
-        self._held = False  # by the connection that this one carries
+        self._held = False  # paused by the connection that this one carries
         self.working = False
         self.heard: Callable[[], None] = _nothing  # called when bytes arrive
-        self.worked: Callable[[], None] = _nothing  # called when some have been parsed
+        self.worked: Callable[[], None] = _nothing  # called when bytes were parsed
         # asyncssh and the transport call these two by name. data_received is a method of asyncio's Protocol.
-        connection._recv_pkthdr = self._next_packet  # type: ignore[method-assign]  # noqa: SLF001 - as said
+        connection._recv_pkthdr = self._next_packet  # type: ignore[method-assign]  # noqa: SLF001 - as above
         connection.data_received = self.data_received  # type: ignore[method-assign]
 
     def data_received(self, data: bytes, datatype: asyncssh.DataType = None) -> None:
-        """Take what the transport read."""
+        """Accept what the transport read."""
         self.heard()
         self._turns.serve(self, data)
 
     def charge(self, seconds: float) -> None:
-        """Count work that a packet causes later, in tasks, to the present turn."""
+        """Charge the present turn for work that a packet causes later, in tasks."""
         self._end -= seconds
         self._turns.charge(seconds)
 
     def parse(self, data: bytes, end: float) -> None:
-        """Parse this, and what was left over, until then (loop time)."""
+        """Parse the rest and this data until `end` (loop time)."""
         self._end = 0.0 if self._answers_unsent() else end
         self.working, self._stopped = True, False
         try:
@@ -79,28 +79,28 @@ class ParseBudget:
                 self._loop.call_later(RETRY, self._turns.serve_later, self)
             elif not self._held:
                 self._turns.serve_later(self)
-        elif len(self._connection._inpbuf) > KEPT_MAX:  # noqa: SLF001 - as said
-            self._pause()  # asyncssh waits for a task of its own, and then goes on by itself
+        elif len(self._connection._inpbuf) > KEPT_MAX:  # noqa: SLF001 - as above
+            self._pause()  # asyncssh waits for a task of its own, and continues by itself
         else:
             self._resume()
 
     def _next_packet(self) -> bool:
-        """What asyncssh calls at the beginning of each packet. False: it does not go on."""
-        if self._transport is None:  # the connection has ended; what came after is of no interest
+        """Called by asyncssh at the start of each packet. Return False to stop parsing."""
+        if self._transport is None:  # the connection has ended; the rest is dropped
             return False
         if self._held or self._loop.time() >= self._end:
             self._stopped = True
-            if not self.working:  # asyncssh goes on after a task of its own
+            if not self.working:  # asyncssh continues after a task of its own
                 self._turns.serve_later(self)
             return False
         return bool(self._begin_packet())
 
     @property
     def _transport(self) -> Any:
-        return self._connection._transport  # noqa: SLF001 - as said
+        return self._connection._transport  # noqa: SLF001 - as above
 
     def _answers_unsent(self) -> bool:
-        """Whether the server asks without end and does not read the answers."""
+        """Return True if the server sends requests and does not read the answers."""
         return self._transport is not None and self._transport.get_write_buffer_size() > WRITE_MAX
 
     # --- stopping the transport --------------------------------------------------------------------------------
@@ -124,22 +124,22 @@ class ParseBudget:
             self._transport.resume_reading()
 
     def hold(self) -> None:
-        """Parse nothing more for now: the connection that this one carries has enough."""
+        """Stop parsing: the connection that this one carries has enough."""
         self._held = True
         self._pause()
 
     def release(self) -> None:
-        """Go on."""
+        """Continue parsing."""
         self._held = False
         if not self.working:
             self._turns.serve_later(self)
 
 
 class _Turns:
-    """The time of one loop for parsing: `TURN` seconds in each turn, one connection after the other.
+    """Divides the parsing time of one loop: `TURN` seconds in each turn, one connection after the other.
 
-    A callback in each turn would tell exactly when the next one begins, and cost a tenth of the throughput. So there is
-    one only while connections wait. Else the time between two calls counts as time for others.
+    A callback in each turn would mark its start exactly, and cost a tenth of the throughput. So there is one only while
+    connections wait. Otherwise the time between two calls counts as time for others.
     """
 
     def __init__(self) -> None:
@@ -154,9 +154,9 @@ class _Turns:
         self._charged += seconds
 
     def serve(self, inbound: ParseBudget, data: bytes) -> None:
-        """Let this connection parse what it has got now, as far as there is time and no other one waits."""
+        """Let this connection parse now, within the time left and if no other one waits."""
         now = asyncio.get_running_loop().time()
-        if self._parsing:  # the bytes come through a jump host, whose time this is
+        if self._parsing:  # the bytes come through a jump host, and use its time
             inbound.parse(data, now + TURN - self._spent)
             return
         self._spent = max(0.0, self._spent - (now - self._idle_since))
@@ -166,7 +166,7 @@ class _Turns:
         self._parse(inbound, data, now, left)
 
     def serve_later(self, inbound: ParseBudget) -> None:
-        """Let this connection go on when it is its turn."""
+        """Let this connection continue in its turn."""
         self._waiting[inbound] = None
         self._schedule()
 
@@ -185,7 +185,7 @@ class _Turns:
             self._spent += self._idle_since - now + self._charged
 
     def _turn(self) -> None:
-        """A new turn of the loop has begun."""
+        """Serve the waiting connections in a new turn of the loop."""
         self._scheduled = False
         self._spent = 0.0
         waiting = list(self._waiting)

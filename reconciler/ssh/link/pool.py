@@ -16,7 +16,7 @@ from types import MappingProxyType
 from reconciler.core import backoff
 from reconciler.core.descriptor_budget import Budget
 from reconciler.core.faults import internal
-from reconciler.core.observed import Failure, LinkPhase, LinkState, Reason, Tries
+from reconciler.core.observed import Failure, LinkPhase, LinkState, Tries
 from reconciler.core.spec import NOTHING, Access, AgentLogin, Desired, TargetSettings, TargetSpec
 from reconciler.ssh.connect.dial import DialFailed, Dialled, dial, fingerprint, fingerprints
 from reconciler.ssh.counters import Counters
@@ -107,7 +107,7 @@ class LinkPool:
             for taken in (place, agents):
                 if taken is not None:
                     taken.give_back()
-            self._failed(record, Failure(Reason.RESOURCES, self._budget.no_link()))
+            self._failed(record, self._budget.no_link())
             self._changed()
             return
         client = LinkClient(place)

@@ -97,11 +97,11 @@ class Prober:
         try:
             failure = await self._once(tunnel, health, link)
         except NoRoomError as full:
-            log.debug("%s: not probed: %s", tunnel.id, full.sentence)  # this says nothing about the destination
+            log.debug("%s: not probed: %s", tunnel.id, full.failure.message)  # this says nothing about the destination
             return
         except Exception as error:  # a bug in a probe is reported as one, and the tunnel keeps running
             log.exception("%s: a fault of this program in a probe", tunnel.id)
-            failure = Failure(Reason.INTERNAL, f"a fault of this program: {error!r}; please report it")
+            failure = Failure(Reason.INTERNAL, f"a fault of this program in a probe ({error!r})")
         if not link.gone:
             self._counters.target(tunnel.target).probes.observe(asyncio.get_running_loop().time() - started)
             self._record(tunnel, health, failure)

@@ -219,7 +219,7 @@ class Listeners:
         unreleased = self._unreleased.get(key)
         if failure.reason is Reason.REMOTE_PORT_IN_USE and unreleased is not None and not unreleased.gone:
             text = "this server releases a port only when the old connection ends, after its last client"
-            failure = replace(failure, message=f"{failure.message}; {text}")
+            failure = replace(failure, what=f"{failure.what}; {text}")
         self._record_failure(record, failure)
         self._gone(record)
 
