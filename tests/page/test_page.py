@@ -314,7 +314,7 @@ async def test_a_process_that_ends_is_not_one_of_which_nothing_is_asked(tab: Tab
     well.world.tunnels = [tunnel("prod", "db", "127.0.0.1:5000", "db:5000", phase="draining", connections=2)]
     await tab.until("document.title === 'ending · tunnels'")
     said = await text(tab, "document.getElementById('nothing')")
-    assert said == "The process is ending: 2 clients may finish, nobody new comes in."
+    assert said == "The process is ending: 2 clients may finish, new clients are not accepted."
     assert await text(tab, "document.getElementById('converged')") == "ending"
 
 

@@ -143,7 +143,7 @@ function arrangeRows() {
 // Its targets are gone by then, and of its tunnels all that nobody uses any more.
 function endingWords() {
   const clients = status.tunnels.reduce((sum, tunnel) => sum + (tunnel.connections ?? 0), 0);
-  return `The process is ending${clients > 0 ? `: ${count(clients, 'client')} may finish, nobody new comes in` : ''}.`;
+  return `The process is ending${clients > 0 ? `: ${count(clients, 'client')} may finish, new clients are not accepted` : ''}.`;
 }
 
 // The tab and its icon tell it too: a dot, a cross, a broken ring.
