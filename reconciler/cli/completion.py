@@ -1,11 +1,11 @@
-"""`tunnels completion`."""
+"""`tunnels completion`: print a shell completion script."""
 
 from __future__ import annotations
 
 import click
 from click.shell_completion import get_completion_class
 
-from reconciler.cli.client import Trouble
+from reconciler.cli.client import CommandError
 
 _SHELLS = ("bash", "zsh", "fish")
 
@@ -14,7 +14,7 @@ _SHELLS = ("bash", "zsh", "fish")
 @click.argument("shell", type=click.Choice(_SHELLS))
 @click.pass_context
 def command(context: click.Context, shell: str) -> None:
-    r"""Print what makes SHELL complete commands, options and the ids of running tunnels.
+    r"""Print a script that makes SHELL complete commands, options and the ids of running tunnels.
 
     \b
     echo 'eval "$(tunnels completion bash)"' >> ~/.bashrc
@@ -23,7 +23,7 @@ def command(context: click.Context, shell: str) -> None:
     """
     kind = get_completion_class(shell)
     if kind is None:
-        raise Trouble(f"nothing is known about {shell}")
+        raise CommandError(f'unsupported shell "{shell}": expected {", ".join(_SHELLS)}')
     root = context.find_root()
     name = "tunnels"
     click.echo(kind(root.command, {}, name, f"_{name.upper()}_COMPLETE").source())

@@ -1,4 +1,4 @@
-"""`tunnels connections`."""
+"""`tunnels connections`: list live client connections."""
 
 from __future__ import annotations
 
@@ -30,25 +30,25 @@ _COLUMNS = (
 @options.output("the list, as /api/v1/connections has it.")
 @options.control
 def command(ids: tuple[str, ...], output: str, control: Control) -> None:
-    r"""The live clients: who is connected through which tunnel, since when, and how much they moved.
+    r"""List the live client connections: source, destination, state, age and bytes.
 
-    Sent is towards the SSH server, received is from there.
+    SENT counts bytes towards the SSH server, RECEIVED counts bytes from it.
 
     \b
     tunnels connections
     tunnels connections prod/postgres
     """
     if ids:
-        chosen(control.get("/api/v1/status"), ids)  # raises Trouble for one that names none
-    found: list[Client] = control.get("/api/v1/connections")["connections"]
-    clients = [client for client in found if not ids or matches(client["tunnel"], ids)]
+        chosen(control.get("/api/v1/status"), ids)  # raises CommandError for an ID that matches no tunnel
+    connections: list[Client] = control.get("/api/v1/connections")["connections"]
+    clients = [client for client in connections if not ids or matches(client["tunnel"], ids)]
     if output == "json":
         click.echo(json.dumps({"connections": clients}, indent=2))
     elif clients:
         now = datetime.now(UTC)
         click.echo("\n".join(table(_COLUMNS, [_row(client, now) for client in clients], width())))
     else:
-        click.echo("nobody is connected")
+        click.echo("no clients are connected")
 
 
 def _row(client: Client, now: datetime) -> list[Cell]:

@@ -1,4 +1,4 @@
-"""`tunnels demo`."""
+"""`tunnels demo`: an embedded SSH server, a web service and a tunnels.yaml to edit."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sys
 
 import click
 
-from reconciler.cli.client import Trouble
+from reconciler.cli.client import CommandError
 from reconciler.cli.terminal import logs
 from reconciler.cli.values import DURATION
 from reconciler.demo.show import DemoError, show
@@ -15,20 +15,20 @@ from reconciler.system.descriptors import raise_soft_limit
 
 
 @click.command("demo")
-@click.option("--exit-after", type=DURATION, metavar="DURATION", help="End by itself after this time, such as 5s.")
+@click.option("--exit-after", type=DURATION, metavar="DURATION", help="Exit after this time, for example 5s.")
 def command(exit_after: float | None) -> None:
-    r"""Watch tunnels converge.
+    r"""Try tunnels on this machine.
 
-    Starts an SSH server, a small web service behind it and a tunnels.yaml, all on this machine and gone afterwards,
-    and tells you what to curl and what to edit.
+    Starts an SSH server, a small web service behind it and the tunnels of a tunnels.yaml. Prints a curl command to try
+    and the file to edit. Removes everything at the end.
 
     \b
     tunnels demo
     tunnels demo --exit-after 30s
     """
     raise_soft_limit()
-    logs.set_up("error")  # the demo tells changes in its own way; mistakes in the file are errors
+    logs.set_up("error")  # the demo prints changes itself; mistakes in the file are errors
     try:
         sys.exit(asyncio.run(show(click.echo, exit_after)))
     except DemoError as error:
-        raise Trouble(str(error)) from None
+        raise CommandError(str(error)) from None

@@ -1,4 +1,4 @@
-"""`tunnels diagnose`."""
+"""`tunnels diagnose`: test a tunnel step by step, in the running process."""
 
 from __future__ import annotations
 
@@ -7,46 +7,47 @@ import sys
 import click
 
 from reconciler.cli import options
-from reconciler.cli.client import Control, NothingRuns
+from reconciler.cli.client import Control, NotRunningError
 from reconciler.cli.ids import chosen
 from reconciler.cli.responses import Status, Step
-from reconciler.cli.terminal.table import clean, is_unicode, painted, width, wrapped
+from reconciler.cli.terminal.table import clean, coloured, is_unicode, width, wrapped
 
-_WITHIN = 30.0  # it takes less than ten seconds, on a process that has time for it
+_TIMEOUT = 30.0  # seconds; the process needs less than ten unless it is busy
 
 
 @click.command("diagnose")
 @options.one_id
 @options.control
 def command(pattern: str, control: Control) -> None:
-    r"""Go a tunnel's way: its listener, hop by hop to its destination, its probe: what works, what not, what to do.
+    r"""Test a tunnel step by step: its listener, each hop, its destination, its probe; say what to fix.
 
-    The running process does it, with its credentials and from where it is. Live connections are left alone.
+    The running process runs the tests, with its own credentials. Live connections are not touched.
 
     \b
     tunnels diagnose prod/postgres
 
-    Exits 0 if every step is well, 1 if not. One that is not up has a step that is not well, unless it stands by.
+    Exits 0 if every step succeeds, else 1. A tunnel that is not up has a failed step, unless it is in standby.
     """
     try:
         status: Status = control.get("/api/v1/status")
-    except NothingRuns as nothing:
-        raise NothingRuns(f"{nothing.message}; `tunnels check --connect FILE` tries the logins from here") from None
-    well = True
+    except NotRunningError as error:
+        hint = "to try only the logins, run `tunnels check --connect FILE`"
+        raise NotRunningError(f"{error.message}; {hint}") from None
+    is_ok = True
     for number, tunnel in enumerate(chosen(status, [pattern])):
         click.echo(("\n" if number else "") + clean(tunnel["id"]))
-        steps: list[Step] = control.get("/api/v1/diagnose", within=_WITHIN, id=tunnel["id"])["steps"]
+        steps: list[Step] = control.get("/api/v1/diagnose", within=_TIMEOUT, id=tunnel["id"])["steps"]
         click.echo("\n".join(line for step in steps for line in _lines(step)))
-        well &= all(step["ok"] for step in steps)
-    sys.exit(0 if well else 1)
+        is_ok &= all(step["ok"] for step in steps)
+    sys.exit(0 if is_ok else 1)
 
 
 def _lines(step: Step) -> list[str]:
-    good, bad = ("✓", "✗") if is_unicode() else ("ok  ", "FAIL")
+    ok, failed = ("✓", "✗") if is_unicode() else ("ok  ", "FAIL")
     name, detail = clean(step["step"]), clean(step["detail"] or "")
     if step["ok"]:
-        said = wrapped(f"{good} {name}: {detail}" if detail else f"{good} {name}", width(), first="")
-        return [said[0].replace(good, painted(good, "green"), 1), *said[1:]]
-    said = wrapped(detail, width()) if detail else []
+        lines = wrapped(f"{ok} {name}: {detail}" if detail else f"{ok} {name}", width(), first="")
+        return [lines[0].replace(ok, coloured(ok, "green"), 1), *lines[1:]]
+    lines = wrapped(detail, width()) if detail else []
     fix = wrapped(f"Fix: {clean(step['fix'])}", width()) if step["fix"] else []
-    return [f"{painted(bad, 'red')} {name}", *said, *(painted(line, "yellow") for line in fix)]
+    return [f"{coloured(failed, 'red')} {name}", *lines, *(coloured(line, "yellow") for line in fix)]

@@ -1,4 +1,4 @@
-"""`tunnels events`."""
+"""`tunnels events`: show what changed."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from reconciler.cli import options
 from reconciler.cli.client import Control
 from reconciler.cli.ids import chosen, matches
 from reconciler.cli.responses import Event
-from reconciler.cli.terminal.table import clean, painted
+from reconciler.cli.terminal.table import clean, coloured
 
 _COLOURS = {"up": "green", "down": "red", "unhealthy": "red"}
 
 
 @click.command("events")
 @options.ids()
-@click.option("--follow", "-f", is_flag=True, help="Go on with what happens from now on, until Ctrl-C.")
-@options.output("one JSON object a line.")
+@click.option("--follow", "-f", is_flag=True, help="Continue with new events until Ctrl-C.")
+@options.output("one JSON object per line.")
 @options.control
 def command(ids: tuple[str, ...], follow: bool, output: str, control: Control) -> None:
-    r"""What changed, when, and why.
+    r"""Show what changed, when, and why.
 
     \b
     tunnels events
@@ -38,14 +38,14 @@ def command(ids: tuple[str, ...], follow: bool, output: str, control: Control) -
 
 
 def _events(ids: tuple[str, ...], follow: bool, control: Control) -> Iterable[Event]:
-    """Those that are remembered, then (--follow) new ones: the stream begins with what is remembered too.
+    """Return the recent events and, with --follow, new ones (the stream begins with the recent events too).
 
-    Raises Trouble for an ID that names none of these, nor a tunnel that is there.
+    Raises CommandError for an ID that matches neither a recent event nor a tunnel.
     """
-    remembered: list[Event] = control.get("/api/v1/events")["events"]
-    if unheard := [one for one in ids if not any(_is_of(event, [one]) for event in remembered)]:
-        chosen(control.get("/api/v1/status"), unheard)
-    return control.follow("/api/v1/events", follow="1") if follow else remembered
+    recent: list[Event] = control.get("/api/v1/events")["events"]
+    if without_event := [pattern for pattern in ids if not any(_is_of(event, [pattern]) for event in recent)]:
+        chosen(control.get("/api/v1/status"), without_event)
+    return control.follow("/api/v1/events", follow="1") if follow else recent
 
 
 def _is_of(event: Event, ids: Iterable[str]) -> bool:
@@ -53,10 +53,10 @@ def _is_of(event: Event, ids: Iterable[str]) -> bool:
 
 
 def _line(event: Event) -> str:
-    """`2026-11-22T12:00:00.123Z  tunnel prod/pg  connecting -> up`, the time as in the log."""
+    """Return `2026-11-22T12:00:00.123Z  tunnel prod/pg  connecting -> up`, with the time as in the log."""
     phase, before = event["phase"] or "gone", event["before"]
     reason = f" ({event['reason']})" if event["reason"] else ""
     origin = f"{clean(before)} -> " if before and before != phase else ""
-    change = origin + painted(clean(phase + reason), _COLOURS.get(phase, ""))
+    change = origin + coloured(clean(phase + reason), _COLOURS.get(phase, ""))
     message = f": {clean(event['message'])}" if event["message"] else ""
     return f"{clean(event['at'])}  {clean(event['subject'])}  {change}{message}"

@@ -1,4 +1,4 @@
-"""FILE... and what restricts files: the arguments that `run`, `check` and others share."""
+"""FILE... and the options that restrict files, shared by `run`, `check`, `plan` and `trust`."""
 
 from __future__ import annotations
 
@@ -14,31 +14,31 @@ from reconciler.config.options import Options
 
 
 def files(command: Callable[..., None]) -> Callable[..., None]:
-    """Give the command its configuration: the FILE arguments and options as one `Config`."""
+    """Pass the FILE arguments and options to the command as one `Config`."""
 
-    # Not readable=True: a file that cannot be read is for the loader to report, beside those that can.
+    # Not readable=True: the loader reports a file that cannot be read, and still loads the others.
     @click.argument("paths", nargs=-1, metavar="[FILE]...", type=click.Path(readable=False))
-    @click.option("--strict", is_flag=True, help="Warnings are errors, and so is a bad file among good ones.")
+    @click.option("--strict", is_flag=True, help="Treat warnings as errors, and fail if any file is invalid.")
     @click.option(
         "--secrets-dir",
         metavar="DIR",
         default="",
-        help="Files with keys, certificates, passwords and passphrases must lie in DIR, also when they are read. Not "
-        "fenced by it alone: variables, secrets written in a file, agents, knownHosts.",
+        help="Files with keys, certificates, passwords and passphrases must be in DIR, also when they are read. "
+        "Does not restrict variables, secrets written in a file, agents or knownHosts.",
     )
     @click.option(
         "--secrets-dir-only",
         is_flag=True,
-        help="With --secrets-dir: nothing else may be a secret: no variable, nothing written in a file, no agent whose "
-        "socket is not in DIR.",
+        help="With --secrets-dir: allow no other secrets: no variables, nothing written in a file, no agent with a "
+        "socket outside DIR.",
     )
     @click.option(
         "--allow-env",
         metavar="PREFIX",
         multiple=True,
-        help="Files may name only variables that begin with PREFIX, in ${...} and as {env: ...} (may be repeated).",
+        help="Allow only variables that begin with PREFIX, in ${...} and {env: ...} (may be repeated).",
     )
-    @click.option("--allow-commands", is_flag=True, help="Files may run programs (proxyCommand).")
+    @click.option("--allow-commands", is_flag=True, help="Allow files to run programs (proxyCommand).")
     @wraps(command)
     def with_config(
         paths: tuple[str, ...],
@@ -47,10 +47,10 @@ def files(command: Callable[..., None]) -> Callable[..., None]:
         secrets_dir_only: bool,
         allow_env: tuple[str, ...],
         allow_commands: bool,
-        **others: Any,  # the command's own options, as click found them
+        **others: Any,  # the command's own options
     ) -> None:
         if secrets_dir_only and not secrets_dir:
-            raise click.UsageError("--secrets-dir-only goes with --secrets-dir DIR")
+            raise click.UsageError("--secrets-dir-only needs --secrets-dir DIR")
         options = Options(
             strict=strict,
             secrets_dir=secrets_dir,

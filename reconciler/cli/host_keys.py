@@ -1,7 +1,7 @@
-"""Fetching the host keys of targets and their jump hosts, without logging in to the one whose key is fetched.
+"""Fetches the host keys of targets and their jump hosts, without a login to the server that has the key.
 
-A server behind a jump host is reached through it, so the jump host has to let us in first, with all the checks that
-`run` makes. Nothing is written anywhere.
+A server behind a jump host is reached through it. This needs a login to the jump host, with the same checks as `run`.
+No file is written.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from reconciler.ssh.errors.connect_errors import from_dial
 from reconciler.ssh.errors.failure import DialFailed, Stage
 from reconciler.system import tcp
 
-_AT_ONCE = 16
+_CONCURRENCY = 16
 
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """One SSH server of the files: hop number `number` on the way to `target`, at one of its hosts."""
+    """One SSH server of the files: one host of hop number `number` on the route to `target`."""
 
     target: TargetSpec
     number: int
@@ -43,8 +43,8 @@ class Server:
         return (*self.target.access.via, self.target.access.hop)[self.number]
 
     @property
-    def way(self) -> tuple[object, ...]:
-        """What makes it the same server for two targets."""
+    def key(self) -> tuple[object, ...]:
+        """The identity of the server: two targets with equal keys share it."""
         return self.endpoint, self.hop.trust, self.target.access.via[: self.number], self.target.access.proxy_command
 
     @property
@@ -53,13 +53,18 @@ class Server:
 
 
 @dataclass(frozen=True, slots=True)
-class Fetched:
-    """A server's key as `type base64`, its fingerprint, and how it stands to what is known; or why there is none."""
+class FetchedKey:
+    """The host key of a server, or the failure to fetch it.
+
+    line         `type base64`
+    fingerprint  SHA256:...
+    state        "new", "known", "revoked" or "changed: ..."
+    """
 
     server: Server
     line: str = ""
     fingerprint: str = ""
-    standing: str = ""
+    state: str = ""
     failure: Failure | None = None
 
     @property
@@ -68,46 +73,46 @@ class Fetched:
 
 
 def servers_of(desired: Desired, names: Iterable[str]) -> list[Server]:
-    """Every server of these targets once, jump hosts before what is behind them."""
-    found: dict[tuple[object, ...], Server] = {}
+    """Return every server of these targets once, each jump host before the servers behind it."""
+    servers: dict[tuple[object, ...], Server] = {}
     for name in names:
         target = desired.targets[name]
         for number, hop in enumerate((*target.access.via, target.access.hop)):
             for endpoint in hop.hosts:
                 server = Server(target, number, endpoint)
-                found.setdefault(server.way, server)
-    return list(found.values())
+                servers.setdefault(server.key, server)
+    return list(servers.values())
 
 
-def fetch_all(servers: Iterable[Server], environ: Mapping[str, str]) -> list[Fetched]:
-    """In their order."""
+def fetch_all(servers: Iterable[Server], environ: Mapping[str, str]) -> list[FetchedKey]:
+    """Fetch the keys of all servers and return them in the same order."""
     return asyncio.run(_all(servers, environ))
 
 
-async def _all(servers: Iterable[Server], environ: Mapping[str, str]) -> list[Fetched]:
-    gate = asyncio.Semaphore(_AT_ONCE)
+async def _all(servers: Iterable[Server], environ: Mapping[str, str]) -> list[FetchedKey]:
+    limit = asyncio.Semaphore(_CONCURRENCY)
 
-    async def one(server: Server) -> Fetched:
-        async with gate:
+    async def one(server: Server) -> FetchedKey:
+        async with limit:
             try:
                 return await _fetch(server, environ)
             except DialFailed as failed:
-                return Fetched(server, failure=failed.failure)
+                return FetchedKey(server, failure=failed.failure)
 
     return list(await asyncio.gather(*map(one, servers)))
 
 
-async def _fetch(server: Server, environ: Mapping[str, str]) -> Fetched:
+async def _fetch(server: Server, environ: Mapping[str, str]) -> FetchedKey:
     endpoint, where = server.endpoint, str(server.endpoint)
     trust = server.hop.trust
     if trust.mode is TrustMode.OFF:
-        trust = replace(trust, mode=TrustMode.STRICT)  # what is known is looked up all the same
+        trust = replace(trust, mode=TrustMode.STRICT)  # look up the known keys all the same
     check = await HostKeyCheck.prepare(trust, endpoint, where)
     offers = options(server.hop, (), check, (0.0, 1), certificates=False)
     stage = Stage.CONNECT
     try:
-        async with _below(server, environ) as below, asyncio.timeout(server.seconds):
-            through: Any = JumpChannel(below) if below is not None else None  # asyncssh's type for it is private
+        async with _jump_connection(server, environ) as jump, asyncio.timeout(server.seconds):
+            through: Any = JumpChannel(jump) if jump is not None else None  # asyncssh's type for it is private
             async with _socket(server, direct=through is None) as sock:
                 stage = Stage.BANNER
                 key = await asyncssh.get_server_host_key(
@@ -119,29 +124,31 @@ async def _fetch(server: Server, environ: Mapping[str, str]) -> Fetched:
                     kex_algs=offers["kex_algs"],
                     server_host_key_algs=offers["server_host_key_algs"],
                 )
-    except Exception as error:  # what cannot be decoded becomes any kind of exception in asyncssh
+    except Exception as error:  # asyncssh raises exceptions of any type for data that it cannot decode
         raise DialFailed(from_dial(error, where, stage, server.seconds)) from error
     if key is None:
-        raise DialFailed(Failure(Reason.PROTOCOL, f"{where} shows no host key", "check that it is an SSH server"))
+        raise DialFailed(Failure(Reason.PROTOCOL, f"{where} sent no host key", "check that it is an SSH server"))
     line = " ".join(key.export_public_key("openssh").decode("ascii").split()[:2])
-    return Fetched(server, line, key.get_fingerprint(), _standing(check.known, key))
+    return FetchedKey(server, line, key.get_fingerprint(), _state(check.known, key))
 
 
 @contextlib.asynccontextmanager
-async def _below(server: Server, environ: Mapping[str, str]) -> AsyncIterator[asyncssh.SSHClientConnection | None]:
-    """The connection to the jump host before it; None where there is none."""
+async def _jump_connection(
+    server: Server, environ: Mapping[str, str]
+) -> AsyncIterator[asyncssh.SSHClientConnection | None]:
+    """Connect to the last jump host before the server; yield None if there is none."""
     access, settings = server.target.access, server.target.settings
     if not server.number:
         yield None
         return
     jump = access.via[server.number - 1]
-    way = Access(jump, access.via[: server.number - 1], access.proxy_command)
+    jump_access = Access(jump, access.via[: server.number - 1], access.proxy_command)
     try:
         dialled = await dial(
-            way, settings, len(jump.hosts), name=server.target.name, client=asyncssh.SSHClient, environ=environ
+            jump_access, settings, len(jump.hosts), name=server.target.name, client=asyncssh.SSHClient, environ=environ
         )
     except DialFailed as failed:
-        what = f"{server.endpoint} is behind a jump host that does not let us in: {failed.failure.what}"
+        what = f"cannot log in to the jump host of {server.endpoint}: {failed.failure.what}"
         raise DialFailed(replace(failed.failure, what=what)) from failed
     try:
         yield dialled.connection
@@ -152,7 +159,7 @@ async def _below(server: Server, environ: Mapping[str, str]) -> AsyncIterator[as
 
 @contextlib.asynccontextmanager
 async def _socket(server: Server, *, direct: bool) -> AsyncIterator[socket.socket | None]:
-    """A socket of our own to the server, by TCP or by its proxy command; None where a jump host carries it."""
+    """Open a socket to the server by TCP or by its proxy command; yield None if a jump host is used."""
     command = server.target.access.proxy_command
     if not direct:
         yield None
@@ -172,13 +179,13 @@ async def _socket(server: Server, *, direct: bool) -> AsyncIterator[socket.socke
             sock.close()
 
 
-def _standing(known: Knowledge, key: asyncssh.SSHKey) -> str:
-    """What is known of this key here: "known", "revoked", "changed: …" or "new"."""
+def _state(known: Knowledge, key: asyncssh.SSHKey) -> str:
+    """Compare the key with the known keys: "known", "revoked", "changed: ..." or "new"."""
     if any(one.is_key(key) for one in known.revoked):
         return "revoked"
     if any(one.is_key(key) for one in (*known.keys, *known.elsewhere)):
         return "known"
     if known.keys:
         others = ", ".join(f"{one.key.get_algorithm()} {one.key.get_fingerprint()} ({one.place})" for one in known.keys)
-        return f"changed: known is {others}"
+        return f"changed: the known key is {others}"
     return "new"

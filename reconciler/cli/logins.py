@@ -1,4 +1,4 @@
-"""What `check` knows of logins beyond the file: whether keys can be used; and, with --connect, whether we get in."""
+"""Checks of logins that go beyond the file: whether keys can be used and, for --connect, whether logins succeed."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from reconciler.ssh.connect.algorithms import known
 from reconciler.ssh.connect.credentials import unusable_credentials
 from reconciler.ssh.connect.dial import DialFailed, dial
 
-_AT_ONCE = 16
+_CONCURRENCY = 16
 
 
 @dataclass(frozen=True, slots=True)
-class LoggedIn:
-    """What came of one target. `message` is a sentence; `reason` is from the closed set, "" where it let us in."""
+class LoginResult:
+    """Result of the login to one target. `reason` is a failure reason (docs/contract.md), "" on success."""
 
     target: str
     reason: str
@@ -31,23 +31,23 @@ class LoggedIn:
 
 
 class KeyInspector:
-    """Tells the reader of the files what no server will ever be asked with: `config.options.Inspector`.
+    """Finds keys, certificates and algorithms that cannot be used. Implements `config.options.Inspector`.
 
-    Each key is looked into once, however many targets it is for: to open an encrypted one takes a while.
+    The result for each key is cached, because an encrypted key takes up to a second to open.
     """
 
     def __init__(self, environ: Mapping[str, str]) -> None:
         self.environ = environ
-        self._found: dict[tuple[KeyLogin | AgentLogin, bool], tuple[str, str]] = {}
+        self._cache: dict[tuple[KeyLogin | AgentLogin, bool], tuple[str, str]] = {}
 
     def unusable_credential(self, hop: Hop, login: Login) -> tuple[str, str]:
         if isinstance(login, PasswordLogin):
             return "", ""
-        asked = (login, hop.strict_key_permissions)
-        if asked not in self._found:
+        key = (login, hop.strict_key_permissions)
+        if key not in self._cache:
             message = self._message(hop, login)
-            self._found[asked] = (message, self._field(hop, login, message)) if message else ("", "")
-        return self._found[asked]
+            self._cache[key] = (message, self._field(hop, login, message)) if message else ("", "")
+        return self._cache[key]
 
     def algorithms(self, kind: str) -> tuple[str, ...]:
         return known(kind)
@@ -57,7 +57,7 @@ class KeyInspector:
         return found[0].message if found else ""
 
     def _field(self, hop: Hop, login: Login, message: str) -> str:
-        """What is to blame: that without which the message would be another."""
+        """Return the field that causes the message: without it, the message would be different."""
         if isinstance(login, KeyLogin):
             alone = replace(login, certificate=None)
             if login.certificate and self._message(hop, alone) != message:
@@ -67,25 +67,28 @@ class KeyInspector:
         return "privateKey"
 
 
-def log_in_to_all(loaded: Loaded, environ: Mapping[str, str]) -> list[LoggedIn]:
-    """In the order of the files; targets that are off are passed over, unless it is a gap that keeps them off."""
+def log_in_to_all(loaded: Loaded, environ: Mapping[str, str]) -> list[LoginResult]:
+    """Log in to all targets, in the order of the files.
+
+    Targets that are off are skipped, except those that are off because of a missing variable or secret.
+    """
     return asyncio.run(_all(loaded, environ))
 
 
-async def _all(loaded: Loaded, environ: Mapping[str, str]) -> list[LoggedIn]:
-    gate = asyncio.Semaphore(_AT_ONCE)
+async def _all(loaded: Loaded, environ: Mapping[str, str]) -> list[LoginResult]:
+    limit = asyncio.Semaphore(_CONCURRENCY)
 
-    async def one(target: TargetSpec) -> LoggedIn:
+    async def one(target: TargetSpec) -> LoginResult:
         if target.name in loaded.broken:
-            return LoggedIn(target.name, "secret_unreadable", loaded.broken[target.name])
-        async with gate:
+            return LoginResult(target.name, "secret_unreadable", loaded.broken[target.name])
+        async with limit:
             return await _log_in(target, environ)
 
     targets = [target for target in loaded.desired.targets.values() if not target.off or target.name in loaded.broken]
     return list(await asyncio.gather(*map(one, targets)))
 
 
-async def _log_in(target: TargetSpec, environ: Mapping[str, str]) -> LoggedIn:
+async def _log_in(target: TargetSpec, environ: Mapping[str, str]) -> LoginResult:
     access = target.access
     try:
         dialled = await dial(
@@ -97,10 +100,10 @@ async def _log_in(target: TargetSpec, environ: Mapping[str, str]) -> LoggedIn:
             environ=environ,
         )
     except DialFailed as failed:
-        return LoggedIn(target.name, failed.failure.reason, failed.failure.message)
+        return LoginResult(target.name, failed.failure.reason, failed.failure.message)
     dialled.connection.close()
     await dialled.connection.wait_closed()
-    said = [f"{access.hop.hosts[dialled.host]} lets {access.hop.user} in ({dialled.seconds:.2f} s)"]
+    notes = [f"login to {access.hop.hosts[dialled.host]} as {access.hop.user} succeeded ({dialled.seconds:.2f} s)"]
     if not dialled.host_key_verified:
-        said.append("host keys are not checked")
-    return LoggedIn(target.name, "", "; ".join([*said, *dialled.warnings]))
+        notes.append("host keys are not checked")
+    return LoginResult(target.name, "", "; ".join([*notes, *dialled.warnings]))

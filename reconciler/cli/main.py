@@ -1,21 +1,21 @@
-"""The `tunnels` command: finds the verb, which lives in the module of its name and is imported only when used.
+"""The `tunnels` command group. Each command is a module of its name, imported only when it is used.
 
-Exit codes (DESIGN section 6): 0 done, 1 not so, 2 wrong use or invalid file, 3 nothing runs; 130 for Ctrl-C. What ends
-every command alike is here: Ctrl-C, and an output that nothing can be written to.
+Exit codes (docs/contract.md): 0 success, 1 failure, 2 wrong usage or invalid file, 3 no running process, 130 Ctrl-C.
+This module handles what ends every command in the same way: Ctrl-C, and an output that cannot be written.
 """
 
 from __future__ import annotations
 
 import sys
 
-_INTERRUPTED = 130  # 128 and the number of SIGINT, as shells count
+_INTERRUPTED = 130  # 128 + SIGINT, as in shells
 _TERMINATED = 143
 
 try:
     import os
     import signal
 
-    if os.getpid() == 1:  # the kernel keeps from the first process of a container what it has no handler for
+    if os.getpid() == 1:  # the kernel drops signals without a handler for the first process of a container
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(_TERMINATED))
 
     import errno
@@ -29,48 +29,48 @@ try:
 
     from reconciler import __version__
     from reconciler.core.printable import printable
-except KeyboardInterrupt:  # these take most of the time in which nothing has begun yet
+except KeyboardInterrupt:  # the imports take most of the start-up time
     sys.exit(_INTERRUPTED)
 
-# The verbs, in the order of their help, with the line that stands there: listing them imports none of them.
-VERBS = {
-    "run": "Converge on the file, and keep converging",
-    "check": "Validate files, and say what to mend",
-    "plan": "Show what would be done with a file, without doing it",
-    "status": "What is up, what is not, and why",
-    "diagnose": "Try a tunnel hop by hop, and say what to do",
+# The commands in the order of the help text, each with its help line. Listing them imports none of them.
+COMMANDS = {
+    "run": "Open the tunnels of the file and keep them matching it",
+    "check": "Validate files and report every mistake",
+    "plan": "Show what a file would change, without changing it",
+    "status": "Show which tunnels are up, which are not, and why",
+    "diagnose": "Test a tunnel hop by hop and say what to fix",
     "wait": "Wait until tunnels are up",
     "restart": "Give tunnels new SSH connections",
-    "pause": "Turn tunnels off without editing the file",
-    "resume": "Turn paused tunnels on again",
-    "reload": "Have the running process read its files again",
-    "connections": "The live clients",
-    "port": "Print the port that a tunnel listens on",
-    "events": "What changed, when, and why",
-    "trust": "Fetch host keys, to compare and to paste",
-    "import": "Make a tunnels.yaml of ssh command lines or ssh_config",
-    "schema": "Print the JSON Schema of the file",
-    "demo": "Watch tunnels converge against an embedded server",
-    "completion": "Print what makes a shell complete the commands",
+    "pause": "Turn tunnels off without an edit of the file",
+    "resume": "Turn paused tunnels on",
+    "reload": "Make the running process read its files again",
+    "connections": "List the live client connections",
+    "port": "Print the port of a tunnel",
+    "events": "Show what changed, when, and why",
+    "trust": "Fetch host keys to compare and pin",
+    "import": "Translate ssh command lines or ssh_config to a tunnels.yaml",
+    "schema": "Print the JSON Schema of tunnels.yaml",
+    "demo": "Try tunnels against an embedded SSH server",
+    "completion": "Print a shell completion script",
 }
 
 
-# What writing says where the disk is full or gone, or the output closed. (A reader who has left is click's to handle.)
+# Errors of a write to a full or failed disk, or to a closed output. click handles a closed pipe (EPIPE).
 _UNWRITABLE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF})
 
 
-class _Verbs(click.Group):
-    """Imports `reconciler.cli.<verb>` when it is called."""
+class _CommandGroup(click.Group):
+    """Imports `reconciler.cli.<command>` when the command is called."""
 
     def main(self, *args: Any, **extra: Any) -> Any:
         if sys.__stdout__ is None:
-            sys.stdout = _closed()
+            sys.stdout = _unwritable_stdout()
         try:
             return super().main(*args, **extra)
         except OSError as error:
             if error.errno not in _UNWRITABLE:
                 raise
-            # What is still in its buffer would be written, and fail, once more at the end.
+            # Python flushes the buffer again at exit, which would fail again.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             click.echo(f"error: cannot write: {error.strerror}", err=True)
             sys.exit(1)
@@ -79,7 +79,7 @@ class _Verbs(click.Group):
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
-            click.echo("\nerror: interrupted", err=True)  # the terminal's ^C stands on the line before
+            click.echo("\nerror: interrupted", err=True)  # the newline ends the terminal's "^C"
             ctx.exit(_INTERRUPTED)
         except click.ClickException as error:
             _make_printable(error)
@@ -93,50 +93,51 @@ class _Verbs(click.Group):
             raise
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(VERBS)
+        return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in VERBS:
+        if cmd_name not in COMMANDS:
             return None
-        if cmd_name == "run":  # it reloads on SIGHUP; one that comes before it can must not end it
+        if cmd_name == "run":  # a SIGHUP before the handler is installed must not end the process
             signal.signal(signal.SIGHUP, signal.SIG_IGN)
         name = f"{cmd_name}_" if keyword.iskeyword(cmd_name) else cmd_name  # import
-        command: click.Command = _imported(f"reconciler.cli.{name}").command
-        return _as_written(command)
+        command: click.Command = _import(f"reconciler.cli.{name}").command
+        return _keep_line_breaks(command)
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        near = [verb for verb in VERBS if verb[:2] == args[0][:2]]
-        if args[0] not in VERBS and near and not ctx.resilient_parsing:
-            ctx.fail(f"there is no command {args[0]}; did you mean {' or '.join(near)}?")
+        similar = [name for name in COMMANDS if name[:2] == args[0][:2]]
+        if args[0] not in COMMANDS and similar and not ctx.resilient_parsing:
+            ctx.fail(f"unknown command '{args[0]}': did you mean {' or '.join(similar)}?")
         return super().resolve_command(ctx, args)
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
-        """Without importing them all, as click would for their first lines."""
-        verbs = [CompletionItem(verb, help=said) for verb, said in VERBS.items() if verb.startswith(incomplete)]
-        return verbs if not incomplete.startswith("-") else super(click.Group, self).shell_complete(ctx, incomplete)
+        """Complete command names without importing the modules, which click would do for their help lines."""
+        names = [CompletionItem(name, help=text) for name, text in COMMANDS.items() if name.startswith(incomplete)]
+        return names if not incomplete.startswith("-") else super(click.Group, self).shell_complete(ctx, incomplete)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
-            formatter.write_dl(list(VERBS.items()))
+            formatter.write_dl(list(COMMANDS.items()))
 
 
 def _make_printable(error: click.ClickException) -> None:
-    """Escape what the message quotes of an argument. click shows it as it is."""
+    """Escape control characters of arguments that the message quotes, which click does not do."""
     error.message = "\n".join(map(printable, error.message.split("\n")))  # type: ignore[misc]  # final, says click
 
 
-def _imported(name: str) -> Any:
-    """The module, also where nothing can be written to.
+def _import(name: str) -> Any:
+    """Import a module, also on a system where no file can be written.
 
-    asyncssh looks for an optional library when it is imported. Where there is a C compiler, Python's way to find one
-    makes a temporary file, and raises if there is no directory for it: then it is to find none.
+    asyncssh looks for an optional library when it is imported. Where there is a C compiler, `find_library` makes a
+    temporary file and raises FileNotFoundError if there is no directory for it. Then it is replaced by one that finds
+    nothing.
     """
     try:
         return importlib.import_module(name)
     except FileNotFoundError:
-        import ctypes.util  # noqa: PLC0415 - seldom needed, and the light commands must start quickly
+        import ctypes.util  # noqa: PLC0415 - seldom needed, and the commands must start quickly
 
         find_library = ctypes.util.find_library
         vars(ctypes.util)["find_library"] = lambda _: None
@@ -146,35 +147,35 @@ def _imported(name: str) -> Any:
             vars(ctypes.util)["find_library"] = find_library
 
 
-def _closed() -> io.TextIOWrapper:
-    """In place of a stdout that is closed: writing to it fails, and no socket gets its number."""
+def _unwritable_stdout() -> io.TextIOWrapper:
+    """Return a stand-in for a closed stdout: a write to it fails, and no socket gets descriptor 1."""
     return io.TextIOWrapper(io.FileIO(os.open(os.devnull, os.O_RDONLY), "w"))
 
 
-def _as_written(command: click.Command) -> click.Command:
-    r"""A raw docstring has `\b` as two characters; click wants the one that keeps the lines below it as they are."""
+def _keep_line_breaks(command: click.Command) -> click.Command:
+    r"""Replace the two characters `\b` of a raw docstring by a backspace: click then keeps the line breaks."""
     command.help = (command.help or "").replace("\\b\n", "\b\n")
     return command
 
 
-@click.group(cls=_Verbs, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=_CommandGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, message="tunnel-reconciler %(version)s")
 def main() -> None:
-    r"""SSH tunnels as a file: edit tunnels.yaml, and it comes true.
+    r"""SSH tunnels as a file: the running process keeps them matching tunnels.yaml.
 
     \b
-    tunnels demo                    see it work, nothing needed
+    tunnels demo                    try it on this machine
     tunnels check tunnels.yaml      validate a file
-    tunnels plan tunnels.yaml       see what it would do
+    tunnels plan tunnels.yaml       see what a file would change
     tunnels run tunnels.yaml        open its tunnels and keep them open
-    tunnels status                  what is up, what is not, and why
-    tunnels diagnose prod/postgres  find out where one is stuck
+    tunnels status                  see which tunnels are up, and why others are not
+    tunnels diagnose prod/postgres  find out why a tunnel fails
 
     `tunnels COMMAND --help` has examples. `tunnels completion bash` completes commands and ids.
     """
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # a letter that the terminal does not have must not end the command
+        if isinstance(stream, io.TextIOWrapper):  # a character outside the encoding must not end the command
             stream.reconfigure(errors="backslashreplace")
 
 
-_as_written(main)
+_keep_line_breaks(main)

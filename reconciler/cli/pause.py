@@ -1,4 +1,4 @@
-"""`tunnels pause`."""
+"""`tunnels pause`: turn tunnels off at run time."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import click
 
 from reconciler.cli import options
 from reconciler.cli.client import Control
-from reconciler.cli.ids import named
+from reconciler.cli.ids import explained
 from reconciler.cli.terminal.table import clean
 from reconciler.cli.values import DURATION
 from reconciler.config.schema.values import shown_duration
@@ -15,20 +15,21 @@ from reconciler.config.schema.values import shown_duration
 @click.command("pause")
 @options.ids()
 @click.option("--all", "everything", is_flag=True, help="All tunnels.")
-@click.option("--for", "seconds", type=DURATION, metavar="DURATION", help="Resume by itself after this time.")
+@click.option("--for", "seconds", type=DURATION, metavar="DURATION", help="Resume after this time.")
 @options.control
 def command(ids: tuple[str, ...], everything: bool, seconds: float | None, control: Control) -> None:
-    r"""Turn tunnels off without editing the file.
+    r"""Turn tunnels off without an edit of the file.
 
-    They stop accepting at once, and live clients drain. It lasts until `resume`, or until the process ends.
+    Paused tunnels accept no new clients, and live clients drain. A pause lasts until `resume`, or until the process
+    ends.
 
     \b
     tunnels pause prod/postgres --for 1h
     tunnels pause --all
     """
-    meant = options.all_or_ids(ids, everything)
+    patterns = options.all_or_ids(ids, everything)
     until = f" for {shown_duration(seconds)}" if seconds else ""
-    with named(control, meant):
-        answer = control.post("/api/v1/pause", {"ids": meant, "seconds": seconds})
-    for done in answer["done"]:
-        click.echo(f"{clean(done)}: paused{until}")
+    with explained(control, patterns):
+        answer = control.post("/api/v1/pause", {"ids": patterns, "seconds": seconds})
+    for tunnel in answer["done"]:
+        click.echo(f"{clean(tunnel)}: paused{until}")

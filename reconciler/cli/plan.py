@@ -1,4 +1,4 @@
-"""`tunnels plan`."""
+"""`tunnels plan`: show what a file would change."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from pathlib import Path
 import click
 
 from reconciler.cli import options
-from reconciler.cli.client import Control, NothingRuns, Trouble
+from reconciler.cli.client import CommandError, Control, NotRunningError
 from reconciler.cli.files import files
 from reconciler.cli.responses import PlannedStep
-from reconciler.cli.terminal.table import clean, complain, count, painted, width
+from reconciler.cli.terminal.table import clean, coloured, count, print_message, width
 from reconciler.config.load import Config, Loaded
 from reconciler.config.syntax.config_files import STDIN, Found, default_paths, listing, read_all
 from reconciler.core.spec import NOTHING, Desired
@@ -26,19 +26,19 @@ from reconciler.system.redaction import redact_json
 
 _SIGNS = {"dial": "+", "open": "+", "close": "-", "retire": "-", "cut": "-", "drain": "-"}
 _COLOURS = {"+": "green", "-": "red", "~": "yellow"}
-_HEAD_MAX = 44  # a head wider than this does not push its text to the right
+_HEAD_MAX = 44  # columns; the text is indented below its head only if the head is narrower
 _TEXT_MIN = 30
-_WIDE = 1_000_000  # no terminal: one line each
+_WIDE = 1_000_000  # columns where there is no terminal: one line for each step
 _INVALID = 2
 
 
-class _Invalid(Trouble):
+class _InvalidFileError(CommandError):
     exit_code = _INVALID
 
 
 @dataclass(frozen=True, slots=True)
-class _Foreseen:
-    """`clients`: how many live ones are touched; the steps' own counts tell of one who loses his connection twice."""
+class _PlanResult:
+    """The steps, or the errors. `clients` counts each affected live client once, unlike the sum over the steps."""
 
     steps: list[PlannedStep]
     errors: list[str]
@@ -47,89 +47,89 @@ class _Foreseen:
 
 @click.command("plan")
 @files
-@click.option("--from", "old", metavar="OLD", multiple=True, help="What to compare with; - is stdin (may be repeated).")
+@click.option("--from", "old", metavar="OLD", multiple=True, help="Compare with OLD; - is stdin (may be repeated).")
 @click.option("--exit-code", is_flag=True, help="Exit 1 if there is something to do.")
-@options.output("the steps: action, subject, why, and how many live clients it touches.")
+@options.output("the steps: action, subject, why, number of live clients affected.")
 @options.control
 def command(config: Config, old: tuple[str, ...], exit_code: bool, output: str, control: Control) -> None:
-    r"""What would be done with FILE..., without doing it.
+    r"""Show what the running process would change for FILE..., without changing it.
 
-    Asks the running process, which knows its live clients; where none runs, it is all there is to do from nothing.
-    With --from it is what an edit from OLD to FILE does, and no process is asked.
+    Without a running process, the plan is what a fresh start would do. With --from, it is what an edit from OLD to FILE
+    would do, and no process is needed.
 
     \b
     tunnels plan tunnels.yaml
     git show main:tunnels.yaml | tunnels plan tunnels.yaml --from -
     tunnels plan --exit-code tunnels.yaml || echo "something would change"
 
-    Exits 0; with --exit-code 1 if there is something to do; 2 if a file is not valid.
+    Exits 0, or 2 if a file is invalid; with --exit-code, 1 if there is something to do.
     """
     new, before = _found(config.paths or default_paths(config.environ), old)
     loaded = _load(config, new)
-    simulated = (
+    result = (
         _from_old(config, loaded, before) if old else _from_running(control, new, loaded, strict=config.options.strict)
     )
-    done = sorted(simulated.steps, key=lambda step: (_name(step), step["action"], step["why"]))
+    steps = sorted(result.steps, key=lambda step: (_name(step), step["action"], step["why"]))
     if output == "json":
-        told = {"actions": done, "errors": simulated.errors, "clients": simulated.clients}
-        click.echo(json.dumps(redact_json(told), indent=2))
+        document = {"actions": steps, "errors": result.errors, "clients": result.clients}
+        click.echo(json.dumps(redact_json(document), indent=2))
     else:
-        for error in simulated.errors:
-            complain("error", error)
-        if not simulated.errors or done:
-            click.echo("\n".join(_lines(done, loaded.desired, simulated.clients)))
-    sys.exit(_INVALID if simulated.errors else int(exit_code and bool(done)))
+        for error in result.errors:
+            print_message("error", error)
+        if not result.errors or steps:
+            click.echo("\n".join(_lines(steps, loaded.desired, result.clients)))
+    sys.exit(_INVALID if result.errors else int(exit_code and bool(steps)))
 
 
-# --- where the steps come from ----------------------------------------------------------------------------------
+# --- the steps -------------------------------------------------------------------------------------------------
 
 
-def _from_old(config: Config, loaded: Loaded, before: Sequence[Found]) -> _Foreseen:
+def _from_old(config: Config, loaded: Loaded, before: Sequence[Found]) -> _PlanResult:
     origin = _load(config, before)
-    errors = [*_told(loaded), *map(str, origin.errors)]
-    return _Foreseen([], errors) if errors else _between(origin.desired, loaded.desired)
+    errors = [*_errors(loaded), *map(str, origin.errors)]
+    return _PlanResult([], errors) if errors else _between(origin.desired, loaded.desired)
 
 
-def _from_running(control: Control, new: Sequence[Found], loaded: Loaded, *, strict: bool) -> _Foreseen:
-    if unread := [str(one.problem) for one in new if one.problem is not None]:
-        return _Foreseen([], unread)
-    files = [{"name": one.name, "directory": one.directory, "text": _text(one)} for one in new]
+def _from_running(control: Control, new: Sequence[Found], loaded: Loaded, *, strict: bool) -> _PlanResult:
+    if problems := [str(file.problem) for file in new if file.problem is not None]:
+        return _PlanResult([], problems)
+    files = [{"name": file.name, "directory": file.directory, "text": _text(file)} for file in new]
     try:
         answer = control.post("/api/v1/plan", {"files": files, "strict": strict}, within=60.0)
-    except NothingRuns:
+    except NotRunningError:
         where = f" at {control.paths[0]}" if control.is_named else ""
-        click.echo(f"nothing runs{where}: this is what a fresh start would do", err=True)
-        errors = _told(loaded)
-        return _Foreseen([], errors) if errors else _between(NOTHING, loaded.desired)
-    except Trouble as trouble:
-        raise _Invalid(trouble.message) from None
+        click.echo(f"no running process found{where}: showing what a fresh start would do", err=True)
+        errors = _errors(loaded)
+        return _PlanResult([], errors) if errors else _between(NOTHING, loaded.desired)
+    except CommandError as error:
+        raise _InvalidFileError(error.message) from None
     for warning in answer["warnings"]:
-        complain("warning", warning)
+        print_message("warning", warning)
     steps: list[PlannedStep] = answer["actions"]
-    # A process that was started before an upgrade has no sum of its own.
+    # A process of an older version sends no total.
     clients = answer.get("clients", sum(step["clients"] for step in steps))
-    return _Foreseen(steps, answer["errors"], clients)
+    return _PlanResult(steps, answer["errors"], clients)
 
 
-def _between(old: Desired, new: Desired) -> _Foreseen:
+def _between(old: Desired, new: Desired) -> _PlanResult:
     plan = between(old, new)
     steps = [
         PlannedStep(action=step.action, subject=step.subject, why=step.why, clients=step.clients) for step in plan.steps
     ]
-    return _Foreseen(steps, [], plan.clients)
+    return _PlanResult(steps, [], plan.clients)
 
 
 def _text(found: Found) -> str:
     try:
         return found.data.decode()
     except UnicodeDecodeError:
-        raise _Invalid(f"{found.name}: not UTF-8") from None
+        raise _InvalidFileError(f"{found.name}: not valid UTF-8") from None
 
 
-def _told(loaded: Loaded) -> list[str]:
-    """Its errors; its warnings are told at once."""
+def _errors(loaded: Loaded) -> list[str]:
+    """Print the warnings and return the errors."""
     for warning in loaded.warnings:
-        complain("warning", warning)
+        print_message("warning", warning)
     return [str(error) for error in loaded.errors]
 
 
@@ -137,32 +137,32 @@ def _told(loaded: Loaded) -> list[str]:
 
 
 def _found(new: Sequence[str], old: Sequence[str]) -> tuple[list[Found], list[Found]]:
-    """The bytes of all files. What comes by a pipe is taken to lie where the other side's file does.
+    """Return the contents of all files. A pipe gets the directory of the other side's file.
 
-    Else the relative paths in `git show main:etc/tunnels.yaml` would seem to have changed.
+    Otherwise the relative paths in `git show main:etc/tunnels.yaml` would appear to have changed.
     """
     if not new:
-        raise _Invalid("no file given, and there is no default one")
+        raise _InvalidFileError("no file given and no default file found: name a FILE")
     if [*new, *old].count(STDIN) > 1:
-        raise click.UsageError("only one of the files can be stdin")
+        raise click.UsageError("only one file can be stdin")
     sides = [_read(new), _read(old)]
-    homes = [[one.directory for one in side if not _is_piped(one.name)] for side in sides]
-    beside = next((home[0] for home in homes if home), str(Path.cwd()))
+    directories = [[file.directory for file in side if not _is_piped(file.name)] for side in sides]
+    directory = next((names[0] for names in directories if names), str(Path.cwd()))
     first, second = (
-        [Found(one.name, beside, one.data, one.problem) if _is_piped(one.name) else one for one in side]
+        [Found(file.name, directory, file.data, file.problem) if _is_piped(file.name) else file for file in side]
         for side in sides
     )
     return first, second
 
 
 def _read(paths: Iterable[str]) -> list[Found]:
-    made = []
+    found = []
     for path in paths:
         listed = listing(path)
         if listed.problem is not None:
-            raise _Invalid(str(listed.problem))
-        made += read_all(listed)
-    return made
+            raise _InvalidFileError(str(listed.problem))
+        found += read_all(listed)
+    return found
 
 
 def _is_piped(name: str) -> bool:
@@ -176,39 +176,39 @@ def _load(config: Config, found: Sequence[Found]) -> Loaded:
 # --- text -------------------------------------------------------------------------------------------------------
 
 
-def _lines(done: Sequence[PlannedStep], desired: Desired, clients: int) -> list[str]:
-    if not done:
+def _lines(steps: Sequence[PlannedStep], desired: Desired, clients: int) -> list[str]:
+    if not steps:
         return ["Nothing to do."]
-    rows = Counter((one["action"], _name(one), one["why"], one["clients"]) for one in done)
-    whats = [f"{one[0]} x{times}" if times > 1 else one[0] for one, times in rows.items()]
-    widest = max(map(len, whats)), max(len(subject) for _, subject, *_ in rows)
-    made = []
-    for (action, subject, why, live), what in zip(rows, whats, strict=True):
+    rows = Counter((step["action"], _name(step), step["why"], step["clients"]) for step in steps)
+    actions = [f"{row[0]} x{times}" if times > 1 else row[0] for row, times in rows.items()]
+    widest = max(map(len, actions)), max(len(subject) for _, subject, *_ in rows)
+    lines = []
+    for (action, subject, why, live), shown in zip(rows, actions, strict=True):
         sign = _SIGNS.get(action, "~")
-        cut = " cut" if action == "assign" else ""  # by its new rules: those whom it leaves alone are not touched
+        cut = " cut" if action == "assign" else ""  # an assign affects only the clients that its new rules cut
         touched = f" ({count(live, 'live client')}{cut})" if live else ""
-        head = f"{sign} {what:{widest[0]}} {clean(subject):{widest[1]}}  "
-        made += _hanging(head, clean(_detail(action, subject, why, desired)) + touched)
-    return [*made, "", _sum(done, clients)]
+        head = f"{sign} {shown:{widest[0]}} {clean(subject):{widest[1]}}  "
+        lines += _hanging(head, clean(_detail(action, subject, why, desired)) + touched)
+    return [*lines, "", _sum(steps, clients)]
 
 
 def _name(step: PlannedStep) -> str:
-    """`prod` or `prod/pg`: a target stands before its tunnels."""
+    """Return `prod` or `prod/pg`, so that a target is sorted before its tunnels."""
     return step["subject"].partition(" ")[2] or step["subject"]
 
 
 def _hanging(head: str, text: str) -> list[str]:
-    """The text beside its head, in as many lines as the terminal needs; colour for the sign that begins it."""
+    """Return the head with the text beside it, wrapped to the terminal; the sign is coloured."""
     indent = " " * (len(head) if len(head) <= _HEAD_MAX else 4)
     columns = max(width() or _WIDE, len(indent) + _TEXT_MIN)
     lines = textwrap.wrap(
         head + text, columns, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
     )
-    return [painted(lines[0][:1], _COLOURS[head[:1]]) + lines[0][1:], *lines[1:]]
+    return [coloured(lines[0][:1], _COLOURS[head[:1]]) + lines[0][1:], *lines[1:]]
 
 
 def _detail(action: str, subject: str, why: str, desired: Desired) -> str:
-    """Where it leads, for what begins; why, for what changes or ends."""
+    """Return the addresses for a step that opens something, and the reason for any other step."""
     tunnel, target = desired.tunnels.get(subject), desired.targets.get(subject)
     if action == "open" and tunnel is not None:
         return f"{tunnel.listen} -> {tunnel.route}"
@@ -217,14 +217,14 @@ def _detail(action: str, subject: str, why: str, desired: Desired) -> str:
     return why
 
 
-def _sum(done: Sequence[PlannedStep], clients: int) -> str:
+def _sum(steps: Sequence[PlannedStep], clients: int) -> str:
     tunnels = {sign: set[str]() for sign in "+~-"}
-    for one in done:
-        if one["subject"].startswith("tunnel ") and one["action"] not in ("drain", "cut"):
-            tunnels[_SIGNS.get(one["action"], "~")].add(one["subject"])
-    both = tunnels["+"] & tunnels["-"]  # closed here, opened there: the same tunnel on another address
+    for step in steps:
+        if step["subject"].startswith("tunnel ") and step["action"] not in ("drain", "cut"):
+            tunnels[_SIGNS.get(step["action"], "~")].add(step["subject"])
+    both = tunnels["+"] & tunnels["-"]  # a tunnel that moves to another address counts as changed
     opened, closed, changed = tunnels["+"] - both, tunnels["-"] - both, tunnels["~"] | both
-    said = f"{count(len(opened), 'tunnel')} to open, {len(changed)} to change, {len(closed)} to close"
-    if dialled := sum(one["action"] == "dial" for one in done):
-        said += f", {count(dialled, 'connection')} to make"
-    return f"{said}; {count(clients, 'live client')} touched." if clients else f"{said}."
+    text = f"{count(len(opened), 'tunnel')} to open, {len(changed)} to change, {len(closed)} to close"
+    if dialled := sum(step["action"] == "dial" for step in steps):
+        text += f", {count(dialled, 'connection')} to make"
+    return f"{text}; {count(clients, 'live client')} affected." if clients else f"{text}."

@@ -1,4 +1,4 @@
-"""`tunnels reload`."""
+"""`tunnels reload`: make the running process read its files."""
 
 from __future__ import annotations
 
@@ -8,24 +8,24 @@ import click
 
 from reconciler.cli import options
 from reconciler.cli.client import Control
-from reconciler.cli.terminal.table import clean, complain
+from reconciler.cli.terminal.table import clean, print_message
 
 
 @click.command("reload")
 @options.control
 def command(control: Control) -> None:
-    r"""Have the running process read its files again, now.
+    r"""Make the running process read its files again and report the result.
 
-    It notices changes by itself; this is for a script that wants the answer.
+    The process notices changes without it; this command is for scripts that need the result.
 
     \b
     tunnels reload && tunnels wait
 
-    Exits 1, with every mistake and its line, if a file is not valid; what it said before still holds.
+    Exits 1 if a file is invalid, and prints every mistake with its line. The last valid content stays in use.
     """
     answer = control.post("/api/v1/reload", {}, within=60.0)
     for error in answer["errors"]:
-        complain("error", error)
+        print_message("error", error)
     if answer["valid"]:
         click.echo(f"valid: {clean(answer['revision'])}")
     sys.exit(0 if answer["valid"] else 1)

@@ -1,4 +1,4 @@
-"""The shapes of what the control socket answers (DESIGN section 7), for the type checker: at run it is plain JSON."""
+"""Types of the control socket's JSON responses (docs/contract.md). At run time they are plain dicts."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ class Event(TypedDict):
     message: str | None
 
 
-# A live client. `from` is no name in Python, hence this form.
+# A live client connection. This form because `from` is a Python keyword.
 Client = TypedDict(
     "Client",
     {
@@ -96,7 +96,7 @@ class Step(TypedDict):
 
 
 class PlannedStep(TypedDict):
-    """`action` is the planner's word in small letters, `subject` as in events: "target prod", "tunnel prod/pg"."""
+    """One step of a plan: the action name in lower case; `subject` as in events, "target prod" or "tunnel prod/pg"."""
 
     action: str
     subject: str

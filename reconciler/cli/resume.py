@@ -1,4 +1,4 @@
-"""`tunnels resume`."""
+"""`tunnels resume`: end a pause."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import click
 
 from reconciler.cli import options
 from reconciler.cli.client import Control
-from reconciler.cli.ids import named
+from reconciler.cli.ids import explained
 from reconciler.cli.terminal.table import clean
 
 
@@ -15,17 +15,17 @@ from reconciler.cli.terminal.table import clean
 @click.option("--all", "everything", is_flag=True, help="All tunnels.")
 @options.control
 def command(ids: tuple[str, ...], everything: bool, control: Control) -> None:
-    r"""Turn paused tunnels on again.
+    r"""Turn paused tunnels on.
 
-    Clients that were still draining stay.
+    Clients that are still draining stay connected.
 
     \b
     tunnels resume prod/postgres
     tunnels resume --all
     """
-    meant = options.all_or_ids(ids, everything)
-    off = {tunnel: why for tunnel, why in options.off(control).items() if not why.startswith("paused")}
-    with named(control, meant):
-        answer = control.post("/api/v1/resume", {"ids": meant})
-    for done in answer["done"]:
-        click.echo(clean(f"{done}: stays off: {off[done]}" if done in off else f"{done}: resumed"))
+    patterns = options.all_or_ids(ids, everything)
+    off = {tunnel: why for tunnel, why in options.off_reasons(control).items() if not why.startswith("paused")}
+    with explained(control, patterns):
+        answer = control.post("/api/v1/resume", {"ids": patterns})
+    for tunnel in answer["done"]:
+        click.echo(clean(f"{tunnel}: stays off: {off[tunnel]}" if tunnel in off else f"{tunnel}: resumed"))

@@ -1,4 +1,4 @@
-"""`tunnels schema`."""
+"""`tunnels schema`: print the JSON Schema of tunnels.yaml."""
 
 from __future__ import annotations
 

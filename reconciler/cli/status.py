@@ -1,4 +1,4 @@
-"""`tunnels status`."""
+"""`tunnels status`: show the status of the running process."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ from datetime import UTC, datetime
 import click
 
 from reconciler.cli import options
-from reconciler.cli.client import Control, NothingRuns, Trouble
+from reconciler.cli.client import CommandError, Control, NotRunningError
 from reconciler.cli.ids import chosen, matches
 from reconciler.cli.responses import Status, Tunnel
 from reconciler.cli.terminal import status_view
 from reconciler.cli.terminal.table import clean, width, wrapped
 
-_EVERY = 1.0  # seconds between two looks of --watch
+_WATCH_INTERVAL = 1.0  # seconds
 _HOME, _TO_END_OF_LINE, _TO_END_OF_SCREEN = "\x1b[H", "\x1b[K", "\x1b[J"
-_NOTHING_RUNS = 3
+_NOT_RUNNING = 3
 
 _Show = Callable[[Status, bool], None]
 
 
 @click.command("status")
 @options.ids()
-@click.option("--watch", is_flag=True, help="Look again every second, until Ctrl-C.")
-@options.output("all that is known, as /api/v1/status has it; with --watch a line each time.")
+@click.option("--watch", is_flag=True, help="Refresh every second until Ctrl-C.")
+@options.output("the full status, as in /api/v1/status; with --watch one line each time.")
 @options.control
 def command(ids: tuple[str, ...], watch: bool, output: str, control: Control) -> None:
-    r"""What is up, what is not, and why.
+    r"""Show which tunnels are up, which are not, and why.
 
     An ID is target/name, a target, or a glob over either.
 
@@ -41,39 +41,38 @@ def command(ids: tuple[str, ...], watch: bool, output: str, control: Control) ->
     tunnels status 'prod/*'
     tunnels status --output json | jq '.tunnels[] | select(.up | not) | .id'
 
-    Exits 0 if all of them are up (those that are off or standing by do not count), 1 if not, or if the process is
-    ending, 3 if nothing runs.
+    Exits 0 if all tunnels are up (tunnels that are off or in standby do not count), 1 if not or if the process is
+    ending, 3 if no process runs.
     """
     show = _json if output == "json" else _text
-    code = _look(ids, control, show, watch)
+    code = _show_once(ids, control, show, watch)
     with contextlib.suppress(KeyboardInterrupt):
         while watch:
-            time.sleep(_EVERY)
-            code = _look(ids, control, show, watch)
+            time.sleep(_WATCH_INTERVAL)
+            code = _show_once(ids, control, show, watch)
     sys.exit(code)
 
 
-def _look(ids: tuple[str, ...], control: Control, show: _Show, watch: bool) -> int:
+def _show_once(ids: tuple[str, ...], control: Control, show: _Show, watch: bool) -> int:
     try:
         status: Status = control.get("/api/v1/status")
         status["tunnels"] = _chosen(status, ids)
-    except Trouble as trouble:
-        nothing = isinstance(trouble, NothingRuns)
+    except CommandError as error:
         if watch and show is _text:
-            _screen(wrapped(clean(trouble.message), width(), indent=""))
+            _screen(wrapped(clean(error.message), width(), indent=""))
         else:
-            trouble.show()
-        return _NOTHING_RUNS if nothing else 1
+            error.show()
+        return _NOT_RUNNING if isinstance(error, NotRunningError) else 1
     if ids:
-        named = {tunnel["target"] for tunnel in status["tunnels"]}
-        status["targets"] = [target for target in status["targets"] if target["name"] in named]
+        names = {tunnel["target"] for tunnel in status["tunnels"]}
+        status["targets"] = [target for target in status["targets"] if target["name"] in names]
     show(status, watch)
-    is_troubled = status.get("ending") or status.get("fault")
-    return 0 if not is_troubled and all(map(status_view.is_fine, status["tunnels"])) else 1
+    is_degraded = status.get("ending") or status.get("fault")
+    return 0 if not is_degraded and all(map(status_view.is_healthy, status["tunnels"])) else 1
 
 
 def _chosen(status: Status, ids: tuple[str, ...]) -> list[Tunnel]:
-    """Those that are meant. Of a process that ends most are gone: that they are not there says nothing."""
+    """Return the tunnels that `ids` match. While the process ends, a missing tunnel is no error."""
     if status.get("ending"):
         return [tunnel for tunnel in status["tunnels"] if not ids or matches(tunnel["id"], ids)]
     return chosen(status, ids)
@@ -92,7 +91,7 @@ def _text(status: Status, watch: bool) -> None:
 
 
 def _screen(lines: list[str]) -> None:
-    """In place of what stood there; without flicker, as nothing is blanked before it is written anew."""
+    """Replace the screen content line by line, without clearing it first, so that it does not flicker."""
     if sys.stdout.isatty():
         end = f"{_TO_END_OF_LINE}\n"
         sys.stdout.write(_HOME + end.join([*lines, ""]) + _TO_END_OF_SCREEN)

@@ -1,4 +1,4 @@
-"""Values on the command line that are written as in the file."""
+"""Option values in the grammar of tunnels.yaml."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from reconciler.config.syntax.nodes import Scalar
 
 
 class _Duration(click.ParamType[float]):
-    """`500ms`, `10s`, `5m`, `1h` -> seconds."""
+    """Converts `500ms`, `10s`, `5m`, `1h` to seconds."""
 
     name = "duration"
 
@@ -19,7 +19,9 @@ class _Duration(click.ParamType[float]):
         try:
             return duration(Scalar(value, value))
         except InvalidValueError:
-            self.fail(f"{value!r} is not a duration; one looks like 500ms, 10s, 5m or 1h", param, ctx)
+            self.fail(
+                f"invalid duration {value!r}: expected a number and a unit, as in 500ms, 10s, 5m or 1h", param, ctx
+            )
 
 
 DURATION = _Duration()

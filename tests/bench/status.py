@@ -12,7 +12,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from reconciler.cli.client import Control, NothingRuns
+from reconciler.cli.client import Control, NotRunningError
 
 TUNNELS, TARGETS, ROUNDS = 1000, 100, 11
 
@@ -45,7 +45,7 @@ def wait_for(control: str) -> None:
     while True:
         try:
             tunnels = Control(control).get("/api/v1/status")["tunnels"]
-        except NothingRuns:
+        except NotRunningError:
             tunnels = []
         if len(tunnels) == TUNNELS and all(tunnel["phase"] == "standby" for tunnel in tunnels):
             return

@@ -179,7 +179,7 @@ def assert_carried_or_named(asked: tuple[str, bool]) -> None:
     if out:
         loaded = load_text(out, environ=os.environ, options=Options(user="me", allow_commands=commands))
         assert loaded.errors == ()
-    assert code == (1 if "not carried over: " in err else 0)
+    assert code == (1 if "not translated: " in err else 0)
     assert out or code == 1
     assert "\x1b" not in err, "what was read goes to the terminal as it is"
 

@@ -1,4 +1,4 @@
-"""The commands as processes: run one to its end, or keep `tunnels run` going and ask it things."""
+"""Runs `tunnels` commands as processes: one to its end, or `tunnels run` in the background."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from typing import Any, NamedTuple
 
 from support.wait import eventually, is_heard
 
-WITHIN = 60.0  # seconds: a command's start alone takes some, where the machine has others to serve
+WITHIN = 60.0  # seconds; the start of a command alone is slow on a busy machine
 
 
 class Ran(NamedTuple):
-    """How a command ended."""
+    """Exit code and output of a command."""
 
     code: int
     out: str
@@ -34,7 +34,7 @@ class Ran(NamedTuple):
 async def process(
     *arguments: object, env: Mapping[str, str] | None = None, cwd: Path | None = None
 ) -> AsyncIterator[asyncio.subprocess.Process]:
-    """A running `tunnels`, everything piped; killed when the block is left, if it still runs."""
+    """Start `tunnels` with all streams piped; kill it at the end of the block if it still runs."""
     started = await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",
@@ -55,7 +55,7 @@ async def process(
 
 
 def _environment(more: Mapping[str, str] | None) -> dict[str, str]:
-    """Ours, without what would lead commands to another process than the test's."""
+    """Return our environment without variables that point commands to another process."""
     ours = {name: value for name, value in os.environ.items() if not name.startswith(("TUNNELS_", "XDG_"))}
     return ours | {"PYTHONPATH": str(Path(__file__).parents[2]), **(more or {})}
 
@@ -63,7 +63,7 @@ def _environment(more: Mapping[str, str] | None) -> dict[str, str]:
 async def ran(
     *arguments: object, env: Mapping[str, str] | None = None, stdin: str = "", cwd: Path | None = None
 ) -> Ran:
-    """A command that ends by itself."""
+    """Run a command to its end."""
     async with process(*arguments, env=env, cwd=cwd) as started:
         out, err = await asyncio.wait_for(started.communicate(stdin.encode()), WITHIN)
         assert started.returncode is not None
@@ -71,31 +71,31 @@ async def ran(
 
 
 class Program:
-    """A running `tunnels run`, its file and its control socket."""
+    """A running `tunnels run` with its file and its control socket."""
 
     def __init__(self, file: Path, control: Path) -> None:
         self.file = file
         self.control = control
 
     async def ran(self, *arguments: object, env: Mapping[str, str] | None = None, stdin: str = "") -> Ran:
-        """A command that asks this process."""
+        """Run a command against this process."""
         return await ran(*arguments, env={"TUNNELS_CONTROL": str(self.control), **(env or {})}, stdin=stdin)
 
     def edit(self, text: str) -> None:
-        beside = self.file.with_name(".edited")
-        beside.write_text(text)
-        beside.replace(self.file)
+        temporary = self.file.with_name(".edited")
+        temporary.write_text(text)
+        temporary.replace(self.file)
 
 
 @contextlib.asynccontextmanager
 async def program(directory: Path, text: str) -> AsyncIterator[Program]:
-    """`tunnels run` on a file with this text, serving its control socket and nothing else."""
+    """Start `tunnels run` on a file with this text, with a control socket and no HTTP."""
     file, control = directory / "tunnels.yaml", directory / "control.sock"
     file.write_text(text)
     async with process("run", "--control", control, "--listen", "none", file) as started:
         reader = asyncio.create_task(_drain(started))
         try:
-            await eventually(partial(is_heard, control), within=WITHIN, message="it listens for commands")
+            await eventually(partial(is_heard, control), within=WITHIN, message="the control socket is served")
             yield Program(file, control)
             assert await _ended(started) == 0
         finally:
@@ -104,20 +104,20 @@ async def program(directory: Path, text: str) -> AsyncIterator[Program]:
 
 
 async def _ended(started: asyncio.subprocess.Process) -> int:
-    """Its exit code when it was told to end, again and again: a test may leave its clients to drain."""
+    """Send SIGTERM until the process ends, and return its exit code. A test may leave clients that drain."""
     async with asyncio.timeout(WITHIN):
         while started.returncode is None:
-            # Not by its own method, which looks first whether it has ended, and so takes the exit code from asyncio.
+            # Not `send_signal`: it polls the process and takes the exit code away from asyncio.
             with contextlib.suppress(ProcessLookupError):
                 os.kill(started.pid, signal.SIGTERM)
             with contextlib.suppress(TimeoutError):
-                # Two signals of a kind that are both on their way are one: the next one is for who has heard the last.
+                # Two pending signals of one kind are merged: send the next after the last is handled.
                 await asyncio.wait_for(started.wait(), 2)
     return started.returncode
 
 
 async def _drain(started: asyncio.subprocess.Process) -> None:
-    """Show its log where the test fails, and never let it wait for a reader."""
+    """Copy the log to stderr, so that a failed test shows it and the process never blocks."""
     assert started.stderr is not None
     while line := await started.stderr.readline():
         sys.stderr.write(line.decode())

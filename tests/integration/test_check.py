@@ -1,4 +1,4 @@
-"""`tunnels check`: what it says of files, keys and algorithms, and how it ends."""
+"""`tunnels check`: errors and warnings about files, keys and algorithms, and exit codes."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from support.special_files import SPECIAL, put
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
-def test_a_file_that_may_not_be_read_is_for_the_loader_to_tell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """So that it is left out and the others are applied. (Root may read everything: hence no real such file.)"""
+def test_the_loader_reports_an_unreadable_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Click must not refuse it first. (os.access is patched because root can read every file.)"""
     (tmp_path / "tunnels.yaml").write_text("targets: {}\n")
     monkeypatch.setattr(os, "access", lambda *_: False)
     assert CliRunner().invoke(main, ["check", str(tmp_path / "tunnels.yaml")]).exit_code == 0
 
 
-async def test_check_tells_valid_from_invalid(tmp_path: Path) -> None:
+async def test_check_distinguishes_valid_and_invalid_files(tmp_path: Path) -> None:
     assert (await commands.ran("check", EXAMPLES / "tunnels.yaml")).code == 0
     bad = tmp_path / "bad.yaml"
     bad.write_text("targets: {prod: {host: a, tunnels: [{type: local, localPort: abc, remotePort: 1}]}}\n")
@@ -37,8 +37,8 @@ async def test_check_tells_valid_from_invalid(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", SPECIAL)
-async def test_check_ends_with_a_sentence_whatever_stands_at_a_path(tmp_path: Path, kind: str) -> None:
-    """A pipe without a writer is waited for, for a while: `check <(command)` is one."""
+async def test_check_reports_special_files_at_any_path(tmp_path: Path, kind: str) -> None:
+    """A pipe without a writer is waited for, up to a limit: `check <(command)` is a pipe."""
     make, said = SPECIAL[kind]
     odd = tmp_path / "odd"
     put(odd, make)
@@ -63,12 +63,12 @@ async def test_check_ends_with_a_sentence_whatever_stands_at_a_path(tmp_path: Pa
     code, out, err = await commands.ran("check", file)
     assert code == 0
     assert "Traceback" not in err
-    if kind != "a file of 12 GiB":  # which is refused when it is used
+    if kind != "a file of 12 GiB":  # refused only when it is used
         for field in fields:
             assert re.search(rf"\.{field}: {re.escape(str(odd))}: .*{re.escape(said)}", err, re.IGNORECASE), field
 
 
-async def test_check_tells_of_keys_and_algorithms_that_no_server_will_ever_see(tmp_path: Path, keys: Keys) -> None:
+async def test_check_warns_of_unusable_keys_and_algorithms(tmp_path: Path, keys: Keys) -> None:
     fine, locked, garbage = keys.make("fine"), keys.make("locked", passphrase="x"), tmp_path / "garbage"
     garbage.write_text("hello")
     file = tmp_path / "tunnels.yaml"
@@ -82,7 +82,7 @@ async def test_check_tells_of_keys_and_algorithms_that_no_server_will_ever_see(t
         "passphrase": f"privateKey: {locked.private}, passphrase: {{file: {garbage}}}",
         "certificate": f"privateKey: {fine.private}, certificate: {garbage}",
     }
-    words = (
+    messages = (
         "give its `passphrase`",
         "is not a valid private key",
         "selects a key of the agent, and there is none",
@@ -96,17 +96,17 @@ async def test_check_tells_of_keys_and_algorithms_that_no_server_will_ever_see(t
     checked = await commands.ran("check", file, env={"SSH_AUTH_SOCK": ""})
     assert checked.code == 0
     wrong = f"warning: {file}:(\\d+):\\d+: targets\\.(\\S+): .*(%s).*( \\[[a-z-]+\\])"
-    told = [re.fullmatch(wrong % "|".join(words), line) for line in checked.err.splitlines()]
-    assert [one.groups() for one in told if one] == [
-        ("3", "locked.privateKey", words[0], " [unusable-login]"),
-        ("4", "garbage.privateKey", words[1], " [unusable-login]"),
-        ("5", "picked.privateKey", words[2], " [unusable-login]"),
-        ("6", "cipher.algorithms.cipher[0]", words[3], " [unknown-algorithm]"),
-        ("7", "list.privateKey", words[0], " [unusable-login]"),
-        ("8", "passphrase.passphrase", words[4], " [unusable-login]"),
-        ("9", "certificate.certificate", words[5], " [unusable-login]"),
+    warnings = [re.fullmatch(wrong % "|".join(messages), line) for line in checked.err.splitlines()]
+    assert [one.groups() for one in warnings if one] == [
+        ("3", "locked.privateKey", messages[0], " [unusable-login]"),
+        ("4", "garbage.privateKey", messages[1], " [unusable-login]"),
+        ("5", "picked.privateKey", messages[2], " [unusable-login]"),
+        ("6", "cipher.algorithms.cipher[0]", messages[3], " [unknown-algorithm]"),
+        ("7", "list.privateKey", messages[0], " [unusable-login]"),
+        ("8", "passphrase.passphrase", messages[4], " [unusable-login]"),
+        ("9", "certificate.certificate", messages[5], " [unusable-login]"),
     ]
-    assert len(told) == 7
+    assert len(warnings) == 7
     strict = await commands.ran("check", "--strict", file, env={"SSH_AUTH_SOCK": ""})
     assert (strict.code, strict.out) == (2, "")
     assert [line.replace("error: ", "warning: ") for line in strict.err.splitlines()] == checked.err.splitlines()
@@ -116,7 +116,7 @@ async def test_check_tells_of_keys_and_algorithms_that_no_server_will_ever_see(t
     assert (waived.code, waived.err) == (0, "")
 
 
-async def test_check_looks_into_no_key_that_files_may_not_name(tmp_path: Path) -> None:
+async def test_check_opens_no_key_outside_the_secrets_directory(tmp_path: Path) -> None:
     (tmp_path / "secrets").mkdir()
     (tmp_path / "garbage").write_text("hello")
     file = tmp_path / "tunnels.yaml"
@@ -127,7 +127,7 @@ async def test_check_looks_into_no_key_that_files_may_not_name(tmp_path: Path) -
     assert "--secrets-dir allows" in checked.err
 
 
-async def test_check_prints_the_file_with_defaults_and_its_revision() -> None:
+async def test_check_prints_the_configuration_with_defaults_and_revision() -> None:
     code, out, _ = await commands.ran("check", "--output", "json", EXAMPLES / "tunnels.yaml")
     found = json.loads(out)
     assert code == 0

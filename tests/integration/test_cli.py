@@ -1,4 +1,4 @@
-"""The commands as a user runs them: processes, exit codes, what they print."""
+"""The commands as a user runs them: processes, exit codes, output."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 
 @contextlib.asynccontextmanager
 async def tunnels(*arguments: object, env: dict[str, str] | None = None) -> AsyncIterator[asyncio.subprocess.Process]:
-    """A running `tunnels`, its stdout and stderr piped; killed when the block is left, if it still runs."""
+    """Start `tunnels` with stdout and stderr piped; kill it at the end of the block if it still runs."""
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",
@@ -48,7 +48,7 @@ async def tunnels(*arguments: object, env: dict[str, str] | None = None) -> Asyn
 
 
 async def ran(*arguments: object, env: dict[str, str] | None = None) -> tuple[int, str, str]:
-    """Exit code, stdout and stderr of a command that ends by itself."""
+    """Run a command to its end; return exit code, stdout and stderr."""
     async with tunnels(*arguments, env=env) as process:
         out, err = await asyncio.wait_for(process.communicate(), WITHIN)
         assert process.returncode is not None
@@ -56,7 +56,7 @@ async def ran(*arguments: object, env: dict[str, str] | None = None) -> tuple[in
 
 
 async def line_with(stream: asyncio.StreamReader | None, text: str) -> str:
-    """The next line that has this text."""
+    """Return the next line with this text."""
     assert stream is not None
     async with asyncio.timeout(WITHIN):
         while line := (await stream.readline()).decode():
@@ -66,11 +66,11 @@ async def line_with(stream: asyncio.StreamReader | None, text: str) -> str:
 
 
 def demo_in(directory: Path) -> dict[str, str]:
-    """The demo makes temporary files: an environment that says where."""
+    """Return an environment in which the demo makes its temporary files here."""
     return {**os.environ, "TMPDIR": str(directory)}
 
 
-async def test_the_demo_serves_its_curl_and_moves_when_its_file_is_edited(tmp_path: Path) -> None:
+async def test_the_demo_serves_its_curl_and_follows_an_edit(tmp_path: Path) -> None:
     async with tunnels("demo", env=demo_in(tmp_path)) as demo:
         file = Path((await line_with(demo.stdout, "The file:")).split()[-1])
         url = re.findall(r"http://127.0.0.1:(\d+)", await line_with(demo.stdout, "Try:"))
@@ -81,10 +81,10 @@ async def test_the_demo_serves_its_curl_and_moves_when_its_file_is_edited(tmp_pa
         assert b"Hello through the tunnel" in await get(moved)
         demo.send_signal(signal.SIGINT)
         assert await asyncio.wait_for(demo.wait(), WITHIN) == 0
-        assert not file.parent.exists(), "it leaves nothing behind"
+        assert not file.parent.exists(), "the demo removes its files"
 
 
-async def test_all_that_the_demo_proposes_can_be_done_one_after_the_other(tmp_path: Path) -> None:
+async def test_the_suggestions_of_the_demo_work_one_after_the_other(tmp_path: Path) -> None:
     async with tunnels("demo", env=demo_in(tmp_path)) as demo:
         proposed = await line_with(demo.stdout, "sed -i")
         file = Path(proposed.split()[-1])
@@ -96,13 +96,13 @@ async def test_all_that_the_demo_proposes_can_be_done_one_after_the_other(tmp_pa
         assert b"Hello through the tunnel" in await get(int(new))
 
 
-async def test_the_demo_ends_by_itself_when_asked(tmp_path: Path) -> None:
+async def test_the_demo_exits_after_the_given_time(tmp_path: Path) -> None:
     code, out, _ = await ran("demo", "--exit-after", "4s", env=demo_in(tmp_path))
     assert code == 0
     assert "is up: 127.0.0.1:" in out
 
 
-async def test_run_serves_reloads_on_sighup_and_ends_on_sigterm(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> None:
+async def test_run_serves_reloads_on_sighup_and_exits_on_sigterm(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> None:
     file, port = tmp_path / "tunnels.yaml", free_port()
     file.write_text("targets:\n" + target(sshd) + local("echo", port, echo.port))
     async with tunnels("run", file) as run:
@@ -114,9 +114,7 @@ async def test_run_serves_reloads_on_sighup_and_ends_on_sigterm(sshd: Sshd, echo
         assert await asyncio.wait_for(run.wait(), WITHIN) == 0
 
 
-async def test_sigterm_lets_a_client_finish_and_a_second_one_does_not(
-    sshd: Sshd, echo: EchoServer, tmp_path: Path
-) -> None:
+async def test_sigterm_drains_clients_and_a_second_one_cuts_them(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> None:
     file, port = tmp_path / "tunnels.yaml", free_port()
     file.write_text("targets:\n" + target(sshd) + local("echo", port, echo.port))
     async with tunnels("run", file) as run:
@@ -134,7 +132,7 @@ async def test_sigterm_lets_a_client_finish_and_a_second_one_does_not(
                 await reader.read(1)
 
 
-async def test_run_exits_2_when_no_file_is_valid_and_says_where(tmp_path: Path) -> None:
+async def test_run_exits_with_2_and_the_line_if_no_file_is_valid(tmp_path: Path) -> None:
     file = tmp_path / "tunnels.yaml"
     file.write_text("targets:\n  prod:\n    hots: a.example.com\n    tunnels: []\n")
     code, _, err = await ran("run", file)
@@ -143,13 +141,13 @@ async def test_run_exits_2_when_no_file_is_valid_and_says_where(tmp_path: Path) 
     assert "did you mean" in err
 
 
-async def test_schema_is_the_schema() -> None:
+async def test_schema_prints_the_schema() -> None:
     code, out, _ = await ran("schema")
     assert code == 0
     assert json.loads(out)["$schema"] == "https://json-schema.org/draft/2020-12/schema"
 
 
-async def test_help_and_version_answer_and_a_wrong_verb_is_2() -> None:
+async def test_help_and_version_exit_with_0_and_an_unknown_command_with_2() -> None:
     code, out, _ = await ran("--help")
     assert code == 0
     assert "demo" in out
@@ -157,9 +155,9 @@ async def test_help_and_version_answer_and_a_wrong_verb_is_2() -> None:
     assert (await ran("nonsense"))[0] == 2
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no disk that is always full here")
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
 @pytest.mark.parametrize("command", ["schema", "--help", "status", "events"])
-async def test_what_cannot_be_written_is_one_line_and_1(command: str, tmp_path: Path) -> None:
+async def test_output_that_cannot_be_written_is_one_error_line_and_1(command: str, tmp_path: Path) -> None:
     async with commands.program(tmp_path, "targets: {}\n") as run:
         for output, why in ((">/dev/full", "No space left on device"), (">&-", "Bad file descriptor")):
             script = f'exec {sys.executable} -m reconciler "$@" {output}'
@@ -172,7 +170,7 @@ async def test_what_cannot_be_written_is_one_line_and_1(command: str, tmp_path: 
 
 
 @pytest.mark.parametrize("command", ["connections", "events"])
-async def test_ctrl_c_is_130_and_no_traceback(command: str, tmp_path: Path) -> None:
+async def test_ctrl_c_exits_with_130_and_no_traceback(command: str, tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(tmp_path / "c.sock"))
         listener.listen()
@@ -185,13 +183,13 @@ async def test_ctrl_c_is_130_and_no_traceback(command: str, tmp_path: Path) -> N
             assert (process.returncode, err) == (130, b"\nerror: interrupted\n")
 
 
-async def test_ctrl_c_at_the_very_start_is_130_too(tmp_path: Path) -> None:
+async def test_ctrl_c_during_the_imports_exits_with_130(tmp_path: Path) -> None:
     (tmp_path / "click.py").write_text("raise KeyboardInterrupt\n")
     code, _, err = await ran("schema", env={**os.environ, "PYTHONPATH": f"{tmp_path}:{EXAMPLES.parent}"})
     assert (code, err) == (130, "")
 
 
-async def test_status_tells_that_a_directory_was_emptied(tmp_path: Path) -> None:
+async def test_status_reports_an_emptied_directory(tmp_path: Path) -> None:
     folder, control = tmp_path / "conf", tmp_path / "control.sock"
     folder.mkdir()
     (folder / "a.yaml").write_text("targets: {a: {host: a.invalid, user: u, agent: true, enabled: false}}\n")
@@ -202,29 +200,29 @@ async def test_status_tells_that_a_directory_was_emptied(tmp_path: Path) -> None
         (folder / "a.yaml").unlink()
         assert (await commands.ran("reload", env=env)).code == 1
         assert (
-            f"{folder}/a.yaml is not valid: what it said before still holds."
+            f"{folder}/a.yaml is invalid: its last valid content stays in use."
             in (await commands.ran("status", env=env)).out
         )
         (file,) = (await commands.ran("status", "--output", "json", env=env)).json["config"]["files"]
         assert (file["valid"], file["error"]) == (False, f"{folder}: no *.yaml or *.yml in this directory")
 
 
-async def test_an_id_that_names_nothing_is_told_and_is_1(tmp_path: Path) -> None:
+async def test_an_unknown_id_is_an_error_and_1(tmp_path: Path) -> None:
     text = "targets: {a: {host: a.invalid, user: u, password: {env: PW}, enabled: false, tunnels: [%s]}}\n"
     gone, stays = "{name: gone, socks: 1080}", "{name: stays, socks: 1081}"
     async with commands.program(tmp_path, text % f"{gone}, {stays}") as run:
         for command in (["connections"], ["events"], ["events", "--follow"]):
             wrong = await run.ran(*command, "a/stays", "nosuch")
             assert (wrong.code, wrong.out) == (1, "")
-            assert "no tunnel is called nosuch; there are a/gone, a/stays" in wrong.err
-        assert (await run.ran("connections", "a/*")).out == "nobody is connected\n"
+            assert 'no tunnel matches "nosuch": the tunnels are a/gone, a/stays' in wrong.err
+        assert (await run.ran("connections", "a/*")).out == "no clients are connected\n"
         run.edit(text % stays)
         assert (await run.ran("reload")).code == 0
-        await eventually(partial(tells_of_its_end, run))
+        await eventually(partial(has_removal_event, run))
 
 
-async def tells_of_its_end(run: commands.Program) -> bool:
-    """Whether `events` knows the tunnel that is gone; in UTC, as the log does."""
+async def has_removal_event(run: commands.Program) -> bool:
+    """Return True if `events` shows the removal of the tunnel, with the time in UTC as in the log."""
     events = await run.ran("events", "a/gone")
     assert events.code == 0
     return bool(
@@ -232,11 +230,11 @@ async def tells_of_its_end(run: commands.Program) -> bool:
     )
 
 
-async def test_what_the_file_keeps_off_is_neither_restarted_nor_resumed(tmp_path: Path) -> None:
+async def test_a_tunnel_that_the_file_disables_is_not_restarted_or_resumed(tmp_path: Path) -> None:
     text = "targets: {a: {host: a.invalid, user: u, password: {env: PW}, tunnels: [%s, %s]}}\n"
     off, on = "{name: off, socks: 1080, enabled: false}", f"{{name: on, socks: {free_port()}}}"
     async with commands.program(tmp_path, text % (off, on)) as run:
-        stays_off = "a/off: stays off: the file says `enabled: false`\n"
+        stays_off = "a/off: stays off: the file has `enabled: false`\n"
         assert (await run.ran("restart", "a")).out == f"{stays_off}a/on: restarted\n"
         assert (await run.ran("pause", "a/on")).code == 0
         await eventually(partial(is_paused, run))

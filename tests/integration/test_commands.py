@@ -1,4 +1,4 @@
-"""The commands that ask or change a running process, against a real one with a real sshd behind it."""
+"""The commands that query or change a running process, with a real process and a real sshd."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ from support.sshd import Sshd
 from support.tunnels import local, target
 from support.wait import eventually, free_port
 
-NOBODY = {"TUNNELS_CONTROL": "/nonexistent/tunnels.sock"}
+NOT_RUNNING = {"TUNNELS_CONTROL": "/nonexistent/tunnels.sock"}
 
 
 def dead(port: int) -> str:
-    """A target on a port where nothing listens."""
+    """Return a target on a port where nothing listens."""
     return (
         f"  gone:\n    host: 127.0.0.1\n    port: {port}\n    user: nobody\n    password: {{env: PW}}\n"
         f"    tunnels:\n      - {{name: db, local: '{free_port()}:db:5432'}}\n"
     )
 
 
-async def test_status_is_0_when_all_is_up_and_shows_where_each_leads(
+async def test_status_exits_with_0_and_shows_addresses_if_all_are_up(
     sshd: Sshd, echo: EchoServer, tmp_path: Path
 ) -> None:
     port = free_port()
@@ -44,12 +44,11 @@ async def test_status_is_0_when_all_is_up_and_shows_where_each_leads(
         assert status.code == 0
         assert re.search(rf"server/echo +up +127\.0\.0\.1:{port} +127\.0\.0\.1:{echo.port} +0 ", status.out)
         assert "1 tunnel up" in status.out
-        assert "\x1b" not in status.out, "colour is for terminals"
+        assert "\x1b" not in status.out, "colour only on terminals"
 
 
-async def test_status_says_which_hop_what_to_do_and_when_it_is_tried_again(tmp_path: Path) -> None:
-    nobody_there = free_port()
-    async with program(tmp_path, "targets:\n" + dead(nobody_there)) as run:
+async def test_status_of_a_dead_target_exits_with_1_and_fits_80_columns(tmp_path: Path) -> None:
+    async with program(tmp_path, "targets:\n" + dead(free_port())) as run:
         assert (await run.ran("wait", "--timeout", "500ms")).code == 1
         status = await run.ran("status", env={"COLUMNS": "80"})
         assert status.code == 1
@@ -60,7 +59,7 @@ async def test_status_says_which_hop_what_to_do_and_when_it_is_tried_again(tmp_p
         assert shown.json["tunnels"][0]["reason"] in ("secret_unreadable", "refused")
 
 
-async def test_a_variable_that_is_not_set_is_trouble_everywhere(tmp_path: Path) -> None:
+async def test_an_unset_variable_is_reported_by_every_command(tmp_path: Path) -> None:
     text = "targets:\n  unset: {host: '${NO_SUCH}', user: u, agent: true, tunnels: [{name: db, local: '%d:x:1'}]}\n"
     async with program(tmp_path, text % free_port()) as run:
         assert (await run.ran("wait", "--timeout", "300ms")).code == 1
@@ -74,13 +73,13 @@ async def test_a_variable_that_is_not_set_is_trouble_everywhere(tmp_path: Path) 
         assert diagnosed.code == 1
         assert "${NO_SUCH} is not set" in diagnosed.out
         assert "set it where" in diagnosed.out
-        assert "unknown" not in status.out + diagnosed.out, "no stand-in is shown"
-    beside = await ran("run", run.file, "--timeout", "300ms", "--", "true", env={"TUNNELS_CONTROL": "none"})
-    assert beside.code == 1
-    assert "NO_SUCH" in beside.err
+        assert "unknown" not in status.out + diagnosed.out, "no placeholder is shown"
+    second = await ran("run", run.file, "--timeout", "300ms", "--", "true", env={"TUNNELS_CONTROL": "none"})
+    assert second.code == 1
+    assert "NO_SUCH" in second.err
 
 
-async def test_status_takes_globs_and_a_name_that_is_none_is_told(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> None:
+async def test_status_takes_globs_and_reports_an_unknown_name(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> None:
     text = "targets:\n" + target(sshd) + local("one", free_port(), echo.port) + local("two", free_port(), echo.port)
     async with program(tmp_path, text) as run:
         await run.ran("wait")
@@ -88,10 +87,10 @@ async def test_status_takes_globs_and_a_name_that_is_none_is_told(sshd: Sshd, ec
         assert len((await run.ran("status", "server", "--output", "json")).json["tunnels"]) == 2
         missing = await run.ran("status", "three")
         assert missing.code == 1
-        assert "no tunnel is called three; there are server/one, server/two" in missing.err
+        assert 'no tunnel matches "three": the tunnels are server/one, server/two' in missing.err
 
 
-async def test_a_name_that_only_a_rejected_file_has_is_told_with_what_is_wrong_there(tmp_path: Path) -> None:
+async def test_an_id_in_a_rejected_file_is_reported_with_the_file_error(tmp_path: Path) -> None:
     text = "targets: {a: {host: a.invalid, user: u, password: {env: PW}, enabled: false, tunnels: [%s]}}\n"
     async with program(tmp_path, text % "{name: db, socks: 1080}") as run:
         await run.ran("wait")
@@ -101,33 +100,31 @@ async def test_a_name_that_only_a_rejected_file_has_is_told_with_what_is_wrong_t
             missing = await run.ran(command, "a/new")
             assert missing.code == 1
             assert missing.err.startswith(
-                "error: no tunnel is called a/new; there are a/db. "
-                f"{run.file} is not valid, and what it said before still holds: {run.file}:1:"
+                'error: no tunnel matches "a/new": the tunnels are a/db; '
+                f"{run.file} is invalid and its last valid content stays in use: {run.file}:1:"
             ), command
             assert "did you mean `holdTimeout`" in missing.err
             assert missing.err.count("\n") == 1
 
 
-async def test_status_is_3_when_nothing_runs_and_says_where_it_looked(tmp_path: Path) -> None:
-    nothing = await ran("status", env=NOBODY)
+async def test_status_without_a_process_exits_with_3_and_the_paths(tmp_path: Path) -> None:
+    nothing = await ran("status", env=NOT_RUNNING)
     assert (nothing.code, nothing.out) == (3, "")
-    assert "/nonexistent/tunnels.sock (not there)" in nothing.err
+    assert "/nonexistent/tunnels.sock (not found)" in nothing.err
     left = tmp_path / "tunnels.sock"
-    with socket.socket(socket.AF_UNIX) as killed:  # one that ends in an orderly way removes it
+    with socket.socket(socket.AF_UNIX) as killed:  # an orderly exit removes the socket
         killed.bind(str(left))
     stale = await ran("status", "--control", left)
     assert stale.code == 3
-    assert f"{left} (left over: its process has ended)" in stale.err
+    assert f"{left} (its process has ended)" in stale.err
     for command in (["wait", "--timeout", "0s"], ["restart", "--all"], ["reload"], ["port", "a"], ["events"]):
-        assert (await ran(*command, env=NOBODY)).code == 1, command
-    nowhere = "no `tunnels run` answers at /nonexistent/tunnels.sock (not there); `tunnels run FILE` starts one\n"
-    assert nothing.err == f"error: {nowhere}"
-    assert (await ran("wait", "--timeout", "0s", env=NOBODY)).err == f"error: not in time: {nowhere}"
+        assert (await ran(*command, env=NOT_RUNNING)).code == 1, command
+    message = "no running process found at /nonexistent/tunnels.sock (not found): start one with `tunnels run FILE`\n"
+    assert nothing.err == f"error: {message}"
+    assert (await ran("wait", "--timeout", "0s", env=NOT_RUNNING)).err == f"error: timed out: {message}"
 
 
-async def test_status_is_coloured_on_a_terminal_unless_no_color_is_set(
-    sshd: Sshd, echo: EchoServer, tmp_path: Path
-) -> None:
+async def test_status_is_coloured_on_a_terminal_without_no_color(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> None:
     async with program(tmp_path, "targets:\n" + target(sshd) + local("echo", free_port(), echo.port)) as run:
         await run.ran("wait")
         assert "\x1b[32mup" in await on_a_terminal(run, {})
@@ -135,8 +132,8 @@ async def test_status_is_coloured_on_a_terminal_unless_no_color_is_set(
 
 
 async def on_a_terminal(run: Program, env: dict[str, str]) -> str:
-    """What `tunnels status` shows on a terminal."""
-    ours, theirs = pty.openpty()
+    """Run `tunnels status` on a terminal and return its output."""
+    ours, child_end = pty.openpty()
     try:
         command = [sys.executable, "-m", "reconciler", "status", "--control", str(run.control)]
         environment = {
@@ -148,27 +145,25 @@ async def on_a_terminal(run: Program, env: dict[str, str]) -> str:
         shown = asyncio.create_task(asyncio.to_thread(all_of, ours))
         try:
             await asyncio.to_thread(
-                subprocess.run, command, stdout=theirs, stderr=theirs, env=environment, check=False, timeout=60
+                subprocess.run, command, stdout=child_end, stderr=child_end, env=environment, check=False, timeout=60
             )
         finally:
-            os.close(theirs)
+            os.close(child_end)
         return (await shown).decode()
     finally:
         os.close(ours)
 
 
 def all_of(terminal: int) -> bytes:
-    """What was written at its other end until that was closed."""
-    said = b""
-    with contextlib.suppress(OSError):  # EIO: nobody has the other end any more
+    """Return all output until the other end is closed."""
+    output = b""
+    with contextlib.suppress(OSError):  # EIO: the other end is closed
         while more := os.read(terminal, 65536):
-            said += more
-    return said
+            output += more
+    return output
 
 
-async def test_watch_goes_on_through_changes_until_it_is_interrupted(
-    sshd: Sshd, echo: EchoServer, tmp_path: Path
-) -> None:
+async def test_watch_follows_changes_until_it_is_interrupted(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> None:
     async with program(tmp_path, "targets:\n" + target(sshd) + local("echo", free_port(), echo.port)) as run:
         await run.ran("wait")
         async with process("status", "--watch", "--output", "json", "--control", run.control) as watch:
@@ -180,18 +175,18 @@ async def test_watch_goes_on_through_changes_until_it_is_interrupted(
                 phases.append(json.loads(line)["tunnels"][0]["phase"])
             assert phases[0] == "up"
             watch.send_signal(2)
-            assert await asyncio.wait_for(watch.wait(), WITHIN) == 0, "off is not trouble"
+            assert await asyncio.wait_for(watch.wait(), WITHIN) == 0, "off counts as healthy"
 
 
-async def test_wait_waits_for_a_process_that_is_only_starting(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> None:
+async def test_wait_waits_for_a_process_that_starts(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> None:
     control = {"TUNNELS_CONTROL": str(tmp_path / "control.sock")}
     waiting = asyncio.create_task(ran("wait", "server/echo", env=control))
-    await asyncio.sleep(0.3)  # it has looked in vain by now
+    await asyncio.sleep(0.3)  # its first attempts have failed by now
     async with program(tmp_path, "targets:\n" + target(sshd) + local("echo", free_port(), echo.port)):
         assert (await waiting).code == 0
 
 
-async def test_wait_for_a_revision_ends_when_it_converged_and_at_once_when_it_was_rejected(
+async def test_wait_for_a_revision_ends_once_it_converged_or_was_rejected(
     sshd: Sshd, echo: EchoServer, tmp_path: Path
 ) -> None:
     first = "targets:\n" + target(sshd) + local("echo", free_port(), echo.port)
@@ -215,9 +210,7 @@ async def test_wait_for_a_revision_ends_when_it_converged_and_at_once_when_it_wa
         assert "99999" in refused.err
 
 
-async def test_plan_asks_the_running_process_and_counts_its_clients(
-    sshd: Sshd, echo: EchoServer, tmp_path: Path
-) -> None:
+async def test_plan_counts_the_clients_of_the_running_process(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> None:
     port = free_port()
     stays = free_port()
     before = "targets:\n" + target(sshd) + local("echo", port, echo.port) + local("stays", stays, echo.port)
@@ -236,7 +229,7 @@ async def test_plan_asks_the_running_process_and_counts_its_clients(
             assert re.search(r"- drain +server/echo .*\(1 live client\)", plan.out)
             assert "~ assign server/stays  its settings changed: holdTimeout 10s -> 1s" in plan.out
             assert (await run.ran("plan", "-", stdin=after)).out == plan.out
-        assert (await run.ran("status")).code == 0, "nothing was done"
+        assert (await run.ran("status")).code == 0, "plan changes nothing"
         new.write_text(after.replace("    tunnels:", "    password: literal\n    tunnels:", 1))
         warned = await run.ran("plan", new)
         assert warned.code == 0
@@ -250,9 +243,7 @@ async def test_plan_asks_the_running_process_and_counts_its_clients(
         assert "did you mean" in invalid.err
 
 
-async def test_restart_makes_a_new_connection_and_keeps_clients_unless_now(
-    sshd: Sshd, echo: EchoServer, tmp_path: Path
-) -> None:
+async def test_restart_keeps_clients_unless_now_is_given(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> None:
     port = free_port()
     async with program(tmp_path, "targets:\n" + target(sshd) + local("echo", port, echo.port)) as run:
         await run.ran("wait")
@@ -271,7 +262,7 @@ async def test_restart_makes_a_new_connection_and_keeps_clients_unless_now(
         assert (await run.ran("restart")).code == 1, "no ID needs --all"
 
 
-async def test_pause_turns_a_tunnel_off_and_resume_on_again(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> None:
+async def test_pause_turns_a_tunnel_off_and_resume_turns_it_on(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> None:
     text = "targets:\n" + target(sshd) + local("one", free_port(), echo.port) + local("two", free_port(), echo.port)
     async with program(tmp_path, text) as run:
         await run.ran("wait")
@@ -284,13 +275,13 @@ async def test_pause_turns_a_tunnel_off_and_resume_on_again(sshd: Sshd, echo: Ec
         assert timedelta(minutes=55) < ahead < timedelta(hours=1)
         [one, _] = (await run.ran("status", "--output", "json")).json["tunnels"]
         assert one["message"] == f"paused until {until}"
-        assert "no port now: paused" in (await run.ran("port", "server/one")).err
+        assert "is off and has no port: paused" in (await run.ran("port", "server/one")).err
         assert (await run.ran("resume", "--all")).code == 0
         assert (await run.ran("wait")).code == 0
         assert "2 tunnels up" in (await run.ran("status")).out
 
 
-async def test_reload_tells_the_mistakes(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> None:
+async def test_reload_reports_the_mistakes(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> None:
     text = "targets:\n" + target(sshd) + local("echo", free_port(), echo.port)
     async with program(tmp_path, text) as run:
         await run.ran("wait")
@@ -300,21 +291,21 @@ async def test_reload_tells_the_mistakes(sshd: Sshd, echo: EchoServer, tmp_path:
         assert bad.code == 1
         assert f"error: {run.file}:3:" in bad.err
         status = await run.ran("status")
-        assert f"{run.file} is not valid: what it said before still holds." in status.out
+        assert f"{run.file} is invalid: its last valid content stays in use." in status.out
 
 
-async def test_connections_events_and_port_tell_what_is_there(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> None:
+async def test_connections_events_and_port_show_the_current_state(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> None:
     async with program(tmp_path, "targets:\n" + target(sshd) + local("any", 0, echo.port)) as run:
         await run.ran("wait")
         port = int((await run.ran("port", "server/any")).out)
-        assert (await run.ran("connections")).out == "nobody is connected\n"
+        assert (await run.ran("connections")).out == "no clients are connected\n"
         async with connected("127.0.0.1", port) as (reader, writer):
             writer.write(b"hello")
             await reader.readexactly(5)
             assert re.search(r"server/any +127\.0\.0\.1:\d+ .* 5B +5B\n", (await run.ran("connections")).out)
             [client] = (await run.ran("connections", "server", "--output", "json")).json["connections"]
             assert client["bytesSent"] == 5
-            assert (await run.ran("connections", "other/*")).code == 1, "no tunnel is called so"
+            assert (await run.ran("connections", "other/*")).code == 1, "no tunnel matches"
         events = await run.ran("events")
         assert re.search(r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z  tunnel server/any  .*up", events.out, re.MULTILINE)
         async with process("events", "server/any", "--follow", "--control", run.control) as follow:
@@ -326,24 +317,27 @@ async def test_connections_events_and_port_tell_what_is_there(sshd: Sshd, echo: 
             assert b"target server" not in lines
 
 
-async def test_diagnose_goes_hop_by_hop_and_says_what_to_do(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> None:
+async def test_diagnose_tests_each_hop_and_says_what_to_fix(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> None:
     text = (
-        "targets:\n" + target(sshd) + local("echo", free_port(), echo.port) + local("nobody", free_port(), free_port())
+        "targets:\n"
+        + target(sshd)
+        + local("echo", free_port(), echo.port)
+        + local("unserved", free_port(), free_port())
     )
     async with program(tmp_path, text + target(sshd, "stranger", user="nobody") + local("x", free_port(), 1)) as run:
         await run.ran("wait", "server")
-        well = await run.ran("diagnose", "server/echo")
-        assert well.code == 0
-        assert "✓" in well.out
-        assert "✗" not in well.out
-        nobody = await run.ran("diagnose", "server/nobody", env={"PYTHONIOENCODING": "ascii"})
-        assert nobody.code == 1
-        assert "ok   server: log in" in nobody.out
-        assert re.search(r"FAIL destination\n +.*\n +Fix: start the destination", nobody.out)
+        healthy = await run.ran("diagnose", "server/echo")
+        assert healthy.code == 0
+        assert "✓" in healthy.out
+        assert "✗" not in healthy.out
+        unserved = await run.ran("diagnose", "server/unserved", env={"PYTHONIOENCODING": "ascii"})
+        assert unserved.code == 1
+        assert "ok   server: log in" in unserved.out
+        assert re.search(r"FAIL destination\n +.*\n +Fix: start the destination", unserved.out)
         stranger = await run.ran("diagnose", "stranger/*")
         assert stranger.code == 1
         assert "Fix: correct user or key here" in stranger.out
-    assert "check --connect" in (await ran("diagnose", "a/b", env=NOBODY)).err
+    assert "check --connect" in (await ran("diagnose", "a/b", env=NOT_RUNNING)).err
 
 
 async def test_ids_of_the_running_process_complete_in_the_shell(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> None:
@@ -354,14 +348,14 @@ async def test_ids_of_the_running_process_complete_in_the_shell(sshd: Sshd, echo
     assert "_TUNNELS_COMPLETE=bash_complete" in (await ran("completion", "bash")).out
 
 
-async def test_variables_that_others_set_are_no_options() -> None:
+async def test_unrelated_tunnels_variables_are_not_options() -> None:
     """Images set TUNNELS_VERSION, and Kubernetes TUNNELS_PORT for a service called tunnels."""
     foreign = {"TUNNELS_VERSION": "1.2", "TUNNELS_PORT": "tcp://10.0.0.1:9722", "TUNNELS_STATUS_WATCH": "x"}
     assert (await ran("schema", env=foreign)).code == 0
-    assert (await ran("status", env={**NOBODY, **foreign})).code == 3
+    assert (await ran("status", env={**NOT_RUNNING, **foreign})).code == 3
 
 
-async def test_every_command_explains_itself_with_an_example() -> None:
+async def test_the_help_of_every_command_has_an_example() -> None:
     overview = (await ran("-h")).out
     verbs = re.findall(r"^  ([a-z]+)  ", overview.partition("Commands:")[2], re.MULTILINE)
     assert len(verbs) > 15

@@ -1,4 +1,4 @@
-"""`tunnels import`: what ssh does today as a file that passes `check`."""
+"""`tunnels import`: the output passes `check`, and parts without a counterpart are reported."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ NO_AGENT = {"SSH_AUTH_SOCK": "/nonexistent/agent"}
 
 
 async def imported(*arguments: object, stdin: str = "", home: Path) -> tuple[Ran, dict[str, Any]]:
-    """What came of it, and the targets in it; whatever was written passes `check`."""
+    """Run `import`; return the result and the targets. Any output must pass `check`."""
     env = {"HOME": str(home), **NO_AGENT}
     result = await ran("import", *arguments, stdin=stdin, env=env)
     if not result.out:
@@ -68,7 +68,7 @@ ExecStart=/usr/bin/ssh -NL 7000:x:1 ssh://u@b.example.com:2200
 """
     result, targets = await imported(stdin=script, home=tmp_path)
     assert result.code == 1
-    assert result.err == "not carried over: line 3: no ssh or autossh command\n"
+    assert result.err == "not translated: line 3: not an ssh or autossh command\n"
     assert [one["local"] for one in targets["a.example.com"]["tunnels"]] == ["5432:db:5432", "5433:db:5433"]
     assert targets["b.example.com"]["port"] == 2200
 
@@ -79,12 +79,12 @@ ExecStart=/usr/bin/ssh -NL 7000:x:1 ssh://u@b.example.com:2200
         ("-X", "-X: no counterpart"),
         ("-R 9100", "a SOCKS server on the far side"),
         ("-L nonsense", '"nonsense" is not a forward'),
-        ("-L 1:h:2", "127.0.0.1:1 is taken by another one"),
+        ("-L 1:h:2", "another tunnel already listens on 127.0.0.1:1"),
         ("-F other", "-F other: add --ssh-config other"),
         ("-o PermitLocalCommand=no -o LocalCommand=ls", "-o LocalCommand: no counterpart"),
     ],
 )
-async def test_what_has_no_counterpart_is_named_and_the_rest_is_carried_over(
+async def test_an_option_without_counterpart_is_reported_and_the_rest_translated(
     tmp_path: Path, arguments: str, named: str
 ) -> None:
     line = f"ssh -N -L 127.0.0.1:1:h:3 {arguments} u@a.example.com"
@@ -94,9 +94,9 @@ async def test_what_has_no_counterpart_is_named_and_the_rest_is_carried_over(
     assert targets["a.example.com"]["tunnels"] == [{"local": "127.0.0.1:1:h:3"}]
 
 
-async def test_a_remote_command_is_named_and_so_is_a_line_without_forwards(tmp_path: Path) -> None:
+async def test_remote_commands_and_lines_without_forwards_are_reported(tmp_path: Path) -> None:
     result, targets = await imported("--", "ssh", "-L", "1:h:2", "u@a.example.com", "uptime", home=tmp_path)
-    assert "uptime: a tunnel runs no command" in result.err
+    assert "uptime: tunnels run no commands" in result.err
     assert targets
     result, targets = await imported("--", "ssh", "a.example.com", home=tmp_path)
     assert (result.code, targets) == (1, {})
@@ -135,7 +135,7 @@ Host *
 """)
     result, targets = await imported("--ssh-config", config, home=tmp_path)
     assert result.code == 1
-    assert result.err == "not carried over: Host old: HostKeyAlgorithms: no counterpart\n"
+    assert result.err == "not translated: Host old: HostKeyAlgorithms: no counterpart\n"
     assert list(targets) == ["prod", "old"]
     assert targets["prod"]["user"] == "deploy"
     assert targets["prod"]["privateKey"] == "~/.ssh/id_ed25519"
@@ -155,7 +155,7 @@ Host *
     assert targets["shell"]["host"] == "shell.example.com", "an alias is resolved"
 
 
-async def test_a_certificate_beside_the_key_comes_along_as_ssh_takes_it(tmp_path: Path) -> None:
+async def test_a_certificate_beside_the_key_is_included_as_in_ssh(tmp_path: Path) -> None:
     key = tmp_path / "id"
     key.with_name("id-cert.pub").touch()
     result, targets = await imported("--", "ssh", "-NL", "1:h:2", "-i", key, "u@a.example.com", home=tmp_path)
@@ -163,21 +163,21 @@ async def test_a_certificate_beside_the_key_comes_along_as_ssh_takes_it(tmp_path
     assert targets["a.example.com"]["certificate"] == f"{key}-cert.pub"
 
 
-async def test_without_its_way_there_a_target_is_left_out(tmp_path: Path) -> None:
+async def test_a_target_with_an_invalid_address_or_route_is_left_out(tmp_path: Path) -> None:
     for wrong in ("-J u@[", "-p 99999", "-o HostName=a@b", "-o ProxyCommand=nc"):
         result, targets = await imported("--", f"ssh -NL 1:h:2 {wrong} a.example.com", home=tmp_path)
         assert (result.code, targets) == (1, {}), wrong
-        assert "not carried over: command: " in result.err
+        assert "not translated: command: " in result.err
 
 
-async def test_the_names_of_one_host_block_are_one_target(tmp_path: Path) -> None:
+async def test_aliases_in_one_host_block_become_one_target(tmp_path: Path) -> None:
     config = tmp_path / "config"
     config.write_text("Host prod production\n  HostName a.example.com\n  User u\n  LocalForward 5432 db:5432\n")
     result, targets = await imported("--ssh-config", config, home=tmp_path)
     assert (result.code, list(targets)) == (0, ["prod"])
 
 
-async def test_what_is_imported_runs(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> None:
+async def test_an_imported_file_runs(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> None:
     port = free_port()
     command = f"ssh -N -p {sshd.port} -i {sshd.client_key} -o UserKnownHostsFile={sshd.known_hosts}"
     line = f"{command} -L {port}:127.0.0.1:{echo.port} {sshd.user}@{sshd.host}"

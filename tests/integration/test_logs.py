@@ -65,11 +65,11 @@ def test_dropped_log_lines_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("sys.stderr", stream)
         logs.set_up("info")
         for letter in "abcd":
-            logging.getLogger("reconciler").warning(letter * (logs._UNREAD_MAX * 2 // 5))
+            logging.getLogger("reconciler").warning(letter * (logs._QUEUED_MAX * 2 // 5))
         assert [reader.readline()[-2:-1] for _ in range(2)] == [b"a", b"b"]
         root.handlers[0].flush()
         logging.getLogger("reconciler").warning("after")
-        assert b"2 lines are missing here" in reader.readline()
+        assert b"dropped 2 log lines" in reader.readline()
         assert reader.readline().endswith(b" after\n")
 
 

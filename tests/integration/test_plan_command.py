@@ -1,4 +1,4 @@
-"""`tunnels plan` without a running process: from nothing, and between two files."""
+"""`tunnels plan`: between two files, without a running process, and with live clients."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def files(directory: Path) -> tuple[Path, Path]:
     return old, new
 
 
-async def test_between_two_files_it_names_each_step_and_each_field(tmp_path: Path) -> None:
+async def test_a_plan_between_two_files_names_each_step_and_field(tmp_path: Path) -> None:
     old, new = files(tmp_path)
     plan = await ran("plan", new, "--from", old)
     assert plan.code == 0
@@ -75,13 +75,13 @@ async def test_json_has_the_same_steps(tmp_path: Path) -> None:
     ]
 
 
-async def test_nothing_to_do_is_said_and_is_exit_code_0(tmp_path: Path) -> None:
+async def test_an_empty_plan_exits_with_0(tmp_path: Path) -> None:
     old, _ = files(tmp_path)
     same = await ran("plan", old, "--from", old, "--exit-code")
     assert (same.code, same.out) == (0, "Nothing to do.\n")
 
 
-async def test_a_pipe_lies_where_the_other_file_does(tmp_path: Path) -> None:
+async def test_a_pipe_gets_the_directory_of_the_other_file(tmp_path: Path) -> None:
     """`git show main:tunnels.yaml | tunnels plan tunnels.yaml --from -`: relative paths have not changed."""
     text = OLD.replace("agent: true", "privateKey: keys/id")
     new = tmp_path / "new.yaml"
@@ -95,7 +95,7 @@ async def test_a_pipe_lies_where_the_other_file_does(tmp_path: Path) -> None:
     await writing
 
 
-async def test_a_bad_file_is_2_with_its_lines(tmp_path: Path) -> None:
+async def test_an_invalid_file_exits_with_2_and_its_errors(tmp_path: Path) -> None:
     old, _ = files(tmp_path)
     bad = tmp_path / "bad.yaml"
     bad.write_text("targets: {a: {host: b, tunnels: [{local: x}]}}")
@@ -108,17 +108,15 @@ async def test_a_bad_file_is_2_with_its_lines(tmp_path: Path) -> None:
     assert "missing.yaml: cannot be read: there is no such file" in missing.err
 
 
-async def test_where_the_named_process_is_not_there_it_is_from_nothing(tmp_path: Path) -> None:
+async def test_without_a_running_process_the_plan_is_a_fresh_start(tmp_path: Path) -> None:
     old, _ = files(tmp_path)
     plan = await ran("plan", old, env={"TUNNELS_CONTROL": "/nonexistent/tunnels.sock"})
     assert plan.code == 0
     assert "3 tunnels to open" in plan.out
-    assert "nothing runs at /nonexistent/tunnels.sock" in plan.err
+    assert "no running process found at /nonexistent/tunnels.sock: showing what a fresh start would do" in plan.err
 
 
-async def test_a_client_whose_connection_is_replaced_is_one_client(
-    sshd: Sshd, echo: EchoServer, tmp_path: Path
-) -> None:
+async def test_a_client_on_a_replaced_connection_is_counted_once(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> None:
     port, new = free_port(), tmp_path / "new.yaml"
     new.write_text(file(sshd, local("echo", port, echo.port), compress="true"))
     async with program(tmp_path, file(sshd, local("echo", port, echo.port))) as run:
@@ -132,12 +130,12 @@ async def test_a_client_whose_connection_is_replaced_is_one_client(
                 "- retire server another connection has taken over (1 live client)",
                 "- drain server/echo its connection was replaced (1 live client)",
                 "",
-                "0 tunnels to open, 0 to change, 0 to close, 1 connection to make; 1 live client touched.",
+                "0 tunnels to open, 0 to change, 0 to close, 1 connection to make; 1 live client affected.",
             ]
             assert (await run.ran("plan", "--output", "json", new)).json["clients"] == 1
 
 
-async def test_a_client_whom_an_edit_forbids_is_foreseen_to_be_touched_and_is_cut(
+async def test_a_client_that_an_edit_forbids_is_in_the_plan_and_is_cut(
     sshd: Sshd, echo: EchoServer, tmp_path: Path
 ) -> None:
     port, new = free_port(), tmp_path / "new.yaml"
@@ -150,7 +148,7 @@ async def test_a_client_whom_an_edit_forbids_is_foreseen_to_be_touched_and_is_cu
             assert [" ".join(line.split()) for line in plan.out.splitlines()] == [
                 "~ assign server/echo its settings changed: allow (none) -> 10.0.0.0/8 (1 live client cut)",
                 "",
-                "0 tunnels to open, 1 to change, 0 to close; 1 live client touched.",
+                "0 tunnels to open, 1 to change, 0 to close; 1 live client affected.",
             ]
             run.edit(new.read_text())
             await run.ran("reload")
@@ -161,7 +159,7 @@ async def test_a_client_whom_an_edit_forbids_is_foreseen_to_be_touched_and_is_cu
         assert "1 client: source 127.0.0.1 is no longer allowed" in events.out
 
 
-async def test_what_changed_is_readable_on_80_columns(tmp_path: Path) -> None:
+async def test_a_plan_is_wrapped_to_80_columns(tmp_path: Path) -> None:
     old, new = tmp_path / "old.yaml", tmp_path / "new.yaml"
     old.write_text(OLD)
     hosts = "hosts: [bastion-a.example.com, bastion-b.example.com]\n    keepaliveInterval: 3s"

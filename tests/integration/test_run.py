@@ -1,4 +1,4 @@
-"""`tunnels run` with its endpoints, and `run FILE -- CMD`, as processes."""
+"""`tunnels run`: its endpoints, and `run FILE -- CMD`, as processes."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ async def run(*arguments: object, **environ: str) -> AsyncIterator[asyncio.subpr
 
 
 async def ran(*arguments: object, **environ: str) -> tuple[int, str, str]:
-    """Exit code, stdout and stderr of one that ends by itself."""
+    """Run `tunnels run` to its end; return exit code, stdout and stderr."""
     async with run(*arguments, **environ) as process:
         out, err = await asyncio.wait_for(process.communicate(), 60)
         assert process.returncode is not None
@@ -54,7 +54,7 @@ async def ran(*arguments: object, **environ: str) -> tuple[int, str, str]:
 
 
 async def is_up(control: Client) -> bool:
-    """Whether the process answers, and says so."""
+    """Return True if the process responds that all tunnels are up."""
     try:
         return bool((await control.get("/api/v1/wait"))["ok"])
     except aiohttp.ClientConnectionError:
@@ -66,7 +66,7 @@ def written(directory: Path, text: str) -> Path:
     return directory / "tunnels.yaml"
 
 
-async def test_endpoints_and_logs_are_told_by_the_environment(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> None:
+async def test_the_environment_configures_endpoints_and_logs(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> None:
     path, port = tmp_path / "c.sock", free_port()
     where = written(tmp_path, file(sshd, local("echo", free_port(), echo.port)))
     environ = {
@@ -92,7 +92,7 @@ async def test_endpoints_and_logs_are_told_by_the_environment(sshd: Sshd, echo: 
     assert not path.exists()
 
 
-async def test_a_program_beside_the_tunnels_finds_their_ports_and_gives_the_exit_code(
+async def test_a_program_gets_the_ports_and_its_exit_code_is_returned(
     sshd: Sshd, echo: EchoServer, tmp_path: Path
 ) -> None:
     where = written(tmp_path, file(sshd, local("my-echo.1", 0, echo.port)))
@@ -106,9 +106,7 @@ async def test_a_program_beside_the_tunnels_finds_their_ports_and_gives_the_exit
     assert (code, out) == (7, "ping --flag --\n")
 
 
-async def test_a_port_that_is_not_chosen_is_no_variable_of_the_program(
-    sshd: Sshd, echo: EchoServer, tmp_path: Path
-) -> None:
+async def test_a_program_gets_no_variable_for_an_unbound_port(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> None:
     off = {"enabled": "false"}
     lines = local("any", 0, echo.port, **off), local("range", '"23210-23219"', echo.port, **off), local("up", 0, 1)
     code = "import os; print(*sorted(name for name in os.environ if name.startswith('TUNNEL_')))"
@@ -116,32 +114,32 @@ async def test_a_port_that_is_not_chosen_is_no_variable_of_the_program(
     assert out == "TUNNEL_SERVER_UP_HOST TUNNEL_SERVER_UP_PORT\n", err
 
 
-async def test_a_program_is_not_run_if_the_tunnels_do_not_come_up(sshd: Sshd, tmp_path: Path) -> None:
+async def test_a_program_is_not_run_if_the_tunnels_are_not_up_in_time(sshd: Sshd, tmp_path: Path) -> None:
     where = written(tmp_path, "targets:\n" + target(sshd, "dead", port=free_port()) + local("x", free_port(), 1))
     code, out, err = await ran(where, *NOWHERE, "--timeout", "5s", "--", "echo", "it ran")
     assert (code, out) == (1, "")
     assert "timed out after 5 s: dead/x is down (refused)" in err
 
 
-async def test_a_program_that_cannot_be_run_is_127(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> None:
+async def test_a_program_that_is_not_found_exits_with_127(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> None:
     where = written(tmp_path, file(sshd, local("echo", 0, echo.port)))
     code, _, err = await ran(where, *NOWHERE, "--", "no-such-program-here")
     assert code == 127
     assert "cannot run no-such-program-here" in err
 
 
-async def test_sigterm_is_the_programs(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> None:
+async def test_sigterm_is_forwarded_to_the_program(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> None:
     where = written(tmp_path, file(sshd, local("echo", 0, echo.port)))
-    script = "trap 'echo told; exit 3' TERM; echo ready; while :; do sleep 0.05; done"
+    script = "trap 'echo trapped; exit 3' TERM; echo ready; while :; do sleep 0.05; done"
     async with run(where, *NOWHERE, "--", "sh", "-c", script) as process:
         assert process.stdout is not None
         assert await asyncio.wait_for(process.stdout.readline(), 30) == b"ready\n"
         process.send_signal(signal.SIGTERM)
-        assert await asyncio.wait_for(process.stdout.readline(), 30) == b"told\n"
+        assert await asyncio.wait_for(process.stdout.readline(), 30) == b"trapped\n"
         assert await asyncio.wait_for(process.wait(), 30) == 3
 
 
-async def test_shards_share_the_targets(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> None:
+async def test_each_target_is_in_exactly_one_shard(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> None:
     names = [f"t{number}" for number in range(6)]
     where = written(tmp_path, "targets:\n" + "".join(target(sshd, n) + local("x", 0, echo.port) for n in names))
     code = "import os; print(*sorted(n[7:9] for n in os.environ if n.startswith('TUNNEL_') and n.endswith('_PORT')))"
@@ -153,7 +151,7 @@ async def test_shards_share_the_targets(sshd: Sshd, echo: EchoServer, tmp_path: 
     assert sorted(found) == names
 
 
-async def test_without_its_control_socket_it_says_who_has_it_and_takes_it_when_it_is_free(tmp_path: Path) -> None:
+async def test_a_control_socket_in_use_is_taken_over_when_it_is_free(tmp_path: Path) -> None:
     where = written(tmp_path, "targets: {}\n")
     environ = {"XDG_RUNTIME_DIR": str(tmp_path)}
     path = tmp_path / "tunnels.sock"
@@ -171,7 +169,7 @@ async def test_without_its_control_socket_it_says_who_has_it_and_takes_it_when_i
                 assert await is_up(control)
 
 
-async def test_an_address_that_is_taken_is_served_when_it_is_free(
+async def test_an_http_address_in_use_is_taken_over_when_it_is_free(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(endpoints, "RETRY_AFTER", 0.05)
@@ -200,7 +198,7 @@ async def answers(http: Client) -> bool:
         return False
 
 
-async def test_wrong_flags_are_2(tmp_path: Path) -> None:
+async def test_invalid_options_exit_with_2(tmp_path: Path) -> None:
     where = written(tmp_path, "targets: {}\n")
     for flags in (("--shard", "3/3"), ("--listen", "nowhere"), ("--control", str(tmp_path / "no" / "c.sock"))):
         code, _, err = await ran(where, *flags)

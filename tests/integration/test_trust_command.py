@@ -16,7 +16,7 @@ from support.wait import free_port
 
 
 def keys_to_paste(out: str) -> list[str]:
-    """What stands under each `hostKeys:`."""
+    """Return the first key under each `hostKeys:`."""
     return re.findall(r"^hostKeys:\n  - (.*)$", out, re.MULTILINE)
 
 
@@ -35,26 +35,26 @@ async def test_trust_shows_the_fingerprint_and_the_line_to_paste(sshd: Sshd, tmp
     assert fetched.code == 0
     assert keys_to_paste(fetched.out) == [sshd.host_public_key]
     assert shown_by_ssh_keygen(sshd.host_key.public) in fetched.out
-    assert "new: compare it" in fetched.out
-    assert "Accepted" not in sshd.log_text(), "nobody logged in"
+    assert "new key: compare it" in fetched.out
+    assert "Accepted" not in sshd.log_text(), "no login"
 
     pinned = f'    hostKeys: ["{keys_to_paste(fetched.out)[0]}"]\n    tunnels:\n'
     file.write_text("targets:\n" + target(sshd).replace("    tunnels:\n", pinned) + local("x", free_port(), 1))
-    assert (await ran("check", "--connect", file)).code == 0, "what was pasted is believed"
-    assert "known already" in (await ran("trust", file)).out
+    assert (await ran("check", "--connect", file)).code == 0, "the pinned key is trusted"
+    assert "already known" in (await ran("trust", file)).out
 
 
-async def test_trust_warns_of_a_key_that_is_another_than_the_one_known(sshd: Sshd, tmp_path: Path) -> None:
+async def test_trust_warns_of_a_changed_key(sshd: Sshd, tmp_path: Path) -> None:
     file = tmp_path / "tunnels.yaml"
     file.write_text("targets:\n" + target(sshd) + local("x", free_port(), 1))
     sshd.change_host_key()
     await sshd.restart()
     fetched = await ran("trust", file)
     assert fetched.code == 0
-    assert "ANOTHER KEY: known is ssh-ed25519 SHA256:" in fetched.out
+    assert "CHANGED KEY: the known key is ssh-ed25519 SHA256:" in fetched.out
 
 
-async def test_trust_names_what_cannot_be_fetched_and_shows_the_others(sshd: Sshd, tmp_path: Path) -> None:
+async def test_trust_reports_keys_that_cannot_be_fetched_and_shows_the_others(sshd: Sshd, tmp_path: Path) -> None:
     file = tmp_path / "tunnels.yaml"
     dead = f"  dead:\n    host: 127.0.0.1\n    port: {free_port()}\n    user: u\n    agent: true\n    tunnels: []\n"
     file.write_text("targets:\n" + target(sshd) + local("x", free_port(), 1) + dead)
@@ -66,7 +66,7 @@ async def test_trust_names_what_cannot_be_fetched_and_shows_the_others(sshd: Ssh
     (tmp_path / "server").mkdir()
     beside = await ran("trust", file, "server", cwd=tmp_path)
     assert (beside.code, keys_to_paste(beside.out)) == (0, [sshd.host_public_key]), (
-        "a directory of that name is no file"
+        "the name is a target, not the directory"
     )
     broken = tmp_path / "broken.yaml"
     broken.write_text("[")
@@ -75,10 +75,10 @@ async def test_trust_names_what_cannot_be_fetched_and_shows_the_others(sshd: Ssh
     assert "broken.yaml:" in half.err
     missing = await ran("trust", file, "nobody")
     assert missing.code == 1
-    assert "there are server, dead" in missing.err
+    assert 'no target matches "nobody": the targets are server, dead' in missing.err
 
 
-async def test_trust_looks_behind_a_jump_host_that_lets_us_in(sshd: Sshd, tmp_path: Path) -> None:
+async def test_trust_fetches_keys_behind_a_jump_host(sshd: Sshd, tmp_path: Path) -> None:
     file = tmp_path / "tunnels.yaml"
     async with Sshd(tmp_path / "inner", client=sshd.client) as inner:
         behind = target(inner, "inner", knownHosts=tmp_path / "none", jumpHost="server") + local("x", free_port(), 1)
@@ -90,7 +90,7 @@ async def test_trust_looks_behind_a_jump_host_that_lets_us_in(sshd: Sshd, tmp_pa
         file.write_text("targets:\n" + target(sshd, knownHosts=tmp_path / "none") + local("x", free_port(), 1) + behind)
         refused = await ran("trust", file, "inner")
         assert refused.code == 1
-        assert "is behind a jump host that does not let us in" in refused.err
+        assert "cannot log in to the jump host of " in refused.err
 
 
 @pytest.mark.parametrize("output", ["text", "json"])
@@ -106,6 +106,6 @@ async def test_check_connect_logs_in_to_every_target_and_opens_nothing(
         logins = {one["target"]: (one["ok"], one["reason"]) for one in checked.json["logins"]}
         assert logins == {"server": (True, None), "wrong": (False, "auth")}
     else:
-        assert f"target server: {sshd.host}:{sshd.port} lets {sshd.user} in" in checked.out
+        assert f"target server: login to {sshd.host}:{sshd.port} as {sshd.user} succeeded" in checked.out
         assert "error: (auth) target wrong: " in checked.err
     assert "logins" not in (await ran("check", "--output", "json", file)).json

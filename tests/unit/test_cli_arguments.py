@@ -1,4 +1,4 @@
-"""Hostile arguments of every command: an error in words and an exit code of the contract, never a traceback."""
+"""Hostile arguments of every command: an error message and a documented exit code, never a traceback."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ COMMANDS = [
 
 @pytest.mark.parametrize("odd", ODD.values(), ids=list(ODD))
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
-def test_an_odd_argument_is_an_error_in_words(
+def test_an_odd_argument_is_an_error_message(
     command: list[str], odd: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -81,7 +81,7 @@ def test_an_odd_argument_is_an_error_in_words(
 @pytest.mark.parametrize(
     "odd", ["/", "..:80", "\udcff:80", "a:" + "9" * 5000, "x" * 300 + ":80", "127.0.0.1:65536", "[zz]:80", "/a" * 3000]
 )
-def test_an_odd_endpoint_is_an_error_in_words(option: str, odd: str, tmp_path: Path) -> None:
+def test_an_odd_endpoint_is_an_error_message(option: str, odd: str, tmp_path: Path) -> None:
     (tmp_path / "bad.yaml").write_text("targets: [\n")
     endpoints = {"--listen": "none", "--control": "none", option: odd}
     arguments = [word for pair in endpoints.items() for word in pair]

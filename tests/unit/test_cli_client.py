@@ -1,4 +1,4 @@
-"""Finding the running process, and what is said where none is found."""
+"""The control client: finding the running process, and the errors if there is none."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from reconciler.cli import client
-from reconciler.cli.client import Control, NothingRuns, Refused, Trouble
+from reconciler.cli.client import CommandError, Control, NotRunningError, RequestRefusedError
 from reconciler.cli.main import main
 from reconciler.report import socket_paths
 from reconciler.report.socket_paths import place_to_listen, trusted_uids
@@ -26,7 +26,7 @@ from support.other_user import NOBODY, needs_root, other_user, shared_directory
 
 @contextmanager
 def answering(path: Path, answer: bytes) -> Iterator[None]:
-    """A process that gives each request this answer."""
+    """Serve a control socket that sends this response to each request."""
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(path))
         listener.listen()
@@ -63,13 +63,13 @@ def http(status: str, body: object) -> bytes:
 
 
 def run(monkeypatch: pytest.MonkeyPatch, paths: list[Path], *arguments: str) -> Result:
-    """A command of a user whose process may listen at these places."""
+    """Run a command that searches for the process at these paths."""
     monkeypatch.setattr(client, "socket_paths", lambda _: tuple(map(str, paths)))
     monkeypatch.delenv("TUNNELS_CONTROL", raising=False)
     return CliRunner().invoke(main, list(arguments))
 
 
-def test_the_first_place_where_somebody_listens_is_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_first_socket_with_a_listener_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stale, live = tmp_path / "stale", tmp_path / "live"
     with socket.socket(socket.AF_UNIX) as left:
         left.bind(str(stale))
@@ -78,24 +78,22 @@ def test_the_first_place_where_somebody_listens_is_asked(tmp_path: Path, monkeyp
     assert (result.exit_code, result.stdout) == (0, "a/b: restarted\n")
 
 
-def test_where_nobody_does_it_says_where_it_looked_and_what_names_another(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_a_listener_the_error_names_the_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stale = tmp_path / "stale"
     with socket.socket(socket.AF_UNIX) as left:
         left.bind(str(stale))
     result = run(monkeypatch, [tmp_path / "none", stale], "status")
     assert result.exit_code == 3
-    assert f"{tmp_path}/none (not there), {stale} (left over: its process has ended)" in result.stderr
+    assert f"{tmp_path}/none (not found), {stale} (its process has ended)" in result.stderr
     assert "--control or $TUNNELS_CONTROL" in result.stderr
 
 
-def test_plan_without_a_process_is_from_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_plan_without_a_process_shows_a_fresh_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "tunnels.yaml"
     file.write_text('targets: {a: {host: b.example.com, user: u, agent: true, tunnels: [{local: "1:h:2"}]}}')
     result = run(monkeypatch, [tmp_path / "none"], "plan", str(file))
     assert result.exit_code == 0
-    assert "nothing runs" in result.stderr
+    assert "no running process found: showing what a fresh start would do\n" in result.stderr
     assert [line.split()[:3] for line in result.stdout.splitlines()] == [
         ["+", "dial", "a"],
         ["+", "open", "a/local-1"],
@@ -104,16 +102,14 @@ def test_plan_without_a_process_is_from_nothing(tmp_path: Path, monkeypatch: pyt
     ]
 
 
-def test_a_refusal_keeps_its_sentence(tmp_path: Path) -> None:
+def test_a_refused_request_keeps_its_message(tmp_path: Path) -> None:
     with answering(tmp_path / "s", http("404 Not Found", {"error": "no tunnel is called x"})):
-        with pytest.raises(Refused, match="no tunnel is called x") as refused:
+        with pytest.raises(RequestRefusedError, match="no tunnel is called x") as refused:
             Control(str(tmp_path / "s")).post("/api/v1/pause", {"ids": ["x"]})
     assert refused.value.status == 404
 
 
-def test_a_step_that_is_well_and_has_more_to_say_fits_the_terminal(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_long_detail_of_a_step_fits_the_terminal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "60")
     detail = f"0.0.0.0:25020 ({'word ' * 20}end)"
     steps = [{"step": "listen on the server", "ok": True, "detail": detail, "fix": None}]
@@ -127,17 +123,17 @@ def test_a_step_that_is_well_and_has_more_to_say_fits_the_terminal(
     assert " ".join(map(str.strip, [first, *rest])) == f"✓ listen on the server: {detail}"
 
 
-def test_a_process_that_is_followed_and_falls_silent_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(client, "_SILENT_FOR", 0.1)
+def test_a_silent_event_stream_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client, "_STREAM_TIMEOUT", 0.1)
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(tmp_path / "s"))
         listener.listen()
         following = Control(str(tmp_path / "s")).follow("/api/v1/events")
-        with pytest.raises(Trouble, match=r"did not answer within 0\.1 s: it is busy, or stopped"):
+        with pytest.raises(CommandError, match=r"no response .* within 0\.1 s: it is busy or stopped"):
             next(iter(following))
 
 
-def test_what_the_process_says_drives_no_terminal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_control_characters_in_responses_are_escaped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     evil = "\x1b]0;owned\x07\x9b31m"
     answer = {"valid": False, "revision": evil, "errors": [evil], "actions": [], "warnings": [evil], "error": evil}
     (tmp_path / "tunnels.yaml").write_text("targets: {}")
@@ -152,14 +148,14 @@ def test_what_the_process_says_drives_no_terminal(tmp_path: Path, monkeypatch: p
 
 
 @pytest.mark.parametrize("answer", [b"", b"nonsense\r\n\r\n", http("200 OK", "no JSON"), http("500 Oh", "<html>")])
-def test_an_answer_without_sense_is_no_traceback(tmp_path: Path, answer: bytes) -> None:
+def test_an_invalid_response_is_an_error_message(tmp_path: Path, answer: bytes) -> None:
     with answering(tmp_path / "s", answer):
-        with pytest.raises(Trouble):
+        with pytest.raises(CommandError):
             Control(str(tmp_path / "s")).get("/api/v1/status")
 
 
-def test_a_process_that_takes_nobody_in_is_there_all_the_same(tmp_path: Path) -> None:
-    """One that is stopped is not one that has to be started: who waits for it has filled its line."""
+def test_a_process_with_a_full_backlog_counts_as_running(tmp_path: Path) -> None:
+    """A stopped process must not be reported as absent: its listen backlog is full."""
     path = tmp_path / "c.sock"
     with socket.socket(socket.AF_UNIX) as listener, ExitStack() as line:
         listener.bind(str(path))
@@ -170,23 +166,23 @@ def test_a_process_that_takes_nobody_in_is_there_all_the_same(tmp_path: Path) ->
             one.setblocking(False)
             code = one.connect_ex(str(path))
         assert code == errno.EAGAIN
-        with pytest.raises(Trouble, match="takes nobody: it is busy, or stopped") as told:
+        with pytest.raises(CommandError, match="accepts no connections: it is busy or stopped") as raised:
             Control(str(path)).get("/api/v1/status")
-        assert not isinstance(told.value, NothingRuns)
+        assert not isinstance(raised.value, NotRunningError)
 
 
-def test_a_path_too_long_for_a_socket_is_told(tmp_path: Path) -> None:
-    with pytest.raises(NothingRuns, match="too long"):
+def test_a_path_too_long_for_a_socket_is_reported(tmp_path: Path) -> None:
+    with pytest.raises(NotRunningError, match="too long"):
         Control(str(tmp_path / ("x" * 200))).get("/api/v1/status")
 
 
-def test_events_come_one_by_one(tmp_path: Path) -> None:
+def test_events_are_yielded_one_by_one(tmp_path: Path) -> None:
     lines = 'id: 1\ndata: {"a": 1}\n\n: keepalive\n\nid: 2\ndata: {"a": 2}\n\n'
     with answering(tmp_path / "s", http("200 OK", lines)):
         assert list(Control(str(tmp_path / "s")).follow("/api/v1/events", follow="1")) == [{"a": 1}, {"a": 2}]
 
 
-# What the other user's process received goes to its standard output, so that the test can see that it is nothing.
+# Prints what the other user's process received, so that the test can check that it is nothing.
 LISTEN = """
 sock = socket.socket(socket.AF_UNIX)
 sock.bind(sys.argv[1])
@@ -234,7 +230,7 @@ def test_a_named_socket_of_another_user_is_refused_too(monkeypatch: pytest.Monke
 
 
 @needs_root
-def test_our_own_process_is_found_behind_another_users_socket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_our_process_is_found_after_another_users_socket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with shared_directory() as directory, other_user(LISTEN, directory / "s"):
         with answering(tmp_path / "ours", http("200 OK", {"done": ["a/b"]})):
             result = run(monkeypatch, [directory / "s", tmp_path / "ours"], "restart", "--all")
@@ -242,8 +238,8 @@ def test_our_own_process_is_found_behind_another_users_socket(tmp_path: Path, mo
 
 
 @needs_root
-def test_root_may_ask_the_user_whose_directory_it_names() -> None:
-    """A service that runs as a user of its own: root made the directory of its socket, or names it."""
+def test_root_trusts_the_owner_of_a_named_directory() -> None:
+    """A service that runs as its own user: root made the directory of its socket, or names it."""
     with shared_directory(0o755, NOBODY) as directory, other_user(LISTEN, directory / "s"):
         assert Control(str(directory / "s")).get("/api/v1/status") == {}
 
@@ -255,14 +251,14 @@ def test_only_root_trusts_the_owner_of_a_directory(tmp_path: Path, monkeypatch: 
 
 @needs_root
 def test_root_trusts_the_user_of_the_runtime_directory(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Only root can make a directory in /run: that of a systemd service belongs to the service's user."""
+    """Only root can make a directory in /run; that of a systemd service belongs to the service's user."""
     with shared_directory(0o755, NOBODY) as directory:
         monkeypatch.setattr(socket_paths, "_SYSTEM", directory)
         assert trusted_uids(str(directory / "tunnels.sock"), is_named=False) == {0, NOBODY}
 
 
 @needs_root
-def test_the_directory_of_an_unnamed_socket_lends_no_trust() -> None:
+def test_root_does_not_trust_the_owner_of_an_unnamed_directory() -> None:
     with shared_directory(0o755, NOBODY) as directory:
         assert trusted_uids(str(directory / "s"), is_named=False) == {0}
 

@@ -1,4 +1,4 @@
-"""`tunnels import` takes any line at all: no traceback, and whatever it writes is a valid file."""
+"""`tunnels import` with any input: no traceback, and any output is a valid file."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _PHRASES = ["'ProxyCommand=nc -x \"p\" %h'", "'ProxyCommand=ssh -W %h:%p g'", "'
 
 @settings(deadline=None)
 @given(words=st.lists(st.sampled_from(_WORDS + _PHRASES), max_size=8), commands=st.booleans())
-def test_whatever_the_line_what_is_written_is_valid(words: list[str], commands: bool) -> None:
+def test_any_line_gives_a_valid_file_or_an_error(words: list[str], commands: bool) -> None:
     line = " ".join(["ssh", *words])
     result = CliRunner().invoke(command, ["--allow-commands"] if commands else [], input=line)
     assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
@@ -36,7 +36,7 @@ def test_whatever_the_line_what_is_written_is_valid(words: list[str], commands: 
 
 
 @given(text=st.text(max_size=80))
-def test_text_of_any_kind_is_read_or_refused(text: str) -> None:
+def test_any_text_is_read_or_refused(text: str) -> None:
     result = CliRunner().invoke(command, [], input=text)
     assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
 

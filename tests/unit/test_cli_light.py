@@ -1,4 +1,4 @@
-"""The light commands do not import the heavy half: a prompt or a probe runs them every few seconds."""
+"""The client commands import no large packages: prompts and probes run them every few seconds."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ LIGHT = (
 
 
 @pytest.mark.parametrize("command", LIGHT)
-def test_a_light_command_imports_nothing_heavy(command: str) -> None:
+def test_a_client_command_imports_no_large_package(command: str) -> None:
     program = f"""
 import sys
 from reconciler.cli.main import main

@@ -1,6 +1,6 @@
-"""ssh's own languages -> what was asked of ssh: command lines, `-o` options and ssh_config files.
+"""Parses ssh command lines, `-o` options and ssh_config files.
 
-Everything becomes keywords of ssh_config(5), in their order of precedence; what they mean for us is `carry`'s to say.
+The result is keywords of ssh_config(5) in their order of precedence. `translate.py` gives them their meaning.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from pathlib import PurePath
 
 from reconciler.core.secret import may_hold_secret
 
-_TAKE_VALUE = frozenset("BbcDEeFIiJLlmOoPpQRSWw")  # ssh(1)
-_OF_AUTOSSH = frozenset("M")
-_SILENT = frozenset("fNTnqvVya")  # running in the background, no command, how much is said
+_TAKE_VALUE = frozenset("BbcDEeFIiJLlmOoPpQRSWw")  # options with a value, ssh(1)
+_AUTOSSH_TAKE_VALUE = frozenset("M")
+_IGNORED = frozenset("fNTnqvVya")  # background, no command, verbosity
 _KEYWORDS = {
     "p": "Port",
     "l": "User",
@@ -45,7 +45,7 @@ _SWITCHES = {
     "M": ("ControlMaster", "yes"),
 }
 _WRAPPERS = frozenset({"nohup", "exec", "setsid", "env"})
-_PASSED_OVER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*=.*|@[a-z]+|[0-9*/,-]+", re.DOTALL)
+_SKIPPED = re.compile(r"[A-Za-z_][A-Za-z0-9_]*=.*|@[a-z]+|[0-9*/,-]+", re.DOTALL)
 _SHELL = re.compile(r"[0-9]*[<>].*|[&|;].*")
 _UNIT_FILE = re.compile(r"^\s*ExecStart\s*=\s*[-@:+!]*")
 _URL = re.compile(r"ssh://(?:(?P<user>[^@]+)@)?(?:\[(?P<v6>[^\]]+)\]|(?P<host>[^@:/\[\]]+))(?::(?P<port>[0-9]+))?/?")
@@ -54,24 +54,25 @@ _PAIR = re.compile(r"([A-Za-z0-9]+)(?:\s*=\s*|\s+)(.*)", re.DOTALL)
 
 
 class NotSshError(Exception):
-    """The line is no ssh command; the text says why."""
+    """The line is not an ssh command. The message says why."""
 
 
 @dataclass(frozen=True, slots=True)
 class Keyword:
-    """One ssh_config keyword, in small letters, with its value; `said`: its name as the user wrote it.
+    """One ssh_config keyword.
 
-    Its value is not part of it: it may be a program with a password among its arguments.
+    name    in lower case
+    label   the name as the user wrote it, for messages; without the value, which may contain a password
     """
 
     name: str
     value: str
-    said: str
+    label: str
 
 
 @dataclass(slots=True)
-class Asked:
-    """What one command line, or one Host block, asks of ssh. `lost`: what cannot be carried over, for people."""
+class SshCommand:
+    """One ssh command line or Host block. `lost`: messages about parts that cannot be translated."""
 
     where: str
     host: str
@@ -80,95 +81,97 @@ class Asked:
 
 
 def shown(text: str) -> str:
-    """A word of the user's for a message, unless it may hold a password or a token."""
+    """Return a word for a message, `...` if it may contain a password or a token."""
     return "..." if may_hold_secret(text) else text
 
 
-def keyword(name: str, value: str, said: str = "") -> Keyword:
-    return Keyword(name.lower(), value, said or name)
+def keyword(name: str, value: str, label: str = "") -> Keyword:
+    return Keyword(name.lower(), value, label or name)
 
 
 def option(text: str) -> Keyword:
-    """`-o Name=value` or `Name value`. Raises NotSshError."""
+    """Parse `-o Name=value` or `Name value`. Raises NotSshError."""
     matched = _PAIR.fullmatch(text.strip())
     if matched is None:
-        raise NotSshError("-o with something that is no option of ssh: expected NAME=VALUE")
+        raise NotSshError("invalid -o option: expected NAME=VALUE")
     return keyword(matched[1], matched[2].strip('"'), f"-o {matched[1]}")
 
 
 def destination(text: str) -> tuple[str, list[Keyword]]:
-    """`[user@]host` or `ssh://[user@]host[:port]`: the host, and what else it says. Raises NotSshError."""
+    """Parse `[user@]host` or `ssh://[user@]host[:port]` to the host and its keywords. Raises NotSshError."""
     user, _, host = text.rpartition("@")
     port = ""
     if text.startswith("ssh://"):
         matched = _URL.fullmatch(text)
         if matched is None:
-            raise NotSshError("this is no ssh://[user@]host[:port]")
+            raise NotSshError("invalid destination: expected ssh://[user@]host[:port]")
         user, host, port = matched["user"] or "", matched["v6"] or matched["host"], matched["port"] or ""
     user, colon, _ = user.partition(":")
     password = [keyword("password", "", "a password before the host")] if colon else []
-    return host, [keyword(name, said) for name, said in (("User", user), ("Port", port)) if said] + password
+    return host, [keyword(name, value) for name, value in (("User", user), ("Port", port)) if value] + password
 
 
 # --- command lines ----------------------------------------------------------------------------------------------
 
 
 def lines_of(text: str) -> Iterator[tuple[int, str]]:
-    """Each command with its line number: comments and empty lines left out, a backslash at the end joins."""
-    kept, begun = "", 0
+    """Yield each command with its line number. Skips comments and empty lines; a backslash at the end joins lines."""
+    partial, first = "", 0
     for number, line in enumerate(text.splitlines(), start=1):
-        begun = begun if kept else number
+        first = first if partial else number
         if line.endswith("\\"):
-            kept += f"{line[:-1]} "
+            partial += f"{line[:-1]} "
             continue
-        whole, kept = kept + line, ""
+        whole, partial = partial + line, ""
         if whole.strip() and not whole.lstrip().startswith("#"):
-            yield begun, whole
+            yield first, whole
 
 
-def command_line(words: Sequence[str] | str, where: str) -> Asked:
-    """`ssh -L 5432:db:5432 user@bastion`, `autossh …`, with what stands before and after. Raises NotSshError."""
+def command_line(words: Sequence[str] | str, where: str) -> SshCommand:
+    """Parse `ssh -L 5432:db:5432 user@bastion` or `autossh ...`, also inside a shell line. Raises NotSshError."""
     if isinstance(words, str):
         try:
-            # In tunnels.yaml a variable has braces.
+            # Variables in tunnels.yaml have braces.
             words = shlex.split(_VARIABLE.sub(r"${\1}", _UNIT_FILE.sub("", words)), comments=True)
         except ValueError as error:
-            raise NotSshError(f"not understood: {str(error).lower()}") from None
-    asked = Asked(where, "")
-    program, rest = _program(words, asked)
-    _Parser(asked, _OF_AUTOSSH if program == "autossh" else frozenset()).read(_until_shell(rest, asked))
-    if not asked.host:
-        raise NotSshError("no host is named in it")
-    return asked
+            raise NotSshError(f"cannot be parsed: {str(error).lower()}") from None
+    command = SshCommand(where, "")
+    program, rest = _program(words, command)
+    extra = _AUTOSSH_TAKE_VALUE if program == "autossh" else frozenset()
+    _Parser(command, extra).read(_until_shell(rest, command))
+    if not command.host:
+        raise NotSshError("no host found")
+    return command
 
 
-def _program(words: Sequence[str], asked: Asked) -> tuple[str, Sequence[str]]:
-    """The program and its arguments; a crontab's times, assignments and nohup before it are passed over."""
+def _program(words: Sequence[str], command: SshCommand) -> tuple[str, Sequence[str]]:
+    """Return the program and its arguments. Crontab times, assignments and `nohup` before it are skipped."""
     for index, word in enumerate(words):
         if PurePath(word).name in ("ssh", "autossh"):
-            before = [one for one in words[:index] if one not in _WRAPPERS and not _PASSED_OVER.fullmatch(one)]
+            before = [one for one in words[:index] if one not in _WRAPPERS and not _SKIPPED.fullmatch(one)]
             if before:
-                asked.lost.append(f"{shown(before[0])}: what stands before {word}")
+                command.lost.append(f"{shown(before[0])}: words before {word} are ignored")
             return PurePath(word).name, words[index + 1 :]
-    raise NotSshError("no ssh or autossh command")
+    raise NotSshError("not an ssh or autossh command")
 
 
-def _until_shell(words: Sequence[str], asked: Asked) -> Sequence[str]:
+def _until_shell(words: Sequence[str], command: SshCommand) -> Sequence[str]:
+    """Return the words before a redirection or a shell operator."""
     for index, word in enumerate(words):
         if _SHELL.fullmatch(word):
             after = words[index + 1 :]
             if after and word[0] in "&|;":
                 operator = "".join(sign for sign in word[:2] if sign in "&|;")
-                asked.lost.append(f"{operator} {shown(after[0])}: what follows the command")
+                command.lost.append(f"{operator} {shown(after[0])}: words after the command are ignored")
             return words[:index]
     return words
 
 
 class _Parser:
-    """ssh's getopt: flags may be joined, a value may be attached, options may follow the host."""
+    """Parses arguments as ssh does: flags may be joined, a value may be attached, options may follow the host."""
 
-    def __init__(self, asked: Asked, extra: frozenset[str]) -> None:
-        self._asked = asked
+    def __init__(self, command: SshCommand, extra: frozenset[str]) -> None:
+        self._command = command
         self._extra = extra
 
     def read(self, words: Sequence[str]) -> None:
@@ -179,12 +182,12 @@ class _Parser:
                 continue
             if word.startswith("-") and len(word) > 1:
                 self._options(word[1:], left)
-            elif self._asked.host:
-                self._asked.lost.append(f"{shown(word)}: a tunnel runs no command on the server")
+            elif self._command.host:
+                self._command.lost.append(f"{shown(word)}: tunnels run no commands on the server")
                 return
             else:
-                self._asked.host, said = destination(word)
-                self._asked.keywords += said  # as with options, the first word on the line counts
+                self._command.host, keywords = destination(word)
+                self._command.keywords += keywords  # the first value on the line counts, as with options
 
     def _options(self, letters: str, left: deque[str]) -> None:
         for position, letter in enumerate(letters, start=1):
@@ -193,22 +196,22 @@ class _Parser:
                 return
             if letter in _SWITCHES:
                 name, value = _SWITCHES[letter]
-                self._asked.keywords.append(keyword(name, value, f"-{letter}"))
-            elif letter not in _SILENT:
-                self._asked.lost.append(f"-{letter}: no counterpart")
+                self._command.keywords.append(keyword(name, value, f"-{letter}"))
+            elif letter not in _IGNORED:
+                self._command.lost.append(f"-{letter}: no counterpart")
 
     def _valued(self, letter: str, value: str) -> None:
-        said = f"-{letter} {shown(value)}"
+        label = f"-{letter} {shown(value)}"
         if letter in self._extra or letter in "EeSP":
-            return  # monitoring ports, log files, escape characters, control sockets: nothing of the kind is needed
+            return  # monitoring ports, log files, escape characters and control sockets are not needed
         if letter == "o":
-            self._asked.keywords.append(option(value))
+            self._command.keywords.append(option(value))
         elif letter == "F":
-            self._asked.lost.append(f"{said}: add --ssh-config {shown(value)}")
+            self._command.lost.append(f"{label}: add --ssh-config {shown(value)}")
         elif letter in _KEYWORDS:
-            self._asked.keywords.append(keyword(_KEYWORDS[letter], value, said))
+            self._command.keywords.append(keyword(_KEYWORDS[letter], value, label))
         else:
-            self._asked.lost.append(f"{said}: no counterpart")
+            self._command.lost.append(f"{label}: no counterpart")
 
 
 # --- ssh_config -------------------------------------------------------------------------------------------------
@@ -216,7 +219,7 @@ class _Parser:
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """The keywords under one `Host`; those before the first one are under `Host *`."""
+    """The keywords of one `Host` block. Keywords before the first block belong to `Host *`."""
 
     patterns: tuple[str, ...]
     keywords: tuple[Keyword, ...]
@@ -224,23 +227,23 @@ class Block:
 
 @dataclass(frozen=True, slots=True)
 class SshConfig:
-    """ssh_config files, read in the order given. `lost`: what is not understood."""
+    """ssh_config files, in the order given. `lost`: messages about parts that are not supported."""
 
     blocks: tuple[Block, ...] = ()
     lost: tuple[str, ...] = ()
 
     def of(self, host: str) -> list[Keyword]:
-        """Everything that holds for a host, in order; of most keywords the first one counts."""
+        """Return all keywords that apply to a host, in order. For most keywords the first value counts."""
         return [one for block in self.blocks if _matches(block.patterns, host) for one in block.keywords]
 
     def hosts(self) -> list[str]:
-        """Each host that is named outright."""
+        """Return each host that is named without wildcards."""
         named = (pattern for block in self.blocks for pattern in block.patterns)
         return list(dict.fromkeys(name for name in named if not re.search(r"[*?!]", name)))
 
 
 def ssh_config(files: Iterable[tuple[str, str]]) -> SshConfig:
-    """From the names and texts of files."""
+    """Parse files, given as pairs of name and text."""
     blocks: list[Block] = []
     lost: list[str] = []
     for name, text in files:
@@ -258,7 +261,7 @@ def ssh_config(files: Iterable[tuple[str, str]]) -> SshConfig:
                 )
                 keywords = []
                 if patterns is None:
-                    lost.append(f"{name}:{number}: Match {shown(value)}: only Host blocks are understood")
+                    lost.append(f"{name}:{number}: Match {shown(value)}: only Host blocks are supported")
             elif word == "include":
                 lost.append(f"{name}:{number}: Include {shown(value)}: add --ssh-config for it")
             elif patterns is not None:
@@ -268,11 +271,11 @@ def ssh_config(files: Iterable[tuple[str, str]]) -> SshConfig:
 
 
 def _matches(patterns: Iterable[str], host: str) -> bool:
-    found = False
+    matched = False
     for pattern in patterns:
         if pattern.startswith("!"):
             if fnmatchcase(host, pattern[1:]):
                 return False
         else:
-            found = found or fnmatchcase(host, pattern)
-    return found
+            matched = matched or fnmatchcase(host, pattern)
+    return matched

@@ -1,6 +1,7 @@
-"""What was asked of ssh -> the fields of a target and its tunnels, in the words of tunnels.yaml.
+"""Translates ssh commands and Host blocks to the fields of a target and its tunnels in tunnels.yaml.
 
-Owns the meaning of each ssh_config keyword: a field of ours, nothing (it is so here anyway), or no counterpart.
+Each ssh_config keyword has a field, needs none (the default is the same, or it is about sessions), or has no
+counterpart.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from reconciler.cli.ssh_import.ssh_options import Asked, Keyword, NotSshError, SshConfig, command_line, destination
+from reconciler.cli.ssh_import.ssh_options import Keyword, NotSshError, SshCommand, SshConfig, command_line, destination
 
 Fields = dict[str, object]
 
@@ -19,8 +20,8 @@ _CUMULATIVE = frozenset({"identityfile", "certificatefile", "localforward", "rem
 _FORWARDS = {"localforward": "local", "remoteforward": "remote", "dynamicforward": "socks"}
 _DEFAULT_KEYS = ("id_ed25519", "id_ecdsa", "id_rsa")
 
-# So here anyway, or about sessions and terminals, which tunnels do not have.
-_WITHOUT_MEANING = frozenset(
+# Keywords that need no field: the behaviour is the same, or they are about sessions and terminals.
+_IGNORED = frozenset(
     re.findall(
         r"\w+",
         """addkeystoagent batchmode canonicaldomains canonicalizefallbacklocal canonicalizehostname canonicalizemaxdots
@@ -36,13 +37,18 @@ _WITHOUT_MEANING = frozenset(
 _ALGORITHMS = {"ciphers": "cipher", "kexalgorithms": "kex", "macs": "mac", "hostkeyalgorithms": "hostKey"}
 
 
-class NoWayError(Exception):
-    """The server cannot be reached in the way that was asked for."""
+class UnreachableError(Exception):
+    """The route to the server (ProxyJump, ProxyCommand) cannot be translated."""
 
 
 @dataclass(slots=True)
 class Translation:
-    """One target to be. `fields` of the file, none for one that cannot be; `forwards`: kind, short form, as said."""
+    """One translated target.
+
+    fields    of the target; empty if it cannot be translated
+    forwards  (kind, short form, label)
+    lost      messages about parts that cannot be translated
+    """
 
     where: str
     host: str
@@ -53,27 +59,27 @@ class Translation:
 
 @dataclass(frozen=True, slots=True)
 class Translator:
-    """Carries over what was asked. `config` resolves names; `commands`: proxy commands may be written."""
+    """Translates ssh commands. `config` resolves host names; `commands` allows proxy commands."""
 
     config: SshConfig
     environ: Mapping[str, str]
     commands: bool = False
 
-    def carry(self, asked: Asked) -> Translation:
-        own = [*asked.keywords, *self.config.of(asked.host)]
-        lost = list(asked.lost)
-        fields = self._server(asked.host, own, lost)
+    def translate(self, command: SshCommand) -> Translation:
+        own = [*command.keywords, *self.config.of(command.host)]
+        lost = list(command.lost)
+        fields = self._server(command.host, own, lost)
         fields |= _settings(own, lost)
         try:
-            fields |= self._way(own, lost, ())
-        except NoWayError as error:  # straight ahead it would be another way, perhaps to another server
-            return Translation(asked.where, asked.host, {}, [], [*lost, f"{error}: all of it is left out"])
+            fields |= self._route(own, lost, ())
+        except UnreachableError as error:  # a direct connection could reach another server
+            return Translation(command.where, command.host, {}, [], [*lost, f"{error}: the whole target is left out"])
         any_host = next((one.value for one in own if one.name == "gatewayports"), "no") == "yes"
-        forwards = [_forward(one, any_host) for one in _cumulated(own) if one.name in _FORWARDS]
-        return Translation(asked.where, asked.host, fields, forwards, lost)
+        forwards = [_forward(one, any_host) for one in _effective(own) if one.name in _FORWARDS]
+        return Translation(command.where, command.host, fields, forwards, lost)
 
     def _server(self, host: str, own: list[Keyword], lost: list[str]) -> Fields:
-        """Where it is and how to log in: what a target and a jump host have in common."""
+        """Return the address and login fields, which targets and jump hosts share."""
         first = _first(own)
         made: Fields = {"host": first.get("hostname", host).replace("%h", host).replace("%%", "%")}
         if "port" in first and first["port"] != "22":
@@ -91,28 +97,28 @@ class Translator:
             keys = [f"~/.ssh/{name}" for name in _DEFAULT_KEYS if self._is_there(f"~/.ssh/{name}")]
         if keys:
             made["privateKey"] = keys[0] if len(keys) == 1 else keys
-            beside = [f"{key}-cert.pub" for key in keys if self._is_there(f"{key}-cert.pub")]
-            if certificates or beside:
-                made["certificate"] = (certificates or beside)[0]
+            found = [f"{key}-cert.pub" for key in keys if self._is_there(f"{key}-cert.pub")]
+            if certificates or found:
+                made["certificate"] = (certificates or found)[0]
         if agent != "none" and (self.environ.get("SSH_AUTH_SOCK") or not keys or agent != "SSH_AUTH_SOCK"):
             made["agent"] = True if agent == "SSH_AUTH_SOCK" else self._path(agent, lost)
-        lost += [f"{path}: only one certificate can be given" for path in certificates[1:]]
+        lost += [f"{path}: only one certificate is supported" for path in certificates[1:]]
         return made
 
     def _path(self, path: str, lost: list[str]) -> str:
-        """Absolute, unless it is under the home directory: the file may lie anywhere."""
+        """Make a path absolute unless it is under the home directory, because tunnels.yaml may be in any directory."""
         path = re.sub(r"%d(?=/)", "~", path).replace("%%", "%")
         if re.search(r"%[a-zA-Z]", path):
-            lost.append(f"{path}: a path with % in it has to be written out")
+            lost.append(f"{path}: % tokens in paths are not supported")
         return path if path.startswith(("~", "$")) else str(Path(path).absolute())
 
     def _is_there(self, path: str) -> bool:
         home = self.environ.get("HOME", "/")
         return os.path.exists(re.sub(r"^~(?=/)", lambda _: home, path))  # noqa: PTH110 - Path.exists raises for a long name
 
-    # --- the way there -----------------------------------------------------------------------------------------
+    # --- the route ---------------------------------------------------------------------------------------------
 
-    def _way(self, own: list[Keyword], lost: list[str], trail: tuple[str, ...]) -> Fields:
+    def _route(self, own: list[Keyword], lost: list[str], trail: tuple[str, ...]) -> Fields:
         first = _first(own)
         jump, command = first.get("proxyjump", "none"), first.get("proxycommand", "none")
         if jump == "none" and command != "none":
@@ -126,53 +132,55 @@ class Translator:
         made: list[Fields] = []
         for text in map(str.strip, jumps.split(",")):
             try:
-                host, said = destination(text if text.startswith("ssh://") else f"ssh://{text}")
+                host, keywords = destination(text if text.startswith("ssh://") else f"ssh://{text}")
             except NotSshError as error:
-                raise NoWayError(f"ProxyJump {error}") from None
-            own = [*said, *self.config.of(host)]
+                raise UnreachableError(f"ProxyJump {error}") from None
+            own = [*keywords, *self.config.of(host)]
             if host in trail:
-                raise NoWayError(f"ProxyJump {host} leads round in a circle")
-            if not made:  # only the first hop's own jump hosts count, as with ssh
-                before = self._way(own, lost, (*trail, host))
+                raise UnreachableError(f"ProxyJump {host} is circular")
+            if not made:  # as in ssh, only the jump hosts of the first hop count
+                before = self._route(own, lost, (*trail, host))
                 if "proxyCommand" in before:
-                    raise NoWayError(f"ProxyJump {host} has a ProxyCommand, which is understood of the target only")
+                    raise UnreachableError(
+                        f"ProxyJump {host} has a ProxyCommand, which is supported only for the target"
+                    )
                 one, several = before.get("jumpHost"), before.get("jumpHosts")
                 made += several if isinstance(several, list) else ([one] if isinstance(one, dict) else [])
             made.append(self._server(host, own, lost))
         return made
 
     def _argv(self, command: str) -> list[str]:
-        program = next(iter(command.split()), "")  # its arguments may hold a password
+        program = next(iter(command.split()), "")  # without its arguments, which may contain a password
         if re.search(r"[|;&<>$`'\"\\]", command):
-            raise NoWayError(f"ProxyCommand {program} needs a shell, and none is used")
+            raise UnreachableError(f"ProxyCommand {program} needs a shell, which is not supported")
         if not self.commands:
-            raise NoWayError(f"ProxyCommand {program} is a program to run; --allow-commands carries it over")
+            raise UnreachableError(f"ProxyCommand {program} runs a program: allow it with --allow-commands")
         return command.split()
 
 
 def _jump_in(command: str) -> str:
-    """The jump host in `ssh -W %h:%p user@jump`, as ProxyJump has it; "" where the command is another one."""
+    """Return the jump host of `ssh -W %h:%p user@jump` in the form of ProxyJump, "" for any other command."""
     try:
-        asked = command_line(command, "")
+        parsed = command_line(command, "")
     except NotSshError:
         return ""
-    first = _first(asked.keywords)
-    if asked.lost or not first.keys() <= {"-w", "user", "port"} or first.get("-w") not in ("%h:%p", "[%h]:%p"):
+    first = _first(parsed.keywords)
+    if parsed.lost or not first.keys() <= {"-w", "user", "port"} or first.get("-w") not in ("%h:%p", "[%h]:%p"):
         return ""
     user, port = first.get("user", ""), first.get("port", "")
-    return f"{user}{'@' if user else ''}{asked.host}{':' if port else ''}{port}"
+    return f"{user}{'@' if user else ''}{parsed.host}{':' if port else ''}{port}"
 
 
 def _first(own: Iterable[Keyword]) -> dict[str, str]:
-    """As ssh does: the first value that is given counts."""
+    """Return the first value of each keyword, which counts in ssh."""
     made: dict[str, str] = {}
     for one in own:
         made.setdefault(one.name, one.value)
     return made
 
 
-def _cumulated(own: Iterable[Keyword]) -> list[Keyword]:
-    """Each keyword once, those that add up each time."""
+def _effective(own: Iterable[Keyword]) -> list[Keyword]:
+    """Return the first of each keyword, and every distinct value of cumulative keywords."""
     seen: dict[object, Keyword] = {}
     for one in own:
         seen.setdefault((one.name, one.value) if one.name in _CUMULATIVE else one.name, one)
@@ -219,11 +227,11 @@ _ELSEWHERE = frozenset(
 
 
 def _settings(own: Iterable[Keyword], lost: list[str]) -> Fields:
-    """The other fields; what has none is lost, unless it says no anyway."""
+    """Translate the other keywords. One without a counterpart goes to `lost`, unless its value is no, none or any."""
     made: Fields = {}
     algorithms: Fields = {}
-    for one in _cumulated(own):
-        if one.name in _ELSEWHERE or one.name in _WITHOUT_MEANING:
+    for one in _effective(own):
+        if one.name in _ELSEWHERE or one.name in _IGNORED:
             continue
         if one.name in _MAPPED:
             name, convert = _MAPPED[one.name]
@@ -231,14 +239,14 @@ def _settings(own: Iterable[Keyword], lost: list[str]) -> Fields:
         elif one.name in _ALGORITHMS and one.value[:1] not in ("+", "-", "^"):
             algorithms[_ALGORITHMS[one.name]] = one.value.split(",")
         elif one.value.lower() not in ("no", "none", "any"):
-            lost.append(f"{one.said}: no counterpart")
+            lost.append(f"{one.label}: no counterpart")
     return made | ({"algorithms": algorithms} if algorithms else {})
 
 
 def _forward(one: Keyword, any_host: bool) -> tuple[str, str, str]:
-    """(kind, short form, as said). In ssh_config the two ends stand apart; on the command line a colon joins them."""
+    """Return (kind, short form, label). ssh_config separates the two ends by a space, the command line by a colon."""
     kind = _FORWARDS[one.name]
     text = ":".join(one.value.split())
     if any_host and kind != "remote" and re.fullmatch(r"[0-9]+(:(\[[^\]]*\]|[^:\[\]]+):[0-9]+)?", text):
         text = f"*:{text}"  # -g
-    return kind, text, one.said
+    return kind, text, one.label

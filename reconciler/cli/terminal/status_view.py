@@ -1,6 +1,7 @@
-"""The status as text: a table of tunnels, under it a paragraph for each trouble, and one line that sums it up.
+"""The status as text: a table of tunnels, a paragraph for each problem, and one summary line.
 
-Pure: status, time and width in, lines out. A trouble that many tunnels share (their target is down) is told once.
+Pure. Input: status, time, width. Output: lines. A problem that several tunnels share (their target is down) is one
+paragraph.
 """
 
 from __future__ import annotations
@@ -13,9 +14,9 @@ from reconciler.cli.terminal.table import (
     Cell,
     Column,
     clean,
+    coloured,
     count,
     is_unicode,
-    painted,
     seconds_since,
     size,
     span,
@@ -23,16 +24,17 @@ from reconciler.cli.terminal.table import (
     wrapped,
 )
 
-NOT_ASKED_FOR = frozenset({"off", "standby", "draining"})  # not up, and not meant to be
-_TROUBLE = frozenset({"down", "unhealthy"})
-_READS_FILES = frozenset({"auth", "host_key", "certificate_expired", "secret_unreadable"})
+NOT_EXPECTED_UP = frozenset({"off", "standby", "draining"})  # phases in which a tunnel is not up and need not be
+_FAILED = frozenset({"down", "unhealthy"})
+# Reasons after which a change of a file that the target names causes a try at once.
+_RETRIED_ON_FILE_CHANGE = frozenset({"auth", "host_key", "certificate_expired", "secret_unreadable"})
 _COLOURS = {"up": "green", "down": "red", "unhealthy": "red", "off": "bright_black", "draining": "bright_black"}
-_NAMED = 3  # tunnels of one trouble that are named
+_NAMED = 3  # the most names in one paragraph
 
 _COLUMNS = (
     Column("TUNNEL", least=16),
     Column("STATE"),
-    Column("LISTENS ON", least=21),  # a range on 127.0.0.1: cut, it would be another port's
+    Column("LISTENS ON", least=21),  # fits a port range on 127.0.0.1, which must not be cut
     Column("LEADS TO", least=11),
     Column("CLIENTS", right=True),
     Column("SINCE", right=True),
@@ -41,27 +43,27 @@ _COLUMNS = (
 )
 
 
-def is_fine(tunnel: Tunnel) -> bool:
-    """Up, or not asked for."""
-    return tunnel["up"] or tunnel["phase"] in NOT_ASKED_FOR
+def is_healthy(tunnel: Tunnel) -> bool:
+    """Return True if the tunnel is up or need not be."""
+    return tunnel["up"] or tunnel["phase"] in NOT_EXPECTED_UP
 
 
 def lines(status: Status, now: datetime, width: int | None, height: int | None = None) -> list[str]:
-    """All of it. `height`: what does not fit leaves out tunnels that are up, then the end."""
+    """Return all lines. If `height` is too small, healthy tunnels are left out first, then the end."""
     tunnels, targets = status["tunnels"], status["targets"]
-    end = [*_troubles(status, now, width), *_of_targets(status, now, width), *_unverified(targets, width)]
-    end += [*_config(status["config"], width), *_fault(status, width), *_sum(status, now, width)]
+    end = [*_problems(status, now, width), *_of_targets(status, now, width), *_unverified(targets, width)]
+    end += [*_config(status["config"], width), *_fault(status, width), *_summary(status, now, width)]
     shown: Sequence[Tunnel] = tunnels
     if height is not None and len(tunnels) + len(end) + 1 > height:
-        shown = [tunnel for tunnel in tunnels if not is_fine(tunnel)]
+        shown = [tunnel for tunnel in tunnels if not is_healthy(tunnel)]
     rows = [_row(tunnel, now) for tunnel in shown]
-    made = table(_COLUMNS, rows, width) if rows else []
-    left = len(tunnels) - len(shown)
-    rest = [_and_more(f"{count(left, 'tunnel')} that {_is_are(left)} well")] if left else []
-    said = [*made, *rest, *([""] if made or rest else []), *end]
-    if height is None or len(said) <= height:
-        return said
-    return [*said[: height - 1], _and_more(f"{len(said) - height + 1} more lines")]
+    head = table(_COLUMNS, rows, width) if rows else []
+    hidden = len(tunnels) - len(shown)
+    rest = [_and_more(f"{hidden} healthy {'tunnel' if hidden == 1 else 'tunnels'}")] if hidden else []
+    result = [*head, *rest, *([""] if head or rest else []), *end]
+    if height is None or len(result) <= height:
+        return result
+    return [*result[: height - 1], _and_more(f"{len(result) - height + 1} more lines")]
 
 
 def _and_more(what: str) -> str:
@@ -87,12 +89,12 @@ def _row(tunnel: Tunnel, now: datetime) -> list[Cell]:
 
 
 def _state(tunnel: Tunnel) -> str:
-    """Of one that is off, why, in a word: "paused" says more than "off"."""
+    """Return the phase or, for a tunnel that is off, the first word of its message, such as "paused"."""
     return (tunnel["message"] or "off").split()[0] if tunnel["phase"] == "off" else tunnel["phase"]
 
 
 def _listen(tunnel: Tunnel) -> str:
-    """Of a remote tunnel it is an address of the server, whose name stands in the id already."""
+    """Return the listen address. For a remote tunnel it is on the server, whose name is already in the id."""
     address = tunnel["listen"]
     if address.endswith(":0"):
         address = f"{address[:-1]}any"
@@ -101,10 +103,10 @@ def _listen(tunnel: Tunnel) -> str:
     return f"(server){address.removeprefix('127.0.0.1').removeprefix('localhost')}"
 
 
-# --- what is wrong ----------------------------------------------------------------------------------------------
+# --- problems ---------------------------------------------------------------------------------------------------
 
 
-def _troubles(status: Status, now: datetime, width: int | None) -> list[str]:
+def _problems(status: Status, now: datetime, width: int | None) -> list[str]:
     targets = {target["name"]: target for target in status["targets"]}
     groups: dict[tuple[str, ...], list[Tunnel]] = {}
     for tunnel in status["tunnels"]:
@@ -113,72 +115,73 @@ def _troubles(status: Status, now: datetime, width: int | None) -> list[str]:
             groups.setdefault(key, []).append(tunnel)
     made = []
     for group in groups.values():
-        about = _source(group[0], targets.get(group[0]["target"]))
-        said = _sentences(group, about, now)
-        made += [*_head(group, about, now, width), *(line for text in said for line in wrapped(text, width)), ""]
+        source = _source(group[0], targets.get(group[0]["target"]))
+        sentences = _sentences(group, source, now)
+        made += [*_head(group, source, now, width), *(line for text in sentences for line in wrapped(text, width)), ""]
     return made
 
 
 def _source(tunnel: Tunnel, target: Target | None) -> Tunnel | Target:
-    """Whose trouble it is: the target's, where the tunnel says the same. That one knows when it is tried again."""
+    """Return the target, which has the time of the next try, if its message is the same; else the tunnel."""
     return target if target is not None and target["message"] == tunnel["message"] else tunnel
 
 
-def _head(tunnels: list[Tunnel], about: Tunnel | Target, now: datetime, width: int | None) -> list[str]:
-    """`prod/a (PostgreSQL), prod/b have been down for 12s (refused):`"""
+def _head(tunnels: list[Tunnel], source: Tunnel | Target, now: datetime, width: int | None) -> list[str]:
+    """Return `prod/a (PostgreSQL), prod/b have been down for 12s (refused):`."""
     one, several = tunnels[0], len(tunnels) > 1
-    names = ", ".join(map(_named, tunnels[:_NAMED]))
+    names = ", ".join(map(_name, tunnels[:_NAMED]))
     if len(tunnels) > _NAMED:
         names += f" and {len(tunnels) - _NAMED} more of {one['target']}"
-    lasted = span(seconds_since(one["since"], now)) if one["phase"] in _TROUBLE else ""
-    if lasted:
-        said = f"{'have' if several else 'has'} been {one['phase']} for {lasted}"
+    duration = span(seconds_since(one["since"], now)) if one["phase"] in _FAILED else ""
+    if duration:
+        state = f"{'have' if several else 'has'} been {one['phase']} for {duration}"
     else:
-        said = f"{_is_are(len(tunnels))} {one['phase']}"
-    return _headline(names, said, about, width)
+        state = f"{_is_are(len(tunnels))} {one['phase']}"
+    return _headline(names, state, source, width)
 
 
-def _headline(names: str, said: str, about: Tunnel | Target, width: int | None) -> list[str]:
-    said += f" ({about['reason']})" if about["reason"] else ""
-    colour = _COLOURS.get(about["phase"], "yellow")
-    return [line.replace(said, painted(said, colour)) for line in wrapped(f"{clean(names)} {said}:", width, indent="")]
+def _headline(names: str, state: str, source: Tunnel | Target, width: int | None) -> list[str]:
+    state += f" ({source['reason']})" if source["reason"] else ""
+    colour = _COLOURS.get(source["phase"], "yellow")
+    text = f"{clean(names)} {state}:"
+    return [line.replace(state, coloured(state, colour)) for line in wrapped(text, width, indent="")]
 
 
-def _named(tunnel: Tunnel) -> str:
+def _name(tunnel: Tunnel) -> str:
     description = tunnel.get("description")
     return f"{tunnel['id']} ({description})" if description else tunnel["id"]
 
 
-def _sentences(tunnels: list[Tunnel], about: Tunnel | Target, now: datetime) -> list[str]:
-    """What happened and what to do; who waits for it; whether a person is needed; when it is tried again."""
-    said = [clean(about["message"] or "")]
+def _sentences(tunnels: list[Tunnel], source: Tunnel | Target, now: datetime) -> list[str]:
+    """Return the message, the number of held clients, whether a person must act, and the time of the next try."""
+    sentences = [clean(source["message"] or "")]
     if held := sum(tunnel["held"] for tunnel in tunnels):
-        said.append(f"{count(held, 'client')} {'waits' if held == 1 else 'wait'} for it.")
-    if about["needsAction"]:
-        said.append("This needs you: trying again will not help until something is changed.")
-    if when := _next_try(about, now):
-        said.append(when)
-    return said
+        sentences.append(f"{count(held, 'client')} {_is_are(held)} waiting for it.")
+    if source["needsAction"]:
+        sentences.append("This needs you: trying again will not help until something is changed.")
+    if next_try := _next_try(source, now):
+        sentences.append(next_try)
+    return sentences
 
 
-def _next_try(about: Tunnel | Target, now: datetime) -> str:
-    since = seconds_since(about.get("nextTryAt"), now)
+def _next_try(source: Tunnel | Target, now: datetime) -> str:
+    since = seconds_since(source.get("nextTryAt"), now)
     if since is None:
         return ""
     if since >= 0:
         return "Trying again now."
-    hurried = "; at once when a file that it names changes" if about["reason"] in _READS_FILES else ""
-    return f"Next try in {span(1 - since)}{hurried}."
+    early = "; at once when a file that it names changes" if source["reason"] in _RETRIED_ON_FILE_CHANGE else ""
+    return f"Next try in {span(1 - since)}{early}."
 
 
 def _of_targets(status: Status, now: datetime, width: int | None) -> list[str]:
-    """What targets that are up have to say and none of their tunnels does."""
-    told = {(tunnel["target"], tunnel["message"]) for tunnel in status["tunnels"]}
+    """Return the messages of targets that are up, if none of their tunnels has the same message."""
+    shown = {(tunnel["target"], tunnel["message"]) for tunnel in status["tunnels"]}
     made = []
     for target in status["targets"]:
-        if target["phase"] == "up" and target["message"] and (target["name"], target["message"]) not in told:
-            said = [line for text in _sentences([], target, now) for line in wrapped(text, width)]
-            made += [*_headline(target["name"], "is up", target, width), *said, ""]
+        if target["phase"] == "up" and target["message"] and (target["name"], target["message"]) not in shown:
+            body = [line for text in _sentences([], target, now) for line in wrapped(text, width)]
+            made += [*_headline(target["name"], "is up", target, width), *body, ""]
     return made
 
 
@@ -187,48 +190,50 @@ def _unverified(targets: Sequence[Target], width: int | None) -> list[str]:
     if not names:
         return []
     more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-    said = (
-        f"{', '.join(names[:_NAMED])}{more}: host key NOT checked (strictHostKeyChecking: false), so it may be anybody."
+    text = (
+        f"{', '.join(names[:_NAMED])}{more}: host key NOT checked (strictHostKeyChecking: false), "
+        "so the server may be an impostor."
     )
-    return [*(painted(line, "yellow") for line in wrapped(said, width, indent="")), ""]
+    return [*(coloured(line, "yellow") for line in wrapped(text, width, indent="")), ""]
 
 
-# --- the file, and the sum --------------------------------------------------------------------------------------
+# --- files and summary -------------------------------------------------------------------------------------------
 
 
 def _config(config: Config, width: int | None) -> list[str]:
     made = []
     for file in config["files"]:
         if not file["valid"]:
-            made += [f"{clean(file['path'])} {painted('is not valid', 'red')}: what it said before still holds."]
+            made += [f"{clean(file['path'])} {coloured('is invalid', 'red')}: its last valid content stays in use."]
             made += [*wrapped(clean(file["error"] or ""), width), ""]
     return made
 
 
 def _fault(status: Status, width: int | None) -> list[str]:
-    """What is shown is then as old as the last pass of the reconcile loop that did not fail."""
-    said = status.get("fault", "")
-    return [painted(line, "red") for line in wrapped(f"{clean(said)}.", width, indent="")] if said else []
+    """Return the fault of the reconcile loop. The status is then as old as its last successful pass."""
+    fault = status.get("fault", "")
+    return [coloured(line, "red") for line in wrapped(f"{clean(fault)}.", width, indent="")] if fault else []
 
 
-def _sum(status: Status, now: datetime, width: int | None) -> list[str]:
+def _summary(status: Status, now: datetime, width: int | None) -> list[str]:
     tunnels, config = status["tunnels"], status["config"]
     if status.get("ending"):
-        return [painted(_ending(sum(tunnel["connections"] for tunnel in tunnels)), "red")]
-    wanted = [tunnel for tunnel in tunnels if tunnel["phase"] not in NOT_ASKED_FOR]
-    up, aside = sum(tunnel["up"] for tunnel in wanted), len(tunnels) - len(wanted)
+        return [coloured(_ending(sum(tunnel["connections"] for tunnel in tunnels)), "red")]
+    wanted = [tunnel for tunnel in tunnels if tunnel["phase"] not in NOT_EXPECTED_UP]
+    up, not_wanted = sum(tunnel["up"] for tunnel in wanted), len(tunnels) - len(wanted)
     if wanted:
-        said = f"{count(up, 'tunnel')} up" if up == len(wanted) else f"{up} of {count(len(wanted), 'tunnel')} up"
+        result = f"{count(up, 'tunnel')} up" if up == len(wanted) else f"{up} of {count(len(wanted), 'tunnel')} up"
     else:
-        said = "None is meant to be up" if tunnels else "No tunnels are asked for"
-    rest = f", {aside} off or standing by" if aside else ""
+        result = "No tunnel needs to be up" if tunnels else "No tunnels are configured"
+    rest = f", {not_wanted} off or in standby" if not_wanted else ""
     loaded = span(seconds_since(config["loadedAt"], now))
     rest += f"; file read {loaded} ago" if loaded else ""
     rest += "" if config["converged"] else "; still converging"
     colour = ("green" if up == len(wanted) else "red") if wanted else ""
-    return [line.replace(said, painted(said, colour), 1) for line in wrapped(f"{said}{rest}.", width, indent="")]
+    text = f"{result}{rest}."
+    return [line.replace(result, coloured(result, colour), 1) for line in wrapped(text, width, indent="")]
 
 
 def _ending(clients: int) -> str:
-    may = f": {count(clients, 'client')} may finish, nobody new comes in" if clients else ""
-    return f"The process is ending{may}."
+    rest = f": {count(clients, 'client')} may finish, new clients are not accepted" if clients else ""
+    return f"The process is ending{rest}."

@@ -1,6 +1,6 @@
-"""Text for terminals: tables and sentences that fit their width, colour where it is wanted, times and sizes for people.
+"""Text for terminals: tables and sentences that fit the width, colour, times and sizes for people.
 
-Owns what the terminal is told: everything from elsewhere is shown with the characters escaped that are not visible.
+Invisible characters of text from files, servers and clients are escaped here (`clean`).
 """
 
 from __future__ import annotations
@@ -20,13 +20,17 @@ from reconciler.core.printable import printable
 from reconciler.system.redaction import redact
 
 _GAP = "  "
-_WIDEST = 100  # columns that are still pleasant to read sentences in
+_SENTENCE_MAX = 100  # columns; longer lines are hard to read
 _UNITS = ((86400, "d"), (3600, "h"), (60, "m"))
 
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """`least`: it may be cut down to this width, 0 never. `extra`: shown only where nothing has to be cut for it."""
+    """A table column.
+
+    least   the width that it may be cut down to; 0: never cut
+    extra   shown only if the table then still fits without cuts
+    """
 
     title: str
     right: bool = False
@@ -40,12 +44,12 @@ class Cell(NamedTuple):
 
 
 def width() -> int | None:
-    """Columns of the terminal; None where the output goes elsewhere and need not be cut."""
+    """Return the columns of the terminal, None if the output is no terminal and is not cut."""
     return shutil.get_terminal_size().columns if sys.stdout.isatty() or os.environ.get("COLUMNS") else None
 
 
 def is_coloured() -> bool:
-    """Only a terminal, and only if nobody asked for none (no-color.org)."""
+    """Return True if the output is a terminal and $NO_COLOR is not set (no-color.org)."""
     return sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
@@ -53,23 +57,23 @@ def is_unicode() -> bool:
     return (sys.stdout.encoding or "").lower().replace("-", "").startswith("utf")
 
 
-def painted(text: str, colour: str) -> str:
+def coloured(text: str, colour: str) -> str:
     return click.style(text, fg=colour) if colour and is_coloured() else text
 
 
 def clean(text: str) -> str:
-    """Text from servers, clients and files: it cannot drive the terminal, hide, or show a variable's value."""
+    """Escape invisible characters and redact secret values in text from servers, clients and files."""
     return printable(redact(text))
 
 
 def wrapped(text: str, limit: int | None, indent: str = "  ", first: str | None = None) -> list[str]:
-    """Broken only between words, so that addresses and commands can be copied. `first`: the first line's indent."""
+    """Wrap between words only, so that addresses and commands can be copied. `first` is the first line's indent."""
     first = indent if first is None else first
     if limit is None:
         return [first + text]
     return textwrap.wrap(
         text,
-        min(limit, _WIDEST),
+        min(limit, _SENTENCE_MAX),
         initial_indent=first,
         subsequent_indent=indent,
         break_long_words=False,
@@ -77,15 +81,15 @@ def wrapped(text: str, limit: int | None, indent: str = "  ", first: str | None 
     )
 
 
-def complain(kind: str, said: object, file: IO[Any] | None = None) -> None:
-    """`error: …` or `warning: …`, on stderr. One line each where programs read it, whatever $COLUMNS says."""
-    stream = file or sys.stderr  # None: it is closed
+def print_message(kind: str, message: object, file: IO[Any] | None = None) -> None:
+    """Print `error: ...` or `warning: ...` on stderr; one line if stderr is no terminal, whatever $COLUMNS is."""
+    stream = file or sys.stderr  # None if stderr is closed
     limit = shutil.get_terminal_size().columns if stream is not None and stream.isatty() else None
-    click.echo("\n".join(wrapped(clean(f"{kind}: {said}"), limit, first="")), file=file, err=file is None)
+    click.echo("\n".join(wrapped(clean(f"{kind}: {message}"), limit, first="")), file=file, err=file is None)
 
 
 def table(columns: Sequence[Column], rows: Iterable[Sequence[Cell]], limit: int | None) -> list[str]:
-    """Lines, aligned, the titles first; cut in the middle where they would not fit `limit`."""
+    """Return aligned lines, titles first; cells are cut in the middle to fit `limit`."""
     cells = [[Cell(clean(cell.text), cell.colour) for cell in row] for row in rows]
     widths = [
         max([len(column.title), *(len(row[number].text) for row in cells)]) for number, column in enumerate(columns)
@@ -104,7 +108,7 @@ def _total(widths: list[int], shown: list[int]) -> int:
 
 
 def _shrink(widths: list[int], shown: list[int], columns: Sequence[Column], limit: int) -> None:
-    """Take from the widest column that may be cut, until it fits."""
+    """Narrow the widest column that may be cut, until the table fits."""
     while _total(widths, shown) > limit:
         cuttable = [n for n in shown if columns[n].least and widths[n] > columns[n].least]
         if not cuttable:
@@ -115,11 +119,11 @@ def _shrink(widths: list[int], shown: list[int], columns: Sequence[Column], limi
 def _fit(cell: Cell, size: int, right: bool) -> str:
     text = shortened(cell.text, size)
     padded = text.rjust(size) if right else text.ljust(size)
-    return padded.replace(text, painted(text, cell.colour), 1) if cell.colour and text else padded
+    return padded.replace(text, coloured(text, cell.colour), 1) if cell.colour and text else padded
 
 
 def shortened(text: str, size: int) -> str:
-    """Cut in the middle: the beginning of a name and the port at its end tell most."""
+    """Cut in the middle: the start of a name and the port at its end are the most useful parts."""
     if len(text) <= size:
         return text
     mark = "…" if is_unicode() else "~"
@@ -128,12 +132,12 @@ def shortened(text: str, size: int) -> str:
 
 
 def count(number: int, noun: str) -> str:
-    """`1 tunnel`, `2 tunnels`."""
+    """Return `1 tunnel` or `2 tunnels`."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def seconds_since(moment: str | None, now: datetime) -> float | None:
-    """From an ISO moment to now; negative for the future, None where there is none."""
+    """Return the seconds from an ISO time to `now`: negative for the future, None if there is no time."""
     if not moment:
         return None
     try:
@@ -144,7 +148,7 @@ def seconds_since(moment: str | None, now: datetime) -> float | None:
 
 
 def span(seconds: float | None) -> str:
-    """`12s`, `5m`, `3h`, `2d`; "" for none."""
+    """Format seconds as `12s`, `5m`, `3h`, `2d`; "" for None."""
     if seconds is None:
         return ""
     whole = max(0, int(seconds))
@@ -155,7 +159,7 @@ def span(seconds: float | None) -> str:
 
 
 def size(number: int) -> str:
-    """Bytes as `812B`, `1.2K`, `34M`."""
+    """Format bytes as `812B`, `1.2K`, `34M`."""
     value = float(number)
     for unit in ("B", "K", "M", "G", "T"):
         if value < 1000 or unit == "T":
