@@ -74,7 +74,7 @@ class Shutdown:
     def signals(self) -> Iterator[None]:
         """SIGTERM and SIGINT end, a second one at once; SIGHUP reloads. What comes after the end changes nothing."""
         # It would kill, or trace back, what is done but for its last words.
-        with self._signals.heard(deaf_after=lambda: self.is_asked):
+        with self._signals.handled(ignore_after=lambda: self.is_asked):
             self.heed()
             yield
 

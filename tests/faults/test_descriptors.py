@@ -1,4 +1,4 @@
-"""Few file descriptors: listeners, connections and clients get a part each, and the program stays in command."""
+"""Few file descriptors: listeners, links and clients have a share each, and the control socket keeps working."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ NOT_ROOM = "no room for another"
 
 @dataclass(frozen=True, slots=True)
 class Starved:
-    """The program with few descriptors, its file, and where to ask it."""
+    """The program with few descriptors, its file and its endpoints."""
 
     program: Program
     file: Path
@@ -60,7 +60,7 @@ class Starved:
             return await asyncio.wait_for(scrape(client), WITHIN)
 
     async def until_up(self, *ids: str) -> None:
-        """Wait until exactly these are there and up."""
+        """Wait until exactly these tunnels exist and are up."""
 
         async def are_up() -> bool:
             tunnels = await self.tunnels()
@@ -82,7 +82,7 @@ async def starved(directory: Path, text: str, *, soft: int = HARD, hard: int = H
 
 @contextlib.contextmanager
 def crowd(port: int, count: int) -> Iterator[list[socket.socket]]:
-    """So many clients of a port, connected and saying nothing."""
+    """Connect `count` silent clients to a port."""
     with contextlib.ExitStack() as stack:
         clients = [stack.enter_context(socket.create_connection(("127.0.0.1", port))) for _ in range(count)]
         for client in clients:
@@ -91,7 +91,7 @@ def crowd(port: int, count: int) -> Iterator[list[socket.socket]]:
 
 
 def refused(clients: list[socket.socket]) -> int:
-    """How many of them were reset."""
+    """Return how many of the clients were reset."""
     count = 0
     for client in clients:
         try:
@@ -100,12 +100,12 @@ def refused(clients: list[socket.socket]) -> int:
             continue
         except ConnectionResetError:
             pass
-        count += 1  # reset now, or before
+        count += 1  # reset now or earlier
     return count
 
 
 def dead_and_well(sshd: Sshd, dead: int, well: int, to: int) -> str:
-    """A tunnel of a server that is away, whose clients wait, and one that works."""
+    """Return a file with a tunnel of a server that is down, with held clients, and a tunnel that works."""
     away = target(sshd, "dead", port=free_port()) + local("held", dead, to, holdTimeout="5m")
     return "targets:\n" + away + target(sshd, "well") + local("echo", well, to)
 
@@ -129,10 +129,10 @@ async def test_held_clients_of_a_dead_tunnel_do_not_starve_another(
             assert metrics.value("ssh_tunnel_failures_total", reason="resources", **tunnel) > HARD
             held = metrics.value("ssh_tunnel_held_connections", **tunnel)
             assert HARD // 4 < held < HARD
-            said = it.program.log_text()
-            assert f"{NOT_ROOM} client: {held:g} of {HARD} descriptors are in use by clients of dead/held: " in said
-            assert "(ulimit -n, LimitNOFILE=) or set `maxConnections`" in said
-            assert said.count(NOT_ROOM) < 10, "the log is told once in a while"
+            log = it.program.log_text()
+            assert f"{NOT_ROOM} client: {held:g} of {HARD} descriptors are in use by clients of dead/held: " in log
+            assert "(ulimit -n, LimitNOFILE=) or set `maxConnections`" in log
+            assert log.count(NOT_ROOM) < 10, "repetitions are logged rarely"
         await answers(well)
 
 
@@ -209,7 +209,7 @@ async def test_more_listeners_than_there_is_room_for_can_be_mended(
 async def test_more_connections_than_there_is_room_for_can_be_mended(
     sshd: Sshd, echo: EchoServer, tmp_path: Path
 ) -> None:
-    """Each target has an address of its own, where nobody ever answers."""
+    """Each target has its own address, which never answers."""
     well, more = free_port(), free_port()
     working = target(sshd, "well") + local("echo", well, echo.port)
     async with SilentService(host="0.0.0.0") as silent:
@@ -238,7 +238,7 @@ async def test_those_who_hold_the_endpoints_starve_nobody(sshd: Sshd, echo: Echo
         metrics_port = int(it.address.rpartition(":")[2])
         with contextlib.ExitStack() as stack:
             for client in stack.enter_context(crowd(metrics_port, HARD)):
-                with contextlib.suppress(OSError):  # it is ended already
+                with contextlib.suppress(OSError):  # already closed by the program
                     client.send(b"GET /metrics HTTP/1.1\r\nHost:")
             for _ in range(HARD):
                 client = stack.enter_context(socket.socket(socket.AF_UNIX))
@@ -265,7 +265,7 @@ async def test_a_file_that_could_not_be_read_for_want_of_descriptors_is_read_lat
         it.edit(file(sshd, local("one", one, echo.port), local("two", two, echo.port)))
         it.program.send(signal.SIGHUP)
         await eventually(lambda: "cannot be read: too many open files" in it.program.log_text())
-        with crowd(int(it.address.rpartition(":")[2]), 5):  # the endpoint cannot accept them now
+        with crowd(int(it.address.rpartition(":")[2]), 5):  # the endpoint has no descriptor to accept them
             await asyncio.sleep(0.5)
             resource.prlimit(it.program.pid, resource.RLIMIT_NOFILE, (soft, hard))
             await answers(two)
@@ -322,11 +322,11 @@ async def test_every_place_in_the_budget_is_given_back(sshd: Sshd, echo: EchoSer
             assert await exchange("127.0.0.1", echo.port, opening=by_socks(proxy)) == b"ping"
             with socket.create_connection(("127.0.0.1", closed)):
                 pass
-            await eventually(lambda: budget.clients == 0, message="no client has a place")
+            await eventually(lambda: budget.clients == 0, message="no client counts in the budget")
         links = run.links
         run.restart("server")
         await run.replaced(links)
-        await eventually(lambda: budget.links == 1, message="the replaced connection has no place")
+        await eventually(lambda: budget.links == 1, message="the replaced link does not count in the budget")
         run.edit(file(sshd, local("other", free_port(), echo.port)))
         await run.all_up("server/other")
         await eventually(lambda: (budget.listeners, budget.links, budget.clients) == (1, 1, 0))
@@ -345,7 +345,7 @@ async def test_a_dial_counts_its_connection_to_an_agent(sshd: Sshd, tmp_path: Pa
 
 
 def connecting(port: int) -> int:
-    """How many sockets of this machine wait for an answer from that port."""
+    """Return how many sockets of this machine wait for an answer from this port."""
     syn_sent, wanted = "02", f"{port:04X}"
     rows = [line.split() for line in Path("/proc/net/tcp").read_text("ascii").splitlines()[1:]]
     return sum(row[3] == syn_sent and row[2].endswith(f":{wanted}") for row in rows)
@@ -356,7 +356,7 @@ async def test_addresses_that_do_not_answer_keep_few_descriptors(monkeypatch: py
     with contextlib.ExitStack() as stack:
         full = stack.enter_context(socket.create_server(("0.0.0.0", 0), backlog=0))
         port = full.getsockname()[1]
-        for _ in range(2):  # its queue is full: nobody answers
+        for _ in range(2):  # the accept queue is full, so further connects get no answer
             client = stack.enter_context(socket.socket())
             client.setblocking(False)
             client.connect_ex(("127.0.0.1", port))

@@ -1,10 +1,9 @@
-"""An edit touches only what it names; a broken file touches nothing."""
+"""An edit changes only the tunnels that it names. A broken file changes nothing."""
 
 from __future__ import annotations
 
 import asyncio
 import sys
-import time
 from functools import partial
 from pathlib import Path
 
@@ -21,7 +20,7 @@ TUNNELS = 50
 
 
 async def test_of_fifty_tunnels_one_edited_one_removed_one_added_leaves_the_others_alone(
-    sshd: Sshd, echo: EchoServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    sshd: Sshd, echo: EchoServer, tmp_path: Path
 ) -> None:
     ports = [free_port() for _ in range(TUNNELS)]
     lines = [local(f"t{number}", port, echo.port) for number, port in enumerate(ports)]
@@ -37,24 +36,19 @@ async def test_of_fifty_tunnels_one_edited_one_removed_one_added_leaves_the_othe
         removed = lines.pop(1)
         assert "t1" in removed
         lines.append(local("added", added_port, echo.port))
-        saved = time.monotonic()
         tunnels.edit(head + "".join(lines))
         await tunnels.all_up(*(f"server/t{number}" for number in (0, *range(2, TUNNELS))), "server/added")
-        took = time.monotonic() - saved
         assert await exchange("127.0.0.1", edited_port) == b"ping"
         assert await exchange("127.0.0.1", added_port) == b"ping"
         for gone in ports[:2]:
             with pytest.raises(ConnectionRefusedError):
                 await exchange("127.0.0.1", gone)
-        for mover in movers:  # the two whose sockets went may still drain; the rest may not notice anything
+        for mover in movers:  # clients of the two closed sockets drain; the others are not affected
             await mover.moves()
         after = listening_inodes()
         assert [after.get(port) for port in ports[2:]] == [before[port] for port in ports[2:]]
-        rounds = sum(mover.rounds for mover in movers)
         for mover in movers:
             await mover.end()
-    with capsys.disabled():
-        print(f"\n  {TUNNELS} tunnels: edit, removal and addition took {took:.2f} s; 0 of {rounds} exchanges lost")
 
 
 async def test_a_broken_file_changes_nothing_and_is_reported(
@@ -158,7 +152,7 @@ async def test_a_host_that_does_not_answer_costs_the_other_target_nothing(
         assert verdict.reason == "refused"
         assert await exchange("127.0.0.1", port) == b"ping"
         with pytest.raises(ConnectionResetError):
-            await exchange("127.0.0.1", dead)  # held, then told
+            await exchange("127.0.0.1", dead)  # held, then reset
 
 
 async def test_a_taken_port_is_told_and_taken_over_when_free(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> None:
@@ -170,7 +164,7 @@ async def test_a_taken_port_is_told_and_taken_over_when_free(sshd: Sshd, echo: E
     async with running(tmp_path, "targets:\n" + target(sshd) + local("echo", port, echo.port)) as tunnels:
         verdict = await tunnels.until("server/echo", Phase.DOWN)
         assert verdict.reason == "local_port_in_use"
-        assert str(squatter.pid) in verdict.message, "the holder is named"
+        assert str(squatter.pid) in verdict.message, "the message names the process that has the port"
         squatter.kill()
         await squatter.communicate()
         await tunnels.until("server/echo", Phase.UP)

@@ -1,7 +1,7 @@
-"""Faults of this program itself, planted: each action raises in turn while clients move data.
+"""Injected faults of this program itself: each action raises in turn while clients move data.
 
-What raises ends that action and nothing else. It is logged with its traceback, shown with the reason `internal`, tried
-again, and done when it does not raise any more. No client of a neighbour's loses a byte.
+An exception ends only its action. It is logged with its traceback and shown with the reason `internal`. The action is
+retried and succeeds when it no longer raises. Clients of other tunnels lose no byte.
 """
 
 from __future__ import annotations
@@ -39,16 +39,16 @@ from support.sshd import Sshd
 from support.tunnels import Running, local, remote, running, target
 from support.wait import eventually, free_port
 
-TIMES = 3  # that each fault is raised before it heals
+TIMES = 3  # how often each fault is raised before the action succeeds
 
 
-class Planted(Exception):  # noqa: N818 - it stands for any of this program's own errors
-    """What a planted fault raises."""
+class Planted(Exception):  # noqa: N818 - stands for any exception of this program
+    """The exception of an injected fault."""
 
 
 @dataclass
 class Plant:
-    """A fault at one place in the program: it raises so many times, then does what it should."""
+    """An injected fault in one function: it raises `left` more times, then the function works."""
 
     left: int = TIMES
     raised: int = 0
@@ -62,7 +62,7 @@ class Plant:
 
 @contextlib.contextmanager
 def planted(place: Any, name: str, plant: Plant, *, after: bool = False) -> Iterator[None]:
-    """Let a function or method raise: before it does anything, or `after` it has."""
+    """Make a function or method raise before its work, or after it with `after`."""
     original = getattr(place, name)
 
     def raising(*arguments: Any, **options: Any) -> Any:
@@ -85,7 +85,7 @@ def planted(place: Any, name: str, plant: Plant, *, after: bool = False) -> Iter
 
 
 class World:
-    """Two targets. `server` is edited; clients of its neighbours, and of `other`, move data all the time."""
+    """Two targets. The tests edit `server`; clients of its other tunnels and of `other` move data all the time."""
 
     def __init__(self, tunnels: Running, sshd: Sshd, echo: EchoServer, ports: dict[str, int]) -> None:
         self.tunnels = tunnels
@@ -98,7 +98,7 @@ class World:
         return world_text(self.sshd, self.echo, self.ports, without, description, **fields)
 
     async def works(self, *without: str) -> None:
-        """Every tunnel but these is up and carries data, and nothing is left to do."""
+        """Wait until every other tunnel is up and carries data, and the plan is empty."""
         await eventually(lambda: self.tunnels.app.settled and self.tunnels.app.judged, message=self.seen)
         await eventually(lambda: all(phase is Phase.UP for phase in self.tunnels.phases().values()), message=self.seen)
         for name, port in self.ports.items():
@@ -184,9 +184,9 @@ PROVOKED: dict[type[Action], Provoke] = {
     Cut: remove,
 }
 
-ONCE = {"open: the port file", "close: the acceptor"}  # what is not tried again: the action is done without it
+ONCE = {"open: the port file", "close: the acceptor"}  # not retried: the action succeeds without this step
 
-# Deeper inside: what provokes it, where it is, what it is called, and whether it raises after its work is done.
+# Faults inside actions: what provokes the action, the module or class, the function, whether it raises after its work.
 INSIDE: dict[str, tuple[Provoke, Any, str, bool]] = {
     "dial: the task": (restart, pool, "dial", False),
     "dial: the link is made": (restart, pool, "Link", False),
@@ -224,9 +224,9 @@ INSIDE: dict[str, tuple[Provoke, Any, str, bool]] = {
 
 
 async def check(it: World, provoke: Provoke, plant: Plant, caplog: pytest.LogCaptureFixture) -> None:
-    """Provoke the fault, and wait until all is as it was asked for."""
+    """Provoke the fault and wait until the desired state is reached."""
     without = provoke(it)
-    await eventually(lambda: plant.raised > 0, message="the fault is met")
+    await eventually(lambda: plant.raised > 0, message="the fault is raised")
     await eventually(lambda: not plant.left, message=lambda: f"it is tried again: {plant}; {it.seen()}")
     await it.works(*without)
     for name in set(without) - {"new"}:
@@ -261,10 +261,10 @@ async def test_an_action_that_raises_ends_alone_and_is_tried_again(
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(actuator, "apply", raising)
             await check(it, PROVOKED[kind], plant, caplog)
-        told = [change for change in it.tunnels.changes if change.verdict and change.verdict.reason is Reason.INTERNAL]
-        if PROVOKED[kind] is not remove:  # of what is removed nothing is told any more
-            assert told, "status says so"
-            assert all("please report it" in change.verdict.message for change in told if change.verdict)
+        changes = [one for one in it.tunnels.changes if one.verdict and one.verdict.reason is Reason.INTERNAL]
+        if PROVOKED[kind] is not remove:  # a removed tunnel has no status
+            assert changes, "status reports the fault"
+            assert all("please report it" in one.verdict.message for one in changes if one.verdict)
         counters = it.tunnels.app.actuator.counters
         counted = [counters.target("server").failures, *(counters.failures(f"server/{name}") for name in it.ports)]
         if PROVOKED[kind] is not remove:
@@ -311,7 +311,7 @@ async def test_a_pass_that_raises_leaves_everything_as_it_is(
             await eventually(lambda: not plant.left)
             await it.works()
         assert not app.pulse().fault
-    assert caplog.text.count("Traceback") == 1, "once, however often it comes"
+    assert caplog.text.count("Traceback") == 1, "a repeated fault has one traceback"
 
 
 async def test_a_planner_that_raises_leaves_everything_as_it_is(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> None:
@@ -350,9 +350,9 @@ async def test_what_always_raises_is_tried_ever_less_often_and_does_not_keep_the
             passes = app.loop.passes.frozen().count
             it.tunnels.edit(it.text(without=("new", "gone")))
             await eventually(lambda: plant.raised >= 4)
-            assert app.loop.passes.frozen().count - passes < 200, "it does not plan again and again"
+            assert app.loop.passes.frozen().count - passes < 200, "the loop does not spin"
             assert len([one for one in caplog.records if one.exc_info]) == 1, "one traceback"
-            assert await exchange("127.0.0.1", it.ports["gone"]) == b"ping", "and what is there is told as it is"
+            assert await exchange("127.0.0.1", it.ports["gone"]) == b"ping", "the socket is still open and observed"
             assert any(state.owner.id == "server/gone" for state in app.actuator.observe().sockets.values())
         await it.works("new", "gone")
 

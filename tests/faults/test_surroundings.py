@@ -1,4 +1,4 @@
-"""What is around the process: a log that nobody reads, files without end, signals at any moment, a container."""
+"""The surroundings of the process: a log without a reader, endless files, signals at any moment, a container."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from support.tunnels import file, local, running
 from support.wait import WITHIN, eventually, free_port
 
 NOWHERE = ("--listen", "none", "--control", "none")
-# A proxy command that needs nothing but Python, and leaves a child behind.
+# A proxy command that needs only Python and leaves a child process behind.
 LEAVES_A_CHILD = """
 import os, socket, subprocess, sys, threading
 subprocess.Popen(["sleep", "1000"])
@@ -42,9 +42,9 @@ while data := sock.recv(65536):
 async def run(
     *arguments: object, stdin: int | None = None, stdout: int | None = None, stderr: int | None = None
 ) -> AsyncIterator[asyncio.subprocess.Process]:
-    """`tunnels run` with these streams; killed when the block is left, if it still runs."""
+    """Run `tunnels run` with these streams. Kill it at the end of the block if it still runs."""
     command = tied_to_parent([sys.executable, "-m", "reconciler", "run", *NOWHERE, *map(str, arguments)])
-    # Unbuffered, Python would have nothing left to write at its end.
+    # An unbuffered Python would have nothing left to write at exit.
     environ = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
     process = await asyncio.create_subprocess_exec(*command, stdin=stdin, stdout=stdout, stderr=stderr, env=environ)
     try:
@@ -64,7 +64,7 @@ async def exit_code(process: asyncio.subprocess.Process) -> int:
 
 @contextlib.contextmanager
 def full_pipe() -> Iterator[int]:
-    """Whoever writes there waits: it is full, and nobody reads."""
+    """Yield the write end of a full pipe without a reader. A write to it blocks."""
     reads, writes = os.pipe()
     os.set_blocking(writes, False)
     with contextlib.suppress(BlockingIOError):
@@ -108,7 +108,7 @@ async def test_a_file_without_end_does_not_hold_up_the_end(number: signal.Signal
     pipe = tmp_path / "tunnels.yaml"
     os.mkfifo(pipe)
     async with run(pipe) as process:
-        with await asyncio.to_thread(pipe.open, "wb"):  # it is there, and reads
+        with await asyncio.to_thread(pipe.open, "wb"):  # the process has opened the pipe and reads
             process.send_signal(number)
             assert await exit_code(process) == 0
 
@@ -116,12 +116,12 @@ async def test_a_file_without_end_does_not_hold_up_the_end(number: signal.Signal
 async def test_standard_input_without_end_does_not_either() -> None:
     reads, writes = os.pipe()
     try:
-        # What it has read of a pipe is gone from it: F_SETPIPE_SZ makes room for no more than a page.
-        room = fcntl.fcntl(writes, fcntl.F_SETPIPE_SZ, 4096) if hasattr(fcntl, "F_SETPIPE_SZ") else 0
-        if not room:
+        # A pipe of one page: writing one byte more blocks until the process reads.
+        size = fcntl.fcntl(writes, fcntl.F_SETPIPE_SZ, 4096) if hasattr(fcntl, "F_SETPIPE_SZ") else 0
+        if not size:
             pytest.skip("a pipe's size cannot be set here")
         async with run("-", stdin=reads) as process:
-            await asyncio.to_thread(os.write, writes, bytes(room + 1))  # returns when some of it was read
+            await asyncio.to_thread(os.write, writes, bytes(size + 1))  # returns after the first read
             process.terminate()
             assert await exit_code(process) == 0
     finally:
@@ -130,7 +130,7 @@ async def test_standard_input_without_end_does_not_either() -> None:
 
 
 async def without_stdin(*arguments: str) -> tuple[int | None, bytes]:
-    """Exit code and stderr of `tunnels`, started with its standard input closed."""
+    """Return the exit code and stderr of `tunnels`, started with a closed standard input."""
     command = f'exec {sys.executable} -m reconciler "$@" <&-'
     process = await asyncio.create_subprocess_exec(
         *("sh", "-c", command, "sh", *arguments), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
@@ -180,7 +180,7 @@ async def test_signals_that_come_after_its_program_has_ended_do_not_take_the_exi
         ending = asyncio.create_task(process.wait())
         while not ending.done():
             with contextlib.suppress(ProcessLookupError):
-                # Not send_signal: it looks whether the process has ended, and takes the code from who waits for it.
+                # Not send_signal: it polls the process and so takes the exit code from asyncio.
                 os.kill(process.pid, signal.SIGTERM)
             await asyncio.wait({ending}, timeout=0.001)
         assert ending.result() == 5
@@ -188,12 +188,12 @@ async def test_signals_that_come_after_its_program_has_ended_do_not_take_the_exi
 
 ENDS_WHEN_ASKED = """
 import asyncio
-from reconciler.ending import Ending
+from reconciler.runtime.shutdown import Shutdown
 async def main():
-    ending = Ending(lambda: None)
-    with ending.signals():
+    shutdown = Shutdown(lambda: None)
+    with shutdown.signals():
         print("ready", flush=True)
-        await ending.asked()
+        await shutdown.asked()
 asyncio.run(main())
 raise SystemExit(5)
 """
@@ -201,7 +201,7 @@ raise SystemExit(5)
 
 @contextlib.contextmanager
 def python(*arguments: str) -> Iterator[subprocess.Popen[bytes]]:
-    """Nobody else waits for it, and takes its number out of the world."""
+    """Run Python. Only this function waits for the process, so that its pid stays valid."""
     command = tied_to_parent([sys.executable, *arguments])
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
         try:
@@ -211,14 +211,14 @@ def python(*arguments: str) -> Iterator[subprocess.Popen[bytes]]:
 
 
 def hail(pid: int) -> None:
-    """Nothing but SIGTERM for the process, until it has ended; who waits for it gets its exit code."""
+    """Send SIGTERM continuously until the process has ended. The exit code stays for the caller of wait()."""
     until = time.monotonic() + WITHIN
     while time.monotonic() < until and not os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT | os.WNOHANG):
         os.kill(pid, signal.SIGTERM)
 
 
 def test_in_a_hail_of_signals_none_stops_it_and_none_takes_the_exit_code() -> None:
-    for _ in range(10):  # asyncio's own handlers came through four times in ten
+    for _ in range(10):  # asyncio's own handlers succeed four times in ten
         with python("-c", ENDS_WHEN_ASKED) as process:
             assert process.stdout is not None
             assert process.stdout.readline() == b"ready\n"
@@ -239,10 +239,10 @@ async def test_nor_does_one_hurt_the_whole_program(sshd: Sshd, echo: EchoServer,
 
 
 def as_first_process(*command: str) -> list[str]:
-    """The command as process 1 of its own world."""
+    """Return a command line that runs the command as process 1 of a new pid namespace."""
     alone = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"]
     if os.geteuid() != 0 or subprocess.run([*alone, "true"], capture_output=True, check=False).returncode:
-        pytest.skip("only root can start a first process")
+        pytest.skip("needs root, for a pid namespace")
     return [*alone, *command]
 
 
@@ -256,7 +256,7 @@ async def test_sigterm_ends_the_first_process_of_a_container_while_it_starts_too
 
 
 def by_proxy_command(sshd: Sshd, echo: EchoServer, port: int, directory: Path) -> Path:
-    """The file of a tunnel whose server is reached by a program that leaves a child behind."""
+    """Write the file of a tunnel with a proxy command that leaves a child process behind."""
     relay, config = directory / "relay.py", directory / "tunnels.yaml"
     relay.write_text(LEAVES_A_CHILD)
     command = f"[{sys.executable}, {relay}, '%h', '%p']"
@@ -301,7 +301,7 @@ def child_ids(pid: int) -> list[str]:
 async def test_who_speaks_first_is_heard_where_asyncio_reads_what_it_was_told_not_to(
     sshd: Sshd, echo: EchoServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As that of Python 3.11.2 does, which is Debian 12's: a transport that is paused when it is made is read."""
+    """Asyncio of Python 3.11.2 (Debian 12) reads from a transport that was paused when it was created."""
 
     def add_reader(transport: object, descriptor: int, callback: object, *arguments: object) -> None:
         transport._loop._add_reader(descriptor, callback, *arguments)  # type: ignore[attr-defined]
@@ -310,12 +310,12 @@ async def test_who_speaks_first_is_heard_where_asyncio_reads_what_it_was_told_no
     port = free_port()
     async with running(tmp_path, file(sshd, local("echo", port, echo.port))) as tunnels:
         await tunnels.all_up()
-        sshd.pause()  # the channel takes a while: what is said meanwhile must not be lost
+        sshd.pause()  # the channel is not open yet: data sent meanwhile must not be lost
         try:
             async with connected("127.0.0.1", port) as (reader, writer):
                 writer.write(b"first")
-                await eventually(lambda: any(tunnels.app.actuator.visits()), message="it has come")
-                await asyncio.sleep(0.05)  # turns of the loop, in which it may be read
+                await eventually(lambda: any(tunnels.app.actuator.visits()), message="the client is accepted")
+                await asyncio.sleep(0.05)  # iterations of the loop in which the data may be read
                 sshd.resume()
                 assert await asyncio.wait_for(reader.readexactly(5), WITHIN) == b"first"
         finally:

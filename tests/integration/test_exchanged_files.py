@@ -178,7 +178,7 @@ async def test_a_lock_file_that_is_not_ours_is_told_and_left_alone(tmp_path: Pat
             os.mknod(lock, stat.S_IFCHR | 0o600, os.makedev(5, 2))  # /dev/ptmx
     descriptors = fd_count(os.getpid())
     for _ in range(5):
-        with pytest.raises(OSError, match=r"\.s\.tunnels-lock beside it is not a lock file of this user's: remove it"):
+        with pytest.raises(OSError, match=r"\.s\.tunnels-lock in the same directory is not a lock file of this user"):
             await bind(LocalUnix(str(tmp_path / "s"), 0o600, ""))
     assert fd_count(os.getpid()) == descriptors
     assert os.path.lexists(lock)
@@ -245,7 +245,7 @@ async def test_a_socket_whose_directory_is_gone_is_closed_all_the_same(
     (tmp_path / "d").rename(tmp_path / "elsewhere")
     bound.close()
     assert fd_count(os.getpid()) == descriptors
-    assert "could not be removed" in caplog.text
+    assert "cannot remove the socket" in caplog.text
 
 
 async def test_a_socket_is_bound_where_proc_is_not_mounted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

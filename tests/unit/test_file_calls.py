@@ -60,7 +60,7 @@ async def test_a_path_that_hangs_fails_at_its_deadline_then_at_once_and_works_wh
     with pytest.raises(PathHangsError, match="did not answer within"):
         await calls.ask("a", hanging, SOON)
     for _ in range(1000):
-        with pytest.raises(PathHangsError, match="an earlier call for it still waits"):
+        with pytest.raises(PathHangsError, match="an earlier call for it still blocks"):
             await calls.ask("a", hanging, WITHIN)
     with pytest.raises(PathHangsError):
         await asyncio.to_thread(calls.wait, "a", hanging, WITHIN)

@@ -81,7 +81,7 @@ def test_what_this_program_did_not_write_is_left_alone(tmp_path: Path, kind: str
     before, content = path.lstat(), path.read_bytes() if path.is_file() else b""
     entries, descriptors = sorted(tmp_path.iterdir()), fd_count(os.getpid())
     for _ in range(20):
-        with pytest.raises(NotPortFileError, match="is left alone: remove it"):
+        with pytest.raises(NotPortFileError, match="stays unchanged: remove it"):
             write_port_file(str(path), 8080)
     after = path.lstat()
     assert (after.st_ino, after.st_mode, after.st_mtime_ns) == (before.st_ino, before.st_mode, before.st_mtime_ns)
@@ -96,7 +96,7 @@ def test_what_this_program_did_not_write_is_left_alone(tmp_path: Path, kind: str
 def test_a_file_of_the_system_is_left_alone(path: str) -> None:
     before = Path(path).lstat().st_mode
     descriptors = fd_count(os.getpid())
-    with pytest.raises(OSError, match="left alone"):
+    with pytest.raises(OSError, match="stays unchanged"):
         write_port_file(path, 8080)
     assert Path(path).lstat().st_mode == before
     assert fd_count(os.getpid()) == descriptors
@@ -158,7 +158,7 @@ def test_a_file_made_meanwhile_is_not_replaced(tmp_path: Path, monkeypatch: pyte
         link(*arguments, src_dir_fd=src_dir_fd, dst_dir_fd=dst_dir_fd, follow_symlinks=follow_symlinks)
 
     monkeypatch.setattr(os, "link", exchanged)
-    with pytest.raises(NotPortFileError, match="another program has just made it"):
+    with pytest.raises(NotPortFileError, match="another program has just created it"):
         write_port_file(str(path), 8080)
     assert path.read_text() == "precious\n"
     assert [entry.name for entry in tmp_path.iterdir()] == ["echo.port"]
