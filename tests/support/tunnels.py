@@ -1,6 +1,6 @@
-"""The program itself, run inside the test on a real file: `async with running(directory, text) as tunnels`.
+"""Runs the program in the test process on a real file: `async with running(directory, text) as tunnels`.
 
-In: a directory and the text of tunnels.yaml. Out: `Running`, to edit the file and to wait for what comes of it.
+Input: a directory and the text of tunnels.yaml. Output: a `Running`, which edits the file and waits for the effects.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from support.wait import WITHIN, eventually
 
 
 class Server(Protocol):
-    """What each of the SSH servers of `support` has."""
+    """The common attributes of the SSH servers in `support`."""
 
     @property
     def host(self) -> str: ...
@@ -43,10 +43,7 @@ class Server(Protocol):
 
 
 def target(server: Server, name: str = "server", **fields: object) -> str:
-    """The lines of a target that logs in to this server, up to its tunnels; add them with two spaces more.
-
-    A field that is None is left out.
-    """
+    """Return the lines of a target for this server, up to its tunnels. A field that is None is left out."""
     known = {
         "host": server.host,
         "port": server.port,
@@ -60,34 +57,34 @@ def target(server: Server, name: str = "server", **fields: object) -> str:
 
 
 def file(server: Server, *tunnels: str, **fields: object) -> str:
-    """A whole file: one target, called "server", with these tunnels."""
+    """Return a whole file: one target, called "server", with these tunnels."""
     return "targets:\n" + target(server, "server", **fields) + "".join(tunnels)
 
 
 def tunnel(name: str, kind: str, **fields: object) -> str:
-    """The line of a tunnel."""
+    """Return the line of a tunnel."""
     more = "".join(f", {key}: {value}" for key, value in fields.items())
     return f"      - {{name: {name}, type: {kind}{more}}}\n"
 
 
 def local(name: str, port: int | str, to: int, **fields: object) -> str:
-    """The line of a local forward to a port of this machine."""
+    """Return the line of a local forward to a port of this machine."""
     return tunnel(name, "local", localPort=port, remoteHost="127.0.0.1", remotePort=to, **fields)
 
 
 def remote(name: str, port: int, to: int, **fields: object) -> str:
-    """The line of a remote forward to a port of this machine."""
+    """Return the line of a remote forward to a port of this machine."""
     return tunnel(name, "remote", remotePort=port, localHost="127.0.0.1", localPort=to, **fields)
 
 
 def socks(name: str, port: int, **fields: object) -> str:
-    """The line of a SOCKS tunnel."""
+    """Return the line of a SOCKS tunnel."""
     return tunnel(name, "socks", localPort=port, **fields)
 
 
 @dataclass(frozen=True, slots=True)
 class _Ahead:
-    """A clock so many seconds ahead of another one; the time of day is the same."""
+    """A clock that is ahead of another one in monotonic time. The wall-clock time is the same."""
 
     clock: Clock
     seconds: float
@@ -98,7 +95,7 @@ class _Ahead:
 
 
 class Running:
-    """The program and its file."""
+    """The running program and its file."""
 
     def __init__(self, file: Path, app: App, changes: list[Change]) -> None:
         self.file = file
@@ -106,23 +103,23 @@ class Running:
         self.changes = changes
 
     def edit(self, text: str) -> None:
-        """Save the file as most editors and tools do: a new one, renamed over the old."""
+        """Save the file as most editors do: rename a new file over the old one."""
         beside = self.file.with_name(".edited")
         beside.write_text(text)
         beside.replace(self.file)
 
     def restart(self, target: str) -> None:
-        """Ask for a new connection, made before the old one is given up."""
-        self.app.restart([target], "the test wants it")
+        """Replace the target's connection, make before break."""
+        self.app.restart([target], "requested by the test")
 
     def verdict(self, tunnel: str) -> Verdict | None:
-        """What the tunnel is, None while it is not known."""
+        """Return the tunnel's verdict, or None if there is none yet."""
         judgement = self.app.judgement
         found = [one.verdict for one in judgement.tunnels if one.id == tunnel] if judgement else []
         return found[0] if found else None
 
     def bound(self, tunnel: str) -> str:
-        """The address it listens on, or is to listen on."""
+        """Return the listen address of the tunnel."""
         assert self.app.judgement is not None
         return next(one.bound for one in self.app.judgement.tunnels if one.id == tunnel)
 
@@ -130,25 +127,25 @@ class Running:
         return int(self.bound(tunnel).rpartition(":")[2])
 
     def meter(self, tunnel: str) -> Meter:
-        """What its clients did so far; there is none before the first of them."""
+        """Return the tunnel's client counters. They are zero before its first client."""
         return self.app.actuator.meters.get(tunnel, Meter())
 
     def results(self, tunnel: str) -> Mapping[str, int]:
-        """How its clients' arrivals ended, counted."""
+        """Return how many clients ended with each result."""
         return self.meter(tunnel).results
 
     @property
     def links(self) -> list[Link]:
-        """The live SSH connections, the oldest first."""
+        """The live links, the oldest first."""
         return list(self.app.actuator.links.values())
 
     def set_forward(self, seconds: float) -> None:
-        """Let the clock that it plans by jump: what is to happen until then is due now."""
+        """Set the planner's clock forward. Everything that is due until then happens now."""
         self.app.loop._clock = _Ahead(self.app.loop._clock, seconds)
         self.app.loop.wake()
 
     async def replaced(self, links: list[Link]) -> None:
-        """Wait until none of these connections is left, others are there, and that is what is judged by."""
+        """Wait until none of these links is left, new ones are ready, and status shows them."""
         old = {link.number for link in links}
 
         def others() -> bool:
@@ -160,7 +157,7 @@ class Running:
         await eventually(others, message="new connections")
 
     async def nobody_is_connected(self) -> None:
-        """Wait until no client is left, nor anything of one on a connection."""
+        """Wait until no client and no channel is left."""
         meters = self.app.actuator.meters.values()
         await eventually(lambda: all(m.active == 0 and m.held == 0 for m in meters), message="no client is left")
         await eventually(
@@ -169,7 +166,7 @@ class Running:
 
     @contextlib.asynccontextmanager
     async def nothing_left_behind(self) -> AsyncIterator[None]:
-        """What happens in the block leaves no client, channel, window, task or descriptor behind."""
+        """Check that the block leaves no client, channel, window, task or descriptor behind."""
         await self.nobody_is_connected()
         tasks, descriptors = _tasks_for_clients(), _descriptors()
         yield
@@ -185,23 +182,23 @@ class Running:
         await eventually(lambda: not any(link._granted for link in self.links), message="no window is left")
 
     def phases(self) -> Mapping[str, Phase]:
-        """Of each tunnel."""
+        """Return the phase of each tunnel."""
         return {one.id: one.verdict.phase for one in self.app.judgement.tunnels} if self.app.judgement else {}
 
     async def until(self, tunnel: str, phase: Phase, within: float = WITHIN) -> Verdict:
-        """Wait for a tunnel's phase."""
+        """Wait until a tunnel has this phase, and return its verdict."""
 
         def reached() -> bool:
             verdict = self.verdict(tunnel)
             return verdict is not None and verdict.phase is phase
 
-        await eventually(reached, within=within, message=lambda: f"{tunnel} is {phase}; it is {self.verdict(tunnel)}")
+        await eventually(reached, within=within, message=lambda: f"{tunnel}: {phase}, got {self.verdict(tunnel)}")
         verdict = self.verdict(tunnel)
         assert verdict is not None
         return verdict
 
     async def all_up(self, *tunnels: str, within: float = WITHIN) -> None:
-        """Wait until exactly these tunnels (all there are, if none is named) are there and up."""
+        """Wait until exactly these tunnels exist and are up. Without names: all tunnels."""
 
         def reached() -> bool:
             phases = self.phases()
@@ -212,23 +209,23 @@ class Running:
 
 
 def _tasks_for_clients() -> list[str]:
-    """What runs in the program's ssh room and in asyncssh; the watcher's tasks come and go as they like."""
+    """Return the names of the tasks of `reconciler/ssh` and asyncssh. The watcher's tasks are not counted."""
     codes = [getattr(task.get_coro(), "cr_code", None) for task in asyncio.all_tasks()]
     return [code.co_name for code in codes if code is not None and "ssh/" in code.co_filename]
 
 
 def _descriptors() -> list[str]:
-    """What is open, but for the watcher's own (inotify and what it waits with), which begins anew when it likes."""
+    """Return the open descriptors, without those of the file watcher (inotify, eventfd), which may restart."""
     found = []
     for descriptor in Path("/proc/self/fd").iterdir():
-        with contextlib.suppress(FileNotFoundError):  # that of the listing itself
+        with contextlib.suppress(FileNotFoundError):  # the descriptor of the listing itself
             found.append(str(descriptor.readlink()))
     return sorted(one for one in found if not one.startswith("anon_inode:"))
 
 
 @contextlib.asynccontextmanager
 async def running(directory: Path, text: str) -> AsyncIterator[Running]:
-    """The program on a file with this text, ended in the orderly way when the block is left."""
+    """Run the program on a file with this text. It shuts down at the end of the block."""
     file = directory / "tunnels.yaml"
     file.write_text(text)
     changes: list[Change] = []
