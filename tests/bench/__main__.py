@@ -18,7 +18,7 @@ def main() -> int:
     chosen = sys.argv[1:] or found
     unknown = [name for name in chosen if name not in found]
     if unknown:
-        print(f"no such measurement: {', '.join(unknown)}; there are {', '.join(found)}")
+        print(f"unknown measurement {', '.join(unknown)}: expected one of {', '.join(found)}")
         return 2
     for name in chosen:
         print(f"\n== {name}")

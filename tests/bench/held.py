@@ -59,7 +59,7 @@ def _client(port: int, data: bytes) -> socket.socket:
 
 
 async def _settled(run: Program) -> int:
-    """Its memory when that has stopped growing."""
+    """Return the memory of the program when it has stopped growing."""
     rss, before = run.rss(), -MIB
     while rss - before > MIB / 2:
         await asyncio.sleep(2)

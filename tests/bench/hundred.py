@@ -70,7 +70,7 @@ async def _theirs(sshd: Sshd, to: int) -> None:
         took = _peers.clock() - began
         rss, pss = _memory(pids)
     print(
-        f"     ssh: {SAMPLE} processes all up after {took:.1f} s; reckoned for {TARGETS}: {took * factor:.1f} s, "
+        f"     ssh: {SAMPLE} processes all up after {took:.1f} s; extrapolated to {TARGETS}: {took * factor:.1f} s, "
         f"RSS {rss * factor:.0f} MB, PSS {pss * factor:.0f} MB"
     )
 
@@ -88,7 +88,7 @@ async def _ready(port: int) -> bool:
 
 
 def _memory(pids: list[int]) -> tuple[float, float]:
-    """RSS and PSS of these processes, in MB."""
+    """Return the RSS and PSS of these processes, in MB."""
     rss = pss = 0
     for pid in pids:
         for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():

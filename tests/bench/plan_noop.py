@@ -43,7 +43,7 @@ def main() -> None:
             plan = make_plan(world.asked, observed, world.now())
             took.append(time.perf_counter() - began)
             if plan.actions:
-                raise SystemExit(f"this pass should find nothing to do, and wants {len(plan.actions)} steps")
+                raise SystemExit(f"the plan has {len(plan.actions)} actions: expected none")
         median, worst = statistics.median(took) * 1000, max(took) * 1000
         print(f"{TUNNELS} tunnels, {what}: median {median:.1f} ms, worst {worst:.1f} ms")
 

@@ -14,7 +14,9 @@ from support.wait import eventually, free_port
 POLLERS = 4
 
 
-async def test_a_bastion_gone_for_three_seconds_refuses_nobody(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> None:
+async def test_a_bastion_outage_of_three_seconds_refuses_no_client(
+    sshd: Sshd, echo: EchoServer, tmp_path: Path
+) -> None:
     port = free_port()
     refused, successes = 0, list[float]()
     stop = asyncio.Event()
@@ -45,9 +47,7 @@ async def test_a_bastion_gone_for_three_seconds_refuses_nobody(sshd: Sshd, echo:
     assert refused == 0
 
 
-async def test_a_killed_session_is_back_at_once_ten_times_in_a_row(
-    sshd: Sshd, echo: EchoServer, tmp_path: Path
-) -> None:
+async def test_a_killed_session_is_replaced_at_once_ten_times(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> None:
     port = free_port()
     async with running(tmp_path, "targets:\n" + target(sshd) + local("echo", port, echo.port)) as tunnels:
         await tunnels.all_up()

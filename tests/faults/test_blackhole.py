@@ -66,7 +66,7 @@ async def flood(port: int) -> None:
     [(lost_packets, 0), (lost_packets, UPLOADS), (stopped_server, UPLOADS)],
     ids=["packets lost, idle", "packets lost, loaded", "server stopped, loaded"],
 )
-async def test_a_dead_way_is_noticed_in_time_holds_new_clients_before_and_heals(
+async def test_lost_packets_are_noticed_in_time_and_new_clients_are_held(
     way: Callable[[Path], contextlib.AbstractAsyncContextManager[Way]],
     uploads: int,
     tmp_path: Path,

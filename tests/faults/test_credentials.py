@@ -20,9 +20,7 @@ from support.wait import eventually, free_port
 BIG = "create table big as select n, md5(n::text) as word from generate_series(1, 300000) n"
 
 
-async def test_a_dump_outlives_the_certificate_that_its_connection_logged_in_with(
-    keys: Keys, postgres: Postgres, tmp_path: Path
-) -> None:
+async def test_a_dump_continues_after_its_certificate_expires(keys: Keys, postgres: Postgres, tmp_path: Path) -> None:
     port = free_port()
     authority, key = keys.make("ca"), keys.make("id")
     stranger = keys.make("stranger")
@@ -61,7 +59,7 @@ async def test_a_dump_outlives_the_certificate_that_its_connection_logged_in_wit
     await psql("127.0.0.1", postgres.port, "drop table big")
 
 
-async def test_a_host_key_that_accept_new_writes_down_disturbs_nobody(
+async def test_a_host_key_added_by_accept_new_affects_no_other_target(
     sshd: Sshd, echo: EchoServer, tmp_path: Path
 ) -> None:
     """All targets share one known_hosts file, which each new host changes."""

@@ -25,9 +25,7 @@ async def test_the_soft_limit_is_raised_to_the_hard_one(tmp_path: Path) -> None:
         await eventually(lambda: limits(tunnels.pid) == (700, 700))
 
 
-async def test_a_proxy_command_gets_the_limit_that_the_program_was_given(
-    sshd: Sshd, echo: EchoServer, tmp_path: Path
-) -> None:
+async def test_a_proxy_command_gets_the_original_limit(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> None:
     relay, limit, port = tmp_path / "relay.py", tmp_path / "limit", free_port()
     relay.write_text(
         "import os, resource, socket, sys, threading\n"
@@ -50,7 +48,7 @@ async def test_a_proxy_command_gets_the_limit_that_the_program_was_given(
         assert await tunnels.end() == 0
 
 
-async def test_a_proxy_command_that_is_not_there_is_told_as_before(sshd: Sshd, tmp_path: Path) -> None:
+async def test_a_missing_proxy_command_is_reported(sshd: Sshd, tmp_path: Path) -> None:
     text = file(sshd, local("echo", free_port(), 1), proxyCommand="[no-such-program]")
     path = tmp_path / "tunnels.yaml"
     path.write_text(text)
@@ -73,7 +71,7 @@ async def run_beside(directory: Path, *command: str) -> tuple[int, str, str]:
     return process.returncode, out.decode(), err.decode()
 
 
-async def test_the_program_beside_the_tunnels_gets_the_limit_too(tmp_path: Path) -> None:
+async def test_a_child_program_gets_the_original_limit(tmp_path: Path) -> None:
     show = "ulimit -Sn; ulimit -Hn; grep SigIgn /proc/self/status; exit 7"
     code, out, err = await run_beside(tmp_path, "sh", "-c", show)
     assert (code, out.split()[:2]) == (7, ["200", "700"]), err
@@ -83,7 +81,7 @@ async def test_the_program_beside_the_tunnels_gets_the_limit_too(tmp_path: Path)
 
 
 @pytest.mark.parametrize(("command", "code"), [("no-such-program", 127), ("/etc/passwd", 126), ("/", 126)])
-async def test_a_program_that_cannot_run_beside_the_tunnels_is_told(tmp_path: Path, command: str, code: int) -> None:
+async def test_a_child_program_that_cannot_run_is_reported(tmp_path: Path, command: str, code: int) -> None:
     ended, _, err = await run_beside(tmp_path, command)
     assert ended == code
     assert f"cannot run {command}" in err

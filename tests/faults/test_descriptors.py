@@ -136,9 +136,7 @@ async def test_held_clients_of_a_dead_tunnel_do_not_starve_another(
         await answers(well)
 
 
-async def test_clients_of_many_dead_targets_do_not_starve_another_either(
-    sshd: Sshd, echo: EchoServer, tmp_path: Path
-) -> None:
+async def test_clients_of_many_dead_targets_do_not_starve_another(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> None:
     well, dead = free_port(), [free_port() for _ in range(30)]
     text = "targets:\n" + target(sshd, "well") + local("echo", well, echo.port)
     for number, port in enumerate(dead):
@@ -180,9 +178,7 @@ async def test_clients_of_a_remote_tunnel_are_limited_too(sshd: Sshd, echo: Echo
 # --- listeners and connections ----------------------------------------------------------------------------------
 
 
-async def test_more_listeners_than_there_is_room_for_can_be_mended(
-    sshd: Sshd, echo: EchoServer, tmp_path: Path
-) -> None:
+async def test_too_many_listeners_can_be_repaired_by_an_edit(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> None:
     ports = [free_port() for _ in range(HARD + 100)]
     text = file(sshd, *(local(f"t{n}", port, echo.port) for n, port in enumerate(ports)))
     async with starved(tmp_path, text) as it:
@@ -206,9 +202,7 @@ async def test_more_listeners_than_there_is_room_for_can_be_mended(
         await it.until_up(*kept)
 
 
-async def test_more_connections_than_there_is_room_for_can_be_mended(
-    sshd: Sshd, echo: EchoServer, tmp_path: Path
-) -> None:
+async def test_too_many_connections_can_be_repaired_by_an_edit(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> None:
     """Each target has its own address, which never answers."""
     well, more = free_port(), free_port()
     working = target(sshd, "well") + local("echo", well, echo.port)
@@ -231,7 +225,9 @@ async def test_more_connections_than_there_is_room_for_can_be_mended(
 # --- endpoints --------------------------------------------------------------------------------------------------
 
 
-async def test_those_who_hold_the_endpoints_starve_nobody(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> None:
+async def test_idle_clients_of_the_endpoints_do_not_starve_tunnels(
+    sshd: Sshd, echo: EchoServer, tmp_path: Path
+) -> None:
     port = free_port()
     async with starved(tmp_path, file(sshd, local("echo", port, echo.port))) as it:
         await answers(port)
@@ -254,7 +250,7 @@ async def test_those_who_hold_the_endpoints_starve_nobody(sshd: Sshd, echo: Echo
 # --- reading the file -------------------------------------------------------------------------------------------
 
 
-async def test_a_file_that_could_not_be_read_for_want_of_descriptors_is_read_later(
+async def test_a_file_unreadable_for_lack_of_descriptors_is_read_later(
     sshd: Sshd, echo: EchoServer, tmp_path: Path
 ) -> None:
     one, two = free_port(), free_port()
@@ -297,7 +293,7 @@ async def test_a_file_that_only_the_watcher_could_read_is_read_again(
 # --- what is taken is given back --------------------------------------------------------------------------------
 
 
-async def test_every_place_in_the_budget_is_given_back(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> None:
+async def test_every_descriptor_is_returned_to_the_budget(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> None:
     port, proxy, back, closed, denied = (free_port() for _ in range(5))
     tunnels = (
         local("echo", port, echo.port),

@@ -18,7 +18,7 @@ PROBE = {"health": "{type: tcp, interval: 200ms, onFailure: reconnect}"}
 
 
 @pytest.mark.parametrize(("fields", "reason"), [({}, "destination"), (PROBE, "probe")])
-async def test_a_database_that_refuses_is_unhealthy_and_costs_its_neighbours_nothing(
+async def test_a_refusing_destination_does_not_affect_other_tunnels(
     fields: dict[str, str],
     reason: str,
     sshd: Sshd,

@@ -41,7 +41,7 @@ async def neighbour() -> AsyncIterator[GreetingServer]:
 # --- policy: in place; live clients kept ------------------------------------------------------------------------
 
 
-async def test_a_policy_edit_keeps_every_client_but_one_that_the_new_rule_forbids(
+async def test_a_policy_edit_cuts_only_clients_that_a_new_rule_forbids(
     sshd: Sshd, echo: EchoServer, tmp_path: Path
 ) -> None:
     port = free_port()
@@ -90,9 +90,7 @@ async def test_settings_of_a_target_change_on_its_live_connection(sshd: Sshd, ec
             assert tunnels.links == links
 
 
-async def test_a_drain_timeout_that_was_edited_holds_for_who_is_there(
-    sshd: Sshd, echo: EchoServer, tmp_path: Path
-) -> None:
+async def test_an_edited_drain_timeout_applies_to_live_clients(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> None:
     port, keep = free_port(), local("keep", free_port(), echo.port)
     async with running(tmp_path, file(sshd, keep, local("one", port, echo.port, drainTimeout="1h"))) as tunnels:
         await tunnels.all_up()
@@ -193,7 +191,7 @@ async def test_a_renamed_tunnel_keeps_its_socket_and_its_clients(sshd: Sshd, ech
         assert (now[near], now[far]) == (inodes[near], inodes[far])
 
 
-async def test_two_tunnels_swap_ports_and_nobody_is_cut(
+async def test_two_tunnels_swap_ports_without_cutting_a_client(
     sshd: Sshd, echo: EchoServer, neighbour: GreetingServer, tmp_path: Path
 ) -> None:
     one, two = free_port(), free_port()
@@ -232,7 +230,7 @@ async def test_remote_forwards_move_to_the_new_connection_and_their_clients_stay
         await eventually(lambda: len(tunnels.links) == 1)
 
 
-async def test_known_hosts_that_still_name_the_key_replace_nothing_and_others_replace_the_connection(
+async def test_known_hosts_replace_a_connection_only_without_its_key(
     keys: Keys, echo: EchoServer, tmp_path: Path
 ) -> None:
     second = keys.make("host_ecdsa", kind="ecdsa-sha2-nistp256")
@@ -294,7 +292,7 @@ async def test_known_hosts_that_were_wrong_for_a_moment_replace_nothing(
             assert tunnels.links == [link]
 
 
-async def test_credentials_that_change_are_for_the_next_connection_or_at_once_for_one_that_waits(
+async def test_changed_credentials_are_used_by_the_next_dial_at_once(
     sshd: Sshd, echo: EchoServer, keys: Keys, tmp_path: Path
 ) -> None:
     port = free_port()
@@ -326,7 +324,7 @@ async def test_credentials_that_change_are_for_the_next_connection_or_at_once_fo
 # --- listen address and type: close, then open; drained -----------------------------------------------------------
 
 
-async def test_a_changed_address_or_type_opens_another_socket_and_drains_the_clients_of_the_old(
+async def test_a_changed_address_or_type_opens_another_socket_and_drains(
     sshd: Sshd, echo: EchoServer, tmp_path: Path
 ) -> None:
     port, new = free_port(), free_port()
@@ -354,7 +352,7 @@ async def test_a_changed_address_or_type_opens_another_socket_and_drains_the_cli
 # --- removed, off, expired: stop accepting at once, drain; put back: no longer draining ------------------------------
 
 
-async def test_a_tunnel_that_is_removed_disabled_expired_or_paused_refuses_at_once_and_drains(
+async def test_a_tunnel_that_is_switched_off_refuses_at_once_and_drains(
     sshd: Sshd, echo: EchoServer, tmp_path: Path
 ) -> None:
     port, far, other = free_port(), free_port(), free_port()
@@ -395,7 +393,7 @@ async def test_a_tunnel_that_is_removed_disabled_expired_or_paused_refuses_at_on
 
 
 @pytest.mark.parametrize("kind", [local, socks])
-async def test_a_client_who_comes_in_the_moment_its_door_closes_is_told(
+async def test_a_client_accepted_while_its_listener_closes_is_reset(
     sshd: Sshd, echo: EchoServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: Callable[..., str]
 ) -> None:
     accept, port = ClientConnector.accept, free_port()

@@ -19,7 +19,7 @@ from support.wait import WITHIN, eventually, free_port
 TUNNELS = 50
 
 
-async def test_of_fifty_tunnels_one_edited_one_removed_one_added_leaves_the_others_alone(
+async def test_editing_two_of_fifty_tunnels_does_not_affect_the_others(
     sshd: Sshd, echo: EchoServer, tmp_path: Path
 ) -> None:
     ports = [free_port() for _ in range(TUNNELS)]
@@ -86,9 +86,7 @@ async def test_a_port_changed_moves_the_tunnel_and_its_client_drains(
         await mover.end()
 
 
-async def test_a_retarget_keeps_the_port_open_and_leads_new_clients_to_the_new_place(
-    sshd: Sshd, tmp_path: Path
-) -> None:
+async def test_a_retarget_keeps_the_port_open_for_the_new_destination(sshd: Sshd, tmp_path: Path) -> None:
     port = free_port()
     head = "targets:\n" + target(sshd)
     async with GreetingServer("old") as old, GreetingServer("new") as new:
@@ -135,7 +133,7 @@ async def test_a_tunnel_put_back_while_its_client_drains_is_revived(
         await mover.end()
 
 
-async def test_a_host_that_does_not_answer_costs_the_other_target_nothing(
+async def test_a_target_that_is_down_does_not_affect_another_target(
     sshd: Sshd, echo: EchoServer, tmp_path: Path
 ) -> None:
     port, dead = free_port(), free_port()
@@ -155,7 +153,7 @@ async def test_a_host_that_does_not_answer_costs_the_other_target_nothing(
             await exchange("127.0.0.1", dead)  # held, then reset
 
 
-async def test_a_taken_port_is_told_and_taken_over_when_free(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> None:
+async def test_a_taken_port_is_reported_and_bound_when_it_is_free(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> None:
     port = free_port()
     listen = f"import socket; s = socket.create_server(('127.0.0.1', {port})); print('there', flush=True); s.accept()"
     squatter = await asyncio.create_subprocess_exec(sys.executable, "-c", listen, stdout=asyncio.subprocess.PIPE)

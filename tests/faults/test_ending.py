@@ -53,7 +53,7 @@ def place(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> Place:
     return Place(sshd, echo, tmp_path)
 
 
-async def test_the_end_takes_nobody_new_and_waits_for_those_who_are_there(place: Place, sshd: Sshd) -> None:
+async def test_shutdown_refuses_new_clients_and_waits_for_live_ones(place: Place, sshd: Sshd) -> None:
     async with program(place.config) as tunnels:
         await place.answers()
         movers = [Mover(port) for port in place.ports]
@@ -68,7 +68,7 @@ async def test_the_end_takes_nobody_new_and_waits_for_those_who_are_there(place:
     await eventually(lambda: not sshd.sessions())
 
 
-async def test_who_does_not_leave_is_cut_at_the_end_of_the_drain_timeout(place: Place) -> None:
+async def test_a_client_that_stays_is_cut_after_the_drain_timeout(place: Place) -> None:
     place.config.write_text(place.config.read_text().replace("drainTimeout: 1h", f"drainTimeout: {DRAIN:g}s"))
     async with program(place.config) as tunnels:
         await place.answers()
@@ -84,7 +84,7 @@ async def test_who_does_not_leave_is_cut_at_the_end_of_the_drain_timeout(place: 
     assert took >= DRAIN, "not before the timeout"
 
 
-async def test_while_it_ends_it_says_so_and_wait_waits_for_the_next_one(
+async def test_status_shows_the_shutdown_and_wait_waits_for_the_next_start(
     sshd: Sshd, echo: EchoServer, tmp_path: Path
 ) -> None:
     port, control = free_port(), tmp_path / "control.sock"
@@ -128,7 +128,7 @@ def is_asked(pid: int, control: Path) -> bool:
 
 
 @pytest.mark.parametrize("first", [signal.SIGTERM, signal.SIGINT])
-async def test_a_second_signal_ends_at_once(first: signal.Signals, place: Place) -> None:
+async def test_a_second_signal_exits_immediately(first: signal.Signals, place: Place) -> None:
     async with program(place.config) as tunnels:
         await place.answers()
         async with connected("127.0.0.1", place.near) as (reader, writer):
@@ -142,7 +142,7 @@ async def test_a_second_signal_ends_at_once(first: signal.Signals, place: Place)
                 await reader.read(1)
 
 
-async def test_a_server_that_is_frozen_does_not_hold_up_the_end(place: Place, sshd: Sshd) -> None:
+async def test_a_frozen_server_does_not_delay_the_shutdown(place: Place, sshd: Sshd) -> None:
     async with program(place.config) as tunnels:
         await place.answers()
         sshd.pause()
@@ -153,7 +153,7 @@ async def test_a_server_that_is_frozen_does_not_hold_up_the_end(place: Place, ss
             sshd.resume()
 
 
-async def test_a_name_server_that_is_silent_does_not_hold_up_the_end(sshd: Sshd, tmp_path: Path) -> None:
+async def test_a_silent_name_server_does_not_delay_the_shutdown(sshd: Sshd, tmp_path: Path) -> None:
     resolv, config = tmp_path / "resolv.conf", tmp_path / "tunnels.yaml"
     with silent_name_server(resolv) as questions:
         config.write_text(file(sshd, local("echo", free_port(), 7), host="bastion.example"))

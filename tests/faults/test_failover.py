@@ -61,7 +61,7 @@ async def test_clients_fail_over_and_fail_back_without_being_refused_or_cut(
             await eventually(lambda: not second.sessions(), message="the link ends with its last client")
 
 
-async def test_that_the_first_host_is_not_used_is_told_by_status_log_and_events(
+async def test_status_log_and_events_report_a_failover(
     sshd: Sshd, echo: EchoServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")

@@ -274,7 +274,7 @@ TABLE: list[tuple[Fault, Phase, Reason]] = [
 
 
 @pytest.mark.parametrize(("fault", "phase", "reason"), TABLE, ids=[fault.__name__ for fault, _, _ in TABLE])
-async def test_a_fault_is_told_as_what_it_is_disturbs_nobody_and_heals(
+async def test_a_fault_is_reported_affects_no_other_target_and_heals(
     fault: Fault,
     phase: Phase,
     reason: Reason,

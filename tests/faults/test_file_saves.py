@@ -288,7 +288,7 @@ class Teams:
         return (f"bastion/{name}" for name in self.ports if self.file(name).exists())
 
 
-async def test_a_typo_in_one_of_forty_files_keeps_none_of_the_others_from_starting(
+async def test_a_typo_in_one_of_forty_files_does_not_stop_the_others(
     sshd: Sshd, echo: EchoServer, tmp_path: Path
 ) -> None:
     teams = Teams(sshd, echo, tmp_path / "teams")
@@ -308,7 +308,7 @@ async def test_a_typo_in_one_of_forty_files_keeps_none_of_the_others_from_starti
 
 
 @pytest.mark.usefixtures("hints")
-async def test_a_teams_file_that_is_deleted_closes_its_ports_and_drains_its_clients(
+async def test_a_deleted_file_closes_its_ports_and_drains_its_clients(
     sshd: Sshd, echo: EchoServer, tmp_path: Path
 ) -> None:
     teams = Teams(sshd, echo, tmp_path / "teams")

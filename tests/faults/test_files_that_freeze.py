@@ -127,7 +127,7 @@ def nothing_is_told(tunnels: Running) -> bool:
 
 
 @pytest.mark.parametrize("kind", [*SPECIAL, *NOTHING])
-async def test_files_that_become_something_else_cost_their_targets_only(case: Case, tmp_path: Path, kind: str) -> None:
+async def test_files_that_become_special_affect_only_their_targets(case: Case, tmp_path: Path, kind: str) -> None:
     make, said = (SPECIAL | NOTHING)[kind]
     if kind in NOTHING:  # an empty or missing known_hosts file is valid
         del case.path["knownHosts"]
@@ -153,7 +153,7 @@ async def test_files_that_become_something_else_cost_their_targets_only(case: Ca
 
 
 @pytest.mark.parametrize("kind", ["a pipe", "/dev/zero", "/dev/ptmx"])
-async def test_targets_whose_files_are_none_from_the_start(case: Case, tmp_path: Path, kind: str) -> None:
+async def test_files_that_are_special_from_the_start(case: Case, tmp_path: Path, kind: str) -> None:
     make, said = SPECIAL[kind]
     for path in case.path.values():
         put(path, make)
@@ -169,7 +169,7 @@ async def test_targets_whose_files_are_none_from_the_start(case: Case, tmp_path:
 
 
 @pytest.mark.parametrize("kind", SPECIAL)
-async def test_a_configuration_that_becomes_something_else_is_told_and_changes_nothing(
+async def test_a_configuration_that_becomes_special_changes_nothing(
     case: Case, tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("reconciler.config.syntax.config_files._PIPE_SILENCE", 0.5)
@@ -193,7 +193,7 @@ async def test_a_configuration_that_becomes_something_else_is_told_and_changes_n
             await tunnels.all_up(*("neighbour/echo", "neighbour/proxy"), *(f"{one.lower()}/echo" for one in FIELDS))
 
 
-async def test_known_hosts_that_take_long_do_not_delay_other_targets(case: Case, tmp_path: Path) -> None:
+async def test_slow_known_hosts_do_not_delay_other_targets(case: Case, tmp_path: Path) -> None:
     slow = case.named / "slow"
     slow.write_bytes(b",".join([b"*" + b"1" * 120 + b"x"] * 8000) + b" ssh-ed25519 AAAA\n")
     alias = "1" * 250
@@ -222,7 +222,7 @@ COSTLY = {
 
 
 @pytest.mark.parametrize("kind", COSTLY)
-async def test_a_key_that_costs_much_to_decode_costs_its_target_only(case: Case, tmp_path: Path, kind: str) -> None:
+async def test_an_expensive_key_affects_only_its_target(case: Case, tmp_path: Path, kind: str) -> None:
     make, said = COSTLY[kind]
     path = case.named / "costly"
     path.write_bytes(make())
@@ -271,9 +271,7 @@ def disk(monkeypatch: pytest.MonkeyPatch) -> Iterator[Disk]:
     made.answer()
 
 
-async def test_a_disk_that_does_not_answer_costs_the_targets_of_its_files_only(
-    case: Case, disk: Disk, tmp_path: Path
-) -> None:
+async def test_a_disk_that_hangs_affects_only_the_targets_of_its_files(case: Case, disk: Disk, tmp_path: Path) -> None:
     async with running(tmp_path, f"targets:\n{case.neighbour}") as tunnels:
         await tunnels.all_up()
         async with undisturbed(case.port):
@@ -321,7 +319,7 @@ def failure_of_silent(tunnels: Running) -> bool:
 TOUCHING = [(os, name) for name in ("stat", "lstat", "open", "readlink", "scandir", "listdir", "access", "replace")]
 
 
-async def test_no_path_that_the_configuration_names_is_touched_on_the_event_loop(
+async def test_no_path_of_the_configuration_is_used_on_the_event_loop(
     case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     touched: dict[bool, list[str]] = {False: [], True: []}

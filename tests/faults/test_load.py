@@ -69,9 +69,7 @@ class Watch:
             await asyncio.wait({task})
 
 
-async def test_two_hundred_readers_that_crawl_behind_a_fast_source(
-    sshd: Sshd, echo: EchoServer, tmp_path: Path
-) -> None:
+async def test_two_hundred_slow_readers_of_a_fast_source(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> None:
     port, other = free_port(), free_port()
     async with Source() as source:
         text = file(sshd, local("fast", port, source.port, maxConnections=0), local("echo", other, echo.port))
@@ -126,7 +124,7 @@ async def test_two_hundred_megabytes_sent_before_the_channel_opens_wait_in_the_k
     assert watch.growth < 32
 
 
-async def test_clients_that_say_their_socks_greeting_a_byte_a_second_are_sent_away_and_cost_nobody(
+async def test_slow_socks_greetings_time_out_and_affect_no_other_client(
     sshd: Sshd,
     echo: EchoServer,
     tmp_path: Path,

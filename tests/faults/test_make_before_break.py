@@ -22,7 +22,7 @@ CIPHERS = ("aes128-gcm@openssh.com", "aes256-gcm@openssh.com")
 
 
 @pytest.mark.timeout(LONG)
-async def test_a_connection_replaced_ten_times_under_fifty_transfers_spoils_none(sshd: Sshd, tmp_path: Path) -> None:
+async def test_replacing_a_connection_ten_times_breaks_no_transfer(sshd: Sshd, tmp_path: Path) -> None:
     port = free_port()
     whole = 0
     replaced = asyncio.Event()
@@ -58,7 +58,7 @@ async def test_a_connection_replaced_ten_times_under_fifty_transfers_spoils_none
             await eventually(lambda: len(tunnels.links) == 1, message="the replaced links end with their last clients")
 
 
-async def test_a_new_access_that_does_not_work_leaves_the_old_connection_and_says_why(
+async def test_a_new_access_that_fails_keeps_the_old_connection(
     sshd: Sshd, echo: EchoServer, keys: Keys, tmp_path: Path
 ) -> None:
     port = free_port()
@@ -96,7 +96,7 @@ def newest(tunnels: Running) -> int:
     return max(link.number for link in tunnels.links)
 
 
-async def test_a_tunnel_is_renamed_while_its_last_client_finishes_on_the_old_connection(
+async def test_a_tunnel_is_renamed_while_a_client_is_on_the_old_connection(
     sshd: Sshd, echo: EchoServer, tmp_path: Path
 ) -> None:
     port = free_port()

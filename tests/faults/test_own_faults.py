@@ -246,7 +246,7 @@ async def is_refused(port: int) -> bool:
 
 
 @pytest.mark.parametrize("kind", PROVOKED, ids=lambda kind: kind.__name__)
-async def test_an_action_that_raises_ends_alone_and_is_tried_again(
+async def test_an_action_that_raises_is_retried(
     sshd: Sshd, echo: EchoServer, tmp_path: Path, caplog: pytest.LogCaptureFixture, kind: type[Action]
 ) -> None:
     async with world(sshd, echo, tmp_path) as it:
@@ -272,7 +272,7 @@ async def test_an_action_that_raises_ends_alone_and_is_tried_again(
 
 
 @pytest.mark.parametrize("name", INSIDE)
-async def test_a_fault_inside_an_action_costs_nobody_else_anything(
+async def test_a_fault_inside_an_action_affects_no_other_tunnel(
     sshd: Sshd, echo: EchoServer, tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str
 ) -> None:
     provoke, place, function, after = INSIDE[name]
@@ -282,7 +282,7 @@ async def test_a_fault_inside_an_action_costs_nobody_else_anything(
             await check(it, provoke, plant, caplog)
 
 
-async def test_a_replaced_connection_whose_end_raises_is_ended_all_the_same(
+async def test_a_replaced_connection_is_closed_although_its_close_raises(
     sshd: Sshd, echo: EchoServer, tmp_path: Path
 ) -> None:
     port, plant = free_port(), Plant()
@@ -297,7 +297,7 @@ async def test_a_replaced_connection_whose_end_raises_is_ended_all_the_same(
 
 
 @pytest.mark.parametrize("where", ["want", "observe"])
-async def test_a_pass_that_raises_leaves_everything_as_it_is(
+async def test_a_pass_that_raises_changes_nothing(
     sshd: Sshd, echo: EchoServer, tmp_path: Path, caplog: pytest.LogCaptureFixture, where: str
 ) -> None:
     async with world(sshd, echo, tmp_path) as it:
@@ -314,7 +314,7 @@ async def test_a_pass_that_raises_leaves_everything_as_it_is(
     assert caplog.text.count("Traceback") == 1, "a repeated fault has one traceback"
 
 
-async def test_a_planner_that_raises_leaves_everything_as_it_is(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> None:
+async def test_a_planner_that_raises_changes_nothing(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> None:
     async with world(sshd, echo, tmp_path) as it:
         plant = Plant(3)
         with planted(loop, "make_plan", plant):
@@ -324,7 +324,7 @@ async def test_a_planner_that_raises_leaves_everything_as_it_is(sshd: Sshd, echo
 
 
 @pytest.mark.parametrize("what", ["journal", "teller", "on_change"])
-async def test_a_report_that_raises_keeps_nothing_from_being_carried_out(
+async def test_a_report_that_raises_does_not_stop_actions(
     sshd: Sshd, echo: EchoServer, tmp_path: Path, what: str
 ) -> None:
     async with world(sshd, echo, tmp_path) as it:
@@ -340,7 +340,7 @@ async def test_a_report_that_raises_keeps_nothing_from_being_carried_out(
             await it.works()
 
 
-async def test_what_always_raises_is_tried_ever_less_often_and_does_not_keep_the_end_away(
+async def test_an_action_that_always_raises_is_retried_with_backoff(
     sshd: Sshd, echo: EchoServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with world(sshd, echo, tmp_path) as it:
@@ -358,7 +358,7 @@ async def test_what_always_raises_is_tried_ever_less_often_and_does_not_keep_the
 
 
 @pytest.mark.parametrize("look", ["_look_at_links", "_look_at_clients", "_look_at_probes", "_settle_all"])
-async def test_a_look_that_always_raises_keeps_the_others_going(
+async def test_a_periodic_check_that_always_raises_does_not_stop_the_others(
     sshd: Sshd, echo: EchoServer, tmp_path: Path, caplog: pytest.LogCaptureFixture, look: str
 ) -> None:
     async with world(sshd, echo, tmp_path) as it:

@@ -170,7 +170,7 @@ async def test_the_steps_that_plan_prints_are_the_steps_taken(
     assert cut
 
 
-async def test_an_edit_that_was_refused_and_taken_back_is_foreseen_and_tried_again(
+async def test_an_edit_that_failed_and_was_reverted_is_planned_again(
     sshd: Sshd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     forward = local("web", free_port(), 9)

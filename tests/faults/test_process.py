@@ -18,9 +18,7 @@ MORE = 12  # free descriptors when the crowd of clients connects
 CROWD = 60
 
 
-async def test_a_full_descriptor_table_costs_only_those_who_come_then(
-    sshd: Sshd, echo: EchoServer, tmp_path: Path
-) -> None:
+async def test_a_full_descriptor_table_affects_only_new_clients(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> None:
     port, other = free_port(), free_port()
     config = tmp_path / "tunnels.yaml"
     config.write_text(file(sshd, local("echo", port, echo.port), local("other", other, echo.port)))
@@ -45,7 +43,7 @@ async def test_a_full_descriptor_table_costs_only_those_who_come_then(
     assert "change detected" not in log, "writing the log file must not count as a change of the directory"
 
 
-async def test_a_process_killed_without_a_word_is_back_with_all_its_listeners(
+async def test_a_killed_process_has_all_its_listeners_after_a_restart(
     sshd: Sshd, echo: EchoServer, tmp_path: Path
 ) -> None:
     port, far, path = free_port(), free_port(), tmp_path / "echo.sock"
@@ -83,7 +81,7 @@ async def test_a_connection_ends_with_the_last_listener_on_the_server(
 
 
 @pytest.mark.parametrize("end", ["in the middle of a word", "at the end of a line", "after nothing"])
-async def test_a_file_that_is_half_written_disturbs_nobody(
+async def test_a_half_written_file_affects_no_client(
     end: str, sshd: Sshd, echo: EchoServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     port, other = free_port(), free_port()

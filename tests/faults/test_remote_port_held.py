@@ -36,7 +36,7 @@ async def forwarded_by_ssh(sshd: Sshd, port: int, to: int) -> AsyncIterator[asyn
 
 
 @pytest.mark.parametrize("policy", ["retry", "standby"])
-async def test_a_remote_port_of_a_vanished_session_is_taken_over_when_the_server_lets_go(
+async def test_a_remote_port_of_a_vanished_session_is_bound_when_it_is_free(
     policy: str, sshd: Sshd, echo: EchoServer, tmp_path: Path
 ) -> None:
     port, other = free_port(), free_port()

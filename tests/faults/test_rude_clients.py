@@ -35,7 +35,7 @@ class Waiting(TcpService):
 
 
 @pytest.mark.parametrize("kind", [local, remote])
-async def test_a_reset_that_crosses_a_half_close_costs_the_others_nothing(
+async def test_a_reset_during_a_half_close_does_not_affect_other_clients(
     sshd: Sshd, echo: EchoServer, tmp_path: Path, kind: Callable[..., str]
 ) -> None:
     """A half-close right after a reset raises OSError, which must not close the SSH connection."""
@@ -62,7 +62,7 @@ async def test_a_reset_that_crosses_a_half_close_costs_the_others_nothing(
 
 
 @pytest.mark.parametrize("ended_by", ["its deadline", "taking nothing"])
-async def test_a_client_that_left_before_its_answer_is_ended_where_the_server_does_not_say_that_it_has_gone(
+async def test_a_vanished_client_is_cut_if_the_server_does_not_report_it(
     dropbear: Dropbear, echo: EchoServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ended_by: str
 ) -> None:
     """Dropbear drops data that it cannot write and waits for our close, which waits for Dropbear to read the rest."""
@@ -89,7 +89,7 @@ async def test_a_client_that_left_before_its_answer_is_ended_where_the_server_do
             await eventually(lambda: len(link.connection._channels) == 1, message="their channels are closed")
 
 
-async def test_a_client_behind_a_jump_host_that_resets_in_the_middle_is_no_warning(
+async def test_a_reset_behind_a_jump_host_logs_no_warning(
     sshd: Sshd, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """One read from the jump host's connection becomes several reads of the inner connection."""

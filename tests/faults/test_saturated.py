@@ -76,9 +76,7 @@ async def ssh(sshd: Sshd, port: int, *forwards: tuple[int, int]) -> AsyncIterato
         await process.wait()
 
 
-async def test_an_echo_beside_uploads_that_fill_the_line_is_as_quick_as_with_ssh(
-    sshd: Sshd, echo: EchoServer, tmp_path: Path
-) -> None:
+async def test_an_echo_during_uploads_is_as_fast_as_with_ssh(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> None:
     ports = [free_port() for _ in range(4)]
     async with Sink() as sink, TcpProxy("127.0.0.1", sshd.port, rate=LINE) as line:
         text = file(

@@ -52,7 +52,7 @@ FORBIDDEN = [
 @pytest.mark.parametrize(
     ("options", "here", "there"), FORBIDDEN, ids=[" ".join(next(iter(one[0].items()))) for one in FORBIDDEN]
 )
-async def test_what_the_server_forbids_is_named_and_the_rest_works(
+async def test_a_forbidden_forward_is_reported_and_the_other_one_works(
     options: dict[str, str], here: str, there: str, echo: EchoServer, tmp_path: Path
 ) -> None:
     port, far = free_port(), free_port()
@@ -81,7 +81,7 @@ async def is_forbidden(tunnels: Running, name: str, port: int) -> None:
 
 
 @pytest.mark.parametrize("side", ["server", "client"])
-async def test_keys_exchanged_anew_under_load_lose_nothing(side: str, tmp_path: Path) -> None:
+async def test_rekeying_under_load_loses_no_data(side: str, tmp_path: Path) -> None:
     port, size = free_port(), 32 * MIB
     options = {"LogLevel": "DEBUG1"} | ({"RekeyLimit": "1M"} if side == "server" else {})
     async with Sshd(tmp_path / "sshd", options=options) as sshd, SinkSource() as service, EchoServer() as echo:
@@ -102,7 +102,7 @@ async def test_keys_exchanged_anew_under_load_lose_nothing(side: str, tmp_path: 
     assert times > 10
 
 
-async def test_a_login_waits_for_the_server_to_throw_out_who_does_not_log_in(echo: EchoServer, tmp_path: Path) -> None:
+async def test_a_login_waits_until_the_server_has_a_free_login_slot(echo: EchoServer, tmp_path: Path) -> None:
     port = free_port()
     async with Sshd(tmp_path / "sshd", options={"MaxStartups": "1", "LoginGraceTime": "5"}) as sshd:
         reader, writer = await by_tcp(sshd.host, sshd.port)  # takes the only login slot and sends nothing
@@ -116,7 +116,7 @@ async def test_a_login_waits_for_the_server_to_throw_out_who_does_not_log_in(ech
 
 
 @pytest.mark.parametrize("checking", ["true", "accept-new"])
-async def test_a_rotated_host_key_is_believed_only_where_the_new_one_was_made_known(
+async def test_a_rotated_host_key_is_trusted_only_after_it_is_added(
     checking: str, echo: EchoServer, tmp_path: Path, keys: Keys
 ) -> None:
     port = free_port()

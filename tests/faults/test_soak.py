@@ -143,7 +143,7 @@ def svg(samples: list[Sample]) -> str:
 
 
 @pytest.mark.timeout(SECONDS * 2 + 120)
-async def test_nothing_grows_however_much_comes_and_goes(
+async def test_memory_descriptors_and_tasks_do_not_grow(
     echo: EchoServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # The test itself must not grow: pytest keeps log records, and each start of sshd reads its whole log.

@@ -41,7 +41,7 @@ class Strict:
 
 
 @pytest.mark.parametrize("clients_wait", [False, True])
-def test_a_wrong_key_on_twenty_processes_is_tried_five_times_in_ten_minutes_at_most(*, clients_wait: bool) -> None:
+def test_a_wrong_key_is_tried_at_most_five_times_in_ten_minutes(*, clients_wait: bool) -> None:
     """Simulate an hour. Held clients, which shorten the backoff of other failures, change nothing."""
     server = Strict()
     worlds = [World() for _ in range(PROCESSES)]
@@ -68,7 +68,7 @@ def test_a_wrong_key_on_twenty_processes_is_tried_five_times_in_ten_minutes_at_m
     assert worst <= LOGINS
 
 
-async def test_beside_twenty_wrong_keys_a_healthy_neighbour_is_back_within_seconds(
+async def test_twenty_wrong_keys_do_not_delay_a_process_with_the_right_key(
     echo: EchoServer, keys: Keys, tmp_path: Path
 ) -> None:
     """Each process dials another address of the server, so that no process waits for another one."""

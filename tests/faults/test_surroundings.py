@@ -78,7 +78,7 @@ def full_pipe() -> Iterator[int]:
         os.close(writes)
 
 
-async def test_a_log_that_nobody_reads_holds_nobody_up(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> None:
+async def test_a_log_without_a_reader_delays_no_client(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> None:
     port, config = free_port(), tmp_path / "tunnels.yaml"
     config.write_text(file(sshd, local("echo", port, echo.port, audit="true")))
     with full_pipe() as writes:
@@ -104,7 +104,7 @@ async def test_a_log_on_a_full_disk_is_no_failure(sshd: Sshd, echo: EchoServer, 
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-async def test_a_file_without_end_does_not_hold_up_the_end(number: signal.Signals, tmp_path: Path) -> None:
+async def test_an_endless_file_does_not_delay_the_shutdown(number: signal.Signals, tmp_path: Path) -> None:
     pipe = tmp_path / "tunnels.yaml"
     os.mkfifo(pipe)
     async with run(pipe) as process:
@@ -113,7 +113,7 @@ async def test_a_file_without_end_does_not_hold_up_the_end(number: signal.Signal
             assert await exit_code(process) == 0
 
 
-async def test_standard_input_without_end_does_not_either() -> None:
+async def test_endless_standard_input_does_not_delay_the_shutdown() -> None:
     reads, writes = os.pipe()
     try:
         # A pipe of one page: writing one byte more blocks until the process reads.
@@ -145,7 +145,7 @@ async def test_without_standard_input_there_is_nothing_to_import() -> None:
     assert b"nothing to carry over" in said
 
 
-async def test_without_standard_input_there_is_nothing_to_run_either() -> None:
+async def test_without_standard_input_there_is_nothing_to_run() -> None:
     code, said = await without_stdin("run", *NOWHERE, "-")
     assert (code, said.count(b"\n")) == (2, 1)
     assert b"<stdin>: cannot be read: it was closed" in said
@@ -154,7 +154,7 @@ async def test_without_standard_input_there_is_nothing_to_run_either() -> None:
 # --- signals ----------------------------------------------------------------------------------------------------
 
 
-async def test_a_reload_that_is_asked_for_too_early_does_not_end_it(tmp_path: Path) -> None:
+async def test_an_early_reload_signal_does_not_end_the_process(tmp_path: Path) -> None:
     (tmp_path / "asyncssh.py").write_text(
         "import os, signal, sys\nos.kill(os.getpid(), signal.SIGHUP)\nsys.exit('it goes on')\n"
     )
@@ -168,7 +168,7 @@ async def test_a_reload_that_is_asked_for_too_early_does_not_end_it(tmp_path: Pa
     assert (process.returncode, said) == (1, b"it goes on\n")
 
 
-async def test_signals_that_come_after_its_program_has_ended_do_not_take_the_exit_code(
+async def test_signals_after_the_child_program_ends_keep_its_exit_code(
     sshd: Sshd, echo: EchoServer, tmp_path: Path
 ) -> None:
     (tmp_path / "tunnels.yaml").write_text(file(sshd, local("echo", free_port(), echo.port)))
@@ -217,7 +217,7 @@ def hail(pid: int) -> None:
         os.kill(pid, signal.SIGTERM)
 
 
-def test_in_a_hail_of_signals_none_stops_it_and_none_takes_the_exit_code() -> None:
+def test_continuous_signals_neither_block_it_nor_change_the_exit_code() -> None:
     for _ in range(10):  # asyncio's own handlers succeed four times in ten
         with python("-c", ENDS_WHEN_ASKED) as process:
             assert process.stdout is not None
@@ -226,7 +226,9 @@ def test_in_a_hail_of_signals_none_stops_it_and_none_takes_the_exit_code() -> No
             assert process.poll() == 5
 
 
-async def test_nor_does_one_hurt_the_whole_program(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> None:
+async def test_continuous_signals_do_not_change_the_programs_exit_code(
+    sshd: Sshd, echo: EchoServer, tmp_path: Path
+) -> None:
     port, config = free_port(), tmp_path / "tunnels.yaml"
     config.write_text(file(sshd, local("echo", port, echo.port)))
     with python("-m", "reconciler", "run", *NOWHERE, str(config)) as process:
@@ -264,7 +266,7 @@ def by_proxy_command(sshd: Sshd, echo: EchoServer, port: int, directory: Path) -
     return config
 
 
-async def test_a_proxy_command_carries_clients(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> None:
+async def test_a_proxy_command_serves_clients(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> None:
     port = free_port()
     async with program(by_proxy_command(sshd, echo, port, tmp_path), "--allow-commands") as tunnels:
         await answers(port)
@@ -272,7 +274,7 @@ async def test_a_proxy_command_carries_clients(sshd: Sshd, echo: EchoServer, tmp
         assert "Traceback" not in tunnels.log_text()
 
 
-async def test_what_a_proxy_command_leaves_behind_is_buried(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> None:
+async def test_child_processes_of_a_proxy_command_are_reaped(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> None:
     port = free_port()
     config = by_proxy_command(sshd, echo, port, tmp_path)
     async with program(config, "--allow-commands", through=as_first_process()) as tunnels:
@@ -298,7 +300,7 @@ def child_ids(pid: int) -> list[str]:
 # --- another Python ---------------------------------------------------------------------------------------------
 
 
-async def test_who_speaks_first_is_heard_where_asyncio_reads_what_it_was_told_not_to(
+async def test_early_client_data_is_kept_if_asyncio_reads_while_paused(
     sshd: Sshd, echo: EchoServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Asyncio of Python 3.11.2 (Debian 12) reads from a transport that was paused when it was created."""

@@ -23,7 +23,7 @@ ASLEEP = 60.0 if FULL else 5.0
 HOUR = 3600.0
 
 
-async def test_a_suspended_process_is_back_at_once(echo: EchoServer, tmp_path: Path) -> None:
+async def test_a_suspended_process_works_again_after_it_resumes(echo: EchoServer, tmp_path: Path) -> None:
     await asyncio.gather(
         suspended(echo, tmp_path / "waits", {}),
         suspended(echo, tmp_path / "gives-up", {"ClientAliveInterval": "1", "ClientAliveCountMax": "1"}),
@@ -51,7 +51,7 @@ async def suspended(echo: EchoServer, directory: Path, options: dict[str, str]) 
             assert "fault of this program" not in log, log
 
 
-async def test_a_wall_clock_that_jumps_changes_nothing_but_what_expires(
+async def test_a_jump_of_the_wall_clock_changes_only_expired_tunnels(
     sshd: Sshd,
     echo: EchoServer,
     tmp_path: Path,

@@ -1,4 +1,4 @@
-"""Builders of specs, so that a test names only what matters to it (spec types have no defaults by design)."""
+"""Builders of specs, so that a test names only the relevant fields (spec types have no defaults by design)."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ SETTINGS = TargetSettings(
 
 
 def origin(address: str, port: int = 50_000) -> Origin:
-    """A TCP client's origin, or an unknown one if that is not an address."""
+    """Return a TCP client's origin, or an unknown one if `address` is not an address."""
     return tcp_origin(address, port)
 
 
@@ -127,7 +127,7 @@ def local(
     to: str = "db",
     **more: Any,
 ) -> TunnelSpec:
-    """A local tunnel. `port` may be 0 (any) or a range; `to` is the host it leads to."""
+    """Return a local tunnel. `port` may be 0 (any) or a range. `to` is the host of its destination."""
     first, last = port if isinstance(port, tuple) else (port, port)
     return tunnel(id_, LocalTcp(host, first, last), FarTcp(id_.partition("/")[0], to, 5432), **more)
 
@@ -135,7 +135,7 @@ def local(
 def remote(
     id_: str = "prod/web", port: int = 8080, *, host: str = "127.0.0.1", to: int = 3000, **more: Any
 ) -> TunnelSpec:
-    """A remote tunnel: the server listens, `to` is the port here."""
+    """Return a remote tunnel. `to` is the port of its destination on this machine."""
     return tunnel(id_, RemoteTcp(id_.partition("/")[0], host, port), NearTcp("localhost", to), **more)
 
 
@@ -151,28 +151,28 @@ def desired(*things: TargetSpec | TunnelSpec) -> Desired:
 
 
 class World(Simulator):
-    """A simulated world with the loop in it, for tests to read like a story."""
+    """A simulator with a reconcile loop."""
 
     def __init__(self, *, kind: bool = False) -> None:
         super().__init__(EMPTY, START, kind=kind)
         self.asked = desired()
 
     def edit(self, *things: TargetSpec | TunnelSpec) -> list[Action]:
-        """The file says this now. Returns the steps that are taken at once."""
+        """Set the desired state. Return the actions that are taken at once."""
         self.asked = desired(*things).sharing(self.asked)
         return self.passes()
 
     def passes(self) -> list[Action]:
-        """Passes of the loop until it has nothing to do for now."""
+        """Run passes of the loop until the plan is empty."""
         return list(converge(self, self.asked))
 
     def settled(self, *things: TargetSpec | TunnelSpec) -> list[Action]:
-        """The file says this now, and all goes well."""
+        """Set the desired state, and let every action succeed."""
         steps = self.edit(*things)
         return steps + self.all_well()
 
     def all_well(self) -> list[Action]:
-        """What is under way finishes, and what follows from it, until nothing is left to do now."""
+        """Finish all actions in progress, and those that follow, until the plan is empty."""
         steps: list[Action] = self.passes()
         while self.under_way():
             self.settle()
@@ -183,7 +183,7 @@ class World(Simulator):
         return make_plan(self.asked, self.observe(), self.now()).wake_at
 
     def wait(self, seconds: float) -> list[Action]:
-        """Time passes; the loop wakes when its plans say so. What it begins does not finish by itself."""
+        """Let time pass. The loop wakes at the times in its plans. The actions that it starts do not finish."""
         end = self.now().mono + seconds
         steps: list[Action] = self.passes()
         while (at := self.wake_at()) < end:
@@ -196,7 +196,7 @@ class World(Simulator):
         return [link for link in self.observe().links if phase is None or link.phase is phase]
 
     def link(self) -> LinkState:
-        """The one connection there is."""
+        """Return the only link."""
         (link,) = self.observe().links
         return link
 
@@ -204,7 +204,7 @@ class World(Simulator):
         return list(self.observe().sockets.values())
 
     def socket(self) -> SocketState:
-        """The one socket there is."""
+        """Return the only socket."""
         (socket,) = self.observe().sockets.values()
         return socket
 
@@ -214,7 +214,7 @@ class World(Simulator):
 
 
 def told(steps: Iterable[Action]) -> list[str]:
-    """Steps in a few words each, for a test to compare with."""
+    """Return each action in a few words, for comparison in a test."""
     return [_told(step) for step in steps]
 
 

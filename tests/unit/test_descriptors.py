@@ -1,4 +1,4 @@
-"""Raising the limit of open files, and starting programs with the one that was given."""
+"""Raising the limit of open files, and starting child processes with the original one."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ INFINITE = resource.RLIM_INFINITY
 
 
 class Limits:
-    """The limits of a system that refuses more than `most`, whatever the hard limit is (as macOS does)."""
+    """Simulated limits of a system that refuses more than `most`, whatever the hard limit is (as macOS does)."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, soft: int, hard: int, most: int) -> None:
         self.now = soft, hard
@@ -40,10 +40,10 @@ class Limits:
         (256, INFINITE, 245_760, 65_536),  # macOS: kern.maxfilesperproc
         (256, INFINITE, 12_000, 10_240),
         (256, INFINITE, 300, 256),
-        (1 << 22, 1 << 30, 1 << 30, 1 << 22),  # more than is ever asked for: left as it is
+        (1 << 22, 1 << 30, 1 << 30, 1 << 22),  # more than HIGHEST: unchanged
     ],
 )
-def test_the_soft_limit_is_raised_as_far_as_it_goes(
+def test_the_soft_limit_is_raised_as_far_as_possible(
     monkeypatch: pytest.MonkeyPatch, soft: int, hard: int, most: int, raised: int
 ) -> None:
     limits = Limits(monkeypatch, soft, hard, most)
@@ -80,7 +80,9 @@ def test_a_program_that_cannot_be_started_raises_as_starting_it_does(
         subprocess.run([program], env={"PATH": "/usr/bin:/bin"}, check=False)
 
 
-def test_what_cannot_be_executed_ends_as_a_shell_says_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_program_that_cannot_run_has_the_exit_code_of_a_shell(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setattr(descriptors, "_original", 123)
     program = tmp_path / "program"
     program.write_text(f"#!{tmp_path}/no-such-interpreter\n")

@@ -1,4 +1,4 @@
-"""A pass over what did not change compares pointers: the structure behind the figure of tests/bench/plan_noop.py."""
+"""A pass without changes compares objects by identity; tests/bench/plan_noop.py measures the effect."""
 
 from typing import Any
 
@@ -33,7 +33,7 @@ def test_a_pass_over_identical_objects_compares_none_of_them_deeply(monkeypatch:
 
 
 def test_a_pass_over_equal_objects_hashes_no_listener(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nested dataclasses hash slowly; a quiet pass looks nothing up by them."""
+    """Nested dataclasses hash slowly, so a pass without changes uses none as a key."""
     world = World()
     world.settled(target(), *(local(f"prod/{number}", number + 1) for number in range(50)))
     for number in range(50):
