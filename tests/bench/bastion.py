@@ -1,7 +1,7 @@
-"""A bastion that is killed and gone for 3 s, and one that kills our session: four clients polling, ours and autossh.
+"""A bastion with an outage of 3 s, and a killed session: four polling clients, with this program and with autossh.
 
-How many attempts were refused, and how long after the server's start (the kill) the first one succeeded. The target
-of the design is 0 refused, 0.5 s and 0.3 s (section 11). autossh is a Debian package; without it ours runs alone.
+Prints how many attempts were refused, and the seconds from the server's start (or the kill) to the first success. The
+goals are 0 refused, 0.5 s and 0.3 s. Without autossh (a Debian package) only this program is measured.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""A hundred targets with ten local forwards each: how long until all are up, and in how much memory.
+"""A hundred targets with ten local forwards each: the time until all are up, and the memory.
 
-Ours is one process; its peer is a `ssh -L` process for each target, of which ten are started and the rest is reckoned.
-The target of the design is an RSS below 97 MB (section 11). PSS counts shared pages once.
+This program is one process. Its peer is an `ssh -L` process for each target; ten run, and the total is extrapolated.
+The goal is an RSS below 97 MB. PSS counts shared pages once.
 """
 
 from __future__ import annotations

@@ -120,9 +120,9 @@ def test_the_pipelines_plan_from_a_base_with_the_file_and_from_one_without(
         return subprocess.run(command, cwd=work, env=environ, capture_output=True, text=True, check=False, timeout=60)
 
     def commit() -> str:
-        who = ("-c", "user.name=a", "-c", "user.email=a@example.com")
+        author = ("-c", "user.name=a", "-c", "user.email=a@example.com")
         assert run("git", "add", "-A").returncode == 0
-        assert run("git", *who, "commit", "-q", "-m", "x").returncode == 0
+        assert run("git", *author, "commit", "-q", "-m", "x").returncode == 0
         return run("git", "rev-parse", "HEAD").stdout.strip()
 
     work = tmp_path / "repository"

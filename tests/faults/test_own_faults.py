@@ -216,7 +216,7 @@ INSIDE: dict[str, tuple[Provoke, Any, str, bool]] = {
     "close: half begun": (remove, Listeners, "close", True),
     "close: the acceptor": (remove, Acceptor, "close", False),
     "close: the cancel": (remove, RemoteListeners, "close", False),
-    "close: who waits": (remove, ClientConnector, "turn_away", False),
+    "close: held clients": (remove, ClientConnector, "turn_away", False),
     "drain": (remove, Flows, "drain", False),
     "cut": (remove, Flows, "cut", False),
     "cut: a client": (remove, Relay, "cut", False),

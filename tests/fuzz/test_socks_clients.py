@@ -52,7 +52,7 @@ def test_only_the_data_after_a_request_reaches_the_destination(fuzz: Fuzz, sshd:
                 _send_in_pieces(client, request + payload, where)
                 assert _received(client, len(expected)) == expected
                 client.shutdown(socket.SHUT_WR)
-                assert client.recv(1) == b"", "something came that nobody sent"
+                assert client.recv(1) == b"", "unexpected data"
 
         fuzz.run(st.tuples(st.binary(max_size=3000), cuts, st.booleans()), exchange, examples=60)
     fuzz.figures += figures

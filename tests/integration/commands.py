@@ -1,4 +1,4 @@
-"""The commands as processes: run one to its end, or keep `tunnels run` going and ask it things."""
+"""Runs commands as processes: one to its end, or `tunnels run` with commands that ask it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ WITHIN = 60.0  # seconds: a command's start alone takes some, where the machine 
 
 
 class Ran(NamedTuple):
-    """How a command ended."""
+    """The result of a command."""
 
     code: int
     out: str
@@ -34,7 +34,7 @@ class Ran(NamedTuple):
 async def process(
     *arguments: object, env: Mapping[str, str] | None = None, cwd: Path | None = None
 ) -> AsyncIterator[asyncio.subprocess.Process]:
-    """A running `tunnels`, everything piped; killed when the block is left, if it still runs."""
+    """Run `tunnels` with pipes for its streams. Kill it at the end of the block if it still runs."""
     started = await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",
@@ -55,7 +55,7 @@ async def process(
 
 
 def _environment(more: Mapping[str, str] | None) -> dict[str, str]:
-    """Ours, without what would lead commands to another process than the test's."""
+    """Return this process's environment without the variables that lead commands to another process."""
     ours = {name: value for name, value in os.environ.items() if not name.startswith(("TUNNELS_", "XDG_"))}
     return ours | {"PYTHONPATH": str(Path(__file__).parents[2]), **(more or {})}
 
@@ -63,7 +63,7 @@ def _environment(more: Mapping[str, str] | None) -> dict[str, str]:
 async def ran(
     *arguments: object, env: Mapping[str, str] | None = None, stdin: str = "", cwd: Path | None = None
 ) -> Ran:
-    """A command that ends by itself."""
+    """Run a command to its end and return its result."""
     async with process(*arguments, env=env, cwd=cwd) as started:
         out, err = await asyncio.wait_for(started.communicate(stdin.encode()), WITHIN)
         assert started.returncode is not None
@@ -78,7 +78,7 @@ class Program:
         self.control = control
 
     async def ran(self, *arguments: object, env: Mapping[str, str] | None = None, stdin: str = "") -> Ran:
-        """A command that asks this process."""
+        """Run a command that asks this process."""
         return await ran(*arguments, env={"TUNNELS_CONTROL": str(self.control), **(env or {})}, stdin=stdin)
 
     def edit(self, text: str) -> None:
@@ -89,7 +89,7 @@ class Program:
 
 @contextlib.asynccontextmanager
 async def program(directory: Path, text: str) -> AsyncIterator[Program]:
-    """`tunnels run` on a file with this text, serving its control socket and nothing else."""
+    """Run `tunnels run` on a file with this text and with only its control socket."""
     file, control = directory / "tunnels.yaml", directory / "control.sock"
     file.write_text(text)
     async with process("run", "--control", control, "--listen", "none", file) as started:
@@ -104,7 +104,7 @@ async def program(directory: Path, text: str) -> AsyncIterator[Program]:
 
 
 async def _ended(started: asyncio.subprocess.Process) -> int:
-    """Its exit code when it was told to end, again and again: a test may leave its clients to drain."""
+    """Shut the process down and return its exit code. The signal is repeated, because clients may still drain."""
     async with asyncio.timeout(WITHIN):
         while started.returncode is None:
             # Not by its own method, which looks first whether it has ended, and so takes the exit code from asyncio.
@@ -117,7 +117,7 @@ async def _ended(started: asyncio.subprocess.Process) -> int:
 
 
 async def _drain(started: asyncio.subprocess.Process) -> None:
-    """Show its log where the test fails, and never let it wait for a reader."""
+    """Read its log, so that it never blocks, and show the log if the test fails."""
     assert started.stderr is not None
     while line := await started.stderr.readline():
         sys.stderr.write(line.decode())

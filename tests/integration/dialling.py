@@ -1,4 +1,4 @@
-"""Builders for tests of dialling: hops to the test servers, and a dial that closes what it opened."""
+"""Builders for tests of dialling: hops to the test servers, and a dial that closes its connections."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ OURS = Algorithms(cipher=(), kex=(), mac=(), host_key=())
 
 
 class Server(Protocol):
-    """What the test servers have in common."""
+    """The common attributes of the test servers."""
 
     host: str
     port: int
@@ -41,7 +41,7 @@ class Server(Protocol):
 
 
 def hop(server: Server, **fields: Any) -> Hop:
-    """Logs in to the server with its key, strictly; a field given replaces that."""
+    """Return a hop to the server with its key and strict host key checking. Given fields replace the defaults."""
     usual: dict[str, Any] = {
         "hosts": (Endpoint(server.host, server.port),),
         "user": server.user,
@@ -94,7 +94,7 @@ async def dialled(
 async def failure_of(
     to: Access, *, limit: int = 99, connect_timeout: float = 10.0, environ: Mapping[str, str] | None = None
 ) -> Failure:
-    """Why this dial fails; a test fails where it succeeds."""
+    """Return the failure of a dial. Raises if the dial succeeds."""
     with pytest.raises(DialFailed) as failed:
         async with dialled(to, limit=limit, connect_timeout=connect_timeout, environ=environ):
             pass
@@ -102,7 +102,7 @@ async def failure_of(
 
 
 async def works(connection: asyncssh.SSHClientConnection) -> bool:
-    """Whether the connection still carries something."""
+    """Return True if the connection still works."""
     try:
         return (await connection.run("echo yes", check=True)).stdout == "yes\n"
     except (OSError, asyncssh.Error):

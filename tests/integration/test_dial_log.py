@@ -1,4 +1,4 @@
-"""What asyncssh says reaches the log for targets with `logLevel: debug`, and never a password."""
+"""asyncssh's log records reach the log for targets with `logLevel: debug`, and contain no password."""
 
 from __future__ import annotations
 

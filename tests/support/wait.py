@@ -140,19 +140,19 @@ def _is_ours(port: int) -> bool:
 
 
 def is_heard(path: Path) -> bool:
-    """Whether somebody listens on a unix socket; its file is there a moment before that."""
+    """Return True if a process listens on a unix socket. The file alone exists a moment earlier."""
     with socket.socket(socket.AF_UNIX) as sock:
         return sock.connect_ex(str(path)) == 0
 
 
 def fd_count(pid: int | None = None) -> int:
-    """How many file descriptors a process (this one by default) has open."""
+    """Return how many file descriptors a process (this one by default) has open."""
     own = pid is None or pid == os.getpid()
-    # Listing one's own descriptors opens one more.
+    # Listing the descriptors of this process opens one more.
     return len(list(Path(f"/proc/{pid or 'self'}/fd").iterdir())) - own
 
 
 def rss_bytes(pid: int | None = None) -> int:
-    """Resident memory of a process (this one by default)."""
+    """Return the resident memory of a process (this one by default)."""
     pages = int(Path(f"/proc/{pid or 'self'}/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE")
