@@ -1,4 +1,4 @@
-"""Fixtures: real servers for the tests, and the check that a test leaves no process and no task behind."""
+"""Fixtures: real servers, and a check that a test leaves no process and no task behind."""
 
 import asyncio
 import inspect
@@ -24,17 +24,17 @@ _GRACE_SECONDS = 10.0
 def pytest_configure(config: pytest.Config) -> None:
     container.keep_temporary_directory_to_ourselves()
     if container.is_entered() and config.option.basetemp is None:
-        # By itself pytest names it after the user, as `unknown`, which is a word that tests look for.
+        # The default name would contain `unknown` for the user's name, and tests look for that word.
         config.option.basetemp = container.temporary_root() / "pytest"
-    # A shell starts what it puts in the background with SIGINT ignored, and every program started here would inherit
-    # that: none could be told to end as by Ctrl-C. A handler, unlike SIG_IGN, ends with the exec.
+    # A shell starts background commands with SIGINT ignored, and child processes inherit that, so that no test could
+    # end them with SIGINT. A handler, unlike SIG_IGN, is reset by exec.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture
 def keys(tmp_path: Path) -> Keys:
-    """Makes key pairs in the test's own directory."""
+    """Create key pairs in the test's directory."""
     return Keys(tmp_path / "keys")
 
 
@@ -81,7 +81,7 @@ def postgres() -> Iterator[Postgres]:
 
 @pytest.fixture(autouse=True)
 def nothing_is_left_behind(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Autouse comes first in and last out: every other fixture of the test has ended when this looks."""
+    """Check for left-over processes. An autouse fixture ends last, after all other fixtures of the test."""
     if inspect.iscoroutinefunction(getattr(request, "function", None)):
         request.getfixturevalue("no_task_is_left_behind")
     before = set(processes.children(os.getpid()))
@@ -101,6 +101,6 @@ async def no_task_is_left_behind() -> AsyncIterator[None]:
     yield
     left = asyncio.all_tasks() - before - {asyncio.current_task()}
     if left:
-        # Tasks that are just ending may take a few rounds of the loop.
+        # A task that is ending may need a few iterations of the loop.
         _, left = await asyncio.wait(left, timeout=_GRACE_SECONDS)
     assert not left, f"the test left tasks behind: {left}"

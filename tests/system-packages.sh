@@ -1,8 +1,8 @@
 #!/bin/sh
-# Installs what tests/system-packages.txt names and this machine lacks; without root it says what is missing and fails.
+# Installs the missing packages of tests/system-packages.txt. Without root it names them and fails.
 set -eu
 
-# sshd is not on an ordinary user's PATH, initdb on nobody's.
+# An ordinary user's PATH lacks sshd, and every PATH lacks initdb.
 for directory in /usr/sbin /sbin /usr/lib/postgresql/*/bin; do
     PATH="$PATH:$directory"
 done
@@ -20,11 +20,11 @@ if [ -z "$missing" ]; then
     exit 0
 fi
 if [ "$(id -u)" -ne 0 ] || ! command -v apt-get >/dev/null; then
-    echo "The tests need these Debian packages (or what takes their place here), and only root can install them:$missing" >&2
+    echo "missing packages:$missing: install them as root (names of Debian; other systems have equivalents)" >&2
     exit 1
 fi
 
-# The servers are for the tests to start: their packages must not start them.
+# The tests start the servers themselves, so the packages must not.
 policy=/usr/sbin/policy-rc.d
 if [ ! -e $policy ]; then
     trap 'rm -f $policy' EXIT

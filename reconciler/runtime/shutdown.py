@@ -74,7 +74,7 @@ class Shutdown:
     def handle_signals(self) -> Iterator[None]:
         """SIGTERM and SIGINT request shutdown, SIGHUP reloads. After a shutdown, signals are ignored."""
         # A signal during interpreter exit would kill a process that has already shut down.
-        with self._signals.heard(deaf_after=lambda: self.is_requested):
+        with self._signals.handled(ignore_after=lambda: self.is_requested):
             self.install_handlers()
             yield
 

@@ -1,1 +1,1 @@
-"""Operating-system helpers that are not SSH. Imports nothing of the project but the core."""
+"""Operating-system helpers that are not SSH. Imports only the core from this project."""

@@ -1,7 +1,7 @@
-"""Listening sockets of our own: binding them, and nothing else.
+"""Binds the listening sockets of this process.
 
-Owns the way an address becomes bound sockets. In: a `LocalTcp` or `LocalUnix`. Out: `Bound`, listening already (so
-that a client is never refused once its tunnel is announced). Raises OSError, which failures.py translates.
+Input: a `LocalTcp` or `LocalUnix`. Output: a `Bound`, already listening, so that no client is refused after its tunnel
+is announced. Raises OSError, which `ssh/errors/channel_errors.py` translates.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _LONGEST_GID, _LARGEST_GID = 10, 2**32 - 2  # digits and value; -1 leaves the gr
 
 @dataclass(frozen=True, slots=True)
 class Bound:
-    """Sockets that listen, the address to show for them, and the unix listener, if it is one."""
+    """The listening sockets of one address, the address to show, and the unix listener if the address is a path."""
 
     sockets: tuple[socket.socket, ...]
     address: str
@@ -31,11 +31,11 @@ class Bound:
 
     @property
     def descriptors(self) -> int:
-        """How many of them it has."""
-        return len(self.sockets) + (self.unix is not None)  # its lock
+        """The number of open descriptors. A unix listener has one more for its lock."""
+        return len(self.sockets) + (self.unix is not None)
 
     def close(self) -> None:
-        """Stop listening, and remove a unix socket's file. Raises nothing."""
+        """Stop listening and remove a unix socket's file. Raises nothing."""
         if self.unix is not None:
             self.unix.close()
         for sock in self.sockets:
@@ -43,7 +43,7 @@ class Bound:
 
 
 def descriptors_of(listen: LocalTcp | LocalUnix) -> int:
-    """How many descriptors it takes to listen there; of a name, as many as of one with an IPv4 and an IPv6 address."""
+    """Return how many descriptors listening there takes. A host name counts as one IPv4 and one IPv6 address."""
     match listen:
         case LocalTcp(host=host):
             try:
@@ -56,7 +56,7 @@ def descriptors_of(listen: LocalTcp | LocalUnix) -> int:
 
 
 async def bind(listen: LocalTcp | LocalUnix, previous: int = 0) -> Bound:
-    """Bind and listen. `previous` is a port to prefer where the choice is ours (kept across a restart)."""
+    """Bind and listen. `previous` is the port of an earlier run, preferred if `listen` allows a choice."""
     match listen:
         case LocalTcp():
             return await _bind_tcp(listen, previous)
@@ -68,11 +68,11 @@ async def bind(listen: LocalTcp | LocalUnix, previous: int = 0) -> Bound:
 
 
 async def _bind_tcp(listen: LocalTcp, previous: int) -> Bound:
-    places = await _addresses(listen.host)
+    addresses = await _addresses(listen.host)
     last: OSError | None = None
     for port in _ports(listen, previous):
         try:
-            return _bind_all(places, port, listen.host)
+            return _bind_all(addresses, port, listen.host)
         except OSError as error:
             if error.errno != errno.EADDRINUSE:
                 raise
@@ -88,20 +88,23 @@ def _ports(listen: LocalTcp, previous: int) -> list[int]:
 
 
 async def _addresses(host: str) -> list[tuple[socket.AddressFamily, str]]:
-    """Every address the host means, as ssh does: a name such as localhost may be one of each IP version."""
+    """Return every address of the host, as ssh does: localhost may have one of each IP version."""
     if host in ("*", ""):
-        everywhere = [(socket.AF_INET, "0.0.0.0"), (socket.AF_INET6, "::")]  # noqa: S104 - asked for by "*"
-        return everywhere if socket.has_ipv6 else everywhere[:1]
+        wildcards = [(socket.AF_INET, "0.0.0.0"), (socket.AF_INET6, "::")]  # noqa: S104 - the configuration says "*"
+        return wildcards if socket.has_ipv6 else wildcards[:1]
     infos = await asyncio.get_running_loop().getaddrinfo(host, 0, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     return list(dict.fromkeys((family, str(address[0])) for family, _, _, _, address in infos))
 
 
-def _bind_all(places: list[tuple[socket.AddressFamily, str]], port: int, host: str) -> Bound:
-    """The same port on every address, or none at all; an IP version the machine lacks is left out if another works."""
+def _bind_all(addresses: list[tuple[socket.AddressFamily, str]], port: int, host: str) -> Bound:
+    """Bind the same port on every address, or on none.
+
+    An address of an IP version that the machine lacks is skipped if another address can be bound.
+    """
     sockets: list[socket.socket] = []
     missing: OSError | None = None
     try:
-        for family, address in places:
+        for family, address in addresses:
             try:
                 sock = _listening(family, address, port)
             except OSError as error:
@@ -145,7 +148,7 @@ def _bind_unix(listen: LocalUnix) -> Bound:
 
 
 def _group(name: str) -> int:
-    """Return the gid of a group, given by its name or its number. Raises OSError."""
+    """Return the gid of a group name or number. Raises OSError."""
     if name.isascii() and name.isdigit():
         if len(name) > _LONGEST_GID or int(name) > _LARGEST_GID:
             raise OSError(errno.EINVAL, f"group {name[:_LONGEST_GID]} is out of range: expected 0 to {_LARGEST_GID}")

@@ -1,7 +1,7 @@
-"""Threads that no end of the program waits for.
+"""An executor of daemon threads: neither the event loop nor the interpreter joins them at exit.
 
-A name server that is silent, a file on a server that is gone, a pipe that nobody writes to: each holds its thread for
-minutes, or for ever. Those of any other executor are joined when the loop is closed, and again when Python ends.
+A silent name server, a file on an unreachable server or a pipe without a writer blocks its thread for minutes or for
+ever. The threads of any other executor are joined when the loop closes, and again when Python exits.
 """
 
 from __future__ import annotations
@@ -18,33 +18,36 @@ T = TypeVar("T")
 
 
 class DaemonThreads(ThreadPoolExecutor):
-    """At most so many, started when needed. A ThreadPoolExecutor by name: a loop takes nothing else for its default."""
+    """An executor with at most `max_workers` daemon threads, started on demand.
 
-    def __init__(self, most: int) -> None:
-        super().__init__(most)
-        self._most = most
+    It derives from ThreadPoolExecutor because a loop accepts no other class as its default executor.
+    """
+
+    def __init__(self, max_workers: int) -> None:
+        super().__init__(max_workers)
+        self._max = max_workers
         self._started = 0
         self._unfinished = 0
         self._lock = threading.Lock()
         self._work: SimpleQueue[tuple[Future[object], Callable[[], object]]] = SimpleQueue()
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
-        """Raises RuntimeError where no thread at all can be started."""
+        """Queue a call and return its future. Raises RuntimeError if not even one thread can be started."""
         future: Future[T] = Future()
         with self._lock:
-            if self._unfinished >= self._started and self._started < self._most:
+            if self._unfinished >= self._started and self._started < self._max:
                 self._start()
             self._unfinished += 1
-        self._work.put((future, partial(fn, *args, **kwargs)))  # type: ignore[arg-type]  # whatever it is of
+        self._work.put((future, partial(fn, *args, **kwargs)))  # type: ignore[arg-type]  # of any type
         return future
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """Nobody is waited for."""
+        """Return at once: no thread is joined."""
 
     def _start(self) -> None:
         try:
-            threading.Thread(target=self._run, name="aside", daemon=True).start()
-        except RuntimeError:  # there may be no more of them; those that there are do the work, one thing after another
+            threading.Thread(target=self._run, name="daemon", daemon=True).start()
+        except RuntimeError:  # the thread limit is reached: the existing threads do the work
             if not self._started:
                 raise
         else:
@@ -53,13 +56,13 @@ class DaemonThreads(ThreadPoolExecutor):
     def _run(self) -> None:
         while True:
             future, function = self._work.get()
-            if future.set_running_or_notify_cancel():  # else nobody waits any more
+            if future.set_running_or_notify_cancel():  # False: the caller cancelled it
                 try:
                     result = function()
-                except BaseException as error:  # noqa: BLE001 - whatever it is, it is for the one who waits
+                except BaseException as error:  # noqa: BLE001 - the future passes it to the caller
                     future.set_exception(error)
                 else:
                     future.set_result(result)
-            del future, function  # they are not to live until the next one comes
+            del future, function  # else both stay alive until the next call
             with self._lock:
                 self._unfinished -= 1

@@ -1,7 +1,7 @@
-"""Directories as descriptors: what is made, changed or removed in one is named relative to the opened directory.
+"""Creates, changes and removes files relative to an opened directory.
 
-A path is resolved anew at each call, and another user who may write to one of its directories can exchange a part of
-it for a symbolic link between two calls. A descriptor stays on the directory that was opened.
+The kernel resolves a path at each call. Between two calls, another user with write permission in one of its
+directories can replace a part of it by a symbolic link. A descriptor stays on the directory that was opened.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from pathlib import Path
 
 from reconciler.system.redaction import redact
 
-_LONGEST = 4095  # bytes of a path: PATH_MAX of Linux, without the NUL. Elsewhere it is less, and the system says so
+_LONGEST = 4095  # bytes: PATH_MAX of Linux without the NUL. Other systems have a lower limit and raise OSError
 _SHOWN = 100
 _FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
 
 @contextlib.contextmanager
 def opened_parent(path: str) -> Iterator[tuple[int, str]]:
-    """Open the directory that a path lies in. Yields its descriptor and the path's last part. Raises OSError.
+    """Open the parent directory of a path. Yields its descriptor and the path's last part. Raises OSError.
 
-    Links in the directory's own path are followed, as for every other program.
+    Symbolic links in the directory's own path are followed.
     """
     check_path(path)
     directory = os.open(Path(path).parent, _FLAGS)
@@ -36,7 +36,7 @@ def opened_parent(path: str) -> Iterator[tuple[int, str]]:
 
 
 def check_path(path: str) -> None:
-    """Raise OSError unless the path can name a file: no NUL byte (C would end the path there), no missing name."""
+    """Raise OSError unless the path can name a file: it has a last part and no NUL byte (C ends the path there)."""
     try:
         encoded = os.fsencode(path)
     except UnicodeEncodeError:
@@ -50,12 +50,12 @@ def check_path(path: str) -> None:
 
 
 def make_parents(path: str) -> None:
-    """Make the directory that a path lies in, and those above it, where they are missing. Raises OSError.
+    """Create the missing parent directories of a path. Raises OSError.
 
-    Not `Path.mkdir(parents=True)`: it calls itself for each part of the path, and raises RecursionError at 1,000.
+    Not `Path.mkdir(parents=True)`: it recurses for each part of the path and raises RecursionError at 1,000 parts.
     """
     missing: list[str] = []
-    directory = os.path.dirname(path)  # noqa: PTH120 - of a path with thousands of parts, at each of them
+    directory = os.path.dirname(path)  # noqa: PTH120 - a Path for each of thousands of parts is slow
     while directory and not os.path.lexists(directory):
         missing.append(directory)
         directory = os.path.dirname(directory)  # noqa: PTH120
@@ -66,10 +66,10 @@ def make_parents(path: str) -> None:
 
 @contextlib.contextmanager
 def private_directory(parent: int) -> Iterator[tuple[int, str]]:
-    """Make an empty directory in `parent` that no other user can enter. Yields its descriptor and its name.
+    """Create an empty directory in `parent` that no other user can enter. Yields its descriptor and its name.
 
-    What is made in it can be given its mode and owner without another user exchanging it meanwhile; a rename then
-    publishes it. The directory is removed at the end. Raises OSError.
+    A file in it can get its mode and owner while no other user can replace it. A rename then publishes it. The
+    directory is removed at the end. Raises OSError.
     """
     name = temporary_name()
     os.mkdir(name, 0o700, dir_fd=parent)
@@ -86,12 +86,12 @@ def private_directory(parent: int) -> Iterator[tuple[int, str]]:
 
 
 def temporary_name() -> str:
-    """Return a name that nothing has yet, and which tells whose it is should a killed process leave it behind."""
+    """Return an unused file name. Its prefix names this program, in case a killed process leaves the file behind."""
     return f".tunnels-{secrets.token_hex(6)}"
 
 
 def lstat_in(directory: int, name: str) -> os.stat_result | None:
-    """Return the status of a directory's entry (of the link itself, if it is one); None: there is no such entry."""
+    """Return the status of a directory's entry, without following a link, or None if there is no such entry."""
     try:
         return os.stat(name, dir_fd=directory, follow_symlinks=False)
     except FileNotFoundError:
@@ -99,7 +99,7 @@ def lstat_in(directory: int, name: str) -> os.stat_result | None:
 
 
 def unlink_if_same(directory: int, name: str, status: os.stat_result) -> None:
-    """Remove a directory's entry if it still is the file of that status."""
+    """Remove a directory's entry if it is still the file with that status."""
     found = lstat_in(directory, name)
     if found is not None and os.path.samestat(found, status):
         with contextlib.suppress(FileNotFoundError):
@@ -107,10 +107,10 @@ def unlink_if_same(directory: int, name: str, status: os.stat_result) -> None:
 
 
 def place(source: int, temporary: str, target: int, name: str, *, replace: bool) -> None:
-    """Publish a finished file of one directory under its name in another (or the same) one, at once and whole.
+    """Publish a finished file under `name` in the target directory in one atomic step.
 
-    Without `replace` FileExistsError is raised if there is anything under the name. A file system without hard links
-    has no such call: what another program puts there in that very moment is then replaced.
+    Without `replace`, raises FileExistsError if the name exists. A file system without hard links has no such atomic
+    call: there, a file that another program creates at the same moment is replaced.
     """
     if not replace:
         try:
@@ -127,8 +127,8 @@ def place(source: int, temporary: str, target: int, name: str, *, replace: bool)
 
 
 def _require_private(directory: int, name: str) -> None:
-    """In a directory where others may remove what is ours, the one that was opened may not be the one that was made."""
+    """Check that the opened directory is the one that was made: other users may be able to rename entries here."""
     status = os.fstat(directory)
     is_private = status.st_uid == os.geteuid() and not stat.S_IMODE(status.st_mode) & 0o077
     if not is_private or os.listdir(directory):
-        raise PermissionError(errno.EPERM, "another user exchanged a directory that was just made", name)
+        raise PermissionError(errno.EPERM, "another user replaced a directory that was just made", name)

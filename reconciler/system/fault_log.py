@@ -1,6 +1,6 @@
-"""Logs faults of this program: each with its traceback when it is new, and then at growing intervals, counted.
+"""Logs faults of this program: a new fault with its traceback, repetitions as a count at doubling intervals.
 
-A fault may come back in each pass of the loop. A traceback each time would fill the disk, and none would hide it.
+A fault may recur in each pass of the loop. A traceback each time would fill the disk.
 """
 
 from __future__ import annotations
@@ -9,22 +9,22 @@ import logging
 
 log = logging.getLogger(__name__)
 
-_MOST = 256  # distinct faults that are remembered
+_MOST = 256  # distinct faults that are counted
 
 _Distinct = tuple[str, type[BaseException], str, int]
 
 
 class FaultLog:
-    """Which faults were logged, and how often each came."""
+    """Logs faults and counts how often each occurred."""
 
     def __init__(self) -> None:
         self._counts: dict[_Distinct, int] = {}
 
     def tell(self, what: str, error: BaseException, *, subject: str = "") -> None:
-        """Log a fault: `what` happened, in words, and to which target or tunnel (its name or its id)."""
+        """Log a fault. `what` says what failed, `subject` is the name or id of the target or tunnel."""
         distinct = (f"{subject}: {what}", type(error), *_origin(error))
         count = self._counts.pop(distinct, 0) + 1
-        self._counts[distinct] = count  # the last one that came is the last one to be dropped
+        self._counts[distinct] = count  # at the end: the oldest fault is dropped first
         if len(self._counts) > _MOST:
             del self._counts[next(iter(self._counts))]
         about = f"{subject}: " if subject else ""
@@ -38,7 +38,7 @@ class FaultLog:
 
 
 def _origin(error: BaseException) -> tuple[str, int]:
-    """The innermost line of the traceback: it tells faults of one type apart."""
+    """Return the innermost line of the traceback, which distinguishes faults of one type."""
     trace = error.__traceback__
     if trace is None:
         return "", 0

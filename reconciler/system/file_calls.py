@@ -1,12 +1,12 @@
-"""Calls that touch a path, each in a daemon thread and with a deadline.
+"""Runs file calls in daemon threads, each with a deadline.
 
-A path on a file system that is gone can block a call for ever, a mere stat included. So no such call runs on the event
-loop, and none is waited for without end:
+On an unreachable file system any call can block for ever, even stat. So no file call runs on the event loop, and each
+has a deadline:
 
-- Calls for one path run one at a time. The others wait in line, without a thread.
-- A call without an answer by its deadline raises PathHangsError. Its thread is left behind, and until it returns every
-  further call for that path fails at once.
-- A call that waits for a thread gets a new one, up to a limit: paths that hang do not delay the other paths.
+- Calls for one path run one at a time. Waiting calls take no thread.
+- A call that misses its deadline raises PathHangsError. Its thread is abandoned, and until that thread returns, every
+  further call for the path fails at once.
+- A call that waits for a thread gets a new one, up to a limit, so paths that hang do not delay other paths.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ from reconciler.system.read_file import read_regular
 T = TypeVar("T")
 
 SECONDS = 5.0  # the deadline of a call
-_THREADS = 4  # started whenever calls wait
-_THREADS_MAX = 512  # started while threads hang; each takes some 50 KB
-_PATIENCE = 0.2  # seconds that a call waits for one of the first threads
+_THREADS = 4  # threads in normal operation
+_THREADS_MAX = 512  # threads while some hang; each takes about 50 KB
+_PATIENCE = 0.2  # seconds that a call waits for a thread before another one is started
 
 
 class PathHangsError(OSError):
@@ -46,20 +46,20 @@ class _Call:
 
 
 class FileCalls:
-    """The threads, and the lines of calls before each path. `most` threads, hanging ones included."""
+    """Threads that run file calls, with a queue for each path. At most `most` threads, including those that hang."""
 
     def __init__(self, most: int = _THREADS_MAX) -> None:
         self._most = most
         self._lock = threading.Lock()
-        self._ready: SimpleQueue[_Call] = SimpleQueue()  # the first of each line that waits for a thread
+        self._ready: SimpleQueue[_Call] = SimpleQueue()  # the first call of each path's queue that waits for a thread
         self._lines: dict[str, deque[_Call]] = {}
         self._hanging: set[str] = set()
         self._threads = 0
-        self._unfinished = 0  # calls that are ready or run
+        self._unfinished = 0  # calls that are ready or running
 
     @property
     def hanging(self) -> int:
-        """How many paths hang."""
+        """The number of paths that hang."""
         return len(self._hanging)
 
     async def ask(self, path: str, function: Callable[[], T], seconds: float = SECONDS) -> T:
@@ -73,7 +73,7 @@ class FileCalls:
                 done, _ = await asyncio.wait({future}, timeout=max(0.0, seconds - _PATIENCE))
             if not done:
                 raise self._give_up(call, seconds)
-            return future.result()  # type: ignore[no-any-return]  # of this function
+            return future.result()  # type: ignore[no-any-return]  # the future is this function's
         finally:
             future.cancel()
 
@@ -87,13 +87,13 @@ class FileCalls:
     def wait_all(
         self, paths: Iterable[str], function: Callable[[str], T], seconds: float = SECONDS
     ) -> dict[str, T | OSError]:
-        """The result of `function` for each path, or its OSError, within `seconds` for all of them together."""
+        """Return the result of `function` for each path, or its OSError. `seconds` is the deadline of all together."""
         give_up_at = time.monotonic() + seconds
         answers: dict[str, T | OSError] = {}
         calls: list[_Call] = []
         for path in dict.fromkeys(paths):
             try:
-                calls.append(self._submit(path, lambda path=path: function(path)))  # type: ignore[misc]  # of mypy
+                calls.append(self._submit(path, lambda path=path: function(path)))  # type: ignore[misc]  # mypy cannot infer this lambda
             except OSError as error:
                 answers[path] = error
         left = wait_for([call.future for call in calls], min(_PATIENCE, seconds)).not_done
@@ -112,7 +112,7 @@ class FileCalls:
         call = _Call(path, function)
         with self._lock:
             if path in self._hanging:
-                raise PathHangsError(errno.ETIMEDOUT, "it does not answer: an earlier call for it still waits", path)
+                raise PathHangsError(errno.ETIMEDOUT, "it does not answer: an earlier call for it still blocks", path)
             line = self._lines.setdefault(path, deque())
             line.append(call)
             if len(line) == 1:
@@ -135,12 +135,12 @@ class FileCalls:
     def _start(self) -> None:
         try:
             threading.Thread(target=self._run, name="file", daemon=True).start()
-        except RuntimeError:  # no more of them now: those there are do the work, or the call has its deadline
+        except RuntimeError:  # the thread limit is reached: an existing thread runs the call, or its deadline passes
             return
         self._threads += 1
 
     def _give_up(self, call: _Call, seconds: float) -> PathHangsError:
-        call.future.cancel()  # of one that runs: without effect
+        call.future.cancel()  # no effect on a running call
         with self._lock:
             line = self._lines.get(call.path)
             if line and line[0].started:
@@ -155,7 +155,7 @@ class FileCalls:
             if call.future.set_running_or_notify_cancel():
                 try:
                     result = call.function()
-                except BaseException as error:  # noqa: BLE001 - it belongs to the caller
+                except BaseException as error:  # noqa: BLE001 - the future passes it to the caller
                     self._finished(call)
                     call.future.set_exception(error)
                 else:
@@ -164,7 +164,7 @@ class FileCalls:
                     del result
             else:
                 self._finished(call)
-            del call  # a content must not live until the next call
+            del call  # else the result stays in memory until the next call
             with self._lock:
                 if self._threads > max(_THREADS, self._unfinished):
                     self._threads -= 1
@@ -186,7 +186,7 @@ FILES = FileCalls()
 
 
 async def read(path: str, limit: int, within: str = "") -> bytes:
-    """The content of a regular file of at most `limit` bytes, inside `within`. Raises OSError; see read_file.py."""
+    """Return the content of a regular file of at most `limit` bytes, inside `within`. Raises as `read_regular` does."""
     return await FILES.ask(path, lambda: read_regular(path, limit, within))
 
 

@@ -1,7 +1,7 @@
-"""A lock for a path, held by one process at a time: an empty file beside it, locked with flock(2).
+"""Locks a path for one process at a time: flock(2) on an empty file in the same directory.
 
-The lock file is opened without following links and must be a regular file of this user's with one name. Nothing is
-ever written to it, so that a file that another user put in its place cannot lose its content.
+The lock file is opened without following links. It must be a regular file of this user with a single hard link.
+Nothing is written to it, so a file that another user put in its place keeps its content.
 """
 
 from __future__ import annotations
@@ -13,19 +13,18 @@ import stat
 
 from reconciler.system.directory import lstat_in, unlink_if_same
 
-# O_NONBLOCK: opening a pipe that somebody put there must not wait.
+# O_NONBLOCK: opening a pipe in the lock file's place must not wait.
 _FLAGS = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
 
 
 def acquire(directory: int, name: str) -> int:
-    """Lock the path of that name in the directory and return the lock's descriptor.
+    """Lock the entry `name` of the directory and return the lock's descriptor.
 
-    Raises OSError: EADDRINUSE if another process holds the lock, EEXIST if something else is where the lock file is
-    to be.
+    Raises OSError: EADDRINUSE if another process holds the lock, EEXIST if another file has the lock file's name.
     """
     lock = _lock_name(name)
     before = lstat_in(directory, lock)
-    if before is not None:  # opening a device may do something
+    if before is not None:  # opening a device may have side effects
         _require_lock_file(before, lock)
     try:
         descriptor = os.open(lock, _FLAGS, 0o600, dir_fd=directory)
@@ -38,7 +37,7 @@ def acquire(directory: int, name: str) -> int:
         _require_lock_file(status, lock)
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         if not os.path.samestat(status, os.stat(lock, dir_fd=directory, follow_symlinks=False)):
-            raise BlockingIOError  # noqa: TRY301 - its holder has just removed it: the next try makes another
+            raise BlockingIOError  # noqa: TRY301 - its holder has just removed it; the next attempt creates a new one
     except (BlockingIOError, FileNotFoundError):
         os.close(descriptor)
         raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE), name) from None
@@ -49,9 +48,9 @@ def acquire(directory: int, name: str) -> int:
 
 
 def unlink(directory: int, name: str, lock: int) -> None:
-    """Remove the lock file, if it is still the one that is locked, and empty. Closing the descriptor ends the lock.
+    """Remove the lock file if it is empty and still the locked one. Raises OSError.
 
-    Raises OSError.
+    Closing the descriptor releases the lock.
     """
     status = os.fstat(lock)
     if not status.st_size:
@@ -59,7 +58,7 @@ def unlink(directory: int, name: str, lock: int) -> None:
 
 
 def _lock_name(name: str) -> str:
-    """Not `name.lock`: `poetry` has a `poetry.lock` beside it."""
+    """Return the lock file's name. Not `name.lock`: a path `poetry` may have a `poetry.lock` beside it."""
     return f".{name}.tunnels-lock"
 
 
@@ -69,4 +68,4 @@ def _require_lock_file(status: os.stat_result, lock: str) -> None:
 
 
 def _in_the_way(lock: str) -> OSError:
-    return OSError(errno.EEXIST, f"{lock} beside it is not a lock file of this user's: remove it", lock)
+    return OSError(errno.EEXIST, f"{lock} in the same directory is not a lock file of this user: remove it", lock)

@@ -1,6 +1,6 @@
-"""The credentials of the process at the other end of a unix socket, as the kernel recorded them.
+"""Reads the credentials of the process at the other end of a unix socket, as the kernel recorded them.
 
-For a client these are the server's credentials when it called listen(), for a server the client's when it connected.
+A client gets the server's credentials at the time of listen(), a server gets the client's at the time of connect().
 Linux: SO_PEERCRED (unix(7)). macOS: LOCAL_PEERCRED (sys/un.h), which has no process id.
 """
 
@@ -17,7 +17,7 @@ _XUCRED_SIZE = 76
 
 
 def peer_uid(sock: Any) -> int | None:
-    """Return the peer's effective uid, None where the system cannot tell."""
+    """Return the peer's effective uid, or None if the system does not say."""
     if sock is None:
         return None
     try:
@@ -29,7 +29,7 @@ def peer_uid(sock: Any) -> int | None:
 
 
 def peer_pid(sock: Any) -> int | None:
-    """Return the peer's process id, None where the system cannot tell. 0: a process of another pid namespace."""
+    """Return the peer's process id, or None if the system does not say. 0 is a process in another pid namespace."""
     try:
         return _linux(sock)[0] if hasattr(socket, "SO_PEERCRED") else None
     except OSError:

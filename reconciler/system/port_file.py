@@ -1,10 +1,9 @@
-"""Port files: small files that tell a port to other programs, replaced only if this program wrote them.
+"""Writes port files: small files from which other programs read a port. Replaces only files that this program wrote.
 
-A wrong path must not cost anybody a file, and a port looks like much else: a pid file holds a number and a line end,
-too. So a port file carries marks that programs do not leave by chance: mode 0444, and a modification time without a
-fraction of a second. They need nothing but the file itself, so that a process that was killed finds its file again.
-Anything else under the path is left alone: a directory, a device, a pipe, a socket, a link, another user's file, an
-empty one.
+A mistyped path must not destroy another file, and content alone is no proof: a pid file is a number and a newline too.
+So a port file has two marks that other programs do not leave by chance: mode 0444, and a modification time without a
+fraction of a second. The marks are in the file itself, so a restarted process recognizes the file of a killed one.
+Anything else at the path stays as it is: a directory, device, pipe, socket, link, empty file or another user's file.
 """
 
 from __future__ import annotations
@@ -27,14 +26,13 @@ _OLD = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 
 
 class NotPortFileError(OSError):
-    """Something else is under the path. `strerror` names what it is, and what would be right."""
+    """The path exists and is not a port file. `strerror` says what it is and what to do."""
 
 
 def write_port_file(path: str, port: int) -> None:
-    """Write a port to a file; its directory is made where there is none. A reader sees the old or the new one, whole.
+    """Write a port to a file atomically, and create missing parent directories. Blocks as file calls do.
 
-    Raises NotPortFileError if something else is there, another OSError if the file cannot be written. It blocks as
-    files do.
+    Raises NotPortFileError if the path exists and is not a port file, another OSError if the file cannot be written.
     """
     check_path(path)
     make_parents(path)
@@ -52,31 +50,31 @@ def write_port_file(path: str, port: int) -> None:
                 os.close(descriptor)
             place(directory, temporary, directory, name, replace=is_there)
         except FileExistsError:
-            raise _not_ours("another program has just made it", path) from None
+            raise _not_port_file("another program has just created it", path) from None
         finally:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(temporary, dir_fd=directory)
 
 
 def _require_port_file(directory: int, name: str, path: str) -> bool:
-    """Return True if a port file of ours is there, False if nothing is; raise NotPortFileError otherwise.
+    """Return True if the path is a port file, False if it does not exist. Raises NotPortFileError otherwise.
 
-    The type is looked at first: opening a device may do something, and opening a pipe may wait.
+    The type is checked before the open: opening a device may have side effects, and opening a pipe may wait.
     """
     status = lstat_in(directory, name)
     if status is None:
         return False
     if not stat.S_ISREG(status.st_mode):
-        raise _not_ours(_kind(status.st_mode), path)
+        raise _not_port_file(_kind(status.st_mode), path)
     if status.st_uid != os.geteuid():
-        raise _not_ours(f"it belongs to uid {status.st_uid}", path)
+        raise _not_port_file(f"it belongs to uid {status.st_uid}", path)
     if stat.S_IMODE(status.st_mode) != _MODE or status.st_mtime_ns % _SECOND or status.st_size > _LONGEST:
-        raise _not_ours("it holds something else than a port that this program wrote", path)
+        raise _not_port_file("it does not hold a port that this program wrote", path)
     descriptor = os.open(name, _OLD, dir_fd=directory)
     try:
         is_same = os.path.samestat(status, os.fstat(descriptor))
         if not is_same or _PORT.fullmatch(os.read(descriptor, _LONGEST + 1)) is None:
-            raise _not_ours("it holds something else than a port", path)
+            raise _not_port_file("it does not hold a port", path)
     finally:
         os.close(descriptor)
     return True
@@ -90,6 +88,6 @@ def _kind(mode: int) -> str:
     return "it is a pipe, a socket or a device"
 
 
-def _not_ours(what: str, path: str) -> NotPortFileError:
-    text = f"{what}, and is left alone: remove it, or name a file that is not there yet"
+def _not_port_file(what: str, path: str) -> NotPortFileError:
+    text = f"{what} and stays unchanged: remove it, or name a file that does not exist"
     return NotPortFileError(errno.EEXIST, text, path)

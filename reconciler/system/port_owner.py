@@ -1,7 +1,7 @@
-"""Who holds a TCP port on this machine, where it can be known: Linux, and a process whose descriptors we may read.
+"""Finds the process that listens on a TCP port of this machine. Linux only; needs permission to read its descriptors.
 
-Reads /proc/net/tcp{,6} for the listening socket's inode and looks for the process that has it open. The answer is kept
-by inode: a taken port is asked about every second, and a walk over all processes takes a while.
+Reads the listening socket's inode from /proc/net/tcp{,6} and finds the process that has it open. The answer is cached
+by inode: a taken port is looked up every second, and reading the descriptors of all processes is slow.
 """
 
 from __future__ import annotations
@@ -16,7 +16,10 @@ _LISTENING = "0A"
 
 
 def owner_of_port(address: str) -> str | None:
-    """`nginx (pid 123)` for a `host:port` in use, "" if it cannot be known (also for a path), None: nobody listens."""
+    """Return the owner of a `host:port`, such as `nginx (pid 123)`; None if the port is free.
+
+    Return "" if the owner cannot be found, and for a path.
+    """
     host, _, port = address.rpartition(":")
     if not port.isdigit() or address.startswith("/"):
         return ""
@@ -37,22 +40,22 @@ def _lines(table: str) -> list[list[str]]:
 
 
 def _covers(local: str, host: str, port: int) -> bool:
-    """Whether a socket at this `0100007F:1F90` keeps others from the host's port. A name may mean any address."""
+    """Return True if a socket at `local` (`0100007F:1F90`) occupies the host's port. A name matches any address."""
     address, _, number = local.rpartition(":")
     if int(number, 16) != port:
         return False
     try:
-        asked = ip_address(host.strip("[]").partition("%")[0])
+        wanted = ip_address(host.strip("[]").partition("%")[0])
     except ValueError:
         return True
-    there = _address(address)
-    if there.is_unspecified:
-        return there.version >= asked.version  # :: may stand for 0.0.0.0 too
-    return there == asked or (asked.is_unspecified and asked.version == there.version)
+    bound = _address(address)
+    if bound.is_unspecified:
+        return bound.version >= wanted.version  # a socket on :: may accept IPv4 too
+    return bound == wanted or (wanted.is_unspecified and wanted.version == bound.version)
 
 
 def _address(text: str) -> IPv4Address | IPv6Address:
-    """The kernel prints each four bytes of an address as a number of this machine."""
+    """Parse an address of /proc/net/tcp: the kernel prints each four bytes as a number in host byte order."""
     words = (text[at : at + 8] for at in range(0, len(text), 8))
     found = ip_address(b"".join(int(word, 16).to_bytes(4, sys.byteorder) for word in words))
     return (found.ipv4_mapped or found) if isinstance(found, IPv6Address) else found
@@ -68,6 +71,6 @@ def _process_with(inode: str) -> str:
             if any(str(entry.readlink()) == wanted for entry in (process / "fd").iterdir()):
                 name = (process / "comm").read_text(encoding="utf-8", errors="replace").strip()
                 return "this process itself" if int(process.name) == os.getpid() else f"{name} (pid {process.name})"
-        except OSError:  # not ours to read, or gone meanwhile
+        except OSError:  # no permission, or the process has ended
             continue
     return ""

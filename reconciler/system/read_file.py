@@ -1,11 +1,11 @@
 """Reads files that a configuration names: regular files only, up to a size limit.
 
-A path from a configuration may lead anywhere: to a device without an end (/dev/zero), to a pipe without a writer, to a
-terminal, to a sparse file of terabytes. Opening some devices has side effects (/dev/ptmx allocates a terminal), so the
-type is checked before the open and again after it. Symbolic links are followed.
+A path from a configuration may name an endless device (/dev/zero), a pipe without a writer, a terminal or a sparse
+file of terabytes. Opening some devices has side effects (/dev/ptmx allocates a terminal), so the type is checked
+before the open and again after it. Symbolic links are followed.
 
-These functions block as files do. On a network file system that is gone they block without end: the event loop calls
-them in a thread, with a deadline.
+These functions block. On an unreachable network file system they block for ever, so the event loop calls them in a
+thread, with a deadline (`file_calls.py`).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 _CHUNK = 1 << 20  # bytes for each read call
-_DIGEST_CHUNK = 1 << 16  # of what is not kept
+_DIGEST_CHUNK = 1 << 16  # bytes for each read call of `digest_regular`
 
 _KINDS: tuple[tuple[Callable[[int], bool], str], ...] = (
     (stat.S_ISDIR, "a directory"),
@@ -30,21 +30,21 @@ _KINDS: tuple[tuple[Callable[[int], bool], str], ...] = (
 
 
 class NotRegularFileError(OSError):
-    """The path leads to something else than a regular file. `strerror` names what it is."""
+    """The path is not a regular file. `strerror` says what it is."""
 
 
 class FileTooLargeError(OSError):
-    """The file has more bytes than the limit. `strerror` names the limit."""
+    """The file is larger than the limit. `strerror` says the limit."""
 
 
 class OutsideError(OSError):
-    """The file lies outside of the directory that it must be in. `strerror` says so."""
+    """The file lies outside the required directory. `strerror` names the directory."""
 
 
 def open_regular(path: str) -> int:
-    """Open a regular file for reading and return its descriptor, which the caller closes.
+    """Open a regular file for reading and return its descriptor. The caller closes it.
 
-    Raises NotRegularFileError for anything else, OSError where the file cannot be opened.
+    Raises NotRegularFileError for any other kind of file, OSError if the file cannot be opened.
     """
     try:
         status = Path(path).stat()
@@ -62,11 +62,11 @@ def open_regular(path: str) -> int:
 
 
 def read_regular(path: str, limit: int, within: str = "") -> bytes:
-    """Return the content of a regular file of at most `limit` bytes, which lies in the directory `within` if given.
+    """Return the content of a regular file of at most `limit` bytes, inside the directory `within` if given.
 
-    Raises NotRegularFileError, FileTooLargeError, OutsideError, or another OSError where the file cannot be read. The
-    size is counted while reading, because files under /proc report a size of 0. Some of those block: with O_NONBLOCK
-    they raise BlockingIOError instead.
+    Raises NotRegularFileError, FileTooLargeError, OutsideError, or another OSError if the file cannot be read. The
+    size is counted while reading, because files under /proc report a size of 0. Some files under /proc block; with
+    O_NONBLOCK they raise BlockingIOError instead.
     """
     content = bytearray()
     for chunk in _chunks(path, limit, within, _CHUNK):
@@ -77,7 +77,7 @@ def read_regular(path: str, limit: int, within: str = "") -> bytes:
 def digest_regular(path: str, limit: int) -> bytes:
     """Return the SHA-256 of a regular file of at most `limit` bytes. Raises as `read_regular` does.
 
-    The content is not kept: hundreds of large files may be looked at at once, each in its thread.
+    The content is not kept in memory: hundreds of threads may hash large files at once.
     """
     digest = hashlib.sha256()
     for chunk in _chunks(path, limit, "", _DIGEST_CHUNK):
@@ -107,15 +107,15 @@ def _require_regular(status: os.stat_result, path: str) -> None:
 
 
 def _require_inside(descriptor: int, path: str, directory: str) -> None:
-    """Check where the opened file lies: the path may lead elsewhere since it was looked at."""
+    """Check where the opened file lies. The path may have changed since it was checked."""
     try:
         real = Path(f"/proc/self/fd/{descriptor}").readlink()
-    except OSError:  # not Linux: the file that the path leads to now must be the opened one
+    except OSError:  # not Linux: the path must still lead to the opened file
         real = Path(os.path.realpath(path))
         if not os.path.samestat(os.fstat(descriptor), real.stat()):
-            raise OutsideError(errno.EACCES, "it was exchanged while it was opened", path) from None
+            raise OutsideError(errno.EACCES, "another file replaced it while it was opened", path) from None
     if not real.is_relative_to(os.path.realpath(directory)):
-        raise OutsideError(errno.EACCES, f"it does not lie in {directory} (--secrets-dir)", path)
+        raise OutsideError(errno.EACCES, f"it is outside {directory} (--secrets-dir)", path)
 
 
 def _shown_size(size: int) -> str:

@@ -1,16 +1,16 @@
-"""Values of environment variables that must not be shown: `hide` puts the variable's name in their place.
+"""Hides the values of environment variables in all output: `redact` replaces each value by the variable's name.
 
-A configuration may put a variable into any text: a token into the path of a probe, a whole host name. The value is used
-as it is, and it comes back from code that knows nothing of variables: the resolver, asyncssh, the standard error of a
-proxy command. So the values do not remember where they came from. All text that leaves the process goes through `hide`:
-log lines, the answers of both servers, metrics, and what commands print.
+A configuration may use a variable in any text: a token in the path of a probe, a whole host name. The value also
+returns from code that knows nothing of variables: the resolver, asyncssh, the standard error of a proxy command. So
+values are not marked at their source. Instead, all text that leaves the process passes through `redact`: log lines,
+responses of the HTTP and control servers, metrics, and the output of commands.
 
-The search takes time in proportion to the text, however many values there are and however long they are: it runs on
-the event loop, for each line of the log.
+The search runs on the event loop for each log line. Its time depends on the length of the text, not on the number or
+length of the values.
 
-Not hidden, because they are no secrets and are needed to be useful: numbers of at most five digits (ports), durations,
-rates, addresses and address blocks, `localhost`, true and false, the words that the file format and the messages
-have, and names of targets and tunnels. Nor is a value of one or two characters, which is a part of every second word.
+Some values stay visible, because they are not secret and the output needs them: numbers of at most five digits (ports),
+durations, rates, addresses and address blocks, `localhost`, true and false, words of the file format and of messages,
+names of targets and tunnels. Values of one or two characters stay visible too, because most words contain them.
 """
 
 from __future__ import annotations
@@ -26,23 +26,23 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from urllib.parse import quote
 
-_SHORTEST = 3  # characters of a value that is hidden,
-_INSIDE_WORDS = 4  # and of one that is also hidden as a part of a word
-_BEGINNING = 4  # characters by which a value is found
+_SHORTEST = 3  # shortest value that is hidden, in characters
+_INSIDE_WORDS = 4  # shortest value that is also hidden inside a word
+_BEGINNING = 4  # length of the prefix that the search looks for
 _PLAIN = re.compile(r"[0-9.]{1,5}|[0-9]{1,9}(\.[0-9]{1,6})?(ms|s|m|h|B/s|[kMG]B/s|[KMG]iB/s)|[0-9]{1,5}-[0-9]{1,5}")
 _PLAIN_WORDS = frozenset({"true", "false", "null", "none", "localhost"})
-# Words of every second message: replaced there, they would make it hard to read, and hide nothing.
+# Common words of messages: hiding them would hide no secret and make the messages hard to read.
 _OWN_WORDS = (
     frozenset(("tunnel", "target", "hop", "link", "channel", "listener", "client", "connection", "destination"))
     | frozenset(("server", "socket", "address", "file", "port", "host", "key", "user", "name", "ssh", "tcp", "unix"))
     | frozenset(("local", "remote", "socks", "error", "warning", "info", "debug", "the", "and", "not"))
 )
-_SEPARATORS = re.compile(r"[:@\[\]\s]+")  # at which fields are taken apart: user@host, host:port, port:host:port
-_START_OF_PATH = re.compile(r"(?:~[^/]*/|\.\./)+")  # becomes the path of a directory that the value does not name
-_KEPT = frozenset(  # keys of JSON objects whose values are names and closed sets of words
+_SEPARATORS = re.compile(r"[:@\[\]\s]+")  # separators of fields: user@host, host:port, port:host:port
+_START_OF_PATH = re.compile(r"(?:~[^/]*/|\.\./)+")  # a prefix that expands to another text when the path is resolved
+_KEPT = frozenset(  # keys of JSON objects whose values are names or words of a closed set
     ("id", "target", "tunnel", "name", "subject", "type", "phase", "before", "reason", "action", "revision", "level")
 )
-_BY_THE_FILE = "labels"  # the key of JSON objects whose keys are the file's, whatever they are called
+_USER_KEYS = "labels"  # the key of a JSON object whose own keys come from the file
 
 _lock = threading.Lock()
 _all: weakref.WeakSet[Redactor] = weakref.WeakSet()
@@ -51,12 +51,12 @@ _latest = 0
 
 
 class Redactor:
-    """The values that the files of one configuration name. They are hidden for as long as this object lives."""
+    """The values that the files of one configuration use. They are hidden as long as this object lives."""
 
     def __init__(self, words: Collection[str] = ()) -> None:
-        """`words`: those of the file format, which are never hidden."""
+        """`words` are the words of the file format, which are never hidden."""
         self._words = frozenset(words) | _PLAIN_WORDS | _OWN_WORDS
-        self._values: dict[str, str] = {}  # by the text to hide: what to show
+        self._values: dict[str, str] = {}  # text to hide -> text to show
         self._kept: frozenset[str] = frozenset()
         with _lock:
             _all.add(self)
@@ -72,14 +72,14 @@ class Redactor:
             _changed()
 
     def keep(self, names: Collection[str]) -> None:
-        """Do not hide these: they are names of targets and tunnels."""
+        """Do not hide these names of targets and tunnels."""
         kept = frozenset(name for name in names if name in self._values)
         if kept != self._kept:
             self._kept = kept
             _changed()
 
     def values(self) -> dict[str, str]:
-        """What to show, by the text that is hidden."""
+        """Return a map from each hidden text to the text shown instead."""
         return {text: shown for text, shown in self._values.items() if text not in self._kept}
 
     def _is_plain(self, text: str) -> bool:
@@ -88,27 +88,27 @@ class Redactor:
 
 @dataclass(frozen=True, slots=True)
 class _Search:
-    """Finds values in a text, in small letters.
+    """Finds values in a text, ignoring case.
 
-    beginnings    finds every place where the first four characters of a value stand, or a value of three
-    by_beginning  for those: the values by their length, longest first, with what to show for each
+    beginnings    matches the first four characters of each value, or a whole value of three
+    by_beginning  for each of those: the values by length, longest first, with the text to show for each
     """
 
     beginnings: re.Pattern[str]
     by_beginning: dict[str, list[tuple[int, dict[str, str]]]]
 
     def replace(self, text: str) -> str:
-        """The text with what is shown in place of the values. Values that overlap are replaced together."""
+        """Return the text with each value replaced. Overlapping values are replaced together."""
         small = _small(text)
         pieces: list[str] = []
-        done = 0  # where what is not yet in the pieces begins
+        done = 0  # the text up to here is in the pieces
         position = 0
         while found := self.beginnings.search(small, position):
             start = found.start()
             position = start + 1
             length, shown = self._longest(small, start, found[0])
             if start + length > done:
-                if start >= done or pieces[-1] != shown:  # a value that repeats itself overlaps itself
+                if start >= done or pieces[-1] != shown:  # a repetitive value can overlap itself
                     pieces += [text[done:start], shown]
                 done = start + length
         return "".join((*pieces, text[done:])) if pieces else text
@@ -123,21 +123,21 @@ class _Search:
         return 0, ""
 
 
-_searches: tuple[int, _Search | None] = (0, None)  # the search, and of which of the changes it is
+_searches: tuple[int, _Search | None] = (0, None)  # the change it was built after, and the search
 
 
 def redact(text: str) -> str:
-    """The text with the names of variables in place of their values."""
+    """Return the text with the values of variables replaced by the variables' names."""
     search = _current()
     return text if search is None else search.replace(text)
 
 
 def redact_json(value: object) -> object:
-    """The JSON value with every text hidden, but for ids, names and closed sets of words."""
-    return value if _current() is None else _without(value, _KEPT)
+    """Return the JSON value with every string redacted, except ids, names and words of a closed set."""
+    return value if _current() is None else _redact_json(value, _KEPT)
 
 
-def _without(value: object, kept: frozenset[str]) -> object:
+def _redact_json(value: object, kept: frozenset[str]) -> object:
     match value:
         case str():
             return redact(value)
@@ -145,17 +145,17 @@ def _without(value: object, kept: frozenset[str]) -> object:
             return {
                 key: one
                 if key in kept and isinstance(one, str)
-                else _without(one, frozenset() if key == _BY_THE_FILE else _KEPT)
+                else _redact_json(one, frozenset() if key == _USER_KEYS else _KEPT)
                 for key, one in value.items()
             }
         case list() | tuple():
-            return [_without(one, kept) for one in value]
+            return [_redact_json(one, kept) for one in value]
         case _:
             return value
 
 
 def _forms(value: str) -> Iterator[str]:
-    """The value, its parts, and how it looks where it was escaped or normalized."""
+    """Yield the value, its parts, and its escaped and normalized forms."""
     stripped = value.strip()
     whole = {
         value,
@@ -187,7 +187,7 @@ def _changed() -> None:
 
 def _current() -> _Search | None:
     global _searches  # noqa: PLW0603 - as above
-    while _searches[0] != _latest:  # a file may be read in another thread meanwhile
+    while _searches[0] != _latest:  # another thread may load a file meanwhile
         latest = _latest
         with _lock:
             values = {text: shown for one in list(_all) for text, shown in one.values().items()}
@@ -200,7 +200,7 @@ def _search(values: dict[str, str]) -> _Search:
     for text, shown in values.items():
         small = _small(text)
         lengths.setdefault(small[:_BEGINNING], {}).setdefault(len(small), {}).setdefault(small, shown)
-    for beginning, found in lengths.items():  # of one place, one beginning is found: the longer one
+    for beginning, found in lengths.items():  # the pattern finds only the longer beginning at a position
         if len(beginning) > _SHORTEST and (shorter := lengths.get(beginning[:_SHORTEST])):
             found.update(shorter)
     by_beginning = {beginning: sorted(found.items(), reverse=True) for beginning, found in lengths.items()}
@@ -208,7 +208,10 @@ def _search(values: dict[str, str]) -> _Search:
 
 
 def _any_of(words: Collection[str]) -> str:
-    """An expression for any of these words, the longest that fits: after each letter, only what may follow is tried."""
+    """Return a regular expression for the longest of these words that matches.
+
+    It is a prefix tree: after each character, only the characters that may follow are tried.
+    """
     by_first: dict[str, list[str]] = {}
     for word in words:
         if word:
@@ -220,7 +223,7 @@ def _any_of(words: Collection[str]) -> str:
 
 
 def _small(text: str) -> str:
-    """The text in small letters, each at the place where it was."""
+    """Return the text in lower case, with every character at its old index."""
     small = text.lower()
     if len(small) == len(text):
         return small
@@ -228,5 +231,5 @@ def _small(text: str) -> str:
 
 
 def _is_word(text: str, start: int, end: int) -> bool:
-    """Whether no letter or digit of ASCII stands before or behind it."""
+    """Return True if no ASCII letter or digit stands directly before or after the range."""
     return not any(one.isascii() and one.isalnum() for one in (text[start - 1 : start], text[end : end + 1]))

@@ -1,7 +1,7 @@
-"""Names to addresses, by the system's resolver. In: an endpoint. Out: its addresses, or gaierror.
+"""Resolves host names with the system's resolver. Input: an endpoint. Output: its addresses, or gaierror.
 
-Names are looked up anew each time. Looking one up blocks its thread, for half a minute while no name server answers. So
-it is done in threads of its own: in the loop's own few it would hold up every other target.
+Results are not cached. A lookup blocks its thread, for half a minute if no name server answers. So lookups have
+their own threads: in the few threads of the loop's default executor they would delay every other target.
 """
 
 from __future__ import annotations
@@ -18,7 +18,10 @@ _resolvers = DaemonThreads(32)
 
 
 async def addresses(endpoint: Endpoint) -> list[AddrInfoType]:
-    """In the resolver's order, each once. Raises gaierror; a name that can be none is unknown."""
+    """Return the endpoint's addresses in the resolver's order, without duplicates.
+
+    Raises gaierror, also for a text that cannot be a host name.
+    """
     try:
         return _look_up(endpoint, socket.AI_NUMERICHOST)
     except socket.gaierror:
@@ -27,7 +30,7 @@ async def addresses(endpoint: Endpoint) -> list[AddrInfoType]:
 
 def _look_up(endpoint: Endpoint, flags: int) -> list[AddrInfoType]:
     try:
-        # Not AI_ADDRCONFIG: it hides ::1 where loopback is the only IPv6 there is.
+        # Not AI_ADDRCONFIG: it hides ::1 on a machine whose only IPv6 address is loopback.
         infos = socket.getaddrinfo(endpoint.host, endpoint.port, type=socket.SOCK_STREAM, flags=flags)
     except UnicodeError as error:  # an empty label, or one of more than 63 characters
         raise socket.gaierror(socket.EAI_NONAME, f"not a host name: {error}") from error

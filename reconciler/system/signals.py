@@ -1,11 +1,11 @@
-"""Signals, heard by the running loop from one moment to another, with no moment between in which one of them kills.
+"""Calls functions in the event loop when signals arrive, for the time of a `with` block.
 
-In: what to call for which signal. Out: the calls, in the loop. Afterwards each signal does what it did before, or
-nothing at all.
+Afterwards each signal has its earlier handler again or is ignored. At no moment is a signal at its default action.
 
-Not asyncio's own: its `remove_signal_handler`, and the closing of its loop, set a signal to its default first, and a
-SIGTERM that comes then takes the exit code with it. And a hail of signals can stop its process for good: of a full
-wake-up buffer Python's C handler makes a note under a lock that the code which it interrupts may hold (3.11).
+asyncio's own signal handlers do not guarantee that. `remove_signal_handler` and `loop.close()` first reset the signal
+to its default, and a SIGTERM at that moment kills the process, so its exit code is lost. Also, a burst of signals can
+deadlock the process (Python 3.11): when the wake-up buffer is full, the C handler takes a lock to schedule a warning,
+and the interrupted code may hold that lock.
 """
 
 from __future__ import annotations
@@ -17,48 +17,48 @@ import socket
 from collections.abc import Callable, Iterator
 from typing import Any
 
-_AT_ONCE = 4096  # bytes read of the wake-up socket, one for each signal
+_READ_SIZE = 4096  # bytes for each read from the wake-up socket; one byte is one signal
 
-# What `signal.signal` takes and gives.
-_Disposition = Callable[[int, Any], Any] | int | signal.Handlers | None
+# The type of a handler for `signal.signal`.
+_Handler = Callable[[int, Any], Any] | int | signal.Handlers | None
 
 
 class Signals:
-    """See the module. For the main thread."""
+    """The signal handlers of this process, called in the event loop. For the main thread only."""
 
     def __init__(self) -> None:
         self._calls: dict[int, Callable[[], None]] = {}
-        self._before: dict[int, _Disposition] = {}
+        self._before: dict[int, _Handler] = {}
 
     @contextlib.contextmanager
-    def heard(self, deaf_after: Callable[[], bool]) -> Iterator[None]:
-        """While inside, signals are heard that `on` names. Once outside, these are ignored if `deaf_after()`."""
+    def handled(self, ignore_after: Callable[[], bool]) -> Iterator[None]:
+        """Handle the signals given to `on` inside the block. After it, ignore them if `ignore_after()` is true."""
         loop = asyncio.get_running_loop()
-        ours, wakes = socket.socketpair()
-        with ours, wakes:
-            for end in (ours, wakes):
+        reader, writer = socket.socketpair()
+        with reader, writer:
+            for end in (reader, writer):
                 end.setblocking(False)
-            loop.add_reader(ours, self._heard, loop, ours)
-            before = signal.set_wakeup_fd(wakes.fileno(), warn_on_full_buffer=False)
+            loop.add_reader(reader, self._received, loop, reader)
+            previous_fd = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
             try:
                 yield
             finally:
-                deaf = deaf_after()
-                for number, disposition in self._before.items():
-                    # None is a handler that C code has set: it cannot be set again from here.
-                    signal.signal(number, signal.SIG_IGN if deaf or disposition is None else disposition)
+                ignore = ignore_after()
+                for number, handler in self._before.items():
+                    # None is a handler set by C code, which Python cannot restore.
+                    signal.signal(number, signal.SIG_IGN if ignore or handler is None else handler)
                 self._before.clear()
-                signal.set_wakeup_fd(before)
-                loop.remove_reader(ours)
+                signal.set_wakeup_fd(previous_fd)
+                loop.remove_reader(reader)
 
     def on(self, number: signal.Signals, call: Callable[[], None]) -> None:
-        """From now on the loop makes this call when the signal comes. In place of an earlier one."""
+        """Call this function in the loop when the signal arrives. Replaces an earlier function."""
         self._calls[number] = call
         if number not in self._before:
-            # Python wakes the loop only for signals with a handler. It has nothing to do itself.
+            # Python wakes the loop only for signals with a handler. The handler itself does nothing.
             self._before[number] = signal.signal(number, lambda *_: None)
 
-    def _heard(self, loop: asyncio.AbstractEventLoop, ours: socket.socket) -> None:
-        for number in ours.recv(_AT_ONCE):
+    def _received(self, loop: asyncio.AbstractEventLoop, reader: socket.socket) -> None:
+        for number in reader.recv(_READ_SIZE):
             if call := self._calls.get(number):
-                loop.call_soon(call)  # one that fails is told by the loop, and the others are made
+                loop.call_soon(call)  # so that the loop reports an exception and makes the other calls

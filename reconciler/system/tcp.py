@@ -1,6 +1,6 @@
-"""A TCP connection to a name: every address, IPv6 and IPv4 in turn, the next one 250 ms after the last (RFC 8305).
+"""Opens TCP connections by Happy Eyeballs (RFC 8305): IPv6 and IPv4 addresses alternate, 250 ms between attempts.
 
-Returns a plain socket, so that what asyncssh then does is timed and told apart.
+Returns a plain socket, so that the TCP connection and the SSH handshake have separate timeouts and errors.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from reconciler.system.resolver import addresses
 
 _NEXT_ADDRESS_AFTER = 0.25
 
-# Attempts beyond the first of each connection, in the whole process: a name may have any number of addresses, and each
-# that does not answer keeps a descriptor until the connection is made or given up.
+# Limit of parallel attempts beyond the first of each connection, in the whole process. A name may have any number of
+# addresses, and each attempt without an answer keeps a descriptor until the connection is made or given up.
 RACERS_MAX = 32
 _racers: set[socket.socket] = set()
 
 
 async def connect(endpoint: Endpoint, *, is_client: bool = False) -> socket.socket:
-    """A connected, non-blocking socket. Raises OSError: gaierror for the name, else of the connection.
+    """Return a connected, non-blocking socket. Raises gaierror if the name has no address, else OSError.
 
-    `is_client`: it is for a client of a tunnel. The name that the file gives must then not lead to a link-local address
-    or a cloud metadata service. That the file names such an address itself is judged when it is loaded.
+    `is_client`: the connection is for a client of a tunnel. Then a host name must not resolve to a link-local address
+    or a cloud metadata service. Addresses of that kind in the file are checked when it is loaded.
     """
     infos = await addresses(endpoint)
     if is_client and not metadata.kind_of_text(endpoint.host):
@@ -44,13 +44,13 @@ async def connect(endpoint: Endpoint, *, is_client: bool = False) -> socket.sock
 
 
 class _Attempts:
-    """The sockets of one connection that is being made. One beside others that are open is a racer."""
+    """The sockets of one connection attempt. A socket made while another is open is a racer."""
 
     def __init__(self) -> None:
         self.sockets: list[socket.socket] = []
 
     def make(self, info: AddrInfoType) -> socket.socket:
-        """Raises OSError, so that the address is passed over, where there are too many racers."""
+        """Make a socket for an address. Raises OSError if there are too many racers; the address is then skipped."""
         is_racer = any(_is_open(sock) for sock in self.sockets)
         if is_racer:
             _racers.difference_update([sock for sock in _racers if not _is_open(sock)])
@@ -72,6 +72,7 @@ def _permitted(infos: list[AddrInfoType]) -> list[AddrInfoType]:
     permitted = [info for info in infos if not metadata.kind_of_text(str(info[4][0]))]
     if infos and not permitted:
         address = infos[0][4][0]
-        text = f"its name leads to {address}, {metadata.kind_of_text(str(address))}: write the address if that is meant"
+        kind = metadata.kind_of_text(str(address))
+        text = f"its name resolves to {address}, {kind}: write the address if that is intended"
         raise OSError(errno.EACCES, text)
     return permitted

@@ -1,7 +1,7 @@
-"""A turnstile for threads that compute: one runs at a time, and the others get their turns in the order they asked.
+"""A fair lock for threads that compute: one runs at a time, the others wait in first-in, first-out order.
 
-Several threads that compute at once keep the event loop from its turn for as many switch intervals (5 ms each). One
-after another, each to its end, would let a long computation keep the short ones waiting.
+Each computing thread can delay the event loop by one switch interval (5 ms). So only one runs at a time, and a long
+computation yields regularly so that short ones do not wait for its end.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Iterator
 
 
 class Turnstile:
-    """Lets one thread run. The one that runs calls `pass_on` every few milliseconds."""
+    """Lets one thread run at a time. The running thread calls `pass_on` every few milliseconds."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -22,7 +22,7 @@ class Turnstile:
 
     @contextlib.contextmanager
     def turn(self) -> Iterator[None]:
-        """Run the block in turn with those of other threads."""
+        """Run the block while no other thread runs its own."""
         self._take()
         try:
             yield
@@ -30,7 +30,7 @@ class Turnstile:
             self._give()
 
     def pass_on(self) -> None:
-        """Let each thread that waits now have its turn first."""
+        """Let every thread that waits now run first."""
         if self._waiting:
             self._give()
             self._take()
@@ -45,7 +45,7 @@ class Turnstile:
         mine.wait()
 
     def _give(self) -> None:
-        """Hand the turn to the next thread; it stays taken where there is one."""
+        """Wake the next waiting thread, if any; the lock then stays taken."""
         with self._lock:
             if self._waiting:
                 self._waiting.popleft().set()

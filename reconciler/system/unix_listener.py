@@ -1,12 +1,12 @@
-"""Listening unix sockets: made private, given mode and group, and published under their path when they are ready.
+"""Makes listening unix sockets: created in private, given their mode and group, then published at their path.
 
-bind(2) creates the socket's file with the mode that the umask leaves, and the umask is the whole process's. So the
-socket is bound in a directory that no other user can enter, gets its group and mode and listens there, and is then
+bind(2) creates the socket's file with a mode that depends on the umask, which belongs to the whole process. So the
+socket is bound in a directory that no other user can enter. It gets its group and mode and listens there, and is then
 linked to its path. chmod(2) and chown(2) on the path itself would follow a link that another user puts in its place.
 
-A socket left by a killed process is replaced; a live one never is, and neither is another file. A lock file beside
-the path settles a race between two of our processes and is held while the socket lives. asyncio would unlink a live
-socket without asking.
+A socket left by a killed process is replaced. A live socket or another file is not; asyncio would unlink a live socket.
+A lock file in the same directory settles a race between two processes of this program. It is held while the socket
+lives.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from reconciler.system.directory import (
 )
 
 _DESCRIPTORS = "/proc/self/fd"
-LONGEST_PATH = 103 if sys.platform == "darwin" else 107  # bytes, of sun_path without its last NUL
+LONGEST_PATH = 103 if sys.platform == "darwin" else 107  # bytes of sun_path without the final NUL
 
 log = logging.getLogger(__name__)
 
@@ -48,22 +48,22 @@ class UnixListener:
     _lock: int
 
     def close(self) -> None:
-        """Remove the socket's file and the lock file where they are still ours, and stop listening. Raises nothing."""
+        """Remove the socket's file and the lock file if they are unchanged, and stop listening. Raises nothing."""
         try:
             with opened_parent(self.path) as (directory, name):
-                # Before the socket is closed: until then no other file can get its inode number.
+                # Before the socket is closed: while it is open, no other file can get its inode number.
                 unlink_if_same(directory, name, self._status)
                 path_lock.unlink(directory, name, self._lock)
         except OSError as error:
-            log.warning("the socket %s could not be removed: %s", self.path, error.strerror)
+            log.warning("cannot remove the socket %s: %s", self.path, error.strerror)
         self.sock.close()
-        os.close(self._lock)  # last: until then no other process of ours takes the path
+        os.close(self._lock)  # last: the lock keeps other processes of this program from the path
 
 
 def listen_unix(path: str, mode: int, group: int, backlog: int) -> UnixListener:
-    """Listen at a path with this mode; `group` is a gid, -1 for the process's own.
+    """Listen at a path with this mode. `group` is a gid, or -1 for the group of the process.
 
-    Raises OSError: EADDRINUSE where a process listens there, EEXIST where another file is in the way.
+    Raises OSError: EADDRINUSE if a process listens there, EEXIST if the path is another file.
     """
     check_path(path)
     if len(os.fsencode(path)) > LONGEST_PATH:
@@ -90,7 +90,7 @@ def listen_unix(path: str, mode: int, group: int, backlog: int) -> UnixListener:
 def _listening(
     private: int, beside: str, name: str, mode: int, group: int, backlog: int
 ) -> Iterator[tuple[socket.socket, os.stat_result, str]]:
-    """Yield a listening socket in the private directory, its file's status and name; closed if the block raises."""
+    """Yield a socket listening in the private directory, its file's status and name. Close it if the block raises."""
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     made = ""
     try:
@@ -113,9 +113,9 @@ def _listening(
 def _address_in(private: int, beside: str, name: str) -> tuple[str, str]:
     """Return an address for bind(2), and the name of the file that it makes in the private directory.
 
-    The name stays what `ss` shows for the socket: it is the real one where it fits. Linux has a path for an opened
-    directory. Elsewhere it is the directory's own path: if another user exchanges that, bind makes the socket where
-    nobody looks for it, and the chmod after it finds nothing in the directory that was opened.
+    `ss` shows this address for the socket, so it ends in the real name if that fits. Linux has a path for an opened
+    directory (/proc/self/fd). Other systems need the directory's own path: if another user replaces that directory,
+    bind makes the socket elsewhere, and the chmod after it raises because the opened directory is empty.
     """
     through = f"{_DESCRIPTORS}/{private}"
     try:
@@ -128,12 +128,12 @@ def _address_in(private: int, beside: str, name: str) -> tuple[str, str]:
 
 
 def _stale(directory: int, name: str, path: str) -> os.stat_result | None:
-    """Return the status of a socket that nobody listens at, None if nothing is there. Raises OSError otherwise."""
+    """Return the status of a socket file without a listener, or None if the path is free. Raises OSError otherwise."""
     status = lstat_in(directory, name)
     if status is None:
         return None
     if not stat.S_ISSOCK(status.st_mode):
-        raise OSError(errno.EEXIST, "a file that is not a socket is in the way", path)
+        raise OSError(errno.EEXIST, "a file that is not a socket exists there", path)
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.setblocking(False)
         try:
@@ -143,12 +143,12 @@ def _stale(directory: int, name: str, path: str) -> os.stat_result | None:
         except FileNotFoundError:
             return None
         except BlockingIOError:
-            pass  # its backlog is full: a process listens
+            pass  # the backlog is full, so a process listens
     raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE), path)
 
 
 def _take_away(directory: int, name: str, private: int, stale: os.stat_result) -> None:
-    """Remove the stale socket, and nothing that another program may have put there since it was looked at."""
+    """Remove the stale socket, but not a file that another program has put there since the check."""
     try:
         os.rename(name, "stale", src_dir_fd=directory, dst_dir_fd=private)
     except FileNotFoundError:
@@ -161,7 +161,7 @@ def _take_away(directory: int, name: str, private: int, stale: os.stat_result) -
 
 
 def _is_same(before: os.stat_result, now: os.stat_result) -> bool:
-    """An inode number alone does not tell: a new file often gets that of one which was just removed."""
+    """Compare the modification time too: a new file often gets the inode number of one that was just removed."""
     is_as_before = stat.S_ISSOCK(now.st_mode) and now.st_mtime_ns == before.st_mtime_ns
     return os.path.samestat(before, now) and is_as_before
 

@@ -1,1 +1,1 @@
-"""Measurements, each with the command that shows it: see `__main__`."""
+"""Benchmarks. `python -m bench` runs them; each module's docstring has its command."""

@@ -1,7 +1,7 @@
-"""`make bench`: every measurement, or those named: `make bench ARGS='throughput plan_noop'`.
+"""Runs all measurements (`make bench`), or the named ones: `make bench ARGS='throughput plan_noop'`.
 
-Each is a module here with a `main()`; each prints its figures, as a ratio to its peer where there is one. Nothing is
-asserted: a busy machine is no defect of the program.
+Each is a module of this package with a `main()` that prints its figures, with the ratio to a peer if there is one. No
+figure is asserted on, because it depends on the load of the machine.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ def main() -> int:
     chosen = sys.argv[1:] or found
     unknown = [name for name in chosen if name not in found]
     if unknown:
-        print(f"no such measurement: {', '.join(unknown)}; there are {', '.join(found)}")
+        print(f"unknown measurement {', '.join(unknown)}: expected one of {', '.join(found)}")
         return 2
     for name in chosen:
         print(f"\n== {name}")

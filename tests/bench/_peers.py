@@ -1,4 +1,4 @@
-"""What measurements share: the program and `ssh -L` as processes before one sshd, and clients that move bytes."""
+"""Shared parts of the benchmarks: the program and `ssh -L` as processes, and clients that move bytes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from support.wait import eventually, free_port
 
 MIB = 1 << 20
 
-# A destination and a client as processes of their own, so that they do not compete with each other inside Python.
+# The destination and the client are separate processes, so that they do not share an interpreter lock.
 _SERVICE = """
 import socket, sys, threading
 listener = socket.create_server(("127.0.0.1", int(sys.argv[1])), backlog=100)
@@ -62,7 +62,7 @@ with socket.create_connection(("127.0.0.1", port)) as server:
 
 @contextlib.asynccontextmanager
 async def process(*command: object) -> AsyncIterator[asyncio.subprocess.Process]:
-    """A process that is killed when the block is left."""
+    """Run a process. Kill it at the end of the block."""
     started = await asyncio.create_subprocess_exec(
         *map(str, command), stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL
     )
@@ -76,7 +76,7 @@ async def process(*command: object) -> AsyncIterator[asyncio.subprocess.Process]
 
 @contextlib.asynccontextmanager
 async def service() -> AsyncIterator[int]:
-    """The destination; its port."""
+    """Run the destination and yield its port."""
     port = free_port()
     async with process(sys.executable, "-c", _SERVICE, port):
         yield port
@@ -84,7 +84,7 @@ async def service() -> AsyncIterator[int]:
 
 @contextlib.asynccontextmanager
 async def ours(sshd: Sshd, to: int, directory: Path, **target: object) -> AsyncIterator[int]:
-    """`tunnels run` with one local forward; its port."""
+    """Run `tunnels run` with one local forward and yield its port."""
     port = free_port()
     fields = {"host": sshd.host, "port": sshd.port, "user": sshd.user, "privateKey": sshd.client_key, **target}
     lines = "".join(f"    {key}: {value}\n" for key, value in {**fields, "knownHosts": sshd.known_hosts}.items())
@@ -98,7 +98,7 @@ async def ours(sshd: Sshd, to: int, directory: Path, **target: object) -> AsyncI
 
 @contextlib.asynccontextmanager
 async def ssh(sshd: Sshd, to: int, *options: str) -> AsyncIterator[int]:
-    """`ssh -L`; its port."""
+    """Run `ssh -L` and yield its port."""
     port = free_port()
     login = f"{sshd.user}@{sshd.host}"
     known = f"UserKnownHostsFile={sshd.known_hosts}"
@@ -110,7 +110,7 @@ async def ssh(sshd: Sshd, to: int, *options: str) -> AsyncIterator[int]:
 
 
 async def until_open(port: int) -> None:
-    """Wait until something listens there."""
+    """Wait until a process listens on the port."""
 
     async def connects() -> bool:
         try:
@@ -124,7 +124,7 @@ async def until_open(port: int) -> None:
 
 
 async def move(port: int, way: str, mib: int) -> float:
-    """Move so many MiB `up` or `down` on one connection. Returns MiB/s."""
+    """Move `mib` MiB `up` or `down` on one connection. Return MiB/s."""
     async with process(sys.executable, "-c", _CLIENT, port, way, mib) as client:
         out, _ = await client.communicate()
         return float(out)

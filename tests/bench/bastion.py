@@ -1,7 +1,7 @@
-"""A bastion that is killed and gone for 3 s, and one that kills our session: four clients polling, ours and autossh.
+"""A bastion with an outage of 3 s, and a killed session: four polling clients, with this program and with autossh.
 
-How many attempts were refused, and how long after the server's start (the kill) the first one succeeded. The target
-of the design is 0 refused, 0.5 s and 0.3 s (section 11). autossh is a Debian package; without it ours runs alone.
+Prints how many attempts were refused, and the seconds from the server's start (or the kill) to the first success. The
+goals are 0 refused, 0.5 s and 0.3 s. Without autossh (a Debian package) only this program is measured.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ POLLERS, GONE, KILLS = 4, 3.0, 3
 
 
 class Polling:
-    """Clients that come again and again."""
+    """Clients that connect repeatedly."""
 
     def __init__(self, port: int) -> None:
         self._port = port
@@ -39,12 +39,12 @@ class Polling:
                         self.successes.append(_peers.clock())
             except ConnectionRefusedError:
                 self.refused += 1
-            except OSError:  # in the middle of it when the server died
+            except OSError:  # the exchange was in progress when the server was killed
                 pass
             await asyncio.sleep(0.01)
 
     async def first_after(self, moment: float) -> float:
-        """Seconds from then to the first success."""
+        """Return the seconds from this moment to the first success."""
         async with asyncio.timeout(60):
             while True:
                 if after := [one for one in self.successes if one > moment]:
@@ -66,7 +66,7 @@ class Polling:
 
 @contextlib.asynccontextmanager
 async def autossh(sshd: Sshd, to: int) -> AsyncIterator[int]:
-    """As people run it: no monitor port, ssh's own keepalive, and no wait before the first start."""
+    """Run autossh in its usual setup: no monitor port, ssh's own keepalive, no wait before the first start."""
     port = free_port()
     options = ["-o", f"UserKnownHostsFile={sshd.known_hosts}", "-o", "ExitOnForwardFailure=yes"]
     options += ["-o", "ServerAliveInterval=10", "-o", "ServerAliveCountMax=2"]
@@ -118,7 +118,7 @@ async def _main() -> None:
             async with _peers.ours(sshd, echo.port, path) as port:
                 await _measure("ours", port, sshd)
             if shutil.which("autossh") is None:
-                print("autossh is not installed (apt-get install autossh): nothing to compare with")
+                print("autossh is not installed: install it to compare (apt-get install autossh)")
                 return
             async with autossh(sshd, echo.port) as port:
                 await _measure("autossh", port, sshd)

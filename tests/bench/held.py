@@ -1,6 +1,6 @@
-"""Memory of clients that are held while their target cannot be reached, each with 64 KiB already sent.
+"""Memory of clients that are held while their target is unreachable. Each has already sent 64 KiB.
 
-Run it with make bench ARGS=held. It needs about 4,100 descriptors.
+Run it with `make bench ARGS=held`. It needs about 4,100 descriptors.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def _client(port: int, data: bytes) -> socket.socket:
 
 
 async def _settled(run: Program) -> int:
-    """Its memory when that has stopped growing."""
+    """Return the memory of the program when it has stopped growing."""
     rss, before = run.rss(), -MIB
     while rss - before > MIB / 2:
         await asyncio.sleep(2)

@@ -1,7 +1,7 @@
-"""A hundred targets with ten local forwards each: how long until all are up, and in how much memory.
+"""A hundred targets with ten local forwards each: the time until all are up, and the memory.
 
-Ours is one process; its peer is a `ssh -L` process for each target, of which ten are started and the rest is reckoned.
-The target of the design is an RSS below 97 MB (section 11). PSS counts shared pages once.
+This program is one process. Its peer is an `ssh -L` process for each target; ten run, and the total is extrapolated.
+The goal is an RSS below 97 MB. PSS counts shared pages once.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ async def _theirs(sshd: Sshd, to: int) -> None:
         took = _peers.clock() - began
         rss, pss = _memory(pids)
     print(
-        f"     ssh: {SAMPLE} processes all up after {took:.1f} s; reckoned for {TARGETS}: {took * factor:.1f} s, "
+        f"     ssh: {SAMPLE} processes all up after {took:.1f} s; extrapolated to {TARGETS}: {took * factor:.1f} s, "
         f"RSS {rss * factor:.0f} MB, PSS {pss * factor:.0f} MB"
     )
 
@@ -88,7 +88,7 @@ async def _ready(port: int) -> bool:
 
 
 def _memory(pids: list[int]) -> tuple[float, float]:
-    """RSS and PSS of these processes, in MB."""
+    """Return the RSS and PSS of these processes, in MB."""
     rss = pss = 0
     for pid in pids:
         for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():

@@ -1,6 +1,6 @@
-"""How long a scrape takes: 1,000 tunnels of 50 targets, in both formats.
+"""Time of a scrape: 1,000 tunnels of 50 targets, in both formats.
 
-Run it with PYTHONPATH=.:tests python tests/bench/scrape.py. The target is a median below 100 ms.
+Run it with `make bench ARGS=scrape`. The goal is a median below 100 ms.
 """
 
 from __future__ import annotations

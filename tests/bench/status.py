@@ -1,6 +1,6 @@
-"""How long `tunnels status` takes as a process, with 1,000 tunnels in the answer: start-up is most of it.
+"""Time of `tunnels status` as a process, with 1,000 tunnels in the response. Most of it is start-up.
 
-Run it with PYTHONPATH=.:tests python tests/bench/status.py. The target is a median below 400 ms.
+Run it with `make bench ARGS=status`. The goal is a median below 400 ms.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ TUNNELS, TARGETS, ROUNDS = 1000, 100, 11
 
 
 def config() -> str:
-    """Targets that nobody serves: what is measured is the telling."""
+    """Return a file of unreachable targets: only the status command is measured."""
     made = ["targets:\n"]
     for number in range(TARGETS):
         made.append(f"  t{number}: {{host: 127.0.0.1, port: 1, user: u, agent: true, connect: onDemand, tunnels: [")
@@ -41,7 +41,7 @@ def main() -> None:
 
 
 def wait_for(control: str) -> None:
-    """Until all of its tunnels listen."""
+    """Wait until all tunnels listen."""
     while True:
         try:
             tunnels = Control(control).get("/api/v1/status")["tunnels"]

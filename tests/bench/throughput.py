@@ -1,6 +1,6 @@
-"""One stream through us and through `ssh -L`, each with its default cipher, in turn; MiB/s and the ratio.
+"""Throughput of one stream through this program and through `ssh -L`, each with its default cipher.
 
-The target of the design: at least as fast (section 11).
+Prints MiB/s and their ratio. The goal is a ratio of at least 1.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The Dockerfile and the examples of how to run it: what can be told without Docker, Kubernetes or systemd at work."""
+"""The Dockerfile and the deployment examples, as far as they can be checked without running Docker or Kubernetes."""
 
 from __future__ import annotations
 
@@ -61,16 +61,16 @@ def test_every_tunnels_file_in_the_examples_is_valid(name: str, text: str, tmp_p
     file.write_text(text)
     done = check(str(file))
     assert done.returncode == 0, f"{name}: {done.stderr}"
-    # What a machine without the secrets says, and nothing else.
+    # The only problems are those of a machine without the secrets.
     codes = set(re.findall(r"\[([a-z-]+)\]$", done.stderr, re.MULTILINE))
     assert codes <= {"secret-unreadable", "unset-variable"}, f"{name}: {done.stderr}"
 
 
-def test_there_are_tunnels_in_the_examples_at_all() -> None:
+def test_the_examples_contain_tunnels() -> None:
     assert len(EMBEDDED) >= 6
 
 
-def test_the_file_of_the_pipelines_passes_their_strict_check() -> None:
+def test_the_pipelines_file_passes_the_strict_check() -> None:
     done = check("--strict", "examples/ci/tunnels.yaml")
     assert done.returncode == 0, done.stderr
 
@@ -87,7 +87,7 @@ def test_the_pipelines_name_commands_and_options_that_exist() -> None:
 
 
 def _pipelines() -> Iterator[tuple[str, str, str]]:
-    """The script that plans in each pipeline, and the variable that names the base."""
+    """Yield each pipeline's planning script and the variable that names the base."""
     github, gitlab = (documents(EXAMPLES / "ci" / name)[0] for name in ("github-actions.yaml", "gitlab-ci.yaml"))
     steps = [step["run"] for step in github["jobs"]["check"]["steps"] if "tunnels plan" in step.get("run", "")]
     lines = [line for line in gitlab["tunnels"]["script"] if "tunnels plan" in line]
@@ -102,7 +102,7 @@ PIPELINES = list(_pipelines())
 def test_the_pipelines_plan_from_a_base_with_the_file_and_from_one_without(
     name: str, script: str, base: str, tmp_path: Path
 ) -> None:
-    """The pull request that adds the file is the first one that anybody makes."""
+    """The first pull request adds the file, so its base has none."""
     program = tmp_path / "bin" / "tunnels"
     program.parent.mkdir()
     program.write_text(f'#!/bin/sh\nexec {sys.executable} -m reconciler "$@"\n')
@@ -120,9 +120,9 @@ def test_the_pipelines_plan_from_a_base_with_the_file_and_from_one_without(
         return subprocess.run(command, cwd=work, env=environ, capture_output=True, text=True, check=False, timeout=60)
 
     def commit() -> str:
-        who = ("-c", "user.name=a", "-c", "user.email=a@example.com")
+        author = ("-c", "user.name=a", "-c", "user.email=a@example.com")
         assert run("git", "add", "-A").returncode == 0
-        assert run("git", *who, "commit", "-q", "-m", "x").returncode == 0
+        assert run("git", *author, "commit", "-q", "-m", "x").returncode == 0
         return run("git", "rev-parse", "HEAD").stdout.strip()
 
     work = tmp_path / "repository"
@@ -137,7 +137,7 @@ def test_the_pipelines_plan_from_a_base_with_the_file_and_from_one_without(
     )
     commit()
     for revision, told in ((before, "dial"), (added, "127.0.0.1:5433")):
-        # As both run their scripts.
+        # Both pipelines run their scripts like this.
         done = run("bash", "-e", "-o", "pipefail", "-c", script, **{base: revision})
         assert done.returncode == 0, f"{name}: {done.stderr}"
         plan = (work / "plan.txt").read_text()
@@ -151,7 +151,7 @@ def test_the_pipelines_plan_from_a_base_with_the_file_and_from_one_without(
 
 
 def _pods() -> Iterator[tuple[str, Json, Json]]:
-    """Each pod that runs tunnels, and the container that does."""
+    """Yield each pod that runs tunnels, and its container that does."""
     for name in ("sidecar.yaml", "gateway.yaml"):
         for document in documents(EXAMPLES / "kubernetes" / name):
             if document["kind"] == "Deployment":
@@ -213,7 +213,7 @@ def test_systemd_accepts_the_unit(tmp_path: Path) -> None:
         pytest.skip("systemd-analyze is not installed (Debian: systemd)")
     text = (EXAMPLES / "systemd" / "tunnels.service").read_text()
     unit = tmp_path / "tunnels.service"
-    # It looks whether the programs exist; ours is not installed here.
+    # systemd-analyze checks that the program exists, and tunnels is not installed here.
     unit.write_text(re.sub(r"^ExecStart=\S+", f"ExecStart={shutil.which('true')}", text, flags=re.MULTILINE))
     command = [program, "verify", "--man=no", str(unit)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
@@ -223,7 +223,7 @@ def test_systemd_accepts_the_unit(tmp_path: Path) -> None:
 
 
 def test_root_finds_the_program_where_the_unit_installs_it() -> None:
-    """It is not on the path that sudo has."""
+    """The program's directory is not on the PATH of sudo."""
     text = (EXAMPLES / "systemd" / "tunnels.service").read_text()
     (program,) = re.findall(r"^ExecStart=(\S+)", text, re.MULTILINE)
     assert re.findall(r"sudo (\S+)", text) == [program]
@@ -233,19 +233,19 @@ def test_root_finds_the_program_where_the_unit_installs_it() -> None:
 
 
 def instructions() -> list[tuple[str, str]]:
-    """The Dockerfile's instructions with their lines joined; comments left out."""
+    """Return the Dockerfile's instructions with continued lines joined and without comments."""
     lines = [line for line in (ROOT / "Dockerfile").read_text().splitlines() if not line.startswith("#")]
     joined = re.sub(r"\\\n\s*", "", "\n".join(lines))
     return [(word, rest) for word, _, rest in (line.partition(" ") for line in joined.splitlines() if line)]
 
 
-def test_everything_the_image_is_made_of_exists_and_is_let_through() -> None:
+def test_every_source_of_the_image_exists_and_is_not_ignored() -> None:
     allowed = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
     copied = [rest.split()[:-1] for word, rest in instructions() if word == "COPY" and not rest.startswith("--from")]
     assert copied
     for source in (source for sources in copied for source in sources):
         assert (ROOT / source).exists(), source
-        assert source.split("/")[0] in allowed, f"{source} is not in .dockerignore's list"
+        assert source.split("/")[0] in allowed, f"{source} is not allowed by .dockerignore"
 
 
 def test_every_package_of_the_image_is_locked_by_its_hash() -> None:
@@ -256,8 +256,8 @@ def test_every_package_of_the_image_is_locked_by_its_hash() -> None:
     assert all("--no-deps" in one for one in pip if "--no-index" in one)
 
 
-def test_the_image_runs_as_a_number_from_a_base_that_can_be_chosen() -> None:
-    said = dict(instructions())  # of the last stage, where a word comes twice
+def test_the_image_runs_as_a_numeric_user_from_a_configurable_base() -> None:
+    said = dict(instructions())  # a repeated instruction has the value of the last stage
     bases = [rest.split()[0] for word, rest in instructions() if word == "FROM"]
     assert bases == ["${BASE}", "${BASE}"]
     assert next(iter(instructions())) == ("ARG", "BASE=python:3.13-slim-bookworm")

@@ -17,7 +17,7 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 PROMETHEUS = EXAMPLES / "prometheus"
 DASHBOARD = EXAMPLES / "grafana" / "dashboard.json"
 
-# DESIGN section 8.
+# The metrics of docs/contract.md.
 METRICS = {
     "ssh_tunnel_up",
     "ssh_tunnel_phase",
@@ -90,7 +90,7 @@ def test_each_alert_has_a_test() -> None:
 
 
 def strings(value: Any, key: str) -> Iterator[str]:
-    """Every text under this key, however deep."""
+    """Yield every text under this key, at any depth."""
     if isinstance(value, dict):
         for name, one in value.items():
             if name == key and isinstance(one, str):
@@ -111,7 +111,7 @@ def test_every_metric_that_is_used_exists(file: str) -> None:
     assert used <= METRICS
 
 
-def test_the_dashboard_lets_one_choose_source_target_and_tunnel() -> None:
+def test_the_dashboard_has_variables_for_source_target_and_tunnel() -> None:
     dashboard = json.loads(DASHBOARD.read_text())
     assert [one["name"] for one in dashboard["templating"]["list"]] == ["datasource", "target", "tunnel"]
     panels = [panel for panel in dashboard["panels"] if panel["type"] != "row"]
@@ -119,7 +119,7 @@ def test_the_dashboard_lets_one_choose_source_target_and_tunnel() -> None:
     assert len({panel["id"] for panel in dashboard["panels"]}) == len(dashboard["panels"])
 
 
-def test_no_panel_of_the_dashboard_lies_on_another() -> None:
+def test_no_panels_of_the_dashboard_overlap() -> None:
     taken: set[tuple[int, int]] = set()
     for panel in json.loads(DASHBOARD.read_text())["panels"]:
         place = panel["gridPos"]

@@ -1,12 +1,10 @@
-"""The bastion goes away and comes back: nobody is refused, and it is quick (figures: DESIGN section 11)."""
+"""The bastion goes down and comes up again: no client is refused."""
 
 from __future__ import annotations
 
 import asyncio
 import time
 from pathlib import Path
-
-import pytest
 
 from support.services import EchoServer, exchange
 from support.sshd import Sshd
@@ -16,8 +14,8 @@ from support.wait import eventually, free_port
 POLLERS = 4
 
 
-async def test_a_bastion_gone_for_three_seconds_refuses_nobody(
-    sshd: Sshd, echo: EchoServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+async def test_a_bastion_outage_of_three_seconds_refuses_no_client(
+    sshd: Sshd, echo: EchoServer, tmp_path: Path
 ) -> None:
     port = free_port()
     refused, successes = 0, list[float]()
@@ -32,37 +30,27 @@ async def test_a_bastion_gone_for_three_seconds_refuses_nobody(
             except ConnectionRefusedError:
                 refused += 1
             except (ConnectionError, asyncio.IncompleteReadError):
-                continue  # it was in the middle when the bastion died
+                continue  # this exchange was in progress when the bastion went down
             await asyncio.sleep(0.01)
 
     async with running(tmp_path, "targets:\n" + target(sshd) + local("echo", port, echo.port)) as tunnels:
         await tunnels.all_up()
         pollers = [asyncio.create_task(poll()) for _ in range(POLLERS)]
         await sshd.stop()
-        await asyncio.sleep(3)  # the scenario: gone for three seconds
+        await asyncio.sleep(3)  # the scenario: an outage of three seconds
         back = time.monotonic()
         await sshd.start()
         await tunnels.all_up()
         await eventually(lambda: any(moment > back for moment in successes))
         stop.set()
         await asyncio.gather(*pollers)
-    first = min(moment for moment in successes if moment > back) - back
-    with capsys.disabled():
-        print(f"\n  bastion gone for 3 s: {refused} refused, first success {first:.2f} s after its start began")
     assert refused == 0
 
 
-async def test_a_killed_session_is_back_at_once_ten_times_in_a_row(
-    sshd: Sshd, echo: EchoServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+async def test_a_killed_session_is_replaced_at_once_ten_times(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> None:
     port = free_port()
-    took = []
     async with running(tmp_path, "targets:\n" + target(sshd) + local("echo", port, echo.port)) as tunnels:
         await tunnels.all_up()
         for _ in range(10):
             await sshd.kill_sessions()
-            killed = time.monotonic()
             assert await exchange("127.0.0.1", port, b"ping") == b"ping"
-            took.append(time.monotonic() - killed)
-    with capsys.disabled():
-        print("\n  session killed, back after:", ", ".join(f"{one:.2f}" for one in took), "s")

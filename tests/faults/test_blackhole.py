@@ -1,10 +1,9 @@
-"""The way to the server swallows everything: noticed in time, nobody new is sent into it, and it heals by itself."""
+"""The network drops every packet: the program notices in time, holds new clients, and recovers."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,13 +18,13 @@ from support.tunnels import Running, file, running
 from support.wait import Awake, eventually, free_port, rss_bytes
 
 INTERVAL, COUNT = 1.0, 2
-LIMIT = INTERVAL * (COUNT + 1) + 1  # what is asked of us: down within that
+LIMIT = INTERVAL * (COUNT + 1) + 1  # seconds until the link must be down
 UPLOADS = 8
 
 
 @dataclass(frozen=True)
 class Way:
-    """A server, the address at which it reaches this machine, and how the way to it is cut and mended."""
+    """A server, the address at which it reaches this machine, and functions that cut and restore the connection."""
 
     sshd: Sshd
     back: str
@@ -49,7 +48,7 @@ async def stopped_server(directory: Path) -> AsyncIterator[Way]:
 
 
 async def flood(port: int) -> None:
-    """Send without end, as fast as it goes; after a cut once more."""
+    """Send without end as fast as possible. Reconnect after a cut."""
     block = bytes(MIB)
     while True:
         with contextlib.suppress(ConnectionError):
@@ -67,11 +66,10 @@ async def flood(port: int) -> None:
     [(lost_packets, 0), (lost_packets, UPLOADS), (stopped_server, UPLOADS)],
     ids=["packets lost, idle", "packets lost, loaded", "server stopped, loaded"],
 )
-async def test_a_dead_way_is_noticed_in_time_holds_new_clients_before_and_heals(
+async def test_lost_packets_are_noticed_in_time_and_new_clients_are_held(
     way: Callable[[Path], contextlib.AbstractAsyncContextManager[Way]],
     uploads: int,
     tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
 ) -> None:
     async with way(tmp_path / "sshd") as there, EchoServer(host=there.back) as echo, Sink(host=there.back) as sink:
         port, drain = free_port(), free_port()
@@ -94,42 +92,34 @@ async def test_a_dead_way_is_noticed_in_time_holds_new_clients_before_and_heals(
                 held, lost, peak, clients = await the_outage(tunnels, port)
             finally:
                 there.mend()
-            mended = time.monotonic()
             answers = await asyncio.wait_for(asyncio.gather(*clients), 60)
-            healed = time.monotonic() - mended
             for task in flooding:
                 task.cancel()
             await asyncio.gather(*flooding, return_exceptions=True)
-        with capsys.disabled():
-            print(
-                f"\n  keepalive {INTERVAL:g} s x {COUNT + 1}, {uploads} uploads: new clients held after {held:.2f} s, "
-                f"down after {lost:.2f} s (at most {LIMIT:g}), RSS +{(peak - before) / MIB:.1f} MiB; "
-                f"mended: all clients answered after {healed:.2f} s"
-            )
         assert answers == [b"ping", b"ping"]
-        assert held <= lost <= LIMIT + 2  # the rest is for a machine that has other things to do
+        assert held <= lost <= LIMIT + 2  # 2 s more for a busy machine
         assert peak - before < 64 * MIB
 
 
 async def the_outage(tunnels: Running, port: int) -> tuple[float, float, int, list[asyncio.Task[bytes]]]:
-    """Seconds until new clients are held, and until the link is given up; the peak of memory, and two clients."""
+    """Return the seconds until new clients are held and until the link is closed, the peak memory, and two clients."""
     (link,) = tunnels.links
     async with Awake.counted() as awake:
-        early = asyncio.create_task(exchange("127.0.0.1", port))  # nobody can know yet: it goes into the dead link
+        early = asyncio.create_task(exchange("127.0.0.1", port))  # the dead link takes this client
         verdict = await tunnels.until("server/echo", Phase.DOWN)
         held = awake.seconds
         assert verdict.reason == "keepalive", verdict
         channels = len(link.connection._channels)
         late = asyncio.create_task(exchange("127.0.0.1", port))
-        await eventually(lambda: tunnels.meter("server/echo").held > 0, message="a client that comes now is held")
+        await eventually(lambda: tunnels.meter("server/echo").held > 0, message="a new client is held")
         peak = rss_bytes()
-        assert len(link.connection._channels) <= channels, "and not sent into the dead link"
+        assert len(link.connection._channels) <= channels, "the dead link takes no new client"
         async with asyncio.timeout(60):
             while not link.gone:
                 peak = max(peak, rss_bytes())
                 await asyncio.sleep(0.02)
         lost = awake.seconds
     verdict = await tunnels.until("server/echo", Phase.DOWN)
-    await eventually(lambda: tunnels.meter("server/echo").held == 2, message="both wait for another link")
+    await eventually(lambda: tunnels.meter("server/echo").held == 2, message="both clients wait for another link")
     assert not early.done()
     return held, lost, max(peak, rss_bytes()), [early, late]

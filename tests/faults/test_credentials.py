@@ -1,4 +1,4 @@
-"""Certificates that are renewed and run out, known hosts that we write ourselves: live connections do not care."""
+"""Renewed and expired certificates and new known_hosts lines do not affect live connections."""
 
 from __future__ import annotations
 
@@ -8,8 +8,6 @@ import time
 from functools import partial
 from pathlib import Path
 
-import pytest
-
 from support.clients import moving
 from support.keys import KeyPair, Keys
 from support.postgres import Postgres, pg_dump, psql
@@ -18,13 +16,11 @@ from support.sshd import Sshd
 from support.tunnels import Running, file, local, running, target
 from support.wait import eventually, free_port
 
-# Some 12 MB of dump.
+# A dump of about 12 MB.
 BIG = "create table big as select n, md5(n::text) as word from generate_series(1, 300000) n"
 
 
-async def test_a_dump_outlives_the_certificate_that_its_connection_logged_in_with(
-    keys: Keys, postgres: Postgres, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+async def test_a_dump_continues_after_its_certificate_expires(keys: Keys, postgres: Postgres, tmp_path: Path) -> None:
     port = free_port()
     authority, key = keys.make("ca"), keys.make("id")
     stranger = keys.make("stranger")
@@ -33,7 +29,7 @@ async def test_a_dump_outlives_the_certificate_that_its_connection_logged_in_wit
     direct = await pg_dump("127.0.0.1", postgres.port)
     async with Sshd(tmp_path / "sshd", options=options, client=stranger) as sshd:
         sshd.authorized_keys.write_text("")  # the certificate is the only way in
-        expires = int(time.time()) + 8  # enough to log in, and less than the dump takes
+        expires = int(time.time()) + 8  # after the login and before the end of the dump
         certificate = renew(keys, key, authority, sshd, expires)
 
         def text(**fields: str) -> str:
@@ -51,27 +47,22 @@ async def test_a_dump_outlives_the_certificate_that_its_connection_logged_in_wit
                 renew(keys, key, authority, sshd, newest)
                 await eventually(partial(has_moved, tunnels, number * 500_000))
             await eventually(lambda: time.time() > expires)
-            assert not dump.done(), "the certificate ran out while the dump went on"
-            tunnels.edit(text())  # nobody wants to wait for the rest of it at that rate
+            assert not dump.done(), "the certificate expires during the dump"
+            tunnels.edit(text())  # without the bandwidth limit, so that the test does not wait for the rest
             through = await dump
             assert hashlib.sha256(through).hexdigest() == hashlib.sha256(direct).hexdigest()
             assert tunnels.links == [link], "a live connection is not replaced for a newer certificate"
-            tunnels.app.restart(["server"], "the test asks for it")
+            tunnels.app.restart(["server"], "requested by the test")
             await eventually(lambda: tunnels.links[-1] is not link)
             assert tunnels.links[-1].dialled.certificate_expires == newest
             assert await psql("127.0.0.1", port, "select 1") == "1"
     await psql("127.0.0.1", postgres.port, "drop table big")
-    with capsys.disabled():
-        print(
-            f"\n  certificate renewed 3 times and run out under a pg_dump of {len(direct) / 1e6:.0f} MB: the dump is "
-            f"whole, the connection the same; the next one logs in with the newest"
-        )
 
 
-async def test_a_host_key_that_accept_new_writes_down_disturbs_nobody(
-    sshd: Sshd, echo: EchoServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+async def test_a_host_key_added_by_accept_new_affects_no_other_target(
+    sshd: Sshd, echo: EchoServer, tmp_path: Path
 ) -> None:
-    """All targets share one known_hosts file, and each new host changes it for all of them."""
+    """All targets share one known_hosts file, which each new host changes."""
     ports = [free_port() for _ in range(4)]
     known = tmp_path / "known_hosts"
     known.write_text(sshd.known_hosts.read_text())
@@ -88,13 +79,11 @@ async def test_a_host_key_that_accept_new_writes_down_disturbs_nobody(
         async with moving([ports[0]] * 5):
             tunnels.edit(first + others)
             await tunnels.all_up("first/echo", *(f"new{number}/echo" for number in range(3)))
-            looked_at = tunnels.app.actuator._links
-            await eventually(lambda: len({record.fingerprint for record in looked_at._records.values()}) <= 2)
+            pool = tunnels.app.actuator._links
+            await eventually(lambda: len({record.fingerprint for record in pool._records.values()}) <= 2)
             assert len(tunnels.links) == len(ports)
-            assert max(link.number for link in tunnels.links) == len(ports), "each was made once"
+            assert max(link.number for link in tunnels.links) == len(ports), "each link is made once"
     assert len(known.read_text().splitlines()) == len(ports)
-    with capsys.disabled():
-        print(f"\n  accept-new wrote {len(ports) - 1} lines into the known hosts of all: 0 connections replaced")
 
 
 def renew(keys: Keys, key: KeyPair, authority: KeyPair, sshd: Sshd, expires: int) -> Path:

@@ -1,4 +1,4 @@
-"""The limit of open files: raised for the program itself, and given back to the programs that it starts."""
+"""The limit of open files: raised for the program itself, restored for its child processes."""
 
 from __future__ import annotations
 
@@ -25,13 +25,11 @@ async def test_the_soft_limit_is_raised_to_the_hard_one(tmp_path: Path) -> None:
         await eventually(lambda: limits(tunnels.pid) == (700, 700))
 
 
-async def test_a_proxy_command_gets_the_limit_that_the_program_was_given(
-    sshd: Sshd, echo: EchoServer, tmp_path: Path
-) -> None:
-    relay, told, port = tmp_path / "relay.py", tmp_path / "told", free_port()
+async def test_a_proxy_command_gets_the_original_limit(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> None:
+    relay, limit, port = tmp_path / "relay.py", tmp_path / "limit", free_port()
     relay.write_text(
         "import os, resource, socket, sys, threading\n"
-        f"open({str(told)!r}, 'w').write(str(resource.getrlimit(resource.RLIMIT_NOFILE)))\n"
+        f"open({str(limit)!r}, 'w').write(str(resource.getrlimit(resource.RLIMIT_NOFILE)))\n"
         "sock = socket.create_connection((sys.argv[1], int(sys.argv[2])))\n"
         "def up():\n"
         "    while data := os.read(0, 65536):\n"
@@ -46,21 +44,21 @@ async def test_a_proxy_command_gets_the_limit_that_the_program_was_given(
     async with program(config, "--allow-commands", through=limited(200, 700)) as tunnels:
         await answers(port)
         assert limits(tunnels.pid) == (700, 700)
-        assert "(200, 700)" in told.read_text()
+        assert "(200, 700)" in limit.read_text()
         assert await tunnels.end() == 0
 
 
-async def test_a_proxy_command_that_is_not_there_is_told_as_before(sshd: Sshd, tmp_path: Path) -> None:
+async def test_a_missing_proxy_command_is_reported(sshd: Sshd, tmp_path: Path) -> None:
     text = file(sshd, local("echo", free_port(), 1), proxyCommand="[no-such-program]")
     path = tmp_path / "tunnels.yaml"
     path.write_text(text)
     async with program(path, "--allow-commands", through=limited(200, 700)) as tunnels:
-        said = "cannot start the proxy command no-such-program: No such file or directory"
-        await eventually(lambda: said in tunnels.log_text(), message=tunnels.log_text)
+        message = "cannot start the proxy command no-such-program: No such file or directory"
+        await eventually(lambda: message in tunnels.log_text(), message=tunnels.log_text)
 
 
 async def run_beside(directory: Path, *command: str) -> tuple[int, str, str]:
-    """Exit code, stdout and stderr of `tunnels run FILE -- command`, given the limits 200 and 700."""
+    """Return the exit code, stdout and stderr of `tunnels run FILE -- command`, run with the limits 200 and 700."""
     (directory / "tunnels.yaml").write_text("targets: {}\n")
     run = [sys.executable, "-m", "reconciler", "run", "--listen", "none", "--control", "none"]
     process = await asyncio.create_subprocess_exec(
@@ -73,17 +71,17 @@ async def run_beside(directory: Path, *command: str) -> tuple[int, str, str]:
     return process.returncode, out.decode(), err.decode()
 
 
-async def test_the_program_beside_the_tunnels_gets_the_limit_too(tmp_path: Path) -> None:
+async def test_a_child_program_gets_the_original_limit(tmp_path: Path) -> None:
     show = "ulimit -Sn; ulimit -Hn; grep SigIgn /proc/self/status; exit 7"
     code, out, err = await run_beside(tmp_path, "sh", "-c", show)
     assert (code, out.split()[:2]) == (7, ["200", "700"]), err
     ignored = int(out.split()[-1], 16)
-    # Python ignores these for itself. Others may be ignored by the shell that started the tests in the background.
+    # Python ignores these two for itself. A shell that runs the tests in the background may ignore others.
     assert not [one for one in (signal.SIGPIPE, signal.SIGXFSZ) if ignored & 1 << (one - 1)]
 
 
 @pytest.mark.parametrize(("command", "code"), [("no-such-program", 127), ("/etc/passwd", 126), ("/", 126)])
-async def test_a_program_that_cannot_run_beside_the_tunnels_is_told(tmp_path: Path, command: str, code: int) -> None:
+async def test_a_child_program_that_cannot_run_is_reported(tmp_path: Path, command: str, code: int) -> None:
     ended, _, err = await run_beside(tmp_path, command)
     assert ended == code
     assert f"cannot run {command}" in err

@@ -1,7 +1,7 @@
-"""Files that a configuration names and that turn out to be devices, pipes, or on a disk that does not answer.
+"""Files that a configuration names and that are devices, pipes, or on a disk that does not answer.
 
-Each costs its own target, which says why. The neighbour's clients notice nothing, and once the files are right again
-everything is up.
+Each affects only its own target, which reports the reason. The other target's clients are not delayed. When the files
+are repaired, all tunnels are up again.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ from support.sshd import Sshd
 from support.tunnels import Running, local, running, socks, target
 from support.wait import WITHIN, eventually, free_port
 
-AT_MOST = 2.0  # seconds for a round trip of the neighbour's client; it was for ever
+AT_MOST = 2.0  # seconds for a round trip of the neighbour's client
 FIELDS = ("privateKey", "passphrase", "certificate", "password", "knownHosts")
 
 
 class Case:
-    """A neighbour, and a target for each field that names a file, whose file is its own."""
+    """A target `neighbour`, and one target for each field that names a file, each with its own file."""
 
     def __init__(self, directory: Path, sshd: Sshd, echo: EchoServer) -> None:
         self.sshd, self.echo = sshd, echo
@@ -86,7 +86,7 @@ def case(tmp_path: Path, sshd: Sshd, echo: EchoServer) -> Case:
 
 @contextlib.asynccontextmanager
 async def undisturbed(port: int) -> AsyncIterator[None]:
-    """A client of the neighbour's goes back and forth all the time, and never waits long."""
+    """Check that a client of `neighbour` never waits long for an answer during the block."""
     worst, rounds, over = 0.0, 0, asyncio.Event()
 
     async def go() -> None:
@@ -113,7 +113,7 @@ async def undisturbed(port: int) -> AsyncIterator[None]:
 
 
 def failure_of(tunnels: Running, field: str) -> str:
-    """What is told of the target of this field, if a person is needed; "" while nothing is."""
+    """Return the message of this field's target if it needs action, else ""."""
     tries = tunnels.app.actuator.observe().link_tries.get(field.lower())
     if tries is None:
         return ""
@@ -127,9 +127,9 @@ def nothing_is_told(tunnels: Running) -> bool:
 
 
 @pytest.mark.parametrize("kind", [*SPECIAL, *NOTHING])
-async def test_files_that_become_something_else_cost_their_targets_only(case: Case, tmp_path: Path, kind: str) -> None:
+async def test_files_that_become_special_affect_only_their_targets(case: Case, tmp_path: Path, kind: str) -> None:
     make, said = (SPECIAL | NOTHING)[kind]
-    if kind in NOTHING:  # of known hosts, both mean that nobody is known
+    if kind in NOTHING:  # an empty or missing known_hosts file is valid
         del case.path["knownHosts"]
     async with running(tmp_path, case.text) as tunnels:
         await tunnels.all_up()
@@ -153,7 +153,7 @@ async def test_files_that_become_something_else_cost_their_targets_only(case: Ca
 
 
 @pytest.mark.parametrize("kind", ["a pipe", "/dev/zero", "/dev/ptmx"])
-async def test_targets_whose_files_are_none_from_the_start(case: Case, tmp_path: Path, kind: str) -> None:
+async def test_files_that_are_special_from_the_start(case: Case, tmp_path: Path, kind: str) -> None:
     make, said = SPECIAL[kind]
     for path in case.path.values():
         put(path, make)
@@ -169,7 +169,7 @@ async def test_targets_whose_files_are_none_from_the_start(case: Case, tmp_path:
 
 
 @pytest.mark.parametrize("kind", SPECIAL)
-async def test_a_configuration_that_becomes_something_else_is_told_and_changes_nothing(
+async def test_a_configuration_that_becomes_special_changes_nothing(
     case: Case, tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("reconciler.config.syntax.config_files._PIPE_SILENCE", 0.5)
@@ -183,15 +183,17 @@ async def test_a_configuration_that_becomes_something_else_is_told_and_changes_n
                 said = "no *.yaml"
             elif kind == "a pipe":
                 said = "nothing more came through it"
-            told = await eventually(lambda: "".join(map(str, tunnels.app.loaded.errors)) if tunnels.app.loaded else "")
-            assert str(tunnels.file) in told
-            assert said in told
+            errors = await eventually(
+                lambda: "".join(map(str, tunnels.app.loaded.errors)) if tunnels.app.loaded else ""
+            )
+            assert str(tunnels.file) in errors
+            assert said in errors
             assert tunnels.links == links
             put(tunnels.file, partial(write, case.text))
             await tunnels.all_up(*("neighbour/echo", "neighbour/proxy"), *(f"{one.lower()}/echo" for one in FIELDS))
 
 
-async def test_known_hosts_that_take_long_do_not_delay_other_targets(case: Case, tmp_path: Path) -> None:
+async def test_slow_known_hosts_do_not_delay_other_targets(case: Case, tmp_path: Path) -> None:
     slow = case.named / "slow"
     slow.write_bytes(b",".join([b"*" + b"1" * 120 + b"x"] * 8000) + b" ssh-ed25519 AAAA\n")
     alias = "1" * 250
@@ -208,7 +210,7 @@ async def test_known_hosts_that_take_long_do_not_delay_other_targets(case: Case,
             await eventually(lambda: tunnels.verdict("slow11/echo") is not None)
             tunnels.restart("neighbour")
             is_new = lambda: any(one.target == "neighbour" and one is not before for one in tunnels.links)  # noqa: E731
-            await eventually(is_new, within=12.0)  # each of the others takes 10 s of processor time
+            await eventually(is_new, within=12.0)  # each of the other targets takes 10 s of CPU time
 
 
 COSTLY = {
@@ -220,7 +222,7 @@ COSTLY = {
 
 
 @pytest.mark.parametrize("kind", COSTLY)
-async def test_a_key_that_costs_much_to_decode_costs_its_target_only(case: Case, tmp_path: Path, kind: str) -> None:
+async def test_an_expensive_key_affects_only_its_target(case: Case, tmp_path: Path, kind: str) -> None:
     make, said = COSTLY[kind]
     path = case.named / "costly"
     path.write_bytes(make())
@@ -243,7 +245,7 @@ def write(text: str, path: Path) -> None:
 
 
 class Disk:
-    """Where some files do not answer until they are let go. It cannot be had otherwise without a file system."""
+    """A simulated disk: reads of the files in `silent` block until `answer`."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.silent: set[str] = set()
@@ -269,9 +271,7 @@ def disk(monkeypatch: pytest.MonkeyPatch) -> Iterator[Disk]:
     made.answer()
 
 
-async def test_a_disk_that_does_not_answer_costs_the_targets_of_its_files_only(
-    case: Case, disk: Disk, tmp_path: Path
-) -> None:
+async def test_a_disk_that_hangs_affects_only_the_targets_of_its_files(case: Case, disk: Disk, tmp_path: Path) -> None:
     async with running(tmp_path, f"targets:\n{case.neighbour}") as tunnels:
         await tunnels.all_up()
         async with undisturbed(case.port):
@@ -319,7 +319,7 @@ def failure_of_silent(tunnels: Running) -> bool:
 TOUCHING = [(os, name) for name in ("stat", "lstat", "open", "readlink", "scandir", "listdir", "access", "replace")]
 
 
-async def test_no_path_that_the_configuration_names_is_touched_on_the_event_loop(
+async def test_no_path_of_the_configuration_is_used_on_the_event_loop(
     case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     touched: dict[bool, list[str]] = {False: [], True: []}

@@ -1,4 +1,4 @@
-"""Clients that would fill our memory or our time: they are bounded, and the loop goes on for everybody else."""
+"""Clients cannot fill the memory of the process or delay its event loop."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ EARLY = 200 * MIB
 
 
 class Source(TcpService):
-    """Sends without end, as fast as anybody reads, and keeps little in its own memory, which is the test's."""
+    """Sends without end as fast as the client reads. Buffers little, because its memory is that of the test process."""
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.transport.set_write_buffer_limits(0)
@@ -36,8 +36,9 @@ class Source(TcpService):
 
 
 class Watch:
-    """What a time of load costs: how much memory is added, and how late the event loop's timers are at worst: by the
-    work of its thread, for of the rest the machine is the cause.
+    """Measures a time of load: added memory, and the largest delay of the event loop's timers.
+
+    Only the CPU time of the loop's own thread counts as delay; other processes of the machine cause the rest.
     """
 
     def __init__(self) -> None:
@@ -68,9 +69,7 @@ class Watch:
             await asyncio.wait({task})
 
 
-async def test_two_hundred_readers_that_crawl_behind_a_fast_source(
-    sshd: Sshd, echo: EchoServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+async def test_two_hundred_slow_readers_of_a_fast_source(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> None:
     port, other = free_port(), free_port()
     async with Source() as source:
         text = file(sshd, local("fast", port, source.port, maxConnections=0), local("echo", other, echo.port))
@@ -78,28 +77,22 @@ async def test_two_hundred_readers_that_crawl_behind_a_fast_source(
             await tunnels.all_up()
             async with Watch.on() as watch, contextlib.AsyncExitStack() as stack:
                 for _ in range(READERS):
-                    # A plain socket: what it does not read stays in the kernel, not in the memory of this process.
+                    # A plain socket: unread data stays in the kernel, not in the memory of this process.
                     client = stack.enter_context(socket.socket())
                     client.setblocking(False)
                     await asyncio.get_running_loop().sock_connect(client, ("127.0.0.1", port))
                     await asyncio.get_running_loop().sock_recv(client, 1)
-                # They read no more: what is under way fills every buffer that there is.
+                # The clients stop reading, so that all buffers fill.
                 await until_still(lambda: tunnels.meter("server/fast").received)
-                received = tunnels.meter("server/fast").received / MIB
                 async with moving([other]) as (mover,):
                     await mover.moves()
             await tunnels.nobody_is_connected()
-    with capsys.disabled():
-        print(
-            f"\n  {READERS} readers that crawl: {received:.0f} MiB taken from the server, RSS +{watch.growth:.0f} MiB, "
-            f"loop at most {watch.lag * 1000:.0f} ms late"
-        )
     assert watch.growth < 400
     assert watch.lag < 2
 
 
 async def test_two_hundred_megabytes_sent_before_the_channel_opens_wait_in_the_kernel(
-    tmp_path: Path, echo: EchoServer, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, echo: EchoServer
 ) -> None:
     port = free_port()
     async with AsyncsshServer(tmp_path / "server") as server:
@@ -123,52 +116,37 @@ async def test_two_hundred_megabytes_sent_before_the_channel_opens_wait_in_the_k
                 sending = asyncio.create_task(send())
                 await eventually(lambda: server.requests)
                 await until_still(lambda: sent)
-                assert not sending.done(), "the rest is still with the client"
+                assert not sending.done(), "the client still has the rest"
                 sending.cancel()
                 await asyncio.wait({sending})
             taken = tunnels.meter("server/echo").sent
-    with capsys.disabled():
-        print(
-            f"\n  {EARLY // MIB} MiB before the channel opens: {sent // MIB} MiB went into the kernel, {taken} bytes "
-            f"were read, RSS +{watch.growth:.1f} MiB"
-        )
     assert taken == 0
     assert watch.growth < 32
 
 
-async def test_clients_that_say_their_socks_greeting_a_byte_a_second_are_sent_away_and_cost_nobody(
+async def test_slow_socks_greetings_time_out_and_affect_no_other_client(
     sshd: Sshd,
     echo: EchoServer,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr("reconciler.ssh.clients.socks.HANDSHAKE_TIME", 2.0)
     port, other = free_port(), free_port()
     text = file(sshd, socks("proxy", port, maxConnections=0), local("echo", other, echo.port))
     async with running(tmp_path, text) as tunnels:
         await tunnels.all_up()
-        async with moving([other]) as (mover,), Watch.on() as watch:
-            began = time.monotonic()
-            stayed = await asyncio.gather(*(slow_greeting(port) for _ in range(LORISES)))
+        async with moving([other]) as (mover,):
+            await asyncio.gather(*(slow_greeting(port) for _ in range(LORISES)))
             await mover.moves()
-            took, rounds = time.monotonic() - began, mover.rounds
         await tunnels.until("server/proxy", Phase.UP)
         await eventually(lambda: tunnels.results("server/proxy").get("denied", 0) >= LORISES)
         denied = tunnels.results("server/proxy")["denied"]
-    with capsys.disabled():
-        print(
-            f"\n  {LORISES} slow greetings (limit 2 s): sent away after {min(stayed):.1f} to {max(stayed):.1f} s, all "
-            f"within {took:.1f} s, RSS +{watch.growth:.1f} MiB, loop at most {watch.lag * 1000:.0f} ms late; "
-            f"a neighbour made {rounds} exchanges"
-        )
     assert denied == LORISES
 
 
-async def slow_greeting(port: int) -> float:
-    """Seconds until it is sent away."""
+async def slow_greeting(port: int) -> None:
+    """Send a SOCKS greeting a byte a second, until the server closes the connection."""
     reader, writer = await by_tcp("127.0.0.1", port)
-    began = time.monotonic()
     try:
         for byte in b"\x05\xff" + bytes(255):
             writer.write(bytes((byte,)))
@@ -180,11 +158,10 @@ async def slow_greeting(port: int) -> float:
         pass
     finally:
         writer.transport.abort()
-    return time.monotonic() - began
 
 
 async def until_still(figure: Callable[[], float], seconds: float = 0.5) -> None:
-    """Wait until a figure that grows has stopped growing."""
+    """Wait until a growing figure stops growing."""
     async with Awake.counted() as awake:
         last, since = figure(), awake.seconds
 
@@ -194,4 +171,4 @@ async def until_still(figure: Callable[[], float], seconds: float = 0.5) -> None
                 last, since = figure(), awake.seconds
             return awake.seconds - since >= seconds
 
-        await eventually(still, within=60, message="it grows no more")
+        await eventually(still, within=60, message="the figure does not grow")

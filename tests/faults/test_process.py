@@ -1,9 +1,8 @@
-"""The process itself in trouble: no descriptors left, killed without a word, a file that is half written."""
+"""Faults of the process itself: no free descriptors, SIGKILL, a half-written file."""
 
 from __future__ import annotations
 
 import asyncio
-import time
 from pathlib import Path
 
 import pytest
@@ -13,15 +12,13 @@ from support.program import answers, program
 from support.services import EchoServer, by_tcp, by_unix, connected, exchange
 from support.sshd import Sshd
 from support.tunnels import file, local, remote, running
-from support.wait import eventually, fd_count, free_port
+from support.wait import eventually, free_port
 
-MORE = 12  # descriptors that are left when the crowd comes
+MORE = 12  # free descriptors when the crowd of clients connects
 CROWD = 60
 
 
-async def test_a_full_descriptor_table_costs_only_those_who_come_then(
-    sshd: Sshd, echo: EchoServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+async def test_a_full_descriptor_table_affects_only_new_clients(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> None:
     port, other = free_port(), free_port()
     config = tmp_path / "tunnels.yaml"
     config.write_text(file(sshd, local("echo", port, echo.port), local("other", other, echo.port)))
@@ -29,37 +26,25 @@ async def test_a_full_descriptor_table_costs_only_those_who_come_then(
         await answers(port)
         async with moving([port, other]) as movers:
             tunnels.limit_descriptors(MORE)
-            used = tunnels.cpu_seconds()
-            began = time.monotonic()
             decided = asyncio.Barrier(CROWD)
             results = await asyncio.gather(*(visit(port, decided) for _ in range(CROWD)))
             for mover in movers:
                 await mover.moves()
-            took, used = time.monotonic() - began, tunnels.cpu_seconds() - used
             served, refused = results.count("served"), results.count("reset")
-            full = fd_count(tunnels.pid)
             tunnels.limit_descriptors(None)
-            freed = time.monotonic()
             await answers(port)
             await answers(other)
-            again = time.monotonic() - freed
         assert await tunnels.end() == 0
-        said = tunnels.log_text()
-    with capsys.disabled():
-        print(
-            f"\n  room for {MORE} more descriptors, {CROWD} clients at once: {served} served, {refused} reset, "
-            f"{CROWD - served - refused} unanswered, in {took:.1f} s with {used:.2f} s of CPU; two old clients lost "
-            f"nothing; served again {again:.2f} s after there was room; {full} descriptors; log {len(said)} bytes"
-        )
+        log = tunnels.log_text()
     assert served + refused == CROWD
     assert served > 0
     assert refused > 0
-    assert "Traceback" not in said
-    assert "change detected" not in said, "a log beside the file must not feed itself"
+    assert "Traceback" not in log
+    assert "change detected" not in log, "writing the log file must not count as a change of the directory"
 
 
-async def test_a_process_killed_without_a_word_is_back_with_all_its_listeners(
-    sshd: Sshd, echo: EchoServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+async def test_a_killed_process_has_all_its_listeners_after_a_restart(
+    sshd: Sshd, echo: EchoServer, tmp_path: Path
 ) -> None:
     port, far, path = free_port(), free_port(), tmp_path / "echo.sock"
     lines = (
@@ -72,21 +57,16 @@ async def test_a_process_killed_without_a_word_is_back_with_all_its_listeners(
     async with program(config) as first:
         await answers(port)
         await answers(far)
-        async with connected("127.0.0.1", port) as (reader, writer):  # somebody is in the middle of something
+        async with connected("127.0.0.1", port) as (reader, writer):  # a client is in the middle of an exchange
             writer.write(b"x")
             assert await reader.readexactly(1) == b"x"
             await first.kill()
             assert await reader.read() == b""
-    killed = time.monotonic()
     async with program(config) as second:
-        took = []
-        for place in (port, far):
-            await answers(place)
-            took.append(time.monotonic() - killed)
+        await answers(port)
+        await answers(far)
         assert await exchange("", 0, b"ping", by_unix(path)) == b"ping"
         assert await second.end() == 0
-    with capsys.disabled():
-        print(f"\n  killed and started again: local port back after {took[0]:.2f} s, remote after {took[1]:.2f} s")
 
 
 async def test_a_connection_ends_with_the_last_listener_on_the_server(
@@ -101,7 +81,7 @@ async def test_a_connection_ends_with_the_last_listener_on_the_server(
 
 
 @pytest.mark.parametrize("end", ["in the middle of a word", "at the end of a line", "after nothing"])
-async def test_a_file_that_is_half_written_disturbs_nobody(
+async def test_a_half_written_file_affects_no_client(
     end: str, sshd: Sshd, echo: EchoServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     port, other = free_port(), free_port()
@@ -110,12 +90,12 @@ async def test_a_file_that_is_half_written_disturbs_nobody(
     async with running(tmp_path, text) as tunnels:
         await tunnels.all_up()
         async with moving([port, other], pause=0.001) as movers:
-            tunnels.file.write_text(text[: cut.get(end, 0)])  # in place: not renamed over it, as one should
+            tunnels.file.write_text(text[: cut.get(end, 0)])  # in place, without the rename that would make it atomic
             if end == "after nothing":
                 await eventually(lambda: "empty" in caplog.text)
             elif end == "in the middle of a word":
                 await eventually(lambda: "tunnels.yaml:" in caplog.text)
-            else:  # a valid file without tunnels: their clients drain, and find them again
+            else:  # a valid file without tunnels: clients drain, and the tunnels are restored before the deadline
                 await eventually(lambda: not tunnels.phases())
             for mover in movers:
                 await mover.moves()
@@ -125,9 +105,9 @@ async def test_a_file_that_is_half_written_disturbs_nobody(
 
 
 async def visit(port: int, decided: asyncio.Barrier) -> str:
-    """Come, stay until everybody is served or sent away, and tell how it went.
+    """Connect, stay until every client is served or refused, and return the result.
 
-    A client that is served stays, so that its descriptor is not free for the next one.
+    A served client stays connected, so that its descriptor is not free for the next client.
     """
     result = await admission(port, decided)
     if result != "served":

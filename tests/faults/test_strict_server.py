@@ -1,4 +1,4 @@
-"""A wrong key on twenty processes behind one address: the server must not ban them, nor their healthy neighbour."""
+"""Twenty processes with a wrong key share one address: the server must not ban the address."""
 
 from __future__ import annotations
 
@@ -25,12 +25,11 @@ PENALTY, PENALTY_MIN, PENALTY_MAX = 5.0, 15.0, 600.0  # sshd's PerSourcePenaltie
 
 
 class Strict:
-    """A server that shuts an address out while its penalties add up to more than a little (OpenSSH's srclimit.c)."""
+    """A server that refuses an address while its penalties exceed a limit (OpenSSH's srclimit.c)."""
 
     def __init__(self) -> None:
         self._penalty_until = 0.0
         self._shut_out_until = 0.0
-        self.shut_out = 0.0
 
     def answers(self, now: float) -> Failure:
         if now < self._shut_out_until:
@@ -38,19 +37,15 @@ class Strict:
         self._penalty_until = min(max(self._penalty_until, now) + PENALTY, now + PENALTY_MAX)
         if self._penalty_until - now >= PENALTY_MIN:
             self._shut_out_until = self._penalty_until
-            self.shut_out += self._shut_out_until - now
         return WRONG_KEY
 
 
 @pytest.mark.parametrize("clients_wait", [False, True])
-def test_a_wrong_key_on_twenty_processes_is_tried_five_times_in_ten_minutes_at_most(
-    capsys: pytest.CaptureFixture[str], *, clients_wait: bool
-) -> None:
-    """An hour of the planner's own clock; also with clients who wait, which hurries other failures."""
+def test_a_wrong_key_is_tried_at_most_five_times_in_ten_minutes(*, clients_wait: bool) -> None:
+    """Simulate an hour. Held clients, which shorten the backoff of other failures, change nothing."""
     server = Strict()
     worlds = [World() for _ in range(PROCESSES)]
     logins: list[list[float]] = [[] for _ in worlds]
-    dials = 0
     for world in worlds:
         world.edit(build.target("prod"), build.local("prod/pg", 5432))
         for socket in world.sockets():
@@ -66,24 +61,17 @@ def test_a_wrong_key_on_twenty_processes_is_tried_five_times_in_ten_minutes_at_m
             for link in world.links(LinkPhase.DIALING):
                 answer = server.answers(now)
                 world.finish(link.id, answer)
-                dials += 1
                 if answer is WRONG_KEY:
                     mine.append(now)
         now = max(now + 0.001, min(world.wake_at() for world in worlds))
     worst = max(in_any_window(mine) for mine in logins)
-    with capsys.disabled():
-        print(
-            f"\n  a wrong key on {PROCESSES} processes, an hour: at most {worst} logins of one in any ten minutes, "
-            f"{sum(map(len, logins))} logins and {dials - sum(map(len, logins))} connects to a shut door in all; "
-            f"the address was shut out for {server.shut_out:.0f} s"
-        )
     assert worst <= LOGINS
 
 
-async def test_beside_twenty_wrong_keys_a_healthy_neighbour_is_back_within_seconds(
-    echo: EchoServer, keys: Keys, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+async def test_twenty_wrong_keys_do_not_delay_a_process_with_the_right_key(
+    echo: EchoServer, keys: Keys, tmp_path: Path
 ) -> None:
-    """Each process has an address of its own to dial, so that none waits for another's turn."""
+    """Each process dials another address of the server, so that no process waits for another one."""
     strict = {"MaxStartups": "5:50:10", "MaxAuthTries": "2", "LoginGraceTime": "10", "ListenAddress": ""}
     wrong, port = keys.make("wrong"), free_port()
     async with contextlib.AsyncExitStack() as stack:
@@ -107,8 +95,8 @@ async def test_beside_twenty_wrong_keys_a_healthy_neighbour_is_back_within_secon
             others.append(await stack.enter_async_context(running(directory, text)))
         took = []
         awake = await stack.enter_async_context(Awake.counted())
-        for moment in ("in the middle of it", "when all were told"):
-            if moment == "when all were told":
+        for moment in ("during the failures", "after the failures"):
+            if moment == "after the failures":
                 for other in others:
                     verdict = await other.until("server/echo", Phase.DOWN)
                 await eventually(lambda: all(needs_action(other) for other in others), within=60)
@@ -118,17 +106,11 @@ async def test_beside_twenty_wrong_keys_a_healthy_neighbour_is_back_within_secon
             took.append(awake.seconds - killed)
             verdict = await healthy.until("server/echo", Phase.UP)
             assert verdict.reason is None
-        logins = sshd.log_text().count("Connection closed by authenticating user")
-    with capsys.disabled():
-        print(
-            f"\n  beside {PROCESSES} wrong keys ({logins} logins) on a strict sshd: a healthy neighbour was back after "
-            f"{took[0]:.2f} s in the middle of it, {took[1]:.2f} s when all were told"
-        )
     assert max(took) < 5
 
 
 def in_any_window(moments: list[float]) -> int:
-    """The most of them within ten minutes."""
+    """Return the largest number of moments within ten minutes."""
     return max(sum(first <= one < first + WINDOW for one in moments) for first in moments)
 
 

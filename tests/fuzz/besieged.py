@@ -1,4 +1,4 @@
-"""A running program under attack, and an unrelated tunnel of it whose round trips are measured meanwhile.
+"""A running program under attack, and an unrelated tunnel with measured round trips.
 
 The control is the same path without the program: `ssh -L` through the same sshd to the same echo service. On a machine
 that has others to serve both are late.
@@ -30,7 +30,7 @@ _SCRIPT = Path(__file__).with_name("echo_beside.py")
 
 @dataclass(frozen=True, slots=True)
 class Besieged:
-    """Where it can be attacked. `echo` is a service that its SOCKS clients may ask for."""
+    """The addresses of the program under attack. `echo` is a permitted destination for SOCKS clients."""
 
     process: subprocess.Popen[bytes]
     log: Path
@@ -38,10 +38,10 @@ class Besieged:
     control: Path
     socks: int
     echo: int
-    _judged: list[int]  # how much of the log was looked at
+    _judged: list[int]  # length of the log that was checked
 
     def assert_unharmed(self) -> None:
-        """It runs, and nothing went wrong inside since this was asked last."""
+        """Check that the program runs and has logged no fault since the last call."""
         with self.log.open("rb") as log:
             log.seek(self._judged[0])
             said = log.read().decode("utf-8", "replace")
@@ -52,7 +52,7 @@ class Besieged:
 
 @contextlib.contextmanager
 def besieged(sshd: Sshd, directory: Path) -> Iterator[tuple[Besieged, list[str]]]:
-    """The program, attacked in the block. The list gets a figure for people when it is over."""
+    """Run the program during the block. At the end, add a line about the measured round trips to the list."""
     echo, beside, control = free_port(), free_port(), free_port()
     made = _started(sshd, directory, echo, beside)
     figures: list[str] = []
@@ -113,7 +113,7 @@ def _ended(process: subprocess.Popen[bytes]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _piped(command: list[str]) -> Iterator[subprocess.Popen[bytes]]:
-    """A process, killed when the block is left."""
+    """Run a process. Kill it at the end of the block."""
     with subprocess.Popen(tied_to_parent(command), stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         try:
             yield process
@@ -150,7 +150,7 @@ def _until_released(pid: int, descriptors: int) -> None:
 
 
 def _judge(tunnel: list[float], control: list[float], figures: list[str]) -> None:
-    """A robust bound: where the machine itself is late, the control is too."""
+    """Compare with the control path, which a slow machine delays as well."""
     worst, control_worst = max(tunnel), max(control)
     late = sum(time > 0.1 for time in tunnel)
     ordered = sorted(tunnel)

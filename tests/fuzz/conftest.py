@@ -1,4 +1,4 @@
-"""The `fuzz` fixture: a fixed, reproducible set of inputs in the suite; with FUZZ_SECONDS as many as fit into them."""
+"""The `fuzz` fixture: a fixed set of inputs in the suite, or as many inputs as fit into FUZZ_SECONDS."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import pytest
 from fuzz.driver import Fuzz
 
 SECONDS = float(os.environ.get("FUZZ_SECONDS", "0"))
-_TIMEOUT_BEYOND = 300.0  # seconds, of which most are for a failing input to be made smaller
+_TIMEOUT_BEYOND = 300.0  # seconds, mostly for shrinking a failing input
 
 _figures: list[str] = []
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Spread the seconds evenly over the targets."""
+    """Divide the seconds evenly among the tests."""
     targets = [item for item in items if "fuzz" in getattr(item, "fixturenames", ())]
     for item in targets:
         item.stash[_SHARE] = SECONDS / len(targets)
@@ -29,7 +29,7 @@ _SHARE = pytest.StashKey[float]()
 
 @pytest.fixture
 def fuzz(request: pytest.FixtureRequest) -> Iterator[Fuzz]:
-    """Runs a check on generated inputs; see `Fuzz.run`."""
+    """Run a check on generated inputs with `Fuzz.run`."""
     made = Fuzz(request.node.stash.get(_SHARE, 0.0))
     yield made
     _figures.extend(f"{request.node.name}: {figure}" for figure in made.figures)

@@ -1,7 +1,7 @@
-"""Runs a check on generated inputs, each of them bounded in processor time and memory.
+"""Runs a check on generated inputs, with a limit of CPU time and memory for each.
 
-In: a Hypothesis strategy, a check that raises for a wrong answer, a share of the seconds of `make fuzz`. In the suite
-the share is 0: a fixed number of inputs, the same ones in every run. With a share, new inputs until it is used up.
+Input: a Hypothesis strategy, a check that raises for a wrong answer, a share of the seconds of `make fuzz`. In the
+suite the share is 0: a fixed number of inputs, the same in every run. With a share: new inputs until it is used up.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ from hypothesis.strategies import SearchStrategy
 
 T = TypeVar("T")
 
-CPU_SECONDS = 2.0  # of one input; the usual ones take milliseconds
-MEMORY_MIB = 64.0  # of one input, beyond what the process had before it
-_BATCH = 400  # inputs between two looks at the clock
+CPU_SECONDS = 2.0  # limit for one input; most take milliseconds
+MEMORY_MIB = 64.0  # limit of growth for one input
+_BATCH = 400  # inputs between two checks of the clock
 _PHASES = (Phase.explicit, Phase.generate, Phase.shrink)
 
 
 def mostly(usual: SearchStrategy[T], *seldom: SearchStrategy[T]) -> SearchStrategy[T]:
-    """The usual kind three times out of four; `one_of` takes each kind as often as any other."""
+    """Return a strategy that takes the usual kind three times out of four. `one_of` takes all kinds equally often."""
     others = st.one_of(seldom)
     return st.integers(0, 3).flatmap(lambda chance: usual if chance else others)
 
 
 class Fuzz:
-    """One target. `figures`: lines for people, once it has run."""
+    """The fuzzing of one test. `figures` are lines for the summary."""
 
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
@@ -43,7 +43,7 @@ class Fuzz:
 
     @property
     def long(self) -> bool:
-        """Whether this is `make fuzz` and not the suite."""
+        """Return True if this is `make fuzz` and not the suite."""
         return self.seconds > 0
 
     def run(
@@ -55,7 +55,7 @@ class Fuzz:
         first: Iterable[T] = (),
         cpu_seconds: float = CPU_SECONDS,
     ) -> None:
-        """Call `check` with the `first` inputs, then with `examples` generated ones or for this target's seconds."""
+        """Call `check` with the `first` inputs, then with `examples` generated ones or for the seconds of this test."""
         begin, self._cpu_seconds = time.monotonic(), cpu_seconds
         for one in first:
             self._bounded(check, one)
@@ -98,8 +98,8 @@ class Fuzz:
 
 
 def _forget_peak() -> None:
-    """Let the peak of resident memory begin anew (proc(5), clear_refs)."""
-    with contextlib.suppress(OSError):  # not Linux, or not allowed: then the peak of the whole run stands in for it
+    """Reset the peak of resident memory (proc(5), clear_refs)."""
+    with contextlib.suppress(OSError):  # not Linux, or no permission: the peak of the whole run is used instead
         Path("/proc/self/clear_refs").write_text("5")
 
 

@@ -1,4 +1,4 @@
-"""Round trips through two paths to one echo service, every few milliseconds, in a process of their own.
+"""Measures round trips through two paths to one echo service, every few milliseconds, as a separate process.
 
 Run as `python echo_beside.py ECHO_PORT`: serves the echo on that port and says so. A line `PORT PORT` on standard input
 names the two paths; round trips go on until standard input is closed; then the times, in seconds, come as JSON:
@@ -20,7 +20,7 @@ _MESSAGE = bytes(64)
 
 
 def serve(listener: socket.socket, parent: int) -> None:
-    """Echo until the other process has ended, which closes its end of the pipe `parent`."""
+    """Echo until the parent process ends and so closes its end of the pipe `parent`."""
     clients = {listener.fileno(): listener}
     while parent not in (ready := select.select([parent, *clients], [], [])[0]):
         for number in ready:
@@ -33,7 +33,7 @@ def serve(listener: socket.socket, parent: int) -> None:
 
 
 def _echoed(client: socket.socket) -> bool:
-    """Send back what there is; False when the client has left."""
+    """Send back the received data. Return False if the client has left."""
     try:
         data = client.recv(65536)
         client.sendall(data)

@@ -1,4 +1,4 @@
-"""Texts of tunnels.yaml: valid ones from a grammar, the same with things changed in them, and anything at all."""
+"""Strategies for texts of tunnels.yaml: valid ones from a grammar, mutated ones, and random ones."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _KEY_OR_FILE = st.sampled_from(["~/.ssh/id_ed25519", {"file": "/run/key"}, {"env
 
 
 def _optional(fields: dict[str, SearchStrategy[Any]], **required: SearchStrategy[Any]) -> SearchStrategy[_Fields]:
-    """Mappings with these fields, of which only the `required` ones are always there."""
+    """Return a strategy for mappings with these fields. Only the `required` ones are always present."""
     return st.fixed_dictionaries(dict(required), optional=fields)
 
 
@@ -116,7 +116,7 @@ _DOCUMENT = _optional(
     targets=st.dictionaries(_NAMES, _TARGET, max_size=3),
 )
 
-# What a YAML parser, the reader of scalars, variables, ports or names may trip over.
+# Hard cases for a YAML parser and for scalars, variables, ports and names.
 _ODD_WORDS = r"""
     ~ null yes 022 8022:22 1e9 .inf 0x1F 2027-01-31 !!python/object:os.system !pw &a *a [ ] { } [[ {{ " ' | > # - ?
     << : , % @ ` ${ ${X ${X} ${X:-y} ${X:-${Y}} $$ $ 0 -1 65536 99999999999999999999 1.5 true \ \x00 a@b:c
@@ -132,7 +132,7 @@ odd = st.sampled_from(_ODD) | st.text(max_size=6)
 
 @st.composite
 def _written(draw: DrawFn) -> str:
-    """A valid document in one of the forms that people and programs write."""
+    """A valid document in one of the usual YAML styles."""
     document = draw(_DOCUMENT)
     if draw(st.booleans()):
         return json.dumps(document, indent=draw(st.sampled_from([None, 2])), ensure_ascii=draw(st.booleans()))
@@ -145,7 +145,7 @@ def _insert(text: str, at: int, what: str) -> str:
 
 @st.composite
 def _changed(draw: DrawFn) -> str:
-    """A valid document in which some lines, words or characters are others."""
+    """A valid document with some lines, words or characters changed."""
     text = draw(_written())
     for _ in range(draw(st.integers(1, 3))):
         text = _change(draw, text)
@@ -161,20 +161,20 @@ def _change(draw: DrawFn, text: str) -> str:
             return text[:at]
         case 2:
             return text[:at] + text[at + draw(st.integers(1, 8)) :]
-        case 3:  # another value after some colon or dash
+        case 3:  # another value after a colon or dash
             places = [found.end() for found in re.finditer(r"[:-] ", text)] or [at]
             begin = draw(st.sampled_from(places))
             end = min((index for index in (text.find(c, begin) for c in "\n,}]") if index >= 0), default=len(text))
             return text[:begin] + draw(odd) + text[end:]
-        case 4:  # a line twice, elsewhere
+        case 4:  # a line is repeated elsewhere
             lines = text.splitlines(keepends=True) or [""]
             lines.insert(draw(st.integers(0, len(lines))), draw(st.sampled_from(lines)))
             return "".join(lines)
-        case 5:  # a line gone
+        case 5:  # a line is removed
             lines = text.splitlines(keepends=True) or [""]
             del lines[draw(st.integers(0, len(lines) - 1))]
             return "".join(lines)
-        case _:  # a word for another one
+        case _:  # a word is replaced
             words = sorted(set(re.findall(r"\w+", text))) or [""]
             return text.replace(draw(st.sampled_from(words)), draw(st.sampled_from(words) | odd), 1)
 
@@ -183,7 +183,7 @@ _encoded = partial(str.encode, errors="surrogatepass")
 
 valid_texts = _written()
 changed_texts = _changed()
-# Words of the grammar in no order, as they come out of a file that somebody has begun to write.
+# Words of the grammar in random order, as in an unfinished file.
 loose_texts = st.lists(odd | st.sampled_from(["  ", "\n", "\n  ", "a: ", "- b"]), max_size=30).map("".join)
 documents: SearchStrategy[bytes] = st.one_of(
     valid_texts.map(_encoded),

@@ -1,4 +1,4 @@
-"""HTTP requests as bytes: proper ones, odd ones, and those that break the rules of HTTP; and how they are answered."""
+"""HTTP requests as bytes (valid, unusual and invalid), and the statuses of their responses."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from hypothesis.strategies import SearchStrategy
 from fuzz.driver import mostly
 
 _STATUS = re.compile(rb"(?:^|\n)HTTP/1\.[01] ([0-9]{3}) ")
-_PATIENCE = 10.0  # seconds for the answer to a whole request
-_QUIET = 0.02  # seconds without a byte: the answer is over, or a stream that goes on
+_PATIENCE = 10.0  # timeout for the response to a whole request, in seconds
+_QUIET = 0.02  # seconds without a byte after which a response counts as complete
 
 
 class Sent(NamedTuple):
-    """One client: what it sends in which pieces, and how it leaves."""
+    """One client: the pieces that it sends, and how it disconnects."""
 
     data: bytes
     cuts: tuple[int, ...]
@@ -109,7 +109,7 @@ _HEADERS = st.one_of(
 
 
 def paths(known: list[str]) -> SearchStrategy[str]:
-    """Known paths, and others made of them."""
+    """Return a strategy for known paths and variations of them."""
     some = st.sampled_from(known)
     made = st.lists(_SEGMENTS | st.sampled_from([part for path in known for part in path.split("/")]), max_size=4)
     return mostly(some, made.map(lambda parts: "/" + "/".join(parts)) | _TEXT)
@@ -118,7 +118,7 @@ def paths(known: list[str]) -> SearchStrategy[str]:
 def requests(
     known: list[str], bodies: SearchStrategy[bytes], queries: SearchStrategy[str], methods: list[str]
 ) -> SearchStrategy[Sent]:
-    """Clients of a server that has these paths; `methods` are those that it takes."""
+    """Return a strategy for clients of a server with these paths and methods."""
     usual = st.sampled_from(methods)
     head = st.builds(
         lambda method, path, query, version, headers: "\r\n".join([f"{method} {path}{query} {version}", *headers]),
@@ -145,12 +145,12 @@ def _proper(method: str, path: str, query: str, body: bytes, accept: list[str]) 
 
 
 def request(head: str, body: bytes = b"", *, half_closes: bool = False) -> Sent:
-    """One request, its lines separated by `|`."""
+    """Return one request. `|` separates the lines of `head`."""
     return Sent(head.replace("|", "\r\n").encode() + b"\r\n\r\n" + body, (), half_closes, reads=True)
 
 
 def statuses(client: socket.socket, sent: Sent) -> list[int]:
-    """Send it, and return the statuses of the answers, as far as the client reads them."""
+    """Send the requests and return the statuses of the responses that the client reads."""
     client.settimeout(_PATIENCE)
     edges = sorted({0, len(sent.data), *(cut % (len(sent.data) + 1) for cut in sent.cuts)})
     answer = b""
@@ -162,12 +162,12 @@ def statuses(client: socket.socket, sent: Sent) -> list[int]:
         if sent.reads:
             answer = _answer(client, whole=b"\r\n\r\n" in sent.data and not sent.half_closes)
     except OSError:
-        pass  # the server has hung up, as it may
+        pass  # the server may close the connection
     return [int(status) for status in _STATUS.findall(answer)]
 
 
 def _answer(client: socket.socket, *, whole: bool) -> bytes:
-    """What comes until it is quiet; of a whole request the head is waited for, whose body may be missing yet."""
+    """Read until no byte comes for a while. After a whole request, wait for the head of the response."""
     data, deadline = b"", time.monotonic() + (0.3 if whole else _QUIET)
     client.settimeout(_QUIET)
     while True:

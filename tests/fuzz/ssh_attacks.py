@@ -1,4 +1,4 @@
-"""What a misbehaving SSH server sends: one function for each kind of attack, and the material that they are made of.
+"""Attacks of a misbehaving SSH server: one function for each kind, and functions for their random parts.
 
 Each takes asyncssh's server side of a connection and a source of random numbers.
 """
@@ -20,13 +20,13 @@ KEXINIT, NEWKEYS, KEX_REPLY, USERAUTH_FAILURE, USERAUTH_SUCCESS, USERAUTH_BANNER
 INFO_REQUEST, GLOBAL_REQUEST, REQUEST_SUCCESS, REQUEST_FAILURE = PK_OK, 80, 81, 82
 OPEN, CONFIRMATION, OPEN_FAILURE, ADJUST, DATA, EXTENDED, EOF, CLOSE, REQUEST = 90, 91, 92, 93, 94, 95, 96, 97, 98
 
-SECONDS = 0.5  # for an attack that goes on
+SECONDS = 0.5  # duration of a continuous attack
 TEXTS = (b"", b"\xff\xfe\x00", b"a\nb\x1b[31m", "\u202eübel".encode(), b"x" * 3000, b"%s%n{0}")
 
 Attack = Callable[[Any, random.Random], Awaitable[None]]
 
 
-# --- material ---------------------------------------------------------------------------------------------------
+# --- random parts -----------------------------------------------------------------------------------------------
 
 
 def text(rng: random.Random) -> bytes:
@@ -54,7 +54,7 @@ def fields(rng: random.Random) -> bytes:
 
 
 def channel_of(conn: Any, rng: random.Random) -> int:
-    """The client's number of a live channel, mostly."""
+    """Return the client's number of a live channel, or sometimes a random number."""
     numbers = [chan._send_chan for chan in conn._channels.values() if chan._send_chan is not None]
     return rng.choice(numbers) if numbers and rng.random() < 0.8 else number(rng)
 
@@ -105,14 +105,14 @@ PAYLOADS: dict[int, Callable[[Any, random.Random], bytes]] = {
 
 
 async def random_packets(conn: Any, rng: random.Random) -> None:
-    """Of every type, with fields of every kind in any order."""
+    """Send packets of every type, with fields of every kind in any order."""
     for _ in range(rng.choice((1, 5, 50))):
         conn.send_packet(rng.choice((rng.randrange(256), rng.choice(list(PAYLOADS)))), fields(rng))
         await asyncio.sleep(rng.choice((0, 0, 0.01)))
 
 
 async def nearly_valid(conn: Any, rng: random.Random) -> None:
-    """As they should be, but for what they say; some of them cut off."""
+    """Send well-formed packets with random values. Some are truncated."""
     await asyncio.sleep(rng.choice((0, 0.2)))
     for _ in range(rng.choice((1, 3, 10, 100))):
         kind = rng.choice(list(PAYLOADS))
@@ -122,10 +122,10 @@ async def nearly_valid(conn: Any, rng: random.Random) -> None:
 
 
 async def flood(conn: Any, rng: random.Random) -> None:
-    """One packet, as often as possible. The answers are not read in half of the cases."""
+    """Send one packet as often as possible. Half of the time, do not read the answers."""
     kind = rng.choice((IGNORE, UNIMPLEMENTED, DEBUG, GLOBAL_REQUEST, OPEN, ADJUST, DATA, REQUEST, 192))
     payload = PAYLOADS[kind](conn, rng) if kind in PAYLOADS else b""
-    if kind == OPEN:  # of a listener that there is
+    if kind == OPEN:  # for an existing listener
         await asyncio.sleep(0.2)
         payload = opening(conn, random.Random(1))
     if kind in (ADJUST, DATA, REQUEST):
@@ -142,7 +142,7 @@ async def flood_of_large_packets(conn: Any, rng: random.Random) -> None:
 
 
 async def compression_bomb(conn: Any, _: random.Random) -> None:
-    """A packet that expands a thousandfold."""
+    """Send a packet that expands a thousandfold."""
     conn.send_packet(IGNORE, String(b"x"))  # begins the stream
     if conn._compressor is not None:
         conn._compressor = BOMB
@@ -177,7 +177,7 @@ async def wrong_key_exchange(conn: Any, rng: random.Random) -> None:
 
 
 async def wrong_channel(conn: Any, rng: random.Random) -> None:
-    """What does not fit the state of a channel."""
+    """Send messages that do not fit the state of a channel."""
     await until_channel(conn)
     start = UInt32(channel_of(conn, random.Random(1)))
     steps = {
@@ -205,7 +205,7 @@ async def goodbye(conn: Any, rng: random.Random) -> None:
 
 
 async def wrong_padding(conn: Any, rng: random.Random) -> None:
-    """A packet without a payload, or with more padding than packet."""
+    """Send a packet without a payload, or with more padding than its length."""
     header, packet = UInt32(16), Byte(rng.choice((0, 15, 16, 255))) + bytes(15)
     if conn._send_encryption:
         packet, mac = conn._send_encryption.encrypt_packet(conn._send_seq, header, packet)
@@ -221,7 +221,7 @@ async def never_answers(conn: Any, rng: random.Random) -> None:
 
 
 async def long_lists(conn: Any, rng: random.Random) -> None:
-    """What takes long to take apart, in one packet each."""
+    """Send packets that are slow to parse."""
     names = NameList([b"%d" % (number % 10) for number in range(100_000)])
     kind, payload = rng.choice(
         (
@@ -238,7 +238,7 @@ async def long_lists(conn: Any, rng: random.Random) -> None:
 
 
 async def one_byte_at_a_time(conn: Any, rng: random.Random) -> None:
-    """Packets of every size in segments of a byte."""
+    """Send packets of every size in segments of one byte."""
     sent = bytearray()
     conn._send = sent.extend
     for _ in range(50):
@@ -251,7 +251,7 @@ async def one_byte_at_a_time(conn: Any, rng: random.Random) -> None:
 
 
 async def many_channels(conn: Any, rng: random.Random) -> None:
-    """From a listener that there is; they all end at once."""
+    """Open many channels from an existing listener and close them all at once."""
     await asyncio.sleep(0.2)
     for number in range(3000):
         where = next((key for key in conn._local_listeners if isinstance(key, tuple)), ("127.0.0.1", 1))
@@ -263,7 +263,7 @@ async def many_channels(conn: Any, rng: random.Random) -> None:
 
 
 async def requests_of_channels(conn: Any, rng: random.Random) -> None:
-    """What belongs to sessions, on channels that are none."""
+    """Send session requests on channels that are not sessions."""
     await until_channel(conn)
     start = UInt32(channel_of(conn, random.Random(1)))
     name = rng.choice(
@@ -275,7 +275,7 @@ async def requests_of_channels(conn: Any, rng: random.Random) -> None:
 
 
 async def window_beyond_its_size(conn: Any, _: random.Random) -> None:
-    """More than 2^32 bytes may be sent, it says."""
+    """Send window adjustments beyond 2^32 bytes."""
     await until_channel(conn)
     await repeat(conn, ADJUST, UInt32(channel_of(conn, random.Random(1))) + UInt32(0xFFFFFFFF), most=400)
 
@@ -310,7 +310,7 @@ def packet(payload: bytes) -> bytes:
 
 
 def greetings(rng: random.Random) -> bytes:
-    """What is sent in place of a version and a key exchange."""
+    """Return bytes to send instead of a version and a key exchange."""
     lists = [NameList([b"%d" % i for i in range(40_000)])] * 1 + [NameList([b"none"])] * 9
     return rng.choice(
         (
@@ -338,14 +338,14 @@ async def no_ssh(sock: socket.socket, rng: random.Random) -> None:
         await asyncio.sleep(rng.choice((0.05, SECONDS)))
 
 
-# --- how ---------------------------------------------------------------------------------------------------------
+# --- helpers -----------------------------------------------------------------------------------------------------
 
 
 class Bomb:
-    """In place of asyncssh's compressor: each packet is many zeros."""
+    """Replaces asyncssh's compressor: each packet decompresses to many zeros."""
 
     def __init__(self) -> None:
-        # Of this connection's stream, which has begun already: a block that refers to nothing before it.
+        # The connection's stream has already begun, so the block must not refer to earlier data.
         stream = zlib.compressobj(wbits=-15)
         self._block = b"".join(stream.compress(bytes(1 << 20)) for _ in range(200)) + stream.flush(zlib.Z_FULL_FLUSH)
 
@@ -354,7 +354,7 @@ class Bomb:
 
 
 async def repeat(conn: Any, kind: int, payload: bytes, most: int = 1 << 30) -> None:
-    """Send it for `SECONDS`, at most so often, without filling our own memory."""
+    """Send the packet for `SECONDS`, at most `most` times, without filling the server's own memory."""
     end = asyncio.get_running_loop().time() + SECONDS
     while most > 0 and conn._transport is not None and asyncio.get_running_loop().time() < end:
         for _ in range(min(most, 200)):
@@ -368,7 +368,7 @@ async def repeat(conn: Any, kind: int, payload: bytes, most: int = 1 << 30) -> N
 
 
 async def until_channel(conn: Any) -> None:
-    """Wait a moment for a client to open one."""
+    """Wait briefly for the client to open a channel."""
     for _ in range(100):
         if any(chan._send_chan is not None for chan in conn._channels.values()):
             return

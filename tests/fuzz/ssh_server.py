@@ -1,8 +1,8 @@
 """An SSH server that misbehaves: valid and invalid packets, before the login and after, chosen by a seed.
 
 Run as a process: `python ssh_server.py PORT SEED HOST_KEY CLIENT_PUBLIC_KEY [ATTACK]`. Each connection gets one attack,
-chosen by the seed and the connection's number, or the one that is named. For each it prints a line, `number attack`, so
-that what a test finds can be repeated. It takes every login, since a server that turns clients away shows little.
+chosen by the seed and the connection's number, or the named one. For each it prints a line, `number attack`, so that a
+failure can be repeated. It accepts every login, so that attacks reach the later stages.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from typing import Any
 import asyncssh
 from asyncssh.packet import String
 
-sys.path.insert(0, str(Path(__file__).parents[1]))  # it is run as a script
+sys.path.insert(0, str(Path(__file__).parents[1]))  # this file runs as a script
 
 from fuzz.ssh_attacks import AFTER_LOGIN, ALL, BEFORE_LOGIN, IGNORE, Attack, never_answers, no_ssh
 
 
 class Session(asyncssh.SSHServer):
-    """One connection: lets everybody in, agrees to listen everywhere, and runs its attack after or during the login."""
+    """One connection: accepts every login and remote forward, and runs its attack during or after the login."""
 
     def __init__(self, attack: Attack, rng: random.Random) -> None:
         self._attack, self._rng = attack, rng
@@ -65,7 +65,7 @@ class Session(asyncssh.SSHServer):
         self._task = asyncio.create_task(self._run())
 
     async def _run(self) -> None:
-        # The connection ends in the middle of most attacks: what asyncssh then says is of no interest.
+        # Most attacks end with a closed connection, so asyncssh's exceptions do not matter.
         with contextlib.suppress(Exception):
             await self._attack(self.connection, self._rng)
             await asyncio.sleep(self._rng.choice((0.0, 0.1)))
@@ -73,7 +73,7 @@ class Session(asyncssh.SSHServer):
 
 
 class Echo(asyncssh.SSHTCPSession[bytes]):
-    """A destination that answers, so that there are channels to be attacked."""
+    """A destination that answers, so that channels exist for the attacks."""
 
     def connection_made(self, chan: asyncssh.SSHTCPChannel[bytes]) -> None:
         self._chan = chan
@@ -86,7 +86,7 @@ class Echo(asyncssh.SSHTCPSession[bytes]):
 
 
 class Server:
-    """Accepts, and gives each connection its attack."""
+    """Accepts connections and starts an attack on each."""
 
     def __init__(self, seed: int, host_key: Path, client_key: Path, only: str) -> None:
         self._seed = seed
@@ -110,7 +110,7 @@ class Server:
         if attack is no_ssh:
             await no_ssh(sock, rng)
             return
-        with contextlib.suppress(Exception):  # the client's answers to what it is done to
+        with contextlib.suppress(Exception):  # the client's reactions to the attack
             connection = await asyncssh.run_server(
                 sock,
                 server_factory=lambda: Session(attack, rng),
@@ -130,5 +130,5 @@ async def main(port: str, seed: str, host_key: str, client_key: str, only: str =
 
 
 if __name__ == "__main__":
-    logging.getLogger("asyncio").setLevel(logging.ERROR)  # it warns of each packet to a client that has left
+    logging.getLogger("asyncio").setLevel(logging.ERROR)  # asyncio warns of each write to a closed connection
     asyncio.run(main(*sys.argv[1:]))

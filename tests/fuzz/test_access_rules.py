@@ -1,4 +1,4 @@
-"""Access rules against an oracle of whole numbers, and against what the system's own resolver takes for an address."""
+"""Access rules against a reference on integers, and against the system's resolver."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _BEFORE_V4 = (  # the first 96 bits of addresses that end in an IPv4 address
 
 
 class Net(NamedTuple):
-    """A network as numbers: 32 or 128 bits, of which the first `length` are those of `number`."""
+    """A network as integers: 32 or 128 bits, with the first `length` bits of `number`."""
 
     bits: int
     number: int
@@ -49,7 +49,7 @@ def unmapped(bits: int, number: int) -> tuple[int, int]:
     return (32, number & 0xFFFFFFFF) if bits == 128 and number >> 32 == 0xFFFF else (bits, number)
 
 
-# Few values that meet each other, rather than all that there are.
+# A small set of values, so that rules and addresses often match.
 _BYTES = st.sampled_from([0, 1, 7, 10, 127, 128, 192, 255])
 _V4 = st.builds(lambda *octets: int.from_bytes(octets), _BYTES, _BYTES, _BYTES, _BYTES)
 _V4 |= st.sampled_from([0xA9FEA9FE, 0xA9FE0001, 0x646464C8, 0xA83F8110, 0xC00000C0])  # metadata and link-local
@@ -80,7 +80,7 @@ def assert_sources_as_the_numbers_say(asked: tuple[list[Net], list[Net], tuple[i
     expected = not any(one.holds(*seen) for one in deny) and (not allow or any(one.holds(*seen) for one in allow))
     rules = SourceRules.parse([one.text for one in allow], [one.text for one in deny])
     is_scoped = scoped and bits == 128
-    if is_scoped and not IPv6Address(number).is_link_local:  # no such address has a scope: the origin is unknown
+    if is_scoped and not IPv6Address(number).is_link_local:  # only these have a scope: the origin is unknown
         expected = not (allow or deny)
     origin = tcp_origin(f"{text}%eth0" if is_scoped else text, 1)
     assert rules.permits(origin) is expected
@@ -95,7 +95,7 @@ def test_sources_are_permitted_as_the_numbers_say(fuzz: Fuzz) -> None:
 
 
 def embedded(number: int) -> list[int]:
-    """The IPv4 addresses that a connection to this IPv6 one may reach, by the RFCs' layouts of the 16 bytes."""
+    """Return the IPv4 addresses that a connection to this IPv6 address may reach, by the layouts in the RFCs."""
     raw = number.to_bytes(16)
     found = []
     if raw[:12] in (bytes(12), bytes(8) + b"\xff\xff\0\0") and number > 1:  # RFC 4291 2.5.5.1, RFC 2765 2.1
@@ -114,7 +114,7 @@ def embedded(number: int) -> list[int]:
 
 
 def faces(bits: int, number: int) -> Sequence[tuple[int, int]]:
-    """The addresses that a connection to this one may reach."""
+    """Return the addresses that a connection to this address may reach."""
     itself = unmapped(bits, number)
     found = [itself]
     if itself[0] == 128:
@@ -126,7 +126,7 @@ def faces(bits: int, number: int) -> Sequence[tuple[int, int]]:
     return found
 
 
-# Link-local networks and those of cloud metadata services, as `core/rules/metadata.py` lists them.
+# Networks of link-local addresses and cloud metadata services, as listed in `core/rules/metadata.py`.
 _SPECIAL = tuple(
     Net(128 if ":" in text else 32, int(ip_address(text)), length)
     for text, length in (
@@ -144,7 +144,7 @@ _SPECIAL = tuple(
 
 
 def names(one: Net, bits: int, number: int) -> bool:
-    """Whether an allow rule for this network is about that special address, and not just a wide one around it."""
+    """Return True if an allow rule for this network names the special address and not only a wide range around it."""
     if one.bits == 128 and one.length >= 96 and one.number >> 32 == 0xFFFF:
         one = Net(32, one.number & 0xFFFFFFFF, one.length - 96)
     inside = any(special.holds(one.bits, one.number) and one.length >= special.length for special in _SPECIAL)
@@ -181,7 +181,7 @@ def _number(how: int, number: int) -> str:
 
 @st.composite
 def _spellings(draw: st.DrawFn) -> str:
-    """One of the ways in which inet_aton, RFC 4291 or a URL writes an address."""
+    """A spelling of an address by inet_aton, RFC 4291 or a URL."""
     number = draw(_V4)
     how = [draw(st.integers(0, 4)) for _ in range(4)]
     octets = number.to_bytes(4)
@@ -211,7 +211,7 @@ _texts = _spellings() | st.text("0123456789abcdefxX.:%[] ", max_size=20)
 
 
 def resolved(text: str) -> tuple[int, int] | None:
-    """What the C library takes this text for, without asking a name server."""
+    """Return the address that the C library reads from this text, without a name server."""
     try:
         found = socket.getaddrinfo(text, 443, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
     except (OSError, ValueError, UnicodeError):
@@ -221,7 +221,7 @@ def resolved(text: str) -> tuple[int, int] | None:
 
 
 def assert_no_spelling_passes(asked: tuple[str, bool]) -> None:
-    """A deny holds for every text that a resolver takes for the address, and an allow of others lets none in."""
+    """A deny rule matches every spelling that a resolver accepts. An allow rule for other addresses matches none."""
     text, allow_all = asked
     meant = resolved(text)
     if meant is None:

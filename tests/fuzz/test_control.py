@@ -1,6 +1,6 @@
-"""Requests of any form on the control socket of a running program: an answer that says why, and no harm.
+"""Random requests on the control socket of a running program: each gets a response, and none does harm.
 
-Its clients may pause and restart tunnels, so what is asked never names the tunnel beside.
+Clients of the control socket may pause and restart tunnels, so no request names the unrelated tunnel.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ _FIRST = [
 ]
 
 
-def test_requests_on_the_control_socket_harm_nobody(fuzz: Fuzz, sshd: Sshd, tmp_path: Path) -> None:
+def test_requests_on_the_control_socket_do_no_harm(fuzz: Fuzz, sshd: Sshd, tmp_path: Path) -> None:
     with besieged(sshd, tmp_path) as (program, figures):
 
         def attack(sent: Sent) -> None:

@@ -1,4 +1,4 @@
-"""HTTP clients that send anything to the endpoints of a running program: no answer is a fault of the server."""
+"""HTTP clients that send random requests to a running program: no response has a status of 5xx."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _FIRST = [
 ]
 
 
-def test_requests_of_any_form_harm_nobody(fuzz: Fuzz, sshd: Sshd, tmp_path: Path) -> None:
+def test_random_http_requests_do_no_harm(fuzz: Fuzz, sshd: Sshd, tmp_path: Path) -> None:
     with besieged(sshd, tmp_path) as (program, figures):
 
         def attack(sent: Sent) -> None:

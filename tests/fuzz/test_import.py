@@ -1,4 +1,4 @@
-"""`tunnels import` on generated command lines and ssh_config files: as `ssh -G` understands them."""
+"""`tunnels import` reads generated command lines and ssh_config files as `ssh -G` does."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ _USERS = st.sampled_from(["me", "deploy", "a.b"])
 _PORTS = st.integers(1, 65535)
 
 
-# --- command lines that ssh takes -------------------------------------------------------------------------------
+# --- command lines that ssh accepts -----------------------------------------------------------------------------
 
 
 class Line(NamedTuple):
-    """Arguments of ssh, in an order of their own; the host comes last."""
+    """Arguments of ssh in random order, with the host last."""
 
     options: tuple[tuple[str, ...], ...]
     host: str
@@ -62,7 +62,7 @@ _LINES = st.builds(
 
 
 def understood_by_ssh(*arguments: str) -> dict[str, list[str]]:
-    """The keywords of `ssh -G`, each with its values."""
+    """Return the keywords of `ssh -G` with their values."""
     ran = subprocess.run(["ssh", "-G", *arguments], capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stderr
     found: dict[str, list[str]] = {}
@@ -79,7 +79,7 @@ def imported(*arguments: str, text: str = "") -> tuple[str, str, int]:
 
 
 def forward(tunnel: dict[str, object]) -> tuple[str, int, str]:
-    """The kind of a tunnel, its port, and where it leads."""
+    """Return the type of a tunnel, its port and its destination."""
     match tunnel["type"]:
         case "local":
             return "localforward", int(str(tunnel["localPort"])), f"{tunnel['remoteHost']}:{tunnel['remotePort']}"
@@ -112,7 +112,7 @@ def assert_imported_as_ssh_understands_it(line: Line) -> None:
         assert made == asked, "a forward is lost without a word"
 
 
-def test_command_lines_are_carried_over_as_ssh_understands_them(fuzz: Fuzz) -> None:
+def test_command_lines_are_imported_as_ssh_reads_them(fuzz: Fuzz) -> None:
     fuzz.run(_LINES, assert_imported_as_ssh_understands_it, examples=60)
 
 
@@ -145,7 +145,7 @@ _CONFIGS = st.lists(_config_lines(), max_size=10).map("\n".join)
 _NAMES = ("hostname", "port", "user", "serveraliveinterval", "compression")
 
 
-def test_ssh_config_holds_for_a_host_as_ssh_reads_it(fuzz: Fuzz, tmp_path: Path) -> None:
+def test_ssh_config_is_imported_as_ssh_reads_it(fuzz: Fuzz, tmp_path: Path) -> None:
     path = tmp_path / "config"
     defaults = understood_by_ssh("-F", "/dev/null", "h")
 
@@ -173,7 +173,7 @@ _TEXTS = st.lists(_PIECES, max_size=14).map(" ".join) | st.text(max_size=60)
 
 
 def assert_carried_or_named(asked: tuple[str, bool]) -> None:
-    """Whatever the text: a valid file, and exit code 1 with a sentence for what is lost."""
+    """For any text the output is a valid file. Exit code 1 and a message report anything that is lost."""
     text, commands = asked
     out, err, code = imported(*(["--allow-commands"] if commands else []), text=text)
     if out:
@@ -184,6 +184,6 @@ def assert_carried_or_named(asked: tuple[str, bool]) -> None:
     assert "\x1b" not in err, "what was read goes to the terminal as it is"
 
 
-def test_any_text_is_carried_over_or_named(fuzz: Fuzz, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_any_text_is_imported_or_reported(fuzz: Fuzz, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/nonexistent")
     fuzz.run(st.tuples(_TEXTS, st.booleans()), assert_carried_or_named, examples=80)

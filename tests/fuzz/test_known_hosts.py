@@ -20,13 +20,13 @@ from reconciler.ssh.connect.known_hosts_lines import Deadline
 
 KEY = asyncssh.generate_private_key("ssh-ed25519").export_public_key().decode().strip()
 HOST = "a.example"
-WITHIN = 30.0  # seconds of processor time: far beyond what such a file takes
-_STRICTER = re.compile(r"[ \t]*@revoked\t.* ")  # revoked here on purpose; ssh passes such a line over
+WITHIN = 30.0  # seconds of CPU time, far more than such a file takes
+_STRICTER = re.compile(r"[ \t]*@revoked\t.* ")  # revoked on purpose; ssh ignores such a line
 _FOUND = re.compile(r"# Host \S+ found: line ([0-9]+) ?(\w*)")
 
 
 class Lines(NamedTuple):
-    """Numbers of lines: of host keys, of authorities, of revoked keys."""
+    """Line numbers of host keys, authorities and revoked keys."""
 
     keys: frozenset[int]
     authorities: frozenset[int]
@@ -82,7 +82,7 @@ def _line(draw: st.DrawFn) -> str:
 _FILES = st.tuples(st.lists(_line(), max_size=8), st.sampled_from(["\n", "\n", "\r\n"]), st.booleans())
 
 
-def test_the_same_lines_hold_for_a_host_as_for_ssh_keygen(fuzz: Fuzz, tmp_path: Path) -> None:
+def test_the_same_lines_match_a_host_as_in_ssh_keygen(fuzz: Fuzz, tmp_path: Path) -> None:
     path = tmp_path / "known_hosts"
 
     def assert_same(asked: tuple[list[str], str, bool]) -> None:

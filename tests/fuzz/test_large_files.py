@@ -1,4 +1,4 @@
-"""Files in which one thing is repeated to the length of a large file: the time grows with the length and no faster."""
+"""Large files that repeat one text: the load time grows linearly with the length."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _ROUNDS = 5  # at most
 _PIECES = st.lists(
     odd | st.sampled_from(["a", ", ", "a: ", "- a\n", "${A:-", "$${", "${A}", "\\u0000"]), min_size=1, max_size=3
 )
-# Where the repeated text stands: anywhere, in the value of a field, in a name, in a list.
+# The position of the repeated text: anywhere, in the value of a field, in a name, in a list.
 _FRAMES = st.sampled_from(
     [
         ("", ""),
@@ -37,7 +37,7 @@ _FIRST = [(('targets: {a: {host: "', '"}}'), ["${A:-"]), (('targets: {a: {user: 
 
 
 def seconds(frame: tuple[str, str], repeated: str, length: int) -> float:
-    """Processor time for a file of that length."""
+    """Return the CPU time for a file of this length."""
     text = frame[0] + repeated * (length // len(repeated)) + frame[1]
     begin = time.thread_time()
     load(text)
@@ -45,11 +45,11 @@ def seconds(frame: tuple[str, str], repeated: str, length: int) -> float:
 
 
 def assert_linear(asked: tuple[tuple[str, str], list[str]]) -> None:
-    """Four times the length takes about four times as long; quadratic would be sixteen times."""
+    """Four times the length takes about four times as long. Quadratic time would be sixteen times."""
     frame, pieces = asked
     repeated = "".join(pieces) or "a"
     short = long = math.inf
-    for _ in range(_ROUNDS):  # the least of each: a busy machine makes single runs slower
+    for _ in range(_ROUNDS):  # the minimum of each: single runs are slower on a busy machine
         short = min(short, seconds(frame, repeated, _LENGTH // 4))
         long = min(long, seconds(frame, repeated, _LENGTH))
         if long < 8 * short + 0.3:

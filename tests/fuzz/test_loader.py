@@ -1,4 +1,4 @@
-"""Any bytes as a configuration file: what is asked for, or errors that say where; never an exception."""
+"""Random bytes as a configuration file: it loads, or it has errors with their places. It never raises."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from reconciler.config.problem import ErrorCode, Problem
 
 ENVIRON = {"HOME": "/home/me", "PORT": "15432", "PW": "sesame", "X": "x", "EMPTY": ""}
 OPTIONS = Options(user="me", now=1_780_000_000.0, allow_commands=True)
-_YAML_LINE_END = re.compile("\r\n|[\n\r\x85\u2028\u2029]")  # YAML 1.1 section 5.4: more than editors know
+_YAML_LINE_END = re.compile("\r\n|[\n\r\x85\u2028\u2029]")  # YAML 1.1 section 5.4 has more line ends than editors
 
 
 def load(data: str | bytes) -> Loaded:
@@ -23,7 +23,7 @@ def load(data: str | bytes) -> Loaded:
 
 
 def assert_loads_or_says_why(data: bytes) -> None:
-    """The invariants that hold for any bytes."""
+    """Check the invariants for any bytes."""
     loaded = load(data)
     assert loaded == load(data), "the same bytes gave another answer"
     (file,) = loaded.files
@@ -41,14 +41,14 @@ def assert_loads_or_says_why(data: bytes) -> None:
 
 
 def is_inside(problem: Problem, lines: list[str]) -> bool:
-    """Whether the place is one of the text, or right behind it: there stands what is missing."""
+    """Return True if the place is inside the text or directly after it, where something is missing."""
     if problem.line > len(lines):
         return problem.line == len(lines) + 1 and problem.column == 1
     return 1 <= problem.column <= len(lines[problem.line - 1]) + 1
 
 
 def assert_effective_text_loads_the_same(text: str) -> None:
-    """What `check --output json` shows of a valid file, written as YAML, asks for the same."""
+    """The output of `check --output json` for a valid file, written as YAML, loads as the same configuration."""
     loaded = load(text)
     shows_all = "Secret(***)" not in repr(loaded.desired)
     if loaded.valid and shows_all:
@@ -57,7 +57,7 @@ def assert_effective_text_loads_the_same(text: str) -> None:
         assert again.desired == loaded.desired
 
 
-def test_any_bytes_are_loaded_or_refused_with_their_places(fuzz: Fuzz) -> None:
+def test_any_bytes_load_or_have_errors_with_places(fuzz: Fuzz) -> None:
     fuzz.run(documents, assert_loads_or_says_why, examples=150)
 
 

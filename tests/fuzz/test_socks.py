@@ -1,4 +1,4 @@
-"""SOCKS byte streams, cut anywhere: the outcome is the one that a plain reading of the whole stream gives."""
+"""SOCKS byte streams split at random places have the same outcome as the whole stream."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from reconciler.core.socks5 import Connect, Handshake, Login, Refused, Send
 
 
 class Outcome(NamedTuple):
-    """How a handshake ends: `open` wants more bytes. `sent`: all that the client was told before the end."""
+    """The outcome of a handshake. `open` means that more bytes are needed. `sent` is all data sent to the client."""
 
     end: str
     sent: bytes = b""
@@ -22,7 +22,7 @@ class Outcome(NamedTuple):
 
 
 def driven(data: bytes, cuts: list[int], *, needs_auth: bool, ok: bool) -> Outcome:
-    """Feed the stream in pieces, as a caller has to: nothing more after the end, and logins are answered."""
+    """Feed the stream in pieces as a caller does: answer logins, and feed nothing after the end."""
     handshake, sent = Handshake(needs_auth), b""
     edges = sorted({0, len(data), *(cut % (len(data) + 1) for cut in cuts)})
     for begin, end in pairwise(edges):
@@ -49,7 +49,7 @@ def driven(data: bytes, cuts: list[int], *, needs_auth: bool, ok: bool) -> Outco
 
 
 def reference(data: bytes, *, needs_auth: bool, ok: bool) -> Outcome | None:
-    """RFC 1928 and 1929 read in one go, for streams that keep to them; None: not one of those."""
+    """Parse a whole stream by RFC 1928 and 1929. Return None if the stream does not conform."""
     if len(data) < 2 or data[0] != 5 or len(data) < 2 + data[1]:
         return None
     methods, at = data[2 : 2 + data[1]], 2 + data[1]

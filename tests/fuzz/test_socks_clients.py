@@ -1,4 +1,4 @@
-"""SOCKS clients that send anything to a running program: no harm to it, nor to the tunnel beside."""
+"""SOCKS clients that send random bytes to a running program do no harm to it or to an unrelated tunnel."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from fuzz.driver import Fuzz
 from fuzz.test_socks import cuts, streams
 from support.sshd import Sshd
 
-_HELD = 40  # clients that are left in the middle of something
+_HELD = 40  # clients that stay connected in the middle of a handshake
 _PATIENCE = 10.0  # seconds
 
 
-def test_clients_that_send_anything_harm_nobody(fuzz: Fuzz, sshd: Sshd, tmp_path: Path) -> None:
+def test_clients_that_send_random_bytes_do_no_harm(fuzz: Fuzz, sshd: Sshd, tmp_path: Path) -> None:
     held: deque[socket.socket] = deque()
 
     with besieged(sshd, tmp_path) as (program, figures):
@@ -39,10 +39,8 @@ def test_clients_that_send_anything_harm_nobody(fuzz: Fuzz, sshd: Sshd, tmp_path
     fuzz.figures += figures
 
 
-def test_what_follows_a_request_reaches_the_destination_and_nothing_else_does(
-    fuzz: Fuzz, sshd: Sshd, tmp_path: Path
-) -> None:
-    """However the greeting, the request and the first data are cut or joined."""
+def test_only_the_data_after_a_request_reaches_the_destination(fuzz: Fuzz, sshd: Sshd, tmp_path: Path) -> None:
+    """The greeting, the request and the first data are split or joined at random."""
     with besieged(sshd, tmp_path) as (program, figures):
 
         def exchange(asked: tuple[bytes, list[int], bool]) -> None:
@@ -54,7 +52,7 @@ def test_what_follows_a_request_reaches_the_destination_and_nothing_else_does(
                 _send_in_pieces(client, request + payload, where)
                 assert _received(client, len(expected)) == expected
                 client.shutdown(socket.SHUT_WR)
-                assert client.recv(1) == b"", "something came that nobody sent"
+                assert client.recv(1) == b"", "unexpected data"
 
         fuzz.run(st.tuples(st.binary(max_size=3000), cuts, st.booleans()), exchange, examples=60)
     fuzz.figures += figures
@@ -63,7 +61,7 @@ def test_what_follows_a_request_reaches_the_destination_and_nothing_else_does(
 def _send_in_pieces(client: socket.socket, data: bytes, where: list[int]) -> None:
     client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     edges = sorted({0, len(data), *(cut % (len(data) + 1) for cut in where)})
-    with contextlib.suppress(ConnectionError):  # it was refused in the middle
+    with contextlib.suppress(ConnectionError):  # the program closed the connection
         for begin, end in pairwise(edges):
             client.sendall(data[begin:end])
 

@@ -1,8 +1,8 @@
-"""A server that misbehaves costs its own link, and nothing else: neighbours, memory, log and later edits are as before.
+"""A misbehaving server affects only its own link, and no other tunnel, the memory, the log or later edits.
 
 The program runs as a process with one target on the server of `ssh_server.py` and an unrelated one on a real sshd. The
-unrelated tunnel's echo is measured all the time, beside that of a second process that has no such target: what the
-machine itself takes is told apart in that way. FUZZ_SECONDS for longer, FUZZ_SEED to repeat, FUZZ_ATTACK for one kind.
+test measures round trips of the unrelated tunnel, and as a control those of a second process without the misbehaving
+target. FUZZ_SECONDS sets the duration, FUZZ_SEED repeats a run, FUZZ_ATTACK selects one attack.
 """
 
 from __future__ import annotations
@@ -27,21 +27,21 @@ from support.sshd import Sshd
 from support.tunnels import local, remote, socks, target
 from support.wait import eventually, free_port
 
-SECONDS = 8.0  # at least
+SECONDS = 8.0  # minimum duration
 SEED = int(os.environ.get("FUZZ_SEED", "0") or 0)
 ATTACK = os.environ.get("FUZZ_ATTACK", "")
 MEMORY_MAX = 100  # MiB of growth
-# Seconds that the unrelated tunnel may take longer than the one beside it, but for five of a hundred pings. It is far
-# more than the program needs (the figure is printed): on a machine that others use a busy process waits for its turn.
+# Seconds that the unrelated tunnel may take longer than the control, except for 5 % of the pings. The limit is
+# generous, for a machine that runs other processes too.
 EXCESS_MAX = 0.5
-# Milliseconds of processor time of one turn of the program's event loop. A busy machine adds little to it: 20 to 50 is
-# usual. Floods without a limit took 600 to 1000, a packet that expands without a limit 600.
+# Milliseconds of CPU time of one iteration of the program's event loop, usually 20 to 50. Without the program's limits,
+# floods take 600 to 1000, and a packet that expands takes 600.
 TURN_MAX = 250
 
 
 @dataclass
 class Misbehaving:
-    """The process of the server, and what it says that it did."""
+    """The process of the misbehaving server and its output."""
 
     host: str
     port: int
@@ -84,12 +84,12 @@ async def misbehaving(directory: Path, keys: Keys) -> AsyncIterator[Misbehaving]
 
 @dataclass
 class Pings:
-    """Round trips of the unrelated tunnel and, at the same moments, of the one beside it, in seconds."""
+    """Simultaneous round trips of the unrelated tunnel and the control, in seconds."""
 
     pairs: list[tuple[float, float]] = field(default_factory=list)
 
     def excess(self, share: float) -> float:
-        """What the unrelated tunnel took more, but for so large a share of the pings."""
+        """Return how much longer the unrelated tunnel took, ignoring this share of the pings."""
         ordered = sorted(ours - control for ours, control in self.pairs)
         return ordered[int(len(ordered) * (1 - share)) - 1]
 
@@ -113,7 +113,7 @@ async def _ping(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> f
 
 
 async def _be_a_client(port: int) -> None:
-    """Connect again and again, say something, and read what comes, if anything."""
+    """Connect repeatedly, send data, and read the answer if there is one."""
     while True:
         with contextlib.suppress(OSError, TimeoutError):
             async with asyncio.timeout(0.5):
@@ -126,7 +126,7 @@ async def _be_a_client(port: int) -> None:
         await asyncio.sleep(0.02)
 
 
-async def test_a_server_that_misbehaves_costs_its_own_link_only(
+async def test_a_misbehaving_server_affects_only_its_own_link(
     sshd: Sshd, tmp_path: Path, keys: Keys, fuzz: Fuzz
 ) -> None:
     seconds = max(SECONDS, fuzz.seconds)
@@ -169,7 +169,7 @@ async def test_a_server_that_misbehaves_costs_its_own_link_only(
     )
     assert len(attacks) > seconds
     assert "Traceback" not in text
-    assert not {"\x1b", "\u202e"} & set(text)  # servers' words are shown escaped
+    assert not {"\x1b", "\u202e"} & set(text)  # texts of a server are escaped
     assert "a fault of this program" not in text
     for kind in ("target", "tunnel"):
         assert not any(metrics.values(f"ssh_{kind}_failures_total", reason="internal"))
@@ -179,7 +179,7 @@ async def test_a_server_that_misbehaves_costs_its_own_link_only(
 
 
 async def _watch(running: Program, seconds: float) -> int:
-    """The most memory that it has within so many seconds."""
+    """Return the peak memory within this many seconds."""
     end, most = time.monotonic() + seconds, 0
     while time.monotonic() < end:
         most = max(most, running.rss())

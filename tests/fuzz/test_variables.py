@@ -1,4 +1,4 @@
-"""`${NAME}` in any text: the same as a plain reference implementation, which reads character by character."""
+"""`${NAME}` in any text expands as in a reference implementation that reads character by character."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 class Expanded(NamedTuple):
     text: str
-    wrong: int  # errors: each mistake is told once for a value, however often it is made there
-    unset: tuple[str, ...]  # each name once: those without a value, then those that may not be read
+    wrong: int  # number of errors; a repeated mistake in one value counts once
+    unset: tuple[str, ...]  # each name once: first those without a value, then those that may not be read
 
 
 def reference(text: str, prefixes: tuple[str, ...] | None) -> Expanded:
-    """What DESIGN section 3 says: `${VAR}`, `${VAR:-default}`, `$$`; a default holds no variable."""
+    """Expand `${VAR}`, `${VAR:-default}` and `$$`. A default contains no variable."""
     made, at = "", 0
     wrong, unset, refused = set[str](), list[str](), list[str]()
     while at < len(text):

@@ -1,8 +1,8 @@
-"""Runs the program, and records the turns of its event loop that take long, in processor time.
+"""Runs the program and records the iterations of its event loop that take much CPU time.
 
-Run as `python turn_times.py REPORT python -m reconciler ARGUMENTS`, in front of the command that it stands for. For
-each turn beyond `LONG` it appends a line to REPORT: milliseconds, and those of the longest callback, and its name.
-Processor time of the loop's thread, rather than time on the clock: a busy machine does not add to it.
+Run as a prefix of a command: `python turn_times.py REPORT python -m reconciler ARGUMENTS`. For each iteration longer
+than `LONG` it appends a line to REPORT: its milliseconds, and those of the longest callback with its name. It measures
+CPU time of the loop's thread, which a busy machine does not increase.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ LONG = 0.02  # seconds
 
 
 def record(report: TextIO) -> None:
-    """Time each turn of every event loop of this process from now on."""
-    # Any: asyncio shows neither a loop's turn nor the call of a callback.
+    """Measure each iteration of every event loop of this process from now on."""
+    # Any: asyncio has no public hook for an iteration or the call of a callback.
     loops: Any = base_events.BaseEventLoop
     handles: Any = events.Handle
     run_turn, run_callback = loops._run_once, handles._run

@@ -119,7 +119,7 @@ targets:
         denyDestinations: ["${{C53}}:*"]
 """
 
-# Mistakes, each of which holds a canary that is written out, or one that comes from a variable where none is taken.
+# Mistakes. Each contains a literal canary, or one from a variable where variables are not allowed.
 MISTAKES = """\
 targets: {a: {host: h, user: u, password: !cnr54q}}
 targets: {a: {host: h, user: u, password: *cnr54q}}
@@ -198,7 +198,7 @@ def text(sshd: Sshd, tmp_path: Path) -> str:
 
 
 def test_the_canaries_are_many(text: str) -> None:
-    """Those of the file are as many as there are of them, and with those of the mistakes there are 80."""
+    """The file contains all its canaries, and together with the mistakes there are 80."""
     placed = {f"C{found[3:5]}" for found in CANARY.findall(MISTAKES)} | set(VARIABLE.findall(text + MISTAKES))
     placed |= {"C28", "C50"}  # as {env: ...}
     assert placed == set(canaries())
@@ -304,7 +304,7 @@ async def test_no_log_answer_or_failure_of_a_running_process_shows_a_variable(
 
 
 async def _told(orders: aiohttp.ClientSession) -> str:
-    """The status, once each target has failed or come up and each probe has answered; else ""."""
+    """Return the status when each target is up or has failed and each probe has a result, else ""."""
     text = await _get(orders, "/api/v1/status")
     told, probed = json.loads(text), ("up/probed", "up/unknown")
     begun = all(one["phase"] not in BEGINNING or one["message"] for one in told["targets"])

@@ -121,12 +121,12 @@ async def test_a_file_without_a_port_is_not_overwritten(
     async with running(tmp_path, file(sshd, *lines)) as tunnels:
         await tunnels.all_up()
         assert (keys.read_text(), pid.read_text()) == ("ssh-ed25519 AAAA me\n", "4711\n")
-        assert "holds something else than a port" in caplog.text
+        assert "does not hold a port" in caplog.text
         for name in ("one", "two"):
             verdict = tunnels.verdict(f"server/{name}")
             assert verdict is not None
             assert "`portFile`" in verdict.message
-            assert "left alone" in verdict.message
+            assert "stays unchanged" in verdict.message
             assert verdict.reason is None
 
 

@@ -16,12 +16,12 @@ from support import container
 from support.processes import tied_to_parent
 
 ROOT = Path(__file__).parents[2]
-WITHIN = 300.0  # seconds; the usual is a tenth
+WITHIN = 300.0  # seconds, ten times the usual
 SCENARIOS = [
     "tests/integration/test_local_forward.py",
     "tests/integration/test_run.py",
 ]
-# Every command that may meet a read-only machine, and how it ends there.
+# Every command that may run on a read-only machine, and its exit code there.
 _COMMANDS = r"""
 cd /
 unset TMPDIR
@@ -66,7 +66,7 @@ def test_the_conditions_are_those_of_a_container() -> None:
     assert not Path("/x").exists()
 
 
-def test_every_command_works_or_says_what_it_lacks() -> None:
+def test_every_command_works_or_reports_what_is_missing() -> None:
     done = ran("sh", "-c", f"PYTHON={sys.executable} ROOT={ROOT}\n{_COMMANDS}")
     ended = {part.partition("\n")[0]: part for part in done.stdout.split("== ") if part}
     assert "Traceback" not in done.stdout, done.stdout[-4000:]

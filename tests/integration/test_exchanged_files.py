@@ -1,4 +1,4 @@
-"""Other users who exchange files, links and directories while we listen on unix sockets: nobody's file is changed."""
+"""Other users exchange files, links and directories during binds of unix sockets: no other file is changed."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from reconciler.system.bind import bind
 from support.other_user import NOBODY, needs_root, other_user, shared_directory
 from support.wait import fd_count
 
-BINDS = 400  # at most; the attacker's own loop is bounded too
+BINDS = 400  # maximum; the attacker's loop is limited too
 
-# Exchanges whatever appears under the path, the lock file's name and the temporary names for links to the victim.
+# Replaces the path, the lock file and the temporary files by links to the victim as soon as they appear.
 EXCHANGE = """
 directory, name, victim = sys.argv[1:4]
 os.chdir(directory)
@@ -59,7 +59,7 @@ while time.monotonic() < until:
 
 @contextlib.contextmanager
 def unchanged_victim() -> Iterator[Path]:
-    """A file that only this user may read, in a directory that others may look into; checked at the end."""
+    """Yield a file that only this user may read, in a directory that others may enter. Check it at the end."""
     with shared_directory(0o755) as directory:
         victim = directory / "victim"
         victim.write_text("precious\n")
@@ -71,13 +71,13 @@ def unchanged_victim() -> Iterator[Path]:
         assert victim.read_text() == "precious\n"
         assert stat.S_IMODE(after.st_mode) == 0o600
         assert (after.st_uid, after.st_gid, after.st_ino) == (before.st_uid, before.st_gid, before.st_ino)
-        assert sorted(directory.iterdir()) == entries, "nothing is made or removed there"
+        assert sorted(directory.iterdir()) == entries, "no file is created or removed there"
         assert stat.S_IMODE(directory.stat().st_mode) == 0o755
 
 
 @needs_root
 @pytest.mark.parametrize(("mode", "owner"), [(0o1777, 0), (0o777, 0), (0o755, NOBODY)])
-async def test_links_exchanged_while_binding_change_nobodys_file(mode: int, owner: int) -> None:
+async def test_links_exchanged_during_the_bind_change_no_other_file(mode: int, owner: int) -> None:
     descriptors, results = fd_count(os.getpid()), []
     with unchanged_victim() as victim, shared_directory(mode, owner) as directory:
         with other_user(EXCHANGE, directory, "s", victim):
@@ -121,7 +121,7 @@ async def test_a_link_put_in_place_of_a_new_socket_is_not_followed(
     with pytest.raises(OSError, match=os.strerror(errno.EADDRINUSE)):
         await bind(LocalUnix(str(path), 0o666, ""))
     assert stat.S_IMODE(victim.stat().st_mode) == 0o600
-    assert path.is_symlink(), "what another program put there is not ours to remove"
+    assert path.is_symlink(), "a file of another program is not removed"
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["s", "victim"]
 
 
@@ -145,7 +145,7 @@ async def test_another_file_put_in_place_of_a_stale_socket_survives(
     assert path.read_text() == "precious\n"
 
 
-async def test_what_replaced_our_socket_is_not_removed_with_it(tmp_path: Path) -> None:
+async def test_a_file_that_replaced_the_socket_is_not_removed(tmp_path: Path) -> None:
     path, lock = tmp_path / "s", tmp_path / ".s.tunnels-lock"
     bound = await bind(LocalUnix(str(path), 0o600, ""))
     assert lock.exists()
@@ -158,7 +158,7 @@ async def test_what_replaced_our_socket_is_not_removed_with_it(tmp_path: Path) -
 
 
 @pytest.mark.parametrize("kind", ["link", "dangling link", "hard link", "pipe", "directory", "device"])
-async def test_a_lock_file_that_is_not_ours_is_told_and_left_alone(tmp_path: Path, kind: str) -> None:
+async def test_a_foreign_lock_file_is_reported_and_stays_unchanged(tmp_path: Path, kind: str) -> None:
     lock, victim = tmp_path / ".s.tunnels-lock", tmp_path / "victim"
     victim.write_text("precious\n")
     match kind:
@@ -178,7 +178,7 @@ async def test_a_lock_file_that_is_not_ours_is_told_and_left_alone(tmp_path: Pat
             os.mknod(lock, stat.S_IFCHR | 0o600, os.makedev(5, 2))  # /dev/ptmx
     descriptors = fd_count(os.getpid())
     for _ in range(5):
-        with pytest.raises(OSError, match=r"\.s\.tunnels-lock beside it is not a lock file of this user's: remove it"):
+        with pytest.raises(OSError, match=r"\.s\.tunnels-lock in the same directory is not a lock file of this user"):
             await bind(LocalUnix(str(tmp_path / "s"), 0o600, ""))
     assert fd_count(os.getpid()) == descriptors
     assert os.path.lexists(lock)
@@ -187,7 +187,7 @@ async def test_a_lock_file_that_is_not_ours_is_told_and_left_alone(tmp_path: Pat
 
 
 @needs_root
-async def test_another_users_lock_file_is_told() -> None:
+async def test_another_users_lock_file_is_reported() -> None:
     with shared_directory() as directory:
         lock = directory / ".s.tunnels-lock"
         lock.write_text("")
@@ -200,13 +200,13 @@ async def test_another_users_lock_file_is_told() -> None:
 @pytest.mark.parametrize(
     "path", ["/tmp/a\0b", "/tmp/\ud800", "/", "/tmp/..", "/tmp/x/", "/tmp/" + "x" * 200, "\0abstract"]
 )
-async def test_a_path_that_no_socket_can_have_is_an_error_of_the_place(path: str) -> None:
+async def test_a_path_that_no_socket_can_have_is_an_error(path: str) -> None:
     with pytest.raises(OSError, match="path"):
         await bind(LocalUnix(path, 0o600, ""))
 
 
 @pytest.mark.parametrize("group", ["²", "4294967295", "9" * 5000, "a\0b", "no such group"])
-async def test_a_group_that_there_cannot_be_is_an_error_of_the_place(tmp_path: Path, group: str) -> None:
+async def test_an_impossible_group_is_an_error(tmp_path: Path, group: str) -> None:
     with pytest.raises(OSError, match="group"):
         await bind(LocalUnix(str(tmp_path / "s"), 0o600, group))
     assert not list(tmp_path.iterdir())
@@ -236,20 +236,18 @@ async def test_a_path_of_the_greatest_length_is_bound(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-async def test_a_socket_whose_directory_is_gone_is_closed_all_the_same(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_a_socket_in_a_removed_directory_can_be_closed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "d").mkdir()
     descriptors = fd_count(os.getpid())
     bound = await bind(LocalUnix(str(tmp_path / "d" / "s"), 0o600, ""))
     (tmp_path / "d").rename(tmp_path / "elsewhere")
     bound.close()
     assert fd_count(os.getpid()) == descriptors
-    assert "could not be removed" in caplog.text
+    assert "cannot remove the socket" in caplog.text
 
 
 async def test_a_socket_is_bound_where_proc_is_not_mounted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As on macOS."""
+    """Systems such as macOS have no /proc."""
     from reconciler.system import unix_listener
 
     monkeypatch.setattr(unix_listener, "_DESCRIPTORS", "/nowhere")
@@ -261,6 +259,6 @@ async def test_a_socket_is_bound_where_proc_is_not_mounted(tmp_path: Path, monke
 
 
 def leave_stale(path: Path) -> None:
-    """The socket of a killed process."""
+    """Leave the socket of a killed process at the path."""
     leave = "import os, socket, sys; s = socket.socket(socket.AF_UNIX); s.bind(sys.argv[1]); s.listen(); os._exit(9)"
     assert subprocess.run([sys.executable, "-c", leave, str(path)], check=False).returncode == 9

@@ -90,7 +90,7 @@ async def test_a_remote_forward_does_not_follow_a_name_to_metadata(
         for _ in range(3):
             assert await exchange("127.0.0.1", port, b"") == b""
         verdict = await tunnels.until("server/back", Phase.UNHEALTHY)
-        assert "its name leads to 169.254.169.254, a link-local address" in verdict.message
+        assert "its name resolves to 169.254.169.254, a link-local address" in verdict.message
         resolved.append("127.0.0.1")
         assert await exchange("127.0.0.1", port) == b"ping"
         monkeypatch.undo()

@@ -1,4 +1,4 @@
-"""Each kind of tunnel that the seed shows, by the name that it has there, in its declarative form."""
+"""Each kind of tunnel of the original library, under its name there, in declarative form."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ async def test_create_socks_proxy_with_auth(sshd: Sshd, tmp_path: Path) -> None:
         await tunnels.all_up()
         dead = f"http://127.0.0.1:{free_port()}/"
         got = await curl("-x", f"socks5h://proxyuser:proxypass@127.0.0.1:{port}", dead)
-        assert "(5)" in got.said, "let in, and told that the destination refuses"
+        assert "(5)" in got.said, "the login succeeds and the destination refuses"
         got = await curl("-x", f"socks5h://proxyuser:guess@127.0.0.1:{port}", dead)
         await eventually(lambda: tunnels.results("server/proxy") == {"dial_failed": 1, "auth_failed": 1})
 
@@ -64,7 +64,7 @@ async def test_connect_via_jump_host(echo: EchoServer, tmp_path: Path) -> None:
 
 
 async def test_multi_hop_tunnels(echo: EchoServer, tmp_path: Path) -> None:
-    """Every kind through two jump hosts, and back after the middle one was restarted."""
+    """Every kind of tunnel works through two jump hosts, and again after a restart of the middle one."""
     here, there, proxy = free_port(), free_port(), free_port()
     lines = local("here", here, echo.port) + remote("there", there, echo.port) + socks("proxy", proxy)
     async with Sshd(tmp_path / "outer") as outer, Sshd(tmp_path / "middle") as middle, Sshd(tmp_path / "last") as last:
@@ -88,7 +88,7 @@ async def test_dynamic_local_port(sshd: Sshd, echo: EchoServer, tmp_path: Path) 
 
 
 async def test_bidirectional_tunnels(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> None:
-    """A client of each direction at the same time, on one connection."""
+    """A client of each direction works at the same time on one connection."""
     here, there = free_port(), free_port()
     async with running(
         tmp_path, file(sshd, local("out", here, echo.port), remote("back", there, echo.port))
@@ -112,7 +112,7 @@ async def test_connection_reuse(sshd: Sshd, echo: EchoServer, tmp_path: Path) ->
 
 
 def hop(server: Sshd) -> str:
-    """A jump host, as a value of one line."""
+    """Return a jump host as a one-line value."""
     return (
         f"{{host: {server.host}, port: {server.port}, user: {server.user}, "
         f"privateKey: {server.client_key}, knownHosts: {server.known_hosts}}}"

@@ -1,4 +1,4 @@
-"""The servers that the other tests stand on do what their names say."""
+"""The servers of the test support behave as documented."""
 
 import asyncio
 import os
@@ -45,7 +45,7 @@ async def test_a_forward_through_sshd_reaches_the_service(sshd: Sshd, echo: Echo
     await eventually(lambda: sshd.sessions() == 0)
 
 
-async def test_sshd_refuses_a_key_that_was_not_authorized_and_takes_it_afterwards(sshd: Sshd, keys: Keys) -> None:
+async def test_sshd_refuses_a_key_until_it_is_authorized(sshd: Sshd, keys: Keys) -> None:
     other = keys.make("other")
     with pytest.raises(asyncssh.PermissionDenied):
         await login(sshd, client_keys=[str(other.private)])
@@ -96,7 +96,7 @@ async def test_a_paused_sshd_can_be_stopped(sshd: Sshd) -> None:
     await asyncio.wait_for(conn.wait_closed(), 30)
 
 
-async def test_options_given_replace_the_usual_ones(tmp_path: Path, echo: EchoServer) -> None:
+async def test_given_options_replace_the_defaults(tmp_path: Path, echo: EchoServer) -> None:
     async with Sshd(tmp_path, options={"AllowTcpForwarding": "no"}) as server, await login(server) as conn:
         with pytest.raises(asyncssh.ChannelOpenError):
             await conn.open_connection(echo.host, echo.port)
@@ -151,16 +151,16 @@ async def test_free_ports_are_never_given_out_twice() -> None:
     assert len(set(ports)) == 100
 
 
-async def test_waiting_in_vain_says_what_for() -> None:
+async def test_a_timeout_names_the_condition() -> None:
     with pytest.raises(AssertionError, match="a blue moon"):
         await eventually(lambda: False, within=0.01, message="a blue moon")
 
 
-async def test_what_came_true_while_nobody_could_look_is_seen() -> None:
+async def test_a_condition_is_checked_again_at_the_deadline() -> None:
     answers = [False, True]
 
     def late() -> bool:
-        time.sleep(0.05)  # longer than there is time: a machine that stands still
+        time.sleep(0.05)  # longer than the timeout, like a stalled machine
         return answers.pop(0)
 
     await eventually(late, within=0.01)
@@ -195,7 +195,7 @@ async def test_a_forward_through_dropbear_reaches_the_service(dropbear: Dropbear
         assert dropbear.sessions() == 1
 
 
-async def test_dropbear_leaves_the_real_ssh_directory_alone(dropbear: Dropbear) -> None:
+async def test_dropbear_does_not_change_the_real_ssh_directory(dropbear: Dropbear) -> None:
     real = Path.home() / ".ssh" / "authorized_keys"
     before = real.read_bytes() if real.exists() else None
     async with await login(dropbear):
@@ -251,7 +251,7 @@ async def test_the_asyncssh_server_forwards_unix_sockets(asyncssh_server: Asyncs
         assert await exchange("127.0.0.1", fwd.get_port()) == b"ping"
 
 
-async def test_the_asyncssh_server_takes_its_password_and_no_other(tmp_path: Path) -> None:
+async def test_the_asyncssh_server_accepts_only_its_password(tmp_path: Path) -> None:
     async with AsyncsshServer(tmp_path, password="right") as server:
         by_password = {"client_keys": None, "password": "right"}
         async with await login(server, **by_password):

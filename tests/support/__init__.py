@@ -1,1 +1,1 @@
-"""Real servers, real faults and the helpers that wait for them: what the tests run against instead of mocks."""
+"""Test support: real servers and services, injected faults, and functions that wait for conditions. No mocks."""

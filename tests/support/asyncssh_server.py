@@ -1,4 +1,4 @@
-"""An SSH server inside the test process, for what real ones cannot be made to do: late banners, unanswered channels."""
+"""An SSH server in the test process, for behaviour that sshd does not have: late banners, unanswered channels."""
 
 import asyncio
 import socket
@@ -15,7 +15,7 @@ from support.wait import free_port
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What a client asked for: `direct-tcpip`, `direct-streamlocal`, `tcpip-forward`, `streamlocal-forward`."""
+    """A client's request: `direct-tcpip`, `direct-streamlocal`, `tcpip-forward` or `streamlocal-forward`."""
 
     kind: str
     address: str  # host:port, or the path of a unix socket
@@ -30,7 +30,7 @@ class Refusal:
 
 
 class AsyncsshServer:
-    """Lets in one key, and a password if given; forwards everything unless told otherwise. Restarts keep the port."""
+    """A server that accepts one key, and a password if given, and all forwards by default. A restart keeps the port."""
 
     def __init__(
         self, directory: Path, *, password: str | None = None, banner_delay: float = 0.0, client: KeyPair | None = None
@@ -67,7 +67,7 @@ class AsyncsshServer:
         return len(self._connections)
 
     def never_answer_channel(self, address: str) -> None:
-        """Leave requests for channels to this `host:port` or path without any answer."""
+        """Do not answer requests for channels to this `host:port` or path."""
         self._never_answered.add(address)
 
     def refuse_channel(self, address: str, reason: int = asyncssh.OPEN_CONNECT_FAILED, text: str = "refused") -> None:
@@ -75,7 +75,7 @@ class AsyncsshServer:
         self._refused[address] = Refusal(reason, text)
 
     def answer_normally(self) -> None:
-        """Forget what was to be refused or left unanswered."""
+        """Answer all later requests."""
         self._never_answered.clear()
         self._refused.clear()
         self.refuse_listeners = False
@@ -121,12 +121,12 @@ class AsyncsshServer:
             )
             await connection.wait_closed()
         except (OSError, asyncssh.Error):
-            pass  # the client's trouble, which is what a test is about
+            pass  # the test checks the client's side
         finally:
             sock.close()
 
     def decide(self, kind: str, address: str) -> Refusal | None:
-        """Record a request for a channel; how to refuse it, or None."""
+        """Record a request and return its refusal, or None."""
         self.requests.append(Request(kind, address))
         return self._refused.get(address)
 
@@ -180,7 +180,7 @@ class _Session(asyncssh.SSHServer):
         orig_port: int,
     ) -> asyncssh.SSHTCPSession[bytes] | bool:
         session = self._answer("direct-tcpip", f"{dest_host}:{dest_port}")
-        # asyncssh awaits an awaitable where its types only show a session.
+        # asyncssh accepts an awaitable here, although its types name only a session.
         return cast("asyncssh.SSHTCPSession[bytes]", session) if session else True
 
     def unix_connection_requested(self, dest_path: str) -> asyncssh.SSHUNIXSession[bytes] | bool:

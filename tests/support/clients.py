@@ -1,4 +1,4 @@
-"""Clients that are there for the whole of a test and know at every moment that nothing of theirs was lost."""
+"""Clients that move data during a whole test and check every byte."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from pathlib import Path
 from support.services import Opening, by_tcp, connected
 from support.wait import WITHIN, eventually
 
-# How often the long tests repeat what they do: the whole number is for a machine that has the time.
+# FAULTS_FULL=1: the long tests make all their repetitions.
 FULL = os.environ.get("FAULTS_FULL") == "1"
-LONG = 1800 if FULL else 120  # seconds for one of these
+LONG = 1800 if FULL else 120  # timeout of a long test, in seconds
 
 
 class Mover:
-    """A client of an echo service that moves data, `pause` seconds after each answer, and compares every byte."""
+    """A client of an echo service that exchanges blocks, `pause` seconds apart, and compares every byte."""
 
     def __init__(self, port: int, *, pause: float = 0.0, opening: Opening = by_tcp) -> None:
         self.port = port
@@ -37,19 +37,19 @@ class Mover:
                 await asyncio.sleep(self._pause)
 
     async def moves(self) -> None:
-        """Wait until it has moved some more."""
+        """Wait until it has moved more data."""
         before = self.rounds
         await eventually(lambda: self.rounds > before + 1 or self.task.done(), every=0.02)
         if self.task.done():
             await self.task
 
     async def is_cut(self) -> None:
-        """Wait until it is told, by a reset, that it may not go on."""
+        """Wait until its connection is reset."""
         await asyncio.wait({self.task}, timeout=WITHIN)
-        assert self.task.done(), "it goes on"
-        # Whether it learns of the reset by its next read or by its next write is the kernel's choice.
-        told = ConnectionResetError | BrokenPipeError | asyncio.IncompleteReadError
-        assert isinstance(self.task.exception(), told), self.task
+        assert self.task.done(), "the client is not cut"
+        # The next read or the next write reports the reset, as the kernel chooses.
+        expected = ConnectionResetError | BrokenPipeError | asyncio.IncompleteReadError
+        assert isinstance(self.task.exception(), expected), self.task
 
     async def end(self) -> None:
         self.stop.set()
@@ -57,13 +57,13 @@ class Mover:
 
 
 async def all_move(movers: Iterable[Mover]) -> None:
-    """Wait until each of them has moved some more."""
+    """Wait until each mover has moved more data."""
     await asyncio.gather(*(mover.moves() for mover in movers))
 
 
 @contextlib.asynccontextmanager
 async def moving(ports: Iterable[int], *, pause: float = 0.0) -> AsyncIterator[list[Mover]]:
-    """A mover on each port, all of them under way; at the end each is asked whether it lost anything."""
+    """Run a mover on each port during the block. At the end, check that none lost data."""
     movers = [Mover(port, pause=pause) for port in ports]
     try:
         await all_move(movers)
@@ -78,11 +78,11 @@ async def moving(ports: Iterable[int], *, pause: float = 0.0) -> AsyncIterator[l
 
 
 def listening_inodes() -> dict[int, str]:
-    """Port -> inode of the socket that listens on it in this process's network: another inode is another socket."""
-    # The kernel tells them in pieces: one of which others come or go meanwhile may lack a row.
-    return _told_as_listening() | _told_as_listening()
+    """Return port -> inode of the socket that listens there. Another inode is another socket."""
+    # The kernel prints the table in pieces. A piece may lack a row while sockets come and go.
+    return _read_listening() | _read_listening()
 
 
-def _told_as_listening() -> dict[int, str]:
+def _read_listening() -> dict[int, str]:
     rows = [line.split() for line in Path("/proc/self/net/tcp").read_text().splitlines()[1:]]
     return {int(row[1].rpartition(":")[2], 16): row[9] for row in rows if row[3] == "0A"}

@@ -1,11 +1,11 @@
-"""A container's conditions for a command: a uid without a name, no HOME, a read-only root, no /tmp, no capabilities.
+"""Runs a command as in a container: a uid without a name, no HOME, a read-only root, no /tmp, no capabilities.
 
-Run as root: `python tests/support/container.py COMMAND...`. The command sees the machine's files, all of them
-read-only but for one directory, which PYTEST_DEBUG_TEMPROOT names (pytest puts its temporary files there).
+Run as root: `python tests/support/container.py COMMAND...`. The command sees the machine's files. All are read-only
+except one directory, which PYTEST_DEBUG_TEMPROOT names (pytest puts its temporary files there).
 
-Servers and clients of the tests (sshd, initdb, ssh-keygen) refuse to work for a user without a name. In PATH stand
-wrappers of them that show the user a name by libnss_wrapper, as the container image of PostgreSQL does; the program
-under test has none. Their user's name is in TUNNELS_TEST_USER.
+Servers and clients of the tests (sshd, initdb, ssh-keygen) refuse to work for a user without a name. PATH has wrappers
+of them that give the user a name by libnss_wrapper, as the container image of PostgreSQL does. The program under test
+has no wrapper. TUNNELS_TEST_USER is the user's name.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import tempfile
 from pathlib import Path
 
 UID = 54_321
-USER = "somebody"
+USER = "container-user"
 _LIBRARY = "libnss_wrapper.so"
 _NEED_A_NAME = [
     *("sshd", "ssh", "ssh-keygen", "ssh-keyscan", "ssh-agent", "ssh-add", "dropbear", "dropbearkey"),
@@ -31,9 +31,9 @@ _INSIDE = "TUNNELS_TEST_INSIDE_NAMESPACE"
 
 
 def why_not() -> str:
-    """Why there can be no such conditions here; "" where there can."""
+    """Return why this machine cannot run such a command, or ""."""
     if os.geteuid() != 0:
-        return "only root can make a container's conditions"
+        return "needs root, to set up a container's conditions"
     if shutil.which("setpriv") is None:
         return "setpriv is not installed (Debian: util-linux)"
     if _library() is None:
@@ -46,34 +46,34 @@ _UNSHARE = ("unshare", "--mount", "--propagation", "private")
 
 
 def command(*words: str) -> list[str]:
-    """The command that runs `words` under these conditions."""
+    """Return the command that runs `words` under these conditions."""
     return [sys.executable, __file__, *words]
 
 
 def user_name() -> str:
-    """The name of the test's user for servers, which under these conditions only they know."""
+    """Return the name of the test's user. Under these conditions only the wrapped servers know it."""
     return os.environ.get("TUNNELS_TEST_USER") or getpass.getuser()
 
 
 def temporary_root() -> Path:
-    """Where temporary files may be made."""
+    """Return the directory for temporary files."""
     return Path(os.environ.get("PYTEST_DEBUG_TEMPROOT") or tempfile.gettempdir())
 
 
 def passwd_entry(home: Path) -> str:
-    """A line of passwd(5) for this user with another home directory."""
+    """Return a line of passwd(5) for this user with another home directory."""
     return f"{user_name()}:x:{os.getuid()}:{os.getgid()}::{home}:/bin/sh\n"
 
 
 def keep_temporary_directory_to_ourselves() -> None:
-    """A temporary directory is for pytest alone: the programs that it starts find none."""
+    """Keep the temporary directory for pytest: programs that it starts have none."""
     if is_entered():
-        tempfile.gettempdir()  # it remembers what it found
+        tempfile.gettempdir()  # caches the directory for this process
         os.environ.pop("TMPDIR", None)
 
 
 def is_entered() -> bool:
-    """Whether this process runs under these conditions."""
+    """Return True if this process runs under these conditions."""
     return "TUNNELS_TEST_USER" in os.environ
 
 
@@ -82,7 +82,7 @@ def _library() -> Path | None:
     return found[0] if found else None
 
 
-# --- outside: a directory, which ends with the command -----------------------------------------------------------
+# --- outside: a temporary directory for the time of the command --------------------------------------------------
 
 
 def main(words: list[str]) -> int:
@@ -91,7 +91,7 @@ def main(words: list[str]) -> int:
     if problem := why_not():
         print(problem, file=sys.stderr)
         return 77
-    # Not below /tmp, where nothing is to be written.
+    # Not in /tmp, which the command must not have.
     with tempfile.TemporaryDirectory(prefix="tunnels-container-", dir="/run") as directory:
         inside = [*_UNSHARE, sys.executable, __file__, *words]
         return subprocess.run(inside, check=False, env={**os.environ, _INSIDE: directory}).returncode
@@ -101,7 +101,7 @@ def main(words: list[str]) -> int:
 
 
 def _enter(directory: Path, words: list[str]) -> None:
-    """Become that user under those conditions, and the command. Does not return."""
+    """Set up the conditions, become the user, and exec the command. Does not return."""
     _let_others_pass((Path(sys.base_prefix), Path(sys.prefix), Path(__file__).parents[2]))
     _mount("-t", "tmpfs", "-o", f"mode=755,uid={UID},gid={UID}", "tmpfs", str(directory))
     binaries = _wrappers(directory)
@@ -128,13 +128,13 @@ def _mount(*words: str) -> None:
 
 
 def _writable_mounts() -> list[str]:
-    """The mount points that are not read-only, the deepest last."""
+    """Return the mount points that are not read-only, the deepest last."""
     fields = (line.split() for line in Path("/proc/self/mountinfo").read_text().splitlines())
     return sorted({words[4].replace("\\040", " ") for words in fields if "rw" in words[5].split(",")})
 
 
 def _let_others_pass(paths: tuple[Path, ...]) -> None:
-    """Show these directories to everybody, although they may lie in a private one such as /root."""
+    """Make these directories accessible to all users, also if a parent such as /root is private."""
     closed: dict[Path, list[Path]] = {}
     for path in dict.fromkeys(one.resolve() for one in paths):
         outermost = next((one for one in reversed(path.parents) if not one.stat().st_mode & 0o001), None)
@@ -144,10 +144,10 @@ def _let_others_pass(paths: tuple[Path, ...]) -> None:
         with tempfile.TemporaryDirectory(dir="/run") as staging:
             kept = []
             for number, path in enumerate(inner):
-                place = Path(staging) / str(number)
-                place.mkdir()
-                _mount("--bind", str(path), str(place))
-                kept.append(place)
+                staged = Path(staging) / str(number)
+                staged.mkdir()
+                _mount("--bind", str(path), str(staged))
+                kept.append(staged)
             _mount("-t", "tmpfs", "-o", "mode=755", "tmpfs", str(private))
             for staged, path in zip(kept, inner, strict=True):
                 path.mkdir(parents=True, exist_ok=True)
@@ -155,7 +155,7 @@ def _let_others_pass(paths: tuple[Path, ...]) -> None:
 
 
 def _wrappers(directory: Path) -> Path:
-    """A directory of commands that see a name for the user."""
+    """Return a directory of wrapped commands, for which the user has a name."""
     binaries = directory / "bin"
     binaries.mkdir()
     passwd, group = directory / "passwd", directory / "group"

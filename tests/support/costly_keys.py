@@ -1,4 +1,4 @@
-"""Private keys that cost much to decode: RSA keys of known large primes, and keys that are encrypted in many rounds."""
+"""Private keys that are expensive to decode: large RSA keys, and keys encrypted with many rounds."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _EXPONENT = 65537
 
 
 def rsa_key(first: int, second: int) -> bytes:
-    """An RSA key of the Mersenne primes 2^first - 1 and 2^second - 1, in OpenSSH's form."""
+    """Return an RSA key of the Mersenne primes 2^first - 1 and 2^second - 1, in OpenSSH format."""
     p, q = 2**first - 1, 2**second - 1
     n, d = p * q, pow(_EXPONENT, -1, (p - 1) * (q - 1))
     check = os.urandom(4)
@@ -24,14 +24,14 @@ def rsa_key(first: int, second: int) -> bytes:
 
 
 def bcrypt_key(rounds: int) -> bytes:
-    """A key whose passphrase is to be hashed so often, in OpenSSH's form."""
+    """Return a key in OpenSSH format with this number of bcrypt rounds."""
     return _armoured("aes256-ctr", "bcrypt", String(os.urandom(16)) + UInt32(rounds), b"", os.urandom(64))
 
 
 def pkcs8_key(rounds: int) -> bytes:
-    """A key whose passphrase is to be hashed so often, in PKCS #8: one of a few rounds, with another figure in it."""
+    """Return a key in PKCS #8 format that claims this number of PBKDF2 rounds."""
     few = asyncssh.generate_private_key("ecdsa-sha2-nistp256").export_private_key("pkcs8-der", passphrase="secret")
-    count = b"\x02\x02\x08\x00"  # 2048, where asyncssh writes it
+    count = b"\x02\x02\x08\x00"  # the DER integer 2048, asyncssh's number of rounds
     assert few.count(count) == 1
     grown = b"\x02\x04" + rounds.to_bytes(4)
     before, after = few.split(count)
@@ -39,7 +39,7 @@ def pkcs8_key(rounds: int) -> bytes:
 
 
 def _lengthened(head: bytes, by: int) -> bytes:
-    """Add to the lengths of the sequences that a DER text begins, and that are open at its end."""
+    """Add `by` to the lengths of the DER sequences that are still open at the end of `head`."""
     made = bytearray(head)
     at = 0
     while at < len(made):

@@ -1,4 +1,4 @@
-"""A real Dropbear server on loopback: the other SSH server found in the field, with its own ways in remote forwards."""
+"""A real Dropbear server on loopback. Its remote forwards behave differently from OpenSSH's."""
 
 import os
 import shlex
@@ -15,7 +15,7 @@ from support.wait import free_port
 
 
 class DropbearUnavailableError(Exception):
-    """Dropbear is not installed, or cannot be given a home directory of the test's own."""
+    """Dropbear is not installed, or the test cannot give it its own home directory."""
 
 
 @cache
@@ -28,13 +28,13 @@ def dropbear_binary() -> str:
 
 @cache
 def _takes_authorized_keys_directory() -> bool:
-    """`-D`, since 2024.86."""
+    """Return True if Dropbear has the option `-D` (since 2024.86)."""
     usage = subprocess.run([dropbear_binary(), "--help"], capture_output=True, text=True, check=False)
     return "\n-D " in usage.stdout + usage.stderr
 
 
 class Dropbear(ServerProcess):
-    """Dropbear with one authorized key. The port stays the same over restarts; `options` are more arguments."""
+    """Dropbear with one authorized key. A restart keeps the port. `options` are additional arguments."""
 
     def __init__(
         self, directory: Path, *, options: Sequence[str] = (), client: KeyPair | None = None, port: int = 0
@@ -47,7 +47,7 @@ class Dropbear(ServerProcess):
         self._home = directory / "home"
         self._ssh_directory = self._home / ".ssh"
         self._ssh_directory.mkdir(parents=True, exist_ok=True)
-        # Dropbear refuses keys in a directory that others may write to.
+        # Dropbear refuses keys in a directory that other users may write to.
         for private in (self._home, self._ssh_directory):
             private.chmod(0o700)
         self._passwd = directory / "passwd"
@@ -85,12 +85,12 @@ class Dropbear(ServerProcess):
         server += ["-p", f"{self.host}:{self.port}", "-r", str(self._host_key), *self.options]
         if _takes_authorized_keys_directory():
             return tied_to_parent([*server, "-D", str(self._ssh_directory)])
-        return self._with_home_of_its_own(tied_to_parent(server))
+        return self._with_own_home(tied_to_parent(server))
 
-    def _with_home_of_its_own(self, server: list[str]) -> list[str]:
-        """Older ones read ~/.ssh of the account and ask only the passwd file where that is: give them another one.
+    def _with_own_home(self, server: list[str]) -> list[str]:
+        """Return a command that runs the server with another passwd file, in a mount namespace.
 
-        A mount namespace shows this process alone a passwd file with our directory as home; ~/.ssh stays untouched.
+        Older versions read ~/.ssh of the account, and only the passwd file says where that is.
         """
         self._passwd.write_text(passwd_entry(self._home))
         if is_entered():

@@ -15,7 +15,7 @@ from support.wait import eventually
 
 
 class Client:
-    """Asks over HTTP or over the control socket."""
+    """A client of the HTTP endpoint or the control socket."""
 
     def __init__(self, session: aiohttp.ClientSession) -> None:
         self.session = session
@@ -36,7 +36,7 @@ class Client:
 
 
 class Whole:
-    """The program, and where to ask it."""
+    """The running program and clients of its endpoints."""
 
     def __init__(self, tunnels: Running, served: Served, http: Client, control: Client) -> None:
         self.tunnels = tunnels
@@ -47,7 +47,7 @@ class Whole:
 
 @contextlib.asynccontextmanager
 async def client_of(*, address: str = "", path: str = "") -> AsyncIterator[Client]:
-    """A client of an address or of a unix socket."""
+    """Yield a client of an address or a unix socket."""
     connector = aiohttp.UnixConnector(path) if path else None
     async with aiohttp.ClientSession(f"http://{address or 'localhost'}", connector=connector) as session:
         yield Client(session)
@@ -55,9 +55,9 @@ async def client_of(*, address: str = "", path: str = "") -> AsyncIterator[Clien
 
 @contextlib.asynccontextmanager
 async def whole(directory: Path, text: str, **endpoints: Any) -> AsyncIterator[Whole]:
-    """`running`, with its endpoints on a free port and in the directory, once the file was read."""
-    asked = Endpoints(**{"listen": "127.0.0.1:0", "control": str(directory / "c.sock"), **endpoints})
-    async with running(directory, text) as tunnels, serving(tunnels.app, asked) as served:
+    """Run the program as `running` does, with its endpoints. Yields when the file is loaded."""
+    endpoints_of = Endpoints(**{"listen": "127.0.0.1:0", "control": str(directory / "c.sock"), **endpoints})
+    async with running(directory, text) as tunnels, serving(tunnels.app, endpoints_of) as served:
         async with client_of(address=served.listen) as http, client_of(path=served.control) as control:
             await eventually(lambda: tunnels.app.loaded is not None, within=30)
             yield Whole(tunnels, served, http, control)

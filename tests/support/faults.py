@@ -1,4 +1,4 @@
-"""Servers that misbehave below SSH, and a TCP proxy that plays the network going bad between two healthy ends."""
+"""Servers that misbehave below SSH, and a TCP proxy that simulates network faults."""
 
 import asyncio
 import socket
@@ -20,7 +20,7 @@ def reset(transport: asyncio.WriteTransport) -> None:
 
 
 class SilentListener(TcpService):
-    """Accepts and reads, and never says a word: not even its SSH version."""
+    """Accepts and reads, and never sends a byte, not even its SSH version."""
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while await reader.read(_CHUNK):
@@ -28,7 +28,7 @@ class SilentListener(TcpService):
 
 
 class SlowBanner(TcpService):
-    """Sends its SSH version one byte at a time, then falls silent."""
+    """Sends its SSH version one byte at a time, then nothing more."""
 
     def __init__(
         self, banner: bytes = b"SSH-2.0-OpenSSH_9.2 slow\r\n", *, interval: float = 1.0, port: int = 0
@@ -46,7 +46,7 @@ class SlowBanner(TcpService):
 
 
 class CloseOnAccept(TcpService):
-    """Closes every connection before a byte, as sshd does above MaxStartups; with RST if `resets`."""
+    """Closes every connection before the first byte, as sshd does above MaxStartups. With RST if `resets`."""
 
     def __init__(self, *, resets: bool = False, port: int = 0) -> None:
         super().__init__(port=port)
@@ -60,9 +60,9 @@ class CloseOnAccept(TcpService):
 class Blackhole:
     """An address where connecting hangs: no answer, no refusal.
 
-    Linux drops a SYN for a listener whose accept queue is full. The backlog here is the least there is, nobody accepts,
-    and our own connections fill it; the client's kernel then repeats its SYN for minutes. Another loopback address
-    (127.0.0.2) gives a blackhole on the port of a server that works at 127.0.0.1.
+    Linux drops a SYN for a listener with a full accept queue. This listener has the smallest backlog and never accepts,
+    and the connections made here fill its queue. The client's kernel then repeats its SYN for minutes. Another loopback
+    address (127.0.0.2) gives a blackhole on the port of a server that works at 127.0.0.1.
     """
 
     def __init__(self, host: str = "127.0.0.1", port: int = 0) -> None:
@@ -70,7 +70,7 @@ class Blackhole:
         listener = socket.create_server((host, port or free_port(host)), backlog=0)
         self.port: int = listener.getsockname()[1]
         self._sockets = [listener]
-        # A machine that stands still may answer late: the queue is full when two in a row wait in vain.
+        # A busy machine may answer late: the queue is full when two connects in a row time out.
         while self._fits_one_more() or self._fits_one_more():
             pass
 
@@ -96,10 +96,10 @@ class Blackhole:
 
 
 class TcpProxy(TcpService):
-    """Stands between a client and a server; its port stays the same.
+    """A TCP proxy between a client and a server. Its port stays the same.
 
-    A frozen proxy is a peer that went silent, not a cable that was cut: the kernel goes on acknowledging what the
-    proxy's buffers take. `latency` is in seconds, one way; `rate` in bytes per second, each connection and direction.
+    A frozen proxy is a silent peer, not a cut cable: the kernel still acknowledges data while the proxy's buffers have
+    space. `latency` is in seconds, one way. `rate` is in bytes per second, for each connection and direction.
     """
 
     def __init__(
@@ -121,21 +121,21 @@ class TcpProxy(TcpService):
         self._writers: set[asyncio.StreamWriter] = set()
 
     def freeze(self) -> None:
-        """Relay nothing more, neither bytes nor ends; connections stay open and new ones are accepted."""
+        """Stop relaying bytes and EOFs. Connections stay open and new ones are accepted."""
         self._relays.clear()
 
     async def cut(self) -> None:
-        """RST on both sides of every connection."""
+        """Reset both sides of every connection."""
         for writer in self._writers:
             reset(writer.transport)
         await self.drop_connections()
 
     def refuse(self) -> None:
-        """Stop listening; connections stay."""
+        """Stop listening. Live connections stay."""
         self.stop_listening()
 
     async def restore(self) -> None:
-        """Listen again, relay again."""
+        """Listen and relay again."""
         self._relays.set()
         if not self.listening:
             await self.start()
@@ -143,39 +143,39 @@ class TcpProxy(TcpService):
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await self._relays.wait()
         try:
-            far_reader, far_writer = await asyncio.open_connection(self.target_host, self.target_port)
+            server_reader, server_writer = await asyncio.open_connection(self.target_host, self.target_port)
         except OSError:
             reset(writer.transport)
             return
-        ends = {writer, far_writer}
+        ends = {writer, server_writer}
         self._writers |= ends
         try:
             async with asyncio.TaskGroup() as pumps:
-                self._pump(pumps, reader, far_writer)
-                self._pump(pumps, far_reader, writer)
+                self._pump(pumps, reader, server_writer)
+                self._pump(pumps, server_reader, writer)
         except* ConnectionError:
             await self._relays.wait()
             for end in ends:
                 reset(end.transport)
         finally:
             self._writers -= ends
-            far_writer.close()
+            server_writer.close()
 
     def _pump(self, pumps: asyncio.TaskGroup, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        # What is under way on a long line; without latency a long queue would only delay what comes later.
-        on_the_line = asyncio.Queue[tuple[float, bytes]](maxsize=256 if self.latency else 1)
-        pumps.create_task(self._take(reader, on_the_line))
-        pumps.create_task(self._give(on_the_line, writer))
+        # The data in flight. Without latency, a long queue would only add delay.
+        in_flight = asyncio.Queue[tuple[float, bytes]](maxsize=256 if self.latency else 1)
+        pumps.create_task(self._receive(reader, in_flight))
+        pumps.create_task(self._send(in_flight, writer))
 
-    async def _take(self, reader: asyncio.StreamReader, on_the_line: asyncio.Queue[tuple[float, bytes]]) -> None:
+    async def _receive(self, reader: asyncio.StreamReader, in_flight: asyncio.Queue[tuple[float, bytes]]) -> None:
         data = b"more"
         while data:
             data = await reader.read(_CHUNK)
-            await on_the_line.put((asyncio.get_running_loop().time() + self.latency, data))
+            await in_flight.put((asyncio.get_running_loop().time() + self.latency, data))
 
-    async def _give(self, on_the_line: asyncio.Queue[tuple[float, bytes]], writer: asyncio.StreamWriter) -> None:
+    async def _send(self, in_flight: asyncio.Queue[tuple[float, bytes]], writer: asyncio.StreamWriter) -> None:
         while True:
-            due, data = await on_the_line.get()
+            due, data = await in_flight.get()
             await asyncio.sleep(due - asyncio.get_running_loop().time())
             await self._relays.wait()
             if not data:

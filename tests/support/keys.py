@@ -1,4 +1,4 @@
-"""Key pairs and certificates as files in OpenSSH's form, made afresh for each test."""
+"""Key pairs and certificates as files in OpenSSH format, created for each test."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ import asyncssh
 
 @dataclass(frozen=True, slots=True)
 class KeyPair:
-    """A private key file (0600) with its `.pub` beside it."""
+    """A private key file (mode 0600) and its `.pub` file."""
 
     private: Path
 
@@ -38,7 +38,7 @@ class Keys:
         return self.write(name, asyncssh.generate_private_key(kind, comment=name), passphrase=passphrase)
 
     def write(self, name: str, key: asyncssh.SSHKey, *, passphrase: str | None = None) -> KeyPair:
-        """Write a key that is there already."""
+        """Write an existing key to files."""
         self.directory.mkdir(parents=True, exist_ok=True)
         pair = KeyPair(self.directory / name)
         _write_private(pair.private, key.export_private_key(passphrase=passphrase))

@@ -1,4 +1,4 @@
-"""Known hosts files as people write them, and as nobody does: strategies for Hypothesis."""
+"""Hypothesis strategies for known_hosts files, ordinary and malformed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 
 def _key(byte: bytes) -> asyncssh.SSHKey:
-    """Always the same one, so that the same files are generated again."""
+    """Return the same key in each run, so that Hypothesis can generate the same files again."""
     key = Ed25519PrivateKey.from_private_bytes(byte * 32)
     return asyncssh.import_private_key(key.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption()))
 
@@ -24,7 +24,7 @@ def hashed(name: str) -> str:
 
 
 HOST = "h.example"
-PRIVATE = _key(b"a")  # the key that is shown
+PRIVATE = _key(b"a")  # the key of the server
 KEY = b" ".join(PRIVATE.export_public_key().split()[:2])
 _OTHER = _key(b"b").export_public_key().split()[1]
 _TEXT = KEY.split()[1]
@@ -88,7 +88,7 @@ _ENDS = st.sampled_from([b"\n"] * 5 + [b"\r\n", b"\r", b"\x0b", b"\x1c", b"\xe2\
 @st.composite
 def contents(draw: st.DrawFn) -> bytes:
     made = b"".join(draw(_line()) + draw(_ENDS) for _ in range(draw(st.integers(0, 4))))
-    for _ in range(draw(st.integers(0, 2))):  # and something in it is different
+    for _ in range(draw(st.integers(0, 2))):  # change a few places
         at = draw(st.integers(0, len(made)))
         made = made[:at] + draw(st.sampled_from([*_ODD, b"\n", b" ", b"\t", b",", b"*", b"!", b"@", b"|"])) + made[at:]
     return made

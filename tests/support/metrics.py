@@ -1,4 +1,4 @@
-"""A scraped page, to look samples up in."""
+"""Scrapes metrics and looks up samples."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ class Scraped:
         self.samples = [sample for family in parse(text) for sample in family.samples]
 
     def values(self, name: str, **labels: str) -> list[float]:
-        """Of each series of that name with these labels, among others."""
+        """Return the value of each series with this name and at least these labels."""
         return [s.value for s in self.samples if s.name == name and labels.items() <= s.labels.items()]
 
     def value(self, name: str, **labels: str) -> float:
-        """Of the one such series."""
+        """Return the value of the only such series."""
         [value] = self.values(name, **labels)
         return value
 
@@ -40,6 +40,6 @@ async def scrape(client: Client, accept: str = "") -> Scraped:
 
 
 def complaints(text: str) -> str:
-    """What `promtool check metrics` has to say about a page."""
+    """Return the output of `promtool check metrics` for a page."""
     checked = subprocess.run(["promtool", "check", "metrics"], input=text, capture_output=True, text=True, check=False)
     return checked.stdout + checked.stderr

@@ -1,4 +1,4 @@
-"""A network of its own for a server, so that its packets can be lost: a real blackhole, for root only."""
+"""A network namespace for a server, so that tests can drop its packets. Needs root."""
 
 import itertools
 import os
@@ -10,15 +10,15 @@ from typing import Self
 from support.sshd import Sshd
 
 _numbers = itertools.count(1)
-PORT = 2222  # the namespace is the server's alone: any port is free there
+PORT = 2222  # every port is free in the server's own namespace
 
 
 class Namespace:
-    """Two ends of a cable: `here`, an address of this machine, and `there`, of a network namespace."""
+    """A veth pair: `here` is an address of this machine, `there` is an address in a network namespace."""
 
     def __init__(self) -> None:
         number = os.getpid() % 250
-        # The kernel takes a namespace apart some time after it was deleted: the next one needs names of its own.
+        # The kernel removes a namespace some time after its deletion, so each one has unique names.
         unique = f"{os.getpid()}-{next(_numbers)}"
         self.name = f"tunnels-{unique}"
         self.here, self.there = f"10.213.{number}.1", f"10.213.{number}.2"
@@ -26,7 +26,7 @@ class Namespace:
 
     @staticmethod
     def possible() -> bool:
-        """Whether this process may make one."""
+        """Return True if this process may create a network namespace."""
         if os.geteuid() != 0 or shutil.which("ip") is None:
             return False
         probe = f"tunnels-probe-{os.getpid()}"
@@ -35,7 +35,7 @@ class Namespace:
         return made
 
     def blackhole(self) -> None:
-        """Nothing comes back from there any more, not even an acknowledgement."""
+        """Drop every packet from the namespace, acknowledgements included."""
         self._inside("ip", "route", "add", "blackhole", f"{self.here}/32")
 
     def restore(self) -> None:
@@ -59,13 +59,13 @@ class Namespace:
         return self
 
     def __exit__(self, *_: object) -> None:
-        # The cable first: its address here must be gone when the next one is laid. It may not have come about.
+        # The veth pair first: the next one needs its address. It may not exist, so errors are ignored.
         subprocess.run(["ip", "link", "del", self._device], capture_output=True, check=False)
         _run("ip", "netns", "del", self.name)
 
 
 class SshdThere(Sshd):
-    """sshd in a namespace, reached at its far end."""
+    """sshd in a network namespace."""
 
     def __init__(self, directory: Path, namespace: Namespace) -> None:
         super().__init__(directory, host=namespace.there, port=PORT)

@@ -1,7 +1,7 @@
-"""Another user's process on this machine, for tests of what a local user must not be able to do. Needs root.
+"""Runs Python source as another local user, for tests of attacks by local users. Needs root.
 
-In: Python source that runs as the user `nobody`; fcntl, os, socket, stat, sys and time are imported. It tells with
-`print("ready", flush=True)` that it has begun. Out: the process, ended when the block is left.
+The source runs as the user `nobody`, with fcntl, os, socket, stat, sys and time imported. It must print "ready" when it
+has started: `print("ready", flush=True)`. The process is killed at the end of the block.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from pathlib import Path
 import pytest
 
 NOBODY = 65534
-needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can start another user's process")
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to start another user's process")
 
-# The imports come first: the interpreter's files need not be readable for the other user.
+# The imports come first: the other user may not be able to read the interpreter's files.
 _BECOME = f"""
 import fcntl, os, socket, stat, sys, time
 os.setgroups([])
@@ -31,7 +31,7 @@ os.setuid({NOBODY})
 
 @contextlib.contextmanager
 def other_user(source: str, *arguments: str | Path) -> Iterator[subprocess.Popen[bytes]]:
-    """Run the source as `nobody` from when it says that it is ready until the block is left."""
+    """Run the source as `nobody` during the block, which starts when the process is ready."""
     command = [sys.executable, "-c", _BECOME + source, *map(str, arguments)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL) as process:
         try:
@@ -44,7 +44,7 @@ def other_user(source: str, *arguments: str | Path) -> Iterator[subprocess.Popen
 
 @contextlib.contextmanager
 def shared_directory(mode: int = 0o1777, owner: int = -1) -> Iterator[Path]:
-    """A directory that other users reach; pytest's own are below one that is closed to them."""
+    """Yield a directory that other users can enter. They cannot enter pytest's directories."""
     directory = Path(tempfile.mkdtemp(prefix="tunnels-test-"))
     try:
         if owner >= 0:

@@ -1,4 +1,4 @@
-"""A real PostgreSQL in a temporary directory, and psql to ask it: the database at the far end of a tunnel."""
+"""A real PostgreSQL server in a temporary directory, and its clients psql and pg_dump."""
 
 import asyncio
 import os
@@ -20,16 +20,16 @@ _SUPERUSER = "postgres"
 
 
 class PostgresMissingError(Exception):
-    """PostgreSQL is not installed here."""
+    """PostgreSQL is not installed."""
 
 
 class PsqlError(Exception):
-    """psql failed; the text is what it said."""
+    """psql failed. The text is its standard error."""
 
 
 @cache
 def _binary(name: str) -> str:
-    """Debian keeps the server's programs out of PATH, one directory per version."""
+    """Return the path of a program. Debian keeps the server's programs out of PATH, in a directory for each version."""
     versions = sorted(Path("/usr/lib/postgresql").glob(f"*/bin/{name}"), key=lambda path: float(path.parts[4]))
     found = str(versions[-1]) if versions and not is_entered() else shutil.which(name)
     if found is None:
@@ -38,7 +38,7 @@ def _binary(name: str) -> str:
 
 
 def _unprivileged_user() -> pwd.struct_passwd | None:
-    """PostgreSQL refuses to run as root: the account to run it as then, else None."""
+    """Return the account for the server if this process is root, else None: PostgreSQL refuses to run as root."""
     if os.geteuid() != 0:
         return None
     try:
@@ -48,7 +48,7 @@ def _unprivileged_user() -> pwd.struct_passwd | None:
 
 
 class Postgres:
-    """One server; a plain context manager, so that a session-scoped fixture needs no event loop."""
+    """One server. A plain context manager, so that a session-scoped fixture needs no event loop."""
 
     def __init__(self) -> None:
         self._initdb, self._postgres = _binary("initdb"), _binary("postgres")
@@ -56,13 +56,13 @@ class Postgres:
         self.port = free_port()
         self.user = self.database = _SUPERUSER
         self._account = _unprivileged_user()
-        # Not pytest's directory, which only its owner may enter; short, for a unix socket's path.
+        # Not pytest's directory: only its owner may enter it, and a unix socket needs a short path.
         self.directory = Path(tempfile.mkdtemp(prefix="tunnels-pg-", dir=temporary_root()))
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
     def socket_path(self) -> Path:
-        """Its unix socket, for `remoteSocket`."""
+        """The server's unix socket, for `remoteSocket`."""
         return self.directory / f".s.PGSQL.{self.port}"
 
     def start(self) -> None:
@@ -81,7 +81,7 @@ class Postgres:
         flags = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
         with (self.directory / "log").open("ab") as log:
             self._process = subprocess.Popen(
-                # QUIT is its immediate shutdown: the postmaster takes its children with it.
+                # QUIT is the immediate shutdown, which also ends the postmaster's children.
                 self._as_account(tied_to_parent([self._postgres, "-D", str(data), *flags], by="QUIT")),
                 cwd="/",
                 stdin=subprocess.DEVNULL,
@@ -108,7 +108,7 @@ class Postgres:
 
     def stop(self) -> None:
         if self._process is not None:
-            # QUIT does not wait for clients, and these data need no checkpoint.
+            # QUIT does not wait for clients. This data needs no checkpoint.
             self._process.send_signal(signal.SIGQUIT)
             self._process.wait(timeout=30)
             session_scoped.discard(self._process.pid)
@@ -128,18 +128,18 @@ class Postgres:
 
 
 async def psql(host: str, port: int, sql: str, *, within: float = 60.0) -> str:
-    """Run one statement with the real psql; its output without headings. PsqlError with its message if it fails."""
+    """Run one statement with the real psql. Return its output without headings. Raises PsqlError."""
     quiet = ["-X", "-A", "-t", "-q", "-v", "ON_ERROR_STOP=1"]
-    return (await _asked("psql", host, port, [*quiet, "-c", sql], within)).decode().strip()
+    return (await _output("psql", host, port, [*quiet, "-c", sql], within)).decode().strip()
 
 
 async def pg_dump(host: str, port: int, *, within: float = 60.0) -> bytes:
-    """The whole database by the real pg_dump, without the lines that differ each time."""
-    lines = (await _asked("pg_dump", host, port, [], within)).splitlines(keepends=True)
+    """Return the whole database from the real pg_dump, without the lines that differ between runs."""
+    lines = (await _output("pg_dump", host, port, [], within)).splitlines(keepends=True)
     return b"".join(line for line in lines if not line.startswith((b"\\restrict", b"\\unrestrict")))
 
 
-async def _asked(program: str, host: str, port: int, arguments: list[str], within: float) -> bytes:
+async def _output(program: str, host: str, port: int, arguments: list[str], within: float) -> bytes:
     process = await asyncio.create_subprocess_exec(
         _binary(program),
         *("-h", host, "-p", str(port), "-U", _SUPERUSER, "-d", _SUPERUSER, *arguments),
@@ -149,11 +149,11 @@ async def _asked(program: str, host: str, port: int, arguments: list[str], withi
     )
     try:
         async with asyncio.timeout(within):
-            output, complaint = await process.communicate()
+            output, error = await process.communicate()
     finally:
         if process.returncode is None:
             process.kill()
             await process.wait()
     if process.returncode != 0:
-        raise PsqlError(complaint.decode().strip())
+        raise PsqlError(error.decode().strip())
     return output

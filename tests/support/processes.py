@@ -1,7 +1,7 @@
-"""Server processes with all their children: start, stop, pause, kill, and the certainty that none is left behind.
+"""Starts, pauses and kills server processes with all their descendants. Linux only.
 
-SSH servers fork one process per connection, and those leave the process group (setsid), so a tree is found by walking
-the parents in /proc. Linux only.
+SSH servers fork a process for each connection, which leaves the process group (setsid). So descendants are found by the
+parent ids in /proc.
 """
 
 import os
@@ -15,7 +15,7 @@ from typing import NamedTuple, Self
 
 from support.wait import WITHIN, eventually
 
-# Children of the test process that outlive a single test; the check for left-over processes passes over them.
+# Children of the test process that outlive a single test. The check for left-over processes ignores them.
 session_scoped: set[int] = set()
 
 _GONE = "ZXx"
@@ -32,7 +32,7 @@ def _stat(pid: int) -> _Stat | None:
         text = Path(f"/proc/{pid}/stat").read_text()
     except (FileNotFoundError, ProcessLookupError):
         return None
-    # The command name stands in parentheses and may hold anything, also spaces and parentheses.
+    # The command name is in parentheses and may contain spaces and parentheses.
     state, parent = text[text.rindex(")") + 2 :].split(" ", 2)[:2]
     return _Stat(int(parent), state)
 
@@ -43,12 +43,12 @@ def _all_stats() -> dict[int, _Stat]:
 
 
 def children(pid: int) -> list[int]:
-    """Live direct children, zombies not counted."""
+    """Return the live direct children, without zombies."""
     return sorted(child for child, stat in _all_stats().items() if stat.parent == pid and stat.state not in _GONE)
 
 
 def with_descendants(roots: Iterable[int]) -> list[int]:
-    """The live ones of these processes, and all below them."""
+    """Return those of these processes that are alive, and their live descendants."""
     stats = _all_stats()
     found: list[int] = []
     level = [pid for pid in roots if pid in stats]
@@ -59,7 +59,7 @@ def with_descendants(roots: Iterable[int]) -> list[int]:
 
 
 def command_line(pid: int) -> str:
-    """For messages."""
+    """Return the command line of a process, for messages."""
     try:
         return Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ").strip() or f"process {pid}"
     except (FileNotFoundError, ProcessLookupError):
@@ -80,7 +80,7 @@ def send_signal(pids: Iterable[int], number: signal.Signals) -> None:
 
 
 def halt(roots: Iterable[int], *, within: float = WITHIN) -> list[int]:
-    """SIGSTOP whole trees and return their processes; stopped ones cannot fork, so the answer is complete."""
+    """Stop whole process trees with SIGSTOP and return their pids. Stopped processes cannot fork, so none is missed."""
     roots = list(roots)
     deadline = time.monotonic() + within
     while True:
@@ -95,21 +95,21 @@ def halt(roots: Iterable[int], *, within: float = WITHIN) -> list[int]:
 
 
 async def kill_trees(roots: Iterable[int]) -> None:
-    """SIGKILL these processes with all below them, and wait until their sockets are closed."""
-    # Halting first: a parent killed before its child would leave the child to init, where nobody finds it.
+    """Kill these processes with all descendants, and wait until their sockets are closed."""
+    # Stop first: if a parent is killed before its child, init becomes the child's parent, and the child is not found.
     doomed = halt(roots)
     send_signal(doomed, signal.SIGKILL)
     await eventually(lambda: not any(map(is_alive, doomed)), message=f"the end of the killed processes {doomed}")
 
 
 def tied_to_parent(command: list[str], *, by: str = "KILL") -> list[str]:
-    """The same command, sent a signal by the kernel when the test process dies."""
+    """Return the same command, to which the kernel sends a signal when the test process dies."""
     setpriv = shutil.which("setpriv")
     return [setpriv, "--pdeathsig", by, "--", *command] if setpriv else command
 
 
 class ServerProcess:
-    """A server in the foreground that forks a process per connection; its output goes to `log`."""
+    """A server in the foreground that forks a process for each connection. Its output goes to `log`."""
 
     def __init__(self, log: Path, ready: str) -> None:
         self.log = log
@@ -133,8 +133,8 @@ class ServerProcess:
         return self.log.read_text(errors="replace") if self.log.exists() else ""
 
     async def start(self) -> None:
-        """Return once it listens."""
-        started = self.running  # a name of its own: mypy would take the property for false from here on
+        """Start the server and wait until it listens."""
+        started = self.running  # a local variable: mypy would assume the property stays false
         assert not started, "already started"
         seen = len(self.log_text())
         self._process = self._spawn()
@@ -154,7 +154,7 @@ class ServerProcess:
             )
 
     async def stop(self) -> None:
-        """Kill the listener and every session, as when the machine's sshd is killed: peers see FIN or RST."""
+        """Kill the listener and every session. Peers see FIN or RST."""
         process, self._process = self._process, None
         if process is None:
             return
@@ -166,15 +166,15 @@ class ServerProcess:
         await self.start()
 
     def sessions(self) -> int:
-        """Connections being served, logins in progress included."""
+        """Return the number of connections, logins in progress included."""
         return len(children(self.pid)) if self.running else 0
 
     async def kill_sessions(self) -> None:
-        """Kill every connection; the listener stays."""
+        """Kill every connection. The listener stays."""
         await kill_trees(children(self.pid))
 
     def pause(self) -> None:
-        """SIGSTOP everything: TCP stays up, nobody answers."""
+        """Stop all processes: TCP connections stay open without an answer."""
         halt([self.pid])
 
     def resume(self) -> None:

@@ -1,4 +1,4 @@
-"""The program as a process of its own: to be killed, starved and measured."""
+"""Runs the program as a separate process, which tests kill, limit and measure."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Program:
         return self._log.read_text(errors="replace")
 
     def limit_descriptors(self, more: int | None) -> None:
-        """From now on it may have so many more open than it has; None: as many as we may."""
+        """Let the program open `more` descriptors beyond those that are open, or as many as this process may."""
         highest = max(int(entry.name) for entry in Path(f"/proc/{self.pid}/fd").iterdir())
         hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         soft = min(highest + 1 + more, hard[1]) if more is not None else hard[0]
@@ -41,41 +41,41 @@ class Program:
         return rss_bytes(self.pid)
 
     def cpu_seconds(self) -> float:
-        """What it used so far."""
+        """Return the CPU time used so far."""
         fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
     async def kill(self) -> None:
-        """SIGKILL: no goodbye to anybody."""
+        """Kill the program with SIGKILL."""
         self._process.kill()
         await self._process.wait()
 
     def send(self, number: signal.Signals) -> None:
-        # Not by its own method, which looks first whether it has ended, and so takes the exit code from asyncio.
+        # Not the process object's method: it polls the process and so takes the exit code from asyncio.
         os.kill(self.pid, number)
 
     async def ended(self, within: float = WITHIN) -> int:
-        """Its exit code, when it has ended by itself."""
+        """Wait until it has ended by itself and return its exit code."""
         return await asyncio.wait_for(self._process.wait(), within)
 
     async def end(self) -> int:
-        """SIGTERM twice: at once, in the orderly way. Its exit code."""
-        before = self._ends_told()
+        """Shut down without draining (SIGTERM twice) and return the exit code."""
+        before = self._shutdowns_logged()
         self.send(signal.SIGTERM)
-        # Two signals of a kind that are both on their way are one.
-        await eventually(lambda: self._process.returncode is not None or self._ends_told() > before)
+        # The kernel merges two pending signals of one kind, so wait for the first to be handled.
+        await eventually(lambda: self._process.returncode is not None or self._shutdowns_logged() > before)
         if self._process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
                 self.send(signal.SIGTERM)
         return await self.ended()
 
-    def _ends_told(self) -> int:
+    def _shutdowns_logged(self) -> int:
         return self.log_text().count("ending: ")
 
 
 @contextlib.asynccontextmanager
 async def program(file: Path, *options: str, through: Sequence[str] = ()) -> AsyncIterator[Program]:
-    """`tunnels run` on this file, killed at the end if it still runs; started by the command `through`, if given."""
+    """Run `tunnels run` on this file, by the command `through` if given. Kill it at the end if it still runs."""
     log = file.with_suffix(".log")
     run = ["-m", "reconciler", "run", str(file), "--listen", "none", "--control", "none"]
     command = [*through, sys.executable, *run, *options]
@@ -103,10 +103,10 @@ async def answers(port: int, *, within: float = WITHIN) -> None:
 
 
 def limited(soft: int, hard: int) -> list[str]:
-    """What starts a command with these limits of open files."""
+    """Return a command prefix that sets these limits of open files."""
     return ["sh", "-c", f'ulimit -Sn {soft} && ulimit -Hn {hard} && exec "$@"', "sh"]
 
 
 def limits(pid: int) -> tuple[int, int]:
-    """The soft and the hard limit of open files of a process."""
+    """Return the soft and the hard limit of open files of a process."""
     return resource.prlimit(pid, resource.RLIMIT_NOFILE)

@@ -1,4 +1,4 @@
-"""A real Redis in a temporary directory, and redis-cli to ask it."""
+"""A real Redis server in a temporary directory, and its client redis-cli."""
 
 import asyncio
 from pathlib import Path
@@ -8,7 +8,7 @@ from support.wait import free_port
 
 
 class Redis(ServerProcess):
-    """One server that keeps nothing; `socket_path` is its unix socket."""
+    """One server without persistence. `socket_path` is its unix socket."""
 
     def __init__(self, directory: Path) -> None:
         directory.mkdir(parents=True, exist_ok=True)
@@ -25,7 +25,7 @@ class Redis(ServerProcess):
 
 
 async def redis_cli(*arguments: str, within: float = 60.0) -> str:
-    """Run the real redis-cli; what it printed."""
+    """Run the real redis-cli and return its output."""
     process = await asyncio.create_subprocess_exec(
         "redis-cli", *arguments, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE
     )

@@ -1,4 +1,4 @@
-"""Real services on loopback for tunnels to lead to: echo, checksummed transfers with half-close, silence, refusal."""
+"""Real services on loopback as destinations: echo, checksummed transfers with half-close, silence, refusal."""
 
 import asyncio
 import hashlib
@@ -16,7 +16,7 @@ _CHUNK = 256 << 10
 
 
 class TcpService:
-    """A listener (TCP, or a unix socket given `path`) that serves each connection in a task and leaves none behind."""
+    """A listener (TCP, or a unix socket with `path`) that serves each connection in a task. `stop` ends the tasks."""
 
     def __init__(self, *, host: str = "127.0.0.1", port: int = 0, path: Path | None = None) -> None:
         self.host, self.port, self.path = host, port, path
@@ -29,7 +29,7 @@ class TcpService:
 
     @property
     def connections(self) -> int:
-        """Live now."""
+        """The number of live connections."""
         return len(self._tasks)
 
     @property
@@ -40,7 +40,7 @@ class TcpService:
         if self.path is not None:
             self._server = await asyncio.start_unix_server(self._accepted, self.path, limit=MIB, backlog=4096)
             return
-        # Kept over stop and start: not an ephemeral one, which an outgoing connection might have by then.
+        # The port is kept over stop and start, so it is not an ephemeral one, which an outgoing connection might take.
         self.port = self.port or free_port(self.host)
         self._server = await asyncio.start_server(self._accepted, self.host, self.port, limit=MIB, backlog=4096)
 
@@ -49,7 +49,7 @@ class TcpService:
         return self._server is not None
 
     def stop_listening(self) -> None:
-        """Refuse new connections; live ones stay."""
+        """Refuse new connections. Live ones stay."""
         if self._server is not None:
             self._server.close()
             self._server = None
@@ -91,7 +91,7 @@ class TcpService:
 
 
 class EchoServer(TcpService):
-    """Sends back what it gets; after the client's EOF its own."""
+    """Sends back all received data, then EOF after the client's EOF."""
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while data := await reader.read(_CHUNK):
@@ -100,7 +100,7 @@ class EchoServer(TcpService):
 
 
 class GreetingServer(TcpService):
-    """Says which one it is and closes: shows where a tunnel leads."""
+    """Sends its greeting and closes, so that a test knows which server a tunnel leads to."""
 
     def __init__(self, greeting: str, *, host: str = "127.0.0.1", port: int = 0, path: Path | None = None) -> None:
         super().__init__(host=host, port=port, path=path)
@@ -113,7 +113,7 @@ class GreetingServer(TcpService):
 
 
 class SilentService(TcpService):
-    """Accepts and never reads a byte nor sends one."""
+    """Accepts and neither reads nor sends a byte."""
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         transport = writer.transport
@@ -123,7 +123,7 @@ class SilentService(TcpService):
 
 
 class Sink(TcpService):
-    """Swallows everything, and counts it."""
+    """Reads and discards all data, and counts the bytes."""
 
     swallowed = 0
 
@@ -133,7 +133,7 @@ class Sink(TcpService):
 
 
 class RefusingPort:
-    """A port that is bound but not listened on: connecting is refused, and nobody else can take it meanwhile."""
+    """A port that is bound without a listener: connecting is refused, and no other process can bind it."""
 
     def __init__(self, host: str = "127.0.0.1", port: int = 0) -> None:
         self.host, self._socket = host, socket.socket()
@@ -148,16 +148,16 @@ class RefusingPort:
 
 
 class SinkSource(TcpService):
-    """Checksummed transfers; the client's first line says which.
+    """Makes checksummed transfers. The client's first line is the request.
 
     `upload`: read to EOF, answer with the SHA-256 in hex, close (the client half-closes first).
-    `download N`: send N bytes, half-close, read to EOF (the server half-closes first); what came in is in `received`.
+    `download N`: send N bytes, half-close, read to EOF (the server half-closes first).
     `after-eof N`: read to EOF, then send N bytes and close.
     """
 
     def __init__(self, *, host: str = "127.0.0.1", port: int = 0, path: Path | None = None) -> None:
         super().__init__(host=host, port=port, path=path)
-        self.received: list[str] = []  # SHA-256 of what each finished client sent
+        self.received: list[str] = []  # SHA-256 of the data of each finished client
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         match (await reader.readline()).decode().split():
@@ -177,7 +177,7 @@ class SinkSource(TcpService):
 
 
 def pattern(size: int) -> Iterator[bytes]:
-    """`size` bytes that do not repeat: a random block, stamped with its position each time."""
+    """Yield `size` bytes without repetition: a random block, preceded by its position each time."""
     block = random.Random(0).randbytes(MIB - 8)
     for position in range(0, size, MIB):
         yield (position.to_bytes(8) + block)[: size - position]
@@ -201,7 +201,7 @@ def pattern_sha(size: int) -> str:
 
 
 async def sha_of(reader: asyncio.StreamReader) -> str:
-    """SHA-256 of everything up to EOF."""
+    """Return the SHA-256 of all data up to EOF."""
     digest = hashlib.sha256()
     while data := await reader.read(_CHUNK):
         digest.update(data)
@@ -209,7 +209,7 @@ async def sha_of(reader: asyncio.StreamReader) -> str:
 
 
 Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
-# How a client gets to a host and port: by TCP, or as test_kinds and the SOCKS tests do.
+# Connects a client to a host and port: by TCP, through a SOCKS proxy, or to a unix socket.
 Opening = Callable[[str, int], Awaitable[Streams]]
 
 
@@ -218,7 +218,7 @@ async def by_tcp(host: str, port: int) -> Streams:
 
 
 def by_unix(path: Path) -> Opening:
-    """A client of this unix socket, wherever it says that it goes."""
+    """Return an opening that connects to this unix socket and ignores host and port."""
 
     async def opening(_host: str, _port: int) -> Streams:
         sock = socket.socket(socket.AF_UNIX)
@@ -233,7 +233,7 @@ def by_unix(path: Path) -> Opening:
 
 
 async def _connect_unix(sock: socket.socket, path: Path) -> None:
-    """The refusal of a full queue (EAGAIN) is to asyncio a connection that is being made, and then one that is made."""
+    """Connect, and retry while the queue is full. asyncio takes its EAGAIN for a connection in progress."""
     sock.setblocking(False)
     while True:
         try:
@@ -244,7 +244,7 @@ async def _connect_unix(sock: socket.socket, path: Path) -> None:
 
 @asynccontextmanager
 async def connected(host: str, port: int, opening: Opening = by_tcp) -> AsyncIterator[Streams]:
-    """A client's connection, closed at the end whatever happens."""
+    """Yield a client's connection. It is closed at the end, and reset if the block raises."""
     reader, writer = await opening(host, port)
     try:
         yield reader, writer
@@ -255,30 +255,30 @@ async def connected(host: str, port: int, opening: Opening = by_tcp) -> AsyncIte
 
 
 async def exchange(host: str, port: int, message: bytes = b"ping", opening: Opening = by_tcp) -> bytes:
-    """Send, half-close, and return the whole answer: one use of an echo service."""
+    """Send a message, half-close, and return the whole answer of an echo service."""
     async with connected(host, port, opening) as (reader, writer):
         writer.write(message)
         try:
             writer.write_eof()
-        except OSError as error:  # it was reset before: shutdown(2) says ENOTCONN
+        except OSError as error:  # already reset: shutdown(2) raises ENOTCONN
             raise ConnectionResetError(error.errno, error.strerror) from error
         return await reader.read()
 
 
 async def refuses(port: int) -> bool:
-    """Whether nobody listens on that port of loopback any more."""
+    """Return True if the loopback port has no listener."""
     try:
         _, writer = await asyncio.open_connection("127.0.0.1", port)
     except ConnectionRefusedError:
         return True
     except OSError:
-        return False  # it was closed in the middle of our connecting
+        return False  # the listener closed during the connect
     writer.close()
     return False
 
 
 async def upload(host: str, port: int, size: int, opening: Opening = by_tcp) -> tuple[str, str]:
-    """Send `size` bytes to a SinkSource: (SHA-256 sent, SHA-256 it saw)."""
+    """Send `size` bytes to a SinkSource. Return the SHA-256 of the sent and of the received data."""
     async with connected(host, port, opening) as (reader, writer):
         writer.write(b"upload\n")
         sent = await send_pattern(writer, size)
@@ -287,7 +287,7 @@ async def upload(host: str, port: int, size: int, opening: Opening = by_tcp) -> 
 
 
 async def download(host: str, port: int, size: int, opening: Opening = by_tcp) -> tuple[str, str]:
-    """Get `size` bytes from a SinkSource: (SHA-256 it sends, SHA-256 seen)."""
+    """Get `size` bytes from a SinkSource. Return the SHA-256 of the sent and of the received data."""
     async with connected(host, port, opening) as (reader, writer):
         writer.write(f"download {size}\n".encode())
         seen = await sha_of(reader)
@@ -296,7 +296,7 @@ async def download(host: str, port: int, size: int, opening: Opening = by_tcp) -
 
 
 async def half_close_client_first(host: str, port: int, size: int = MIB, opening: Opening = by_tcp) -> tuple[str, str]:
-    """Close our side, and only then get `size` bytes: (SHA-256 it sends, SHA-256 seen)."""
+    """Half-close, then get `size` bytes. Return the SHA-256 of the sent and of the received data."""
     async with connected(host, port, opening) as (reader, writer):
         writer.write(f"after-eof {size}\n".encode())
         writer.write_eof()
@@ -304,7 +304,7 @@ async def half_close_client_first(host: str, port: int, size: int = MIB, opening
 
 
 async def half_close_server_first(host: str, port: int, size: int = MIB, opening: Opening = by_tcp) -> str:
-    """Wait for the server's EOF, and only then send `size` bytes: their SHA-256, to look for in `received`."""
+    """Wait for the server's EOF, then send `size` bytes. Return their SHA-256, to look for in `received`."""
     async with connected(host, port, opening) as (reader, writer):
         writer.write(b"download 0\n")
         assert await reader.read() == b""

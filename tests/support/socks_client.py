@@ -1,4 +1,4 @@
-"""SOCKS clients: one of our own, for transfers through a proxy, and the real curl."""
+"""SOCKS clients: a minimal one for transfers through a proxy, and the real curl."""
 
 import asyncio
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from support.services import MIB, Opening, Streams
 
 
 class SocksReplyError(ConnectionError):
-    """The proxy refused; `code` is its reply (RFC 1928 section 6)."""
+    """The proxy refused. `code` is its reply (RFC 1928 section 6)."""
 
     def __init__(self, code: int) -> None:
         super().__init__(f"SOCKS reply {code:02}")
@@ -16,7 +16,7 @@ class SocksReplyError(ConnectionError):
 
 
 def by_socks(proxy_port: int) -> Opening:
-    """A client that goes to its host and port through this proxy."""
+    """Return an opening that connects through this proxy."""
 
     async def opening(host: str, port: int) -> Streams:
         reader, writer = await asyncio.open_connection("127.0.0.1", proxy_port, limit=MIB)
@@ -31,7 +31,7 @@ def by_socks(proxy_port: int) -> Opening:
 
 
 async def ask(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, host: str, port: int) -> None:
-    """The whole handshake without a login. Raises SocksReplyError."""
+    """Make the whole handshake without a login. Raises SocksReplyError."""
     writer.write(b"\x05\x01\x00")
     assert await reader.readexactly(2) == b"\x05\x00"
     writer.write(b"\x05\x01\x00" + _address(host) + port.to_bytes(2))
@@ -50,7 +50,7 @@ def _address(host: str) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class Curl:
-    """How curl ended: 0, or one of its exit codes (97: the proxy refused); `said` is its own complaint."""
+    """The result of curl: exit code (97: the proxy refused), output, and `said`, its standard error."""
 
     code: int
     body: str

@@ -1,4 +1,4 @@
-"""What may stand at a path in place of a file with a content."""
+"""Special files that a path may lead to instead of a regular file."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def _linked(to: str) -> Callable[[Path], None]:
     return lambda path: path.symlink_to(to)
 
 
-# By name: how to make it, and what is said of it.
+# Name -> a function that creates it, and a part of the error message.
 SPECIAL: dict[str, tuple[Callable[[Path], None], str]] = {
     "a pipe": (os.mkfifo, "it is a pipe, expected a regular file"),
     "a directory": (lambda path: path.mkdir(), "directory"),
@@ -41,7 +41,7 @@ NOTHING: dict[str, tuple[Callable[[Path], None], str]] = {
 
 
 def put(path: Path, make: Callable[[Path], None]) -> None:
-    """Put it there in place of what there is, at once, as a rename does."""
+    """Create it at the path, and replace an existing file atomically."""
     beside = path.with_name(f"{path.name}.new")
     make(beside)
     if path.is_dir() and not path.is_symlink():

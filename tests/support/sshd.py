@@ -1,4 +1,4 @@
-"""A real OpenSSH server on loopback, as root or not, with a key, a configuration and a port of its own."""
+"""A real OpenSSH server on loopback with its own key, configuration and port. Needs no root."""
 
 import os
 import shutil
@@ -17,7 +17,7 @@ _PRIVILEGE_SEPARATION_DIRECTORY = Path("/run/sshd")
 
 @cache
 def sshd_binary() -> str:
-    """An absolute path: sshd re-executes itself for each connection and insists on one."""
+    """Return the absolute path of sshd, which it needs to re-execute itself for each connection."""
     found = shutil.which("sshd", path=os.environ.get("PATH", "") + ":/usr/sbin:/usr/local/sbin")
     assert found is not None, "sshd is not installed (Debian: openssh-server)"
     return found
@@ -25,15 +25,15 @@ def sshd_binary() -> str:
 
 @cache
 def _knows(option: str, host_key: Path) -> bool:
-    """Whether this sshd has an option that only newer ones have."""
+    """Return True if this sshd knows the option."""
     command = [sshd_binary(), "-t", "-f", "/dev/null", "-h", str(host_key), "-o", option]
     return subprocess.run(command, capture_output=True, check=False).returncode == 0
 
 
 class Sshd(ServerProcess):
-    """sshd with one authorized key. The port stays the same over restarts.
+    """sshd with one authorized key. A restart keeps the port.
 
-    `options` are sshd_config lines that replace or add to the ones here; one more key is let in by `authorize`.
+    `options` are sshd_config keywords that replace or extend the defaults. `authorize` adds another key.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class Sshd(ServerProcess):
 
     @property
     def client_key(self) -> Path:
-        """The private key that is let in."""
+        """The authorized private key."""
         return self.client.private
 
     @property
@@ -74,13 +74,13 @@ class Sshd(ServerProcess):
         return " ".join(self.host_key.public_line.split()[:2])
 
     def authorize(self, key: KeyPair, *, restrictions: str = "") -> None:
-        """Let one more key in, perhaps with authorized_keys options (`permitopen="..."`)."""
+        """Authorize another key, with authorized_keys options (`permitopen="..."`) if given."""
         with self.authorized_keys.open("a") as file:
             file.write(f"{restrictions} {key.public_line}\n".lstrip())
         self.authorized_keys.chmod(0o600)
 
     def change_host_key(self) -> None:
-        """Another host key from the next start on; known_hosts keeps the old one, as after a reinstallation."""
+        """Use another host key from the next start on. known_hosts keeps the old one, as after a reinstallation."""
         self.host_key = Keys(self._directory).make("host")
 
     def command(self) -> list[str]:
@@ -92,7 +92,7 @@ class Sshd(ServerProcess):
 
     def _configuration(self) -> dict[str, str]:
         address = f"[{self.host}]" if ":" in self.host else self.host
-        ours = {
+        defaults = {
             "ListenAddress": f"{address}:{self.port}",
             "HostKey": str(self.host_key.private),
             "AuthorizedKeysFile": str(self.authorized_keys),
@@ -111,7 +111,7 @@ class Sshd(ServerProcess):
             "PrintMotd": "no",
         }
         if _knows("PerSourcePenalties=no", self.host_key.private):
-            # Tests fail to log in on purpose, and all of them come from one address.
-            ours["PerSourcePenalties"] = "no"
-        # An option given by the test takes the place of ours; a `Match` block comes last, as it must.
-        return ours | self.options
+            # Tests fail to log in on purpose, all from one address.
+            defaults["PerSourcePenalties"] = "no"
+        # The test's options replace the defaults. A `Match` block must be last, and is.
+        return defaults | self.options

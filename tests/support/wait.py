@@ -1,4 +1,4 @@
-"""Waiting for a condition with a deadline, ports for the tests, and what a process has in use."""
+"""Waits for conditions with a deadline, allocates ports, and reads the resources of a process."""
 
 import asyncio
 import contextlib
@@ -16,19 +16,19 @@ from support.container import temporary_root
 
 T = TypeVar("T")
 
-# Below the ephemeral ranges: no outgoing connection can take the port of a server that is down for a moment.
+# Below the ephemeral range: no outgoing connection can take the port of a server that is briefly down.
 _PORTS = range(15_000, 32_000)
 _given_out: set[int] = set()
-# One byte of it for each port, locked by the process that gave the port out: other runs of these tests keep off it.
+# One byte for each port. The process that uses a port locks its byte, so that parallel test runs use other ports.
 _locked = os.open(temporary_root() / f"tunnels-test-ports-{os.getuid()}", os.O_RDWR | os.O_CREAT, 0o600)
 
 
-# What was waited for; or what says it, with how things are when the time is over.
+# What the test waits for. A function is called at the deadline, so that it can show the state.
 Message = str | Callable[[], str]
-WITHIN = 30.0  # seconds, of which all but a few are for a machine that stands still now and then
+WITHIN = 30.0  # seconds; generous, for a machine that stalls at times
 _TICK = 0.01  # seconds
-_STANDSTILL = 0.1  # an event loop that sleeps for a tick is never so late by its own doing
-_ANSWER = 5.0  # seconds that a condition which waits for somebody may still take when the time is over
+_STANDSTILL = 0.1  # seconds; a tick that takes longer is the machine's delay, not the event loop's
+_ANSWER = 5.0  # seconds that an asynchronous condition may take beyond the deadline
 
 
 @overload
@@ -50,9 +50,9 @@ async def eventually(
 async def eventually(
     condition: Callable[[], Any], *, within: float = WITHIN, message: Message = "", every: float = 0.005
 ) -> Any:
-    """Call `condition` until it is truthy and return that value; AssertionError after `within` seconds.
+    """Call `condition` until it is truthy and return its value. Raises AssertionError after `within` seconds.
 
-    It is asked once more when the time is over: a machine that stood still meanwhile had no time to make it true.
+    The condition is called once more at the deadline, in case the machine stalled until then.
     """
     deadline, value = time.monotonic() + within, None
     while True:
@@ -65,21 +65,21 @@ async def eventually(
         except TimeoutError:
             if not limit.expired():
                 raise
-            value = "none: it did not answer"
+            value = "none: the condition timed out"
         else:
             if value:
                 return value
         if left <= 0:
-            said = message() if callable(message) else message
-            raise AssertionError(f"not within {within:g} s: {said or _source_of(condition)}; last answer {value!r}")
+            text = message() if callable(message) else message
+            raise AssertionError(f"not within {within:g} s: {text or _source_of(condition)}; last value {value!r}")
         await asyncio.sleep(every)
 
 
 class Awake:
     """Counts the seconds in which this process could run.
 
-    Of a time in which it stood still, because the machine did or had others to serve, only what it worked itself
-    counts: what something takes can be told from what happened to come in between.
+    While the machine stalls or runs other processes, only the CPU time of this process counts. So a measured time does
+    not depend on the machine's load.
     """
 
     def __init__(self) -> None:
@@ -106,7 +106,7 @@ class Awake:
 
 
 def _source_of(condition: Callable[..., object]) -> str:
-    """A lambda has no name worth reading: its source line says what was awaited."""
+    """Return the source line of a condition, because a lambda has no useful name."""
     try:
         return " ".join(inspect.getsource(condition).split())
     except (OSError, TypeError):
@@ -114,7 +114,7 @@ def _source_of(condition: Callable[..., object]) -> str:
 
 
 def free_port(host: str = "127.0.0.1") -> int:
-    """A port that nobody listens on, and that neither this process nor another one of ours has given out before."""
+    """Return a port without a listener, which no test of this or another run uses."""
     for _ in range(1000):
         port = random.choice(_PORTS)
         if port in _given_out or not _is_ours(port):
@@ -135,24 +135,24 @@ def _is_ours(port: int) -> bool:
     except (BlockingIOError, PermissionError):
         return False
     except OSError:
-        pass  # no locks in this file system: then nobody has one
+        pass  # the file system has no locks
     return True
 
 
 def is_heard(path: Path) -> bool:
-    """Whether somebody listens on a unix socket; its file is there a moment before that."""
+    """Return True if a process listens on a unix socket. The file alone exists a moment earlier."""
     with socket.socket(socket.AF_UNIX) as sock:
         return sock.connect_ex(str(path)) == 0
 
 
 def fd_count(pid: int | None = None) -> int:
-    """How many file descriptors a process (this one by default) has open."""
+    """Return how many file descriptors a process (this one by default) has open."""
     own = pid is None or pid == os.getpid()
-    # Listing one's own descriptors opens one more.
+    # Listing the descriptors of this process opens one more.
     return len(list(Path(f"/proc/{pid or 'self'}/fd").iterdir())) - own
 
 
 def rss_bytes(pid: int | None = None) -> int:
-    """Resident memory of a process (this one by default)."""
+    """Return the resident memory of a process (this one by default)."""
     pages = int(Path(f"/proc/{pid or 'self'}/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE")

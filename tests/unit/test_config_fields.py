@@ -698,7 +698,7 @@ async def test_a_file_that_is_led_out_of_the_directory_of_secrets_later_is_not_r
     assert await read_text(login.password, {}, "the password") == "inside"
     (secrets / "password").unlink()
     (secrets / "password").symlink_to(outside)
-    with pytest.raises(DialFailed, match=f"it does not lie in {secrets}"):
+    with pytest.raises(DialFailed, match=f"it is outside {secrets}"):
         await read_text(login.password, {}, "the password")
 
 

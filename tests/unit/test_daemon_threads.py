@@ -1,4 +1,4 @@
-"""Threads that nobody waits for: how many there are, and what comes of a moment in which none can be started."""
+"""The executor of daemon threads: its limit, and its behaviour when no thread can be started."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from reconciler.system.daemon_threads import DaemonThreads
 WITHIN = 30.0
 
 
-def test_there_are_no_more_than_so_many_and_the_rest_has_its_turn() -> None:
+def test_calls_beyond_the_thread_limit_wait_for_a_thread() -> None:
     threads, gate, together = DaemonThreads(2), threading.Event(), threading.Barrier(3)
 
     def work() -> str:
@@ -21,15 +21,15 @@ def test_there_are_no_more_than_so_many_and_the_rest_has_its_turn() -> None:
         return threading.current_thread().name
 
     first = [threads.submit(work) for _ in range(2)]
-    together.wait(WITHIN)  # both of them are at it
+    together.wait(WITHIN)  # both threads run
     late = threads.submit(threading.get_ident)
     assert not wait([late], 0.05).done
     gate.set()
-    assert [one.result(WITHIN) for one in first] == ["aside"] * 2
+    assert [one.result(WITHIN) for one in first] == ["daemon"] * 2
     assert late.result(WITHIN)
 
 
-def test_where_no_more_can_be_started_those_there_are_do_the_work_and_later_there_are_more(
+def test_existing_threads_do_the_work_while_no_new_one_can_be_started(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     threads, gate = DaemonThreads(2), threading.Event()
@@ -48,13 +48,13 @@ def test_where_no_more_can_be_started_those_there_are_do_the_work_and_later_ther
         scarce.setattr(threading.Thread, "start", cannot)
         queued = threads.submit(int)
     assert not wait([queued], 0.05).done
-    assert threads.submit(int).result(WITHIN) == 0, "another one was started"
+    assert threads.submit(int).result(WITHIN) == 0, "a second thread is started"
     assert queued.result(WITHIN) == 0
     gate.set()
     assert held.result(WITHIN)
 
 
-def test_an_error_is_for_the_one_who_asked() -> None:
+def test_an_error_is_raised_to_the_caller() -> None:
     threads = DaemonThreads(1)
     with pytest.raises(ValueError, match="invalid literal"):
         threads.submit(int, "x").result(WITHIN)

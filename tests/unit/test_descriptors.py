@@ -1,4 +1,4 @@
-"""Raising the limit of open files, and starting programs with the one that was given."""
+"""Raising the limit of open files, and starting child processes with the original one."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ INFINITE = resource.RLIM_INFINITY
 
 
 class Limits:
-    """The limits of a system that refuses more than `most`, whatever the hard limit is (as macOS does)."""
+    """Simulated limits of a system that refuses more than `most`, whatever the hard limit is (as macOS does)."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, soft: int, hard: int, most: int) -> None:
         self.now = soft, hard
         self._most = most
-        monkeypatch.setattr(descriptors, "_given", None)
+        monkeypatch.setattr(descriptors, "_original", None)
         monkeypatch.setattr(resource, "getrlimit", lambda _which: self.now)
         monkeypatch.setattr(resource, "setrlimit", self._set)
 
@@ -40,10 +40,10 @@ class Limits:
         (256, INFINITE, 245_760, 65_536),  # macOS: kern.maxfilesperproc
         (256, INFINITE, 12_000, 10_240),
         (256, INFINITE, 300, 256),
-        (1 << 22, 1 << 30, 1 << 30, 1 << 22),  # more than is ever asked for: left as it is
+        (1 << 22, 1 << 30, 1 << 30, 1 << 22),  # more than HIGHEST: unchanged
     ],
 )
-def test_the_soft_limit_is_raised_as_far_as_it_goes(
+def test_the_soft_limit_is_raised_as_far_as_possible(
     monkeypatch: pytest.MonkeyPatch, soft: int, hard: int, most: int, raised: int
 ) -> None:
     limits = Limits(monkeypatch, soft, hard, most)
@@ -55,7 +55,7 @@ def test_the_soft_limit_is_raised_as_far_as_it_goes(
 
 
 def test_a_started_program_has_its_own_arguments_environment_and_exit_code(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(descriptors, "_given", 123)
+    monkeypatch.setattr(descriptors, "_original", 123)
     environ = {"PATH": "/usr/bin:/bin", "a.b": "c d"}
     soft = "resource.getrlimit(resource.RLIMIT_NOFILE)[0]"
     show = f"import os, resource, sys; print({soft}, sys.argv[1:], os.environ.get('a.b')); sys.exit(9)"
@@ -73,15 +73,17 @@ def test_a_started_program_has_its_own_arguments_environment_and_exit_code(monke
 def test_a_program_that_cannot_be_started_raises_as_starting_it_does(
     monkeypatch: pytest.MonkeyPatch, program: str, error: type[OSError]
 ) -> None:
-    monkeypatch.setattr(descriptors, "_given", 123)
+    monkeypatch.setattr(descriptors, "_original", 123)
     with pytest.raises(error):
         descriptors.with_given_limit([program], {"PATH": "/usr/bin:/bin"})
     with pytest.raises(error):
         subprocess.run([program], env={"PATH": "/usr/bin:/bin"}, check=False)
 
 
-def test_what_cannot_be_executed_ends_as_a_shell_says_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(descriptors, "_given", 123)
+def test_a_program_that_cannot_run_has_the_exit_code_of_a_shell(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(descriptors, "_original", 123)
     program = tmp_path / "program"
     program.write_text(f"#!{tmp_path}/no-such-interpreter\n")
     program.chmod(0o700)

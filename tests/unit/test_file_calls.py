@@ -1,4 +1,4 @@
-"""Calls that touch a path: in threads, with a deadline, and without harm to the other paths where one hangs."""
+"""File calls run in threads with a deadline. A path that hangs does not delay other paths."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SOON = 0.3
 
 
 class Hanging:
-    """A call that hangs until it is let go."""
+    """A call that blocks until it is released."""
 
     def __init__(self) -> None:
         self.go = threading.Event()
@@ -55,12 +55,12 @@ async def test_a_call_runs_in_a_thread_and_its_error_is_the_callers() -> None:
     assert await calls.ask("a", lambda: 1) == 1
 
 
-async def test_a_path_that_hangs_fails_at_its_deadline_then_at_once_and_works_when_it_answers(hanging: Hanging) -> None:
+async def test_a_path_that_hangs_fails_until_it_answers(hanging: Hanging) -> None:
     calls = FileCalls()
     with pytest.raises(PathHangsError, match="did not answer within"):
         await calls.ask("a", hanging, SOON)
     for _ in range(1000):
-        with pytest.raises(PathHangsError, match="an earlier call for it still waits"):
+        with pytest.raises(PathHangsError, match="an earlier call for it still blocks"):
             await calls.ask("a", hanging, WITHIN)
     with pytest.raises(PathHangsError):
         await asyncio.to_thread(calls.wait, "a", hanging, WITHIN)
@@ -83,7 +83,7 @@ async def test_many_callers_of_a_path_that_hangs_take_one_thread(hanging: Hangin
 async def test_paths_that_hang_do_not_delay_the_others(hanging: Hanging) -> None:
     calls = FileCalls()
     asked = [asyncio.create_task(calls.ask(f"hangs {number}", hanging, WITHIN)) for number in range(200)]
-    await until(lambda: hanging.begun >= 4)  # all threads of before are taken
+    await until(lambda: hanging.begun >= 4)  # all normal threads are blocked
     well = await asyncio.gather(*(calls.ask(f"well {number}", lambda: "well", WITHIN) for number in range(50)))
     assert well == ["well"] * 50
     assert not any(task.done() for task in asked)
@@ -91,7 +91,7 @@ async def test_paths_that_hang_do_not_delay_the_others(hanging: Hanging) -> None
     assert await asyncio.gather(*asked) == ["late"] * 200
 
 
-async def test_threads_are_bounded_and_those_that_come_back_end(hanging: Hanging) -> None:
+async def test_threads_are_limited_and_end_when_their_call_returns(hanging: Hanging) -> None:
     calls = FileCalls(most=10)
     before = threads()
     asked = [asyncio.create_task(calls.ask(str(number), hanging, 1.0)) for number in range(30)]
@@ -118,7 +118,7 @@ async def test_several_paths_at_once_have_one_deadline_together(hanging: Hanging
     assert [isinstance(found[path], PathHangsError) for path in paths] == [path.startswith("h") for path in paths]
 
 
-async def test_calls_for_one_path_come_one_after_another() -> None:
+async def test_calls_for_one_path_run_one_at_a_time() -> None:
     calls, order = FileCalls(), list[str]()
 
     def note(name: str) -> None:
@@ -130,7 +130,7 @@ async def test_calls_for_one_path_come_one_after_another() -> None:
     assert order == [f"{name} {what}" for name in "abc" for what in ("begins", "ends")]
 
 
-async def test_a_caller_that_is_cancelled_leaves_the_path_to_the_next(hanging: Hanging) -> None:
+async def test_after_a_cancelled_call_the_next_one_runs(hanging: Hanging) -> None:
     calls = FileCalls()
     first = asyncio.create_task(calls.ask("a", hanging, WITHIN))
     await until(lambda: hanging.begun == 1)

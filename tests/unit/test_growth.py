@@ -31,14 +31,14 @@ from reconciler.core.socks5 import Handshake
 from reconciler.report.http_routes import is_host_allowed
 from reconciler.system.redaction import Redactor, redact
 
-GROWTH = 9.0  # of the time where the size is four times as large: linear is 4, quadratic 16
-NOTHING = 0.004  # seconds: what takes less is not worth a second look
-ROUNDS = 12  # at most
-SUSPECT = 0.0005  # seconds: for 700 characters, linear ones take a tenth of it
+GROWTH = 9.0  # allowed growth of the time for four times the size: linear is 4, quadratic 16
+NOTHING = 0.004  # seconds: shorter times are not compared
+ROUNDS = 12  # maximum
+SUSPECT = 0.0005  # seconds for 700 characters; linear expressions take a tenth of it
 
 
 class Shape(NamedTuple):
-    """A text of any size: one thing again and again, between a begin and an end."""
+    """A text of any size: one part repeated between a start and an end."""
 
     begin: str
     unit: str
@@ -49,7 +49,7 @@ class Shape(NamedTuple):
 
 
 def seconds(work: Callable[[], object]) -> float:
-    """Processor time, without the collector's: that depends on what all the other tests have left."""
+    """Return the CPU time without the garbage collector, whose time depends on the tests before."""
     gc.disable()
     try:
         begun = time.thread_time()
@@ -93,7 +93,7 @@ def modules() -> Iterator[str]:
 
 
 def patterns() -> dict[tuple[str, str], re.Pattern[str] | re.Pattern[bytes]]:
-    """Each pattern of the package with each way it is used: by module and text."""
+    """Return each pattern of the package by module and text."""
     found: dict[tuple[str, str], re.Pattern[str] | re.Pattern[bytes]] = {}
     for name in modules():
         module = importlib.import_module(name)
@@ -254,8 +254,8 @@ def test_five_thousand_tunnels_on_one_port_load_within_their_time() -> None:
     assert len(loaded.desired.tunnels) > 5_000
 
 
-def test_a_file_that_multiplies_itself_ends_at_its_limit_and_what_is_live_stays() -> None:
-    """Five thousand tunnels inherit five thousand labels: each file is small, and what it asks for is not."""
+def test_a_file_that_expands_beyond_the_limit_changes_nothing() -> None:
+    """Five thousand tunnels inherit five thousand labels: the file is small, its expansion is large."""
     labels = items(30_000, "l#: v")
     text = f"defaults: {{tunnel: {{labels: {{{labels}}}}}}}\n" + tunnels(30_000, "name: t#, local: '0:h:1'")
     config = Config((), environ={}, options=Options(seconds=0.3))

@@ -1,4 +1,4 @@
-"""Values of variables are shown by the variable's name; what is no secret by nature is shown as it is."""
+"""Values of variables are replaced by the variable's name. Values that cannot be secret stay visible."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_ids_and_closed_sets_of_words_in_json_stay_as_they_are() -> None:
     assert redact_json(told) == {"id": "prod/pg", "target": "prod", "message": "${A} fails", "list": ["${A}", 1, None]}
 
 
-def test_a_value_is_hidden_only_while_its_configuration_is_there() -> None:
+def test_a_value_is_hidden_only_while_its_configuration_exists() -> None:
     hidden = Redactor()
     hidden.add("A", "s3cr3t")
     assert redact("s3cr3t") == "${A}"
@@ -108,7 +108,7 @@ def test_a_word_of_the_messages_is_not_hidden_in_them(value: str) -> None:
     assert redact(text) == text
 
 
-def test_a_short_value_is_found_where_a_longer_one_begins_alike() -> None:
+def test_a_short_value_is_found_if_a_longer_one_has_the_same_start() -> None:
     hidden = Redactor()
     hidden.add("SHORT", "q7x")
     hidden.add("LONG", "q7x-s3cr3t")
@@ -121,7 +121,7 @@ def test_a_value_that_repeats_itself_is_shown_once() -> None:
     assert redact(f"<{'ab' * 100}>") == "<${A}>"
 
 
-def test_a_letter_whose_small_form_is_longer_moves_nothing() -> None:
+def test_a_character_with_a_longer_lower_case_keeps_positions() -> None:
     hidden = Redactor()
     hidden.add("A", "s3cr3t\u0130x")
     assert redact("\u0130\u0130 S3CR3T\u0130X \u0130") == "\u0130\u0130 ${A} \u0130"
@@ -155,7 +155,7 @@ def test_a_path_is_hidden_also_behind_its_directory(value: str) -> None:
     ids=["many", "many parts", "long", "alike"],
 )
 def test_many_and_long_values_do_not_make_it_slow(values: list[str]) -> None:
-    """The expression of all values that it once was took 3 to 10 s of processor time for each of these."""
+    """One regular expression of all values takes 3 to 10 s of CPU time for each of these."""
     hidden = Redactor()
     for number, value in enumerate(values):
         hidden.add(f"V{number}", value)

@@ -1,4 +1,4 @@
-"""Where the control socket may be, on machines where hardly anything can be written to."""
+"""The possible places of the control socket on a machine with few writable directories."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from reconciler.report import socket_paths
 
 @pytest.fixture
 def read_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Neither /run/tunnels nor a directory for temporary files, as in a container with a read-only root."""
+    """Simulate a container with a read-only root: no /run/tunnels and no temporary directory."""
 
     def none() -> str:
         raise FileNotFoundError(2, "No usable temporary directory found in ['/tmp', '/var/tmp', '/usr/tmp', '/']")

@@ -1,4 +1,4 @@
-"""Port files: only what this program wrote is replaced, and nothing else is opened."""
+"""Port files: only files that this program wrote are replaced, and no others are opened."""
 
 from __future__ import annotations
 
@@ -75,28 +75,28 @@ FOREIGN: dict[str, Callable[[Path], object]] = {
 
 
 @pytest.mark.parametrize("kind", FOREIGN)
-def test_what_this_program_did_not_write_is_left_alone(tmp_path: Path, kind: str) -> None:
+def test_a_file_of_another_program_stays_unchanged(tmp_path: Path, kind: str) -> None:
     path = tmp_path / "echo.port"
     FOREIGN[kind](path)
     before, content = path.lstat(), path.read_bytes() if path.is_file() else b""
     entries, descriptors = sorted(tmp_path.iterdir()), fd_count(os.getpid())
     for _ in range(20):
-        with pytest.raises(NotPortFileError, match="is left alone: remove it"):
+        with pytest.raises(NotPortFileError, match="stays unchanged: remove it"):
             write_port_file(str(path), 8080)
     after = path.lstat()
     assert (after.st_ino, after.st_mode, after.st_mtime_ns) == (before.st_ino, before.st_mode, before.st_mtime_ns)
     assert not path.is_file() or path.read_bytes() == content
-    assert sorted(tmp_path.iterdir()) == entries, "nothing half-written stays"
+    assert sorted(tmp_path.iterdir()) == entries, "no temporary file is left"
     assert fd_count(os.getpid()) == descriptors
 
 
 @pytest.mark.parametrize(
     "path", ["/dev/ptmx", "/dev/null", "/dev/zero", "/dev/stdin", "/proc/self/fd/0", "/proc/uptime"]
 )
-def test_a_file_of_the_system_is_left_alone(path: str) -> None:
+def test_a_system_file_stays_unchanged(path: str) -> None:
     before = Path(path).lstat().st_mode
     descriptors = fd_count(os.getpid())
-    with pytest.raises(OSError, match="left alone"):
+    with pytest.raises(OSError, match="stays unchanged"):
         write_port_file(path, 8080)
     assert Path(path).lstat().st_mode == before
     assert fd_count(os.getpid()) == descriptors
@@ -112,7 +112,7 @@ def test_a_path_of_any_depth_is_written_or_an_error(tmp_path: Path) -> None:
     deep = tmp_path.joinpath(*["a"] * 1500, "echo.port")
     write_port_file(str(deep), 8080)
     assert deep.read_text() == "8080\n"
-    subprocess.run(["rm", "-r", tmp_path / "a"], check=True)  # Python's own way calls itself for each part
+    subprocess.run(["rm", "-r", tmp_path / "a"], check=True)  # shutil.rmtree recurses for each part of the path
     with pytest.raises(OSError, match=os.strerror(errno.ENAMETOOLONG)):
         write_port_file(str(tmp_path) + "/a" * 100_000, 8080)
 
@@ -137,7 +137,7 @@ def test_a_port_file_of_a_killed_process_is_replaced(tmp_path: Path) -> None:
     assert [entry.name for entry in path.parent.iterdir()] == ["echo.port"]
 
 
-def test_everybody_may_read_it_whatever_the_umask(tmp_path: Path) -> None:
+def test_all_users_can_read_it_whatever_the_umask(tmp_path: Path) -> None:
     before = os.umask(0o077)
     try:
         write_port_file(str(tmp_path / "echo.port"), 8080)
@@ -147,7 +147,9 @@ def test_everybody_may_read_it_whatever_the_umask(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("links", [True, False], ids=["hard links", "no hard links"])
-def test_a_file_made_meanwhile_is_not_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, links: bool) -> None:
+def test_a_file_created_during_the_write_is_not_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, links: bool
+) -> None:
     path = tmp_path / "echo.port"
     link = os.link
 
@@ -158,13 +160,13 @@ def test_a_file_made_meanwhile_is_not_replaced(tmp_path: Path, monkeypatch: pyte
         link(*arguments, src_dir_fd=src_dir_fd, dst_dir_fd=dst_dir_fd, follow_symlinks=follow_symlinks)
 
     monkeypatch.setattr(os, "link", exchanged)
-    with pytest.raises(NotPortFileError, match="another program has just made it"):
+    with pytest.raises(NotPortFileError, match="another program has just created it"):
         write_port_file(str(path), 8080)
     assert path.read_text() == "precious\n"
     assert [entry.name for entry in tmp_path.iterdir()] == ["echo.port"]
 
 
-def test_a_file_system_without_hard_links_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_system_without_hard_links_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refused(*_arguments: object, **_options: object) -> None:
         raise OSError(errno.EPERM, os.strerror(errno.EPERM))
 
@@ -175,7 +177,7 @@ def test_a_file_system_without_hard_links_does(tmp_path: Path, monkeypatch: pyte
     assert [entry.name for entry in tmp_path.iterdir()] == ["echo.port"]
 
 
-def test_a_reader_sees_a_whole_port_always(tmp_path: Path) -> None:
+def test_a_reader_always_sees_a_whole_port(tmp_path: Path) -> None:
     path, wrong = tmp_path / "echo.port", list[str]()
     write_port_file(str(path), 10000)
     written = threading.Event()
@@ -215,7 +217,7 @@ while time.monotonic() < until:
 
 @needs_root
 @pytest.mark.parametrize(("mode", "owner"), [(0o1777, 0), (0o777, 0), (0o755, NOBODY)])
-def test_links_exchanged_while_writing_change_nobodys_file(mode: int, owner: int) -> None:
+def test_links_exchanged_during_the_write_change_no_other_file(mode: int, owner: int) -> None:
     descriptors = fd_count(os.getpid())
     with shared_directory(0o755) as home, shared_directory(mode, owner) as shared:
         victim = home / "victim"
@@ -236,7 +238,7 @@ def test_links_exchanged_while_writing_change_nobodys_file(mode: int, owner: int
 
 
 @needs_root
-def test_another_users_port_file_is_left_alone() -> None:
+def test_another_users_port_file_stays_unchanged() -> None:
     with shared_directory() as shared:
         path = shared / "echo.port"
         write_port_file(str(path), 1)

@@ -1,4 +1,4 @@
-"""Reading a path that a configuration names, whatever stands there."""
+"""Reading a path that a configuration names, whatever kind of file it is."""
 
 import hashlib
 import os
@@ -86,7 +86,7 @@ def test_a_missing_file_raises_file_not_found(tmp_path: Path) -> None:
         read_regular(str(tmp_path / "missing"), 10)
 
 
-def test_a_digest_is_that_of_the_content_and_keeps_nothing_of_it(tmp_path: Path) -> None:
+def test_a_digest_is_that_of_the_content_without_keeping_it(tmp_path: Path) -> None:
     file = tmp_path / "file"
     content = b"content" * (1 << 20)
     file.write_bytes(content)

@@ -1,4 +1,4 @@
-"""`make sbom`: the bill of materials names everything that is locked, and is the same each time."""
+"""`make sbom`: the bill of materials names every locked package and is reproducible."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ def test_every_locked_distribution_is_named_with_its_version_and_hashes() -> Non
     assert all(found.values())
 
 
-def test_what_is_installed_is_named_with_its_licence() -> None:
+def test_every_installed_package_has_its_licence() -> None:
     bill = json.loads(printed())
     lacking = [one["name"] for one in bill["components"] if not one.get("licenses") and not one.get("properties")]
     assert lacking == []
     assert {"license": {"name": "OSI Approved"}} not in [one["licenses"][0] for one in bill["components"]]
 
 
-def test_what_needs_what_is_told_by_references_that_exist() -> None:
+def test_dependencies_are_references_that_exist() -> None:
     bill = json.loads(printed())
     own, *rest = bill["dependencies"]
     known = {one["bom-ref"] for one in bill["components"]}

@@ -1,4 +1,4 @@
-"""Faults and services of the test support behave as the tests that use them believe."""
+"""The faults and services of the test support behave as documented."""
 
 import asyncio
 import contextlib
@@ -23,7 +23,7 @@ from support.services import (
 )
 from support.wait import eventually, fd_count, rss_bytes
 
-SHORT = 0.2  # for showing that something does not happen
+SHORT = 0.2  # seconds in which something must not happen
 
 
 @pytest.fixture
@@ -59,7 +59,7 @@ async def test_stopping_a_service_drops_its_clients_and_starting_it_keeps_the_po
     assert await exchange(echo.host, echo.port) == b"ping"
 
 
-async def test_a_greeting_shows_where_one_is() -> None:
+async def test_a_greeting_identifies_the_server() -> None:
     async with GreetingServer("blue") as blue:
         assert await exchange(blue.host, blue.port, b"") == b"blue"
 
@@ -89,7 +89,7 @@ async def test_a_blackhole_and_a_working_server_share_a_port(echo: EchoServer) -
         assert await exchange(echo.host, echo.port) == b"ping"
 
 
-async def test_a_silent_listener_says_nothing() -> None:
+async def test_a_silent_listener_sends_nothing() -> None:
     async with SilentListener() as server, connected(server.host, server.port) as (reader, writer):
         writer.write(b"SSH-2.0-me\r\n")
         with pytest.raises(TimeoutError):
@@ -124,7 +124,7 @@ async def test_a_frozen_proxy_holds_bytes_and_ends_back_and_delivers_them_later(
         assert await reader.read() == b"held"
 
 
-async def test_a_frozen_proxy_does_not_pass_on_that_the_server_died(proxy: TcpProxy, echo: EchoServer) -> None:
+async def test_a_frozen_proxy_hides_the_death_of_the_server(proxy: TcpProxy, echo: EchoServer) -> None:
     async with connected(proxy.host, proxy.port) as (reader, _):
         await eventually(lambda: echo.connections)
         proxy.freeze()
@@ -165,14 +165,14 @@ async def test_a_proxy_resets_a_client_when_there_is_no_server() -> None:
                 await reader.read()
 
 
-async def test_a_long_line_takes_its_time(echo: EchoServer) -> None:
+async def test_a_proxy_adds_its_latency(echo: EchoServer) -> None:
     async with TcpProxy(echo.host, echo.port, latency=0.05) as proxy:
         started = asyncio.get_running_loop().time()
         assert await exchange(proxy.host, proxy.port) == b"ping"
         assert asyncio.get_running_loop().time() - started >= 0.1
 
 
-async def test_a_narrow_line_holds_its_rate() -> None:
+async def test_a_proxy_limits_its_rate() -> None:
     async with SinkSource() as service, TcpProxy(service.host, service.port, rate=8 * MIB) as proxy:
         started = asyncio.get_running_loop().time()
         await upload(proxy.host, proxy.port, 2 * MIB)

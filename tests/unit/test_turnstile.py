@@ -10,7 +10,7 @@ from reconciler.system.turnstile import Turnstile
 WITHIN = 30.0
 
 
-def test_one_thread_runs_at_a_time_and_each_gets_its_turns() -> None:
+def test_one_thread_runs_at_a_time_and_all_take_turns() -> None:
     turnstile = Turnstile()
     order: list[int] = []
     running = 0
@@ -52,7 +52,7 @@ def test_a_short_computation_runs_within_a_long_one() -> None:
     assert not thread.is_alive()
 
 
-def test_a_block_that_raises_gives_its_turn_back() -> None:
+def test_a_block_that_raises_releases_the_turnstile() -> None:
     turnstile = Turnstile()
     for _ in range(2):
         with contextlib.suppress(KeyError), turnstile.turn():
