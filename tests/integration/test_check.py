@@ -45,7 +45,7 @@ async def test_check_ends_with_a_sentence_whatever_stands_at_a_path(tmp_path: Pa
     code, out, err = await commands.ran("check", odd)
     assert (code, out) == (2, "")
     assert str(odd) in err
-    what = {"a pipe": "nothing more came through it", "a directory": "no *.yaml"}.get(kind, said)
+    what = {"a pipe": "timed out waiting for data from the pipe", "a directory": "no *.yaml"}.get(kind, said)
     assert what.lower() in err.lower()
     fields = ("privateKey", "certificate", "password", "passphrase", "knownHosts")
     key = Keys(tmp_path).make("key", passphrase="x").private
@@ -86,7 +86,7 @@ async def test_check_tells_of_keys_and_algorithms_that_no_server_will_ever_see(t
         "give its `passphrase`",
         "no private key that can be read",
         "picks that key of the agent, and there is none",
-        '"nosuch" is not a cipher that is known here',
+        'unknown cipher "nosuch"',
         "the passphrase does not open",
         "no certificate that can be read",
     )

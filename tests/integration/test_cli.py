@@ -206,7 +206,7 @@ async def test_status_tells_that_a_directory_was_emptied(tmp_path: Path) -> None
             in (await commands.ran("status", env=env)).out
         )
         (file,) = (await commands.ran("status", "--output", "json", env=env)).json["config"]["files"]
-        assert (file["valid"], file["error"]) == (False, f"{folder}: no *.yaml or *.yml in this directory")
+        assert (file["valid"], file["error"]) == (False, f"{folder}: no *.yaml or *.yml files in this directory")
 
 
 async def test_an_id_that_names_nothing_is_told_and_is_1(tmp_path: Path) -> None:

@@ -73,7 +73,7 @@ async def test_a_variable_that_is_not_set_is_trouble_everywhere(tmp_path: Path) 
         diagnosed = await run.ran("diagnose", "unset/db")
         assert diagnosed.code == 1
         assert "${NO_SUCH} is not set" in diagnosed.out
-        assert "set it where" in diagnosed.out
+        assert "set it in the environment" in diagnosed.out
         assert "unknown" not in status.out + diagnosed.out, "no stand-in is shown"
     beside = await ran("run", run.file, "--timeout", "300ms", "--", "true", env={"TUNNELS_CONTROL": "none"})
     assert beside.code == 1

@@ -105,7 +105,7 @@ async def test_a_bad_file_is_2_with_its_lines(tmp_path: Path) -> None:
     assert (await ran("plan", tmp_path / "missing.yaml", "--from", old)).code == 2
     missing = await ran("plan", tmp_path / "missing.yaml")
     assert (missing.code, missing.out) == (2, "")
-    assert "missing.yaml: cannot be read: there is no such file" in missing.err
+    assert "missing.yaml: cannot be read: no such file" in missing.err
 
 
 async def test_where_the_named_process_is_not_there_it_is_from_nothing(tmp_path: Path) -> None:

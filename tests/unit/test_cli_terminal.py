@@ -32,7 +32,7 @@ def test_a_tag_with_an_escape_is_not_obeyed(command: str, tmp_path: Path) -> Non
     file = tmp_path / "tunnels.yaml"
     file.write_text(TAG)
     said = complaint(command, str(file))
-    assert f"{file}:1:10: tags are not taken" in said
+    assert f"{file}:1:10: tags are not supported" in said
     assert "owned" not in said
 
 
@@ -41,7 +41,7 @@ def test_so_is_one_in_the_file_to_compare_with(tmp_path: Path) -> None:
     new.write_text(PLAIN)
     old.write_text(TAG)
     said = complaint("plan", str(new), "--from", str(old))
-    assert f"{old}:1:10: tags are not taken" in said
+    assert f"{old}:1:10: tags are not supported" in said
     assert "owned" not in said
 
 
@@ -96,7 +96,7 @@ def test_json_has_no_raw_control_character_either(tmp_path: Path) -> None:
         assert result.exit_code == 2
         assert not [c for c in result.stdout if not c.isprintable() and c != "\n"]
         [error] = json.loads(result.stdout)["errors"]
-        assert error.startswith(f"{file}:1:10: tags are not taken")
+        assert error.startswith(f"{file}:1:10: tags are not supported")
 
 
 def test_the_only_place_of_secrets_has_to_be_named() -> None:

@@ -27,7 +27,7 @@ def test_of_very_many_mistakes_the_first_are_told_and_that_there_are_more(text: 
     *told, last = load_text(text).errors
     assert len(told) == MAX_PROBLEMS
     assert [problem.line for problem in told] == sorted(problem.line for problem in told)
-    assert str(last) == "tunnels.yaml: there are more than these 100: the others are told when these are mended"
+    assert str(last) == "tunnels.yaml: more than 100 problems: fix these to see the others"
 
 
 def test_of_very_many_warnings_too() -> None:
