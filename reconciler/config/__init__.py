@@ -1,5 +1,5 @@
-"""tunnels.yaml -> what is desired: reading, checking, merging and watching the files.
+"""Turns tunnels.yaml into the desired state: reads, checks, merges and watches the files.
 
-`load` is the way in (`Config`, `load_files`, `load_text`), `watch` says when to load again, `effective` prints a
-configuration with its defaults filled in, `schema` has the JSON Schema.
+`load` is the entry point (`Config`, `load_files`, `load_text`). `watch` reports changes of the files. `effective_json`
+formats a configuration with its defaults filled in. `schema` has the JSON Schema.
 """

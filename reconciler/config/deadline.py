@@ -1,9 +1,8 @@
-"""How much processor time the files may cost, and an end to the work on one that costs more.
+"""Limits the processor time that loading a file may take.
 
-Everything that reads a file takes time in proportion to its size, which is bounded. This bounds what is left: a file
-that multiplies itself (long defaults inherited by many tunnels), and mistakes of ours. A thread cannot be ended from
-outside, so the loops of the loader call `check`. Processor time, not the clock's: a busy machine or a slow disk is not
-the file's fault.
+Reading takes time in proportion to the size of a file, which is limited. This deadline covers the rest: a file that
+multiplies itself (long defaults inherited by many tunnels), and bugs. A thread cannot be ended from outside, so the
+loops of the loader call `check`. The limit is processor time, because a busy machine or a slow disk must not count.
 """
 
 from __future__ import annotations
@@ -14,21 +13,23 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
-SECONDS = 30.0  # the largest file that is taken, with ten thousand tunnels, needs about four
+SECONDS = 30.0  # the largest permitted file, with ten thousand tunnels, needs about four
 
 _end: ContextVar[float] = ContextVar("end", default=math.inf)
 
 
 class TooLongError(Exception):
-    """The work took longer than it may. `seconds` is the limit."""
+    """The work took longer than the limit, `seconds`."""
 
     def __init__(self, seconds: float) -> None:
-        super().__init__(f"took more than {seconds:g} s of processor time to read: split it, or shorten its defaults")
+        super().__init__(
+            f"reading took more than {seconds:g} s of processor time: split the file or shorten its defaults"
+        )
 
 
 @contextmanager
 def within(seconds: float) -> Iterator[None]:
-    """The work in this block may take this much processor time of its thread, and then ends with TooLongError."""
+    """Limit the processor time of the thread in this block. Raises TooLongError at a `check` beyond it."""
     token = _end.set(time.thread_time() + seconds)
     try:
         yield
@@ -39,10 +40,10 @@ def within(seconds: float) -> Iterator[None]:
 
 
 class _Over(Exception):  # noqa: N818 - becomes TooLongError, which knows the limit
-    """The time of the innermost `within` is over."""
+    """The time limit of the innermost `within` has passed."""
 
 
 def check() -> None:
-    """Called from every loop over what a file holds. Raises where the time is over."""
+    """Raise if the time limit has passed. Every loop over the content of a file calls this."""
     if time.thread_time() > _end.get():
         raise _Over

@@ -1,8 +1,8 @@
-"""`Desired` -> the file that says the same with nothing left out: defaults filled in, jump hosts written out.
+"""Formats `Desired` as a complete configuration, with defaults filled in and jump hosts written out.
 
-For `check --output json`. Secrets are named by their sources; a literal one is shown as `***`. What comes out loads
-again to the same `Desired` in the same environment and directory, unless it holds a literal secret or a target lacks a
-variable.
+`check --output json` prints it. A secret is given by its source; a literal one is shown as `***`. The output loads to
+the same `Desired` in the same environment and directory, unless it holds a literal secret or a target needs a variable
+that is not set.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ Json = dict[str, object]
 
 
 def to_json(desired: Desired) -> Json:
-    """JSON in the vocabulary of tunnels.yaml."""
+    """Return the configuration as JSON in the format of tunnels.yaml."""
     tunnels: dict[str, list[Json]] = {name: [] for name in desired.targets}
     for tunnel in desired.tunnels.values():
         tunnels.setdefault(tunnel.target, []).append(_tunnel(tunnel))
@@ -63,7 +63,7 @@ def to_json(desired: Desired) -> Json:
 
 
 class _Reference(str):
-    """`${NAME}`: the one text in which a dollar begins a variable."""
+    """A reference `${NAME}`. In all other text a dollar sign is escaped."""
 
     __slots__ = ()
 
@@ -111,10 +111,10 @@ def _target(target: TargetSpec, others: Iterable[TargetSpec]) -> Json:
 
 
 def _jumps(target: TargetSpec, others: Iterable[TargetSpec]) -> list[object]:
-    """The jump hosts, outermost first.
+    """Return the jump hosts, outermost first.
 
-    A jump host that is reached by a `proxyCommand` is another target, by whose name it is given: an inline one cannot
-    have a `proxyCommand`.
+    A jump host with a `proxyCommand` is given by the name of its target, because an inline one cannot have a
+    `proxyCommand`.
     """
     access, timeouts = target.access, target.settings.connect_timeouts
     jumps: list[object] = [_hop(hop, timeout) for hop, timeout in zip(access.via, timeouts[:-1], strict=True)]
@@ -155,7 +155,7 @@ def _hosts(hosts: tuple[Endpoint, ...]) -> Json:
 
 
 def _logins(logins: tuple[Login, ...]) -> Json:
-    """The order of the fields is the order in which they are tried."""
+    """Return the credential fields, in the order in which they are tried."""
     made: Json = {}
     keys: list[object] = []
     for login in logins:
@@ -198,7 +198,7 @@ def _trust(trust: Trust) -> Json:
         TrustMode.OFF: False,
     }
     made: Json = {"strictHostKeyChecking": strictness[trust.mode]}
-    if trust.known_hosts or not trust.host_keys or trust.mode is TrustMode.ACCEPT_NEW:  # otherwise there is a default
+    if trust.known_hosts or not trust.host_keys or trust.mode is TrustMode.ACCEPT_NEW:  # an omitted field has a default
         made["knownHosts"] = list(trust.known_hosts)
     if trust.host_keys:
         made["hostKeys"] = list(trust.host_keys)
@@ -218,7 +218,7 @@ def _tunnel(tunnel: TunnelSpec) -> Json:
 
 
 def _waivers(tunnel: TunnelSpec) -> Json:
-    """The `x-allow` without which the tunnel would be an error."""
+    """Return the `x-allow` that the tunnel needs to be valid."""
     codes = list[str]()
     policy, route = tunnel.policy, tunnel.route
     if isinstance(route, Socks) and beyond_loopback(tunnel.listen) and not (policy.allow or policy.users):

@@ -1,7 +1,7 @@
-"""Which content of each file is used: what it says now, or what it said when it was last good.
+"""Chooses the content of each file that is used: the present one, or the last good one.
 
-In: the files as read now, and what each last said. Out: the documents that go together. Rejected is the file whose
-change led to an error, not the one in which the error shows.
+Input: the files as read now, and the last good content of each. Output: documents that are valid together. The file
+whose change caused an error is rejected, which may not be the file that shows the error.
 """
 
 from __future__ import annotations
@@ -15,9 +15,12 @@ from reconciler.config.problem import Problem
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """One file as read now. `document` None: it gave nodes to nobody. `absent`: gone from its directory, for good.
+    """One file as read now.
 
-    A directory that holds none, and never did, stands here itself.
+    document  None if the file could not be parsed
+    absent    the file was removed from its directory
+
+    A directory that has never had a file is a candidate itself.
     """
 
     name: str
@@ -29,7 +32,7 @@ class Candidate:
 
 @dataclass(slots=True)
 class LastGood:
-    """Which content of each file is used: its new one, unless rejected."""
+    """The choice for each file: its new content, unless that is rejected."""
 
     candidates: dict[str, Candidate]
     good: Mapping[str, Document]
@@ -44,7 +47,7 @@ class LastGood:
         return self.good.get(candidate.name) if candidate.name in self.rejected else candidate.document
 
     def is_changed(self, name: str) -> bool:
-        """Whether rejecting the file would make a difference."""
+        """Return True if rejecting the file would change the choice."""
         candidate = self.candidates.get(name)
         if candidate is None or name in self.rejected:
             return False
@@ -52,17 +55,17 @@ class LastGood:
         return good is None or candidate.absent or good.digest != candidate.digest
 
     def reject_named(self, errors: Sequence[Problem]) -> bool:
-        """Reject the files whose change these errors name; False if they name none that is left to reject."""
-        guilty = {p.file for p in errors if self.is_changed(p.file)}
-        guilty = guilty or {p.other for p in errors if self.is_changed(p.other)}
-        self.rejected |= guilty
-        return bool(guilty)
+        """Reject the changed files that these errors name. Return False if there is none."""
+        culprits = {p.file for p in errors if self.is_changed(p.file)}
+        culprits = culprits or {p.other for p in errors if self.is_changed(p.other)}
+        self.rejected |= culprits
+        return bool(culprits)
 
     def reject_for(self, errors: Sequence[Problem]) -> bool:
-        """Reject the files whose change led to these errors; False if there is none left to reject."""
+        """Reject the files whose change caused these errors. Return False if none is left to reject."""
         if not errors or self.reject_named(errors):
             return bool(errors)
-        # A file that others lean on was changed or removed: the errors are in those others, which did not change.
-        guilty = {name for name in self.candidates if self.is_changed(name)}
-        self.rejected |= guilty
-        return bool(guilty)
+        # A file that others depend on was changed or removed. The errors are in those others, which did not change.
+        culprits = {name for name in self.candidates if self.is_changed(name)}
+        self.rejected |= culprits
+        return bool(culprits)

@@ -1,8 +1,7 @@
-"""Files -> what is desired. A bad file keeps its own last good content; the others are applied.
+"""Loads files to the desired state. A bad file keeps its last good content; the others are applied.
 
-In: the paths of the command line, the environment, options. Out: `Loaded`: what to converge to, what was wrong, which
-files are valid. `Config` remembers the last good content from reload to reload; `load_files` and `load_text` load
-once.
+Input: the paths of the command line, the environment, options. Output: `Loaded`: the desired state, the problems, and
+which files are valid. `Config` keeps the last good content between reloads; `load_files` and `load_text` load once.
 """
 
 from __future__ import annotations
@@ -33,9 +32,9 @@ _SHOWN_ERRORS = 3
 
 @dataclass(frozen=True, slots=True)
 class FileResult:
-    """One file of the latest load. `error`: its first problems, "" if it is valid.
+    """One file of the latest load. `error` has its first problems; "" if it is valid.
 
-    Where a directory gives no answer, its files of before are not valid; if it never had any, it stands for them.
+    If a directory cannot be read, its known files are not valid. If it has none, the directory is listed itself.
     """
 
     path: str
@@ -47,15 +46,15 @@ class FileResult:
 class Loaded:
     """The result of one load.
 
-    desired       to converge to: bad files count with their last good content
-    files         each file and whether its content of now is in `desired`
-    errors, warnings   by place: all of them, but of no file more than anybody mends at once
-    revision      of the content that `desired` was made of; "" for none
-    rejected      of the content that was read, where it is not what `desired` was made of; else ""
-    broken        by target: why it cannot be used although its file is right (a variable is not set); such targets
-                  are in `desired`, off
-    watched       files that the specs name (keys, certificates, passwords, known hosts): a change of them matters too
-    hidden        the values of variables that the files name: they are never shown while this is there
+    desired       the desired state, in which bad files have their last good content
+    files         each file, and whether its present content is in `desired`
+    errors, warnings   sorted by place, with a limit for each file
+    revision      the revision of the content that `desired` was made from; "" for none
+    rejected      the revision of the content that was read, if `desired` was not made from it; otherwise ""
+    broken        maps a target to the reason that it cannot be used although its file is valid (a variable is not set);
+                  such targets are in `desired`, off
+    watched       the files that the specs name (keys, certificates, passwords, known hosts), to watch for changes
+    hidden        the values of variables that the files use, which are never shown as long as this object exists
     """
 
     desired: Desired
@@ -70,22 +69,22 @@ class Loaded:
 
     @property
     def valid(self) -> bool:
-        """Nothing is wrong."""
+        """Return True if there are no errors."""
         return not self.errors
 
     @property
     def unread(self) -> frozenset[str]:
-        """The files and directories that could not be read."""
+        """Return the files and directories that could not be read."""
         return frozenset(problem.file for problem in self.errors if problem.code is ErrorCode.UNREADABLE)
 
     @property
     def usable(self) -> bool:
-        """At least one file is valid: what a start needs without --strict."""
+        """Return True if at least one file is valid, which a start without --strict requires."""
         return any(result.valid for result in self.files)
 
 
 class Config:
-    """The files of one process. No paths: the default ones; `paths` are then those that were found first."""
+    """The configuration of one process, which can be reloaded. Without paths, it uses the default ones found first."""
 
     def __init__(
         self, paths: Sequence[str | Path] = (), *, environ: Mapping[str, str], options: Options | None = None
@@ -96,57 +95,57 @@ class Config:
         self.hidden = options.hidden or Redactor(known_words())
         self.options = replace(options, hidden=self.hidden)
         self._good: dict[str, Document] = {}
-        self._homes: dict[str, str] = {}  # by file, the path given that it was found under
-        self._once: set[str] = set()  # paths given that were pipes
+        self._homes: dict[str, str] = {}  # by file, the path argument that it was found under
+        self._once: set[str] = set()  # path arguments that were pipes
         self._parsed: dict[str, Candidate] = {}
         self._desired = NOTHING
         self._broken: Mapping[str, str] = {}
 
     def reload(self) -> Loaded:
-        """Read everything again. Blocks for as long as the disk does; raises nothing for any content."""
+        """Read everything again. Blocks as long as the disk does. Raises nothing, whatever the content."""
         self.paths = self.paths or default_paths(self.environ)
         problems = []
         if not self.paths:
             message = (
-                "no file given, and neither $TUNNELS_CONFIG, ./tunnels.yaml nor $XDG_CONFIG_HOME/tunnels/ is there"
+                "no configuration found in $TUNNELS_CONFIG, ./tunnels.yaml or $XDG_CONFIG_HOME/tunnels/: name a file"
             )
             problems.append(Problem.at(Place(""), message, ErrorCode.UNREADABLE))
         candidates = {c.name: c for path in self.paths for c in self._candidates(listing(path))}
         return self._settle(candidates, problems)
 
     def load(self, found: Iterable[Found]) -> Loaded:
-        """Take these files for all that there are."""
+        """Load these files as the whole configuration."""
         return self._settle({one.name: self._parse(one) for one in found}, [])
 
     def _candidates(self, found: Listing) -> Iterable[Candidate]:
         known = [name for name, home in self._homes.items() if home == found.given]
         if found.given in self._once and known:
-            yield from (self._kept(name) for name in known)  # what a pipe said, it says once
+            yield from (self._kept(name) for name in known)  # a pipe can be read only once
             return
         files = read_all(found)
         self._once |= {found.given for file in files if file.once}
         read = [self._parse(file) for file in files]
-        silence: tuple[Problem, ...] = (found.problem,) if found.problem is not None else ()
+        unreadable: tuple[Problem, ...] = (found.problem,) if found.problem is not None else ()
         if known and found.given not in known and found.names == (found.given,) and read[0].document is None:
-            # A directory that is gone altogether looks like a file that is missing, and gives no more of an answer.
-            silence, read = read[0].problems, []
+            # A removed directory looks like a missing file. Either way nothing is known about its files.
+            unreadable, read = read[0].problems, []
         for candidate in read:
             if candidate.document is not None:
                 self._homes[candidate.name] = found.given
             yield candidate
-        if silence and not known:
-            yield Candidate(found.given, None, silence, "")
+        if unreadable and not known:
+            yield Candidate(found.given, None, unreadable, "")
         for name in known:
             if name not in found.names:
-                yield self._kept(name, silence) if silence else Candidate(name, None, (), "", absent=True)
+                yield self._kept(name, unreadable) if unreadable else Candidate(name, None, (), "", absent=True)
 
     def _kept(self, name: str, problems: tuple[Problem, ...] = ()) -> Candidate:
-        """A file that there is no answer about."""
+        """Return the last good content of a file that cannot be read now."""
         good = self._good.get(name)
         return Candidate(name, good, problems, good.digest if good else "")
 
     def _parse(self, found: Found) -> Candidate:
-        """A file's nodes and what is wrong with them; the same object while its bytes are the same."""
+        """Parse a file. The result is the identical object as long as the bytes are the same."""
         if found.problem is not None:
             return Candidate(found.name, None, (found.problem,), "")
         content = digest(found.data)
@@ -178,10 +177,10 @@ class Config:
         choice = LastGood(candidates, self._good, {c.name for c in candidates.values() if c.problems})
         errors = [*problems, *(p for c in candidates.values() for p in c.problems)]
         as_written = self._assemble_as_written(choice, errors)
-        errors = [p for p in errors if p.code is not ErrorCode.VALUE or _spot(p) not in as_written.overrides_schema]
+        errors = [p for p in errors if p.code is not ErrorCode.VALUE or _position(p) not in as_written.overrides_schema]
         errors += as_written.errors
-        # What a file says against the content of one that is rejected already is no reason to reject it too: whether
-        # it goes against that one's last good content is seen when the good ones are assembled.
+        # A conflict with the content of a rejected file is no reason to reject this file too. A conflict with that
+        # file's last good content is found when the good contents are assembled.
         choice.reject_named([p for p in as_written.errors if not {p.file, p.other} & choice.rejected])
         applied, consequences = (as_written, []) if not errors else self._assemble_good(choice)
         reported = {problem.file for problem in errors}
@@ -194,7 +193,7 @@ class Config:
         return self._loaded(choice, errors, as_written.warnings)
 
     def _assemble_as_written(self, choice: LastGood, already: Sequence[Problem]) -> Assembled:
-        """Everything that is wrong with the files as they are; last good content only for what cannot be parsed."""
+        """Find every problem with the files as they are. Files that cannot be parsed have their last good content."""
         documents = [
             document
             for candidate in choice.candidates.values()
@@ -209,7 +208,7 @@ class Config:
             return Assembled(NOTHING, tuple(_too_long(name, error) for name in changed), (), {}, frozenset())
 
     def _assemble_good(self, choice: LastGood) -> tuple[Assembled | None, list[Problem]]:
-        """The files that go together, bad ones with their last good content; and what else was found on the way."""
+        """Assemble files that are valid together, bad ones with their last good content; also return the errors met."""
         consequences: list[Problem] = []
         while True:
             documents = choice.documents()
@@ -223,7 +222,7 @@ class Config:
                 return assembled, consequences
             consequences += assembled.errors
             if not choice.reject_for(assembled.errors):
-                return None, consequences  # not even the last good content: what is live stays
+                return None, consequences  # even the last good content fails: keep the present state
 
     def _forget_absent(self, candidates: Mapping[str, Candidate]) -> None:
         for name, candidate in candidates.items():
@@ -255,7 +254,7 @@ class Config:
 def load_files(
     paths: Sequence[str | Path] = (), *, environ: Mapping[str, str], options: Options | None = None
 ) -> Loaded:
-    """Load once: at the first load a bad file is left out."""
+    """Load once. A bad file is left out, because it has no last good content."""
     return Config(paths, environ=environ, options=options).reload()
 
 
@@ -267,7 +266,7 @@ def load_text(
     options: Options | None = None,
     directory: str = "/",
 ) -> Loaded:
-    """Load one file from memory; `directory` is where its relative paths start."""
+    """Load one file from memory. Its relative paths start from `directory`."""
     data = text if isinstance(text, bytes) else text.encode("utf-8", "surrogatepass")
     config = Config((), environ={} if environ is None else environ, options=options)
     return config.load([Found(name, directory, data)])
@@ -278,19 +277,19 @@ def _too_long(name: str, error: TooLongError) -> Problem:
 
 
 def _names(desired: Desired) -> set[str]:
-    """What targets and tunnels are called: ids are shown as they are."""
+    """Return the names and ids of targets and tunnels, which are shown unredacted."""
     return {*desired.targets, *desired.tunnels, *(tunnel.name for tunnel in desired.tunnels.values())}
 
 
-def _spot(problem: Problem) -> tuple[str, int, int]:
+def _position(problem: Problem) -> tuple[str, int, int]:
     return problem.file, problem.line, problem.column
 
 
 def _result(candidate: Candidate, errors: Iterable[Problem], *, valid: bool) -> FileResult:
-    name, known = candidate.name, frozenset(candidate.problems)  # of a directory's silence, each of its files tells
+    name, known = candidate.name, frozenset(candidate.problems)  # files of one directory share its problem
     own = [str(problem) for problem in errors if problem.file == name or problem in known]
     if valid:
         return FileResult(name, valid=True, error="")
     more = [f"and {len(own) - _SHOWN_ERRORS} more"] if len(own) > _SHOWN_ERRORS else []
-    error = "; ".join(own[:_SHOWN_ERRORS] + more) or "goes against another file's last good content"
+    error = "; ".join(own[:_SHOWN_ERRORS] + more) or "conflicts with the last good content of another file"
     return FileResult(name, valid=False, error=error)

@@ -1,4 +1,4 @@
-"""The files that the specs name: when one of them changes, a waiting target tries at once (DESIGN section 4)."""
+"""Lists the files that the specs name. When one of them changes, a target in backoff is dialled at once."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from reconciler.core.spec import AgentLogin, Desired, KeyLogin, Login, PasswordL
 
 
 def named_files(desired: Desired) -> frozenset[str]:
-    """Keys, certificates, secrets and known hosts of all hops, and the passwords of SOCKS users."""
+    """Return the keys, certificates, secrets and known hosts of all hops, and the passwords of SOCKS users."""
     users = (user for tunnel in desired.tunnels.values() for user in tunnel.policy.users)
     passwords = frozenset(path for user in users for path in _of_sources(user.password))
     return passwords.union(*map(_of_target, desired.targets.values()))

@@ -1,4 +1,4 @@
-"""What the command line allows the files: restrictions, and what the process would fill in."""
+"""Options of the loader: restrictions from the command line, and values that the process supplies."""
 
 from __future__ import annotations
 
@@ -15,29 +15,29 @@ from reconciler.system.redaction import Redactor
 
 
 class Inspector(Protocol):
-    """What is known of servers' logins where SSH is spoken, which is not here."""
+    """Checks credentials and algorithms. The SSH layer implements it, because this package does not import SSH."""
 
     def unusable_credential(self, hop: Hop, login: Login) -> tuple[str, str]:
-        """Why the hop cannot be asked with this login, and the field that is to blame; both "" if it can."""
+        """Return why the login cannot be used with the hop, and the field at fault; both "" if it can."""
 
     def algorithms(self, kind: str) -> Collection[str]:
-        """The names known for a field of `algorithms`."""
+        """Return the supported names for a field of `algorithms`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """All optional; the defaults restrict nothing but commands.
+    """Options of one loader. The defaults restrict nothing except commands.
 
     strict            warnings are errors
-    secrets_dir       files with keys, certificates, passwords and passphrases must lie in it; "" anywhere
-    secrets_dir_only  and nothing else may be a secret: no variable, no literal, no agent outside of it
-    allow_env         prefixes of the variables that files may name; None: all
+    secrets_dir       the directory for files with keys, certificates, passwords and passphrases; "": any directory
+    secrets_dir_only  every secret must be such a file: no variable, no literal, no agent outside the directory
+    allow_env         prefixes of the variables that files may use; None: all
     allow_commands    `proxyCommand` may run programs
-    user              the default of `user`; None: the process's own
-    now               Unix time that `expiresAt` is compared with; None: the clock's
-    inspector         looks into keys and algorithms too; None: nobody does
-    seconds           of processor time that reading one file may take, or putting all of them together
-    hidden            learns the values of variables, which are never shown; None: of one that a `Config` makes
+    user              the default of `user`; None: the user of the process
+    now               the Unix time to compare `expiresAt` with; None: the clock
+    inspector         checks keys and algorithms; None: they are not checked
+    seconds           the limit of processor time to parse one file, or to build all of them
+    hidden            collects the values of variables, which are never shown; None: each `Config` makes its own
     """
 
     strict: bool = False
@@ -53,7 +53,7 @@ class Options:
 
 
 def process_user() -> str:
-    """The name of the process's user, "" where it has none (a container with a random uid)."""
+    """Return the name of the user of the process; "" if it has none (a container with a random uid)."""
     try:
         return pwd.getpwuid(os.getuid()).pw_name
     except KeyError:
@@ -61,9 +61,9 @@ def process_user() -> str:
 
 
 def home(environ: Mapping[str, str]) -> str:
-    """The home directory, for `~`."""
-    if given := environ.get("HOME"):
-        return given
+    """Return the home directory, for `~`."""
+    if from_environment := environ.get("HOME"):
+        return from_environment
     try:
         return pwd.getpwuid(os.getuid()).pw_dir
     except KeyError:
@@ -71,7 +71,7 @@ def home(environ: Mapping[str, str]) -> str:
 
 
 def absolute(path: str, directory: str, environ: Mapping[str, str]) -> str:
-    """A path of a file, as an absolute one: `~` is the home directory, the rest counts from the file's own."""
+    """Make a path absolute: `~` is the home directory, a relative path starts from `directory`."""
     if path == "~" or path.startswith("~/"):
         path = home(environ) + path[1:]
     elif path.startswith("~"):

@@ -1,7 +1,7 @@
-"""What is wrong with a file: `Problem`, its codes, and the one exception of this package.
+"""Problems with a file: `Problem`, its codes, and the exception of this package.
 
-In: a place and a sentence. Out: `file:line:column: path: message`, sortable by place. Warning codes are stable: people
-write them into `x-allow`, and scripts match them.
+Input: a place and a message. Output: `file:line:column: path: message`, sortable by place. Warning codes are stable:
+configurations name them in `x-allow`, and scripts match them.
 """
 
 from __future__ import annotations
@@ -12,21 +12,21 @@ from enum import StrEnum
 
 
 class ErrorCode(StrEnum):
-    """What kind of error: for tools that read the JSON output."""
+    """The kind of an error, for tools that read the JSON output."""
 
-    UNREADABLE = "unreadable"  # the file cannot be opened, or is empty: no answer
-    SYNTAX = "syntax"  # not YAML, or YAML that is not taken (aliases, tags, duplicate keys)
+    UNREADABLE = "unreadable"  # the file cannot be opened, or is empty: nothing is known about its content
+    SYNTAX = "syntax"  # not YAML, or YAML that is not supported (aliases, tags, duplicate keys)
     UNKNOWN_KEY = "unknown-key"
     VALUE = "value"
     MISSING = "missing"
-    CONFLICT = "conflict"  # two things that exclude each other
+    CONFLICT = "conflict"  # two settings that exclude each other
     DUPLICATE = "duplicate"
-    REFERENCE = "reference"  # a name that leads nowhere, or round in a circle
-    FORBIDDEN = "forbidden"  # by --secrets-dir, --allow-env, or for want of --allow-commands
+    REFERENCE = "reference"  # an unknown name, or a cycle
+    FORBIDDEN = "forbidden"  # by --secrets-dir or --allow-env, or because --allow-commands is missing
 
 
 class WarningCode(StrEnum):
-    """What `x-allow` beside the field waives: warnings, which `--strict` refuses, and WAIVABLE_ERRORS."""
+    """Codes that `x-allow` beside the field waives: warnings, which `--strict` makes errors, and WAIVABLE_ERRORS."""
 
     LITERAL_SECRET = "literal-secret"  # noqa: S105 - the name of a warning
     HOST_KEYS_UNCHECKED = "host-keys-unchecked"
@@ -47,36 +47,36 @@ class WarningCode(StrEnum):
 WAIVABLE_ERRORS = frozenset({WarningCode.OPEN_PROXY, WarningCode.METADATA_DESTINATION})
 
 WARNINGS: dict[WarningCode, str] = {
-    WarningCode.LITERAL_SECRET: "A secret stands in the file itself; `{file: …}` and `{env: …}` keep it out.",
-    WarningCode.HOST_KEYS_UNCHECKED: "`strictHostKeyChecking: false`: anybody on the way can be the server.",
+    WarningCode.LITERAL_SECRET: "A secret is written in the configuration file: use `{file: …}` or `{env: …}`.",
+    WarningCode.HOST_KEYS_UNCHECKED: "`strictHostKeyChecking: false`: the server can be impersonated.",
     WarningCode.BEYOND_LOOPBACK: "A tunnel listens on an address that other machines may reach.",
     WarningCode.OPEN_PROXY: "A SOCKS tunnel beyond loopback has neither `auth` nor `allow`.",
     WarningCode.REMOTE_BEYOND_LOOPBACK: (
-        "A remote tunnel asks the server to listen beyond loopback: sshd needs GatewayPorts, and may narrow the "
-        "address without saying so."
+        "A remote tunnel asks the server to listen beyond loopback: without GatewayPorts, sshd listens on loopback "
+        "and reports no error."
     ),
-    WarningCode.UNSET_VARIABLE: "A `${VAR}` is not set: its target needs action until it is.",
-    WarningCode.SECRET_UNREADABLE: "A secret, certificate or known hosts file cannot be read here and now.",
+    WarningCode.UNSET_VARIABLE: "A `${VAR}` is not set: its target cannot be used until it is.",
+    WarningCode.SECRET_UNREADABLE: "A secret, certificate or known hosts file cannot be read on this machine now.",
     WarningCode.NO_LOGIN: "A target has no way to log in.",
     WarningCode.UNUSABLE_LOGIN: (
-        "A key, passphrase or certificate can be read, but no server can be asked with it: `tunnels check` says why."
+        "A key, passphrase or certificate can be read but cannot be used: `tunnels check` reports why."
     ),
-    WarningCode.UNKNOWN_ALGORITHM: "`algorithms` names one that this installation does not know (`tunnels check`).",
+    WarningCode.UNKNOWN_ALGORITHM: "`algorithms` names an algorithm that this installation does not support.",
     WarningCode.EXPIRED: "`expiresAt` has passed: the tunnel is off.",
     WarningCode.MILLISECONDS: "A bare number below 1000 is milliseconds, probably meant as seconds.",
     WarningCode.NAMES_REFUSED: (
-        "`denyDestinations` by address shuts out every name that `allowDestinations` does not name."
+        "`denyDestinations` has rules by address, which refuse every host name that `allowDestinations` does not list."
     ),
     WarningCode.METADATA_DESTINATION: (
-        "A tunnel leads to a link-local address or a cloud metadata service, which gives out the credentials of "
-        "the machine that asks."
+        "The destination of a tunnel is a link-local address or a cloud metadata service, which hands out the "
+        "credentials of the machine that asks."
     ),
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where something stands: line and column count from 1, 0 means the file as a whole; `path` is in words."""
+    """A position in a file. Line and column count from 1; line 0 means the whole file. `path` is as in `targets.a`."""
 
     file: str
     line: int = 0
@@ -89,7 +89,7 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One sentence about one place. `other` is the second file of a problem that lies between two."""
+    """One message about one place. `other` is the second file of a problem between two files."""
 
     file: str
     line: int
@@ -110,12 +110,12 @@ class Problem:
 
 
 def by_place(problems: Iterable[Problem]) -> tuple[Problem, ...]:
-    """Each problem once, in the order of the text."""
+    """Sort the problems by place and remove duplicates."""
     return tuple(sorted(dict.fromkeys(problems), key=lambda p: (p.file, p.line, p.column, p.path, p.message)))
 
 
 class ConfigError(Exception):
-    """A file gives no usable content; `problems` say why."""
+    """A file has no usable content; `problems` give the reasons."""
 
     def __init__(self, *problems: Problem) -> None:
         self.problems = problems

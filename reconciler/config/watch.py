@@ -1,10 +1,10 @@
-"""Notices when the content of files changes: configuration, and the keys and known hosts that it names.
+"""Detects changes of file contents: configuration files, and the keys and known hosts files that they name.
 
-inotify (through watchfiles) is a hint that makes it quick; reading and hashing everything every few seconds is the
-guarantee. Contents are compared, never times. Watched are the directories of every hop of each symlink chain, because
-a watch of the file itself goes blind after the first atomic rename or ConfigMap swap; and the files all the same,
-because a single file that is mounted here has no directory in which its writes show. `active` says whether hints arrive
-at all. A path that is not UTF-8 gives none: watchfiles takes text, so that it is only read again.
+All files are read and hashed every few seconds; inotify (through watchfiles) only makes detection faster. Contents are
+compared, never times. The watch covers the directory of each link in a symlink chain, because a watch of the file
+itself is lost with the first atomic rename or ConfigMap swap. It also covers the file, because writes to a single
+mounted file do not show in its directory. `active` says whether the watch works. A path that is not UTF-8 is only read
+periodically, because watchfiles takes text.
 """
 
 from __future__ import annotations
@@ -29,21 +29,21 @@ from reconciler.system.file_calls import FILES
 from reconciler.system.read_file import NotRegularFileError, digest_regular
 
 _INTERVAL = 2.0
-_SETTLE = 0.02  # a file that is being written is read again until it stays the same,
-_SETTLE_ROUNDS = 25  # but not for ever: half a second
-_MAX = 16 << 20  # bytes that are looked at: no file that is read may be larger (known_hosts)
-_MAX_HOPS = 40  # as the kernel has it
-_GROUP_MS = 40  # hints that come together
-_STEP_MS = 25  # how often watchfiles looks: the latency of a hint
+_SETTLE = 0.02  # seconds between reads of a file that is being written, until two reads agree
+_SETTLE_ROUNDS = 25  # at most: half a second
+_MAX = 16 << 20  # bytes to read: the limit of the largest kind of file (known_hosts)
+_MAX_LINKS = 40  # the limit of the kernel
+_GROUP_MS = 40  # watchfiles groups events within this time
+_STEP_MS = 25  # how often watchfiles polls its queue: the latency of an event
 
-_EMPTY = hashlib.sha256().digest()  # an empty file gives no answer, and is not read again for one
+_EMPTY = hashlib.sha256().digest()  # an empty file counts as unreadable, so it is not reported as readable again
 
-_Contents = Mapping[str, bytes | None]  # by path: a digest, None where there is nothing to read
+_Contents = Mapping[str, bytes | None]  # digests by path; None for a file that cannot be read
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """Which files have other contents now (or are new, or gone): configuration, and the others that are watched."""
+    """The files whose contents changed, or that are new or removed: configuration files, and files that they name."""
 
     config: frozenset[str]
     named: frozenset[str]
@@ -52,8 +52,8 @@ class Change:
 class Watcher:
     """`async with Watcher(paths) as watcher: async for change in watcher: …`
 
-    What counts as changed is compared with what was there when the `async with` began, so begin it before the first
-    load. `paths` are files and directories; `watch_also` sets the files that the loaded specs name.
+    Changes are relative to the contents at the start of the `async with`, so enter it before the first load. `paths`
+    are files and directories; `watch_also` sets the files that the loaded specs name.
     """
 
     def __init__(self, paths: Sequence[str | Path], *, interval: float = _INTERVAL) -> None:
@@ -77,7 +77,7 @@ class Watcher:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Waits until the thread of watchfiles has ended."""
+        """Stop the watch and wait for the thread of watchfiles to end."""
         self._stop.set()
         self._places_changed.set()
         if self._task is not None:
@@ -87,7 +87,7 @@ class Watcher:
         self.active = False
 
     async def watch_also(self, named: Iterable[str]) -> None:
-        """The files that specs name, all of them; a new one is compared with what it holds now."""
+        """Set the files that the specs name. Changes of a new one are relative to its present content."""
         wanted = frozenset(named)
         added = await asyncio.to_thread(_contents, wanted - self._named)
         self._named_seen = {path: seen for path, seen in self._named_seen.items() if path in wanted}
@@ -96,10 +96,10 @@ class Watcher:
         self._places_changed.set()
 
     def look_again(self, paths: Iterable[str]) -> None:
-        """The load could not read these files and directories: at the next look, those that can be read are changed.
+        """Report these files and directories, which a load could not read, as changed once they can be read.
 
-        Otherwise a file that was read here, and not by the load just after (the process had no descriptor left), would
-        be passed over until its next edit.
+        Without this, a file that the watcher can read but the load could not (no descriptor was left) would be ignored
+        until its next edit.
         """
         self._again = frozenset(map(Path, paths))
 
@@ -126,13 +126,13 @@ class Watcher:
         if not changed.config and not changed.named:
             return None
         self._config_seen = config
-        # Only those still wanted: watch_also may have been called meanwhile.
+        # Only files still watched: watch_also may have been called meanwhile.
         self._named_seen = {path: named.get(path, seen) for path, seen in self._named_seen.items()}
         self._places_changed.set()
         return changed
 
     async def _settled(self) -> tuple[_Contents, _Contents]:
-        """The contents, once two looks in a row agree: not those of a file half written."""
+        """Return the contents once two reads in a row agree, so that no file is half written."""
         now = await self._read()
         if now == (self._config_seen, self._named_seen):
             return now
@@ -148,16 +148,16 @@ class Watcher:
         return await asyncio.to_thread(lambda: (_contents_of_config(self._paths), _contents(named)))
 
     async def _hints(self) -> None:
-        """Set `_hint` whenever something happens near the files; begin anew when other places matter."""
+        """Set `_hint` at each event near the files. Restart the watch when the watched places change."""
         while not self._stop.is_set():
             self._places_changed.clear()
             places = await asyncio.to_thread(_places, (*self._paths, *self._named))
-            # What happened between the last look and this watch gave no hint.
+            # An event between the last read and the start of this watch was missed.
             self._hint.set()
             try:
                 await self._hints_from(places)
             except* (OSError, RuntimeError):
-                # No inotify instance, watch or thread left, a place vanished just now, or something happened to a name
+                # No inotify instance, watch or thread is left, a watched place was removed, or an event named a path
                 # that is not UTF-8.
                 self.active = False
                 self._hint.set()
@@ -166,11 +166,11 @@ class Watcher:
                         await self._places_changed.wait()
 
     async def _hints_from(self, places: Sequence[str]) -> None:
-        """Until the places change. The watch is ended by its own event, which ends its thread too."""
-        # Where no thread can be started, watchfiles would wait for its own, and the event loop for it: better an error.
+        """Watch until the places change. The watch ends through its stop event, which also ends its thread."""
+        # If no thread can be started, watchfiles would block the event loop. Starting one here raises an error instead.
         threading.Thread(target=int, name="try").start()
         ended = asyncio.Event()
-        relay = asyncio.create_task(self._end_with_places(places, ended))
+        waiter = asyncio.create_task(self._end_with_places(places, ended))
         hints = awatch(
             *places,
             watch_filter=None,
@@ -188,9 +188,9 @@ class Watcher:
                     self._hint.set()
         finally:
             ended.set()
-            relay.cancel()
+            waiter.cancel()
             with contextlib.suppress(asyncio.CancelledError):
-                await relay
+                await waiter
 
     async def _end_with_places(self, places: Sequence[str], ended: asyncio.Event) -> None:
         while True:
@@ -207,7 +207,7 @@ def _differing(before: _Contents, now: _Contents) -> frozenset[str]:
 
 
 def _contents_of_config(paths: Iterable[str]) -> _Contents:
-    """Of the files that are there now: one that comes or goes is a change as well."""
+    """Read the files that exist now, so that a new or removed file is a change as well."""
     return _contents(name for path in paths for name in listing(path).names)
 
 
@@ -219,35 +219,34 @@ def _contents(paths: Iterable[str]) -> dict[str, bytes | None]:
 def _digest(path: str) -> bytes:
     try:
         return digest_regular(path, _MAX)
-    except NotRegularFileError as error:  # one that becomes something else, or becomes a file again, has changed
+    except NotRegularFileError as error:  # a file that becomes something else, or the reverse, has changed
         return f"{error.strerror}".encode()
 
 
 def _places(paths: Iterable[str]) -> list[str]:
-    """Where something has to happen for a path to mean another content: files and directories, those that exist."""
+    """Return the existing files and directories whose events can change the content of a path."""
     found = FILES.wait_all(paths, _places_of)
     return sorted(set[str]().union(*(places for places in found.values() if not isinstance(places, OSError))))
 
 
 def _places_of(path: str) -> set[str]:
-    found = _on_the_way(Path(path).absolute())
+    found = _directories_of_chain(Path(path).absolute())
     if os.path.isfile(path):  # noqa: PTH113 - Path.is_file raises in a directory that may not be searched
         found.add(path)
     return set(filter(is_utf8, found))
 
 
-def _on_the_way(path: Path) -> set[str]:
-    """The directory of what the path leads to, and of each link on the way, resolved one part after the other.
+def _directories_of_chain(path: Path) -> set[str]:
+    """Return the directory of the file and of each symlink on the path to it, resolved part by part like the kernel.
 
-    Each link is looked at once, as the kernel does. Of a path that leads nowhere, the last directory that is there
-    counts: what is missing appears in it.
+    For a path that does not exist, the last existing directory is included: the missing part will appear in it.
     """
     found: set[str] = set()
     at, left, links = path.anchor, list(reversed(path.parts[1:])), 0
     while left:
         part = left.pop()
         if part == os.pardir:
-            at = os.path.dirname(at)  # noqa: PTH120 - of a resolved path, at each of its parts
+            at = os.path.dirname(at)  # noqa: PTH120 - text, at each part of a resolved path
             continue
         here = os.path.join(at, part)  # noqa: PTH118
         try:
@@ -258,7 +257,7 @@ def _on_the_way(path: Path) -> set[str]:
         if target is not None:
             found.add(at)
             links += 1
-            if links > _MAX_HOPS:
+            if links > _MAX_LINKS:
                 break
             at = target.anchor or at
             left += reversed(target.parts[1:] if target.anchor else target.parts)

@@ -27,7 +27,7 @@ from reconciler.runtime.diagnose import Step, diagnose
 
 _BY_OPERATOR = "requested by an operator"
 _SHOWN = 3
-_SET_IT = "set it where `tunnels run` is started, or give a default: ${NAME:-value}"
+_SET_IT = "set it in the environment of `tunnels run`, or give a default: ${NAME:-value}"
 
 
 class Commands:

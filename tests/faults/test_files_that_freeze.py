@@ -172,7 +172,7 @@ async def test_files_that_are_special_from_the_start(case: Case, tmp_path: Path,
 async def test_a_configuration_that_becomes_special_changes_nothing(
     case: Case, tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("reconciler.config.syntax.config_files._PIPE_SILENCE", 0.5)
+    monkeypatch.setattr("reconciler.config.syntax.config_files._PIPE_IDLE", 0.5)
     make, said = SPECIAL[kind]
     async with running(tmp_path, f"targets:\n{case.neighbour}") as tunnels:
         await tunnels.all_up()

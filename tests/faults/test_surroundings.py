@@ -148,7 +148,7 @@ async def test_without_standard_input_there_is_nothing_to_import() -> None:
 async def test_without_standard_input_there_is_nothing_to_run_either() -> None:
     code, said = await without_stdin("run", *NOWHERE, "-")
     assert (code, said.count(b"\n")) == (2, 1)
-    assert b"<stdin>: cannot be read: it was closed" in said
+    assert b"<stdin>: cannot be read: standard input is closed" in said
 
 
 # --- signals ----------------------------------------------------------------------------------------------------

@@ -45,7 +45,7 @@ async def test_check_reports_special_files_at_any_path(tmp_path: Path, kind: str
     code, out, err = await commands.ran("check", odd)
     assert (code, out) == (2, "")
     assert str(odd) in err
-    what = {"a pipe": "nothing more came through it", "a directory": "no *.yaml"}.get(kind, said)
+    what = {"a pipe": "timed out waiting for data from the pipe", "a directory": "no *.yaml"}.get(kind, said)
     assert what.lower() in err.lower()
     fields = ("privateKey", "certificate", "password", "passphrase", "knownHosts")
     key = Keys(tmp_path).make("key", passphrase="x").private
@@ -86,7 +86,7 @@ async def test_check_warns_of_unusable_keys_and_algorithms(tmp_path: Path, keys:
         "give its `passphrase`",
         "is not a valid private key",
         "selects a key of the agent, and there is none",
-        '"nosuch" is not a cipher that is known here',
+        'unknown cipher "nosuch"',
         "the passphrase does not decrypt",
         "is not a valid certificate",
     )

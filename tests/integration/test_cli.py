@@ -204,7 +204,7 @@ async def test_status_reports_an_emptied_directory(tmp_path: Path) -> None:
             in (await commands.ran("status", env=env)).out
         )
         (file,) = (await commands.ran("status", "--output", "json", env=env)).json["config"]["files"]
-        assert (file["valid"], file["error"]) == (False, f"{folder}: no *.yaml or *.yml in this directory")
+        assert (file["valid"], file["error"]) == (False, f"{folder}: no *.yaml or *.yml files in this directory")
 
 
 async def test_an_unknown_id_is_an_error_and_1(tmp_path: Path) -> None:

@@ -72,7 +72,7 @@ async def test_an_unset_variable_is_reported_by_every_command(tmp_path: Path) ->
         diagnosed = await run.ran("diagnose", "unset/db")
         assert diagnosed.code == 1
         assert "${NO_SUCH} is not set" in diagnosed.out
-        assert "set it where" in diagnosed.out
+        assert "set it in the environment" in diagnosed.out
         assert "unknown" not in status.out + diagnosed.out, "no placeholder is shown"
     second = await ran("run", run.file, "--timeout", "300ms", "--", "true", env={"TUNNELS_CONTROL": "none"})
     assert second.code == 1

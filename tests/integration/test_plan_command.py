@@ -105,7 +105,7 @@ async def test_an_invalid_file_exits_with_2_and_its_errors(tmp_path: Path) -> No
     assert (await ran("plan", tmp_path / "missing.yaml", "--from", old)).code == 2
     missing = await ran("plan", tmp_path / "missing.yaml")
     assert (missing.code, missing.out) == (2, "")
-    assert "missing.yaml: cannot be read: there is no such file" in missing.err
+    assert "missing.yaml: cannot be read: no such file" in missing.err
 
 
 async def test_without_a_running_process_the_plan_is_a_fresh_start(tmp_path: Path) -> None:

@@ -32,7 +32,7 @@ def test_an_escape_sequence_in_a_tag_is_escaped(command: str, tmp_path: Path) ->
     file = tmp_path / "tunnels.yaml"
     file.write_text(TAG)
     error = error_of(command, str(file))
-    assert f"{file}:1:10: tags are not taken" in error
+    assert f"{file}:1:10: tags are not supported" in error
     assert "owned" not in error
 
 
@@ -41,7 +41,7 @@ def test_an_escape_sequence_in_the_old_file_is_escaped(tmp_path: Path) -> None:
     new.write_text(PLAIN)
     old.write_text(TAG)
     error = error_of("plan", str(new), "--from", str(old))
-    assert f"{old}:1:10: tags are not taken" in error
+    assert f"{old}:1:10: tags are not supported" in error
     assert "owned" not in error
 
 
@@ -96,7 +96,7 @@ def test_json_has_no_raw_control_characters(tmp_path: Path) -> None:
         assert result.exit_code == 2
         assert not [c for c in result.stdout if not c.isprintable() and c != "\n"]
         [error] = json.loads(result.stdout)["errors"]
-        assert error.startswith(f"{file}:1:10: tags are not taken")
+        assert error.startswith(f"{file}:1:10: tags are not supported")
 
 
 def test_secrets_dir_only_needs_secrets_dir() -> None:

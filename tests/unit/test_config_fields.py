@@ -89,7 +89,7 @@ def test_hosts_in_order_of_preference_with_ports_of_their_own() -> None:
 def test_the_process_user_is_the_default_and_a_process_without_one_is_asked_for_it() -> None:
     assert target("agent: true").access.hop.user == "me"
     (problem,) = load_text("targets: {p: {host: h, agent: true}}", options=Options(user="")).errors
-    assert str(problem) == "tunnels.yaml:1:11: targets.p: no user: add `user` (this process's own has no name)"
+    assert str(problem) == "tunnels.yaml:1:11: targets.p: no user: add `user` (the user of this process has no name)"
 
 
 def test_ways_to_log_in_are_tried_in_the_order_of_the_file() -> None:
@@ -158,7 +158,7 @@ async def test_a_variable_that_holds_a_key_in_base64_is_shown_nowhere() -> None:
     text = "targets: {p: {host: h, privateKey: '${B}', tunnels: [{local: '1:h:2'}]}}"
     loaded = load_text(text, environ=ENVIRON | {"B": key})
     [warning] = loaded.warnings
-    assert "the path in $B: there is no such file" in str(warning)
+    assert "the path in $B: no such file" in str(warning)
     [login] = loaded.desired.targets["p"].access.hop.logins
     assert isinstance(login, KeyLogin)
     with pytest.raises(DialFailed) as failed:
@@ -215,7 +215,7 @@ def test_an_alias_of_any_other_form_is_refused_where_the_file_is_read(value: str
     text = "targets:\n  p:\n    host: h\n    agent: true\n    hostKeyAlias: " + json.dumps(spelt)
     (problem,) = load_text(text, environ={"ALIAS": value}, options=Options(user="me")).errors
     assert (problem.line, problem.path) == (5, "targets.p.hostKeyAlias")
-    assert "is not a name for known hosts; letters, digits, " in problem.message
+    assert "host key alias" in problem.message
 
 
 @pytest.mark.parametrize(
@@ -230,7 +230,7 @@ def test_a_host_with_a_character_that_no_name_or_address_has_is_refused(value: s
     fields = {"host": "h"} | {field: given} if field == "jumpHost" else {field: given}
     text = json.dumps({"targets": {"p": fields | {"agent": True}}})
     (problem,) = load_text(text, environ={"A": value}, options=Options(user="me")).errors
-    assert "is not a host; a name or an address" in problem.message
+    assert ": expected a name or an address" in problem.message
 
 
 @pytest.mark.parametrize("name", ["a_b.example-1", "münchen.example", "10.0.0.1", "fe80::1%eth0.1", "i-0abc"])
@@ -269,7 +269,7 @@ def test_what_repeats_is_at_least_50_ms_apart() -> None:
     assert target("agent: true, keepaliveInterval: 0s").settings.keepalive_interval == 0, "none"
     for field in ("reconnect: {initial: 49ms}", "reconnect: {max: 1ms}", "keepaliveInterval: 1", "dialTimeout: 0.001s"):
         (problem,) = load_text(f"targets: {{p: {{host: h, user: u, agent: true, {field}}}}}").errors
-        assert problem.message == "is too short: expected at least 50ms", field
+        assert problem.message == "too short: expected at least 50ms", field
 
 
 def test_a_proxy_command_needs_permission() -> None:
@@ -520,7 +520,7 @@ targets:
 def test_a_destination_that_is_not_known_does_not_hide_that_two_tunnels_listen_on_one_port() -> None:
     text = 'targets: {a: {host: a, agent: true, tunnels: [{local: "1:${NO_DB}:2"}, {local: "1:h:2"}]}}'
     loaded = load_text(text, environ={}, options=Options())
-    assert [str(problem.code) for problem in loaded.errors] == ["duplicate", "conflict"]
+    assert [str(problem.code) for problem in loaded.errors] == ["conflict", "duplicate"]
 
 
 # --- restrictions and warnings ---------------------------------------------------------------------------------
@@ -658,20 +658,20 @@ def test_secrets_may_be_kept_to_a_directory_and_variables_to_prefixes(tmp_path: 
     [
         ("privateKey: {dir}/in, passphrase: {{file: {dir}/in}}, certificate: {dir}/in, agent: {dir}/agent", ""),
         ("privateKey: {dir}/in.pub, agent: {dir}/agent", ""),
-        ("password: {{env: PW}}", "$PW may not be a secret"),
-        ("password: '${{PW}}'", "$PW may not be a secret"),
-        ("password: 'x${{PW}}'", "a literal in the file may not be a secret"),
-        ("password: x", "a literal in the file may not be a secret"),
-        ("privateKey: {{env: PW}}", "$PW may not be a secret"),
-        ("privateKey: {dir}/in, passphrase: x", "a literal in the file may not be a secret"),
-        ("privateKey: {dir}/in.pub", "the agent of $SSH_AUTH_SOCK may not be asked"),
-        ("agent: true", "the agent of $SSH_AUTH_SOCK may not be asked"),
-        ("agent: /run/agent", "the agent at /run/agent may not be asked"),
-        ("agent: {dir}/link", "the agent at {dir}/link may not be asked"),
-        ("jumpHost: {{host: j, password: x}}, privateKey: {dir}/in", "a literal in the file may not be a secret"),
+        ("password: {{env: PW}}", "$PW is not permitted"),
+        ("password: '${{PW}}'", "$PW is not permitted"),
+        ("password: 'x${{PW}}'", "a literal in the file is not permitted"),
+        ("password: x", "a literal in the file is not permitted"),
+        ("privateKey: {{env: PW}}", "$PW is not permitted"),
+        ("privateKey: {dir}/in, passphrase: x", "a literal in the file is not permitted"),
+        ("privateKey: {dir}/in.pub", "the agent of $SSH_AUTH_SOCK is not permitted"),
+        ("agent: true", "the agent of $SSH_AUTH_SOCK is not permitted"),
+        ("agent: /run/agent", "the agent at /run/agent is not permitted"),
+        ("agent: {dir}/link", "the agent at {dir}/link is not permitted"),
+        ("jumpHost: {{host: j, password: x}}, privateKey: {dir}/in", "a literal in the file is not permitted"),
         (
             "privateKey: {dir}/in, tunnels: [{{socks: 1, auth: {{username: u, password: x}}}}]",
-            "a literal in the file may not be a secret",
+            "a literal in the file is not permitted",
         ),
     ],
 )

@@ -121,14 +121,14 @@ def test_a_file_of_a_directory_that_becomes_something_else_keeps_its_last_good_c
 def test_a_path_on_the_command_line_that_is_no_file_is_an_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
-    monkeypatch.setattr("reconciler.config.syntax.config_files._PIPE_SILENCE", 0.1)
+    monkeypatch.setattr("reconciler.config.syntax.config_files._PIPE_IDLE", 0.1)
     make, said = SPECIAL[kind]
     put(tmp_path / "tunnels.yaml", make)
     loaded = config(tmp_path / "tunnels.yaml").reload()
     assert not loaded.usable
     [error] = loaded.errors
     if kind == "a pipe":
-        said = "nothing more came through it in time"
+        said = "timed out waiting for data from the pipe"
     assert said in str(error)
 
 
@@ -200,7 +200,7 @@ def test_of_two_files_that_clash_the_one_that_changed_is_held_back(folder: Path)
     assert tunnels(loaded) == ["a/local-1", "b/local-2"]
     assert [result.valid for result in loaded.files] == [False, True]
     assert [problem.message for problem in loaded.errors] == [
-        f"listens on 127.0.0.1:2, as a/local-2 at {folder}/a.yaml:1:47 does on 127.0.0.1:2: change one"
+        f"listens on 127.0.0.1:2, which conflicts with 127.0.0.1:2 of a/local-2 at {folder}/a.yaml:1:47: change one"
     ]
 
 
@@ -212,7 +212,7 @@ def test_a_file_that_others_lean_on_is_not_taken_from_under_them(folder: Path) -
     loaded = files.reload()
     assert loaded.desired == before.desired
     assert loaded.rejected not in ("", loaded.revision)
-    assert [problem.message for problem in loaded.errors] == ["no host: add `host`; no other file says where a is"]
+    assert [problem.message for problem in loaded.errors] == ["no host: add `host`; no other file defines target a"]
     (folder / "c.yaml").unlink()
     assert tunnels(files.reload()) == ["b/local-2"]
 
@@ -257,7 +257,7 @@ def test_a_chain_of_jump_hosts_without_end_is_an_error_and_holds_up_no_other_fil
         loaded = files.reload()
         assert tunnels(loaded) == ["a/local-1", f"b/local-{len(text)}"]
         assert {problem.file for problem in loaded.errors} == {str(folder / "a.yaml")}
-        assert all("more than 16 jump hosts on the way to t" in problem.message for problem in loaded.errors)
+        assert all("more than 16 jump hosts on the path to t" in problem.message for problem in loaded.errors)
 
 
 @pytest.mark.parametrize("backwards", [False, True])
@@ -273,7 +273,9 @@ def test_a_file_whose_name_is_not_utf_8_is_told_and_the_others_are_read(folder: 
     (folder / os.fsdecode(b"\xff.yaml")).write_text("targets: {c: {host: c, agent: true}}")
     loaded = config(folder).reload()
     assert tunnels(loaded) == ["a/local-1", "b/local-2"]
-    assert [str(problem) for problem in loaded.errors] == [f"{folder}/\\udcff.yaml: its name is not UTF-8: rename it"]
+    assert [str(problem) for problem in loaded.errors] == [
+        f"{folder}/\\udcff.yaml: the file name is not UTF-8: rename the file"
+    ]
     assert all(is_utf8(file.path) for file in loaded.files)
 
 
@@ -294,7 +296,7 @@ def test_default_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     environ = {"HOME": str(home)}
     assert default_paths(environ) == ()
     (message,) = (problem.message for problem in load_files(environ=environ).errors)
-    assert message.startswith("no file given")
+    assert message.startswith("no configuration found")
     (home / ".config" / "tunnels").mkdir(parents=True)
     assert default_paths(environ) == (str(home / ".config" / "tunnels"),)
     (tmp_path / "tunnels.yaml").write_text(A)

@@ -41,7 +41,7 @@ def test_an_empty_directory_is_no_answer(folder: Path) -> None:
         (folder / name).unlink()
     loaded = files.reload()
     assert tunnels(loaded) == ["a/local-1", "b/local-2"]
-    why = f"{folder}: no *.yaml or *.yml in this directory"
+    why = f"{folder}: no *.yaml or *.yml files in this directory"
     assert [str(problem) for problem in loaded.errors] == [why]
     assert told(loaded) == [(str(folder / "a.yaml"), False, why), (str(folder / "b.yml"), False, why)]
     (folder / "b.yml").write_text(B)
@@ -53,7 +53,7 @@ def test_a_directory_that_never_held_a_file_is_told_itself(tmp_path: Path, folde
     empty.mkdir()
     loaded = config(folder / "a.yaml", empty).reload()
     assert loaded.usable
-    assert told(loaded)[1:] == [(str(empty), False, f"{empty}: no *.yaml or *.yml in this directory")]
+    assert told(loaded)[1:] == [(str(empty), False, f"{empty}: no *.yaml or *.yml files in this directory")]
 
 
 def test_a_directory_that_is_gone_is_no_answer(tmp_path: Path) -> None:
@@ -66,7 +66,7 @@ def test_a_directory_that_is_gone_is_no_answer(tmp_path: Path) -> None:
     inner.rmdir()
     loaded = files.reload()
     assert tunnels(loaded) == ["a/local-1"]
-    assert told(loaded) == [(str(inner / "x.yaml"), False, f"{inner}: cannot be read: there is no such file")]
+    assert told(loaded) == [(str(inner / "x.yaml"), False, f"{inner}: cannot be read: no such file")]
 
 
 def test_a_file_in_the_place_of_a_directory_is_an_answer(tmp_path: Path) -> None:
@@ -88,7 +88,7 @@ def test_a_named_file_that_is_missing_is_no_answer(folder: Path) -> None:
     (folder / "a.yaml").unlink()
     loaded = files.reload()
     assert tunnels(loaded) == ["a/local-1", "b/local-2"]
-    assert [str(problem) for problem in loaded.errors] == [f"{folder}/a.yaml: cannot be read: there is no such file"]
+    assert [str(problem) for problem in loaded.errors] == [f"{folder}/a.yaml: cannot be read: no such file"]
 
 
 def test_a_default_file_that_vanishes_is_no_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

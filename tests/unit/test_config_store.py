@@ -27,7 +27,7 @@ def test_of_very_many_errors_the_first_are_reported_and_a_note(text: str) -> Non
     *first, last = load_text(text).errors
     assert len(first) == MAX_PROBLEMS
     assert [problem.line for problem in first] == sorted(problem.line for problem in first)
-    assert str(last) == "tunnels.yaml: there are more than these 100: the others are told when these are mended"
+    assert str(last) == "tunnels.yaml: more than 100 problems: fix these to see the others"
 
 
 def test_very_many_warnings_are_limited_too() -> None:

@@ -14,16 +14,16 @@ from reconciler.config.options import Options
 ENVIRON = {"HOME": "/home/me", "SSH_AUTH_SOCK": "/run/agent"}
 OPTIONS = Options(user="me")
 REFUSED = (
-    "are not taken",
-    "stands here twice",
+    "are not supported",
+    "duplicate key",
     "cannot be a key",
     "characters",
-    "does not belong",
-    "is not a name",
-    "a second document",
+    "is not allowed in a",
+    "invalid name",
+    "second YAML document",
 )
 MISTAKE = "  b: {host: b, agent: true, tunnels: [{local: '99999:h:1'}]}\n"  # after everything else
-SAID_OF_IT = "targets.b.tunnels[0].local: 99999 is not a port"
+SAID_OF_IT = "targets.b.tunnels[0].local: port 99999 is out of range"
 
 
 def load(text: str) -> Loaded:
@@ -88,12 +88,12 @@ def test_what_defaults_may_have_said_is_not_missed(before: str) -> None:
 def test_a_key_that_stands_twice_may_hide_what_others_name() -> None:
     text = "targets: {a: {host: a, agent: true, jumpHost: b}}\ntargets: {b: {host: b, agent: true}}\n"
     (problem,) = said(load(text))
-    assert problem == "tunnels.yaml:2:1: `targets` stands here twice, first on line 1: keep one"
+    assert problem == "tunnels.yaml:2:1: duplicate key `targets`, first on line 1: keep one"
 
 
 def test_of_two_documents_the_first_is_judged() -> None:
     second, port = said(load("defaults: {target: {port: x}}\n---\ntargets: {}\n"))[::-1]
-    assert "a second document" in second
+    assert "second YAML document" in second
     assert "defaults.target.port" in port
 
 
@@ -101,7 +101,9 @@ def test_an_empty_key_is_told_by_its_path() -> None:
     text = 'targets: {a: {host: a, agent: true, "": 1, tunnels: [{socks: 1, labels: {"": x}}]}}'
     key, label = said(load(text))
     assert key.startswith('tunnels.yaml:1:37: targets.a."": unknown key')
-    assert label.startswith('tunnels.yaml:1:74: targets.a.tunnels[0].labels."": "" is not a name; letters, digits')
+    assert label.startswith(
+        'tunnels.yaml:1:74: targets.a.tunnels[0].labels."": invalid name "": expected 1 to 63 letters, digits'
+    )
 
 
 def test_a_file_with_an_alias_takes_down_no_good_one(tmp_path: Path) -> None:

@@ -265,7 +265,7 @@ def test_a_file_that_expands_beyond_the_limit_changes_nothing() -> None:
     loaded = config.load([Found("f", "/", text.encode())])
     assert time.thread_time() - begun < 20
     assert [problem.message.partition(":")[0] for problem in loaded.errors] == [
-        "took more than 0.3 s of processor time to read"
+        "reading took more than 0.3 s of processor time"
     ]
     assert loaded.desired.tunnels == good.desired.tunnels
     again = config.load([Found("f", "/", text.encode())])

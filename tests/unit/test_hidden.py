@@ -73,7 +73,7 @@ def test_a_value_that_was_escaped_is_hidden_too(value: str) -> None:
 
 def test_a_variable_in_a_name_is_refused() -> None:
     [problem] = loaded("targets: {p: {host: h, agent: true, tunnels: [{local: '1:h:2', name: 'a-${KIND}'}]}}").errors
-    assert "a name is shown everywhere, so it takes no variable" in problem.message
+    assert "a name cannot contain a variable" in problem.message
     assert "socks" not in problem.message
 
 

@@ -1,7 +1,7 @@
-"""Documents -> `Desired`: the targets and tunnels of all files together, and all that is wrong with them.
+"""Builds `Desired` from documents: the targets and tunnels of all files, and every problem with them.
 
-Pure but for what a source's check looks at (whether a named file can be read). One pass finds everything; what could
-not be read has a stand-in, so `desired` is only to be used where `errors` is empty.
+Pure, except that it checks whether the files named as secrets can be read. One pass finds every problem. A value that
+could not be parsed is replaced by a placeholder, so use `desired` only if `errors` is empty.
 """
 
 from __future__ import annotations
@@ -24,13 +24,16 @@ from reconciler.core.spec import Desired, Listen, TargetSpec
 
 @dataclass(frozen=True, slots=True)
 class Assembled:
-    """`broken`: by target, why it cannot be used although its file is right (a variable is not set)."""
+    """The result of one build.
+
+    `broken` maps a target to the reason that it cannot be used although its file is valid (a variable is not set).
+    """
 
     desired: Desired
     errors: tuple[Problem, ...]
     warnings: tuple[Problem, ...]
     broken: Mapping[str, str]
-    overrides_schema: frozenset[tuple[str, int, int]]  # places of which more is said here than the schema could
+    overrides_schema: frozenset[tuple[str, int, int]]  # places where an error here replaces the schema's
 
 
 def assemble(
@@ -41,7 +44,10 @@ def assemble(
     *,
     incomplete: bool = False,
 ) -> Assembled:
-    """`already`: what the schema has said about these documents. `incomplete`: a file is missing among them."""
+    """Build the specs.
+
+    `already` are the problems that the schema has reported. `incomplete` says that a file could not be read.
+    """
     report = Report(already)
     entries = [entry for document in documents for entry in entries_of(document, report)]
 
@@ -51,7 +57,9 @@ def assemble(
     defined = definitions(entries, report, incomplete=incomplete, is_unsure=is_unsure)
     targets = list(Targets(defined, environ, options, report, is_unsure).build())
     tunnels = list(
-        _told_apart(tunnel for entry in _in_order(entries) for tunnel in tunnels_of(entry, environ, options, report))
+        _with_unique_ids(
+            tunnel for entry in _in_order(entries) for tunnel in tunnels_of(entry, environ, options, report)
+        )
     )
     _check_names(tunnels, report)
     _check_on_demand(tunnels, targets, defined, report)
@@ -74,15 +82,15 @@ def _without_consequences(problems: Iterable[Problem], gaps: Mapping[str, Unpars
 
 
 def _in_order(entries: Iterable[TargetEntry]) -> list[TargetEntry]:
-    """By target, the defining file first: so its tunnels are the first holders of their names."""
+    """Group the entries by target, the defining file first, so that its tunnels keep a name used twice."""
     by_target: dict[str, list[TargetEntry]] = {}
     for entry in entries:
         by_target.setdefault(entry.name, []).append(entry)
     return [entry for group in by_target.values() for entry in sorted(group, key=lambda e: not e.defines)]
 
 
-def _told_apart(tunnels: Iterable[BuiltTunnel]) -> Iterator[BuiltTunnel]:
-    """Each under a name of its own, also those which have theirs from a port that is not known."""
+def _with_unique_ids(tunnels: Iterable[BuiltTunnel]) -> Iterator[BuiltTunnel]:
+    """Number the tunnels whose default names are equal because their ports are unknown."""
     found: Counter[str] = Counter()
     for tunnel in tunnels:
         spec = tunnel.spec
@@ -104,7 +112,7 @@ def _check_names(tunnels: Iterable[BuiltTunnel], report: Report) -> None:
         if tunnel.named or other.named:
             message = f"tunnel {tunnel.spec.id} is defined twice, first at {other.at}: give this one another name"
         else:
-            message = f"{tunnel.spec.id} by default, as the tunnel at {other.at}: give it a `name`"
+            message = f"the default name {tunnel.spec.id} is taken by the tunnel at {other.at}: set `name`"
         report.error(tunnel.at, message, ErrorCode.DUPLICATE, other.at.file)
 
 
@@ -117,7 +125,7 @@ def _check_on_demand(
             entry = defined[tunnel.spec.target]
             fields = Fields("target", entry.fields, entry.at, entry.table, report, entry.name)
             where = fields.place("connect")
-            message = f"a remote tunnel needs a connection that is always there, but `connect` is onDemand at {where}"
+            message = f"a remote tunnel needs `connect: always`, but `connect` is onDemand at {where}: change one"
             report.error(tunnel.at, message, ErrorCode.CONFLICT, where.file)
 
 
@@ -128,9 +136,12 @@ def _check_addresses(tunnels: Iterable[BuiltTunnel], report: Report) -> None:
         listen = tunnel.spec.listen
         if not tunnel.sound:
             continue
-        if (met := taken.met(listen)) is not None:
-            other = first[met]
-            message = f"listens on {listen}, as {other.spec.id} at {other.at} does on {other.spec.listen}: change one"
+        if (conflicting := taken.met(listen)) is not None:
+            other = first[conflicting]
+            message = (
+                f"listens on {listen}, which conflicts with {other.spec.listen} of {other.spec.id} at {other.at}: "
+                "change one"
+            )
             report.error(tunnel.at, message, ErrorCode.CONFLICT, other.at.file)
         taken.add(listen)
         first.setdefault(listen, tunnel)
@@ -141,5 +152,5 @@ def _check_port_files(tunnels: Iterable[BuiltTunnel], report: Report) -> None:
     for tunnel in tunnels:
         path = tunnel.spec.policy.port_file
         if path and (other := first.setdefault(path, tunnel)) is not tunnel:
-            message = f"writes its port to {path}, as {other.spec.id} at {other.at} does: change one"
+            message = f"port file {path} is also used by {other.spec.id} at {other.at}: change one"
             report.error(tunnel.at, message, ErrorCode.CONFLICT, other.at.file)

@@ -1,6 +1,6 @@
-"""Warnings about what no server will ever be asked with: unusable keys, algorithms that are not known.
+"""Warns about credentials that cannot be used, and about algorithms that are not supported.
 
-In: a hop, its fields, and an `Inspector`, which knows what to say. Out: warnings, each at its field.
+Input: a hop, its fields, and an `Inspector`, which finds the fault. Output: warnings, each at its field.
 """
 
 from __future__ import annotations
@@ -15,24 +15,25 @@ from reconciler.config.schema.violations import dotted, sentence
 from reconciler.config.syntax.nodes import Items, Node, Scalar
 from reconciler.core.spec import AgentLogin, Hop, KeyLogin, Login
 
-_NOUNS = {"cipher": "a cipher", "kex": "a key exchange", "mac": "a MAC", "hostKey": "a type of host key"}
-_OF_KEYS = ("privateKey", "passphrase", "certificate")
+_NOUNS = {"cipher": "cipher", "kex": "key exchange", "mac": "MAC", "hostKey": "host key type"}
+_KEY_FIELDS = ("privateKey", "passphrase", "certificate")
 
 
 def warn_of_unusable_credentials(hop: Hop, fields: Fields, inspector: Inspector) -> None:
-    if fields.invalid_fields.isdisjoint(_OF_KEYS):
-        _look_at_logins(hop, fields, inspector)
+    """Add a warning for each key that no server can be asked with, and for each unsupported algorithm."""
+    if fields.invalid_fields.isdisjoint(_KEY_FIELDS):
+        _check_logins(hop, fields, inspector)
     algorithms = fields.nested("algorithms", "algorithms")
     if algorithms is not None:
-        _look_at_algorithms(algorithms, fields, inspector)
+        _check_algorithms(algorithms, fields, inspector)
 
 
-def _look_at_logins(hop: Hop, fields: Fields, inspector: Inspector) -> None:
+def _check_logins(hop: Hop, fields: Fields, inspector: Inspector) -> None:
     keyed = [login for login in hop.logins if _has_key(login)]
-    given = fields.node("privateKey")
-    nodes: tuple[Node | None, ...] = given.values if isinstance(given, Items) else (given,)
+    node_of_keys = fields.node("privateKey")
+    nodes: tuple[Node | None, ...] = node_of_keys.values if isinstance(node_of_keys, Items) else (node_of_keys,)
     if len(nodes) != len(keyed):
-        return  # one of them is wrong, which was said
+        return  # one of them is invalid, which has been reported
     for login, node in zip(keyed, nodes, strict=True):
         message, field = inspector.unusable_credential(hop, login)
         if message:
@@ -46,13 +47,13 @@ def _has_key(login: Login) -> bool:
     return isinstance(login, KeyLogin) or (isinstance(login, AgentLogin) and bool(login.only))
 
 
-def _look_at_algorithms(algorithms: Fields, fields: Fields, inspector: Inspector) -> None:
+def _check_algorithms(algorithms: Fields, fields: Fields, inspector: Inspector) -> None:
     for kind, noun in _NOUNS.items():
         node = algorithms.node(kind)
         for index, name in enumerate(node.values if isinstance(node, Items) else ()):
             if not isinstance(name, Scalar) or name.unset or name.text in (known := inspector.algorithms(kind)):
                 continue
-            message = sentence(name, Words(f"{noun} that is known here", ""), tuple(known))
+            message = sentence(name, Words(noun, "one that this installation supports"), tuple(known))
             place = _at(algorithms.place(kind), name)
             fields.report.warn(
                 replace(place, path=dotted(place.path, index)),

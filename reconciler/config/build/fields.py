@@ -1,7 +1,7 @@
-"""The effective fields of one target, jump host or tunnel: its own, then its file's defaults, then the schema's.
+"""The effective fields of one target, jump host or tunnel: its own, then the file's defaults, then the schema's.
 
-`Fields.read` is the one way from a field to a value: it finds the nearest, parses it, and turns what is wrong into a
-problem with its place, going on with a stand-in, so that one pass finds everything.
+`Fields.read` and `Fields.find` turn a field into a value. They take the nearest definition and parse it. If the value
+is invalid they report a problem with its place and return a placeholder, so that one pass finds every problem.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _MERGING = ("labels", "reconnect", "algorithms", "health")
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """A field as given. `beside` is the mapping that it stands in, `inherited` says that this is `defaults`."""
+    """A field as written. `beside` is the mapping that contains it; `inherited` says that it comes from `defaults`."""
 
     name: str
     node: Node
@@ -37,7 +37,7 @@ class Field:
 
 
 def fields_of(table: Table, place: Place, *, inherited: bool = False) -> dict[str, Field]:
-    """The fields of one mapping, extensions left out."""
+    """Return the fields of one mapping, without the `x-` keys."""
     return {
         entry.key: Field(entry.key, entry.value, _place_of(entry, place), table, inherited)
         for entry in table
@@ -54,7 +54,7 @@ def _place_of(entry: Entry, place: Place) -> Place:
 def nearest(
     own: Mapping[str, Field], defaults: Mapping[str, Field], alternatives: Iterable[tuple[str, ...]]
 ) -> dict[str, Field]:
-    """Own fields first, then the defaults that they do not replace. A field replaces its alternatives too."""
+    """Return the own fields and those defaults that they do not replace. A field also replaces its alternatives."""
     hidden = {name for group in alternatives if any(name in own for name in group) for name in group}
     merged = dict(own)
     for name, field in defaults.items():
@@ -74,7 +74,10 @@ def _joined(name: str, own: Node, inherited: Node) -> Node:
 
 
 class Fields:
-    """`kind` names the schema's definition; `at` is where the thing itself stands; `target` is whose it is."""
+    """The fields of one target, jump host, tunnel or nested mapping.
+
+    `kind` names its definition in the schema, `at` is its place, and `target` is the name of the target it belongs to.
+    """
 
     def __init__(self, kind: str, fields: Mapping[str, Field], at: Place, table: Table, report: Report, target: str):
         self.kind = kind
@@ -83,8 +86,8 @@ class Fields:
         self.table = table
         self.report = report
         self.target = target
-        self.invalid_fields: set[str] = set()  # fields with a stand-in
-        self.variant = ""  # the type of a tunnel, for defaults that hang on it
+        self.invalid_fields: set[str] = set()  # fields with a placeholder value
+        self.variant = ""  # the type of a tunnel, for defaults that depend on it
 
     def __contains__(self, name: str) -> bool:
         return name in self.fields
@@ -99,14 +102,14 @@ class Fields:
         return self.fields[name].node if name in self.fields else default(self.kind, name, self.variant)
 
     def read(self, name: str, parse: Callable[[Node], _T]) -> _T:
-        """A field that has a default in the schema; the default stands in where the value is wrong or unset."""
+        """Parse a field that has a default in the schema. The default replaces an invalid or unset value."""
         by_default = default(self.kind, name, self.variant)
         if by_default is None:
             raise LookupError(f"{self.kind}.{name} has no default in the schema")
         return self.find(name, parse, parse(by_default))
 
     def find(self, name: str, parse: Callable[[Node], _T], absent: _Absent) -> _T | _Absent:
-        """A field without a default; `absent` also where the value is wrong or hangs on an unset variable."""
+        """Parse a field without a default. `absent` replaces a value that is missing, invalid or unset."""
         check()
         node = self.node(name)
         if node is None:
@@ -122,19 +125,19 @@ class Fields:
         return absent
 
     def wrong(self, name: str, wrong: InvalidValueError) -> None:
-        """Say what is wrong: in the words of `wrong`, or else in the schema's."""
+        """Report an invalid value, with the message of `wrong` or else the one made from the schema."""
         subschema = property_of(self.kind, name)
         for index, item in wrong.items.items():
             if item.node is not None:
                 where = self._where(name, item.node)
-                self._say(
+                self._report(
                     replace(where, path=dotted(where.path, index)), item.node, item.message, subschema.get("items", {})
                 )
         node = wrong.node or self.node(name)
         if not wrong.items and node is not None:
-            self._say(self._where(name, node), node, wrong.message, subschema)
+            self._report(self._where(name, node), node, wrong.message, subschema)
 
-    def _say(self, where: Place, node: Node, message: str, subschema: Schema) -> None:
+    def _report(self, where: Place, node: Node, message: str, subschema: Schema) -> None:
         if message and not (isinstance(node, Scalar) and node.variables):  # `message` may show the value
             self.report.wrong_value(where, message, overrides_schema=True)
         else:
@@ -145,14 +148,14 @@ class Fields:
         return replace(place, line=node.line, column=node.column) if isinstance(node, Scalar) and node.line else place
 
     def beside(self, name: str) -> tuple[Table, ...]:
-        """The mappings whose `x-allow` may waive a warning about the field."""
+        """Return the mappings whose `x-allow` may waive a warning about the field."""
         return (self.fields[name].beside, self.table) if name in self.fields else (self.table,)
 
     def error(self, name: str, message: str, code: ErrorCode, other: str = "") -> None:
         self.report.error(self.place(name), message, code, other)
 
     def nested(self, name: str, kind: str) -> Fields | None:
-        """A field that is a mapping, as fields of its own."""
+        """Return the fields of a field that is a mapping; None if it is not one."""
         node = self.node(name)
         if not isinstance(node, Table):
             return None

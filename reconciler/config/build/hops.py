@@ -1,6 +1,6 @@
-"""One SSH server on the way: fields -> `Hop`: where, as whom, with which logins, trusting which keys.
+"""Builds a `Hop` from fields: the address of one SSH server, the user, the credentials and the trusted host keys.
 
-The same for a target and for an inline jump host: both have these fields.
+A target and an inline jump host both have these fields.
 """
 
 from __future__ import annotations
@@ -43,16 +43,18 @@ from reconciler.core.spec import (
 )
 
 _OUR_AGENT = ""  # $SSH_AUTH_SOCK
-_NO_SOCKETS = frozenset({"yes", "no", "on", "off", "true", "false"})  # texts here, and surely meant as something else
-# accept-new writes the name that a server goes by into a file: white space and controls would end it or its line,
-# and `* ? ! , | @ #` make it known_hosts' word for other hosts as well. No name or address needs any of them.
+_NO_SOCKETS = frozenset(
+    {"yes", "no", "on", "off", "true", "false"}
+)  # plain text in our YAML, but surely not meant as a path
+# accept-new writes the name of a server into known_hosts. White space and control characters would end the name or its
+# line, and with `* ? ! , | @ #` it would match other hosts as well. No name or address needs any of these.
 _NOT_IN_HOSTS = re.compile(r"(?![\w.:%-])[\s\x00-\x9f]")
 _NAME = r"(?:[A-Za-z0-9][A-Za-z0-9._-]{0,252}|(?:[0-9A-Fa-f]{0,4}:){2,7}[0-9A-Fa-f:.]{0,15}(?:%[A-Za-z0-9._-]{1,32})?)"
 _ALIAS = re.compile(rf"{_NAME}|\[{_NAME}\]:[0-9]{{1,5}}")
 
 
 def hop(fields: Fields, sources: Sources, options: Options) -> Hop:
-    """The server that these fields describe."""
+    """Build the hop that these fields describe."""
     algorithms = fields.nested("algorithms", "algorithms")
     made = Hop(
         hosts=_hosts(fields),
@@ -69,7 +71,7 @@ def hop(fields: Fields, sources: Sources, options: Options) -> Hop:
 
 
 def connect_timeout(fields: Fields) -> float:
-    """Seconds for TCP, handshake and login."""
+    """Return the seconds for TCP, handshake and login."""
     if "connectionTimeout" in fields and "connectTimeout" not in fields:
         warn_of_milliseconds(fields, "connectionTimeout")
         given = fields.find("connectionTimeout", some_time_or_ms, None)
@@ -78,9 +80,10 @@ def connect_timeout(fields: Fields) -> float:
 
 
 def warn_of_milliseconds(fields: Fields, name: str) -> None:
+    """Warn about a bare number so small that seconds are probably meant."""
     node = fields.node(name)
     if isinstance(node, Scalar) and isinstance(node.value, int) and 0 < node.value < 1000:
-        message = f"{node.value} is {node.value} milliseconds; write {node.value}s if seconds are meant"
+        message = f"{node.value} means {node.value} milliseconds: write {node.value}s for seconds"
         fields.report.warn(fields.place(name), message, WarningCode.MILLISECONDS, *fields.beside(name))
 
 
@@ -93,7 +96,7 @@ def _hosts(fields: Fields) -> tuple[Endpoint, ...]:
 
 
 def _host_alone(node: Node) -> str:
-    """A host; what people write together is taken apart in the message."""
+    """Parse a host. For `user@host:port` the message shows the separate fields."""
     try:
         return _plain(host(node))
     except InvalidValueError:
@@ -102,12 +105,12 @@ def _host_alone(node: Node) -> str:
             raise
         user, at, server = given.rpartition("@")
         if ":" in user:
-            said = "a password is no part of a host: give host and user as fields, and `password: {file: ...}`"
-            raise InvalidValueError(said) from None
+            message = "`host` holds a password: set `host`, `user` and `password: {file: ...}` as separate fields"
+            raise InvalidValueError(message) from None
         name, colon, number = server.partition(":")
         parts = [f"user: {user}"] * bool(at) + [f"host: {name}"] + [f"port: {number}"] * bool(colon)
         if name and not _NOT_IN_HOSTS.search(name) and len(parts) > 1 and ":" not in number:
-            raise InvalidValueError(f"{quoted(given)} is not a host alone; {', '.join(parts)} is right") from None
+            raise InvalidValueError(f"invalid host {quoted(given)}: expected {', '.join(parts)}") from None
         raise
 
 
@@ -127,13 +130,13 @@ def _user(fields: Fields, options: Options) -> str:
         return fields.find("user", filled, "unknown")
     user = process_user() if options.user is None else options.user
     if not user:
-        message = "no user: add `user` (this process's own has no name)"
+        message = "no user: add `user` (the user of this process has no name)"
         fields.report.error(fields.at, message, ErrorCode.MISSING)
     return user
 
 
 def _logins(fields: Fields, sources: Sources) -> tuple[Login, ...]:
-    """Every way in, in the order of the file."""
+    """Return the credentials in the order of the file."""
     keys = sources.keys(fields, "privateKey")
     picked = [key.path for key in keys if isinstance(key, FromFile) and key.path.endswith(".pub")]
     agent = _agent(fields, sources)
@@ -144,18 +147,18 @@ def _logins(fields: Fields, sources: Sources) -> tuple[Login, ...]:
         for name in fields.fields
         for login in _logins_of(name, fields, sources, keys=keys, agent=agent, all_of_agent=not picked)
     ]
-    if not logins and not _said_wrong(fields):
-        message = "no way to log in: add privateKey, agent or password"
+    if not logins and not _is_login_invalid(fields):
+        message = "no way to log in: add `privateKey`, `agent` or `password`"
         fields.report.warn(fields.at, message, WarningCode.NO_LOGIN, fields.table)
     _check_companions(fields, has_own_key=len(keys) > len(picked))
     return tuple(logins)
 
 
-def _said_wrong(fields: Fields) -> bool:
-    """Whether a way in is given that could not be read: that was said already. An empty list of keys gives none."""
+def _is_login_invalid(fields: Fields) -> bool:
+    """Return True if a credential is given but invalid, which has been reported. An empty list of keys is none."""
     keys = fields.node("privateKey")
-    given = keys is not None and not (isinstance(keys, Items) and not keys.values)
-    return given or "password" in fields or "agent" in fields.invalid_fields
+    has_keys = keys is not None and not (isinstance(keys, Items) and not keys.values)
+    return has_keys or "password" in fields or "agent" in fields.invalid_fields
 
 
 def _logins_of(
@@ -186,7 +189,7 @@ def _is_public(key: Source) -> bool:
 
 
 def _certified(keys: list[Source], certificate: Source | None) -> Source | None:
-    """The key that the certificate is for: the one it is named like, else the first."""
+    """Return the key that the certificate belongs to: the one with a matching name, otherwise the first."""
     if certificate is None or not keys:
         return None
     named = (key for key in keys if isinstance(key, FromFile) and str(certificate) == f"{key.path}-cert.pub")
@@ -196,11 +199,11 @@ def _certified(keys: list[Source], certificate: Source | None) -> Source | None:
 def _check_companions(fields: Fields, *, has_own_key: bool) -> None:
     for name in ("passphrase", "certificate"):
         if fields.is_own(name) and not has_own_key and "privateKey" not in fields:
-            fields.error(name, f"`{name}` goes with a private key: add `privateKey`", ErrorCode.MISSING)
+            fields.error(name, f"`{name}` requires a private key: add `privateKey`", ErrorCode.MISSING)
 
 
 def _agent(fields: Fields, sources: Sources) -> str | None:
-    """The agent's socket, "" for $SSH_AUTH_SOCK, None for no agent."""
+    """Return the socket of the agent; "" for $SSH_AUTH_SOCK, None for no agent."""
 
     def parse(node: Node) -> str | None:
         value = scalar(node).value
@@ -215,24 +218,24 @@ def _agent(fields: Fields, sources: Sources) -> str | None:
         fields.error("agent", refusal, ErrorCode.FORBIDDEN)
         fields.invalid_fields.add("agent")
         return None
-    if socket is not None and "agent" not in fields.invalid_fields and (trouble := _agent_trouble(socket, sources)):
+    if socket is not None and "agent" not in fields.invalid_fields and (fault := _agent_fault(socket, sources)):
         place = fields.place("agent")
-        fields.report.warn(place, trouble, WarningCode.SECRET_UNREADABLE, *fields.beside("agent"))
+        fields.report.warn(place, fault, WarningCode.SECRET_UNREADABLE, *fields.beside("agent"))
     return socket
 
 
-def _agent_trouble(socket: str, sources: Sources) -> str:
-    """Why no agent can be asked, or ""."""
+def _agent_fault(socket: str, sources: Sources) -> str:
+    """Return why the agent cannot be used, or ""."""
     if socket == _OUR_AGENT:
         return "" if sources.environ.get("SSH_AUTH_SOCK") else "$SSH_AUTH_SOCK is not set"
-    trouble = "" if is_socket(socket) else unreadable(socket) or "this is not a socket"
-    return f"{socket}: {trouble}" if trouble else ""
+    fault = "" if is_socket(socket) else unreadable(socket) or "not a socket"
+    return f"{socket}: {fault}" if fault else ""
 
 
 def _trust(fields: Fields, sources: Sources) -> Trust:
     mode = fields.read("strictHostKeyChecking", _trust_mode)
     if mode is TrustMode.OFF:
-        message = "host keys are not checked: anybody on the way can be the server; pin them with `hostKeys`"
+        message = "host keys are not checked, so the server can be impersonated: pin its keys with `hostKeys`"
         place, beside = fields.place("strictHostKeyChecking"), fields.beside("strictHostKeyChecking")
         fields.report.warn(place, message, WarningCode.HOST_KEYS_UNCHECKED, *beside)
     host_keys = fields.find("hostKeys", each(host_key), ())
@@ -253,9 +256,9 @@ def _alias(node: Node) -> str:
 
 def _warn_of_unreadable(fields: Fields, paths: tuple[str, ...]) -> None:
     for path in paths:
-        if trouble := unreadable(path):
+        if fault := unreadable(path):
             place, beside = fields.place("knownHosts"), fields.beside("knownHosts")
-            fields.report.warn(place, f"{path}: {trouble}", WarningCode.SECRET_UNREADABLE, *beside)
+            fields.report.warn(place, f"{path}: {fault}", WarningCode.SECRET_UNREADABLE, *beside)
 
 
 def _paths(node: Node, sources: Sources) -> tuple[str, ...]:

@@ -1,8 +1,7 @@
-"""Several files -> the entries of each target: which one defines it, which ones add tunnels, each with its own
-defaults.
+"""Merges several files: which entry defines a target, and which entries add tunnels, each with its file's defaults.
 
-In: documents (a file's nodes). Out: `Entry` values by target name, and errors that name both places where one thing
-stands twice.
+Input: documents (the nodes of a file). Output: `TargetEntry` values by target name, and errors for duplicates, which
+name both places.
 """
 
 from __future__ import annotations
@@ -21,15 +20,17 @@ from reconciler.config.syntax.nodes import Items, Table
 HOST_GROUPS = (("host", "hosts"), ("connectTimeout", "connectionTimeout"))
 TARGET_GROUPS = (*HOST_GROUPS, ("jumpHost", "jumpHosts", "proxyCommand"), ("knownHosts", "hostKeys"))
 _EXCLUSIVE = (*HOST_GROUPS, ("jumpHost", "jumpHosts", "proxyCommand"))
-_OF_ADDITION = ("tunnels", "type")  # what an entry without host may say
-_HIDING_HOST = ("host", "hosts")
+_ADDITION_FIELDS = ("tunnels", "type")  # fields that an entry without a host may have
+_HOST_FIELDS = ("host", "hosts")
 
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """The content of one file. `directory` is where its relative paths start; `digest` is of its bytes.
+    """The content of one file.
 
-    `gaps`: where something was refused, so that not all is known.
+    directory  the directory that relative paths start from
+    digest     the hash of the bytes
+    gaps       the paths of values that could not be parsed
     """
 
     file: str
@@ -41,7 +42,7 @@ class Document:
 
 @dataclass(frozen=True, slots=True)
 class TargetEntry:
-    """What one file says of one target. `defaults` are those of its file, for inline jump hosts and tunnels."""
+    """The entry of one target in one file, with the defaults of that file for inline jump hosts and tunnels."""
 
     name: str
     document: Document
@@ -54,12 +55,12 @@ class TargetEntry:
 
     @property
     def defines(self) -> bool:
-        """Whether it says where the server is."""
-        return any(name in self.fields for name in _HIDING_HOST)
+        """Return True if the entry defines the target: it says where the server is."""
+        return any(name in self.fields for name in _HOST_FIELDS)
 
 
 def entries_of(document: Document, report: Report) -> Iterator[TargetEntry]:
-    """The targets of one file; what the schema has spoken about already is passed over."""
+    """Yield the targets of one file. Entries that the schema has rejected are skipped."""
     targets = document.root.get("targets")
     if not isinstance(targets, Table):
         return
@@ -67,7 +68,7 @@ def entries_of(document: Document, report: Report) -> Iterator[TargetEntry]:
     tunnel_defaults = _defaults(document, "tunnel")
     if "tunnels" in target_defaults:
         place = target_defaults["tunnels"].place
-        report.error(place, "tunnels are not inherited: give them to a target", ErrorCode.CONFLICT)
+        report.error(place, "tunnels are not inherited: move them to a target", ErrorCode.CONFLICT)
     exclusive(target_defaults, _EXCLUSIVE, report)
     for entry in targets:
         if not isinstance(entry.value, Table) or not is_shown_key(entry.key):
@@ -88,29 +89,30 @@ def entries_of(document: Document, report: Report) -> Iterator[TargetEntry]:
 
 
 def hop_fields(table: Table, at: Place, entry: TargetEntry, report: Report) -> dict[str, Field]:
-    """The fields of an inline jump host: its own and `defaults.target`, nothing of the target."""
+    """Return the fields of an inline jump host: its own and `defaults.target`, none of the target."""
     own = fields_of(table, at)
     exclusive(own, HOST_GROUPS, report)
     known = definition("hop")["properties"]
-    inherited = {name: f for name, f in entry.target_defaults.items() if name in known and name not in _HIDING_HOST}
+    inherited = {name: f for name, f in entry.target_defaults.items() if name in known and name not in _HOST_FIELDS}
     return nearest(own, inherited, TARGET_GROUPS)
 
 
 def exclusive(own: Mapping[str, Field], groups: Iterable[tuple[str, ...]], report: Report) -> None:
+    """Report fields of one group that are set together."""
     for group in groups:
-        given = [own[name] for name in group if name in own]
-        for field in given[1:]:
-            message = f"`{given[0].name}` and `{field.name}` exclude each other: keep one"
+        present = [own[name] for name in group if name in own]
+        for field in present[1:]:
+            message = f"`{present[0].name}` and `{field.name}` exclude each other: keep one"
             report.error(field.place, message, ErrorCode.CONFLICT)
 
 
 def definitions(
     entries: Iterable[TargetEntry], report: Report, *, incomplete: bool, is_unsure: Callable[[str], bool]
 ) -> dict[str, TargetEntry]:
-    """The entry that defines each target.
+    """Return the entry that defines each target.
 
-    `incomplete`: a file could not be read, so that one may be missing. `is_unsure`: one of that name may be defined
-    where something was refused.
+    `incomplete` says that a file could not be read, so that a definition may be missing. `is_unsure` says whether a
+    target may be defined in a part of a file that could not be parsed.
     """
     found: dict[str, TargetEntry] = {}
     additions: list[TargetEntry] = []
@@ -118,7 +120,7 @@ def definitions(
         if not entry.defines:
             additions.append(entry)
         elif (first := found.setdefault(entry.name, entry)) is not entry:
-            message = f"target {entry.name} is defined twice, first at {first.at}: keep one, or leave `host` out here"
+            message = f"target {entry.name} is defined twice, first at {first.at}: keep one, or remove `host` here"
             report.error(entry.at, message, ErrorCode.DUPLICATE, first.at.file)
     for addition in additions:
         if addition.name not in found and is_unsure(addition.name):
@@ -130,17 +132,17 @@ def definitions(
 def _check_addition(entry: TargetEntry, defined: TargetEntry | None, report: Report, *, incomplete: bool) -> None:
     if defined is None:
         if any(
-            did_you_mean(e.key, _HIDING_HOST) for e in entry.table if e.key not in definition("target")["properties"]
+            did_you_mean(e.key, _HOST_FIELDS) for e in entry.table if e.key not in definition("target")["properties"]
         ):
-            return  # said as an unknown key
+            return  # reported as an unknown key
         hint = " (one could not be read)" if incomplete else ""
-        message = f"no host: add `host`; no other file{hint} says where {entry.name} is"
+        message = f"no host: add `host`; no other file{hint} defines target {entry.name}"
         report.error(entry.at, message, ErrorCode.MISSING)
         return
     for field in entry.fields.values():
-        if not field.inherited and field.name not in _OF_ADDITION:
+        if not field.inherited and field.name not in _ADDITION_FIELDS:
             message = (
-                f"`{field.name}` belongs to the definition at {defined.at}; without `host` an entry adds tunnels only"
+                f"`{field.name}` is not allowed without `host`: move it to the definition of the target at {defined.at}"
             )
             report.error(field.place, message, ErrorCode.CONFLICT, defined.at.file)
 

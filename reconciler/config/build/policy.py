@@ -1,4 +1,4 @@
-"""What changes in place about a tunnel: fields -> `Policy`, and the warnings about who can reach it."""
+"""Builds the `Policy` of a tunnel, the settings that change in place, and warns about exposed listeners."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _RFC1929_BYTES = 255
 
 
 def policy(fields: Fields, kind: str, listen: Listen, sources: Sources, options: Options) -> Policy:
-    """Limits, rules, timeouts, and what is shown. `kind` is the tunnel's type."""
+    """Build the policy: limits, rules, timeouts, description. `kind` is the type of the tunnel."""
     socks = kind == "socks"
     allow = fields.find("allow", each(source_rule), ())
     users = tuple(_users(fields, sources)) if socks else ()
@@ -47,7 +47,7 @@ def policy(fields: Fields, kind: str, listen: Listen, sources: Sources, options:
         guarded = bool(allow or users or "auth" in fields or "allow" in fields.invalid_fields)
         _warn_of_exposure(fields, listen, guarded=guarded, kind=kind)
     if "denyDestinations" in fields and DestinationRules.parse(allow_destinations, deny_destinations).refuses_names:
-        message = "denies by address, so every name is refused that `allowDestinations` does not name"
+        message = "rules by address refuse every host name: list the names to permit in `allowDestinations`"
         place, beside = fields.place("denyDestinations"), fields.beside("denyDestinations")
         fields.report.warn(place, message, WarningCode.NAMES_REFUSED, *beside)
     return Policy(
@@ -73,7 +73,7 @@ def policy(fields: Fields, kind: str, listen: Listen, sources: Sources, options:
 
 
 def beyond_loopback(listen: Listen) -> bool:
-    """Whether others than this machine (the server, for a remote one) may reach the listener."""
+    """Return True if other machines may reach the listener (for a remote one: machines other than the server)."""
     match listen:
         case LocalTcp(host=host) | RemoteTcp(host=host):
             return not _is_loopback(host)
@@ -94,16 +94,16 @@ def _warn_of_exposure(fields: Fields, listen: Listen, *, guarded: bool, kind: st
 
     if isinstance(listen, RemoteTcp):
         message = (
-            f"asks the server to listen on {listen.host}: sshd needs GatewayPorts for that, and may narrow it to "
-            "loopback without saying so"
+            f"asks the server to listen on {listen.host}: set GatewayPorts in sshd, which otherwise listens on "
+            "loopback without an error"
         )
         warn("remoteHost", message, WarningCode.REMOTE_BEYOND_LOOPBACK)
         return
     warn("localHost", f"listens on {listen}: other machines may reach it", WarningCode.BEYOND_LOOPBACK)
     if kind == "socks" and not guarded:
         message = (
-            "an open proxy, which other machines may use without a login: add `auth` or `allow`, or "
-            "`x-allow: [open-proxy]` if that is meant"
+            "open proxy, which other machines can use without a login: add `auth` or `allow`, or "
+            "`x-allow: [open-proxy]` if this is intended"
         )
         fields.report.refuse(fields.place("localHost"), message, WarningCode.OPEN_PROXY, *fields.beside("localHost"))
 
@@ -129,7 +129,7 @@ def _health(fields: Fields) -> Health | None:
         kind = "tcp"
     path = given.read("path", text)
     if kind == "http" and not path.startswith("/"):
-        message = f"{quoted(path)} is not the path of a request; it begins with /"
+        message = f"invalid request path {quoted(path)}: expected a path that begins with /"
         given.report.wrong_value(given.place("path"), message, overrides_schema=True)
     return Health(
         type=kind,
@@ -151,7 +151,7 @@ def _expiry(fields: Fields, options: Options) -> float | None:
     now = time.time() if options.now is None else options.now
     if when is not None and when <= now:
         place, beside = fields.place("expiresAt"), fields.beside("expiresAt")
-        fields.report.warn(place, "has passed: the tunnel is off", WarningCode.EXPIRED, *beside)
+        fields.report.warn(place, "this time has passed: the tunnel is off", WarningCode.EXPIRED, *beside)
     return when
 
 
@@ -169,10 +169,10 @@ def _users(fields: Fields, sources: Sources) -> Iterator[SocksUser]:
         name = given.find("username", filled, "")
         password = sources.secret(given, "password")
         if len(name.encode()) > _RFC1929_BYTES:
-            message = "longer than 255 bytes, which SOCKS cannot carry"
+            message = "too long: SOCKS limits it to 255 bytes"
             given.report.wrong_value(given.place("username"), message, overrides_schema=True)
         if name in seen:
-            given.error("username", f"user {name} stands here twice: keep one", ErrorCode.DUPLICATE)
+            given.error("username", f"duplicate user {name}: keep one", ErrorCode.DUPLICATE)
         seen.add(name)
         if name and password is not None:
             yield SocksUser(name, password)

@@ -1,7 +1,8 @@
-"""Secrets: a field's node -> where its content comes from (`core.secret.Source`).
+"""Turns the node of a secret into a `core.secret.Source`, which says where its content comes from.
 
-The content is not read here, except that a missing file or variable is a warning: a machine that only checks need not
-have it. In: nodes and the restrictions of the command line. Out: sources, warnings, errors for what may not be named.
+Input: nodes and the restrictions of the command line. Output: sources, warnings, and errors for sources that are not
+permitted. The content is not used here. A missing file or variable is only a warning, because a machine that runs
+`check` need not have it.
 """
 
 from __future__ import annotations
@@ -24,11 +25,11 @@ from reconciler.system.file_calls import FILES
 from reconciler.system.read_file import NotRegularFileError, open_regular
 
 _KEY_BEGINS = "-----BEGIN "
-_LOOK, _LOOK_MIN = 1.0, 0.05  # seconds for a look at a path
+_LOOK, _LOOK_MIN = 1.0, 0.05  # seconds to inspect a path
 
 
 class Sources:
-    """Makes sources for the fields of one file. `directory` is where its relative paths start."""
+    """Makes sources for the fields of one file. Relative paths start from `directory`."""
 
     def __init__(self, directory: str, environ: Mapping[str, str], options: Options) -> None:
         self.directory = directory
@@ -38,19 +39,19 @@ class Sources:
         self.variables = Variables(environ, options)
 
     def path(self, node: Node) -> str:
-        """A path of the file, absolute."""
+        """Return a path of the file as an absolute path."""
         return absolute(filled(node), self.directory, self.environ)
 
     def secret(self, fields: Fields, name: str) -> Source | None:
-        """A password or passphrase."""
+        """Return the source of a password or passphrase."""
         return fields.find(name, lambda node: self._source(fields, name, node, self._literal), None)
 
     def key(self, fields: Fields, name: str) -> Source | None:
-        """A key or a certificate: text is a path, unless it is the thing itself."""
+        """Return the source of a key or certificate. Text is a path, unless it is the key or certificate itself."""
         return fields.find(name, lambda node: self._source(fields, name, node, self._path_or_key), None)
 
     def keys(self, fields: Fields, name: str) -> tuple[Source, ...]:
-        """One key or several."""
+        """Return the sources of one key or of a list of keys."""
 
         def parse(node: Node) -> tuple[Source, ...]:
             nodes = node.values if isinstance(node, Items) else (node,)
@@ -60,12 +61,12 @@ class Sources:
         return fields.find(name, parse, ())
 
     def agent_refusal(self, socket: str) -> str:
-        """Why the agent at that socket ("": the one of $SSH_AUTH_SOCK) may not be asked, or ""."""
+        """Return why the agent at the socket ("": $SSH_AUTH_SOCK) is not permitted, or ""."""
         path = socket or self.environ.get("SSH_AUTH_SOCK", "")
         if not self.secrets_dir_only or (path and _lies_in(path, self.secrets_dir)):
             return ""
-        said = f"the agent at {socket}" if socket else "the agent of $SSH_AUTH_SOCK"
-        return f"{said} may not be asked: --secrets-dir-only takes only one whose socket is in {self.secrets_dir}"
+        agent = f"the agent at {socket}" if socket else "the agent of $SSH_AUTH_SOCK"
+        return f"{agent} is not permitted: --secrets-dir-only requires a socket in {self.secrets_dir}"
 
     def _source(
         self, fields: Fields, name: str, node: Node, of_text: Callable[[Fields, str, Scalar], Source]
@@ -86,7 +87,7 @@ class Sources:
                 return self._checked(fields, name, node, of_text(fields, name, node))
 
     def _holds_secret(self, node: Scalar) -> bool:
-        """Whether a value that is wholly one variable is the secret itself, rather than a path to it."""
+        """Return True if a value that is one variable and nothing else holds the secret, not a path to it."""
         return bool(node.unset) or not node.text or self.is_literal(node.text)
 
     def is_literal(self, text: str) -> bool:
@@ -105,22 +106,22 @@ class Sources:
                 return self._checked(fields, name, node, FromEnv(variable))
             case entries:
                 if all(entry.key in ("file", "env") for entry in entries):
-                    raise InvalidValueError("takes one of `file` and `env`: {file: path} or {env: NAME} is right")
-                return None  # said as an unknown key
+                    raise InvalidValueError("expected exactly one of `file` and `env`")
+                return None  # reported as an unknown key
 
     def _literal(self, fields: Fields, name: str, node: Scalar) -> Source:
         if node.whole:
             return FromEnv(node.whole)
         if not node.text:
-            raise InvalidValueError("is empty", node)
-        message = "a secret stands in the file: {file: …} or {env: …} keep it out"
+            raise InvalidValueError("empty secret: expected text", node)
+        message = "secret in the configuration file: use {file: …} or {env: …}"
         fields.report.warn(_at(fields, name, node), message, WarningCode.LITERAL_SECRET, *fields.beside(name))
         return Inline(Secret(node.text))
 
     def _path_or_key(self, fields: Fields, name: str, node: Scalar) -> Source:
         if self.is_literal(node.text):
             return self._literal(fields, name, node)
-        # A key without its lines, as in base64, may have been put there by mistake.
+        # The variable may hold a key without line breaks, as in base64, by mistake.
         is_doubtful = node.whole and not node.text.startswith(("/", "~", "."))
         return FromFile(self.path(node), node.whole if is_doubtful else "", self.secrets_dir)
 
@@ -130,13 +131,13 @@ class Sources:
         match source:
             case FromFile(path):
                 if self.secrets_dir and not _lies_in(path, self.secrets_dir):
-                    message = f"{source} may not be read: --secrets-dir allows {self.secrets_dir}"
+                    message = f"{source} is not permitted: --secrets-dir requires a file in {self.secrets_dir}"
                     fields.report.error(place, message, ErrorCode.FORBIDDEN)
-                    fields.invalid_fields.add(name)  # so that nobody looks into it
-                elif trouble := unreadable(path, may_be_empty=False):
-                    fields.report.warn(place, f"{source}: {trouble}", WarningCode.SECRET_UNREADABLE, *beside)
+                    fields.invalid_fields.add(name)  # so that it is not opened
+                elif fault := unreadable(path, may_be_empty=False):
+                    fields.report.warn(place, f"{source}: {fault}", WarningCode.SECRET_UNREADABLE, *beside)
             case FromEnv() | Inline() if self.secrets_dir_only:
-                message = f"{source} may not be a secret: --secrets-dir-only takes only files in {self.secrets_dir}"
+                message = f"{source} is not permitted: --secrets-dir-only requires a file in {self.secrets_dir}"
                 fields.report.error(place, message, ErrorCode.FORBIDDEN)
                 fields.invalid_fields.add(name)
             case FromEnv(variable) if not self.environ.get(variable):
@@ -147,36 +148,36 @@ class Sources:
 
 
 def unreadable(path: str, *, may_be_empty: bool = True) -> str:
-    """Why a file cannot be read, or ""."""
-    return _looked_at(path, lambda: _trouble(path, may_be_empty=may_be_empty))
+    """Return why a file cannot be read, or ""."""
+    return _inspect(path, lambda: _fault(path, may_be_empty=may_be_empty))
 
 
 def is_socket(path: str) -> bool:
-    return not _looked_at(path, lambda: "" if stat.S_ISSOCK(_mode(path)) else "it is none")
+    return not _inspect(path, lambda: "" if stat.S_ISSOCK(_mode(path)) else "not a socket")
 
 
-def _looked_at(path: str, look: Callable[[], str]) -> str:
-    """What `look` says of the path, or that it hangs. With many paths that hang, each gets less time."""
+def _inspect(path: str, inspection: Callable[[], str]) -> str:
+    """Return the result of the inspection, or that the path hangs. If many paths hang, each gets less time."""
     try:
-        return FILES.wait(path, look, max(_LOOK_MIN, _LOOK / (1 + FILES.hanging)))
+        return FILES.wait(path, inspection, max(_LOOK_MIN, _LOOK / (1 + FILES.hanging)))
     except OSError as error:
-        return error.strerror or "it cannot be looked at"
+        return error.strerror or "cannot be inspected"
 
 
-def _trouble(path: str, *, may_be_empty: bool) -> str:
+def _fault(path: str, *, may_be_empty: bool) -> str:
     try:
         descriptor = open_regular(path)
     except FileNotFoundError:
-        return "there is no such file"
+        return "no such file"
     except PermissionError:
-        return "it may not be read"
+        return "permission denied"
     except NotRegularFileError as error:
-        return "this is a directory" if stat.S_ISDIR(_mode(path)) else str(error.strerror)
+        return "is a directory" if stat.S_ISDIR(_mode(path)) else str(error.strerror)
     except OSError as error:
-        # No descriptor left: that says nothing about the file, and would be said of it until the next edit.
+        # No descriptor is left. That says nothing about the file, and the warning would stay until the next edit.
         return "" if error.errno in (errno.EMFILE, errno.ENFILE) else (error.strerror or str(error)).lower()
     with os.fdopen(descriptor, "rb", buffering=0) as file:
-        return "" if may_be_empty or file.read(1) else "it is empty"
+        return "" if may_be_empty or file.read(1) else "file is empty"
 
 
 def _mode(path: str) -> int:
@@ -187,11 +188,11 @@ def _mode(path: str) -> int:
 
 
 def _lies_in(path: str, directory: str) -> bool:
-    """Whether the path, and what it leads to, are inside: a link out of the directory is no way around it."""
+    """Return True if the path and its resolved path are both in the directory, so that no symlink leads out of it."""
     root = os.path.realpath(directory)
     lexical = Path(path).is_relative_to(Path(os.path.abspath(directory))) or Path(path).is_relative_to(root)  # noqa: PTH100
-    # A path that hangs leads nowhere.
-    return lexical and not _looked_at(path, lambda: "" if Path(os.path.realpath(path)).is_relative_to(root) else "out")
+    # A path that hangs counts as outside.
+    return lexical and not _inspect(path, lambda: "" if Path(os.path.realpath(path)).is_relative_to(root) else "out")
 
 
 def _at(fields: Fields, name: str, node: Node) -> Place:

@@ -1,7 +1,7 @@
-"""Targets: entries -> `TargetSpec`, with the way to each server worked out through other targets.
+"""Builds `TargetSpec` from entries, and resolves the path to each server through other targets.
 
-A jump host by name brings that target's own jump hosts with it; a way that leads round in a circle is an error, and so
-is one that is too long.
+A jump host given by name brings the jump hosts of that target with it. A cycle is an error, and so is a path with too
+many jump hosts.
 """
 
 from __future__ import annotations
@@ -18,21 +18,21 @@ from reconciler.config.options import Options
 from reconciler.config.problem import ErrorCode, Place
 from reconciler.config.schema.document import words
 from reconciler.config.schema.values import command, duration, interval_or_ms, number, some_time, switch, whole, word
-from reconciler.config.schema.violations import did_you_mean, dotted, sentence
+from reconciler.config.schema.violations import did_you_mean, dotted, quoted, sentence
 from reconciler.config.syntax.nodes import Items, Node, Scalar, Table
 from reconciler.core.secret import may_hold_secret
 from reconciler.core.spec import Access, Hop, Reconnect, TargetSettings, TargetSpec
 
-UNSET = "unset variable"  # why a target is off that cannot be used for want of one
+UNSET = "unset variable"  # why a target is off if it needs a variable that is not set
 _DISABLED = "disabled"
-_MOST_COMPARED = 10_000  # names: of more, what was meant is not looked for
+_MAX_COMPARED = 10_000  # names; beyond this, no suggestion is made
 _MOST = 1_000_000_000
-_MOST_HOPS = 16  # each is a login before the next; a way is found by recursion, which this bounds
+_MAX_HOPS = 16  # bounds the recursion that resolves a path
 
 
 @dataclass(frozen=True, slots=True)
-class _Way:
-    """How to get to a server: through `via`, outermost first; `timeouts` has one more, the server's own."""
+class _Path:
+    """The path to a server: through `via`, outermost first. `timeouts` has one more, that of the server itself."""
 
     hop: Hop
     via: tuple[Hop, ...]
@@ -41,9 +41,10 @@ class _Way:
 
 
 class Targets:
-    """Builds the targets of all files. `definitions` are the entries that say where a server is.
+    """Builds the targets of all files.
 
-    `is_unsure`: whether one of that name may be defined where something was refused.
+    definitions  the entries that define a target
+    is_unsure    says whether a target may be defined in a part of a file that could not be parsed
     """
 
     def __init__(
@@ -59,20 +60,20 @@ class Targets:
         self.options = options
         self.report = report
         self.is_unsure = is_unsure
-        self._ways: dict[str, _Way] = {}
-        self._compared = 0  # names of targets, with those that do not exist
+        self._paths: dict[str, _Path] = {}
+        self._compared = 0  # comparisons of an unknown name with a target
 
     def build(self) -> Iterator[TargetSpec]:
         for name, entry in self.definitions.items():
-            way = self._way(name, ())
-            yield self._spec(name, self._fields(entry), way)
+            path = self._path(name, ())
+            yield self._spec(name, self._fields(entry), path)
 
-    def _spec(self, name: str, fields: Fields, way: _Way) -> TargetSpec:
+    def _spec(self, name: str, fields: Fields, path: _Path) -> TargetSpec:
         on_demand = fields.read("connect", word("always", "onDemand")) == "onDemand"
         idle = fields.read("idleTimeout", some_time)
         warn_of_milliseconds(fields, "keepaliveInterval")
         settings = TargetSettings(
-            connect_timeouts=way.timeouts,
+            connect_timeouts=path.timeouts,
             dial_timeout=fields.read("dialTimeout", some_time),
             keepalive_interval=fields.read("keepaliveInterval", interval_or_ms),
             keepalive_count_max=fields.read("keepaliveCountMax", whole(0, _MOST)),
@@ -83,7 +84,7 @@ class Targets:
         enabled = fields.read("enabled", switch)
         return TargetSpec(
             name=name,
-            access=Access(hop=way.hop, via=way.via, proxy_command=way.proxy_command),
+            access=Access(hop=path.hop, via=path.via, proxy_command=path.proxy_command),
             settings=settings,
             connections=fields.read("sshConnections", whole(1, 16)),
             on_demand=idle if on_demand else None,
@@ -104,17 +105,21 @@ class Targets:
         longest = nested.read("max", some_time)
         factor = nested.read("factor", number(1, 10))
         if longest < initial and "reconnect" in fields:
-            nested.error("max" if "max" in nested else "initial", "`max` is below `initial`", ErrorCode.CONFLICT)
+            nested.error(
+                "max" if "max" in nested else "initial",
+                "`max` is below `initial`: raise `max` or lower `initial`",
+                ErrorCode.CONFLICT,
+            )
         return Reconnect(initial, longest, factor)
 
-    # --- the way there -----------------------------------------------------------------------------------------
+    # --- the path to the server --------------------------------------------------------------------------------
 
-    def _way(self, name: str, trail: tuple[str, ...]) -> _Way:
-        if name not in self._ways:
-            self._ways[name] = self._find_way(self.definitions[name], (*trail, name))
-        return self._ways[name]
+    def _path(self, name: str, trail: tuple[str, ...]) -> _Path:
+        if name not in self._paths:
+            self._paths[name] = self._find_path(self.definitions[name], (*trail, name))
+        return self._paths[name]
 
-    def _find_way(self, entry: TargetEntry, trail: tuple[str, ...]) -> _Way:
+    def _find_path(self, entry: TargetEntry, trail: tuple[str, ...]) -> _Path:
         fields = self._fields(entry)
         via: dict[Hop, float] = {}
         proxy = self._proxy_command(fields)
@@ -123,28 +128,28 @@ class Targets:
             if last is None:
                 continue
             if last.proxy_command and via:
-                message = "has a `proxyCommand`, so it can only be the first of the jump hosts"
+                message = "a target with `proxyCommand` can only be the first jump host: move it to the front"
                 self.report.error(place, message, ErrorCode.CONFLICT)
             proxy = proxy or last.proxy_command
             for jump, timeout in (*before, (last.hop, last.timeouts[-1])):
                 via.setdefault(jump, timeout)
-            if len(via) > _MOST_HOPS:
+            if len(via) > _MAX_HOPS:
                 self._too_far(fields.place("jumpHosts" if "jumpHosts" in fields else "jumpHost"), entry.name)
-                via.clear()  # a stand-in, from which what lies behind it is measured anew
+                via.clear()  # a placeholder: the paths through this target are counted from here
                 break
         own = hop(fields, self._sources(entry), self.options)
-        return _Way(own, tuple(via), (*via.values(), connect_timeout(fields)), proxy)
+        return _Path(own, tuple(via), (*via.values(), connect_timeout(fields)), proxy)
 
     def _jump(
         self, place: Place, node: Node, entry: TargetEntry, trail: tuple[str, ...]
-    ) -> tuple[tuple[tuple[Hop, float], ...], _Way | None]:
-        """The hops before a jump host, and the jump host itself; None for what was said to be wrong."""
+    ) -> tuple[tuple[tuple[Hop, float], ...], _Path | None]:
+        """Return the hops before a jump host, and the jump host itself; None if it is invalid, which is reported."""
         match node:
             case Scalar() if node.unset:
                 self.report.unset(place, node, entry.name, entry.table)
             case Scalar(value=str(name)):
-                if (way := self._named_jump(place, name, trail)) is not None:
-                    return tuple(zip(way.via, way.timeouts[:-1], strict=True)), way
+                if (path := self._named_jump(place, name, trail)) is not None:
+                    return tuple(zip(path.via, path.timeouts[:-1], strict=True)), path
             case Table():
                 fields = Fields(
                     "hop", hop_fields(node, place, entry, self.report), place, node, self.report, entry.name
@@ -152,51 +157,51 @@ class Targets:
                 if "host" not in fields and "hosts" not in fields:
                     self.report.error(place, "no host: add `host`", ErrorCode.MISSING)
                 found = hop(fields, self._sources(entry), self.options)
-                return (), _Way(found, (), (connect_timeout(fields),), ())
+                return (), _Path(found, (), (connect_timeout(fields),), ())
             case _:
                 self.report.wrong_value(place, sentence(node, words("target", "jumpHost")))
         return (), None
 
-    def _named_jump(self, place: Place, name: str, trail: tuple[str, ...]) -> _Way | None:
+    def _named_jump(self, place: Place, name: str, trail: tuple[str, ...]) -> _Path | None:
         if name in trail:
-            circle = " -> ".join((*trail[trail.index(name) :], name))
-            self.report.error(place, f"leads round in a circle: {circle}", ErrorCode.REFERENCE)
+            cycle = " -> ".join((*trail[trail.index(name) :], name))
+            self.report.error(place, f"cycle of jump hosts ({cycle}): remove one", ErrorCode.REFERENCE)
             return None
         if name not in self.definitions:
             if self.report.is_full(place.file) or self.is_unsure(name):
-                return None  # to look for what was meant takes long where there are many targets
+                return None  # a suggestion is slow to find among many targets
             self.report.error(place, self._no_target(name), ErrorCode.REFERENCE)
             return None
-        if len(trail) > _MOST_HOPS and name not in self._ways:
+        if len(trail) > _MAX_HOPS and name not in self._paths:
             self._too_far(place, trail[0])
             return None
-        way = self._way(name, trail)
+        path = self._path(name, trail)
         if name in self.report.broken:
             self.report.broken.setdefault(trail[-1], self.report.broken[name])
-        return way
+        return path
 
     def _no_target(self, name: str) -> str:
         if may_hold_secret(name):
-            return "a password is no part of a jump host: write {host: ..., user: ..., password: {file: ...}}"
+            return "`jumpHost` holds a password: write {host: ..., user: ..., password: {file: ...}}"
         self._compared += len(self.definitions)
-        near = did_you_mean(name, self.definitions) if self._compared <= _MOST_COMPARED else ""
-        hint = f"did you mean {near}?" if near else f"define it, or write {_inline(name)}"
-        return f"there is no target {name}; {hint}"
+        similar = did_you_mean(name, self.definitions) if self._compared <= _MAX_COMPARED else ""
+        hint = f'did you mean "{similar}"?' if similar else f"define it, or write {_inline(name)}"
+        return f"unknown target {quoted(name)}: {hint}"
 
     def _too_far(self, place: Place, name: str) -> None:
-        message = f"makes it more than {_MOST_HOPS} jump hosts on the way to {name}: leave some of them out"
+        message = f"more than {_MAX_HOPS} jump hosts on the path to {name}: remove some"
         self.report.wrong_value(place, message, overrides_schema=True)
 
     def _proxy_command(self, fields: Fields) -> tuple[str, ...]:
         argv = fields.find("proxyCommand", command, ())
         if argv and not self.options.allow_commands:
-            message = "runs a program: start with --allow-commands to permit it"
+            message = "running a program is not permitted: start with --allow-commands to permit it"
             fields.error("proxyCommand", message, ErrorCode.FORBIDDEN)
         return argv
 
 
 def _inline(name: str) -> str:
-    """A jump host written as ssh takes it, `user@host:port`, in the file's words."""
+    """Rewrite a jump host in the notation of ssh, `user@host:port`, as fields."""
     user, _, place = name.rpartition("@")
     host, colon, number = place.rpartition(":")
     if not colon or not number.isdecimal() or ":" in host:
@@ -206,7 +211,10 @@ def _inline(name: str) -> str:
 
 
 def _jumps(fields: Fields, name: str) -> Iterator[tuple[Place, Node]]:
-    """The jump hosts as given, outermost first. One that the defaults name goes through those before it."""
+    """Yield the jump hosts as written, outermost first.
+
+    `defaults` may name a target itself as a jump host: that target uses only the jump hosts before it.
+    """
     field = fields.fields.get("jumpHosts") or fields.fields.get("jumpHost")
     if field is None:
         return

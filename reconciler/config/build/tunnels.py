@@ -1,7 +1,8 @@
-"""Tunnels: an entry's list -> `TunnelSpec`: which socket, where to, and how.
+"""Builds `TunnelSpec` from the tunnels of an entry: the listener, the destination, and the policy.
 
-Short forms and the socks tunnel's own words (`host`, `port`) become the long fields first, so that everything after
-knows one spelling. What a field means follows from the tunnel's type; one that its type has no use for is an error.
+Short forms and the aliases of a socks tunnel (`host`, `port`) are replaced by the long fields first, so that later code
+knows one spelling. The meaning of a field depends on the type of the tunnel. A field that does not apply to the type is
+an error.
 """
 
 from __future__ import annotations
@@ -19,7 +20,18 @@ from reconciler.config.options import Options
 from reconciler.config.problem import ErrorCode, Place, WarningCode
 from reconciler.config.schema.document import Words
 from reconciler.config.schema.short_forms import long_fields
-from reconciler.config.schema.values import InvalidValueError, filled, host, mode, name, port, ports, switch, word
+from reconciler.config.schema.values import (
+    MAX_PORT,
+    InvalidValueError,
+    filled,
+    host,
+    mode,
+    name,
+    port,
+    ports,
+    switch,
+    word,
+)
 from reconciler.config.schema.violations import sentence
 from reconciler.config.syntax.nodes import Node, Scalar
 from reconciler.core.rules import metadata
@@ -40,7 +52,7 @@ from reconciler.core.spec import (
 
 _SHORT = ("local", "remote", "socks")
 _GROUPS = (("localPort", "localSocket"), ("remotePort", "remoteSocket"))
-_SOCKS_WORDS = {"host": "localHost", "port": "localPort"}
+_SOCKS_ALIASES = {"host": "localHost", "port": "localPort"}
 _ONLY = {
     "remoteHost": ("local", "remote"),
     "remotePort": ("local", "remote"),
@@ -55,17 +67,19 @@ _ONLY = {
     "host": ("socks",),
     "port": ("socks",),
 }
-_UNREADABLE = Scalar(1, "1")  # the port of a short form that is none
-_UNSET = "unset"  # in a name by default, for an address that hangs on an unset variable
+_UNREADABLE = Scalar(1, "1")  # the port of an invalid short form
+_UNSET = "unset"  # in a default name, for an address that depends on an unset variable
+_PORT_TO_DIAL = Words("destination port", "a whole number from 1 to 65535", limits=(1, MAX_PORT))
+_PORT_OF_SERVER = Words("server port", "a whole number from 0 to 65535, where 0 lets the server choose")
 _NOT_IN_NAMES = re.compile(r"[^a-z0-9._-]+")
 
 
 @dataclass(frozen=True, slots=True)
 class BuiltTunnel:
-    """A tunnel and where it stands.
+    """A tunnel and its place in the file.
 
-    named     by the file, not by default
-    sound     where it listens is what the file says, no stand-in for something wrong or unset
+    named     the name is given in the file
+    sound     the listening address is the one in the file, not a placeholder for an invalid or unset value
     """
 
     spec: TunnelSpec
@@ -77,7 +91,7 @@ class BuiltTunnel:
 def tunnels_of(
     entry: TargetEntry, environ: Mapping[str, str], options: Options, report: Report
 ) -> Iterator[BuiltTunnel]:
-    """The tunnels that one file gives to one target."""
+    """Yield the tunnels of one target in one file."""
     sources = Sources(entry.document.directory, environ, options)
     default_kind = _kind_of(entry.tunnel_defaults)
     inherited = _spelled_out(entry.tunnel_defaults, default_kind, report)
@@ -99,7 +113,7 @@ def tunnels_of(
 
 
 def _kind_of(given: Mapping[str, Field]) -> str:
-    """The type that these fields say, outright or by a short form; "" for none."""
+    """Return the type that these fields set, by `type` or by a short form; "" for none."""
     node = given["type"].node if "type" in given else None
     if isinstance(node, Scalar):
         return str(node.value)
@@ -107,7 +121,7 @@ def _kind_of(given: Mapping[str, Field]) -> str:
 
 
 def _spelled_out(given: Mapping[str, Field], kind: str, report: Report) -> dict[str, Field]:
-    """Short forms and the words of socks as the long fields. `kind`: the type, be it inherited."""
+    """Replace short forms and the aliases of socks by the long fields. `kind` is the type, own or inherited."""
     fields = dict(given)
     shorts = [fields.pop(form) for form in _SHORT if form in fields]
     for short in shorts[1:]:
@@ -116,12 +130,12 @@ def _spelled_out(given: Mapping[str, Field], kind: str, report: Report) -> dict[
     for short in shorts[:1]:
         _spell_short(short, fields, report)
     if kind == "socks":
-        for word_of_socks, long in _SOCKS_WORDS.items():
-            field = fields.pop(word_of_socks, None)
+        for alias, long in _SOCKS_ALIASES.items():
+            field = fields.pop(alias, None)
             if field is None:
                 continue
             if long in fields:
-                message = f"`{word_of_socks}` is another word for `{long}` here, which is given too: keep one"
+                message = f"`{alias}` is an alias of `{long}`, which is also given: keep one"
                 report.error(field.place, message, ErrorCode.CONFLICT)
             else:
                 fields[long] = replace(field, name=long)
@@ -130,22 +144,22 @@ def _spelled_out(given: Mapping[str, Field], kind: str, report: Report) -> dict[
 
 def _spell_short(short: Field, fields: dict[str, Field], report: Report) -> None:
     try:
-        said = long_fields(short.name, short.node)
+        expanded = long_fields(short.name, short.node)
     except InvalidValueError as wrong:
         Fields("tunnel", {short.name: short}, short.place, short.beside, report, "").wrong(short.name, wrong)
-        said = {"type": Scalar(short.name, short.name), **dict.fromkeys(_ports_of(short.name), _UNREADABLE)}
-    for field, node in said.items():
+        expanded = {"type": Scalar(short.name, short.name), **dict.fromkeys(_ports_of(short.name), _UNREADABLE)}
+    for field, node in expanded.items():
         if field not in fields:
             fields[field] = replace(short, name=field, node=node)
         elif not _same(fields[field].node, node):
-            report.error(fields[field].place, _beside_short(short, fields[field]), ErrorCode.CONFLICT)
+            report.error(fields[field].place, _conflict_with_short(short, fields[field]), ErrorCode.CONFLICT)
 
 
-def _beside_short(short: Field, other: Field) -> str:
-    """Why that field cannot stand beside the short form."""
+def _conflict_with_short(short: Field, other: Field) -> str:
+    """Return why the field conflicts with the short form."""
     if other.name == "type" and isinstance(other.node, Scalar) and other.node.value in _SHORT:
         return f"type is {other.node.value}, but `{short.name}` makes a {short.name} tunnel: remove one of them"
-    return f"`{short.name}` says this already: remove it"
+    return f"`{short.name}` already sets this: remove one of them"
 
 
 def _ports_of(kind: str) -> tuple[str, ...]:
@@ -166,7 +180,7 @@ class _Builder:
         fields.variant = kind
 
     def build(self) -> BuiltTunnel:
-        self._check_fit()
+        self._check_fields()
         listen, route = self._listen_and_route()
         own_name = self._own_name()
         enabled = self.fields.read("enabled", switch)
@@ -187,23 +201,23 @@ class _Builder:
     def _own_name(self) -> str:
         node = self.fields.node("name")
         if isinstance(node, Scalar) and node.variables:
-            message = "a name is shown everywhere, so it takes no variable: write it out"
+            message = "a name cannot contain a variable, because names are shown in logs and metrics: write it out"
             self.fields.report.wrong_value(self.fields.place("name"), message, overrides_schema=True)
             return ""
         return self.fields.find("name", name, "")
 
     def _default_name(self, listen: Listen, side: str) -> str:
-        """A name is shown everywhere, so none is made of what a variable says."""
+        """Return the default name. Names are shown in logs and metrics, so it never holds the value of a variable."""
         node = self.fields.node(f"{side}Socket") if isinstance(listen, LocalUnix | RemoteUnix) else None
         if isinstance(node, Scalar) and node.variables and node.text.rstrip("/").rpartition("/")[2] not in node.written:
             return "socket"
         return _default_name(listen)
 
-    def _check_fit(self) -> None:
-        """Fields that a tunnel of this type has no use for: an error where it is its own, else passed over."""
+    def _check_fields(self) -> None:
+        """Report own fields that do not apply to this type. Inherited ones are ignored."""
         for field, kinds in _ONLY.items():
             if self.fields.is_own(field) and self.kind not in kinds:
-                message = f"a {self.kind} tunnel has no `{field}`; it belongs to type {' or '.join(kinds)}"
+                message = f"a {self.kind} tunnel has no `{field}`: remove it, or use type {' or '.join(kinds)}"
                 self.fields.error(field, message, ErrorCode.CONFLICT)
         for side in ("local", "remote"):
             self._check_side(side)
@@ -218,9 +232,13 @@ class _Builder:
         if socket not in self.fields and listens_there:
             for of_socket in ("mode", "group"):
                 if self.fields.is_own(of_socket) and self.kind != "remote":
-                    self.fields.error(of_socket, f"`{of_socket}` is for `{socket}`", ErrorCode.CONFLICT)
+                    self.fields.error(
+                        of_socket,
+                        f"`{of_socket}` requires `{socket}`: add it, or remove `{of_socket}`",
+                        ErrorCode.CONFLICT,
+                    )
         if listens_there and socket in self.fields and self.fields.is_own("portFile"):
-            self.fields.error("portFile", "a unix socket has no port to write", ErrorCode.CONFLICT)
+            self.fields.error("portFile", "a unix socket has no port to write: remove `portFile`", ErrorCode.CONFLICT)
 
     def _listen_and_route(self) -> tuple[Listen, Route]:
         match self.kind:
@@ -238,14 +256,14 @@ class _Builder:
                 self.fields.read("mode", mode),
                 self.fields.find("group", filled, ""),
             )
-        self._need("local", "0 is any free port")
+        self._need("local", "0 for any free port")
         first, last = self.fields.find("localPort", ports, (0, 0))
         return LocalTcp(self.fields.read("localHost", host), first, last)
 
     def _remote_listen(self) -> Listen:
         if "remoteSocket" in self.fields:
             return RemoteUnix(self.target, self.fields.find("remoteSocket", filled, "/unknown"))
-        self._need("remote", "0 lets the server choose")
+        self._need("remote", "0 for a port that the server chooses")
         return RemoteTcp(
             self.target, self.fields.read("remoteHost", host), self.fields.find("remotePort", _one_or_any, 0)
         )
@@ -253,28 +271,28 @@ class _Builder:
     def _far(self) -> Route:
         if "remoteSocket" in self.fields:
             return FarUnix(self.target, self.fields.find("remoteSocket", filled, "/unknown"))
-        self._need("remote", "the port to reach on the far side")
+        self._need("remote", "the port to dial from the server")
         return FarTcp(self.target, self._host("remoteHost"), self.fields.find("remotePort", _dialled, 1))
 
     def _near(self) -> Route:
         if "localSocket" in self.fields:
             return NearUnix(self.fields.find("localSocket", self.sources.path, "/unknown"))
-        self._need("local", "the port to reach from here")
+        self._need("local", "the port to dial from this machine")
         return NearTcp(self._host("localHost"), self.fields.find("localPort", _dialled, 1))
 
     def _host(self, field: str) -> str:
-        """Where the tunnel leads. For one that hangs on an unset variable: as it is written."""
+        """Return the destination host. One that depends on an unset variable is returned as written."""
         node = self.fields.node(field)
         found = self.fields.read(field, host)
         if kind := metadata.kind_of_text(found):
-            message = f"leads to {kind}: add `x-allow: [metadata-destination]` to the tunnel if that is meant"
+            message = f"the destination is {kind}: add `x-allow: [metadata-destination]` if this is intended"
             place, beside = self.fields.place(field), self.fields.beside(field)
             self.fields.report.refuse(place, message, WarningCode.METADATA_DESTINATION, *beside)
         return node.text if isinstance(node, Scalar) and node.unset else found
 
     def _need(self, side: str, meaning: str) -> None:
         if f"{side}Port" not in self.fields:
-            message = f"no {side}Port: add `{side}Port` ({meaning}) or `{side}Socket`"
+            message = f"no {side} port: add `{side}Port` ({meaning}) or `{side}Socket`"
             self.fields.report.error(self.fields.at, message, ErrorCode.MISSING)
             self.fields.invalid_fields.add(f"{side}Port")
 
@@ -283,20 +301,14 @@ def _dialled(node: Node) -> int:
     try:
         return port(node)
     except InvalidValueError:
-        raise InvalidValueError(_said(node, "a port to dial", "a whole number from 1 to 65535")) from None
+        raise InvalidValueError(sentence(node, _PORT_TO_DIAL)) from None
 
 
 def _one_or_any(node: Node) -> int:
     first, last = ports(node)
     if first != last:
-        raise InvalidValueError(
-            _said(node, "a port of the server", "a whole number from 0 to 65535, 0 lets the server choose,")
-        )
+        raise InvalidValueError(sentence(node, _PORT_OF_SERVER))
     return first
-
-
-def _said(node: Node, noun: str, right: str) -> str:
-    return sentence(node, Words(noun, right))
 
 
 def _default_name(listen: Listen) -> str:

@@ -1,7 +1,7 @@
-"""The JSON Schema of the file: the one source of its defaults, its field descriptions and its structure.
+"""The JSON Schema of the file: the single source of its structure, defaults and field descriptions.
 
-Out: the schema's text, a default as a node, and the words for what a field takes. The schema lies in `schemas/` at
-the top of a checkout and inside the package in a wheel.
+Output: the text of the schema, a default as a node, and the wording for the values of a field. The schema is in
+`schemas/` at the top of a checkout, and inside the package in a wheel.
 """
 
 from __future__ import annotations
@@ -18,11 +18,18 @@ Schema = Mapping[str, Any]  # JSON: its shape is JSON Schema's own
 
 
 class Words(NamedTuple):
-    """How to talk about a field: `noun` is what its value should be, `right` what would be right."""
+    """The wording for messages about a value.
+
+    noun      what the value is called, without an article
+    expected  what a correct value looks like
+    secret    the value is never shown
+    limits    the smallest and the largest number, if the value is a number
+    """
 
     noun: str
-    right: str
+    expected: str
     secret: bool = False
+    limits: tuple[float, float] | None = None
 
 
 @cache
@@ -31,7 +38,7 @@ def schema_text() -> str:
     places = (package / "schemas", package.parent / "schemas")
     path = next((p / "tunnels.schema.json" for p in places if (p / "tunnels.schema.json").is_file()), None)
     if path is None:
-        raise FileNotFoundError("tunnels.schema.json belongs to the installation, but is not there: install again")
+        raise FileNotFoundError("tunnels.schema.json is missing from the installation: install again")
     return path.read_text("utf-8")
 
 
@@ -43,7 +50,7 @@ def schema() -> Schema:
 
 @cache
 def known_words() -> frozenset[str]:
-    """The words that are values of fields: `socks`, `onDemand`, `report`, ..."""
+    """Return all enum values of the schema: `socks`, `onDemand`, `report`, ..."""
     found: set[str] = set()
     todo: list[object] = [schema()]
     while todo:
@@ -64,12 +71,13 @@ def definition(name: str) -> Schema:
 
 
 def property_of(kind: str, name: str) -> Schema:
-    """The subschema of a field, references followed; the field's own words win. Empty for a name of the user's own."""
+    """Return the subschema of a field with references resolved; {} if the schema has no such field."""
     found: Schema = definition(kind)["properties"].get(name, {})
     return resolved(found)
 
 
 def resolved(subschema: Schema) -> Schema:
+    """Replace `$ref` by what it refers to. Keys beside the `$ref` win."""
     while "$ref" in subschema:
         rest = {key: value for key, value in subschema.items() if key != "$ref"}
         subschema = {**_at(subschema["$ref"]), **rest}
@@ -85,7 +93,7 @@ def _at(ref: str) -> Schema:
 
 @cache
 def default(kind: str, name: str, variant: str = "") -> Node | None:
-    """The default of a field, or None where it has none (or a computed one). `variant` is the tunnel's type."""
+    """Return the default of a field; None if it has none or a computed one. `variant` is the type of the tunnel."""
     subschema = property_of(kind, name)
     by_variant = subschema.get("x-default", {})
     if variant in by_variant:
@@ -99,5 +107,15 @@ def words(kind: str, name: str) -> Words:
 
 
 def words_in(subschema: Schema) -> Words:
-    noun, right = subschema.get("x-noun", "right here"), subschema.get("x-right", "")
-    return Words(noun, right, bool(subschema.get("x-secret")))
+    noun, expected = subschema.get("x-noun", "value"), subschema.get("x-expected", "")
+    return Words(noun, expected, bool(subschema.get("x-secret")), _limits(subschema))
+
+
+def _limits(subschema: Schema) -> tuple[float, float] | None:
+    """The limits of a field that takes numbers. A bare number of milliseconds has a unit, so a range would mislead."""
+    if subschema.get("x-noun") == "duration":
+        return None
+    for one in (subschema, *subschema.get("anyOf", ())):
+        if "minimum" in one and "maximum" in one:
+            return one["minimum"], one["maximum"]
+    return None

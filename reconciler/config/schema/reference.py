@@ -1,6 +1,6 @@
-"""The schema -> docs/reference.md. `python -m reconciler.config.schema.reference > docs/reference.md` writes it anew.
+"""Generates docs/reference.md from the schema: `python -m reconciler.config.schema.reference > docs/reference.md`.
 
-Deterministic: the same schema gives the same bytes, and a test compares them.
+The output is deterministic. A test compares it with the file.
 """
 
 from __future__ import annotations
@@ -15,17 +15,19 @@ from reconciler.config.schema.document import Schema, definition, resolved, sche
 _INTRODUCTION = """\
 # Reference of tunnels.yaml
 
-Made from `schemas/tunnels.schema.json`; do not edit. Unknown keys are errors; `x-*` is free for notes.
+Generated from `schemas/tunnels.schema.json`; do not edit. Unknown keys are errors. Keys that begin with `x-` are free
+for notes.
 
-Durations are a number and a unit: `500ms`, `10s`, `5m`, `1h`. `${VAR}` and `${VAR:-default}` stand for environment
-variables in any value, `$$` is a dollar; a value that is wholly one variable may be a number or true or false as well.
-Relative paths start at the folder of their own file, `~` is the home directory.
+A duration is a number with a unit: `500ms`, `10s`, `5m`, `1h`. `${VAR}` and `${VAR:-default}` in a value are replaced
+by environment variables; `$$` is a dollar sign. A value that is one variable and nothing else may also be a number or
+true or false. A relative path starts at the directory of its file; `~` is the home directory.
 """
 
 _WARNINGS = """\
 ## Warnings
 
-`x-allow: [CODE]` beside the field waives one. `--strict` refuses the others; those that are errors are always refused.
+`x-allow: [CODE]` beside the field waives a warning. With `--strict`, warnings that are not waived are errors. The codes
+marked as errors are always errors unless waived.
 """
 
 _SECTIONS = (
@@ -42,7 +44,7 @@ _SECTIONS = (
 
 
 def reference() -> str:
-    """The page."""
+    """Return the page as Markdown."""
     parts = [_INTRODUCTION, _section("The file", schema()["description"], schema()["properties"])]
     for name, title in _SECTIONS:
         found = definition(name)
@@ -50,7 +52,7 @@ def reference() -> str:
     parts.append(_WARNINGS)
     kinds = {code: "error" if code in WAIVABLE_ERRORS else "warning" for code in WARNINGS}
     rows = ((f"`{code}`", kinds[code], text) for code, text in WARNINGS.items())
-    parts.append(_table(("code", "is", "says"), rows))
+    parts.append(_table(("code", "level", "meaning"), rows))
     return "\n".join(parts)
 
 
@@ -61,7 +63,7 @@ def _section(title: str, description: str, properties: Schema) -> str:
 
 def _row(name: str, subschema: Schema) -> Iterator[str]:
     yield f"`{name}`"
-    yield str(subschema.get("x-right") or subschema.get("x-noun") or "a mapping").rstrip(",")
+    yield str(subschema.get("x-expected") or "a mapping")
     yield _default(subschema)
     yield subschema["description"]
     yield " ".join(f"`{_written(example)}`" for example in subschema.get("examples", ())[:2])

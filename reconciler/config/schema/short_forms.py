@@ -1,8 +1,8 @@
-"""The short forms: the grammar of ssh's -L, -R and -D -> the long fields.
+"""Expands the short forms, which use the grammar of ssh's -L, -R and -D, to the long fields.
 
-In: `"[::1]:5433:pg.internal:5432"`. Out: the same as localHost, localPort, remoteHost, remotePort, each with the
-place of the short form. Whether a port is one is decided later, with the long fields, as is what hangs on an unset
-variable: in `5433:${DB}:5432` that is remoteHost alone.
+Input: `"[::1]:5433:pg.internal:5432"`. Output: localHost, localPort, remoteHost and remotePort, each with the position
+of the short form. Port numbers are checked later, with the long fields. So are unset variables: in `5433:${DB}:5432`
+only remoteHost depends on one.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ _PART = re.compile(r"\[[^\]]*\]|[^:\[\]]*")
 _PORT = re.compile(r"[0-9]{1,5}(-[0-9]{1,5})?")
 _NAMED = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)")
 
-Side = tuple[str, str]  # host and port; or "" and the path of a socket
+Side = tuple[str, str]  # host and port, or "" and the path of a socket
 
 
 def long_fields(kind: str, node: Node) -> dict[str, Node]:
-    """What the short form of a `kind` says, by field; `type` included."""
+    """Return the fields that the short form stands for, `type` included."""
     made: dict[str, Node] = {"type": Scalar(kind, kind)}
     if not isinstance(node, Scalar) or node.value is None or isinstance(node.value, bool):
         raise InvalidValueError
@@ -33,8 +33,8 @@ def long_fields(kind: str, node: Node) -> dict[str, Node]:
             raise
         unknown = ("localPort",) if kind == "socks" else ("localPort", "remotePort")
         return made | dict.fromkeys(unknown, node)
-    near, far = (dial, listen) if kind == "remote" else (listen, dial)
-    return made | _side("local", near, node) | _side("remote", far, node)
+    local, remote = (dial, listen) if kind == "remote" else (listen, dial)
+    return made | _side("local", local, node) | _side("remote", remote, node)
 
 
 def _side(prefix: str, side: Side | None, at: Scalar) -> dict[str, Node]:
@@ -69,7 +69,7 @@ def _forward(text: str, kind: str) -> tuple[Side, Side]:
     match _parts(text):
         case [port] if kind == "remote" and _is_port(port):
             raise InvalidValueError(
-                "a SOCKS server on the far side (ssh -R PORT) is not offered; [host:]port:host:port is right"
+                "a SOCKS server on the remote side (ssh -R PORT) is not supported: expected [host:]port:host:port"
             )
         case [listen, path] if _is_path(path):
             return _listen(["", listen] if not _is_path(listen) else [listen]), ("", path)
@@ -94,7 +94,7 @@ def _listen(side: list[str]) -> Side:
 
 
 def _parts(text: str) -> list[str]:
-    """Split at colons outside brackets."""
+    """Split the text at colons outside brackets."""
     parts, position = [], 0
     while found := _PART.match(text, position):
         parts.append(found[0])
@@ -108,7 +108,7 @@ def _parts(text: str) -> list[str]:
 
 
 def _is_port(part: str) -> bool:
-    """A port or a range; or a variable that is not set, which may be one."""
+    """Return True for a port, a range, or an unset variable, which may stand for one."""
     return "${" in part or _PORT.fullmatch(part) is not None
 
 

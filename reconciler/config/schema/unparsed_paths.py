@@ -1,7 +1,7 @@
-"""What is not known of a file because it was refused, and what therefore may be no mistake at all.
+"""Finds the parts of a file that could not be parsed, and suppresses errors that may only follow from them.
 
-In: a file's nodes, with the holes that `read` left. Out: the paths of the gaps, and whether something that was found
-may be no more than a consequence of them.
+Input: the nodes of a file, with placeholders for what `read` rejected. Output: the paths of these gaps, and whether a
+problem may only be a consequence of one.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from reconciler.config.problem import ErrorCode, Problem, WarningCode
 from reconciler.config.schema.violations import dotted
 from reconciler.config.syntax.nodes import Items, Node, Table, is_invalid
 
-UnparsedPaths = frozenset[str]  # paths of values that are not known, or not wholly
+UnparsedPaths = frozenset[str]  # paths of values that are unknown in whole or in part
 
-_MISSED = (ErrorCode.MISSING, WarningCode.NO_LOGIN, WarningCode.OPEN_PROXY)
+_ABSENCES = (ErrorCode.MISSING, WarningCode.NO_LOGIN, WarningCode.OPEN_PROXY)
 
 
 def unparsed_paths_in(root: Table) -> UnparsedPaths:
@@ -38,10 +38,10 @@ def _gaps(node: Node, path: str) -> Iterator[str]:
 
 
 def may_follow(problem: Problem, gaps: UnparsedPaths) -> bool:
-    """Whether what is missed may stand in a gap: in what was refused around it, or in defaults that were."""
+    """Return True if the missing key may be part of a value, or of defaults, that could not be parsed."""
     if problem.code is ErrorCode.VALUE:
-        return problem.path in gaps  # such as that a mapping has neither of two keys
-    return problem.code in _MISSED and any(_concerns(gap, problem.path) for gap in gaps)
+        return problem.path in gaps  # for example, a mapping that has neither of two keys
+    return problem.code in _ABSENCES and any(_concerns(gap, problem.path) for gap in gaps)
 
 
 def _concerns(gap: str, path: str) -> bool:
@@ -49,7 +49,7 @@ def _concerns(gap: str, path: str) -> bool:
 
 
 def may_define(root: Table, gaps: UnparsedPaths, name: str) -> bool:
-    """Whether the file may say more of that target than could be read."""
+    """Return True if a part of the file that could not be parsed may define the target."""
     targets = root.get("targets")
     if not gaps.isdisjoint(("", "targets")):
         return True

@@ -1,7 +1,7 @@
-"""Single values: a node -> a port, a duration, a rate, an address block, a moment; and back to the file's spelling.
+"""Parsers for single values: port, duration, rate, address block, time. Also formats them as the file spells them.
 
-Each function returns the value or raises `Wrong`: without words where the schema's own ("… is right") say it all.
-`Unset` passes through where the value hangs on a variable that is not set.
+Each parser returns the value or raises `InvalidValueError`, without a message if the one made from the schema is
+enough. It raises `UnsetVariableError` if the value depends on a variable that is not set.
 """
 
 from __future__ import annotations
@@ -32,16 +32,17 @@ _OFFSET = re.compile(r"([Zz]|[+-][0-9]{2}:[0-9]{2})$")
 _HOST_KEY = re.compile(r"(@cert-authority |@revoked )?(ssh-|ecdsa-|sk-)[A-Za-z0-9@.-]+ [A-Za-z0-9+/]{16,}={0,3}( .*)?")
 MAX_PORT = 65535
 
-# Seconds. What repeats (dialling, probes, keepalives, closing an idle connection) would load both sides if it were
-# shorter, and a connection has no chance in less. It does not hold for how long clients are held, may be idle, drain or
-# finish on an old connection: each of these ends once, and 0s is a choice.
+# Seconds. Shorter periods of repeated work (dialling, probes, keepalives, closing an idle connection) would load both
+# sides, and no connection could be made in less. The limit does not apply to holdTimeout, a tunnel's idleTimeout,
+# drainTimeout and handoverTimeout: each of these ends once, and 0s is a valid choice.
 SHORTEST = 0.05
 
 
 class InvalidValueError(Exception):
-    """The value is not what the field takes. `node` is the part of it that is meant, None for all of it.
+    """The value is not one that the field takes.
 
-    `items`: of a list, what is wrong with which of its items.
+    node   the wrong part of the value; None for all of it
+    items  for a list, the errors of its items, by index
     """
 
     def __init__(
@@ -54,7 +55,7 @@ class InvalidValueError(Exception):
 
 
 class UnsetVariableError(Exception):
-    """The value hangs on variables that are not set."""
+    """The value depends on variables that are not set."""
 
     def __init__(self, node: Scalar) -> None:
         self.node = node
@@ -62,6 +63,7 @@ class UnsetVariableError(Exception):
 
 
 def scalar(node: Node) -> Scalar:
+    """Return the node if it is a scalar with a value."""
     if not isinstance(node, Scalar):
         raise InvalidValueError
     if node.unset:
@@ -72,7 +74,7 @@ def scalar(node: Node) -> Scalar:
 
 
 def text(node: Node) -> str:
-    """Text as written: `user: 1000` is a user called 1000."""
+    """Return text as written: `user: 1000` is a user named 1000."""
     found = scalar(node)
     if isinstance(found.value, bool) and not found.variables:
         raise InvalidValueError
@@ -84,7 +86,7 @@ def label(node: Node) -> str:
 
 
 def word(*words: str) -> Callable[[Node], str]:
-    """One of these words."""
+    """Return a parser that takes one of these words."""
 
     def parse(node: Node) -> str:
         found = scalar(node).value
@@ -103,7 +105,7 @@ def switch(node: Node) -> bool:
 
 
 def whole(low: int, high: int) -> Callable[[Node], int]:
-    """A whole number in a range."""
+    """Return a parser that takes a whole number from `low` to `high`."""
 
     def parse(node: Node) -> int:
         found = scalar(node).value
@@ -115,6 +117,8 @@ def whole(low: int, high: int) -> Callable[[Node], int]:
 
 
 def number(low: float, high: float) -> Callable[[Node], float]:
+    """Return a parser that takes a number from `low` to `high`."""
+
     def parse(node: Node) -> float:
         found = scalar(node).value
         if isinstance(found, bool) or not isinstance(found, int | float) or not low <= found <= high:
@@ -125,7 +129,7 @@ def number(low: float, high: float) -> Callable[[Node], float]:
 
 
 def each(parse: Callable[[Node], _T]) -> Callable[[Node], tuple[_T, ...]]:
-    """A list of what `parse` takes; what is wrong is said of the item."""
+    """Return a parser for a list. `parse` takes each item, and its errors are reported at the item."""
 
     def parse_list(node: Node) -> tuple[_T, ...]:
         if not isinstance(node, Items):
@@ -146,7 +150,7 @@ def each(parse: Callable[[Node], _T]) -> Callable[[Node], tuple[_T, ...]]:
 
 
 def duration(node: Node) -> float:
-    """Seconds."""
+    """Parse a duration to seconds."""
     found = scalar(node).value
     matched = _DURATION.fullmatch(found) if isinstance(found, str) else None
     if matched is None:
@@ -155,12 +159,12 @@ def duration(node: Node) -> float:
 
 
 def _seconds(matched: re.Match[str]) -> float:
-    """Rounded to nanoseconds, so that a duration is the same number in every unit: 0.7s, 700ms."""
+    """Round to nanoseconds, so that a duration is the same number in every unit: 0.7s, 700ms."""
     return round(float(matched[1]) * _SECONDS[matched[2]], 9)
 
 
 def some_time(node: Node) -> float:
-    """A duration of at least `SHORTEST`."""
+    """Parse a duration of at least `SHORTEST`."""
     return _long_enough(duration(node))
 
 
@@ -169,14 +173,14 @@ def some_time_or_ms(node: Node) -> float:
 
 
 def interval_or_ms(node: Node) -> float:
-    """As `some_time_or_ms`, but 0 turns it off."""
+    """Parse as `some_time_or_ms` does, and take 0, which turns the interval off."""
     seconds = duration_or_ms(node)
     return _long_enough(seconds) if seconds else seconds
 
 
 def _long_enough(seconds: float) -> float:
     if seconds < SHORTEST:
-        raise InvalidValueError(f"is too short: expected at least {shown_duration(SHORTEST)}")
+        raise InvalidValueError(f"too short: expected at least {shown_duration(SHORTEST)}")
     return seconds
 
 
@@ -188,7 +192,7 @@ def duration_or_ms(node: Node) -> float:
 
 
 def shown_duration(seconds: float) -> str:
-    """A duration as the file spells it: whole hours, minutes or seconds if it is, or else milliseconds if they fit."""
+    """Format a duration: in whole hours, minutes or seconds if possible, otherwise in milliseconds if they fit."""
     if not seconds:
         return "0s"
     spelled = [f"{int(seconds / _SECONDS[unit])}{unit}" for unit in ("h", "m", "s") if seconds % _SECONDS[unit] == 0]
@@ -200,7 +204,7 @@ def shown_duration(seconds: float) -> str:
 
 
 def rate(node: Node) -> int:
-    """Bytes a second; 0 for `none`."""
+    """Parse a rate to bytes per second; 0 stands for `none`."""
     found = scalar(node).value
     if found == "none":
         return 0
@@ -209,12 +213,12 @@ def rate(node: Node) -> int:
         raise InvalidValueError
     bytes_a_second = int(float(matched[1]) * _BYTES[matched[2]])
     if bytes_a_second < 1:
-        raise InvalidValueError("must be at least 1B/s; `none` is no limit")
+        raise InvalidValueError("too low: expected at least 1B/s, or `none` for no limit")
     return bytes_a_second
 
 
 def shown_rate(bytes_a_second: int) -> str:
-    """A rate as the file spells it: in bytes, or in the first unit that makes the number short enough."""
+    """Format a rate: in bytes, or in the first unit that makes the number short enough."""
     if not bytes_a_second:
         return "none"
     spelled = (f"{bytes_a_second // size}{unit}/s" for unit, size in _BYTES.items() if bytes_a_second % size == 0)
@@ -225,13 +229,13 @@ port = whole(1, MAX_PORT)
 
 
 def ports(node: Node) -> tuple[int, int]:
-    """A port to listen on: first and last; 0-0 is any free one."""
+    """Parse the ports to listen on: first and last; (0, 0) is any free port."""
     found = scalar(node).value
     if isinstance(found, str) and (matched := _RANGE.fullmatch(found)):
         first, last = int(matched[1]), int(matched[2])
         if not 1 <= first <= last <= MAX_PORT:
             raise InvalidValueError(
-                f'"{found}" is not a range of ports; FIRST-LAST from 1 to 65535, as in "15000-15100", is right'
+                f'invalid port range "{found}": expected FIRST-LAST from 1 to 65535, as in "15000-15100"'
             )
         return first, last
     only = whole(0, MAX_PORT)(node)
@@ -239,7 +243,7 @@ def ports(node: Node) -> tuple[int, int]:
 
 
 def host(node: Node) -> str:
-    """A name or an address; IPv6 loses its brackets."""
+    """Parse a name or an address; brackets around IPv6 are removed."""
     found = scalar(node).text
     bare = found[1:-1] if found.startswith("[") and found.endswith("]") else found
     if ":" in bare:
@@ -253,6 +257,7 @@ def host(node: Node) -> str:
 
 
 def host_and_port(node: Node) -> tuple[str, int | None]:
+    """Parse `host` or `host:port`; the port is None if there is none."""
     found = scalar(node).text
     if found.count(":") > 1 and not found.startswith("["):
         return host(node), None
@@ -263,7 +268,7 @@ def host_and_port(node: Node) -> tuple[str, int | None]:
     if matched[2] is None:
         return host(where), None
     if not 1 <= int(matched[2]) <= MAX_PORT:
-        raise InvalidValueError(f'the port of "{found}" is not a port; a whole number from 1 to 65535 is right')
+        raise InvalidValueError(f'port of "{found}" is out of range: expected 1 to 65535')
     return host(where), int(matched[2])
 
 
@@ -282,12 +287,12 @@ def mode(node: Node) -> int:
 
 
 def source_rule(node: Node) -> str:
-    """A CIDR block or an address; the grammar is core.access's."""
+    """Parse a CIDR block or an address. `core.rules.access` defines the grammar."""
     return _checked(node, check_source_rule)
 
 
 def destination_rule(node: Node) -> str:
-    """HOST:PORTS; the grammar is core.access's."""
+    """Parse HOST:PORTS. `core.rules.access` defines the grammar."""
     return _checked(node, check_destination_rule)
 
 
@@ -301,13 +306,13 @@ def _checked(node: Node, check: Callable[[str], None]) -> str:
 
 
 def moment(node: Node) -> float:
-    """Unix time."""
+    """Parse a date and time to Unix time."""
     found = scalar(node).text
     try:
         when = datetime.fromisoformat(found)
         if not _OFFSET.search(found):
             raise InvalidValueError(
-                f'"{found}" has no offset; a date and time with one, as in 2027-01-31T00:00:00Z, is right'
+                f'time "{found}" has no offset: expected a date and time with an offset, as in 2027-01-31T00:00:00Z'
             )
         return when.timestamp()
     except (ValueError, OverflowError):
@@ -329,8 +334,8 @@ def command(node: Node) -> tuple[str, ...]:
 
 
 def filled(node: Node) -> str:
-    """Text that is not empty."""
+    """Parse text that is not empty."""
     found = text(node)
     if not found.strip():
-        raise InvalidValueError("is empty")
+        raise InvalidValueError("empty value: expected text")
     return found

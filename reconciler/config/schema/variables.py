@@ -1,8 +1,8 @@
-"""`${VAR}`, `${VAR:-default}` and `$$` in values.
+"""Expands `${VAR}`, `${VAR:-default}` and `$$` in values.
 
-In: a file's nodes and the environment. Out: the same nodes with the values put in, each remembering which variables
-it came from, so that messages name the variable and never its content. An unset one stays as it is written, and is
-known where it is used.
+Input: the nodes of a file and the environment. Output: the same nodes with variables expanded. Each node records the
+names of its variables, so that messages show the name and never the content. A variable that is not set stays as
+written, and its node lists it as unset.
 """
 
 from __future__ import annotations
@@ -20,22 +20,22 @@ from reconciler.config.syntax.yaml_reader import MAX_BYTES, typed
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
-_HINT = "write ${NAME} or ${NAME:-default}; `$$` is a dollar"
+_HINT = "write ${NAME} or ${NAME:-default}, or `$$` for a dollar sign"
 
 
 @dataclass(frozen=True, slots=True)
 class _Variable:
-    """`${name}`, or `${name:-default}`; `default` None: there is none."""
+    """`${name}` or `${name:-default}`. `default` is None if there is none."""
 
     name: str
     default: str | None
 
 
-_BROKEN = _Variable("", None)  # `${` that begins no variable
+_BROKEN = _Variable("", None)  # a `${` without a valid variable after it
 
 
 def _parts(text: str) -> Iterator[str | _Variable]:
-    """The text in one pass from left to right: literal parts, `$$` made a dollar, and variables."""
+    """Split the text into literal parts and variables, in one pass; `$$` becomes a dollar sign."""
     position, last_brace = 0, text.rfind("}")
     while (dollar := text.find("$", position)) >= 0:
         if dollar > position:
@@ -64,30 +64,30 @@ def _parts(text: str) -> Iterator[str | _Variable]:
 
 
 class Variables:
-    """The environment as far as the file may name it."""
+    """Expands the variables of a file, as far as `--allow-env` permits."""
 
     def __init__(self, environ: Mapping[str, str], options: Options) -> None:
         self.environ = environ
         self.prefixes = options.allow_env
         self.hidden = options.hidden
-        self._room = MAX_BYTES  # characters that the variables of one file may come to
+        self._remaining = MAX_BYTES  # characters that variables may still add to the file
 
     def refusal(self, name: str) -> str:
-        """Why the file may not name that variable, or ""."""
+        """Return why the file may not use the variable, or ""."""
         if self.prefixes is None or name.startswith(self.prefixes):
             return ""
         allowed = ", ".join(f"{prefix}*" for prefix in self.prefixes) or "none"
         return f"{name} may not be read: --allow-env allows {allowed}"
 
     def hide(self, name: str) -> None:
-        """Never show that variable's value."""
+        """Register the value of the variable as one that is never shown."""
         if self.hidden is not None and (value := self.environ.get(name)):
             self.hidden.add(name, value)
 
     def expand(self, root: Table, file: str) -> tuple[Table, list[Problem]]:
-        """The file's nodes with the values put in. Raises ConfigError where they come to too much."""
+        """Return the nodes with variables expanded. Raises ConfigError if the result is too large."""
         problems: list[Problem] = []
-        self._room = MAX_BYTES
+        self._remaining = MAX_BYTES
         return self._table(root, Place(file), problems), problems
 
     def _node(self, node: Node, at: Place, problems: list[Problem]) -> Node:
@@ -119,11 +119,11 @@ class Variables:
         names = [part.name for part in parts if isinstance(part, _Variable) and part is not _BROKEN]
         state = _Expansion()
         if _BROKEN in parts:
-            state.wrong[f"`${{` begins a variable: {_HINT}", ErrorCode.VALUE] = None
+            state.wrong[f"invalid variable after `${{`: {_HINT}", ErrorCode.VALUE] = None
         values = [part if isinstance(part, str) else self._value(part, state) for part in parts]
-        self._room -= sum(map(len, values)) if names else 0
-        if self._room < 0:
-            message = f"the values of its variables make the file larger than {MAX_BYTES // 1024} KiB: name fewer"
+        self._remaining -= sum(map(len, values)) if names else 0
+        if self._remaining < 0:
+            message = f"the file with its variables expanded is larger than {MAX_BYTES // 1024} KiB: use fewer"
             raise ConfigError(Problem.at(at, message, ErrorCode.VALUE))
         problems.extend(Problem.at(at, message, code) for message, code in state.wrong)
         result = "".join(values)
@@ -141,7 +141,7 @@ class Variables:
         )
 
     def _value(self, variable: _Variable, state: _Expansion) -> str:
-        """What to put in its place: itself where it has no value."""
+        """Return the value of the variable, or the variable as written if it has none."""
         name, default = variable.name, variable.default
         if variable is _BROKEN:
             return ""
@@ -156,7 +156,7 @@ class Variables:
             state.unset[name] = None
             return f"${{{name}}}"
         if _CONTROL.search(value):
-            state.refuse(name, f"the value of ${{{name}}} holds control characters", ErrorCode.VALUE)
+            state.refuse(name, f"the value of ${{{name}}} contains control characters: remove them", ErrorCode.VALUE)
             return f"${{{name}}}"
         self.hide(name)
         return value
@@ -164,7 +164,7 @@ class Variables:
 
 @dataclass(slots=True)
 class _Expansion:
-    """What is found while one value is put together; each thing once, in the order of the text."""
+    """Findings from the expansion of one value; each one once, in the order of the text."""
 
     wrong: dict[tuple[str, ErrorCode], None] = field(default_factory=dict)
     unset: dict[str, None] = field(default_factory=dict)
@@ -177,9 +177,9 @@ class _Expansion:
 
 
 def _default(text: str, state: _Expansion) -> str:
-    """A default's own text: `$$` is a dollar, a variable is an error."""
+    """Return the text of a default: `$$` is a dollar sign, a variable is an error."""
     pieces = text.split("$$")
     if any("${" in piece for piece in pieces):
-        message = "`${` begins a variable, which a default cannot hold: write its value out; `$$` is a dollar"
+        message = "a default cannot contain a variable: write its value out, or `$$` for a dollar sign"
         state.wrong[message, ErrorCode.VALUE] = None
     return "$".join(pieces)

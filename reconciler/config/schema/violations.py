@@ -1,8 +1,8 @@
-"""What the schema validator finds, as sentences for people.
+"""Turns the findings of the schema validator into messages.
 
-In: a file's nodes. Out: problems with the place of the value (or of the key, for an unknown one), what it is not, and
-what would be right. Values that come from variables are left to the builder, which knows whether text or number is
-meant.
+Input: the nodes of a file. Output: problems, each with the position of the value (for an unknown key, of the key), what
+is wrong, and what is expected. Values that come from variables are left to the builder, which knows whether the field
+takes text or a number.
 """
 
 from __future__ import annotations
@@ -19,23 +19,25 @@ from jsonschema.exceptions import ValidationError
 
 from reconciler.config.deadline import check
 from reconciler.config.problem import ErrorCode, Place, Problem
-from reconciler.config.schema.document import Schema, Words, resolved, schema, words_in
+from reconciler.config.schema.document import Schema, Words, definition, resolved, schema, words_in
 from reconciler.config.syntax.nodes import Entry, Items, Node, Scalar, Table, is_null, plain
 from reconciler.config.syntax.yaml_reader import MAX_PROBLEMS, typed
 from reconciler.core.secret import may_hold_secret
 
 _SIMPLE_KEY = re.compile(r"[A-Za-z0-9_$-]+")
-_SHOWN_KEY = re.compile(r"[^:@=]{0,63}")  # `{password:pw}` and `user:pw@host: {}` have keys that are none
-_OF_SECRETS = ("file", "username")  # a mapping that may have this key is, or holds, a secret
-_MAX_SHOWN = 60
-_FEW = 12
+_SHOWN_KEY = re.compile(r"[^:@=]{0,63}")  # the keys of `{password:pw}` and `user:pw@host: {}` are misplaced values
+_SECRET_FIELDS = ("file", "username")  # a mapping that may have one of these keys is, or holds, a secret
+_MAX_SHOWN = 60  # characters of a value
+_MAX_LISTED = 12  # known keys in a message
+_HIDDEN = "(value not shown)"
+_NUMBER = re.compile(r"a (?:whole )?number(?:,| from) ")
 
 
 def violations(root: Table, file: str) -> list[Problem]:
-    """All that the schema has against the file, each thing once."""
+    """Return every violation of the schema, each one once."""
     explainer = _Explainer(root, file)
     found = [problem for error in _validator().iter_errors(plain(root)) for problem in explainer.explain(error)]
-    # What is missing is the key that was misspelt.
+    # A missing key beside an unknown one is most likely that key, misspelt.
     return [p for p in found if p.code is not ErrorCode.MISSING or p.path not in explainer.misspelt]
 
 
@@ -52,7 +54,7 @@ def _validator() -> Draft202012Validator:
 
 
 def dotted(path: str, step: str | int) -> str:
-    """A path in words, one step longer: targets.prod.tunnels[0]."""
+    """Append one step to a path, as in `targets.prod.tunnels[0]`."""
     if isinstance(step, int):
         return f"{path}[{step}]"
     key = step if _SIMPLE_KEY.fullmatch(step) and len(step) <= _MAX_SHOWN else shown_key(step)
@@ -60,60 +62,66 @@ def dotted(path: str, step: str | int) -> str:
 
 
 def shown_key(key: str) -> str:
-    """A key in quotes, for messages; not what may be a value that lost its place."""
+    """Return a key in quotes for a message, or `"…"` if it may be a misplaced value."""
     return json.dumps(key, ensure_ascii=False) if is_shown_key(key) else '"…"'
 
 
 def is_shown_key(key: str) -> bool:
+    """Return False if the key may be a misplaced value, and so a secret."""
     return _SHOWN_KEY.fullmatch(key) is not None
 
 
 def quoted(text: str) -> str:
-    """A value in quotes, for messages: cut if it is long, and not shown if it may hold a password or a token."""
+    """Return a value in quotes for a message: cut if it is long, and hidden if it may hold a password or a token."""
     if may_hold_secret(text):
-        return "this value"
+        return _HIDDEN
     return json.dumps(text if len(text) <= _MAX_SHOWN else text[:_MAX_SHOWN] + "…", ensure_ascii=False)
 
 
 def sentence(node: Node, words: Words, choices: Sequence[str] = (), numbers: bool = False) -> str:
-    """What is wrong with a value: `"abc" is not a port; a whole number from 0 to 65535 is right`."""
-    right = f"; {words.right} is right" if words.right else ""
-    if isinstance(node, Scalar) and isinstance(node.value, str) and numbers and isinstance(typed(node.value), int):
-        right = (
-            right.rstrip(",").replace(" is right", " without quotes is right") if right else "; leave the quotes out"
-        )
-    if isinstance(node, Scalar) and node.value is None:
-        return f"has no value{right}"
-    return f"{_shown(node, secret=words.secret)} is not {words.noun}{right}{_meant(node, choices)}"
+    """Return the message for a wrong value: `invalid port "abc": expected a whole number from 0 to 65535`.
+
+    `choices` are the words that the field takes. `numbers` says that it takes whole numbers.
+    """
+    expected = f": expected {words.expected}" if words.expected else ""
+    match node:
+        case Scalar(value=None):
+            return f"no value{expected}"
+        case Scalar(variables=(name, *_)):
+            return f"the value of ${{{name}}} is not a valid {words.noun}{expected}{_suggestion(node, choices)}"
+        case Scalar(value=int() | float() as number) if not words.secret and _is_out_of_range(number, words):
+            limits = _NUMBER.sub("", words.expected)
+            return f"{words.noun} {node.text} is out of range: expected {limits}"
+        case Scalar(value=str(text)):
+            unquoted = ", without quotes" if expected and numbers and isinstance(typed(text), int) else ""
+            fault = "unknown" if choices else "invalid"
+            shown = _HIDDEN if words.secret else quoted(text)
+            return f"{fault} {words.noun} {shown}{expected}{unquoted}{_suggestion(node, choices)}"
+        case Scalar():
+            return f"invalid {words.noun} {_HIDDEN if words.secret else node.text}{expected}"
+        case Items() | Table():
+            kind = "a list" if isinstance(node, Items) else "a mapping"
+            return f"{kind} is not a valid {words.noun}{expected}"
+
+
+def _is_out_of_range(number: float, words: Words) -> bool:
+    if isinstance(number, bool) or words.limits is None:
+        return False
+    low, high = words.limits
+    return not low <= number <= high
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """The known word that is nearest, or ""."""
+    """Return the most similar known word, or ""."""
     by_lower = {name.lower(): name for name in known}
     found = difflib.get_close_matches(word.lower().replace("_", "").replace("-", ""), by_lower, n=1, cutoff=0.7)
     return by_lower[found[0]] if found else ""
 
 
-def _meant(node: Node, choices: Sequence[str]) -> str:
-    if isinstance(node, Scalar) and isinstance(node.value, str) and (near := did_you_mean(node.value, choices)):
-        return f" (did you mean {near}?)"
+def _suggestion(node: Scalar, choices: Sequence[str]) -> str:
+    if isinstance(node.value, str) and (similar := did_you_mean(node.value, choices)):
+        return f'; did you mean "{similar}"?'
     return ""
-
-
-def _shown(node: Node, *, secret: bool) -> str:
-    match node:
-        case Items():
-            return "a list"
-        case Table():
-            return "a mapping"
-        case Scalar(variables=(name, *_)):
-            return f"the value of ${{{name}}}"
-        case Scalar() if secret:
-            return "this value"
-        case Scalar(value=str(text)):
-            return quoted(text)
-        case Scalar():
-            return node.text
 
 
 class _Explainer:
@@ -135,10 +143,10 @@ class _Explainer:
         elif error.validator == "required" and isinstance(node, Table):
             yield from self._missing(node, place, subschema["required"])
         elif error.validator == "minItems" and isinstance(node, Items) and not node.values:
-            yield Problem.at(place, f"is an empty list; {words_in(subschema).right} is right", ErrorCode.VALUE)
+            yield Problem.at(place, f"empty list: expected {words_in(subschema).expected}", ErrorCode.VALUE)
         elif error.validator == "oneOf" and isinstance(node, Table):
             names = " and ".join(f"`{one['required'][0]}`" for one in subschema["oneOf"])
-            message = f"takes one of {names}"
+            message = f"expected exactly one of {names}"
             if place.path not in self.misspelt:
                 yield Problem.at(place, message, ErrorCode.VALUE)
         elif error.validator == "anyOf" and not isinstance(node, Scalar) and (inner := _branch(error)):
@@ -156,7 +164,7 @@ class _Explainer:
             words = dotted(words, step)
             if isinstance(node, Table) and isinstance(step, str) and (entry := node.entry(step)):
                 node = entry.value
-                # A mapping begins at its first key; what is said of it as a whole belongs beside its name.
+                # A mapping begins at its first key. A problem of the mapping as a whole is reported at its own key.
                 nested = isinstance(node, Table)
                 line, column = (entry.line, entry.column) if nested else (node.line, node.column)
             elif isinstance(node, Items) and isinstance(step, int):
@@ -167,10 +175,10 @@ class _Explainer:
     def _bad_name(self, node: Node, place: Place, name: str, *, of_label: bool) -> Problem:
         entry = node.entry(name) if isinstance(node, Table) else None
         line, column = (entry.line, entry.column) if entry else (place.line, place.column)
-        right = "lower-case letters, digits, `.`, `_`, `-`, at most 63, a letter or digit first"
+        expected = words_in(definition("name")).expected
         if of_label:
-            right = "letters, digits and `_`, at most 63, no digit first"
-        message = f"{shown_key(name)} is not a name; {right}, is right"
+            expected = "1 to 63 letters, digits or `_`, the first not a digit"
+        message = f"invalid name {shown_key(name)}: expected {expected}"
         return Problem.at(Place(self.file, line, column, dotted(place.path, name)), message, ErrorCode.VALUE)
 
     def _unknown_keys(self, node: Table, place: Place, subschema: Schema) -> Iterator[Problem]:
@@ -179,31 +187,35 @@ class _Explainer:
             if entry.key in known or entry.key.startswith("x-"):
                 continue
             self.misspelt.add(place.path)
-            near = self._near(entry.key, known)
+            similar = self._suggestion(entry.key, known)
             names = [name for name in known if name[0] not in "x$"]
-            hint = f"known are {', '.join(names)}" if len(names) < _FEW else "`tunnels schema` shows the known ones"
-            hint = f"did you mean `{near}`?" if near else hint
-            hint = "a space is missing after its colon" if _lacks_space(entry, known) else hint
-            may_be_secret = not near and (is_null(entry.value) or any(name in known for name in _OF_SECRETS))
+            few = len(names) < _MAX_LISTED
+            hint = f"expected one of {', '.join(names)}" if few else "`tunnels schema` lists the known keys"
+            hint = f"did you mean `{similar}`?" if similar else hint
+            hint = "add a space after its colon" if _lacks_space(entry, known) else hint
+            may_be_secret = not similar and (is_null(entry.value) or any(name in known for name in _SECRET_FIELDS))
             path = place.path if may_be_secret else dotted(place.path, entry.key)
             at = Place(self.file, entry.line, entry.column, path)
-            said = "unknown key, not shown as it may be a secret" if may_be_secret else "unknown key"
-            yield Problem.at(at, f"{said}; {hint}", ErrorCode.UNKNOWN_KEY)
+            fault = "unknown key (not shown: it may be a secret)" if may_be_secret else "unknown key"
+            yield Problem.at(at, f"{fault}: {hint}", ErrorCode.UNKNOWN_KEY)
 
-    def _near(self, word: str, known: Iterable[str]) -> str:
-        """The suggestion for a misspelt key: only for as many as are told, because it takes a while."""
+    def _suggestion(self, word: str, known: Iterable[str]) -> str:
+        """Return the known key most similar to a misspelt one.
+
+        The comparison is slow, so it is made only for as many keys as are reported.
+        """
         self.suggested += 1
         return did_you_mean(word, known) if self.suggested <= MAX_PROBLEMS else ""
 
     def _missing(self, node: Table, place: Place, required: Sequence[str]) -> Iterator[Problem]:
         for name in required:
             if node.get(name) is None:
-                hint = "; `targets: {}` says that there are none" if name == "targets" else ""
+                hint = ": add `targets`, or `targets: {}` for no targets" if name == "targets" else ": add it"
                 yield Problem.at(place, f"`{name}` is missing{hint}", ErrorCode.MISSING)
 
 
 def _lacks_space(entry: Entry, known: Iterable[str]) -> bool:
-    """`{host: h, password:pw}` has a key `password:pw` without a value."""
+    """Return True for a key such as `password:pw` in `{host: h, password:pw}`, which has no value."""
     return is_null(entry.value) and entry.key.partition(":")[0] in known and ":" in entry.key
 
 
@@ -226,13 +238,13 @@ def choices_in(subschema: Schema) -> tuple[str, ...]:
 
 
 def _branch(error: ValidationError) -> list[ValidationError]:
-    """The errors of the alternative that was meant: the one of the right type with the fewest complaints."""
+    """Return the errors of the alternative that fits best: the one of the right type with the fewest errors."""
     branches: dict[object, list[ValidationError]] = {}
     for cause in error.context or ():
         branches.setdefault(cause.schema_path[0], []).append(cause)
-    meant = [
+    candidates = [
         causes
         for causes in branches.values()
         if not any(cause.validator in ("type", "const") and not cause.path for cause in causes)
     ]
-    return min(meant, key=len, default=[])
+    return min(candidates, key=len, default=[])

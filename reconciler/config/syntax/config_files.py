@@ -1,8 +1,7 @@
-"""Where the files are, and their bytes: paths given -> what is there now.
+"""Finds the configuration files and reads their bytes.
 
-A file's absence is told apart from its content: a directory that cannot be read, or is empty, gives no answer at all,
-and a file that is missing or empty none about itself; only a file gone from a directory with others in it is really
-gone.
+Absence is not the same as being unreadable. A directory that is unreadable or empty says nothing about its files, and a
+missing or empty file says nothing about its content. A file counts as removed only if its directory still has others.
 """
 
 from __future__ import annotations
@@ -26,16 +25,16 @@ from reconciler.system.file_calls import FILES, read_here
 from reconciler.system.read_file import FileTooLargeError, read_regular
 
 STDIN = "-"
-_PIPE_SILENCE = 10.0  # seconds that nothing comes
-_PIPE_TIME = 60.0  # seconds for all of it
+_PIPE_IDLE = 10.0  # seconds without data
+_PIPE_TOTAL = 60.0  # seconds for the whole content
 _SUFFIXES = (".yaml", ".yml")
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """One file as it is now: its bytes, or why there are none. `name` is how the user calls it.
+    """One file as it is now: its bytes, or the problem with reading it. `name` is the name that the user gave.
 
-    `once`: it is a pipe, which says what it holds to the first who reads it.
+    `once`: it is a pipe, which can be read only once.
     """
 
     name: str
@@ -47,7 +46,7 @@ class Found:
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """The files of one path given. `problem`: why it gave no answer, so that those of before are still meant."""
+    """The files of one path argument. If there is a `problem`, the files of the last listing are still in use."""
 
     given: str
     names: tuple[str, ...]
@@ -55,18 +54,18 @@ class Listing:
 
 
 def default_paths(environ: Mapping[str, str]) -> tuple[str, ...]:
-    """$TUNNELS_CONFIG, ./tunnels.yaml, $XDG_CONFIG_HOME/tunnels/; empty if there is none of them."""
-    if given := environ.get("TUNNELS_CONFIG"):
-        return (given,)
+    """Return the first of $TUNNELS_CONFIG, ./tunnels.yaml and $XDG_CONFIG_HOME/tunnels/; () if none exists."""
+    if named := environ.get("TUNNELS_CONFIG"):
+        return (named,)
     if Path("tunnels.yaml").is_file():
         return ("tunnels.yaml",)
     config_home = environ.get("XDG_CONFIG_HOME") or absolute("~/.config", "/", environ)
     directory = Path(config_home) / "tunnels"
-    return (str(directory),) if os.path.isdir(directory) else ()  # noqa: PTH112 - it may be too long a name
+    return (str(directory),) if os.path.isdir(directory) else ()  # noqa: PTH112 - Path.is_dir raises if the name is too long
 
 
 def listing(given: str) -> Listing:
-    """The files that a path stands for: itself, or the *.yaml and *.yml of a directory, sorted."""
+    """Return the files of a path argument: the path itself, or the sorted *.yaml and *.yml files of a directory."""
     if given == STDIN:
         return Listing(given, (given,))
     try:
@@ -77,28 +76,27 @@ def listing(given: str) -> Listing:
     if names is None:
         return Listing(given, (given,))
     if not names:
-        problem = Problem.at(Place(given), "no *.yaml or *.yml in this directory", ErrorCode.UNREADABLE)
+        problem = Problem.at(Place(given), "no *.yaml or *.yml files in this directory", ErrorCode.UNREADABLE)
         return Listing(given, (), problem=problem)
     return Listing(given, tuple(str(Path(given) / name) for name in names))
 
 
 def _names_in(path: str) -> list[str] | None:
-    """The names that count in a directory; None for anything else.
+    """Return the names of the configuration files in a directory; None if the path is not a directory.
 
-    What is named so counts whatever it is: a file that has become a pipe, a directory or a link to nowhere cannot be
-    read, but it is not gone.
+    Only the name counts: a file that has become a pipe, a directory or a dangling link is unreadable, not removed.
     """
     try:
-        if not os.path.isdir(path):  # noqa: PTH112 - Path.is_dir raises in a folder that is not ours
+        if not os.path.isdir(path):  # noqa: PTH112 - Path.is_dir raises in a directory without access
             return None
-    except ValueError:  # a NUL in it: `find` says so
+    except ValueError:  # the path contains a NUL: `find` reports it
         return None
     with os.scandir(path) as entries:
         return sorted(e.name for e in entries if e.name.endswith(_SUFFIXES) and not e.name.startswith("."))
 
 
 def is_utf8(path: str) -> bool:
-    """Whether the path has a form as text: Linux takes any bytes for a name, metrics and watchfiles do not."""
+    """Return True if the path is valid UTF-8. Linux permits any bytes in a name; metrics and watchfiles do not."""
     try:
         path.encode()
     except UnicodeEncodeError:
@@ -107,7 +105,7 @@ def is_utf8(path: str) -> bool:
 
 
 def read_all(listed: Listing) -> list[Found]:
-    """The bytes of the files of a listing. Of several that hang, none waits for the others."""
+    """Read the files of a listing. They are read at the same time, so that one that hangs does not delay the others."""
     if listed.names == (listed.given,):
         return [find(listed.given)]
     answers = FILES.wait_all(listed.names, lambda name: read_regular(name, MAX_BYTES))
@@ -115,7 +113,7 @@ def read_all(listed: Listing) -> list[Found]:
 
 
 def find(name: str) -> Found:
-    """The bytes of one file that somebody named on the command line: also standard input or a pipe."""
+    """Read one file named on the command line, which may also be standard input or a pipe."""
     if name == STDIN:
         return _standard_input("<stdin>", str(Path.cwd()))
     try:
@@ -133,8 +131,8 @@ def find(name: str) -> Found:
 def _found(name: str, answer: bytes | OSError) -> Found:
     directory = str(Path(name).absolute().parent)
     if not is_utf8(Path(name).name):
-        shown = name.encode(errors="backslashreplace").decode()  # whatever tells of it speaks UTF-8
-        problem = Problem.at(Place(shown), "its name is not UTF-8: rename it", ErrorCode.UNREADABLE)
+        shown = name.encode(errors="backslashreplace").decode()  # logs, metrics and status are UTF-8
+        problem = Problem.at(Place(shown), "the file name is not UTF-8: rename the file", ErrorCode.UNREADABLE)
         return Found(shown, directory, b"", problem)
     if isinstance(answer, bytes):
         return Found(name, directory, answer)
@@ -151,11 +149,11 @@ class _Kind(Enum):
 
 
 def _kind(name: str) -> _Kind:
-    """What stands at a path. /dev/stdin is standard input: what it is would be in the way of a look at the path."""
+    """Return the kind of a path. /dev/stdin is standard input, whatever it is connected to."""
     try:
-        status = os.stat(name)  # noqa: PTH116 - its ValueError is for a NUL only
+        status = os.stat(name)  # noqa: PTH116 - raises ValueError only for a NUL
     except ValueError:
-        raise OSError(errno.EINVAL, "its name holds a NUL", name) from None
+        raise OSError(errno.EINVAL, "the file name contains a NUL", name) from None
     if stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode):
         return _Kind.OTHER
     if sys.stdin is not None and os.path.samestat(status, os.fstat(0)):
@@ -164,18 +162,18 @@ def _kind(name: str) -> _Kind:
 
 
 def _from_pipe(name: str) -> bytes:
-    """What comes through a pipe, `<(command)` for one, until its writers have closed it. Raises OSError."""
+    """Read a pipe, such as `<(command)`, until its writers have closed it. Raises OSError."""
     content = bytearray()
-    give_up_at = time.monotonic() + _PIPE_TIME
+    deadline = time.monotonic() + _PIPE_TOTAL
     with open(name, "rb", buffering=0, opener=_open_pipe) as pipe:
         waiting = select.poll()
         waiting.register(pipe, select.POLLIN)
         while True:
-            left = min(_PIPE_SILENCE, give_up_at - time.monotonic())
+            left = min(_PIPE_IDLE, deadline - time.monotonic())
             if left <= 0 or not waiting.poll(left * 1000):
-                raise TimeoutError(errno.ETIMEDOUT, "it is a pipe, and nothing more came through it in time", name)
+                raise TimeoutError(errno.ETIMEDOUT, "timed out waiting for data from the pipe", name)
             piece = pipe.read(MAX_BYTES + 1 - len(content))
-            if piece is None:  # another reader was quicker
+            if piece is None:  # another reader took the data
                 continue
             content += piece
             if len(content) > MAX_BYTES:
@@ -188,15 +186,15 @@ def _open_pipe(path: str, flags: int) -> int:
     descriptor = os.open(path, flags | os.O_NONBLOCK | os.O_NOCTTY)
     if not stat.S_ISFIFO(os.fstat(descriptor).st_mode):
         os.close(descriptor)
-        raise OSError(errno.EINVAL, "it is a pipe no longer", path)
+        raise OSError(errno.EINVAL, "no longer a pipe", path)
     return descriptor
 
 
 def _standard_input(name: str, directory: str) -> Found:
-    data, why = b"", "it was closed before the program began"
-    if sys.stdin is not None:  # otherwise descriptor 0 is whatever was opened first
+    data, why = b"", "standard input is closed"
+    if sys.stdin is not None:  # if None, descriptor 0 is closed or belongs to another file
         try:
-            # Not sys.stdin: while a thread waits in it, Python cannot end.
+            # Not sys.stdin: Python cannot exit while a thread waits in it.
             with open(0, "rb", closefd=False) as file:
                 data, why = file.read(MAX_BYTES + 1), ""
         except OSError as error:
@@ -210,7 +208,7 @@ def digest(data: bytes) -> str:
 
 
 def revision(digests: Iterable[str]) -> str:
-    """One name for the content of all files. Of a single one it is its own sha256, wherever it lies."""
+    """Return the revision of the content of all files. For a single file it is the sha256 of its content."""
     found = sorted(digests)
     if not found:
         return ""
@@ -220,12 +218,12 @@ def revision(digests: Iterable[str]) -> str:
 def _why(error: Exception) -> str:
     match error:
         case FileNotFoundError():
-            return "there is no such file"
+            return "no such file"
         case PermissionError():
             return "permission denied"
         case IsADirectoryError():
-            return "this is a directory"
-        case OSError(strerror=str(said)):
-            return said.lower()
+            return "is a directory"
+        case OSError(strerror=str(text)):
+            return text.lower()
         case _:
             return str(error)

@@ -1,7 +1,7 @@
-"""A file's content as values that know where they stand.
+"""The content of a file as nodes with positions.
 
-`read` makes them, `variables` replaces scalars in them, everything after that reads them. They are frozen: a file
-that did not change is the identical object from reload to reload.
+`yaml_reader.read` makes the nodes, `variables` expands their scalars, and later modules only read them. Nodes are
+frozen: a file that did not change is the identical object from reload to reload.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-_LONG = 16  # entries: more are looked up in a dict
+_LONG = 16  # entries; a longer table has a dict for look-ups
 
 Plain = str | int | float | bool | None
 
@@ -18,11 +18,11 @@ Plain = str | int | float | bool | None
 class Scalar:
     """One value and its text as written.
 
-    variables     the names in it, for messages: the value of a variable is never shown
-    whole         the name of the variable that is all of the value, else ""
-    unset         the names in it that have no value: what it says is not known here
-    refused       those of them for which an error was told, so that nothing more is to be said
-    written       the text before its variables were put in, "" where it has none
+    variables     the names of its variables, for messages: the value of a variable is never shown
+    whole         the name of the variable that is the entire value, otherwise ""
+    unset         the variables that have no value, so that the value of the node is unknown
+    refused       those of `unset` for which an error has been reported
+    written       the text before its variables were expanded; "" if it has none
     """
 
     value: Plain
@@ -47,7 +47,7 @@ class Items:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A key, where it stands, and its value."""
+    """A key with its position, and its value."""
 
     key: str
     value: Node
@@ -57,13 +57,13 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """A mapping: keys are text and differ, order is the file's. `partial`: more stands in it, which was refused."""
+    """A mapping with unique text keys, in the order of the file. `partial`: some of its content was rejected."""
 
     entries: tuple[Entry, ...]
     line: int = 0
     column: int = 0
     partial: bool = False
-    _by_key: Mapping[str, Entry] | None = field(init=False, repr=False, compare=False)  # of a long one
+    _by_key: Mapping[str, Entry] | None = field(init=False, repr=False, compare=False)  # only for a long table
 
     def __post_init__(self) -> None:
         by_key = {entry.key: entry for entry in reversed(self.entries)} if len(self.entries) > _LONG else None
@@ -86,21 +86,22 @@ Node = Scalar | Items | Table
 
 
 def invalid_node(line: int, column: int) -> Scalar:
-    """The place of something that was refused: what it says is not known, and an error about it was told."""
+    """Return the placeholder for a rejected value. Its content is unknown, and an error has been reported."""
     return Scalar("", "", line, column, variables=("",), unset=("",), refused=("",))
 
 
 def is_invalid(node: Node) -> bool:
+    """Return True for a placeholder made by `invalid_node`."""
     return isinstance(node, Scalar) and node.refused == ("",)
 
 
 def is_null(node: Node) -> bool:
-    """Whether a key has no value."""
+    """Return True if the node is null: its key has no value."""
     return isinstance(node, Scalar) and node.value is None
 
 
 def plain(node: Node) -> object:
-    """The value as JSON has it, for the schema validator."""
+    """Return the value as JSON, for the schema validator."""
     match node:
         case Scalar():
             return node.value
@@ -111,7 +112,7 @@ def plain(node: Node) -> object:
 
 
 def made_of(value: object) -> Node:
-    """The node of a JSON value that stands in no file (a default of the schema)."""
+    """Return the node of a JSON value that is in no file (a default of the schema)."""
     match value:
         case None | bool() | int() | float() | str():
             text = value if isinstance(value, str) else str(value).lower()

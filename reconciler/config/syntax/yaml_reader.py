@@ -1,9 +1,8 @@
-"""Bytes -> YAML nodes with line and column, bounded and safe.
+"""Reads YAML: bytes to nodes with line and column, within bounds.
 
-Any bytes at all give a `Node` or a `ConfigError`. PyYAML does the parsing and nothing else: what a scalar means is
-decided here (YAML's core schema without its traps), so `8022:22`, `022`, `yes` and dates are text, and aliases, tags,
-duplicate keys and deep nesting are refused where they stand. What is refused leaves a hole, around which the rest of
-the file is judged all the same.
+Any bytes give a `Node` or a `ConfigError`. PyYAML only produces events. This module decides what a scalar means: it
+follows YAML's core schema, but `8022:22`, `022`, `yes` and dates are text. Aliases, tags, duplicate keys and deep
+nesting are rejected where they occur. A rejected value leaves a placeholder, so that the rest of the file is checked.
 """
 
 from __future__ import annotations
@@ -23,20 +22,20 @@ MAX_BYTES = 1024 * 1024
 TOO_LARGE = f"larger than {MAX_BYTES // 1024} KiB: split it into several files"
 MAX_DEPTH = 24
 MAX_KEY = 256
-MAX_PROBLEMS = 100  # told of one file at a time: it can hold one every few bytes, and nobody mends more at once
+MAX_PROBLEMS = 100  # of one file, reported at a time: a file can have one every few bytes
 
-_LOADER: type = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast, where libyaml is there
-_YAMLS_OWN = "tag:yaml.org,2002:"
+_LOADER: type = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast, if libyaml is installed
+_YAML_TAG = "tag:yaml.org,2002:"
 _KNOWN_TAGS = frozenset(
     ["str", "int", "float", "bool", "null", "map", "seq", "set", "omap", "pairs", "binary", "timestamp", "merge"]
 )
-_INSTEAD = "use `defaults`, or write the value out; a value that begins with"
-_AS_TEXT = ("!", f"{_YAMLS_OWN}str")
+_INSTEAD = "use `defaults` or write the value out; quote a value that begins with"
+_AS_TEXT = ("!", f"{_YAML_TAG}str")
 _INT = re.compile(r"[-+]?(0|[1-9][0-9]{0,17})")  # no leading zero (octal), no colon (sexagesimal), no underscore
 _FLOAT = re.compile(r"[-+]?(0|[1-9][0-9]{0,17})\.[0-9]{1,17}")
 _WORDS: dict[str, Plain] = {"": None, "~": None, "null": None, "true": True, "false": False}
 _SHOWN_KEY = re.compile(r"[A-Za-z0-9._$-]{1,63}")
-_QUOTED = re.compile(r"\b(handle|alias|anchor) '[^']*'")  # what the parser without libyaml shows of the file
+_QUOTED = re.compile(r"\b(handle|alias|anchor) '[^']*'")  # text of the file in messages of the parser without libyaml
 _NO_SPACE = re.compile(r"\s*(?:- )?[\w-]+:(?=[^\s/])")
 _FOREIGN = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufefe\uff00-\ufffd\U00010000-\U0010ffff]")
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")  # to a terminal U+009B is an escape
@@ -44,9 +43,9 @@ _NAMES: dict[type[yaml.Event], str] = {yaml.MappingStartEvent: "a mapping", yaml
 
 
 def read(data: bytes, file: str) -> tuple[Table, list[Problem]]:
-    """The mapping at the top of the file, and what was refused in it.
+    """Return the mapping at the top of the file, and the problems found in it.
 
-    Raises `ConfigError` where there is none; code `unreadable` where nothing is in the file.
+    Raises `ConfigError` if there is no such mapping, with code `unreadable` if the file is empty.
     """
     return _Reader(file).document(_text(data, file))
 
@@ -66,7 +65,7 @@ def _text(data: bytes, file: str) -> str:
         before_text = text[: found.start()]
         line, start = before_text.count("\n") + 1, before_text.rfind("\n") + 1
         place = Place(file, line, found.start() - start + 1)
-        _refuse(place, f"character U+{ord(found[0]):04X} does not belong in a YAML file: remove it")
+        _refuse(place, f"character U+{ord(found[0]):04X} is not allowed in a YAML file: remove it")
     return text
 
 
@@ -75,7 +74,7 @@ def _refuse(place: Place, message: str, code: ErrorCode = ErrorCode.SYNTAX) -> N
 
 
 class _Reader:
-    """Turns the events of one file into nodes. What can be read past is gathered in `problems`, up to a bound."""
+    """Turns the events of one file into nodes. Problems that do not stop it go to `problems`, up to a limit."""
 
     def __init__(self, file: str) -> None:
         self.file = file
@@ -86,18 +85,18 @@ class _Reader:
         next(events)  # the stream starts
         first = next(events)
         if isinstance(first, yaml.StreamEndEvent):
-            _refuse(Place(self.file), "empty: `targets: {}` says that there are none", ErrorCode.UNREADABLE)
+            _refuse(Place(self.file), "empty file: write `targets: {}` for no targets", ErrorCode.UNREADABLE)
         root = self._node(next(events), events, 0)
         next(events)  # the document ends
         after = next(events)
         is_more = not isinstance(after, yaml.StreamEndEvent)
         if is_more:
-            self._wrong(after, "a second document begins here: put it into a file of its own")
+            self._wrong(after, "second YAML document: move it to a file of its own")
         if isinstance(root, Scalar) and root.value is None and not self.problems:
-            _refuse(Place(self.file), "empty: `targets: {}` says that there are none", ErrorCode.UNREADABLE)
+            _refuse(Place(self.file), "empty file: write `targets: {}` for no targets", ErrorCode.UNREADABLE)
         if not isinstance(root, Table) and not self.problems:
             place = Place(self.file, root.line, root.column)
-            _refuse(place, "not a mapping: a file begins with `targets:`")
+            _refuse(place, "not a mapping: expected a mapping with `targets:`")
         if not isinstance(root, Table):
             raise ConfigError(*self.problems)
         return replace(root, partial=root.partial or is_more), self.problems
@@ -108,27 +107,27 @@ class _Reader:
                 check()
                 yield event
         except yaml.MarkedYAMLError as error:
-            place, message = _cause(error, text, self.file) or _said(error, text, self.file)
-            raise ConfigError(*self.problems, Problem.at(place, f"not YAML: {message}", ErrorCode.SYNTAX)) from None
+            place, message = _cause(error, text, self.file) or _description(error, text, self.file)
+            raise ConfigError(*self.problems, Problem.at(place, f"invalid YAML: {message}", ErrorCode.SYNTAX)) from None
         except (yaml.YAMLError, ValueError, RecursionError, OverflowError) as error:
-            # ValueError: an escape or a %YAML version beyond what Python's own types take.
-            message = "not YAML: a directive, a number or an escape in it is out of range, or it is nested too deep"
+            # ValueError: an escape or a %YAML version beyond the range of Python's types.
+            message = "invalid YAML: a directive, a number or an escape is out of range, or the nesting is too deep"
             raise ConfigError(*self.problems, Problem.at(Place(self.file), message, ErrorCode.SYNTAX)) from error
 
     def _node(self, event: yaml.Event, events: Iterator[yaml.Event], depth: int) -> Node:
         line, column = _position(event)
         if depth > MAX_DEPTH:
-            self._wrong(event, f"nested more than {MAX_DEPTH} deep")
+            self._wrong(event, f"nested more than {MAX_DEPTH} levels deep: use fewer levels")
             raise ConfigError(*self.problems)
         anchor = getattr(event, "anchor", None)
         if anchor and not isinstance(event, yaml.AliasEvent):
-            self._wrong(event, f"anchors are not taken: {_INSTEAD} & is put in quotes")
+            self._wrong(event, f"anchors are not supported: {_INSTEAD} &")
         tag = getattr(event, "tag", None)
         if tag is not None and tag != "!":
-            self._wrong(event, f"tags are not taken: {_instead_of_tag(tag)}")
+            self._wrong(event, f"tags are not supported: {_instead_of_tag(tag)}")
         node = self._untagged(event, events, depth)
-        # What a tag of YAML's own stands before means the same without it; any other's is for another program to say.
-        return node if tag is None or tag == "!" or tag.startswith(_YAMLS_OWN) else invalid_node(line, column)
+        # A value with a standard YAML tag means the same without it. The meaning of one with another tag is unknown.
+        return node if tag is None or tag == "!" or tag.startswith(_YAML_TAG) else invalid_node(line, column)
 
     def _untagged(self, event: yaml.Event, events: Iterator[yaml.Event], depth: int) -> Node:
         line, column = _position(event)
@@ -143,7 +142,7 @@ class _Reader:
             case yaml.MappingStartEvent():
                 return self._table(events, depth + 1, line, column)
             case _:
-                self._wrong(event, f"aliases are not taken: {_INSTEAD} * is put in quotes")
+                self._wrong(event, f"aliases are not supported: {_INSTEAD} *")
                 return invalid_node(line, column)
 
     def _table(self, events: Iterator[yaml.Event], depth: int, line: int, column: int) -> Table:
@@ -158,28 +157,28 @@ class _Reader:
             elif (first := entries.get(name)) is None:
                 entries[name] = Entry(name, value, key.line, key.column)
             else:
-                shown = f"`{name}`" if _SHOWN_KEY.fullmatch(name) and not is_null(value) else "this key"
-                self._wrong(event, f"{shown} stands here twice, first on line {first.line}: keep one")
-                if isinstance(first.value, Table):  # the other one may say what this one lacks
+                shown = f" `{name}`" if _SHOWN_KEY.fullmatch(name) and not is_null(value) else ""
+                self._wrong(event, f"duplicate key{shown}, first on line {first.line}: keep one")
+                if isinstance(first.value, Table):  # the other one may hold a key that this one lacks
                     entries[name] = replace(first, value=replace(first.value, partial=True))
         return Table(tuple(entries.values()), line, column, partial)
 
     def _name(self, key: Node, event: yaml.Event) -> str | None:
-        """A key's text; None where it was refused. Which texts are names is for the schema to say."""
+        """Return the text of a key, or None if it was rejected. The schema decides which texts are valid names."""
         if not isinstance(key, Scalar):
-            self._wrong(event, f"{_NAMES.get(type(event), 'this')} cannot be a key: a key is text")
+            self._wrong(event, f"{_NAMES.get(type(event), 'this')} cannot be a key: expected text")
             return None
         if len(key.text) > MAX_KEY:
-            self._wrong(event, f"a key has at most {MAX_KEY} characters")
+            self._wrong(event, f"key too long: expected at most {MAX_KEY} characters")
             return None
         return None if is_invalid(key) else key.text
 
     def _scalar(self, event: yaml.ScalarEvent, line: int, column: int) -> Scalar:
         text = str(event.value)
         if found := _CONTROL.search(text):
-            self._wrong(event, f"character U+{ord(found[0]):04X} does not belong in a value")
+            self._wrong(event, f"character U+{ord(found[0]):04X} is not allowed in a value: remove it")
             return invalid_node(line, column)
-        if not event.style and event.tag not in _AS_TEXT:  # plain: "" from the C parser, None from the other
+        if not event.style and event.tag not in _AS_TEXT:  # plain: "" from libyaml, None from the Python parser
             return Scalar(typed(text), text, line, column)
         return Scalar(text, text, line, column)
 
@@ -195,7 +194,7 @@ def _is_refused(node: Node) -> bool:
 
 
 def typed(text: str) -> Plain:
-    """What a plain (unquoted) scalar means."""
+    """Return the value of a plain (unquoted) scalar."""
     if text in _WORDS:
         return _WORDS[text]
     if _INT.fullmatch(text):
@@ -211,49 +210,47 @@ def _position(event: yaml.Event) -> tuple[int, int]:
 
 
 def _instead_of_tag(tag: str) -> str:
-    """Only a tag of YAML's own is shown: another may be a value without its quotes."""
-    name = tag.removeprefix(_YAMLS_OWN)
-    return f"remove !!{name}" if name in _KNOWN_TAGS else "put a value that begins with ! in quotes"
+    """Return the advice about a tag. Only a standard YAML tag is shown: another one may be an unquoted secret."""
+    name = tag.removeprefix(_YAML_TAG)
+    return f"remove !!{name}" if name in _KNOWN_TAGS else "quote a value that begins with !"
 
 
 def _cause(error: yaml.MarkedYAMLError, text: str, file: str) -> tuple[Place, str] | None:
-    """Where a mistake was made that the parser noticed only later, and what it is; None for any other."""
+    """Return the place and the description of a mistake that the parser notices only later; None for others."""
     begun, noticed = error.context_mark, error.problem_mark
     if begun is not None and "quoted scalar" in (error.context or ""):
-        return Place(file, begun.line + 1, begun.column + 1), "this quote is not closed"
+        return Place(file, begun.line + 1, begun.column + 1), "unclosed quote"
     lines = text.split("\n")
-    if noticed is None or noticed.line >= len(lines):  # YAML ends lines at more than we do
+    if noticed is None or noticed.line >= len(lines):  # YAML has more line separators
         return None
     if "expected key" in (error.problem or "") and begun is not None:
-        # A quote that is not closed takes in all up to the next one, whose own text then stands there bare.
+        # An unclosed quote ends at the next quote, and the text after that one is then unquoted.
         for number in range(begun.line, noticed.line):
             for quote in "\"'":
                 if lines[number].count(quote) == 1:
-                    return Place(file, number + 1, lines[number].index(quote) + 1), "this quote is not closed"
+                    return Place(file, number + 1, lines[number].index(quote) + 1), "unclosed quote"
     above = lines[noticed.line - 1] if "mapping values are not allowed" in (error.problem or "") else ""
     found = _NO_SPACE.match(above) if noticed.line > 0 else None
-    return (Place(file, noticed.line, found.end()), "a space is missing after this colon") if found else None
+    return (Place(file, noticed.line, found.end()), "missing space after this colon") if found else None
 
 
-def _said(error: yaml.MarkedYAMLError, text: str, file: str) -> tuple[Place, str]:
-    """The parser's complaint; in our words where people meet it every day."""
+def _description(error: yaml.MarkedYAMLError, text: str, file: str) -> tuple[Place, str]:
+    """Return the place and the message of the parser, reworded for common mistakes."""
     mark = error.problem_mark or error.context_mark
     if mark is None:
-        return Place(file), "it cannot be parsed"
+        return Place(file), "cannot be parsed"
     place = Place(file, mark.line + 1, mark.column + 1)
-    problem = _QUOTED.sub(r"\1", error.problem or "it cannot be parsed")
+    problem = _QUOTED.sub(r"\1", error.problem or "cannot be parsed")
     lines = text.split("\n")
     line = lines[place.line - 1] if 0 < place.line <= len(lines) else ""
     at = line[place.column - 1 : place.column]
     if "cannot start any token" in problem and at:
         tab = at == "\t"
-        return place, "a tab cannot indent, use spaces" if tab else f"a value cannot begin with {at}, put it in quotes"
+        return place, "tab in the indentation: use spaces" if tab else f"a value cannot begin with {at}: quote it"
     if "mapping values are not allowed" in problem:
-        return place, "a second `: ` on this line; put the value in quotes, or check the indentation"
+        return place, "second `: ` on this line: quote the value or check the indentation"
     if "${" in line and "flow" in (error.context or ""):
-        return place, "put ${…} in quotes where it stands between braces or brackets"
+        return place, "unquoted ${…} between braces or brackets: quote it"
     begun = error.context_mark
-    since = (
-        f" (it begins at {begun.line + 1}:{begun.column + 1})" if begun is not None and begun.line < mark.line else ""
-    )
+    since = f" (begins at {begun.line + 1}:{begun.column + 1})" if begun is not None and begun.line < mark.line else ""
     return place, f"{problem} {error.context}{since}" if error.context else problem
