@@ -75,7 +75,7 @@ def test_every_command_works_or_reports_what_is_missing() -> None:
     nothing_there = dict.fromkeys(["wait", "events", "connections", "reload", "pause", "trust", "run"], 1)
     assert codes == works | nothing_there | {"status": 3, "demo": 1}
     assert "set TMPDIR" in ended["demo"]
-    assert "can be written to" in ended["run"]
+    assert "is writable" in ended["run"]
 
 
 @pytest.mark.timeout(WITHIN + 60)

@@ -298,7 +298,7 @@ async def test_a_tunnel_that_is_off_is_reported_first_with_how_to_turn_it_on(
         await it.tunnels.until("server/paused", Phase.UP)
         await it.control.post("/api/v1/pause", ids=["server/paused"])
         wanted = {
-            "server/paused": ("the tunnel is paused", "`tunnels resume server/paused` turns it on again"),
+            "server/paused": ("the tunnel is paused", "run `tunnels resume server/paused`"),
             "server/disabled": ("the tunnel is disabled", "set `enabled: true` for the tunnel in its file"),
             "server/expired": ("the tunnel is expired (2020-01-02T03:04:05", "set a later `expiresAt`"),
             "unused/db": ("its target unused is disabled", "set `enabled: true` for its target unused in its file"),

@@ -77,7 +77,7 @@ ExecStart=/usr/bin/ssh -NL 7000:x:1 ssh://u@b.example.com:2200
     ("arguments", "named"),
     [
         ("-X", "-X: no counterpart"),
-        ("-R 9100", "a SOCKS server on the far side"),
+        ("-R 9100", "a SOCKS server on the remote side"),
         ("-L nonsense", 'invalid forward "nonsense"'),
         ("-L 1:h:2", "another tunnel already listens on 127.0.0.1:1"),
         ("-F other", "-F other: add --ssh-config other"),
