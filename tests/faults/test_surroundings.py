@@ -188,9 +188,9 @@ async def test_signals_that_come_after_its_program_has_ended_do_not_take_the_exi
 
 ENDS_WHEN_ASKED = """
 import asyncio
-from reconciler.ending import Ending
+from reconciler.runtime.shutdown import Shutdown
 async def main():
-    ending = Ending(lambda: None)
+    ending = Shutdown(lambda: None)
     with ending.signals():
         print("ready", flush=True)
         await ending.asked()
