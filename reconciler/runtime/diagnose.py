@@ -115,7 +115,7 @@ class _Path:
 
     def fail(self, step: str, failure: Failure, *more: str) -> None:
         """Add a failed step. `more` are sentences on what happens next."""
-        needs_you = "This needs you: retries fail until something is changed."
+        needs_you = "This needs you: trying again will not help until something is changed."
         sentences = [_sentence(failure.what), needs_you if failure.needs_action else "", *more]
         self.steps.append(Step(step, ok=False, detail=" ".join(filter(None, sentences)), fix=failure.advice))
 

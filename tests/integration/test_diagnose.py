@@ -111,7 +111,7 @@ async def test_when_it_is_tried_again_and_whether_a_person_is_needed(sshd: Sshd,
         assert refused.names[1:] == LOGGED_IN
         detail, fix = refused.only_wrong("server: log in")
         assert f"refused to log in {sshd.user} with key {key.private}" in detail
-        assert "This needs you: retries fail until something is changed. Next try in " in detail
+        assert "This needs you: trying again will not help until something is changed. Next try in " in detail
         assert "authorized_keys" in fix
         sshd.authorize(key)
         async with EchoServer() as service:
