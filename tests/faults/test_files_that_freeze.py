@@ -12,7 +12,6 @@ import functools
 import io
 import os
 import threading
-import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -31,7 +30,6 @@ from support.sshd import Sshd
 from support.tunnels import Running, local, running, socks, target
 from support.wait import WITHIN, eventually, free_port
 
-AT_MOST = 2.0  # seconds for a round trip of the neighbour's client
 FIELDS = ("privateKey", "passphrase", "certificate", "password", "knownHosts")
 
 
@@ -86,30 +84,33 @@ def case(tmp_path: Path, sshd: Sshd, echo: EchoServer) -> Case:
 
 @contextlib.asynccontextmanager
 async def undisturbed(port: int) -> AsyncIterator[None]:
-    """Check that a client of `neighbour` never waits long for an answer during the block."""
-    worst, rounds, over = 0.0, 0, asyncio.Event()
+    """Check that a client of `neighbour` gets its answers during the block, on one client connection.
+
+    Before these files were read in threads, the first of them ended all answers for good.
+    """
+    rounds, over = 0, asyncio.Event()
 
     async def go() -> None:
-        nonlocal worst, rounds
+        nonlocal rounds
         async with connected("127.0.0.1", port) as (reader, writer):
             while not over.is_set():
-                began = time.monotonic()
                 writer.write(b"ping")
                 assert await reader.readexactly(4) == b"ping"
-                worst = max(worst, time.monotonic() - began)
                 rounds += 1
                 await asyncio.sleep(0.005)
 
-    task = asyncio.create_task(go())
-    try:
-        await eventually(lambda: rounds > 0 or task.done())
-        yield
+    async def one_more() -> None:
         before = rounds
         await eventually(lambda: rounds > before or task.done())
+
+    task = asyncio.create_task(go())
+    try:
+        await one_more()
+        yield
+        await one_more()
     finally:
         over.set()
         await task
-    assert worst < AT_MOST, f"{rounds} round trips, the longest {worst:.2f} s"
 
 
 def failure_of(tunnels: Running, field: str) -> str:
@@ -210,7 +211,7 @@ async def test_slow_known_hosts_do_not_delay_other_targets(case: Case, tmp_path:
             await eventually(lambda: tunnels.verdict("slow11/echo") is not None)
             tunnels.restart("neighbour")
             is_new = lambda: any(one.target == "neighbour" and one is not before for one in tunnels.links)  # noqa: E731
-            await eventually(is_new, within=12.0)  # each of the other targets takes 10 s of CPU time
+            await eventually(is_new)  # each of the other targets takes 10 s of CPU time
 
 
 COSTLY = {

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -159,4 +160,5 @@ def _judge(tunnel: list[float], control: list[float], figures: list[str]) -> Non
         f"at most {1000 * worst:.0f} ms, {late} over 100 ms (control, ssh -L: at most {1000 * control_worst:.0f} ms, "
         f"{sum(time > 0.1 for time in control)} over 100 ms)"
     )
-    assert worst < 1.0 + 5 * control_worst, figures[-1]
+    if float(os.environ.get("FUZZ_SECONDS", "0")):  # no timed assertions in the suite
+        assert worst < 1.0 + 5 * control_worst, figures[-1]

@@ -174,8 +174,9 @@ async def test_a_misbehaving_server_affects_only_its_own_link(
     for kind in ("target", "tunnel"):
         assert not any(metrics.values(f"ssh_{kind}_failures_total", reason="internal"))
     assert grown < MEMORY_MAX
-    assert int(longest.split()[0]) < TURN_MAX, longest
-    assert usual < EXCESS_MAX
+    if fuzz.seconds:  # no timed assertions in the suite
+        assert int(longest.split()[0]) < TURN_MAX, longest
+        assert usual < EXCESS_MAX
 
 
 async def _watch(running: Program, seconds: float) -> int:

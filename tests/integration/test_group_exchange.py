@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import time
+import warnings
 from pathlib import Path
 from typing import Any
 
 import pytest
 from asyncssh import kex_dh
 from asyncssh.packet import MPInt
+from cryptography.hazmat.primitives.asymmetric import dh
+from cryptography.utils import CryptographyDeprecationWarning
 
 from integration.dialling import access, dialled, failure_of, hop
 from reconciler.core.observed import Reason
@@ -22,15 +25,22 @@ GROUP_EXCHANGE = Algorithms(cipher=(), kex=("diffie-hellman-group-exchange-sha25
 
 
 async def test_a_server_with_groups_of_its_own_is_logged_in_to_quickly(tmp_path: Path) -> None:
-    """Testing whether a number of 4095 bits is a prime takes 3.7 s. Without OpenSSH's file sshd uses a known one."""
+    """Testing whether a number of 4095 bits is a prime takes seconds. Without OpenSSH's file sshd uses a known one."""
     moduli, own = Path("/etc/ssh/moduli"), tmp_path / "moduli"
     lines = moduli.read_text().splitlines(keepends=True) if moduli.exists() else []
-    own.write_text(next((line for line in lines if " 4095 " in line), ""))
+    line = next((line for line in lines if " 4095 " in line), "")
+    own.write_text(line)
     options = {"KexAlgorithms": GROUP_EXCHANGE.kex[0], "ModuliFile": str(own)}
     async with Sshd(tmp_path / "sshd", options=options) as sshd:
         began = time.thread_time()
         async with dialled(access(hop(sshd, algorithms=GROUP_EXCHANGE))) as ours:
-            assert time.thread_time() - began < 0.7
+            login = time.thread_time() - began
+            if line:
+                generator, modulus = (int(number, 16) for number in line.split()[-2:])
+                began = time.thread_time()
+                with warnings.catch_warnings(action="ignore", category=CryptographyDeprecationWarning):
+                    dh.DHParameterNumbers(modulus, generator).parameters()  # tests the prime
+                assert 2 * login < time.thread_time() - began
             assert ours.connection.get_extra_info("send_cipher")
 
 
@@ -59,9 +69,7 @@ async def test_a_group_that_is_too_large_or_too_weak_is_refused(
     monkeypatch.setattr(
         group_exchange.GroupExchange, "_packet_handlers", {**group_exchange.GroupExchange._packet_handlers, **handlers}
     )
-    began = time.thread_time()
     failure = await failure_of(access(hop(asyncssh_server, algorithms=GROUP_EXCHANGE)))
-    assert time.thread_time() - began < 2
     assert failure.reason is Reason.PROTOCOL
     assert said in failure.message
 
