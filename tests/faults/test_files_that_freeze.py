@@ -183,7 +183,7 @@ async def test_a_configuration_that_becomes_special_changes_nothing(
             if kind == "a directory":
                 said = "no *.yaml"
             elif kind == "a pipe":
-                said = "nothing more came through it"
+                said = "timed out waiting for data from the pipe"
             errors = await eventually(
                 lambda: "".join(map(str, tunnels.app.loaded.errors)) if tunnels.app.loaded else ""
             )

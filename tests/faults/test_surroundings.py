@@ -142,7 +142,7 @@ async def without_stdin(*arguments: str) -> tuple[int | None, bytes]:
 async def test_without_standard_input_there_is_nothing_to_import() -> None:
     code, said = await without_stdin("import")
     assert (code, said.count(b"\n")) == (1, 1)
-    assert b"nothing to carry over" in said
+    assert b"no input" in said
 
 
 async def test_without_standard_input_there_is_nothing_to_run_either() -> None:
