@@ -236,6 +236,18 @@ class FlowKey:
     link: int
 
 
+class ClientResult(StrEnum):
+    """How the attempt of a client to connect ended; the label `result` of a metric (docs/contract.md, "Metrics")."""
+
+    OK = "ok"
+    DENIED = "denied"
+    LIMIT = "limit"
+    HOLD_TIMEOUT = "hold_timeout"
+    DIAL_FAILED = "dial_failed"
+    AUTH_FAILED = "auth_failed"
+    LEFT = "left"  # the client went away before it had a channel
+
+
 @dataclass(frozen=True, slots=True)
 class ClientInfo:
     """A client: its origin, its destination as text and as requested by SOCKS, and its SOCKS user, if any."""

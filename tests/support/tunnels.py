@@ -134,8 +134,8 @@ class Running:
         return self.app.actuator.meters.get(tunnel, Meter())
 
     def results(self, tunnel: str) -> Mapping[str, int]:
-        """How its clients' arrivals ended, counted."""
-        return self.meter(tunnel).results
+        """Count its clients by result."""
+        return {str(result): count for result, count in self.meter(tunnel).results.items()}
 
     @property
     def links(self) -> list[Link]:

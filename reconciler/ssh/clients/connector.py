@@ -20,7 +20,7 @@ from typing import Any
 import asyncssh
 
 from reconciler.core.descriptor_budget import AWAY, Budget, ClientPlace
-from reconciler.core.observed import ClientInfo, Destination, Failure, FlowKey, Reason
+from reconciler.core.observed import ClientInfo, ClientResult, Destination, Failure, FlowKey, Reason
 from reconciler.core.rules.admission import destination_refused, forbids, source_allowed
 from reconciler.core.rules.guess_limiter import GuessLimiter
 from reconciler.core.rules.origin import Origin
@@ -155,7 +155,7 @@ class ClientConnector:
         group = tunnel.target if self._select_link(tunnel.target) is not None else AWAY
         place = self._budget.take_client(listener.state.key, tunnel.id, group)
         if place is None:
-            self._refuse(tunnel, "limit", client_host, self._budget.no_client().message)
+            self._refuse(tunnel, ClientResult.LIMIT, client_host, self._budget.no_client().message)
             self._counters.failures(tunnel.id)[Reason.RESOURCES] += 1
         return place
 
@@ -163,10 +163,10 @@ class ClientConnector:
         """Check a new client against the rules and start to connect it, or reset it."""
         tunnel = listener.state.owner
         if not source_allowed(tunnel, origin):
-            self._refuse(tunnel, "denied", origin.host, NOT_ALLOWED)
+            self._refuse(tunnel, ClientResult.DENIED, origin.host, NOT_ALLOWED)
             client.reset()
         elif self._is_full(listener):
-            self._refuse(tunnel, "limit", origin.host, limit_message(tunnel))
+            self._refuse(tunnel, ClientResult.LIMIT, origin.host, limit_message(tunnel))
             client.reset()
         else:
             task = self._loop.create_task(self._serve(listener, client, origin))
@@ -176,8 +176,8 @@ class ClientConnector:
             task.add_done_callback(lambda done: client.reset() if done.cancelled() else None)
             self._keep_task(task)
 
-    def _refuse(self, tunnel: TunnelSpec, result: str, client_host: str, why: str) -> None:
-        self.meter(tunnel).count(result)
+    def _refuse(self, tunnel: TunnelSpec, result: ClientResult, client_host: str, why: str) -> None:
+        self.meter(tunnel).results[result] += 1
         self._refusals.report(tunnel, result, client_host, why)
 
     def _is_full(self, listener: ListenerClients) -> bool:
@@ -200,8 +200,8 @@ class ClientConnector:
                 pass
         except ConnectionRejected as end:
             tunnel = listener.state.owner
-            self.meter(tunnel).count(end.result)
-            if end.result == "hold_timeout":
+            self.meter(tunnel).results[end.result] += 1
+            if end.result is ClientResult.HOLD_TIMEOUT:
                 why = f"no SSH connection within its holdTimeout of {tunnel.policy.hold_timeout:g} s"
                 self._refusals.report(tunnel, end.result, origin.host, why)
             if end.reply and not client.lost:
@@ -223,16 +223,18 @@ class ClientConnector:
             request = await run_handshake(client, origin, tunnel, self._environ, self._guesses)
         except SocksRefusedError as refused:
             self.check_passwords(tunnel)
-            result = "auth_failed" if refused.login else "denied"
+            result = ClientResult.AUTH_FAILED if refused.login else ClientResult.DENIED
             self._refusals.report(tunnel, result, origin.host, str(refused))
             if refused.login:
                 await asyncio.sleep(WRONG_LOGIN_PAUSE)
             raise ConnectionRejected(result, refused.reply) from None
-        except (ConnectionError, TimeoutError):
-            raise ConnectionRejected("denied") from None
+        except TimeoutError:
+            raise ConnectionRejected(ClientResult.DENIED) from None
+        except ConnectionError:
+            raise ConnectionRejected(ClientResult.LEFT) from None
         if why := destination_refused(listener.state.owner, request.to):
-            self._refusals.report(tunnel, "denied", origin.host, why)
-            raise ConnectionRejected("denied", reply(Reply.NOT_ALLOWED))
+            self._refusals.report(tunnel, ClientResult.DENIED, origin.host, why)
+            raise ConnectionRejected(ClientResult.DENIED, reply(Reply.NOT_ALLOWED))
         return request
 
     async def _connect(
@@ -247,14 +249,14 @@ class ClientConnector:
         link = await self.hold_queue.hold(listener, client, deadline, reply(Reply.GENERAL_FAILURE) if request else b"")
         tunnel = listener.state.owner  # the current one: it may have been edited while the client waited
         if isinstance(tunnel.route, Socks) is not (request is not None):  # an edit made it another kind
-            raise ConnectionRejected("denied", reply(Reply.GENERAL_FAILURE) if request else b"")
+            raise ConnectionRejected(ClientResult.DENIED, reply(Reply.GENERAL_FAILURE) if request else b"")
         to = remote_destination(tunnel.route, request.to if request else None)
         client_info = ClientInfo(
             entry.origin, str(to), request.to if request else None, request.user if request else None
         )
         if why := forbids(tunnel, client_info):
-            self._refusals.report(tunnel, "denied", entry.origin.host, why)
-            raise ConnectionRejected("denied", reply(Reply.NOT_ALLOWED) if request else b"")
+            self._refusals.report(tunnel, ClientResult.DENIED, entry.origin.host, why)
+            raise ConnectionRejected(ClientResult.DENIED, reply(Reply.NOT_ALLOWED) if request else b"")
         task = asyncio.current_task()
         assert task is not None
         listener.waiting.discard(task)  # from here on it is counted as a flow
@@ -275,18 +277,20 @@ class ClientConnector:
                 entry.relay = entry.link = None
                 return False
             failure = from_channel_open(error, str(to))
-            self._refusals.report(tunnel, "dial_failed", entry.origin.host, failure.message)
+            self._refusals.report(tunnel, ClientResult.DIAL_FAILED, entry.origin.host, failure.message)
             if request is None:  # the destination of one SOCKS client says nothing about that of the next
                 self._unreachable(listener, tunnel, failure)
             relay.open_failed()
-            raise ConnectionRejected("dial_failed", reply(Reply(socks_reply(error))) if request else b"") from None
+            raise ConnectionRejected(
+                ClientResult.DIAL_FAILED, reply(Reply(socks_reply(error))) if request else b""
+            ) from None
         finally:
             self._counters.target(tunnel.target).dials.observe(self._loop.time() - started)
         if not client.lost:
             self._registry.opened(entry)
         if request is None and listener.still_leads_to(tunnel):
             self._reached(listener.state.owner)
-        relay.meter.count("ok")
+        relay.meter.results[ClientResult.OK] += 1
         return True
 
     # --- clients of a listener on the server -------------------------------------------------------------------
@@ -300,10 +304,10 @@ class ClientConnector:
         """
         tunnel = listener.state.owner
         if not source_allowed(tunnel, origin):
-            self._refuse(tunnel, "denied", origin.host, NOT_ALLOWED)
+            self._refuse(tunnel, ClientResult.DENIED, origin.host, NOT_ALLOWED)
             raise asyncssh.ChannelOpenError(asyncssh.OPEN_ADMINISTRATIVELY_PROHIBITED, "not allowed")
         if self._is_full(listener):
-            self._refuse(tunnel, "limit", origin.host, limit_message(tunnel))
+            self._refuse(tunnel, ClientResult.LIMIT, origin.host, limit_message(tunnel))
             raise asyncssh.ChannelOpenError(asyncssh.OPEN_RESOURCE_SHORTAGE, "too many connections")
         place = self.admit(listener, origin.host)
         if place is None:
@@ -326,7 +330,7 @@ class ClientConnector:
         window = link.window()
         relay = self._start_relay(client, client_info, listener, tunnel, link, window, entry)
         self._registry.opened(entry)
-        self.meter(tunnel).count("ok")
+        self.meter(tunnel).results[ClientResult.OK] += 1
         return ChannelSession(relay, window)
 
     async def _dial(
@@ -342,7 +346,7 @@ class ClientConnector:
         except OSError as error:
             failure = from_channel_open(error, str(tunnel.route))
             self._unreachable(listener, tunnel, failure)
-            self._refuse(tunnel, "dial_failed", client_host, failure.message)
+            self._refuse(tunnel, ClientResult.DIAL_FAILED, client_host, failure.message)
             raise asyncssh.ChannelOpenError(asyncssh.OPEN_CONNECT_FAILED, "the destination cannot be reached") from None
         finally:
             listener.dialling -= 1

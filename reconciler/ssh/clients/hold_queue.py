@@ -13,7 +13,7 @@ import socket
 from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import dataclass, field
 
-from reconciler.core.observed import SocketState
+from reconciler.core.observed import ClientResult, SocketState
 from reconciler.core.spec import TunnelSpec
 from reconciler.ssh.link.link import Link
 from reconciler.ssh.relay.client_transport import ClientTransport
@@ -42,7 +42,7 @@ class ListenerClients:
 class ConnectionRejected(Exception):  # noqa: N818 - a decision about a client, not an error
     """The client gets no channel. `result`: what it is counted as. `reply`: bytes to send before closing; b"": RST."""
 
-    def __init__(self, result: str, reply: bytes = b"") -> None:
+    def __init__(self, result: ClientResult, reply: bytes = b"") -> None:
         super().__init__(result)
         self.result = result
         self.reply = reply
@@ -88,9 +88,9 @@ class HoldQueue:
         while (link := self._select_link(listener.state.owner.target)) is None:
             now = self._loop.time()
             if now >= deadline:
-                raise ConnectionRejected("hold_timeout", timeout_reply)
+                raise ConnectionRejected(ClientResult.HOLD_TIMEOUT, timeout_reply)
             if _has_gone(client):
-                raise ConnectionRejected("left")
+                raise ConnectionRejected(ClientResult.LEFT)
             with self._holding(listener.state.owner), contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(min(HELD_CHECK, deadline - now)):
                     await self._wait(listener.state.owner.target)

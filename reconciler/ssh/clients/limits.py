@@ -11,6 +11,7 @@ import logging
 import time
 from collections import Counter
 
+from reconciler.core.observed import ClientResult
 from reconciler.core.spec import TunnelSpec
 from reconciler.core.token_bucket import Bucket
 
@@ -52,9 +53,9 @@ class RefusalLog:
     """
 
     def __init__(self) -> None:
-        self._more: dict[tuple[str, str], int] = {}  # since the last line, by tunnel and result
+        self._more: dict[tuple[str, ClientResult], int] = {}  # since the last line, by tunnel and result
 
-    def report(self, tunnel: TunnelSpec, result: str, client: str, why: str) -> None:
+    def report(self, tunnel: TunnelSpec, result: ClientResult, client: str, why: str) -> None:
         """Log one refused client. `result`: the result that it was counted under."""
         kind = tunnel.id, result
         is_first = kind not in self._more
@@ -64,7 +65,7 @@ class RefusalLog:
         if is_first:
             self._sum_up_after(FIRST, tunnel, result)
 
-    def _sum_up_after(self, pause: float, tunnel: TunnelSpec, result: str) -> None:
+    def _sum_up_after(self, pause: float, tunnel: TunnelSpec, result: ClientResult) -> None:
         def sum_up() -> None:
             if more := self._more.pop((tunnel.id, result)):
                 clients = "1 more client was" if more == 1 else f"{more} more clients were"
@@ -89,8 +90,8 @@ def limit_message(tunnel: TunnelSpec) -> str:
     return f"maxConnections {tunnel.policy.max_connections} is reached"
 
 
-def _level(result: str) -> int:
-    return logging.WARNING if result == "limit" else logging.INFO
+def _level(result: ClientResult) -> int:
+    return logging.WARNING if result is ClientResult.LIMIT else logging.INFO
 
 
 def _log(level: int, tunnel: TunnelSpec, text: str) -> None:

@@ -19,7 +19,7 @@ from reconciler.core import backoff
 from reconciler.core.addresses import is_remote
 from reconciler.core.descriptor_budget import REMEDY, Budget, NoRoomError, Place
 from reconciler.core.faults import internal
-from reconciler.core.observed import Failure, Reason, SocketKey, SocketPhase, SocketState, Tries
+from reconciler.core.observed import ClientResult, Failure, Reason, SocketKey, SocketPhase, SocketState, Tries
 from reconciler.core.spec import Desired, Listen, LocalTcp, LocalUnix, RemoteTcp, RemoteUnix, TunnelSpec
 from reconciler.core.status import stands_by
 from reconciler.ssh.clients.connector import ClientConnector
@@ -279,7 +279,7 @@ class Listeners:
     def _exhausted(self, record: _Record) -> None:
         """Count a client that was reset because the process has no descriptor left; log it once in a while."""
         tunnel = record.state.owner
-        self._connector.meter(tunnel).count("limit")
+        self._connector.meter(tunnel).results[ClientResult.LIMIT] += 1
         self._counters.failures(tunnel.id)[Reason.RESOURCES] += 1
         now = self._loop.time()
         if now - self._exhausted_logged_at >= EXHAUSTED_LOG_INTERVAL:

@@ -15,6 +15,7 @@ The client's socket is read while its set of reasons to hold (`Hold`) is empty:
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import IntFlag
@@ -22,7 +23,7 @@ from typing import Protocol
 
 import asyncssh
 
-from reconciler.core.observed import ClientInfo
+from reconciler.core.observed import ClientInfo, ClientResult
 from reconciler.ssh.internals.recv_buffer import merge
 from reconciler.ssh.relay.client_transport import ClientTransport
 
@@ -46,11 +47,7 @@ class Meter:
     received: int = 0
     active: int = 0
     held: int = 0
-    results: dict[str, int] = field(default_factory=dict)
-
-    def count(self, result: str) -> None:
-        """Count one client by the result of its connection attempt: ok, denied, limit, hold_timeout, ..."""
-        self.results[result] = self.results.get(result, 0) + 1
+    results: Counter[ClientResult] = field(default_factory=Counter)
 
 
 class Throttle(Protocol):
