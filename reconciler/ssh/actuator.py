@@ -117,7 +117,7 @@ class SshActuator:
         self._links.set_desired(desired)
         self._listeners.prune(desired)
         tunnels = desired.tunnels.keys() | self._flows.tunnels()
-        self._connector.prune(tunnels)
+        self._connector.prune(desired.targets.keys(), tunnels)
         self.counters.prune(desired.targets.keys() | {tunnel.partition("/")[0] for tunnel in tunnels}, tunnels)
         self._prepared = desired
 
