@@ -105,7 +105,7 @@ async def open_tunnels(
         tunnels.update(make_status(desired, observed, now, loaded.broken))
 
     def failing(tunnel: TunnelSpec) -> None:
-        if restart_policy.is_due(tunnel, actuator.meters, loop.now().mono):
+        if restart_policy.is_due(tunnel, actuator.clients, loop.now().mono):
             log.warning("target %s is restarted: the health probe of tunnel %s fails", tunnel.target, tunnel.id)
             overlay.restart(tunnel.target)
             loop.set_desired(overlay.over(loaded.desired))

@@ -218,6 +218,23 @@ async def test_an_idle_client_is_cut_and_a_busy_one_is_not(sshd: Sshd, echo: Ech
             assert await busy.readexactly(1) == b"y"
 
 
+async def test_the_idle_timeout_applies_while_a_removed_tunnel_drains(
+    sshd: Sshd, echo: EchoServer, tmp_path: Path
+) -> None:
+    port = free_port()
+    keep = local("keep", free_port(), echo.port)
+    line = local("echo", port, echo.port, idleTimeout="1s", drainTimeout="1h")
+    async with running(tmp_path, file(sshd, keep + line)) as tunnels:
+        await tunnels.all_up()
+        async with connected("127.0.0.1", port) as (reader, writer):
+            writer.write(b"x")
+            assert await reader.readexactly(1) == b"x"
+            tunnels.edit(file(sshd, keep))
+            with pytest.raises(ConnectionResetError):
+                await asyncio.wait_for(reader.read(1), WITHIN)
+            assert "server/echo" not in tunnels.app.loop.desired.tunnels
+
+
 async def test_a_tunnel_that_expires_closes_its_port_and_lets_its_clients_finish(
     sshd: Sshd, echo: EchoServer, tmp_path: Path
 ) -> None:
@@ -322,8 +339,8 @@ async def test_a_lifted_bandwidth_limit_ends_a_long_pause(sshd: Sshd, tmp_path: 
             there = asyncio.create_task(upload("127.0.0.1", port, MIB))
             back = asyncio.create_task(download("127.0.0.1", port, MIB))
             # Each side has read once, and its pause is minutes long.
-            relays = tunnels.app.actuator._flows.relays
-            await eventually(lambda: sum(max(relay.sent, relay.received) > 32_000 for relay in relays()) == 2)
+            clients = tunnels.app.actuator.connections
+            await eventually(lambda: sum(max(client.sent, client.received) > 32_000 for client in clients()) == 2)
             tunnels.edit(file(sshd, local("data", port, service.port)))
             async with asyncio.timeout(WITHIN):
                 for expected, seen in await asyncio.gather(there, back):

@@ -1,6 +1,6 @@
 """The SOCKS handshake on a client's socket: drives core/socks5.py, checks the login, limits the time.
 
-Input: a client's transport from which nothing was read yet. Output: the destination that the client requested. Bytes
+Input: a client's transport from which nothing was read yet. Output: what the client requested, and its user. Bytes
 after the handshake are not read: they stay in the kernel until there is a channel, however many clients are held.
 """
 
@@ -9,44 +9,28 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Mapping
-from dataclasses import dataclass
 
-from reconciler.core.observed import Failure
+from reconciler.core.observed import ClientInfo, ClientResult, Failure
 from reconciler.core.rules.guess_limiter import GuessLimiter
-from reconciler.core.rules.origin import Origin
 from reconciler.core.socks5 import Connect, Event, Handshake, Login, Refused, Send
 from reconciler.core.spec import FarTcp, SocksUser, TunnelSpec
+from reconciler.ssh.clients.connection import ClientConnection, ConnectionRejected
 from reconciler.ssh.connect.secret_source import read_text
 from reconciler.ssh.errors.failure import DialFailed
-from reconciler.ssh.relay.client_transport import ClientTransport
 
 HANDSHAKE_TIME = 10.0  # seconds for the whole handshake
 TOO_MANY = "too many wrong passwords from its address: retry in a few seconds"
 
 
-@dataclass(frozen=True, slots=True)
-class SocksRequest:
-    """The destination that a client requested, and the user that it logged in as."""
-
-    to: FarTcp
-    user: SocksUser | None
-
-
-class SocksRefusedError(Exception):
-    """The client is refused. `reply`: bytes to send it. `login`: True if its login failed."""
-
-    def __init__(self, why: str, reply: bytes, *, login: bool) -> None:
-        super().__init__(why)
-        self.reply = reply
-        self.login = login
-
-
-async def run_handshake(
-    client: ClientTransport, origin: Origin, tunnel: TunnelSpec, environ: Mapping[str, str], guesses: GuessLimiter
-) -> SocksRequest:
-    """Run the handshake. Raises SocksRefusedError; ConnectionError if the client leaves; TimeoutError."""
-    async with asyncio.timeout(HANDSHAKE_TIME):
-        return await _HandshakeDriver(client, origin, tunnel, environ, guesses).run()
+async def run_handshake(connection: ClientConnection, environ: Mapping[str, str], guesses: GuessLimiter) -> ClientInfo:
+    """Run the handshake. Raises ConnectionRejected."""
+    try:
+        async with asyncio.timeout(HANDSHAKE_TIME):
+            return await _HandshakeDriver(connection, environ, guesses).run()
+    except TimeoutError:
+        raise ConnectionRejected(ClientResult.DENIED) from None
+    except ConnectionError:
+        raise ConnectionRejected(ClientResult.LEFT) from None
 
 
 async def unreadable_password(tunnel: TunnelSpec, environ: Mapping[str, str]) -> Failure | None:
@@ -66,48 +50,43 @@ async def _password_of(user: SocksUser, environ: Mapping[str, str]) -> str:
 class _HandshakeDriver:
     """Drives the handshake of one client."""
 
-    def __init__(
-        self,
-        client: ClientTransport,
-        origin: Origin,
-        tunnel: TunnelSpec,
-        environ: Mapping[str, str],
-        guesses: GuessLimiter,
-    ) -> None:
-        self._client = client
-        self._origin = origin
-        self._tunnel = tunnel
+    def __init__(self, connection: ClientConnection, environ: Mapping[str, str], guesses: GuessLimiter) -> None:
+        self._transport = connection.transport
+        self._origin = connection.client.origin
+        self._tunnel = connection.tunnel
         self._environ = environ
         self._guesses = guesses
         self._user: SocksUser | None = None
-        self._handshake = Handshake(needs_auth=bool(tunnel.policy.users))
+        self._handshake = Handshake(needs_auth=bool(self._tunnel.policy.users))
 
-    async def run(self) -> SocksRequest:
+    async def run(self) -> ClientInfo:
         while True:
-            data = await self._client.receive(self._handshake.wanted)
-            if (request := await self._act(self._handshake.feed(data))) is not None:
-                return request
+            data = await self._transport.receive(self._handshake.wanted)
+            if (client := await self._act(self._handshake.feed(data))) is not None:
+                return client
 
-    async def _act(self, events: list[Event]) -> SocksRequest | None:
+    async def _act(self, events: list[Event]) -> ClientInfo | None:
         for event in events:
             match event:
                 case Send():
-                    self._client.transport.write(event.data)
+                    self._transport.transport.write(event.data)
                 case Login():
-                    if (request := await self._act(await self._log_in(event))) is not None:
-                        return request
+                    if (client := await self._act(await self._log_in(event))) is not None:
+                        return client
                 case Connect():
                     assert not event.rest, "bytes after the handshake were read"
-                    return SocksRequest(FarTcp(self._tunnel.target, event.host, event.port), self._user)
+                    requested = FarTcp(self._tunnel.target, event.host, event.port)
+                    return ClientInfo(self._origin, requested, self._user)
                 case Refused():
-                    raise SocksRefusedError(event.why, event.data, login=event.login)
+                    result = ClientResult.AUTH_FAILED if event.login else ClientResult.DENIED
+                    raise ConnectionRejected(result, event.why, event.data)
         return None
 
     async def _log_in(self, login: Login) -> list[Event]:
         # Read the files first: between `admit` and `settle` the correct logins of others would count as guesses.
         candidates = await self._candidates(login)
         loop, key = asyncio.get_running_loop(), hash((login.username, login.password))
-        guess = self._guesses.admit(self._tunnel.id, self._origin, key, loop.time())
+        guess = self._guesses.admit(self._origin, key, loop.time())
         if guess is None:
             return self._handshake.accept_login(ok=False, why=TOO_MANY)
         if guess.wait:

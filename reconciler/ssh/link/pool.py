@@ -21,7 +21,6 @@ from reconciler.core.spec import NOTHING, Access, AgentLogin, Desired, TargetSet
 from reconciler.ssh.connect.dial import DialFailed, Dialled, dial, fingerprint, fingerprints
 from reconciler.ssh.counters import Counters
 from reconciler.ssh.link.link import Link, LinkClient
-from reconciler.ssh.relay.flows import Flows
 from reconciler.system.fault_log import FaultLog
 
 WOKEN_AT_ONCE = 4  # held clients that continue in one iteration of the loop
@@ -42,13 +41,14 @@ _BY_TCP, _BY_COMMAND = 1, 3
 class LinkPool:
     """Dials, selects and closes links.
 
-    changed  called when the planner should run again
-    lost     called with the number of a link that has ended by itself
+    clients_on  returns how many clients a link carries
+    changed     called when the planner should run again
+    lost        called with the number of a link that has ended by itself
     """
 
     def __init__(
         self,
-        flows: Flows,
+        clients_on: Callable[[int], int],
         environ: Mapping[str, str],
         *,
         budget: Budget,
@@ -57,7 +57,7 @@ class LinkPool:
         counters: Counters,
         fault_log: FaultLog,
     ) -> None:
-        self._flows = flows
+        self._clients_on = clients_on
         self._fault_log = fault_log
         self._counters = counters
         self._environ = environ
@@ -195,7 +195,7 @@ class LinkPool:
         """Return the link for a new client: of the desired access if possible, with the fewest clients."""
         spec = desired.targets.get(target)
         usable = [
-            (spec is None or record.state.access != spec.access, self._flows.on_link(number), number, record.link)
+            (spec is None or record.state.access != spec.access, self._clients_on(number), number, record.link)
             for number, record in self._records.items()
             if record.state.target == target
             and record.state.phase is LinkPhase.READY

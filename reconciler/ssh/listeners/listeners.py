@@ -19,11 +19,11 @@ from reconciler.core import backoff
 from reconciler.core.addresses import is_remote
 from reconciler.core.descriptor_budget import REMEDY, Budget, NoRoomError, Place
 from reconciler.core.faults import internal
-from reconciler.core.observed import Failure, Reason, SocketKey, SocketPhase, SocketState, Tries
+from reconciler.core.observed import ClientResult, Failure, Reason, SocketKey, SocketPhase, SocketState, Tries
 from reconciler.core.spec import Desired, Listen, LocalTcp, LocalUnix, RemoteTcp, RemoteUnix, TunnelSpec
 from reconciler.core.status import stands_by
+from reconciler.ssh.clients.connection import ListenerClients
 from reconciler.ssh.clients.connector import ClientConnector
-from reconciler.ssh.clients.hold_queue import ListenerClients
 from reconciler.ssh.counters import Counters
 from reconciler.ssh.errors.channel_errors import from_listen
 from reconciler.ssh.link.link import Link
@@ -262,7 +262,7 @@ class Listeners:
                 Acceptor(
                     sock,
                     self._reserve,
-                    admit=lambda origin: self._connector.admit(record, origin.host),
+                    admit=lambda origin: self._connector.accept_check.take_place(record, origin),
                     accepted=lambda client, origin: self._connector.accept(record, client, origin),
                     exhausted=lambda: self._exhausted(record),
                 )
@@ -279,7 +279,7 @@ class Listeners:
     def _exhausted(self, record: _Record) -> None:
         """Count a client that was reset because the process has no descriptor left; log it once in a while."""
         tunnel = record.state.owner
-        self._connector.meter(tunnel).count("limit")
+        self._connector.accept_check.count(tunnel, ClientResult.LIMIT)
         self._counters.failures(tunnel.id)[Reason.RESOURCES] += 1
         now = self._loop.time()
         if now - self._exhausted_logged_at >= EXHAUSTED_LOG_INTERVAL:
