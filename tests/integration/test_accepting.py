@@ -16,7 +16,7 @@ import pytest
 from reconciler.core.descriptor_budget import Budget
 from reconciler.core.observed import Phase
 from reconciler.core.rules.origin import Origin
-from reconciler.ssh.link import pool
+from reconciler.ssh.link import wake_queue
 from reconciler.ssh.listeners import acceptor
 from reconciler.ssh.listeners.acceptor import Acceptor, ReserveDescriptor
 from reconciler.ssh.relay.client_transport import ClientTransport
@@ -149,7 +149,7 @@ async def test_each_iteration_continues_a_few_held_clients(sshd: Sshd, echo: Ech
                 while before:
                     await asyncio.sleep(0)
                     most, before = max(most, before - meter.held), meter.held
-            assert most <= 4 * pool.WOKEN_AT_ONCE  # some clients may have been about to check by themselves
+            assert most <= 4 * wake_queue.WOKEN_AT_ONCE  # some clients may have been about to check by themselves
             await eventually(lambda: tunnels.results("server/one") == {"ok": held})
 
 

@@ -32,9 +32,9 @@ from reconciler.ssh.clients.hold_queue import ConnectionRejected, HoldQueue, Lis
 from reconciler.ssh.clients.limits import RefusalLog, Throttles, cut_summary, limit_message
 from reconciler.ssh.clients.password_check import PasswordChecker
 from reconciler.ssh.clients.socks import SocksRefusedError, SocksRequest, run_handshake
-from reconciler.ssh.counters import Counters
 from reconciler.ssh.errors.channel_errors import from_channel_open, socks_reply
 from reconciler.ssh.link.link import Link
+from reconciler.ssh.records import Records
 from reconciler.ssh.relay.client_transport import ClientTransport
 from reconciler.ssh.relay.connection_registry import ConnectionRegistry, RegisteredConnection
 from reconciler.ssh.relay.flows import Flows
@@ -66,14 +66,14 @@ class ClientConnector:
         wait: Callable[[str], Coroutine[None, None, None]],
         changed: Callable[[], None],
         cut: Callable[[TunnelSpec, str], None],
-        counters: Counters,
+        records: Records,
         registry: ConnectionRegistry,
     ) -> None:
         self._flows = flows
         self._environ = environ
         self._budget = budget
         self._select_link = select_link
-        self._counters = counters
+        self._records = records
         self._registry = registry
         self._changed = changed
         self._cut = cut
@@ -116,7 +116,7 @@ class ClientConnector:
         if failure is not None:
             self.destinations[tunnel.id] = Destination(UNHEALTHY_AFTER, failure)
             if before is None:
-                self._counters.failures(tunnel.id)[failure.reason] += 1
+                self._records.tunnel(tunnel.id).failures[failure.reason] += 1
                 self._changed()
         elif isinstance(tunnel.route, Socks) and before is not None:
             self._reached(tunnel)
@@ -156,7 +156,7 @@ class ClientConnector:
         place = self._budget.take_client(listener.state.key, tunnel.id, group)
         if place is None:
             self._refuse(tunnel, "limit", client_host, self._budget.no_client().message)
-            self._counters.failures(tunnel.id)[Reason.RESOURCES] += 1
+            self._records.tunnel(tunnel.id).failures[Reason.RESOURCES] += 1
         return place
 
     def accept(self, listener: ListenerClients, client: ClientTransport, origin: Origin) -> None:
@@ -281,7 +281,7 @@ class ClientConnector:
             relay.open_failed()
             raise ConnectionRejected("dial_failed", reply(Reply(socks_reply(error))) if request else b"") from None
         finally:
-            self._counters.target(tunnel.target).dials.observe(self._loop.time() - started)
+            self._records.target(tunnel.target).dials.observe(self._loop.time() - started)
         if not client.lost:
             self._registry.opened(entry)
         if request is None and listener.still_leads_to(tunnel):
@@ -346,7 +346,7 @@ class ClientConnector:
             raise asyncssh.ChannelOpenError(asyncssh.OPEN_CONNECT_FAILED, "the destination cannot be reached") from None
         finally:
             listener.dialling -= 1
-            self._counters.target(tunnel.target).dials.observe(self._loop.time() - started)
+            self._records.target(tunnel.target).dials.observe(self._loop.time() - started)
 
     # --- relays and the state of destinations ------------------------------------------------------------------
 
@@ -376,7 +376,7 @@ class ClientConnector:
 
     def _unreachable(self, listener: ListenerClients, tunnel: TunnelSpec, failure: Failure) -> None:
         """Count a failed dial of the destination that the tunnel had when the client connected."""
-        self._counters.failures(tunnel.id)[failure.reason] += 1
+        self._records.tunnel(tunnel.id).failures[failure.reason] += 1
         # A timeout is a failure of the server, not of the destination.
         if failure.reason is not Reason.TIMEOUT and listener.still_leads_to(tunnel):
             owner = listener.state.owner.id
