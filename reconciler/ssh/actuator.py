@@ -115,7 +115,6 @@ class SshActuator:
         self._desired = desired
         self._links.set_desired(desired)
         self._listeners.addresses.prune(desired)
-        self._connector.prune(desired.tunnels.keys() | self._flows.tunnels())
         self._drop_records()
         self._prepared = desired
 
@@ -243,11 +242,13 @@ class SshActuator:
     async def _maintain_clients(self) -> None:
         while True:
             await asyncio.sleep(1.0)
-            checks = (
-                *(self._check_links, self._check_clients, self._check_probes),
-                *(self._close_all_drained, self._drop_records),
-            )
-            for check in checks:
+            for check in (
+                self._check_links,
+                self._check_clients,
+                self._check_probes,
+                self._close_all_drained,
+                self._drop_records,
+            ):
                 try:
                     check()
                 except Exception as error:  # noqa: BLE001 - see `maintain`
@@ -283,8 +284,10 @@ class SshActuator:
             self._close_if_drained(number)
 
     def _drop_records(self) -> None:
-        linked = {link.target for link in self._links.states()}
-        self.records.drop_unused(self._desired, linked, self._flows.tunnels())
+        """Drop what is known about targets and tunnels that are not desired, once nothing of them is left."""
+        linked, busy = {link.target for link in self._links.states()}, self._flows.tunnels()
+        self._connector.prune(self._desired.tunnels.keys() | busy)
+        self.records.drop_unused(self._desired, linked, busy)
 
     # --- shutdown ----------------------------------------------------------------------------------------------
 
