@@ -24,7 +24,7 @@ from reconciler.ssh.clients.connector import ClientConnector
 from reconciler.ssh.errors.channel_errors import from_listen
 from reconciler.ssh.link.link import Link
 from reconciler.ssh.link.remote_listeners import ListenRefusedError
-from reconciler.ssh.listeners.addresses import Addresses, Listener
+from reconciler.ssh.listeners.address_records import AddressRecords, Listener
 from reconciler.ssh.listeners.local_opener import LocalOpener
 from reconciler.ssh.listeners.port_files import PortFiles, port_of
 from reconciler.ssh.listeners.remote_opener import RemoteOpener
@@ -56,7 +56,7 @@ class Listeners:
         self._listener_gone = listener_gone
         self._records = records
         self._loop = asyncio.get_running_loop()
-        self.addresses = Addresses()
+        self.addresses = AddressRecords()
         self._local = LocalOpener(connector, budget=budget, records=records, fault_log=fault_log)
         self._remote = RemoteOpener(connector, changed=changed, records=records, fault_log=fault_log)
         self._port_files = PortFiles(changed=changed, fault_log=fault_log)

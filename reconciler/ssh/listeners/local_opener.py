@@ -14,7 +14,7 @@ from reconciler.core.observed import Reason
 from reconciler.core.spec import LocalTcp, LocalUnix
 from reconciler.ssh.clients.connector import ClientConnector
 from reconciler.ssh.listeners.acceptor import Acceptor, ReserveDescriptor
-from reconciler.ssh.listeners.addresses import Listener
+from reconciler.ssh.listeners.address_records import Listener
 from reconciler.ssh.records import Records
 from reconciler.system.bind import bind, descriptors_of
 from reconciler.system.fault_log import FaultLog

@@ -13,7 +13,7 @@ from dataclasses import replace
 
 from reconciler.core.faults import internal
 from reconciler.core.spec import Listen, LocalUnix, RemoteUnix, TunnelSpec
-from reconciler.ssh.listeners.addresses import Listener
+from reconciler.ssh.listeners.address_records import Listener
 from reconciler.system.fault_log import FaultLog
 from reconciler.system.file_calls import FileCalls
 from reconciler.system.port_file import write_port_file

@@ -20,7 +20,7 @@ from reconciler.core.spec import RemoteTcp, RemoteUnix, TunnelSpec
 from reconciler.ssh.clients.connector import ClientConnector
 from reconciler.ssh.link.link import Link
 from reconciler.ssh.link.remote_listeners import ListenRefusedError, RemoteListener
-from reconciler.ssh.listeners.addresses import Listener
+from reconciler.ssh.listeners.address_records import Listener
 from reconciler.ssh.records import Records
 from reconciler.system.fault_log import FaultLog
 

@@ -20,7 +20,7 @@ from reconciler.system.bind import Bound
 
 
 @dataclass(slots=True, eq=False)
-class Address:
+class AddressRecord:
     """What is known about one listen address: its listener, and what outlives it.
 
     tries       the failed tries to listen there since the last success
@@ -52,7 +52,7 @@ class Listener(ListenerClients):
     task                      opens, moves or closes it
     """
 
-    address: Address
+    address: AddressRecord
     bound: Bound | None = None
     places: list[Place] = field(default_factory=list)
     acceptors: list[Acceptor] = field(default_factory=list)
@@ -61,16 +61,16 @@ class Listener(ListenerClients):
     task: asyncio.Task[None] | None = None
 
 
-class Addresses:
+class AddressRecords:
     """The records of all listen addresses, by the key that the planner gives them."""
 
     def __init__(self) -> None:
-        self._addresses: dict[SocketKey, Address] = {}
+        self._addresses: dict[SocketKey, AddressRecord] = {}
 
-    def get(self, key: SocketKey) -> Address | None:
+    def get(self, key: SocketKey) -> AddressRecord | None:
         return self._addresses.get(key)
 
-    def all(self) -> tuple[Address, ...]:
+    def all(self) -> tuple[AddressRecord, ...]:
         return tuple(self._addresses.values())
 
     def listener(self, key: SocketKey) -> Listener:
@@ -85,11 +85,11 @@ class Addresses:
 
     def add(self, key: SocketKey, owner: TunnelSpec, link: int | None) -> Listener:
         """Return a new listener, which is to be opened."""
-        address = self._addresses.setdefault(key, Address(key))
+        address = self._addresses.setdefault(key, AddressRecord(key))
         address.listener = Listener(address=address, state=SocketState(key, owner, SocketPhase.OPENING, link, ""))
         return address.listener
 
-    def drop_unused(self, address: Address) -> None:
+    def drop_unused(self, address: AddressRecord) -> None:
         """Drop the record of an address, unless something is known about it."""
         if address.is_unused:
             self._addresses.pop(address.key, None)
