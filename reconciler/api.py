@@ -105,7 +105,7 @@ async def open_tunnels(
         tunnels.update(make_status(desired, observed, now, loaded.broken))
 
     def failing(tunnel: TunnelSpec) -> None:
-        if is_restart_due(tunnel, actuator.records, actuator.meters, loop.now().mono):
+        if is_restart_due(tunnel, actuator.records, actuator.clients, loop.now().mono):
             log.warning("target %s is restarted: the health probe of tunnel %s fails", tunnel.target, tunnel.id)
             overlay.restart(tunnel.target)
             loop.set_desired(overlay.over(loaded.desired))

@@ -236,13 +236,24 @@ class FlowKey:
     link: int
 
 
+class ClientResult(StrEnum):
+    """How the attempt of a client to connect ended; the label `result` of a metric (docs/contract.md, "Metrics")."""
+
+    OK = "ok"
+    DENIED = "denied"
+    LIMIT = "limit"
+    HOLD_TIMEOUT = "hold_timeout"
+    DIAL_FAILED = "dial_failed"
+    AUTH_FAILED = "auth_failed"
+    LEFT = "left"  # the client went away before it had a channel
+
+
 @dataclass(frozen=True, slots=True)
 class ClientInfo:
-    """A client: its origin, its destination as text and as requested by SOCKS, and its SOCKS user, if any."""
+    """A client as the rules see it: its origin; for SOCKS the destination that it requested, and its user, if any."""
 
     origin: Origin
-    to: str
-    asked: FarTcp | None = None
+    requested: FarTcp | None = None
     user: SocksUser | None = None
 
 
@@ -251,13 +262,13 @@ class FlowState:
     """One flow: its clients, how long they may drain once the tunnel is removed, and their deadline, if any."""
 
     key: FlowKey
-    visitors: tuple[ClientInfo, ...]
+    clients: tuple[ClientInfo, ...]
     drain_timeout: float
     draining: Draining | None
 
     @property
     def count(self) -> int:
-        return len(self.visitors)
+        return len(self.clients)
 
 
 @dataclass(frozen=True, slots=True)

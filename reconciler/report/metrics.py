@@ -15,12 +15,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector, exposition
 from prometheus_client.openmetrics import exposition as openmetrics_exposition
 
-from reconciler.core.observed import Phase
+from reconciler.core.observed import ClientResult, Phase
 from reconciler.report.exposition import OPENMETRICS, Page, Sample, content_type, labels
 from reconciler.report.snapshot import NOT_EXPECTED_UP, Condition, Snapshot, TargetSnapshot, TunnelSnapshot
 from reconciler.system.redaction import redact
 
-RESULTS = ("ok", "denied", "limit", "hold_timeout", "dial_failed", "auth_failed")
 _NOT_IN_A_NAME = re.compile(r"[^a-zA-Z0-9_]")
 _Labelled = Sequence[tuple[str, TunnelSnapshot]]
 _Targets = Sequence[tuple[str, TargetSnapshot]]
@@ -123,7 +122,7 @@ def _tunnels(page: Page, tunnels: _Labelled) -> None:
     page.counter(
         "ssh_tunnel_connections_total",
         "Client connections, by result.",
-        [(f'{text},result="{result}"', one.results.get(result, 0)) for text, one in tunnels for result in RESULTS],
+        [(f'{text},result="{result}"', one.results.get(result, 0)) for text, one in tunnels for result in ClientResult],
     )
     page.counter(
         "ssh_tunnel_failures_total",

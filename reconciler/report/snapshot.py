@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from reconciler.core.histogram import Distribution
-from reconciler.core.observed import Phase, Reason
+from reconciler.core.observed import ClientResult, Phase, Reason
 from reconciler.core.text import phase_text
 
 # Phases in which a tunnel is not expected to be up; and all phases that are no failure.
@@ -110,7 +110,7 @@ class TunnelSnapshot:
     held: int
     sent: int
     received: int
-    results: Mapping[str, int]
+    results: Mapping[ClientResult, int]
     description: str
     labels: tuple[tuple[str, str], ...]
     critical: bool

@@ -37,7 +37,7 @@ from reconciler.runtime.probe_restart_policy import is_restart_due
 from reconciler.runtime.shutdown import Shutdown
 from reconciler.runtime.snapshot_builder import SnapshotBuilder
 from reconciler.ssh.actuator import SshActuator
-from reconciler.ssh.relay.connection_registry import ConnectionInfo
+from reconciler.ssh.clients.connection import ClientConnection
 from reconciler.system import descriptors
 from reconciler.system.fault_log import FaultLog
 
@@ -246,7 +246,7 @@ class App:
 
     def _failing(self, tunnel: TunnelSpec) -> None:
         """Restart the target of a tunnel whose failing probe may replace the link, if the policy allows it."""
-        if is_restart_due(tunnel, self.actuator.records, self.actuator.meters, self.loop.now().mono):
+        if is_restart_due(tunnel, self.actuator.records, self.actuator.clients, self.loop.now().mono):
             self.restart([tunnel.target], f"the health probe of tunnel {tunnel.id} fails")
 
     # --- reports -----------------------------------------------------------------------------------------------
@@ -343,5 +343,5 @@ class App:
     def _cut(self, tunnel: TunnelSpec, why: str) -> None:
         self.events.add(Event(time.time(), Subject("tunnel", tunnel.id), "cut", message=why))
 
-    def _audit(self, connection: ConnectionInfo, why: str, seconds: float) -> None:
-        audit_log.write(connection, why, seconds, self.config_store.latest.revision if self.config_store.latest else "")
+    def _audit(self, connection: ClientConnection) -> None:
+        audit_log.write(connection, self.config_store.latest.revision if self.config_store.latest else "")

@@ -48,14 +48,14 @@ class Commands:
         return [
             {
                 "id": str(connection.id),
-                "tunnel": connection.tunnel,
+                "tunnel": connection.tunnel.id,
                 "from": connection.origin or None,
                 "to": connection.to,
                 "user": connection.user or None,
                 "since": iso(connection.since),
                 "bytesSent": connection.sent,
                 "bytesReceived": connection.received,
-                "link": connection.link,
+                "link": connection.link.number if connection.link is not None else None,
                 "state": "held" if connection.link is None else "live",
             }
             for connection in self._app.actuator.connections()

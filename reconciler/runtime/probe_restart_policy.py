@@ -2,7 +2,7 @@
 
 Input: the records of targets and tunnels, which keep the memory for this decision. A target is restarted at most once
 per `INTERVAL`, and never while its clients transfer data: then the link works and the destination is at fault. The
-meters do not count the bytes of probes.
+bytes of probes are not counted.
 """
 
 from __future__ import annotations
@@ -10,18 +10,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from reconciler.core.spec import TunnelSpec
+from reconciler.ssh.clients.tunnel_clients import TunnelClients
 from reconciler.ssh.records import Records
-from reconciler.ssh.relay.relay import Meter
 
 INTERVAL = 300.0  # seconds between two restarts of one target
 
 
-def is_restart_due(tunnel: TunnelSpec, records: Records, meters: Mapping[str, Meter], now: float) -> bool:
+def is_restart_due(tunnel: TunnelSpec, records: Records, clients: Mapping[str, TunnelClients], now: float) -> bool:
     """Return True if this failed probe restarts the target. The restart counts as done. `now` is monotonic."""
     target, record = records.target(tunnel.target), records.tunnel(tunnel.id)
-    transferred = sum(
-        meter.sent + meter.received for name, meter in meters.items() if name.startswith(f"{tunnel.target}/")
-    )
+    transferred = sum(one.sent + one.received for name, one in clients.items() if name.startswith(f"{tunnel.target}/"))
     before, record.transferred = record.transferred, transferred
     if transferred != before or now - target.restarted_at < INTERVAL:
         return False

@@ -27,10 +27,10 @@ from reconciler.report.snapshot import (
 from reconciler.runtime.config_store import ConfigStore
 from reconciler.runtime.loop import Loop
 from reconciler.ssh.actuator import SshActuator
+from reconciler.ssh.clients.tunnel_clients import TunnelClients
 from reconciler.ssh.connect.negotiated import cipher, kex
-from reconciler.ssh.relay.relay import Meter
 
-_NO_METER = Meter()
+_NO_CLIENTS = TunnelClients()
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +100,7 @@ class SnapshotBuilder:
         )
 
     def _tunnel(self, tunnel: TunnelStatus, observed: Observed, now: Now) -> TunnelSnapshot:
-        meter = self.actuator.meters.get(tunnel.id, _NO_METER)
+        clients = self.actuator.clients.get(tunnel.id, _NO_CLIENTS)
         spec, policy = tunnel.spec, tunnel.spec.policy
         probed = observed.probes.get(tunnel.id) if policy.health else None
         return TunnelSnapshot(
@@ -114,11 +114,11 @@ class SnapshotBuilder:
             listen=_listen(tunnel),
             configured=str(spec.listen),
             dial=str(spec.route),
-            connections=meter.active,
-            held=meter.held,
-            sent=meter.sent,
-            received=meter.received,
-            results=MappingProxyType(dict(meter.results)),
+            connections=clients.active,
+            held=clients.held,
+            sent=clients.sent,
+            received=clients.received,
+            results=MappingProxyType(dict(clients.results)),
             description=policy.description,
             labels=policy.labels,
             critical=policy.critical,

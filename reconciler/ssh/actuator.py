@@ -1,15 +1,15 @@
 """The actuator: carries out the planner's actions and publishes the observed state.
 
 Owns the parts that hold the state: `LinkPool` (SSH connections), `Listeners`, `ClientConnector` (clients without a
-channel) and `Flows` (clients with one). Input: actions. Output: `Observed`, meters, and a call of `changed` when the
-planner should run again.
+link) and `Flows` (clients with one). Input: actions. Output: `Observed`, the records of the tunnels' clients, and a
+call of `changed` when the planner should run again.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import assert_never
 
@@ -19,22 +19,21 @@ from reconciler.core.interfaces import Probe
 from reconciler.core.observed import Demand, FlowKey, LinkPhase, Observed, SocketKey
 from reconciler.core.plan import is_wanted
 from reconciler.core.spec import NOTHING, Desired, TunnelSpec
+from reconciler.ssh.clients.connection import ClientConnection
+from reconciler.ssh.clients.connection_registry import Audit, ConnectionRegistry
 from reconciler.ssh.clients.connector import ClientConnector
+from reconciler.ssh.clients.flows import Flows
+from reconciler.ssh.clients.tunnel_clients import ByTunnel, TunnelClients
 from reconciler.ssh.link.link import Link
 from reconciler.ssh.link.pool import LinkPool
 from reconciler.ssh.link.prober import Prober
 from reconciler.ssh.listeners.listeners import Listeners
 from reconciler.ssh.records import Records
-from reconciler.ssh.relay.connection_registry import Audit, ConnectionInfo, ConnectionRegistry
-from reconciler.ssh.relay.flows import Flows
-from reconciler.ssh.relay.relay import Meter
 from reconciler.system import descriptors
 from reconciler.system.fault_log import FaultLog
 
 FILE_CHECK_PAUSE_RATIO = 20.0  # pause after a check of all files, as a multiple of the time that the check took
 FILE_CHECK_PAUSE_MAX = 10.0  # seconds, the longest pause
-# Seconds that unsent bytes wait for a destination that sent EOF, on servers that do not report that it has gone.
-DEAD_READER_TIMEOUT = 300.0
 
 
 class SshActuator:
@@ -67,9 +66,10 @@ class SshActuator:
         budget = budget or descriptors.budget()
         self.records = Records()
         self._registry = ConnectionRegistry(audit)
-        self._flows = Flows(self._flow_emptied)
+        self._clients = ByTunnel(TunnelClients)
+        self._flows = Flows(self._clients, self._flow_emptied)
         self._links = LinkPool(
-            self._flows,
+            self._flows.on_link,
             environ,
             budget=budget,
             changed=changed,
@@ -79,6 +79,7 @@ class SshActuator:
         )
         self._connector = ClientConnector(
             self._flows,
+            self._clients,
             environ,
             budget=budget,
             select_link=lambda target: self._links.select(target, self._desired),
@@ -130,16 +131,14 @@ class SshActuator:
             case Open():
                 link = self._link_for(action.key, action.link) if action.link is not None else None
                 if link is not None or action.link is None:
-                    self._connector.check_passwords(action.tunnel)
+                    self._connector.destinations.check_passwords(action.tunnel)
                     self._listeners.open(action.key, action.tunnel, link)
             case Close():
                 self._listeners.close(action.key)
             case Assign():
                 # The owner is set last: if a step raises, the planner sees that the handover is incomplete.
                 old = self._listeners.addresses.listener(action.key).state.owner
-                self._flows.hand_over(action.key, old, action.tunnel, self._connector.meter(action.tunnel))
-                self._flows.reapply(action.tunnel)
-                self._registry.reapply(action.tunnel, self._flows.tunnel_of)
+                self._flows.assign(action.key, old, action.tunnel)
                 self._connector.reapply(old, action.tunnel)
                 self._listeners.assign(action.key, action.tunnel)
             case Move():
@@ -152,7 +151,7 @@ class SshActuator:
                 assert_never(action)
 
     def observe(self) -> Observed:
-        connector, hold_queue = self._connector, self._connector.hold_queue
+        hold_queue = self._connector.hold_queue
         targets = self._desired.targets
         failed = [target for target in self.records.targets() if target.tries is not None]
         return Observed(
@@ -165,7 +164,7 @@ class SshActuator:
                 {name: Demand(hold_queue.held(name), hold_queue.last_used(name)) for name in targets}
             ),
             fingerprints=MappingProxyType({one.name: one.fingerprint for one in failed}),
-            destinations=MappingProxyType(dict(connector.destinations)),
+            destinations=MappingProxyType(self._connector.destinations.observed()),
             probes=MappingProxyType(
                 {one.id: one.probe.result for one in self.records.tunnels() if one.probe and one.probe.result}
             ),
@@ -178,9 +177,9 @@ class SshActuator:
     # --- for the reports ---------------------------------------------------------------------------------------
 
     @property
-    def meters(self) -> Mapping[str, Meter]:
-        """The live meters by tunnel id."""
-        return MappingProxyType(self._connector.meters)
+    def clients(self) -> Mapping[str, TunnelClients]:
+        """The live records of the tunnels' clients, by tunnel id."""
+        return MappingProxyType(self._clients)
 
     @property
     def links(self) -> Mapping[int, Link]:
@@ -190,9 +189,9 @@ class SshActuator:
         """Return the link that a new client of the target would get."""
         return self._links.select(target, self._desired)
 
-    def connections(self) -> Iterator[ConnectionInfo]:
-        """Yield the client connections, held ones included, oldest first."""
-        return self._registry.connections(self._flows.tunnel_of)
+    def connections(self) -> tuple[ClientConnection, ...]:
+        """Return the client connections, held ones included, oldest first."""
+        return self._registry.connections()
 
     def retire_now(self, target: str) -> None:
         """Retire the target's ready links and cut their clients. Each link closes once its listeners have moved."""
@@ -204,15 +203,15 @@ class SshActuator:
 
     def cut(self, why: str, *, link: int | None = None, tunnel: str | None = None) -> None:
         """End the clients of a link or of a tunnel now."""
-        for relay in self._flows.relays(link=link, tunnel=tunnel):
-            relay.cut(why)
-            self._flows.remove(relay)
+        for connection in self._flows.connections(link=link, tunnel=tunnel):
+            connection.cut(why)
+            self._flows.remove(connection)
 
     async def files_changed(self) -> None:
         """Check the files that the configuration names: a target or tunnel may wait for a change of one."""
         for tunnel in self._desired.tunnels.values():
             if tunnel.policy.users:
-                self._connector.check_passwords(tunnel)
+                self._connector.destinations.check_passwords(tunnel)
         if await self._links.check_files():
             self._changed()
 
@@ -262,15 +261,9 @@ class SshActuator:
 
     def _check_clients(self) -> None:
         now = asyncio.get_running_loop().time()
-        for number, link in self.links.items():
-            for relay in () if link.closes_dead_channels else self._flows.relays(link=number):
-                if relay.has_no_reader and relay.idle_for(now) >= DEAD_READER_TIMEOUT:
-                    relay.cut("the destination stopped reading")
-        for tunnel in self._desired.tunnels.values():
-            if tunnel.policy.idle_timeout:
-                for relay in self._flows.relays(tunnel=tunnel.id):
-                    if relay.idle_for(now) >= tunnel.policy.idle_timeout:
-                        relay.cut("idle timeout")
+        for connection in self._flows.connections():
+            if why := connection.overdue(now):
+                connection.cut(why)
 
     def _check_probes(self) -> None:
         wall = time.time()
@@ -295,8 +288,8 @@ class SshActuator:
         """End everything now, without draining."""
         await self._prober.close()
         await self._listeners.abort_all()
-        for relay in self._flows.relays():
-            relay.cut("the program is shutting down")
+        for connection in self._flows.connections():
+            connection.cut("the program is shutting down")
         tasks = self._links.abort_all()
         await asyncio.gather(*tasks, return_exceptions=True)
         await self._connector.close()

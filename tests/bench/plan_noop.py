@@ -29,7 +29,7 @@ def main() -> None:
     flows = tuple(
         FlowState(
             FlowKey(socket.owner.id, socket.key.listen, socket.owner.route, link[socket.owner.target]),
-            (ClientInfo(origin("127.0.0.1"), str(socket.owner.route)),),
+            (ClientInfo(origin("127.0.0.1")),),
             30.0,
             None,
         )

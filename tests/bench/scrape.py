@@ -12,7 +12,7 @@ from collections import Counter
 from types import MappingProxyType
 
 from reconciler.core.histogram import Histogram
-from reconciler.core.observed import Phase, Reason
+from reconciler.core.observed import ClientResult, Phase, Reason
 from reconciler.report.metrics import Metrics
 from reconciler.report.snapshot import (
     Condition,
@@ -66,7 +66,7 @@ def _tunnel(number: int, condition: Condition) -> TunnelSnapshot:
         held=0,
         sent=123_456_789,
         received=987_654_321,
-        results=MappingProxyType({"ok": 12}),
+        results=MappingProxyType({ClientResult.OK: 12}),
         description="",
         labels=(("team", "data"),),
         critical=True,

@@ -16,8 +16,8 @@ from reconciler.config.syntax.config_files import digest
 from reconciler.core.observed import LinkPhase, Phase
 from reconciler.core.rules.origin import Origin
 from reconciler.core.subject import Subject
+from reconciler.ssh.clients.connection import ListenerClients
 from reconciler.ssh.clients.connector import ClientConnector
-from reconciler.ssh.clients.hold_queue import ListenerClients
 from reconciler.ssh.link.link import Link
 from reconciler.ssh.link.pool import LinkPool
 from reconciler.ssh.relay.client_transport import ClientTransport

@@ -22,6 +22,8 @@ from reconciler.core.observed import Phase, Reason
 from reconciler.report.http_routes import liveness_failure
 from reconciler.runtime import loop
 from reconciler.ssh.clients.connector import ClientConnector
+from reconciler.ssh.clients.destination_health import DestinationHealth
+from reconciler.ssh.clients.flows import Flows
 from reconciler.ssh.link import pool
 from reconciler.ssh.link.link import Link
 from reconciler.ssh.link.pool import LinkPool
@@ -30,8 +32,6 @@ from reconciler.ssh.listeners import local_opener
 from reconciler.ssh.listeners.acceptor import Acceptor
 from reconciler.ssh.listeners.listeners import Listeners
 from reconciler.ssh.listeners.port_files import PortFiles
-from reconciler.ssh.relay.connection_registry import ConnectionRegistry
-from reconciler.ssh.relay.flows import Flows
 from reconciler.ssh.relay.relay import Relay
 from support.clients import Mover, all_move
 from support.services import EchoServer, connected, exchange
@@ -200,13 +200,12 @@ INSIDE: dict[str, tuple[Provoke, Any, str, bool]] = {
     "open: half begun": (add, Listeners, "open", True),
     "open: the bind": (add, local_opener, "bind", False),
     "open: the acceptor": (add, local_opener, "Acceptor", False),
-    "open: the passwords": (add, ClientConnector, "check_passwords", False),
+    "open: the passwords": (add, DestinationHealth, "check_passwords", False),
     "open: the port": (add, Listeners, "_remember_port", False),
     "open: the port file": (add, PortFiles, "write", False),
     "assign": (describe, Listeners, "assign", False),
     "assign: half done": (describe, Listeners, "assign", True),
-    "assign: the clients": (describe, Flows, "hand_over", False),
-    "assign: the records": (describe, ConnectionRegistry, "reapply", False),
+    "assign: the clients": (describe, Flows, "assign", False),
     "assign: the rules": (describe, ClientConnector, "reapply", False),
     "move": (restart, Listeners, "move", False),
     "move: half begun": (restart, Listeners, "move", True),

@@ -21,7 +21,7 @@ from reconciler.system.peer_credentials import peer_uid
 from support.endpoints import whole
 from support.services import EchoServer, connected, exchange
 from support.sshd import Sshd
-from support.tunnels import file, local, running, target
+from support.tunnels import file, local, running, socks, target
 from support.wait import eventually, free_port
 
 TARGET_KEYS = {
@@ -210,8 +210,32 @@ async def test_connections_are_listed_live_and_held(sshd: Sshd, echo: EchoServer
             assert (live["bytesSent"], live["bytesReceived"], live["state"]) == (1, 1, "live")
             assert (waiting["tunnel"], waiting["state"], waiting["link"]) == ("dead/held", "held", None)
         await eventually(
-            lambda: all(client.tunnel != "server/echo" for client in it.tunnels.app.actuator.connections())
+            lambda: all(client.tunnel.id != "server/echo" for client in it.tunnels.app.actuator.connections())
         )
+
+
+async def test_a_held_socks_client_is_listed_with_its_request_and_present_tunnel(sshd: Sshd, tmp_path: Path) -> None:
+    port = free_port()
+    (tmp_path / "alice").write_text("in wonderland")
+    line = socks("old", port, auth=f"{{username: alice, password: {{file: {tmp_path / 'alice'}}}}}")
+    text = file(sshd, line)
+    async with whole(tmp_path, text) as it:
+        await it.tunnels.all_up()
+        await sshd.stop()
+        await it.tunnels.until("server/old", Phase.DOWN)
+        async with connected("127.0.0.1", port) as (_, writer):
+            writer.write(b"\x05\x01\x02" + b"\x01\x05alice\x0din wonderland")
+            writer.write(b"\x05\x01\x00\x01\x7f\x00\x00\x01\x01\xbb")
+            await eventually(lambda: it.tunnels.meter("server/old").held == 1)
+            it.tunnels.edit(text.replace("name: old", "name: new"))
+
+            async def renamed() -> dict[str, Any]:
+                client: dict[str, Any]
+                [client] = (await it.control.get("/api/v1/connections"))["connections"]
+                return client if client["tunnel"] == "server/new" else {}
+
+            held = await eventually(renamed)
+            assert (held["to"], held["user"], held["state"]) == ("127.0.0.1:443", "alice", "held")
 
 
 async def test_a_plan_lists_actions_and_counts_clients(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from reconciler.core.observed import Phase, Reason
 from reconciler.core.status import Status, TargetStatus, Verdict
 from reconciler.report.change_log import ChangeLogger
 from reconciler.report.changes import ChangeTracker
-from reconciler.ssh.clients import limits
+from reconciler.ssh.clients import refusal_log
 from support.services import EchoServer, connected, exchange
 from support.sshd import Sshd
 from support.tunnels import Running, file, local, remote, running, target
@@ -136,7 +136,7 @@ def test_a_failing_replacement_of_a_link_is_a_warning_with_reminders(
 async def test_refused_clients_are_logged_once_and_then_counted(
     sshd: Sshd, echo: EchoServer, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(limits, "FIRST", 1.0)
+    monkeypatch.setattr(refusal_log, "FIRST", 1.0)
     caplog.set_level("DEBUG", "reconciler")
     names = ("full", "denied", "dead", "back")
     ports = {name: free_port() for name in names}
@@ -177,7 +177,7 @@ async def is_sent_away(port: int) -> None:
 
 
 def refusals(caplog: pytest.LogCaptureFixture, name: str) -> list[logging.LogRecord]:
-    of_tunnel = [record for record in caplog.records if record.name == limits.__name__]
+    of_tunnel = [record for record in caplog.records if record.name == refusal_log.__name__]
     return [record for record in of_tunnel if f"server/{name}:" in record.getMessage()]
 
 

@@ -5,14 +5,15 @@ from __future__ import annotations
 import contextlib
 import datetime as dt
 import os
+import socket
 from functools import partial
 from pathlib import Path
 
 import pytest
 
-from reconciler.core.observed import Phase
+from reconciler.core.observed import ClientResult, Phase
 from reconciler.report.exposition import labels
-from reconciler.report.metrics import RESULTS
+from reconciler.ssh.relay.client_transport import RESET
 from support.endpoints import Client, whole
 from support.metrics import OPENMETRICS, Scraped, complaints, scrape
 from support.services import EchoServer, connected, exchange, refuses
@@ -34,7 +35,7 @@ async def test_every_series_starts_at_zero(sshd: Sshd, echo: EchoServer, tmp_pat
             assert page.value("ssh_tunnel_up", **own) == 1
             assert {sample["phase"] for sample in page.labels("ssh_tunnel_phase")} == set(Phase)
             assert sum(page.values("ssh_tunnel_phase", **own)) == page.value("ssh_tunnel_phase", phase="up", **own) == 1
-            for result in RESULTS:
+            for result in ClientResult:
                 assert page.value("ssh_tunnel_connections_total", result=result, **own) == 0
             for direction in ("sent", "received"):
                 assert page.value("ssh_tunnel_bytes_total", direction=direction, **own) == 0
@@ -133,6 +134,29 @@ async def test_counters_survive_edits_restarts_and_reconnects(sshd: Sshd, echo: 
         assert page.value("ssh_tunnel_reconnects_total", **ECHO) == before + 1
         assert page.value("ssh_target_reconnects_total", target="server") == before + 1
         assert page.value("ssh_target_failures_total", target="server", reason="closed_by_server") == 1
+
+
+async def test_clients_that_leave_before_they_have_a_channel_are_counted(
+    sshd: Sshd, echo: EchoServer, tmp_path: Path
+) -> None:
+    port, proxy = free_port(), free_port()
+    async with whole(tmp_path, file(sshd, local("echo", port, echo.port), socks("proxy", proxy))) as it:
+        await it.tunnels.all_up()
+        await sshd.stop()
+        await eventually(lambda: not it.tunnels.links)
+        with socket.create_connection(("127.0.0.1", port)) as held:
+            await eventually(lambda: it.tunnels.meter("server/echo").held == 1)
+            held.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+        with socket.create_connection(("127.0.0.1", proxy)) as in_handshake:
+            in_handshake.sendall(b"\x05")
+        await eventually(lambda: all(it.tunnels.results(f"server/{name}") for name in ("echo", "proxy")))
+        page = await scrape(it.http)
+        for name in ("echo", "proxy"):
+            count = {
+                result: page.value("ssh_tunnel_connections_total", target="server", tunnel=name, result=result)
+                for result in ClientResult
+            }
+            assert count == {result: int(result is ClientResult.LEFT) for result in ClientResult}
 
 
 async def test_a_removed_tunnel_has_series_until_its_last_client_leaves(

@@ -322,8 +322,8 @@ async def test_a_lifted_bandwidth_limit_ends_a_long_pause(sshd: Sshd, tmp_path: 
             there = asyncio.create_task(upload("127.0.0.1", port, MIB))
             back = asyncio.create_task(download("127.0.0.1", port, MIB))
             # Each side has read once, and its pause is minutes long.
-            relays = tunnels.app.actuator._flows.relays
-            await eventually(lambda: sum(max(relay.sent, relay.received) > 32_000 for relay in relays()) == 2)
+            clients = tunnels.app.actuator.connections
+            await eventually(lambda: sum(max(client.sent, client.received) > 32_000 for client in clients()) == 2)
             tunnels.edit(file(sshd, local("data", port, service.port)))
             async with asyncio.timeout(WITHIN):
                 for expected, seen in await asyncio.gather(there, back):

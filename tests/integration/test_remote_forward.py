@@ -349,7 +349,7 @@ async def test_a_rename_during_the_dial_moves_the_client(sshd: Sshd, tmp_path: P
             await tunnels.all_up()
             async with connected("127.0.0.1", port) as (reader, writer):
                 await eventually(
-                    lambda: [client.tunnel for client in tunnels.app.actuator.connections()] == ["server/old"]
+                    lambda: [client.tunnel.id for client in tunnels.app.actuator.connections()] == ["server/old"]
                 )
                 tunnels.edit(text("new"))
                 await tunnels.all_up("server/new")
@@ -359,7 +359,7 @@ async def test_a_rename_during_the_dial_moves_the_client(sshd: Sshd, tmp_path: P
                     accepted.sendall(b"hello")
                 assert await reader.read() == b"hello"
                 writer.close()
-                assert tunnels.app.actuator.meters.keys() == {"server/new"}
+                assert tunnels.app.actuator.clients.keys() == {"server/new"}
 
 
 async def test_a_listener_is_reused_on_a_server_that_does_not_cancel(

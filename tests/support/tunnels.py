@@ -18,8 +18,8 @@ from reconciler.core.observed import Now, Phase
 from reconciler.core.status import Verdict
 from reconciler.report.changes import Change
 from reconciler.runtime.app import App
+from reconciler.ssh.clients.tunnel_clients import TunnelClients
 from reconciler.ssh.link.link import Link
-from reconciler.ssh.relay.relay import Meter
 from support.wait import WITHIN, eventually
 
 
@@ -129,13 +129,13 @@ class Running:
     def bound_port(self, tunnel: str) -> int:
         return int(self.bound(tunnel).rpartition(":")[2])
 
-    def meter(self, tunnel: str) -> Meter:
+    def meter(self, tunnel: str) -> TunnelClients:
         """What its clients did so far; there is none before the first of them."""
-        return self.app.actuator.meters.get(tunnel, Meter())
+        return self.app.actuator.clients.get(tunnel, TunnelClients())
 
     def results(self, tunnel: str) -> Mapping[str, int]:
-        """How its clients' arrivals ended, counted."""
-        return self.meter(tunnel).results
+        """Count its clients by result."""
+        return {str(result): count for result, count in self.meter(tunnel).results.items()}
 
     @property
     def links(self) -> list[Link]:
@@ -159,7 +159,7 @@ class Running:
 
     async def nobody_is_connected(self) -> None:
         """Wait until no client is left, nor anything of one on a connection."""
-        meters = self.app.actuator.meters.values()
+        meters = self.app.actuator.clients.values()
         await eventually(lambda: all(m.active == 0 and m.held == 0 for m in meters), message="no client is left")
         await eventually(
             lambda: not any(link.connection._channels for link in self.links), message="no channel is left"

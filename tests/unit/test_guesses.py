@@ -17,7 +17,6 @@ from reconciler.core.rules.guess_limiter import (
 from reconciler.core.rules.origin import UNIX, Origin, UnknownOrigin
 from unit.build import origin
 
-TUNNEL = "prod/proxy"
 HERE = origin("192.0.2.1")
 
 
@@ -29,10 +28,10 @@ class World:
         self.now = 1000.0
         self._next = 0
 
-    def admit(self, login: int | None = None, *, source: Origin = HERE, tunnel: str = TUNNEL) -> Guess | None:
+    def admit(self, login: int | None = None, *, source: Origin = HERE) -> Guess | None:
         """Another login each time, unless it is given."""
         self._next -= 1
-        return self.guesses.admit(tunnel, source, self._next if login is None else login, self.now)
+        return self.guesses.admit(source, self._next if login is None else login, self.now)
 
     def wrong(self, login: int | None = None, *, source: Origin = HERE) -> float | None:
         """The wait of a wrong login; None if it is not compared."""
@@ -42,8 +41,8 @@ class World:
         self.guesses.settle(guess, right=False, now=self.now)
         return guess.wait
 
-    def right(self, *, source: Origin = HERE, tunnel: str = TUNNEL) -> float | None:
-        guess = self.admit(1, source=source, tunnel=tunnel)
+    def right(self, *, source: Origin = HERE) -> float | None:
+        guess = self.admit(1, source=source)
         if guess is None:
             return None
         self.guesses.settle(guess, right=True, now=self.now)
@@ -115,7 +114,7 @@ def test_a_password_that_was_wrong_may_become_right() -> None:
     world = World()
     world.wrong(1)
     assert world.right() == 0.0
-    assert len(world.guesses._sources[TUNNEL, 0xC0000201].wrong) == 0
+    assert len(world.guesses._sources[0xC0000201].wrong) == 0
 
 
 def test_only_some_wrong_passwords_are_remembered() -> None:
@@ -126,11 +125,10 @@ def test_only_some_wrong_passwords_are_remembered() -> None:
     assert sorted(source.wrong) == list(range(1, REMEMBERED + 1))
 
 
-def test_other_sources_and_other_tunnels_are_not_delayed() -> None:
+def test_other_sources_are_not_delayed() -> None:
     world = exhausted()
     for source in (origin("192.0.2.2"), origin("2001:db8::1"), UNIX, UnknownOrigin("?")):
         assert world.right(source=source) == 0.0
-    assert world.right(tunnel="prod/other") == 0.0
 
 
 def test_the_addresses_of_one_ipv6_network_are_one_source() -> None:
@@ -154,11 +152,11 @@ def test_the_table_of_sources_is_bounded_and_keeps_recent_ones() -> None:
     assert len(world.guesses) == SOURCES_MAX
 
 
-def test_the_sources_of_a_removed_tunnel_are_dropped() -> None:
-    world = exhausted()
-    guess = world.admit(source=origin("192.0.2.2"))
+def test_the_result_for_a_source_that_was_dropped_is_ignored() -> None:
+    world = World()
+    guess = world.admit()
     assert guess is not None
-    world.guesses.forget({"prod/other"})
-    assert len(world.guesses) == 0
+    for number in range(SOURCES_MAX):
+        world.wrong(source=origin(f"10.0.{number >> 8}.{number & 255}"))
     world.guesses.settle(guess, right=False, now=world.now)
-    assert len(world.guesses) == 0
+    assert guess.source not in world.guesses._sources

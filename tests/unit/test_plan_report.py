@@ -88,9 +88,9 @@ def test_a_client_that_a_new_rule_forbids_is_counted() -> None:
     to = FarTcp("prod", "db.internal", 443)
     world.settled(target(), local(), socks(users=users))
     for address in ("127.0.0.1", "10.0.0.7", "10.0.0.8"):
-        world.arrive("prod/db", ClientInfo(origin(address), "db:5432"))
+        world.arrive("prod/db", ClientInfo(origin(address)))
     for user in users:
-        world.arrive("prod/socks", ClientInfo(origin("127.0.0.1"), str(to), to, user))
+        world.arrive("prod/socks", ClientInfo(origin("127.0.0.1"), to, user))
     assert touched(world, local(allow=("10.0.0.0/8",)), socks(users=users)) == (["assign prod/db 1"], 1)
     assert touched(world, local(deny=("10.0.0.0/8",)), socks(users=users[:1])) == (
         ["assign prod/db 2", "assign prod/socks 1"],
@@ -107,7 +107,7 @@ def test_a_client_cut_by_a_rule_is_not_drained_too() -> None:
     world = World()
     world.settled(target(), local())
     for address in ("127.0.0.1", "10.0.0.7"):
-        world.arrive("prod/db", ClientInfo(origin(address), "db:5432"))
+        world.arrive("prod/db", ClientInfo(origin(address)))
     elsewhere = local(to="db2", deny=("10.0.0.0/8",))
     assert touched(world, elsewhere) == (["assign prod/db 1", "drain prod/db 1"], 2)
     nobody = local(to="db2", allow=("192.0.2.0/24",))
@@ -118,7 +118,7 @@ def test_a_renamed_tunnel_applies_its_rules_to_the_clients_it_takes_over() -> No
     world = World()
     world.settled(target(), local("prod/old"))
     for address in ("127.0.0.1", "10.0.0.7"):
-        world.arrive("prod/old", ClientInfo(origin(address), "db:5432"))
+        world.arrive("prod/old", ClientInfo(origin(address)))
     assert touched(world, local("prod/new", deny=("10.0.0.0/8",))) == (["assign prod/new 1"], 1)
 
 

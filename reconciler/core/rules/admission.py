@@ -25,13 +25,13 @@ def destination_refused(tunnel: TunnelSpec, to: FarTcp) -> str:
     return _destinations(policy.allow_destinations, policy.deny_destinations).refusal(to.host, to.port)
 
 
-def forbids(tunnel: TunnelSpec, client_info: ClientInfo) -> str:
+def forbids(tunnel: TunnelSpec, client: ClientInfo) -> str:
     """Return why the tunnel's current rules do not admit a live client, "" if they do."""
-    if not source_allowed(tunnel, client_info.origin):
-        return f"source {client_info.origin.host} is no longer allowed"
-    if client_info.asked is not None and (refusal := destination_refused(tunnel, client_info.asked)):
+    if not source_allowed(tunnel, client.origin):
+        return f"source {client.origin.host} is no longer allowed"
+    if client.requested is not None and (refusal := destination_refused(tunnel, client.requested)):
         return refusal
-    if tunnel.policy.users and client_info.user not in tunnel.policy.users:
+    if tunnel.policy.users and client.user not in tunnel.policy.users:
         return "its user is no longer allowed"
     return ""
 

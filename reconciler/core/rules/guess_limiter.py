@@ -1,13 +1,13 @@
-"""A limit on password guesses for each source address, independent of its number of connections.
+"""A limit on password guesses at one tunnel for each source address, independent of its number of connections.
 
 Input: each login before its password is compared, and the result of the comparison. Output: how long to wait before the
 comparison, or a refusal. The limiter neither sleeps nor reads a clock: `now` is monotonic seconds.
 
-A source (an IPv4 address or an IPv6 /64 network) of a tunnel may send BURST wrong passwords, and one more every
+A source (an IPv4 address or an IPv6 /64 network) may send BURST wrong passwords, and one more every
 INTERVAL. After that all its logins wait, also those with the correct password: an immediate answer would distinguish
 correct passwords from wrong ones and bypass the limit. A client that shares its address with a guesser thus waits up to
-LONGEST_WAIT seconds, or is refused and must try again. Other sources, other tunnels, and a source without recent wrong
-passwords are not delayed.
+LONGEST_WAIT seconds, or is refused and must try again. Other sources, and a source without recent wrong passwords, are
+not delayed.
 
 A correct password costs no guess. Nor does a wrong password that the source has sent before: one misconfigured client
 must not delay others at its address.
@@ -41,7 +41,7 @@ class _Source:
 class Guess:
     """A login that may be compared after `wait` seconds. `login` is a hash. `is_free` is True if it costs no guess."""
 
-    source: tuple[str, object]
+    source: object
     login: int
     wait: float
     is_free: bool
@@ -51,18 +51,18 @@ class GuessLimiter:
     """Counts the wrong passwords of each source and delays its logins."""
 
     def __init__(self) -> None:
-        self._sources: dict[tuple[str, object], _Source] = {}  # the least recently used first
+        self._sources: dict[object, _Source] = {}  # the least recently used first
 
     def __len__(self) -> int:
         """Return the number of known sources."""
         return len(self._sources)
 
-    def admit(self, tunnel: str, origin: Origin, login: int, now: float) -> Guess | None:
+    def admit(self, origin: Origin, login: int, now: float) -> Guess | None:
         """Admit a login to comparison, or return None if too many are waiting and it must be refused.
 
         `login` is a hash of user name and password.
         """
-        key = (tunnel, _group(origin))
+        key = _group(origin)
         source = self._sources.pop(key, None) or _Source(now)
         self._sources[key] = source
         if len(self._sources) > SOURCES_MAX:
@@ -91,11 +91,6 @@ class GuessLimiter:
             source.paid_at -= INTERVAL
         if not source.wrong and source.paid_at <= now:
             del self._sources[guess.source]
-
-    def forget(self, live: set[str]) -> None:
-        """Drop the sources of all tunnels that are not in `live`."""
-        for key in [key for key in self._sources if key[0] not in live]:
-            del self._sources[key]
 
 
 def _group(origin: Origin) -> object:

@@ -168,7 +168,7 @@ class SimulatedClients:
 
 def _any_client(tunnel: TunnelSpec) -> ClientInfo:
     """Return a client that the rules of every tunnel admit: one of a unix socket."""
-    return ClientInfo(UNIX, str(tunnel.route), None, next(iter(tunnel.policy.users), None))
+    return ClientInfo(UNIX, user=next(iter(tunnel.policy.users), None))
 
 
 def _flows_of(observed: Observed) -> dict[FlowKey, _Flow]:
@@ -183,6 +183,6 @@ def _flows_of(observed: Observed) -> dict[FlowKey, _Flow]:
     flows = {}
     for flow in observed.flows:
         accepted_by = sockets.get((flow.key.listen, flow.key.tunnel), SocketKey(flow.key.listen, 0))
-        clients = [Client(client_info, accepted_by) for client_info in flow.visitors]
+        clients = [Client(client_info, accepted_by) for client_info in flow.clients]
         flows[flow.key] = _Flow(clients, flow.drain_timeout, flow.draining)
     return flows

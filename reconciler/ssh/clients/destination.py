@@ -11,7 +11,6 @@ import asyncio
 import socket
 from typing import assert_never
 
-from reconciler.core.descriptor_budget import ClientPlace
 from reconciler.core.spec import Endpoint, FarTcp, FarUnix, NearTcp, NearUnix, Route, Socks
 from reconciler.ssh.relay.client_transport import ClientTransport
 from reconciler.system import tcp
@@ -34,25 +33,20 @@ def remote_destination(route: Route, requested: FarTcp | None) -> FarTcp | FarUn
             assert_never(route)
 
 
-async def dial_local(route: Route, dial_timeout: float, place: ClientPlace | None = None) -> ClientTransport:
-    """Connect to a remote forward's destination from here. Raises OSError; TimeoutError after `dial_timeout` seconds.
-
-    `place`: the socket's place in the descriptor budget; released when the socket closes.
-    """
+async def dial_local(route: Route, dial_timeout: float, transport: ClientTransport) -> None:
+    """Connect `transport` to a remote forward's destination. Raises OSError; TimeoutError after `dial_timeout` s."""
     loop = asyncio.get_running_loop()
-    client = ClientTransport(lambda _: None, place)
     async with asyncio.timeout(dial_timeout):
         match route:
             case NearTcp():
                 sock = await tcp.connect(Endpoint(route.host, route.port), is_client=True)
-                await loop.create_connection(lambda: client, sock=sock)
+                await loop.create_connection(lambda: transport, sock=sock)
             case NearUnix():
-                await loop.create_unix_connection(lambda: client, sock=await _connected(route.path))
+                await loop.create_unix_connection(lambda: transport, sock=await _connected(route.path))
             case FarTcp() | FarUnix() | Socks():
                 raise AssertionError("the destination of a local or SOCKS tunnel is dialled through a channel")
             case _:
                 assert_never(route)
-    return client
 
 
 async def _connected(path: str) -> socket.socket:

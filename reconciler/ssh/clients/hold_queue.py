@@ -11,40 +11,30 @@ import asyncio
 import contextlib
 import socket
 from collections.abc import Callable, Coroutine, Iterator
-from dataclasses import dataclass, field
 
-from reconciler.core.observed import SocketState
+from reconciler.core.observed import ClientResult
+from reconciler.core.socks5 import Reply
 from reconciler.core.spec import TunnelSpec
+from reconciler.ssh.clients.connection import ClientConnection
+from reconciler.ssh.clients.tunnel_clients import ByTunnel
 from reconciler.ssh.link.link import Link
 from reconciler.ssh.relay.client_transport import ClientTransport
-from reconciler.ssh.relay.relay import Meter
 
 HELD_CHECK = 1.0  # seconds between two checks whether a held client is still connected
 
 
-@dataclass(slots=True)
-class ListenerClients:
-    """The state of a listening socket and its clients that have no channel yet.
+class ConnectionRejected(Exception):  # noqa: N818 - a decision about a client, not an error
+    """The client gets no channel.
 
-    waiting   one task for each client without a channel; the task connects its client or rejects it
-    dialling  how many clients on the server wait for their destination here to answer
+    result   what it is counted as
+    why      for the log; "" is not logged
+    reply    bytes to send before closing; b"" closes with RST
     """
 
-    state: SocketState
-    waiting: set[asyncio.Task[None]] = field(default_factory=set)
-    dialling: int = 0
-
-    def still_leads_to(self, tunnel: TunnelSpec) -> bool:
-        """Return True if the route is still that of `tunnel`: then a dial result applies to new clients, too."""
-        return self.state.owner.route == tunnel.route
-
-
-class ConnectionRejected(Exception):  # noqa: N818 - a decision about a client, not an error
-    """The client gets no channel. `result`: what it is counted as. `reply`: bytes to send before closing; b"": RST."""
-
-    def __init__(self, result: str, reply: bytes = b"") -> None:
+    def __init__(self, result: ClientResult, why: str = "", reply: bytes = b"") -> None:
         super().__init__(result)
         self.result = result
+        self.why = why
         self.reply = reply
 
 
@@ -56,12 +46,12 @@ class HoldQueue:
         select_link: Callable[[str], Link | None],
         wait: Callable[[str], Coroutine[None, None, None]],
         changed: Callable[[], None],
-        meter: Callable[[TunnelSpec], Meter],
+        by_tunnel: ByTunnel,
     ) -> None:
         self._select_link = select_link
         self._wait = wait
         self._changed = changed
-        self._meter = meter
+        self._by_tunnel = by_tunnel
         self._loop = asyncio.get_running_loop()
         self._held: dict[str, int] = {}  # by target
         self._last_used: dict[str, float] = {}  # by target
@@ -78,37 +68,36 @@ class HoldQueue:
         """Note that a client of the target was present until now."""
         self._last_used[target] = self._loop.time()
 
-    async def hold(
-        self, listener: ListenerClients, client: ClientTransport, deadline: float, timeout_reply: bytes
-    ) -> Link:
-        """Return a usable link as soon as there is one, of the target that the listener's tunnel then has.
+    async def hold(self, connection: ClientConnection, deadline: float) -> Link:
+        """Return a usable link as soon as there is one, of the target that the client's tunnel then has.
 
         Raises ConnectionRejected at `deadline` (loop time), or when the client leaves.
         """
-        while (link := self._select_link(listener.state.owner.target)) is None:
+        while (link := self._select_link(connection.tunnel.target)) is None:
             now = self._loop.time()
             if now >= deadline:
-                raise ConnectionRejected("hold_timeout", timeout_reply)
-            if _has_gone(client):
-                raise ConnectionRejected("left")
-            with self._holding(listener.state.owner), contextlib.suppress(TimeoutError):
+                why = f"no SSH connection within its holdTimeout of {connection.tunnel.policy.hold_timeout:g} s"
+                raise ConnectionRejected(ClientResult.HOLD_TIMEOUT, why, connection.reply(Reply.GENERAL_FAILURE))
+            if _has_gone(connection.transport):
+                raise ConnectionRejected(ClientResult.LEFT)
+            with self._holding(connection.tunnel), contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(min(HELD_CHECK, deadline - now)):
-                    await self._wait(listener.state.owner.target)
-        if client.place is not None:
-            client.place.move_to(listener.state.owner.target)
+                    await self._wait(connection.tunnel.target)
+        if connection.transport.place is not None:
+            connection.transport.place.move_to(connection.tunnel.target)
         return link
 
     @contextlib.contextmanager
     def _holding(self, tunnel: TunnelSpec) -> Iterator[None]:
-        meter, target = self._meter(tunnel), tunnel.target
-        meter.held += 1
+        clients, target = self._by_tunnel[tunnel.id], tunnel.target
+        clients.held += 1
         self._held[target] = self.held(target) + 1
         if self._held[target] == 1:
             self._changed()
         try:
             yield
         finally:
-            meter.held -= 1
+            clients.held -= 1
             self._held[target] -= 1
             self.mark_used(target)
 

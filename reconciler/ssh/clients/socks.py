@@ -1,6 +1,6 @@
 """The SOCKS handshake on a client's socket: drives core/socks5.py, checks the login, limits the time.
 
-Input: a client's transport from which nothing was read yet. Output: the destination that the client requested. Bytes
+Input: a client's transport from which nothing was read yet. Output: what the client requested, and its user. Bytes
 after the handshake are not read: they stay in the kernel until there is a channel, however many clients are held.
 """
 
@@ -9,9 +9,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Mapping
-from dataclasses import dataclass
 
-from reconciler.core.observed import Failure
+from reconciler.core.observed import ClientInfo, Failure
 from reconciler.core.rules.guess_limiter import GuessLimiter
 from reconciler.core.rules.origin import Origin
 from reconciler.core.socks5 import Connect, Event, Handshake, Login, Refused, Send
@@ -22,14 +21,6 @@ from reconciler.ssh.relay.client_transport import ClientTransport
 
 HANDSHAKE_TIME = 10.0  # seconds for the whole handshake
 TOO_MANY = "too many wrong passwords from its address: retry in a few seconds"
-
-
-@dataclass(frozen=True, slots=True)
-class SocksRequest:
-    """The destination that a client requested, and the user that it logged in as."""
-
-    to: FarTcp
-    user: SocksUser | None
 
 
 class SocksRefusedError(Exception):
@@ -43,7 +34,7 @@ class SocksRefusedError(Exception):
 
 async def run_handshake(
     client: ClientTransport, origin: Origin, tunnel: TunnelSpec, environ: Mapping[str, str], guesses: GuessLimiter
-) -> SocksRequest:
+) -> ClientInfo:
     """Run the handshake. Raises SocksRefusedError; ConnectionError if the client leaves; TimeoutError."""
     async with asyncio.timeout(HANDSHAKE_TIME):
         return await _HandshakeDriver(client, origin, tunnel, environ, guesses).run()
@@ -82,23 +73,24 @@ class _HandshakeDriver:
         self._user: SocksUser | None = None
         self._handshake = Handshake(needs_auth=bool(tunnel.policy.users))
 
-    async def run(self) -> SocksRequest:
+    async def run(self) -> ClientInfo:
         while True:
             data = await self._client.receive(self._handshake.wanted)
-            if (request := await self._act(self._handshake.feed(data))) is not None:
-                return request
+            if (client := await self._act(self._handshake.feed(data))) is not None:
+                return client
 
-    async def _act(self, events: list[Event]) -> SocksRequest | None:
+    async def _act(self, events: list[Event]) -> ClientInfo | None:
         for event in events:
             match event:
                 case Send():
                     self._client.transport.write(event.data)
                 case Login():
-                    if (request := await self._act(await self._log_in(event))) is not None:
-                        return request
+                    if (client := await self._act(await self._log_in(event))) is not None:
+                        return client
                 case Connect():
                     assert not event.rest, "bytes after the handshake were read"
-                    return SocksRequest(FarTcp(self._tunnel.target, event.host, event.port), self._user)
+                    requested = FarTcp(self._tunnel.target, event.host, event.port)
+                    return ClientInfo(self._origin, requested, self._user)
                 case Refused():
                     raise SocksRefusedError(event.why, event.data, login=event.login)
         return None
@@ -107,7 +99,7 @@ class _HandshakeDriver:
         # Read the files first: between `admit` and `settle` the correct logins of others would count as guesses.
         candidates = await self._candidates(login)
         loop, key = asyncio.get_running_loop(), hash((login.username, login.password))
-        guess = self._guesses.admit(self._tunnel.id, self._origin, key, loop.time())
+        guess = self._guesses.admit(self._origin, key, loop.time())
         if guess is None:
             return self._handshake.accept_login(ok=False, why=TOO_MANY)
         if guess.wait:

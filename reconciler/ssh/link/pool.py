@@ -23,7 +23,6 @@ from reconciler.ssh.link.link import Link, LinkClient
 from reconciler.ssh.link.link_record import LinkRecord
 from reconciler.ssh.link.wake_queue import WakeQueue
 from reconciler.ssh.records import Records, TargetRecord
-from reconciler.ssh.relay.flows import Flows
 from reconciler.system.fault_log import FaultLog
 
 # Descriptors of a connection: its socket; with a proxy command its pipe, its standard error and its process.
@@ -33,13 +32,14 @@ _BY_TCP, _BY_COMMAND = 1, 3
 class LinkPool:
     """Dials, selects and closes links.
 
-    changed  called when the planner should run again
-    lost     called with the number of a link that has ended by itself
+    clients_on  returns how many clients a link carries
+    changed     called when the planner should run again
+    lost        called with the number of a link that has ended by itself
     """
 
     def __init__(
         self,
-        flows: Flows,
+        clients_on: Callable[[int], int],
         environ: Mapping[str, str],
         *,
         budget: Budget,
@@ -48,7 +48,7 @@ class LinkPool:
         records: Records,
         fault_log: FaultLog,
     ) -> None:
-        self._flows = flows
+        self._clients_on = clients_on
         self._fault_log = fault_log
         self._records = records
         self._environ = environ
@@ -180,7 +180,7 @@ class LinkPool:
         """Return the link for a new client: of the desired access if possible, with the fewest clients."""
         spec = desired.targets.get(target)
         usable = [
-            (spec is None or record.state.access != spec.access, self._flows.on_link(number), number, record.link)
+            (spec is None or record.state.access != spec.access, self._clients_on(number), number, record.link)
             for number, record in self._links.items()
             if record.state.target == target
             and record.state.phase is LinkPhase.READY

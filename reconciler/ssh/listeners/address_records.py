@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from reconciler.core.descriptor_budget import Place
 from reconciler.core.observed import SocketKey, SocketPhase, SocketState, Tries
 from reconciler.core.spec import Desired, TunnelSpec
-from reconciler.ssh.clients.hold_queue import ListenerClients
+from reconciler.ssh.clients.connection import ListenerClients
 from reconciler.ssh.link.link import Link
 from reconciler.ssh.link.remote_listeners import RemoteListener
 from reconciler.ssh.listeners.acceptor import Acceptor

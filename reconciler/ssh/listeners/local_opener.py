@@ -10,7 +10,7 @@ import asyncio
 import logging
 
 from reconciler.core.descriptor_budget import REMEDY, Budget, NoRoomError
-from reconciler.core.observed import Reason
+from reconciler.core.observed import ClientResult, Reason
 from reconciler.core.spec import LocalTcp, LocalUnix
 from reconciler.ssh.clients.connector import ClientConnector
 from reconciler.ssh.listeners.acceptor import Acceptor, ReserveDescriptor
@@ -53,7 +53,7 @@ class LocalOpener:
                 Acceptor(
                     sock,
                     self._reserve,
-                    admit=lambda origin: self._connector.admit(listener, origin.host),
+                    admit=lambda origin: self._connector.accept_check.take_place(listener, origin),
                     accepted=lambda client, origin: self._connector.accept(listener, client, origin),
                     exhausted=lambda: self._exhausted(listener),
                 )
@@ -91,7 +91,7 @@ class LocalOpener:
     def _exhausted(self, listener: Listener) -> None:
         """Count a client that was reset because the process has no descriptor left; log it once in a while."""
         tunnel = listener.state.owner
-        self._connector.meter(tunnel).count("limit")
+        self._connector.accept_check.count(tunnel, ClientResult.LIMIT)
         self._records.tunnel(tunnel.id).failures[Reason.RESOURCES] += 1
         now = self._loop.time()
         if now - self._exhausted_logged_at >= EXHAUSTED_LOG_INTERVAL:

@@ -16,13 +16,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from enum import IntFlag
 from typing import Protocol
 
 import asyncssh
 
-from reconciler.core.observed import ClientInfo
 from reconciler.ssh.internals.recv_buffer import merge
 from reconciler.ssh.relay.client_transport import ClientTransport
 
@@ -38,19 +36,11 @@ class Hold(IntFlag):
     CLIENT = 16  # (of the channel) the client socket's buffer is full
 
 
-@dataclass(slots=True)
-class Meter:
-    """The live counters of a tunnel's clients. `sent` counts bytes towards the SSH server, `received` bytes from it."""
+class Totals(Protocol):
+    """The bytes of all clients of a tunnel: towards the SSH server, and from it."""
 
-    sent: int = 0
-    received: int = 0
-    active: int = 0
-    held: int = 0
-    results: dict[str, int] = field(default_factory=dict)
-
-    def count(self, result: str) -> None:
-        """Count one client by the result of its connection attempt: ok, denied, limit, hold_timeout, ..."""
-        self.results[result] = self.results.get(result, 0) + 1
+    sent: int
+    received: int
 
 
 class Throttle(Protocol):
@@ -125,23 +115,20 @@ class Relay:
         "_why",
         "channel",
         "client",
-        "client_info",
-        "meter",
         "received",
         "sent",
+        "totals",
     )
 
     def __init__(
         self,
         client: ClientTransport,
-        client_info: ClientInfo,
-        meter: Meter,
+        totals: Totals,
         gate: Gate,
-        ended: Callable[[Relay, str], None],
+        ended: Callable[[str], None],
     ) -> None:
         self.client = client
-        self.client_info = client_info
-        self.meter = meter
+        self.totals = totals
         self.channel: asyncssh.SSHTCPChannel[bytes] | None = None
         self.sent = 0
         self.received = 0
@@ -150,7 +137,7 @@ class Relay:
         self._to_client = b""
         self._unwritten: list[bytes] = []
         self._gate = gate
-        self._ended: Callable[[Relay, str], None] | None = ended
+        self._ended: Callable[[str], None] | None = ended
         self._client_hold = Hold.OPENING
         self._channel_hold = Hold.NONE
         self._client_eof = False
@@ -203,7 +190,7 @@ class Relay:
     def channel_data(self, data: bytes) -> None:
         count = len(data)
         self.received += count
-        self.meter.received += count
+        self.totals.received += count
         if self._unwritten:
             self._unwritten.append(data)
         elif self._gate.flushes_later(self):
@@ -259,7 +246,7 @@ class Relay:
             return  # the destination has gone; the close of this side follows
         count = len(data)
         self.sent += count
-        self.meter.sent += count
+        self.totals.sent += count
         self.channel.write(data)  # asyncssh copies it at once: bytes() here would copy twice
         if self._gate.full:
             self.hold_client(Hold.GATE)
@@ -320,7 +307,7 @@ class Relay:
         self.client.relay = None
         if self._ended is not None:
             ended, self._ended = self._ended, None
-            ended(self, "the SSH connection was lost")
+            ended("the SSH connection was lost")
 
     def open_failed(self) -> None:
         """End without a channel: it could not be opened."""
@@ -338,7 +325,7 @@ class Relay:
         if self.client.lost and (self._channel_lost or self.channel is None) and self._ended is not None:
             ended, self._ended = self._ended, None
             self._gate.leave(self)
-            ended(self, self._why)
+            ended(self._why)
 
     def _pause_reading(self, pause: float, hold: Callable[[Hold], None], release: Callable[[Hold], None]) -> None:
         hold(Hold.RATE)

@@ -1,48 +1,21 @@
-"""Bandwidth limits of tunnels, and log lines about refused clients.
+"""Log lines about refused clients, and about clients that an edit cut.
 
-Owns the token buckets that a tunnel's clients share, and the timers that limit the log lines about refusals. Whether a
-client is allowed is decided in `core/rules/`.
+Owns the timers that limit the log lines about refusals. Whether a client is allowed is decided in `core/rules/`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections import Counter
 
+from reconciler.core.observed import ClientResult
 from reconciler.core.spec import TunnelSpec
-from reconciler.core.token_bucket import Bucket
 
 log = logging.getLogger(__name__)
 
 FIRST, LONGEST = 10.0, 600.0  # seconds between two log lines about refusals of one kind; doubled each time
 REASONS_LISTED = 3  # at most, in the line about clients that an edit cut
-
-
-class Throttles:
-    """The token buckets of tunnels with a bandwidth limit: one for each direction, shared by a tunnel's clients."""
-
-    def __init__(self) -> None:
-        self._buckets: dict[str, tuple[Bucket, Bucket]] = {}
-
-    def of(self, tunnel: TunnelSpec) -> tuple[Bucket, Bucket] | tuple[None, None]:
-        """Return the buckets towards the server and from it, set to the current rate; None each without a limit."""
-        rate = tunnel.policy.bandwidth_limit
-        if not rate:
-            self._buckets.pop(tunnel.id, None)
-            return None, None
-        buckets = self._buckets.get(tunnel.id)
-        if buckets is None:
-            buckets = self._buckets[tunnel.id] = (Bucket(rate, time.monotonic), Bucket(rate, time.monotonic))
-        for bucket in buckets:
-            bucket.rate = rate
-        return buckets
-
-    def prune(self, live: set[str]) -> None:
-        """Drop the buckets of all tunnels but these."""
-        for tunnel in [tunnel for tunnel in self._buckets if tunnel not in live]:
-            del self._buckets[tunnel]
 
 
 class RefusalLog:
@@ -52,9 +25,9 @@ class RefusalLog:
     """
 
     def __init__(self) -> None:
-        self._more: dict[tuple[str, str], int] = {}  # since the last line, by tunnel and result
+        self._more: dict[tuple[str, ClientResult], int] = {}  # since the last line, by tunnel and result
 
-    def report(self, tunnel: TunnelSpec, result: str, client: str, why: str) -> None:
+    def report(self, tunnel: TunnelSpec, result: ClientResult, client: str, why: str) -> None:
         """Log one refused client. `result`: the result that it was counted under."""
         kind = tunnel.id, result
         is_first = kind not in self._more
@@ -64,7 +37,7 @@ class RefusalLog:
         if is_first:
             self._sum_up_after(FIRST, tunnel, result)
 
-    def _sum_up_after(self, pause: float, tunnel: TunnelSpec, result: str) -> None:
+    def _sum_up_after(self, pause: float, tunnel: TunnelSpec, result: ClientResult) -> None:
         def sum_up() -> None:
             if more := self._more.pop((tunnel.id, result)):
                 clients = "1 more client was" if more == 1 else f"{more} more clients were"
@@ -85,12 +58,8 @@ def cut_summary(cut: Counter[str]) -> str:
     return f"{summary}; and others" if len(cut) > REASONS_LISTED else summary
 
 
-def limit_message(tunnel: TunnelSpec) -> str:
-    return f"maxConnections {tunnel.policy.max_connections} is reached"
-
-
-def _level(result: str) -> int:
-    return logging.WARNING if result == "limit" else logging.INFO
+def _level(result: ClientResult) -> int:
+    return logging.WARNING if result is ClientResult.LIMIT else logging.INFO
 
 
 def _log(level: int, tunnel: TunnelSpec, text: str) -> None:
