@@ -218,6 +218,23 @@ async def test_an_idle_client_is_cut_and_a_busy_one_is_not(sshd: Sshd, echo: Ech
             assert await busy.readexactly(1) == b"y"
 
 
+async def test_the_idle_timeout_applies_while_a_removed_tunnel_drains(
+    sshd: Sshd, echo: EchoServer, tmp_path: Path
+) -> None:
+    port = free_port()
+    keep = local("keep", free_port(), echo.port)
+    line = local("echo", port, echo.port, idleTimeout="1s", drainTimeout="1h")
+    async with running(tmp_path, file(sshd, keep + line)) as tunnels:
+        await tunnels.all_up()
+        async with connected("127.0.0.1", port) as (reader, writer):
+            writer.write(b"x")
+            assert await reader.readexactly(1) == b"x"
+            tunnels.edit(file(sshd, keep))
+            with pytest.raises(ConnectionResetError):
+                await asyncio.wait_for(reader.read(1), WITHIN)
+            assert "server/echo" not in tunnels.app.loop.desired.tunnels
+
+
 async def test_a_tunnel_that_expires_closes_its_port_and_lets_its_clients_finish(
     sshd: Sshd, echo: EchoServer, tmp_path: Path
 ) -> None:

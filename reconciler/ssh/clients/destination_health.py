@@ -1,18 +1,19 @@
 """The state of the tunnels' destinations, as their clients meet them, and of their SOCKS users' passwords.
 
-Writes `destination` of each tunnel's record. Input: the result of each dial; tunnels to check. Calls `changed` when a
-status may change.
+Writes `destination` of each tunnel's record, and owns one task for each tunnel whose passwords are being checked.
+Input: the result of each dial; tunnels to check. Calls `changed` when a status may change.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Mapping
 
 from reconciler.core.observed import Destination, Failure, Reason
 from reconciler.core.spec import Socks, TunnelSpec
 from reconciler.core.status import UNHEALTHY_AFTER
 from reconciler.ssh.clients.connection import ListenerClients
-from reconciler.ssh.clients.password_check import PasswordChecker
+from reconciler.ssh.clients.socks import unreadable_password
 from reconciler.ssh.clients.tunnel_clients import ByTunnel
 from reconciler.ssh.records import Records
 
@@ -26,11 +27,16 @@ class DestinationHealth:
         self._by_tunnel = by_tunnel
         self._changed = changed
         self._records = records
-        self._passwords = PasswordChecker(environ, self._passwords_checked)
+        self._environ = environ
+        self._to_check: dict[str, TunnelSpec] = {}  # by tunnel id: one request beside the check that runs
+        self._checks: dict[str, asyncio.Task[None]] = {}  # by tunnel id
 
     async def close(self) -> None:
         """Cancel the running checks."""
-        await self._passwords.close()
+        checks = tuple(self._checks.values())
+        for check in checks:
+            check.cancel()
+        await asyncio.gather(*checks, return_exceptions=True)
 
     def observed(self) -> dict[str, Destination]:
         """Return the last result by tunnel id, where it is a failure."""
@@ -54,12 +60,25 @@ class DestinationHealth:
             self._changed()
 
     def check_passwords(self, tunnel: TunnelSpec) -> None:
-        """Start a check whether the passwords of the tunnel's users can be read: if not, the status must say why."""
+        """Start a check whether the passwords of the tunnel's users can be read: if not, the status must say why.
+
+        One check runs at a time for each tunnel. A request during a check starts another one after it.
+        """
         clients = self._by_tunnel[tunnel.id] if tunnel.policy.users else self._by_tunnel.get(tunnel.id)
         if clients is not None and (tunnel.policy.users or clients.destination is not None):
-            self._passwords.check(tunnel)
+            self._to_check[tunnel.id] = tunnel
+            if tunnel.id not in self._checks:
+                work = self._check_passwords(tunnel.id)
+                self._checks[tunnel.id] = asyncio.create_task(work, name=f"SOCKS passwords of {tunnel.id}")
 
-    def _passwords_checked(self, tunnel: TunnelSpec, failure: Failure | None) -> None:
+    async def _check_passwords(self, tunnel_id: str) -> None:
+        try:
+            while (tunnel := self._to_check.pop(tunnel_id, None)) is not None:
+                self._checked(tunnel, await unreadable_password(tunnel, self._environ))
+        finally:
+            del self._checks[tunnel_id]
+
+    def _checked(self, tunnel: TunnelSpec, failure: Failure | None) -> None:
         clients = self._by_tunnel.get(tunnel.id)
         if clients is None:
             return  # the tunnel was removed meanwhile
