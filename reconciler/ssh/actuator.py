@@ -279,7 +279,7 @@ class SshActuator:
     def _drop_records(self) -> None:
         """Drop what is known about targets and tunnels that are not desired, once nothing of them is left."""
         linked, busy = {link.target for link in self._links.states()}, self._flows.tunnels()
-        self._connector.prune(self._desired.tunnels.keys() | busy)
+        self._connector.prune(self._desired.targets.keys(), self._desired.tunnels.keys() | busy)
         self.records.drop_unused(self._desired, linked, busy)
 
     # --- shutdown ----------------------------------------------------------------------------------------------

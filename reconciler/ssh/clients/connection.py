@@ -48,6 +48,21 @@ _NEXT = {
 }
 
 
+class ConnectionRejected(Exception):  # noqa: N818 - a decision about a client, not an error
+    """The client gets no channel.
+
+    result   what it is counted as
+    why      for the log; "" is not logged
+    reply    bytes to send before closing; b"" closes with RST
+    """
+
+    def __init__(self, result: ClientResult, why: str = "", reply: bytes = b"") -> None:
+        super().__init__(result)
+        self.result = result
+        self.why = why
+        self.reply = reply
+
+
 @dataclass(slots=True)
 class ListenerClients:
     """A listening socket, here or on a server, and its clients that have no link yet."""

@@ -15,6 +15,7 @@ import asyncio
 import logging
 from collections import Counter
 from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Set as AbstractSet
 from typing import Any
 
 import asyncssh
@@ -26,14 +27,14 @@ from reconciler.core.rules.origin import Origin
 from reconciler.core.socks5 import Reply
 from reconciler.core.spec import Socks, TunnelSpec
 from reconciler.ssh.clients.accept_check import AcceptCheck
-from reconciler.ssh.clients.connection import ClientConnection, ClientState, ListenerClients
+from reconciler.ssh.clients.connection import ClientConnection, ClientState, ConnectionRejected, ListenerClients
 from reconciler.ssh.clients.connection_registry import ConnectionRegistry
 from reconciler.ssh.clients.destination import dial_local, remote_destination
 from reconciler.ssh.clients.destination_health import DestinationHealth
 from reconciler.ssh.clients.flows import Flows
-from reconciler.ssh.clients.hold_queue import ConnectionRejected, HoldQueue
+from reconciler.ssh.clients.hold_queue import HoldQueue
 from reconciler.ssh.clients.refusal_log import cut_summary
-from reconciler.ssh.clients.socks import SocksRefusedError, run_handshake
+from reconciler.ssh.clients.socks import run_handshake
 from reconciler.ssh.clients.tunnel_clients import ByTunnel
 from reconciler.ssh.errors.channel_errors import from_channel_open, socks_reply
 from reconciler.ssh.link.link import Link
@@ -96,11 +97,11 @@ class ClientConnector:
         await asyncio.gather(*tasks, return_exceptions=True)
         await self.destinations.close()
 
-    def prune(self, live: set[str]) -> None:
-        """Drop the state of all tunnels but these."""
-        for tunnel in self._by_tunnel.keys() - live:
+    def prune(self, targets: AbstractSet[str], tunnels: AbstractSet[str]) -> None:
+        """Drop the state of all targets and tunnels but these."""
+        for tunnel in self._by_tunnel.keys() - tunnels:
             del self._by_tunnel[tunnel]
-        self.hold_queue.prune({tunnel.partition("/")[0] for tunnel in live})
+        self.hold_queue.prune(targets)
 
     # --- edits -------------------------------------------------------------------------------------------------
 
@@ -192,18 +193,13 @@ class ClientConnector:
             connection.transport.reset()
 
     async def _run_socks_handshake(self, connection: ClientConnection) -> ClientInfo:
-        tunnel, origin = connection.tunnel, connection.client.origin
+        tunnel = connection.tunnel
         try:
-            guesses = self._by_tunnel[tunnel.id].guesses
-            return await run_handshake(connection.transport, origin, tunnel, self._environ, guesses)
-        except SocksRefusedError as refused:
-            self.destinations.check_passwords(tunnel)
-            result = ClientResult.AUTH_FAILED if refused.login else ClientResult.DENIED
-            raise ConnectionRejected(result, str(refused), refused.reply) from None
-        except TimeoutError:
-            raise ConnectionRejected(ClientResult.DENIED) from None
-        except ConnectionError:
-            raise ConnectionRejected(ClientResult.LEFT) from None
+            return await run_handshake(connection, self._environ, self._by_tunnel[tunnel.id].guesses)
+        except ConnectionRejected as rejected:
+            if rejected.result is ClientResult.AUTH_FAILED:
+                self.destinations.check_passwords(tunnel)
+            raise
 
     def _check_rules(self, connection: ClientConnection) -> None:
         if why := forbids(connection.tunnel, connection.client):

@@ -11,31 +11,17 @@ import asyncio
 import contextlib
 import socket
 from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Set as AbstractSet
 
 from reconciler.core.observed import ClientResult
 from reconciler.core.socks5 import Reply
 from reconciler.core.spec import TunnelSpec
-from reconciler.ssh.clients.connection import ClientConnection
+from reconciler.ssh.clients.connection import ClientConnection, ConnectionRejected
 from reconciler.ssh.clients.tunnel_clients import ByTunnel
 from reconciler.ssh.link.link import Link
 from reconciler.ssh.relay.client_transport import ClientTransport
 
 HELD_CHECK = 1.0  # seconds between two checks whether a held client is still connected
-
-
-class ConnectionRejected(Exception):  # noqa: N818 - a decision about a client, not an error
-    """The client gets no channel.
-
-    result   what it is counted as
-    why      for the log; "" is not logged
-    reply    bytes to send before closing; b"" closes with RST
-    """
-
-    def __init__(self, result: ClientResult, why: str = "", reply: bytes = b"") -> None:
-        super().__init__(result)
-        self.result = result
-        self.why = why
-        self.reply = reply
 
 
 class HoldQueue:
@@ -101,9 +87,9 @@ class HoldQueue:
             self._held[target] -= 1
             self.mark_used(target)
 
-    def prune(self, live: set[str]) -> None:
+    def prune(self, targets: AbstractSet[str]) -> None:
         """Drop the state of all targets but these and those that hold clients."""
-        for target in self._last_used.keys() - live:
+        for target in self._last_used.keys() - targets:
             if not self.held(target):
                 del self._last_used[target]
                 self._held.pop(target, None)

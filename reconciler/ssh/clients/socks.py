@@ -10,34 +10,27 @@ import asyncio
 import contextlib
 from collections.abc import Mapping
 
-from reconciler.core.observed import ClientInfo, Failure
+from reconciler.core.observed import ClientInfo, ClientResult, Failure
 from reconciler.core.rules.guess_limiter import GuessLimiter
-from reconciler.core.rules.origin import Origin
 from reconciler.core.socks5 import Connect, Event, Handshake, Login, Refused, Send
 from reconciler.core.spec import FarTcp, SocksUser, TunnelSpec
+from reconciler.ssh.clients.connection import ClientConnection, ConnectionRejected
 from reconciler.ssh.connect.secret_source import read_text
 from reconciler.ssh.errors.failure import DialFailed
-from reconciler.ssh.relay.client_transport import ClientTransport
 
 HANDSHAKE_TIME = 10.0  # seconds for the whole handshake
 TOO_MANY = "too many wrong passwords from its address: retry in a few seconds"
 
 
-class SocksRefusedError(Exception):
-    """The client is refused. `reply`: bytes to send it. `login`: True if its login failed."""
-
-    def __init__(self, why: str, reply: bytes, *, login: bool) -> None:
-        super().__init__(why)
-        self.reply = reply
-        self.login = login
-
-
-async def run_handshake(
-    client: ClientTransport, origin: Origin, tunnel: TunnelSpec, environ: Mapping[str, str], guesses: GuessLimiter
-) -> ClientInfo:
-    """Run the handshake. Raises SocksRefusedError; ConnectionError if the client leaves; TimeoutError."""
-    async with asyncio.timeout(HANDSHAKE_TIME):
-        return await _HandshakeDriver(client, origin, tunnel, environ, guesses).run()
+async def run_handshake(connection: ClientConnection, environ: Mapping[str, str], guesses: GuessLimiter) -> ClientInfo:
+    """Run the handshake. Raises ConnectionRejected."""
+    try:
+        async with asyncio.timeout(HANDSHAKE_TIME):
+            return await _HandshakeDriver(connection, environ, guesses).run()
+    except TimeoutError:
+        raise ConnectionRejected(ClientResult.DENIED) from None
+    except ConnectionError:
+        raise ConnectionRejected(ClientResult.LEFT) from None
 
 
 async def unreadable_password(tunnel: TunnelSpec, environ: Mapping[str, str]) -> Failure | None:
@@ -57,25 +50,18 @@ async def _password_of(user: SocksUser, environ: Mapping[str, str]) -> str:
 class _HandshakeDriver:
     """Drives the handshake of one client."""
 
-    def __init__(
-        self,
-        client: ClientTransport,
-        origin: Origin,
-        tunnel: TunnelSpec,
-        environ: Mapping[str, str],
-        guesses: GuessLimiter,
-    ) -> None:
-        self._client = client
-        self._origin = origin
-        self._tunnel = tunnel
+    def __init__(self, connection: ClientConnection, environ: Mapping[str, str], guesses: GuessLimiter) -> None:
+        self._transport = connection.transport
+        self._origin = connection.client.origin
+        self._tunnel = connection.tunnel
         self._environ = environ
         self._guesses = guesses
         self._user: SocksUser | None = None
-        self._handshake = Handshake(needs_auth=bool(tunnel.policy.users))
+        self._handshake = Handshake(needs_auth=bool(self._tunnel.policy.users))
 
     async def run(self) -> ClientInfo:
         while True:
-            data = await self._client.receive(self._handshake.wanted)
+            data = await self._transport.receive(self._handshake.wanted)
             if (client := await self._act(self._handshake.feed(data))) is not None:
                 return client
 
@@ -83,7 +69,7 @@ class _HandshakeDriver:
         for event in events:
             match event:
                 case Send():
-                    self._client.transport.write(event.data)
+                    self._transport.transport.write(event.data)
                 case Login():
                     if (client := await self._act(await self._log_in(event))) is not None:
                         return client
@@ -92,7 +78,8 @@ class _HandshakeDriver:
                     requested = FarTcp(self._tunnel.target, event.host, event.port)
                     return ClientInfo(self._origin, requested, self._user)
                 case Refused():
-                    raise SocksRefusedError(event.why, event.data, login=event.login)
+                    result = ClientResult.AUTH_FAILED if event.login else ClientResult.DENIED
+                    raise ConnectionRejected(result, event.why, event.data)
         return None
 
     async def _log_in(self, login: Login) -> list[Event]:
