@@ -65,7 +65,7 @@ class TunnelRecord:
 
     failures       of its socket, destination and probe, for the metrics. Failures of its link are its target's
     assigned_port  the port that was last assigned to it, 0 for none yet
-    cancel_tries   a cancel of its listener on the server that a fault of this program delays
+    cancel_tries   a cancel of its listener on the server that an internal error delays
     probe          its probe, while it runs
     transferred    the bytes of all clients of its target when its probe last failed
     """

@@ -123,7 +123,7 @@ class Listeners:
         async def supervised() -> None:
             try:
                 await work()
-            except Exception as error:  # noqa: BLE001 - a fault of one listener must not end the others
+            except Exception as error:  # noqa: BLE001 - an error of one listener must not end the others
                 await self._abandon(listener, error)
             finally:
                 self._changed()
@@ -131,7 +131,7 @@ class Listeners:
         listener.task = self._loop.create_task(supervised(), name=f"socket {listener.state.owner.id}")
 
     async def _abandon(self, listener: Listener, error: Exception) -> None:
-        """Count a fault of this program as a failed try, and close what was opened so that the next try can succeed."""
+        """Count an internal error as a failed try, and close what was opened so that the next try can succeed."""
         self._fault_log.tell("listening", error, subject=listener.state.owner.id)
         self._count_failure(listener, internal("listening", error))
         await self._close(listener)

@@ -1,7 +1,7 @@
 """Requests listeners on servers, moves them between links, and cancels them.
 
 Input: the record of a listener, and a link. Output: the listener on the server, in the record; clients, to the
-connector; and cancels that a fault of this program delays, in the records of tunnels.
+connector; and cancels that an internal error delays, in the records of tunnels.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ class RemoteOpener:
     async def _cancel(self, forward: RemoteListener | None, link: Link | None, owner: TunnelSpec) -> None:
         """Accept no more clients, and have the server stop listening.
 
-        A fault of this program is retried until the link is gone: the port would never be free otherwise.
+        An internal error is retried until the link is gone: the port would never be free otherwise.
         """
         if forward is None or link is None:
             return
