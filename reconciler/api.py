@@ -28,7 +28,7 @@ from reconciler.core.spec import Desired, TunnelSpec
 from reconciler.core.status import Status, TunnelStatus, make_status
 from reconciler.probes import PROBES
 from reconciler.runtime.loop import Loop, SystemClock
-from reconciler.runtime.probe_restart_policy import ProbeRestartPolicy
+from reconciler.runtime.probe_restart_policy import is_restart_due
 from reconciler.ssh.actuator import SshActuator
 from reconciler.system.redaction import redact
 
@@ -105,12 +105,12 @@ async def open_tunnels(
         tunnels.update(make_status(desired, observed, now, loaded.broken))
 
     def failing(tunnel: TunnelSpec) -> None:
-        if restart_policy.is_due(tunnel, actuator.clients, loop.now().mono):
+        if is_restart_due(tunnel, actuator.records, actuator.clients, loop.now().mono):
             log.warning("target %s is restarted: the health probe of tunnel %s fails", tunnel.target, tunnel.id)
             overlay.restart(tunnel.target)
             loop.set_desired(overlay.over(loaded.desired))
 
-    overlay, restart_policy = Overlay(), ProbeRestartPolicy()
+    overlay = Overlay()
     loop = Loop(SystemClock(), observer)
     actuator = SshActuator(
         os.environ if environ is None else environ,

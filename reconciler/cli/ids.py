@@ -9,6 +9,7 @@ from http import HTTPStatus
 
 from reconciler.cli.client import CommandError, Control, RequestRefusedError
 from reconciler.cli.responses import File, Status, Tunnel
+from reconciler.core.text import and_more
 
 _SHOWN = 5
 
@@ -52,5 +53,4 @@ def _invalid(file: File) -> str:
 
 
 def _known(ids: list[str]) -> str:
-    more = f" and {len(ids) - _SHOWN} more" if len(ids) > _SHOWN else ""
-    return f"the tunnels are {', '.join(ids[:_SHOWN])}{more}" if ids else "there are no tunnels"
+    return f"the tunnels are {and_more(ids, _SHOWN)}" if ids else "there are no tunnels"

@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from reconciler.config.problem import ErrorCode, Place, Problem, WarningCode, by_place
 from reconciler.config.syntax.nodes import Items, Scalar, Table
 from reconciler.config.syntax.yaml_reader import MAX_PROBLEMS
+from reconciler.core.text import and_more
 
 _MAX_SHOWN = 8  # variables in one message
 
@@ -70,8 +71,7 @@ class Report:
         found = [f"${{{name}}}" for name in dict.fromkeys(node.unset) if name not in refused]
         if not found:
             return
-        more = f" and {len(found) - _MAX_SHOWN} more" if len(found) > _MAX_SHOWN else ""
-        names = ", ".join(found[:_MAX_SHOWN]) + more
+        names = and_more(found, _MAX_SHOWN)
         self.warn(place, f"{names} is not set", WarningCode.UNSET_VARIABLE, *beside)
         message = f"{place}: {place.path}: {names} is not set: set it in the environment of this process"
         self.broken.setdefault(target, message)

@@ -25,6 +25,7 @@ from reconciler.config.schema.violations import violations
 from reconciler.config.syntax.config_files import Found, Listing, default_paths, digest, listing, read_all, revision
 from reconciler.config.syntax.yaml_reader import MAX_PROBLEMS, read
 from reconciler.core.spec import NOTHING, Desired
+from reconciler.core.text import and_more
 from reconciler.system.redaction import Redactor
 
 _SHOWN_ERRORS = 3
@@ -290,6 +291,5 @@ def _result(candidate: Candidate, errors: Iterable[Problem], *, valid: bool) -> 
     own = [str(problem) for problem in errors if problem.file == name or problem in known]
     if valid:
         return FileResult(name, valid=True, error="")
-    more = [f"and {len(own) - _SHOWN_ERRORS} more"] if len(own) > _SHOWN_ERRORS else []
-    error = "; ".join(own[:_SHOWN_ERRORS] + more) or "conflicts with the last good content of another file"
+    error = and_more(own, _SHOWN_ERRORS, "; ") or "conflicts with the last good content of another file"
     return FileResult(name, valid=False, error=error)

@@ -1,4 +1,4 @@
-"""Conflicts between listen addresses, found before binding. Pure.
+"""Listen addresses: their kinds, and the conflicts between them, found before binding.
 
 Input: `Listen` values. Output: whether two of them can be bound together. A chosen port conflicts with none.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
+from ipaddress import ip_address
 
 from reconciler.core.spec import Listen, LocalTcp, LocalUnix, RemoteTcp, RemoteUnix
 
@@ -41,6 +42,14 @@ def is_choice(listen: Listen) -> bool:
             return listen.port == 0
         case _:
             return False
+
+
+def is_loopback(host: str) -> bool:
+    """Return True if only this machine reaches a listener on that host."""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"
 
 
 class Addresses:

@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from fnmatch import fnmatchcase
 
 from reconciler.core.spec import Desired, TunnelSpec
+from reconciler.core.text import and_more
 
 _SHOWN = 5
 
@@ -100,7 +101,4 @@ def matching(patterns: Iterable[str], desired: Desired) -> list[TunnelSpec]:
 
 
 def _known(ids: list[str]) -> str:
-    if not ids:
-        return "no tunnels are configured"
-    more = f" and {len(ids) - _SHOWN} more" if len(ids) > _SHOWN else ""
-    return f"known tunnels are {', '.join(ids[:_SHOWN])}{more}"
+    return f"known tunnels are {and_more(ids, _SHOWN)}" if ids else "no tunnels are configured"

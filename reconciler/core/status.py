@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from ipaddress import ip_address
 from types import MappingProxyType
 
+from reconciler.core.addresses import is_loopback
 from reconciler.core.backoff import next_fault_try, next_link_try, next_socket_try
 from reconciler.core.observed import (
     Destination,
@@ -305,16 +305,9 @@ def _interface_note(listen: Listen, bound: str) -> str:
         return ""
     if bound.startswith("*:"):
         return f"the server listens on all interfaces, not only on {listen.host}: check GatewayPorts in its sshd_config"
-    if not _is_loopback(listen.host):
+    if not is_loopback(listen.host):
         return f"{listen.host} is not confirmed: sshd without GatewayPorts listens on loopback only, without an error"
     return ""
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _unhealthy_destination(tunnel: TunnelSpec, observed: Observed) -> Destination | None:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from reconciler.core.observed import Phase
 from reconciler.core.status import Status, Verdict
 from reconciler.core.subject import Subject
+from reconciler.core.text import phase_text
 from reconciler.report.changes import Change
 from reconciler.system.redaction import redact
 
@@ -60,9 +61,9 @@ class ChangeLogger:
         if last is None or verdict.failures <= last.failures or now < last.at + last.interval:
             return
         self._last_lines[subject] = _LastLine(now, min(2 * last.interval, REMINDER_MAX), verdict.failures)
-        reason = f" ({verdict.reason})" if verdict.reason is not None else ""
+        text = phase_text(verdict.phase, verdict.reason, verdict.message)
         count = f"{_ordinal(verdict.failures)} failure in a row"
-        _log(subject, verdict, f"{subject} is still {verdict.phase}{reason}: {verdict.message} ({count})", labels)
+        _log(subject, verdict, f"{subject} is still {text} ({count})", labels)
 
 
 def _labels(status: Status) -> dict[Subject, _Labels]:

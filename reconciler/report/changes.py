@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from reconciler.core.observed import Phase, Reason
 from reconciler.core.status import Status, TargetStatus, TunnelStatus, Verdict
 from reconciler.core.subject import Subject
+from reconciler.core.text import phase_text
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,14 +28,9 @@ class Change:
         """Return the change as one line of text."""
         if self.verdict is None:
             return f"{self.subject} is gone"
-        text = f"{self.subject} is {self.verdict.phase}"
-        if self.verdict.reason is not None:
-            text += f" ({self.verdict.reason})"
-        if self.verdict.phase is Phase.UP and self.detail not in self.verdict.message:
-            text += f": {self.detail}"
-        if self.verdict.message:
-            text += f": {self.verdict.message}"
-        return text
+        phase, message = self.verdict.phase, self.verdict.message
+        detail = self.detail if phase is Phase.UP and self.detail not in message else ""
+        return f"{self.subject} is {phase_text(phase, self.verdict.reason, detail, message)}"
 
     @property
     def is_trouble(self) -> bool:

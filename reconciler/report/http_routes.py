@@ -18,6 +18,7 @@ from pathlib import Path
 
 from aiohttp import web
 
+from reconciler.core.addresses import is_loopback
 from reconciler.report.event_stream import stream
 from reconciler.report.events import Events
 from reconciler.report.metrics import Metrics
@@ -199,7 +200,7 @@ async def _add_headers(_: web.Request, response: web.StreamResponse) -> None:
 def _is_local(request: web.Request) -> bool:
     """Return True if the client connected to a loopback address."""
     address = request.get_extra_info("sockname")
-    return isinstance(address, tuple) and ipaddress.ip_address(str(address[0]).partition("%")[0]).is_loopback
+    return isinstance(address, tuple) and is_loopback(str(address[0]).partition("%")[0])
 
 
 def _text(status: int, text: str) -> web.Response:

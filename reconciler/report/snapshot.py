@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 
 from reconciler.core.histogram import Distribution
 from reconciler.core.observed import ClientResult, Phase, Reason
+from reconciler.core.text import phase_text
 
 # Phases in which a tunnel is not expected to be up; and all phases that are no failure.
 NOT_EXPECTED_UP = frozenset({Phase.OFF, Phase.STANDBY})
@@ -166,9 +167,7 @@ def iso(wall: float | None) -> str | None:
 
 def sentence(name: str, condition: Condition) -> str:
     """Return one line of text: `prod/pg is down (refused): …`."""
-    reason = f" ({condition.reason})" if condition.reason is not None else ""
-    message = f": {condition.message}" if condition.message else ""
-    return f"{name} is {condition.phase}{reason}{message}"
+    return f"{name} is {phase_text(condition.phase, condition.reason, condition.message)}"
 
 
 # --- JSON -------------------------------------------------------------------------------------------------------

@@ -33,7 +33,7 @@ from reconciler.report.snapshot import Liveness, Snapshot
 from reconciler.runtime import audit_log
 from reconciler.runtime.config_store import ConfigStore
 from reconciler.runtime.loop import Loop, SystemClock
-from reconciler.runtime.probe_restart_policy import ProbeRestartPolicy
+from reconciler.runtime.probe_restart_policy import is_restart_due
 from reconciler.runtime.shutdown import Shutdown
 from reconciler.runtime.snapshot_builder import SnapshotBuilder
 from reconciler.ssh.actuator import SshActuator
@@ -81,7 +81,6 @@ class App:
         self._snapshot_builder = SnapshotBuilder(self.loop, self.actuator, self.config_store, self._change_tracker)
         self._watcher: Watcher | None = None
         self._lags = deque([0.0, 0.0], maxlen=LAGS_KEPT)
-        self._probe_restart_policy = ProbeRestartPolicy()
         self._planned_for: Desired = NOTHING  # the desired state of the last pass
         self._removed: Mapping[str, TunnelSpec] = {}  # removed tunnels that still have clients
         self._settled_for: Desired | None = None
@@ -247,7 +246,7 @@ class App:
 
     def _failing(self, tunnel: TunnelSpec) -> None:
         """Restart the target of a tunnel whose failing probe may replace the link, if the policy allows it."""
-        if self._probe_restart_policy.is_due(tunnel, self.actuator.clients, self.loop.now().mono):
+        if is_restart_due(tunnel, self.actuator.records, self.actuator.clients, self.loop.now().mono):
             self.restart([tunnel.target], f"the health probe of tunnel {tunnel.id} fails")
 
     # --- reports -----------------------------------------------------------------------------------------------
@@ -298,9 +297,9 @@ class App:
 
     def _action_failed(self, subject: str) -> None:
         """Count an action on this target or tunnel that raised."""
-        counters = self.actuator.counters
-        failures = counters.failures(subject) if "/" in subject else counters.target(subject).failures
-        failures[Reason.INTERNAL] += 1
+        records = self.actuator.records
+        record = records.tunnel(subject) if "/" in subject else records.target(subject)
+        record.failures[Reason.INTERNAL] += 1
 
     def _observed(self, desired: Desired, planned_from: Observed, plan: Plan, now: Now) -> None:
         try:

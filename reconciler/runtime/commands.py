@@ -18,6 +18,7 @@ from reconciler.core.simulation.plan import simulate_plan
 from reconciler.core.spec import Desired, TunnelSpec
 from reconciler.core.status import TunnelStatus
 from reconciler.core.subject import Subject
+from reconciler.core.text import and_more, phase_text
 from reconciler.report.control import WaitFailedError
 from reconciler.report.events import Event, Events
 from reconciler.report.snapshot import NOT_EXPECTED_UP, Json, Snapshot, iso
@@ -143,9 +144,12 @@ class Commands:
             if not any(matches(tunnel.spec, [pattern]) for tunnel in status.tunnels):
                 matching([pattern], self._app.loop.desired)  # raises unless the next pass will show it
                 return f"{pattern} does not exist yet"
-        waiting = [one for one in status.tunnels if _is_awaited(one, ids)]
-        more = f"; and {len(waiting) - _SHOWN} more" if len(waiting) > _SHOWN else ""
-        return "; ".join(map(_sentence, waiting[:_SHOWN])) + more
+        waiting = [
+            f"{one.id} is {phase_text(one.verdict.phase, one.verdict.reason, one.verdict.message)}"
+            for one in status.tunnels
+            if _is_awaited(one, ids)
+        ]
+        return and_more(waiting, _SHOWN, "; ")
 
     # --- diagnosing --------------------------------------------------------------------------------------------
 
@@ -167,12 +171,6 @@ def _is_awaited(tunnel: TunnelStatus, ids: Sequence[str]) -> bool:
     if phase is Phase.UP or (ids and not matches(tunnel.spec, ids)):
         return False
     return tunnel.id in ids if phase is Phase.OFF else phase not in NOT_EXPECTED_UP
-
-
-def _sentence(tunnel: TunnelStatus) -> str:
-    verdict = tunnel.verdict
-    reason = f" ({verdict.reason})" if verdict.reason is not None else ""
-    return f"{tunnel.id} is {verdict.phase}{reason}" + (f": {verdict.message}" if verdict.message else "")
 
 
 def _report_plan(old: Desired, new: Desired, observed: Observed, now: Now) -> plan_report.PlanReport:

@@ -13,6 +13,7 @@ from collections.abc import Callable
 
 from reconciler.config.load import Config, Loaded
 from reconciler.core.subject import CONFIG
+from reconciler.core.text import and_more
 from reconciler.report.events import Event
 
 log = logging.getLogger(__name__)
@@ -69,8 +70,7 @@ def _log(loaded: Loaded, before: Loaded | None) -> None:
 
 
 def _event(loaded: Loaded, before: Loaded | None, now: float) -> Event:
-    more = f"; and {len(loaded.errors) - _SHOWN} more" if len(loaded.errors) > _SHOWN else ""
-    errors = "; ".join(map(str, loaded.errors[:_SHOWN])) + more
+    errors = and_more([str(error) for error in loaded.errors], _SHOWN, "; ")
     targets, tunnels = _count(len(loaded.desired.targets), "target"), _count(len(loaded.desired.tunnels), "tunnel")
     return Event(
         at=now,

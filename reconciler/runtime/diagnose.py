@@ -30,6 +30,7 @@ from reconciler.core.spec import (
     TunnelSpec,
 )
 from reconciler.core.status import TargetStatus, TunnelStatus, make_status
+from reconciler.core.text import phase_text
 from reconciler.report.snapshot import iso
 from reconciler.ssh.actuator import SshActuator
 from reconciler.ssh.clients.destination import dial_local
@@ -247,9 +248,8 @@ class _Path:
         if verdict.phase is Phase.STANDBY:
             self._ok("tunnel", verdict.message)
         elif verdict.phase is not Phase.UP:
-            reason = f" ({verdict.reason})" if verdict.reason is not None else ""
-            state = f"{verdict.phase}{reason}: {verdict.message}" if verdict.message else f"{verdict.phase}"
-            detail = f"{_sentence(state)} {self._next(verdict.next_try)}".rstrip()
+            state = _sentence(phase_text(verdict.phase, verdict.reason, verdict.message))
+            detail = f"{state} {self._next(verdict.next_try)}".rstrip()
             self.steps.append(Step("tunnel", ok=False, detail=detail, fix=self._fix_for(verdict.phase, verdict.reason)))
 
     def _fix_for(self, phase: Phase, reason: Reason | None) -> str:

@@ -76,7 +76,7 @@ class SnapshotBuilder:
         )
 
     def _target(self, target: TargetStatus, now: Now) -> TargetSnapshot:
-        counters = self.actuator.counters.target(target.name)
+        record = self.actuator.records.target(target.name)
         desired = self.loop.desired.targets.get(target.name)
         # The settings of an unusable target contain placeholders.
         is_usable = self.config_store.latest is None or target.name not in self.config_store.latest.broken
@@ -85,7 +85,7 @@ class SnapshotBuilder:
         link = next((live[number] for number in target.links if number in live), None)
         return TargetSnapshot(
             name=target.name,
-            condition=self._condition(Subject("target", target.name), target.verdict, now, counters.failures),
+            condition=self._condition(Subject("target", target.name), target.verdict, now, record.failures),
             hosts=tuple(map(str, access.hop.hosts)) if access else (),
             via=tuple(str(hop.hosts[0]) for hop in access.via) if access else (),
             host=target.host,
@@ -93,10 +93,10 @@ class SnapshotBuilder:
             kex=kex(link.connection) if link else "",
             rtt=link.rtt() if link else None,
             host_key_verified=link.dialled.host_key_verified if link else None,
-            certificate_expires=counters.certificate_expires,
-            connects=counters.connects.frozen(),
-            dials=counters.dials.frozen(),
-            probes=counters.probes.frozen(),
+            certificate_expires=record.certificate_expires,
+            connects=record.connects.frozen(),
+            dials=record.dials.frozen(),
+            probes=record.probes.frozen(),
         )
 
     def _tunnel(self, tunnel: TunnelStatus, observed: Observed, now: Now) -> TunnelSnapshot:
@@ -109,7 +109,7 @@ class SnapshotBuilder:
             name=spec.name,
             kind=spec.kind,
             condition=self._condition(
-                Subject("tunnel", tunnel.id), tunnel.verdict, now, self.actuator.counters.failures(tunnel.id)
+                Subject("tunnel", tunnel.id), tunnel.verdict, now, self.actuator.records.tunnel(tunnel.id).failures
             ),
             listen=_listen(tunnel),
             configured=str(spec.listen),

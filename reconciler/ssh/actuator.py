@@ -24,11 +24,11 @@ from reconciler.ssh.clients.connection_registry import Audit, ConnectionRegistry
 from reconciler.ssh.clients.connector import ClientConnector
 from reconciler.ssh.clients.flows import Flows
 from reconciler.ssh.clients.tunnel_clients import ByTunnel, TunnelClients
-from reconciler.ssh.counters import Counters
 from reconciler.ssh.link.link import Link
 from reconciler.ssh.link.pool import LinkPool
 from reconciler.ssh.link.prober import Prober
 from reconciler.ssh.listeners.listeners import Listeners
+from reconciler.ssh.records import Records
 from reconciler.system import descriptors
 from reconciler.system.fault_log import FaultLog
 
@@ -64,7 +64,7 @@ class SshActuator:
         self._prepared = NOTHING  # the value that all parts have received
         self._fault_log = fault_log or FaultLog()
         budget = budget or descriptors.budget()
-        self.counters = Counters()
+        self.records = Records()
         self._registry = ConnectionRegistry(audit)
         self._clients = ByTunnel(TunnelClients)
         self._flows = Flows(self._clients, self._flow_emptied)
@@ -74,7 +74,7 @@ class SshActuator:
             budget=budget,
             changed=changed,
             lost=self._link_lost,
-            counters=self.counters,
+            records=self.records,
             fault_log=self._fault_log,
         )
         self._connector = ClientConnector(
@@ -86,7 +86,7 @@ class SshActuator:
             wait=self._links.wait,
             changed=changed,
             cut=cut,
-            counters=self.counters,
+            records=self.records,
             registry=self._registry,
         )
         self._listeners = Listeners(
@@ -94,7 +94,7 @@ class SshActuator:
             budget=budget,
             changed=changed,
             listener_gone=self._close_if_drained,
-            counters=self.counters,
+            records=self.records,
             fault_log=self._fault_log,
         )
         self._prober = Prober(
@@ -104,7 +104,7 @@ class SshActuator:
             wait=self._links.wait,
             changed=changed,
             failing=failing,
-            counters=self.counters,
+            records=self.records,
         )
         self._changed = changed
 
@@ -115,10 +115,8 @@ class SshActuator:
             return
         self._desired = desired
         self._links.set_desired(desired)
-        self._listeners.prune(desired)
-        tunnels = desired.tunnels.keys() | self._flows.tunnels()
-        self._connector.prune(desired.targets.keys(), tunnels)
-        self.counters.prune(desired.targets.keys() | {tunnel.partition("/")[0] for tunnel in tunnels}, tunnels)
+        self._listeners.addresses.prune(desired)
+        self._drop_records()
         self._prepared = desired
 
     def apply(self, action: Action) -> None:  # noqa: C901 - one case for each action
@@ -139,7 +137,7 @@ class SshActuator:
                 self._listeners.close(action.key)
             case Assign():
                 # The owner is set last: if a step raises, the planner sees that the handover is incomplete.
-                old = self._listeners.owner(action.key)
+                old = self._listeners.addresses.listener(action.key).state.owner
                 self._flows.assign(action.key, old, action.tunnel)
                 self._connector.reapply(old, action.tunnel)
                 self._listeners.assign(action.key, action.tunnel)
@@ -155,20 +153,25 @@ class SshActuator:
     def observe(self) -> Observed:
         hold_queue = self._connector.hold_queue
         targets = self._desired.targets
+        failed = [target for target in self.records.targets() if target.tries is not None]
         return Observed(
             links=self._links.states(),
-            sockets=MappingProxyType(self._listeners.states()),
+            sockets=MappingProxyType(self._listeners.addresses.states()),
             flows=self._flows.states(),
-            link_tries=MappingProxyType(dict(self._links.tries)),
-            socket_tries=MappingProxyType(dict(self._listeners.tries)),
+            link_tries=MappingProxyType({one.name: one.tries for one in failed if one.tries is not None}),
+            socket_tries=MappingProxyType(self._listeners.addresses.tries()),
             demand=MappingProxyType(
                 {name: Demand(hold_queue.held(name), hold_queue.last_used(name)) for name in targets}
             ),
-            fingerprints=MappingProxyType(dict(self._links.fingerprints)),
+            fingerprints=MappingProxyType({one.name: one.fingerprint for one in failed}),
             destinations=MappingProxyType(self._connector.destinations.observed()),
-            probes=MappingProxyType(dict(self._prober.results)),
+            probes=MappingProxyType(
+                {one.id: one.probe.result for one in self.records.tunnels() if one.probe and one.probe.result}
+            ),
             stalled=self._links.stalled(),
-            faults=MappingProxyType(self._listeners.faults()),
+            faults=MappingProxyType(
+                {one.id: one.cancel_tries for one in self.records.tunnels() if one.cancel_tries is not None}
+            ),
         )
 
     # --- for the reports ---------------------------------------------------------------------------------------
@@ -238,7 +241,13 @@ class SshActuator:
     async def _maintain_clients(self) -> None:
         while True:
             await asyncio.sleep(1.0)
-            for check in (self._check_links, self._check_clients, self._check_probes, self._close_all_drained):
+            for check in (
+                self._check_links,
+                self._check_clients,
+                self._check_probes,
+                self._close_all_drained,
+                self._drop_records,
+            ):
                 try:
                     check()
                 except Exception as error:  # noqa: BLE001 - see `maintain`
@@ -264,8 +273,14 @@ class SshActuator:
 
     def _close_all_drained(self) -> None:
         """Close the retiring links that carry nothing: a fault may have lost the event that should have closed one."""
-        for number in self._links.retiring():
+        for number in self.links:
             self._close_if_drained(number)
+
+    def _drop_records(self) -> None:
+        """Drop what is known about targets and tunnels that are not desired, once nothing of them is left."""
+        linked, busy = {link.target for link in self._links.states()}, self._flows.tunnels()
+        self._connector.prune(self._desired.targets.keys(), self._desired.tunnels.keys() | busy)
+        self.records.drop_unused(self._desired, linked, busy)
 
     # --- shutdown ----------------------------------------------------------------------------------------------
 
@@ -283,17 +298,18 @@ class SshActuator:
 
     def _link_for(self, key: SocketKey, number: int) -> Link | None:
         """Return the link to listen on: the old one if its server still holds the port, else the one of that number."""
-        unreleased = self._listeners.unreleased_link(key)
+        address = self._listeners.addresses.get(key)
+        unreleased = address.unreleased if address is not None else None
         if unreleased is not None and not unreleased.gone and not self._links.is_retiring(unreleased.number):
             return unreleased
         return self._links.get(number)
 
     def _move(self, key: SocketKey, number: int) -> None:
         link = self._links.get(number)
-        state = self._listeners.states().get(key)
-        if link is None or state is None:
+        address = self._listeners.addresses.get(key)
+        if link is None or address is None or address.listener is None:
             return
-        old = state.link
+        old = address.listener.state.link
         self._listeners.move(key, link)
         if old is not None:
             self._close_if_drained(old)
@@ -304,8 +320,9 @@ class SshActuator:
 
     def _close_if_drained(self, link: int) -> None:
         """Close a retiring link that carries no client and no listener."""
-        idle = not self._flows.on_link(link) and not self._listeners.on_link(link)
-        if idle and self._links.is_retiring(link):
+        if not self._links.is_retiring(link):
+            return
+        if not self._flows.on_link(link) and not self._listeners.addresses.on_link(link):
             self._links.close(link)
             self._listeners.link_gone(link)
             self._changed()

@@ -23,7 +23,7 @@ from reconciler.report.snapshot import (
     TargetSnapshot,
     TunnelSnapshot,
 )
-from reconciler.ssh.counters import CONNECT_BOUNDS, DIAL_BOUNDS
+from reconciler.ssh.records import CONNECT_BOUNDS, DIAL_BOUNDS
 from support.metrics import OPENMETRICS
 
 TARGETS, TUNNELS, ROUNDS = 50, 1_000, 21

@@ -80,7 +80,7 @@ async def test_a_host_key_added_by_accept_new_affects_no_other_target(
             tunnels.edit(first + others)
             await tunnels.all_up("first/echo", *(f"new{number}/echo" for number in range(3)))
             pool = tunnels.app.actuator._links
-            await eventually(lambda: len({record.fingerprint for record in pool._records.values()}) <= 2)
+            await eventually(lambda: len({record.fingerprint for record in pool._links.values()}) <= 2)
             assert len(tunnels.links) == len(ports)
             assert max(link.number for link in tunnels.links) == len(ports), "each link is made once"
     assert len(known.read_text().splitlines()) == len(ports)

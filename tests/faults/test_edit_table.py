@@ -589,4 +589,4 @@ def key_of(pair: KeyPair) -> str:
 
 def record(tunnels: Running, link: Link) -> str:
     """The state of the link's files as they were looked at last."""
-    return tunnels.app.actuator._links._records[link.number].fingerprint
+    return tunnels.app.actuator._links._links[link.number].fingerprint

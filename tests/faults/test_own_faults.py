@@ -28,10 +28,10 @@ from reconciler.ssh.link import pool
 from reconciler.ssh.link.link import Link
 from reconciler.ssh.link.pool import LinkPool
 from reconciler.ssh.link.remote_listeners import RemoteListeners
-from reconciler.ssh.listeners import listeners
+from reconciler.ssh.listeners import local_opener
 from reconciler.ssh.listeners.acceptor import Acceptor
-from reconciler.ssh.listeners.assigned_ports import AssignedPorts
 from reconciler.ssh.listeners.listeners import Listeners
+from reconciler.ssh.listeners.port_files import PortFiles
 from reconciler.ssh.relay.relay import Relay
 from support.clients import Mover, all_move
 from support.services import EchoServer, connected, exchange
@@ -198,11 +198,11 @@ INSIDE: dict[str, tuple[Provoke, Any, str, bool]] = {
     "tune: half done": (tune, Link, "apply_settings", True),
     "open": (add, Listeners, "open", False),
     "open: half begun": (add, Listeners, "open", True),
-    "open: the bind": (add, listeners, "bind", False),
-    "open: the acceptor": (add, listeners, "Acceptor", False),
+    "open: the bind": (add, local_opener, "bind", False),
+    "open: the acceptor": (add, local_opener, "Acceptor", False),
     "open: the passwords": (add, DestinationHealth, "check_passwords", False),
-    "open: the port": (add, AssignedPorts, "bound", False),
-    "open: the port file": (add, AssignedPorts, "write", False),
+    "open: the port": (add, Listeners, "_remember_port", False),
+    "open: the port file": (add, PortFiles, "write", False),
     "assign": (describe, Listeners, "assign", False),
     "assign: half done": (describe, Listeners, "assign", True),
     "assign: the clients": (describe, Flows, "assign", False),
@@ -264,8 +264,8 @@ async def test_an_action_that_raises_ends_alone_and_is_tried_again(
         if PROVOKED[kind] is not remove:  # of what is removed nothing is told any more
             assert told, "status says so"
             assert all("report it with the log" in change.verdict.message for change in told if change.verdict)
-        counters = it.tunnels.app.actuator.counters
-        counted = [counters.target("server").failures, *(counters.failures(f"server/{name}") for name in it.ports)]
+        records = it.tunnels.app.actuator.records
+        counted = [records.target("server").failures, *(records.tunnel(f"server/{name}").failures for name in it.ports)]
         if PROVOKED[kind] is not remove:
             assert sum(one[Reason.INTERNAL] for one in counted) >= TIMES
 

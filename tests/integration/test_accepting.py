@@ -16,7 +16,8 @@ import pytest
 from reconciler.core.descriptor_budget import Budget
 from reconciler.core.observed import Phase
 from reconciler.core.rules.origin import Origin
-from reconciler.ssh.link import pool
+from reconciler.ssh.clients import hold_queue
+from reconciler.ssh.link import wake_queue
 from reconciler.ssh.listeners import acceptor
 from reconciler.ssh.listeners.acceptor import Acceptor, ReserveDescriptor
 from reconciler.ssh.relay.client_transport import ClientTransport
@@ -133,7 +134,10 @@ async def test_a_listener_can_be_closed_while_its_clients_wait() -> None:
             assert one.accepted == accepted < CLIENTS
 
 
-async def test_each_iteration_continues_a_few_held_clients(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> None:
+async def test_each_iteration_continues_a_few_held_clients(
+    sshd: Sshd, echo: EchoServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hold_queue, "HELD_CHECK", WITHIN)  # held clients also look for a link at each check
     port = free_port()
     async with running(tmp_path, file(sshd, local("one", port, echo.port, holdTimeout="5m"))) as tunnels:
         await tunnels.all_up()
@@ -149,7 +153,7 @@ async def test_each_iteration_continues_a_few_held_clients(sshd: Sshd, echo: Ech
                 while before:
                     await asyncio.sleep(0)
                     most, before = max(most, before - meter.held), meter.held
-            assert most <= 4 * pool.WOKEN_AT_ONCE  # some clients may have been about to check by themselves
+            assert most <= wake_queue.WOKEN_AT_ONCE
             await eventually(lambda: tunnels.results("server/one") == {"ok": held})
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from reconciler.core.observed import Phase
-from reconciler.ssh.listeners import assigned_ports, listeners
+from reconciler.ssh.listeners import port_files
 from reconciler.system.daemon_threads import DaemonThreads
 from reconciler.system.port_file import write_port_file
 from support.endpoints import whole
@@ -165,8 +165,8 @@ async def test_a_hanging_file_system_does_not_delay_tunnels(
         assert answering.wait(60)
         write_port_file(path, number)
 
-    monkeypatch.setattr(assigned_ports, "write_port_file", hang)
-    monkeypatch.setattr(listeners, "PORT_FILE_TIMEOUT", 0.2)
+    monkeypatch.setattr(port_files, "write_port_file", hang)
+    monkeypatch.setattr(port_files, "PORT_FILE_TIMEOUT", 0.2)
     written = tmp_path / "echo.port"
     async with running(tmp_path, file(sshd, local("echo", 0, echo.port, portFile=written))) as tunnels:
         try:
@@ -183,8 +183,8 @@ async def test_hanging_port_files_do_not_use_up_other_threads(
     sshd: Sshd, echo: EchoServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     answering = threading.Event()
-    monkeypatch.setattr(assigned_ports, "write_port_file", lambda *_: answering.wait(120))
-    monkeypatch.setattr(listeners, "PORT_FILE_TIMEOUT", 0.2)
+    monkeypatch.setattr(port_files, "write_port_file", lambda *_: answering.wait(120))
+    monkeypatch.setattr(port_files, "PORT_FILE_TIMEOUT", 0.2)
     asyncio.get_running_loop().set_default_executor(DaemonThreads(4))  # `tunnels run` has 32
     many = [local(f"p{number}", 0, echo.port, portFile=tmp_path / f"p{number}") for number in range(8)]
     async with running(tmp_path, file(sshd, *many)) as tunnels:

@@ -14,7 +14,7 @@ from support.asyncssh_server import AsyncsshServer
 from support.dropbear import Dropbear
 from support.services import EchoServer, TcpService, connected, exchange
 from support.sshd import Sshd
-from support.tunnels import Server, file, local, remote, running, tunnel
+from support.tunnels import Server, file, local, remote, running, target, tunnel
 from support.wait import eventually, free_port
 
 QUICK = "interval: 100ms, timeout: 20s, failureThreshold: 2"
@@ -197,6 +197,20 @@ async def test_on_failure_reconnect_replaces_the_link_and_cuts_no_client(
             assert len(tunnels.links) == 1, "and it is not replaced again and again"
 
 
+async def test_a_removed_target_leaves_no_record(
+    asyncssh_server: AsyncsshServer, echo: EchoServer, tmp_path: Path
+) -> None:
+    health = "{type: tcp, interval: 50ms, timeout: 2s, failureThreshold: 1, onFailure: reconnect}"
+    sick = target(asyncssh_server, "sick") + local("db", free_port(), free_port(), health=health)
+    rest = target(asyncssh_server, "rest") + local("echo", free_port(), echo.port)
+    async with running(tmp_path, "targets:\n" + sick + rest) as tunnels:
+        records = tunnels.app.actuator.records
+        await eventually(lambda: records.target("sick").restarted_at > 0, message="the probe restarted the target")
+        tunnels.edit("targets:\n" + rest)
+        await eventually(lambda: [target.name for target in records.targets()] == ["rest"])
+        await eventually(lambda: [tunnel.id for tunnel in records.tunnels()] == ["rest/echo"])
+
+
 async def test_probes_leave_nothing_behind_and_do_not_count_as_clients(sshd: Sshd, tmp_path: Path) -> None:
     async with Web() as web:
         health = "{type: http, path: /, interval: 50ms, timeout: 2s, failureThreshold: 2}"
@@ -236,9 +250,10 @@ async def test_no_probe_runs_while_the_link_is_down(sshd: Sshd, tmp_path: Path) 
             await sshd.stop()
             verdict = await tunnels.until("server/db", Phase.DOWN)
             assert verdict.reason in ("closed_by_server", "refused")
-            counters = tunnels.app.actuator.counters
-            asked, failed = counters.target("server").probes.frozen(), dict(counters.failures("server/db"))
+            records = tunnels.app.actuator.records
+            probes, failures = records.target("server").probes, records.tunnel("server/db").failures
+            before = probes.frozen(), dict(failures)
             await asyncio.sleep(0.5)  # five of its intervals
-            assert (counters.target("server").probes.frozen(), dict(counters.failures("server/db"))) == (asked, failed)
+            assert (probes.frozen(), dict(failures)) == before
             await sshd.start()
             await tunnels.until("server/db", Phase.UP)

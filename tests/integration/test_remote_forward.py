@@ -330,7 +330,7 @@ async def test_a_link_lost_during_a_listen_request_is_no_refusal(
         await tunnels.all_up()
         assert lost
         assert await answers(port)
-        assert not tunnels.app.actuator.counters.failures("server/back")
+        assert not tunnels.app.actuator.records.tunnel("server/back").failures
     gc.collect()  # Python warns about an unawaited coroutine when it is collected
 
 

@@ -23,6 +23,7 @@ from reconciler.cli.terminal.table import (
     table,
     wrapped,
 )
+from reconciler.core.text import and_more
 
 NOT_EXPECTED_UP = frozenset({"off", "standby", "draining"})  # phases in which a tunnel is not up and need not be
 _FAILED = frozenset({"down", "unhealthy"})
@@ -129,9 +130,9 @@ def _source(tunnel: Tunnel, target: Target | None) -> Tunnel | Target:
 def _head(tunnels: list[Tunnel], source: Tunnel | Target, now: datetime, width: int | None) -> list[str]:
     """Return `prod/a (PostgreSQL), prod/b have been down for 12s (refused):`."""
     one, several = tunnels[0], len(tunnels) > 1
-    names = ", ".join(map(_name, tunnels[:_NAMED]))
+    names = and_more([_name(tunnel) for tunnel in tunnels], _NAMED)
     if len(tunnels) > _NAMED:
-        names += f" and {len(tunnels) - _NAMED} more of {one['target']}"
+        names += f" of {one['target']}"
     duration = span(seconds_since(one["since"], now)) if one["phase"] in _FAILED else ""
     if duration:
         state = f"{'have' if several else 'has'} been {one['phase']} for {duration}"
@@ -189,9 +190,8 @@ def _unverified(targets: Sequence[Target], width: int | None) -> list[str]:
     names = [clean(target["name"]) for target in targets if target.get("hostKeyVerified") is False]
     if not names:
         return []
-    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
     text = (
-        f"{', '.join(names[:_NAMED])}{more}: host key NOT checked (strictHostKeyChecking: false), "
+        f"{and_more(names, _NAMED)}: host key NOT checked (strictHostKeyChecking: false), "
         "so the server may be an impostor."
     )
     return [*(coloured(line, "yellow") for line in wrapped(text, width, indent="")), ""]

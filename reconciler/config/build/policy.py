@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import time
 from collections.abc import Iterator
 
@@ -28,6 +27,7 @@ from reconciler.config.schema.values import (
 )
 from reconciler.config.schema.violations import dotted, quoted
 from reconciler.config.syntax.nodes import Items, Node, Scalar, Table
+from reconciler.core.addresses import is_loopback
 from reconciler.core.rules.access import DestinationRules
 from reconciler.core.spec import Health, Listen, LocalTcp, Policy, RemoteTcp, SocksUser
 
@@ -76,16 +76,9 @@ def beyond_loopback(listen: Listen) -> bool:
     """Return True if other machines may reach the listener (for a remote one: machines other than the server)."""
     match listen:
         case LocalTcp(host=host) | RemoteTcp(host=host):
-            return not _is_loopback(host)
+            return not is_loopback(host)
         case _:
             return False
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host.lower() == "localhost"
 
 
 def _warn_of_exposure(fields: Fields, listen: Listen, *, guarded: bool, kind: str) -> None:

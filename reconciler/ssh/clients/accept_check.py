@@ -15,7 +15,7 @@ from reconciler.core.spec import TunnelSpec
 from reconciler.ssh.clients.connection import ListenerClients
 from reconciler.ssh.clients.refusal_log import RefusalLog
 from reconciler.ssh.clients.tunnel_clients import ByTunnel
-from reconciler.ssh.counters import Counters
+from reconciler.ssh.records import Records
 
 _NOT_ALLOWED = "its address is not allowed (allow, deny)"
 
@@ -23,13 +23,11 @@ _NOT_ALLOWED = "its address is not allowed (allow, deny)"
 class AcceptCheck:
     """Checks new clients. `has_link` returns whether a target has a usable link."""
 
-    def __init__(
-        self, by_tunnel: ByTunnel, budget: Budget, has_link: Callable[[str], bool], counters: Counters
-    ) -> None:
+    def __init__(self, by_tunnel: ByTunnel, budget: Budget, has_link: Callable[[str], bool], records: Records) -> None:
         self._by_tunnel = by_tunnel
         self._budget = budget
         self._has_link = has_link
-        self._counters = counters
+        self._records = records
         self._refusals = RefusalLog()
 
     def count(self, tunnel: TunnelSpec, result: ClientResult) -> None:
@@ -61,5 +59,5 @@ class AcceptCheck:
         place = self._budget.take_client(listener.state.key, tunnel.id, group)
         if place is None:
             self.refuse(tunnel, ClientResult.LIMIT, origin, self._budget.no_client().message)
-            self._counters.failures(tunnel.id)[Reason.RESOURCES] += 1
+            self._records.tunnel(tunnel.id).failures[Reason.RESOURCES] += 1
         return place

@@ -36,9 +36,9 @@ from reconciler.ssh.clients.hold_queue import HoldQueue
 from reconciler.ssh.clients.refusal_log import cut_summary
 from reconciler.ssh.clients.socks import run_handshake
 from reconciler.ssh.clients.tunnel_clients import ByTunnel
-from reconciler.ssh.counters import Counters
 from reconciler.ssh.errors.channel_errors import from_channel_open, socks_reply
 from reconciler.ssh.link.link import Link
+from reconciler.ssh.records import Records
 from reconciler.ssh.relay.client_transport import ClientTransport
 from reconciler.ssh.relay.relay import ChannelSession, Relay
 
@@ -69,17 +69,17 @@ class ClientConnector:
         wait: Callable[[str], Coroutine[None, None, None]],
         changed: Callable[[], None],
         cut: Callable[[TunnelSpec, str], None],
-        counters: Counters,
+        records: Records,
         registry: ConnectionRegistry,
     ) -> None:
         self._flows = flows
         self._by_tunnel = by_tunnel
         self._environ = environ
-        self._counters = counters
+        self._records = records
         self._registry = registry
         self._cut = cut
-        self.accept_check = AcceptCheck(by_tunnel, budget, lambda target: select_link(target) is not None, counters)
-        self.destinations = DestinationHealth(by_tunnel, environ, changed, counters)
+        self.accept_check = AcceptCheck(by_tunnel, budget, lambda target: select_link(target) is not None, records)
+        self.destinations = DestinationHealth(by_tunnel, environ, changed, records)
         self.hold_queue = HoldQueue(select_link, wait, changed, by_tunnel)
         self._loop = asyncio.get_running_loop()
         self._tasks: set[asyncio.Task[object]] = set()
@@ -227,7 +227,7 @@ class ClientConnector:
                 return False
             raise self._open_failed(connection, tunnel, relay, error) from None
         finally:
-            self._counters.target(tunnel.target).dials.observe(self._loop.time() - started)
+            self._records.target(tunnel.target).dials.observe(self._loop.time() - started)
         self._opened(connection, tunnel)
         return True
 
@@ -307,7 +307,7 @@ class ClientConnector:
             self._finish(connection, ClientResult.DIAL_FAILED, failure.message)
             raise asyncssh.ChannelOpenError(asyncssh.OPEN_CONNECT_FAILED, "the destination cannot be reached") from None
         finally:
-            self._counters.target(tunnel.target).dials.observe(self._loop.time() - started)
+            self._records.target(tunnel.target).dials.observe(self._loop.time() - started)
 
     # --- relays ------------------------------------------------------------------------------------------------
 

@@ -15,18 +15,18 @@ from reconciler.core.status import UNHEALTHY_AFTER
 from reconciler.ssh.clients.connection import ListenerClients
 from reconciler.ssh.clients.socks import unreadable_password
 from reconciler.ssh.clients.tunnel_clients import ByTunnel
-from reconciler.ssh.counters import Counters
+from reconciler.ssh.records import Records
 
 
 class DestinationHealth:
     """Notes which destinations cannot be reached. `changed` is called when the planner should run again."""
 
     def __init__(
-        self, by_tunnel: ByTunnel, environ: Mapping[str, str], changed: Callable[[], None], counters: Counters
+        self, by_tunnel: ByTunnel, environ: Mapping[str, str], changed: Callable[[], None], records: Records
     ) -> None:
         self._by_tunnel = by_tunnel
         self._changed = changed
-        self._counters = counters
+        self._records = records
         self._environ = environ
         self._to_check: dict[str, TunnelSpec] = {}  # by tunnel id: one request beside the check that runs
         self._checks: dict[str, asyncio.Task[None]] = {}  # by tunnel id
@@ -44,7 +44,7 @@ class DestinationHealth:
 
     def unreachable(self, listener: ListenerClients, tunnel: TunnelSpec, failure: Failure) -> None:
         """Note a failed dial of the destination that the tunnel had when the client connected."""
-        self._counters.failures(tunnel.id)[failure.reason] += 1
+        self._records.tunnel(tunnel.id).failures[failure.reason] += 1
         # A timeout is a failure of the server, not of the destination.
         if failure.reason is not Reason.TIMEOUT and listener.still_leads_to(tunnel):
             clients = self._by_tunnel[listener.state.owner.id]
@@ -88,5 +88,5 @@ class DestinationHealth:
             return
         is_new, clients.destination = clients.destination is None, Destination(UNHEALTHY_AFTER, failure)
         if is_new:
-            self._counters.failures(tunnel.id)[failure.reason] += 1
+            self._records.tunnel(tunnel.id).failures[failure.reason] += 1
             self._changed()

@@ -1,38 +1,29 @@
 """The pool of links: dials them, gives them to clients, and closes them.
 
-Owns each `Link` and its record, and the failed tries of targets. Input: the planner's Dial, Retire and Tune. Output:
-`LinkState`s and `Tries`, and links for clients (`select`, `wait`). Calls `changed` when the planner should run again,
+Owns each `Link` and its record, and the failed tries in the records of targets. Input: the planner's Dial, Retire and
+Tune. Output: `LinkState`s, and links for clients (`select`, `wait`). Calls `changed` when the planner should run again,
 and `lost` when a link has ended with everything on it.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from types import MappingProxyType
 
 from reconciler.core import backoff
 from reconciler.core.descriptor_budget import Budget
 from reconciler.core.faults import internal
-from reconciler.core.observed import Failure, LinkPhase, LinkState, Tries
+from reconciler.core.observed import Failure, LinkPhase, LinkState
 from reconciler.core.spec import NOTHING, Access, AgentLogin, Desired, TargetSettings, TargetSpec
-from reconciler.ssh.connect.dial import DialFailed, Dialled, dial, fingerprint, fingerprints
-from reconciler.ssh.counters import Counters
+from reconciler.ssh.connect.dial import DialFailed, Dialled, dial, fingerprint
+from reconciler.ssh.link import link_record
 from reconciler.ssh.link.link import Link, LinkClient
+from reconciler.ssh.link.link_record import LinkRecord
+from reconciler.ssh.link.wake_queue import WakeQueue
+from reconciler.ssh.records import Records, TargetRecord
 from reconciler.system.fault_log import FaultLog
-
-WOKEN_AT_ONCE = 4  # held clients that continue in one iteration of the loop
-
-
-@dataclass(slots=True)
-class _Record:
-    state: LinkState
-    fingerprint: str = ""  # of the files that its access names, when it was dialled or last checked for trust
-    task: asyncio.Task[None] | None = None
-    link: Link | None = None
-
 
 # Descriptors of a connection: its socket; with a proxy command its pipe, its standard error and its process.
 _BY_TCP, _BY_COMMAND = 1, 3
@@ -54,24 +45,21 @@ class LinkPool:
         budget: Budget,
         changed: Callable[[], None],
         lost: Callable[[int], None],
-        counters: Counters,
+        records: Records,
         fault_log: FaultLog,
     ) -> None:
         self._clients_on = clients_on
         self._fault_log = fault_log
-        self._counters = counters
+        self._records = records
         self._environ = environ
         self._budget = budget
         self._changed = changed
         self._lost = lost
         self._loop = asyncio.get_running_loop()
-        self._records: dict[int, _Record] = {}
+        self._links: dict[int, LinkRecord] = {}
         self._next = 1
-        self._waiting: dict[str, dict[asyncio.Future[None], None]] = {}  # by target: ordered sets, oldest first
-        self._woken: deque[asyncio.Future[None]] = deque()
+        self._wake_queue = WakeQueue()
         self._desired = NOTHING
-        self.tries: dict[str, Tries] = {}
-        self.fingerprints: dict[str, str] = {}  # by target that has tries: of the files that it names, now
 
     # --- actions of the planner --------------------------------------------------------------------------------
 
@@ -81,18 +69,18 @@ class LinkPool:
         state = LinkState(
             number, target.name, target.access, target.settings, limit, -1, None, LinkPhase.DIALING, now, trusted=True
         )
-        record = self._records[number] = _Record(state)
+        record = self._links[number] = LinkRecord(state, self._records.target(target.name))
         record.task = self._loop.create_task(self._supervise(record, target), name=f"dial {target.name}")
 
-    async def _supervise(self, record: _Record, target: TargetSpec) -> None:
+    async def _supervise(self, record: LinkRecord, target: TargetSpec) -> None:
         """Dial. Count a fault of this program as a failed try: without a record it would never be retried."""
         try:
             await self._dial(record, target)
         except Exception as error:  # noqa: BLE001 - the target must be tried again
             self._fault_log.tell("connecting", error, subject=target.name)
-            self._records.pop(record.state.id, None)
-            self.tries[target.name] = backoff.failed(
-                self.tries.get(target.name),
+            self._links.pop(record.state.id, None)
+            record.target.tries = backoff.failed(
+                record.target.tries,
                 internal("connecting", error),
                 self._loop.time(),
                 target.access,
@@ -100,7 +88,7 @@ class LinkPool:
             )
             self._changed()
 
-    async def _dial(self, record: _Record, target: TargetSpec) -> None:
+    async def _dial(self, record: LinkRecord, target: TargetSpec) -> None:
         place = self._budget.take_link(_BY_COMMAND if target.access.proxy_command else _BY_TCP)
         agents = self._budget.take_link(_agents(target.access))
         if place is None or agents is None:
@@ -121,14 +109,14 @@ class LinkPool:
                 client=lambda: client,
                 environ=self._environ,
             )
-            await self._check_trust_of_others(record, dialled)
+            await self._check_trust_of_others(record.target, dialled)
         except DialFailed as error:
             self._failed(record, error.failure)
         else:
             try:
                 self._ready(record, target, dialled, client)
             except BaseException:
-                self._records.pop(record.state.id, None)
+                self._links.pop(record.state.id, None)
                 dialled.connection.abort()
                 raise
         finally:
@@ -137,7 +125,7 @@ class LinkPool:
                 place.give_back()
         self._changed()
 
-    def _ready(self, record: _Record, target: TargetSpec, dialled: Dialled, client: LinkClient) -> None:
+    def _ready(self, record: LinkRecord, target: TargetSpec, dialled: Dialled, client: LinkClient) -> None:
         """Make a new connection usable for clients and listeners."""
         record.task = None
         number = record.state.id
@@ -148,7 +136,7 @@ class LinkPool:
             client,
             target.settings,
             lost=lambda failure: self._link_lost(number, failure),
-            recovered=lambda: self._link_recovered(target.name),
+            recovered=lambda: self._link_recovered(record.target),
         )
         record.state = replace(
             record.state,
@@ -157,34 +145,31 @@ class LinkPool:
             preferred_host_failure=dialled.preferred_host_failure,
             since=self._loop.time(),
         )
-        counters = self._counters.target(target.name)
-        counters.connects.observe(dialled.seconds)
-        counters.certificate_expires = dialled.certificate_expires
-        self._wake(target.name)
+        record.target.connects.observe(dialled.seconds)
+        record.target.certificate_expires = dialled.certificate_expires
+        self._wake_queue.wake(record.target)
 
-    def _failed(self, record: _Record, failure: Failure) -> None:
+    def _failed(self, record: LinkRecord, failure: Failure) -> None:
         """Count a failed dial, unless its access is no longer the desired one."""
-        state = record.state
-        del self._records[state.id]
+        state, target = record.state, record.target
+        del self._links[state.id]
         if not self._is_wanted(state):
             return
-        self._counters.target(state.target).failures[failure.reason] += 1
-        self.tries[state.target] = tries = backoff.failed(
-            self.tries.get(state.target), failure, self._loop.time(), state.access, record.fingerprint
-        )
-        self.fingerprints[state.target] = record.fingerprint if tries.access is not None else ""
+        target.failures[failure.reason] += 1
+        target.tries = backoff.failed(target.tries, failure, self._loop.time(), state.access, record.fingerprint)
+        target.fingerprint = record.fingerprint
 
     def retire(self, number: int) -> None:
-        record = self._records[number]
+        record = self._links[number]
         if record.link is None:
             assert record.task is not None
             record.task.cancel()
-            del self._records[number]
+            del self._links[number]
         else:
             record.state = replace(record.state, phase=LinkPhase.RETIRING, since=self._loop.time())
 
     def apply_settings(self, number: int, settings: TargetSettings) -> None:
-        record = self._records[number]
+        record = self._links[number]
         if record.link is not None:
             record.link.apply_settings(settings)
         record.state = replace(record.state, settings=settings)
@@ -196,7 +181,7 @@ class LinkPool:
         spec = desired.targets.get(target)
         usable = [
             (spec is None or record.state.access != spec.access, self._clients_on(number), number, record.link)
-            for number, record in self._records.items()
+            for number, record in self._links.items()
             if record.state.target == target
             and record.state.phase is LinkPhase.READY
             and record.link is not None
@@ -206,142 +191,81 @@ class LinkPool:
 
     async def wait(self, target: str) -> None:
         """Return when a link of this target may have become usable."""
-        future = self._loop.create_future()
-        waiting = self._waiting.setdefault(target, {})
-        waiting[future] = None
-        try:
-            await future
-        finally:
-            waiting.pop(future, None)
-            if not waiting and self._waiting.get(target) is waiting:
-                del self._waiting[target]
+        await self._wake_queue.wait(self._records.target(target))
 
-    def _link_recovered(self, target: str) -> None:
-        self._wake(target)
+    def _link_recovered(self, target: TargetRecord) -> None:
+        self._wake_queue.wake(target)
         self._changed()
-
-    def _wake(self, target: str) -> None:
-        """Let the clients that wait for this target continue in their order, a few in each iteration of the loop.
-
-        Each opens a channel: 2,000 of them in one iteration stopped the loop for 0.3 s.
-        """
-        is_under_way = bool(self._woken)
-        self._woken.extend(self._waiting.pop(target, ()))
-        if not is_under_way:
-            self._wake_some()
-
-    def _wake_some(self) -> None:
-        remaining = WOKEN_AT_ONCE
-        while self._woken and remaining:
-            future = self._woken.popleft()
-            if not future.done():
-                future.set_result(None)
-                remaining -= 1
-        if self._woken:
-            self._loop.call_soon(self._wake_some)
 
     # --- the end of a link -------------------------------------------------------------------------------------
 
     def _link_lost(self, number: int, failure: Failure) -> None:
-        record = self._records.pop(number, None)
+        record = self._links.pop(number, None)
         if record is None:
             return
-        state = record.state
+        state, target = record.state, record.target
         if state.phase is LinkPhase.READY:
             now = self._loop.time()
-            self._counters.target(state.target).failures[failure.reason] += 1
+            target.failures[failure.reason] += 1
             if state.trusted and self._is_wanted(state):
-                self.tries[state.target] = backoff.lost(
-                    self.tries.get(state.target), failure, now, now - state.since, state.access, record.fingerprint
+                target.tries = backoff.lost(
+                    target.tries, failure, now, now - state.since, state.access, record.fingerprint
                 )
         self._lost(number)
         self._changed()
 
     def get(self, number: int) -> Link | None:
         """Return the live link of that number, None if it has ended or is still being dialled."""
-        record = self._records.get(number)
+        record = self._links.get(number)
         return record.link if record else None
 
-    def retiring(self) -> list[int]:
-        """Return the numbers of the retiring links: they still exist and take no new clients."""
-        return [number for number in self._records if self.is_retiring(number)]
-
     def is_retiring(self, number: int) -> bool:
-        record = self._records.get(number)
+        record = self._links.get(number)
         return record is not None and record.state.phase is LinkPhase.RETIRING
 
     def close(self, number: int) -> None:
         """Close a retiring link that carries nothing any more."""
-        record = self._records[number]
+        record = self._links[number]
         if record.link is not None:
             record.link.close()
-        del self._records[number]
+        del self._links[number]
 
     def abort_all(self) -> list[asyncio.Task[None]]:
         """End all links now. Returns the cancelled dials, to be awaited."""
-        tasks = [record.task for record in self._records.values() if record.task is not None]
-        for record in self._records.values():
+        tasks = [record.task for record in self._links.values() if record.task is not None]
+        for record in self._links.values():
             if record.link is not None:
                 record.link.abort()
             elif record.task is not None:
                 record.task.cancel()
-        self._records.clear()
+        self._links.clear()
         return tasks
 
     # --- observed state ----------------------------------------------------------------------------------------
 
     def states(self) -> tuple[LinkState, ...]:
-        return tuple(record.state for record in self._records.values())
+        return tuple(record.state for record in self._links.values())
 
     def links(self) -> Mapping[int, Link]:
         """Return the live links by number, retiring ones included."""
-        return MappingProxyType({n: record.link for n, record in self._records.items() if record.link is not None})
+        return MappingProxyType({n: record.link for n, record in self._links.items() if record.link is not None})
 
     def stalled(self) -> frozenset[int]:
         """Return the numbers of the links from which nothing arrived for a keepalive interval."""
         return frozenset(number for number, link in self.links().items() if link.stalled)
 
     async def check_files(self) -> bool:
-        """Check the files that targets name. Returns True if the planner should run again.
+        """Check the files that targets name. Returns True if the planner should run again."""
+        return await link_record.check_files(self._records.targets(), tuple(self._links.values()), self._environ)
 
-        A changed credential is a reason to try again. Changed known hosts may end or restore the trust in a live link.
-        """
-        accesses = {tries.access for tries in self.tries.values() if tries.access is not None}
-        records = list(self._records.values())
-        now = await fingerprints(accesses | {record.state.access for record in records if record.link}, self._environ)
-        before = dict(self.fingerprints)
-        for name, tries in self.tries.items():
-            if tries.access is None:
-                self.fingerprints[name] = ""
-            elif tries.access in now:
-                self.fingerprints[name] = now[tries.access]
-        trust_changes = await asyncio.gather(
-            *(self._check_trust(record, now[record.state.access]) for record in records if record.state.access in now)
-        )
-        return any(trust_changes) or before != self.fingerprints
-
-    async def _check_trust_of_others(self, record: _Record, dialled: Dialled) -> None:
+    async def _check_trust_of_others(self, target: TargetRecord, dialled: Dialled) -> None:
         """Check the trust in the links that a new one replaces, by the files that it has read: it may be restored."""
-        others = [
-            other
-            for other in self._records.values()
-            if other.link is not None and other.state.target == record.state.target
-        ]
+        others = [record for record in self._links.values() if record.link is not None and record.target is target]
         try:
-            now = await fingerprints({other.state.access for other in others}, self._environ)
-            await asyncio.gather(*(self._check_trust(other, now[other.state.access]) for other in others))
+            await link_record.check_trust(others, self._environ)
         except BaseException:
             dialled.connection.abort()
             raise
-
-    async def _check_trust(self, record: _Record, fingerprint: str) -> bool:
-        """Check the trust in a link by files with this fingerprint. Returns True if the result changed."""
-        if record.link is None or fingerprint == record.fingerprint:
-            return False
-        record.fingerprint = fingerprint
-        trusted = await record.link.is_trusted()
-        before, record.state = record.state, replace(record.state, trusted=trusted)
-        return record.state.trusted is not before.trusted
 
     def _is_wanted(self, state: LinkState) -> bool:
         target = self._desired.targets.get(state.target)
@@ -351,24 +275,23 @@ class LinkPool:
         """Drop the tries of targets that have been up for long enough. Returns True if there were any."""
         now = self._loop.time()
         over = {
-            record.state.target
-            for record in self._records.values()
+            record.target
+            for record in self._links.values()
             if record.state.phase is LinkPhase.READY
-            and (tries := self.tries.get(record.state.target)) is not None
-            and backoff.is_over(tries, record.state.since, now)
+            and record.target.tries is not None
+            and backoff.is_over(record.target.tries, record.state.since, now)
         }
-        for name in over:
-            del self.tries[name]
-            self.fingerprints.pop(name, None)
+        for target in over:
+            target.clear_tries()
         return bool(over)
 
     def set_desired(self, desired: Desired) -> None:
         """Set the desired state. Drop the tries of targets, and of accesses, that are not desired."""
         self._desired = desired
-        accesses = {name: target.access for name in self.tries if (target := desired.targets.get(name)) is not None}
-        for name in [name for name, tries in self.tries.items() if accesses.get(name) != tries.access]:
-            del self.tries[name]
-            self.fingerprints.pop(name, None)
+        for target in self._records.targets():
+            spec = desired.targets.get(target.name)
+            if target.tries is not None and (spec is None or spec.access != target.tries.access):
+                target.clear_tries()
 
 
 def _agents(access: Access) -> int:

@@ -1,8 +1,8 @@
 """Probes the destinations of tunnels through their links, at the interval in each tunnel's `health`.
 
-Owns one task for each tunnel that has a probe. Input: the desired tunnels and the known probes. Output: `results` by
-tunnel id, and a call of `failing` when a failed probe should get its tunnel a new link (`reconnect`). No probe runs
-while the link is down: the status has a reason for that already.
+Owns the task of each probe. Input: the desired tunnels and the known probes. Output: the result in the record of each
+tunnel, and a call of `failing` when a failed probe should get its tunnel a new link (`reconnect`). No probe runs while
+the link is down: the status has a reason for that already.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from reconciler.core.descriptor_budget import Budget, NoRoomError, Place
 from reconciler.core.interfaces import Probe, Stream
 from reconciler.core.observed import Destination, Failure, Reason
 from reconciler.core.spec import FarTcp, FarUnix, Health, NearTcp, NearUnix, Route, Socks, TunnelSpec
-from reconciler.ssh.counters import Counters
 from reconciler.ssh.errors.channel_errors import from_channel_open
 from reconciler.ssh.link.link import Link
+from reconciler.ssh.records import Records, RunningProbe, TunnelRecord
 
 log = logging.getLogger(__name__)
 
@@ -44,55 +44,50 @@ class Prober:
         wait: Callable[[str], Coroutine[None, None, None]],
         changed: Callable[[], None],
         failing: Callable[[TunnelSpec], None],
-        counters: Counters,
+        records: Records,
     ) -> None:
         self._probes = probes
         self._budget = budget
         budget.add_owner(_PROBES)
-        self._counters = counters
+        self._records = records
         self._select_link = select_link
         self._wait = wait
         self._changed = changed
         self._failing = failing
-        self._tasks: dict[str, tuple[TunnelSpec, asyncio.Task[None]]] = {}
-        self.results: dict[str, Destination] = {}
 
     def set_tunnels(self, tunnels: Mapping[str, TunnelSpec]) -> None:
         """Probe these tunnels from now on. A changed target, route or `health` restarts the tunnel's probe."""
+        for record in self._records.tunnels():
+            if record.probe is not None and record.id not in tunnels:
+                _stop(record)
         for tunnel in tunnels.values():
-            before = self._tasks.get(tunnel.id)
-            if before is None or _probe_inputs(before[0]) != _probe_inputs(tunnel):
-                self._stop(tunnel.id)
-                if tunnel.policy.health is not None:
-                    task = asyncio.create_task(self._run(tunnel, tunnel.policy.health), name=f"probe {tunnel.id}")
-                    self._tasks[tunnel.id] = (tunnel, task)
-        for tunnel_id in [tunnel_id for tunnel_id in self._tasks if tunnel_id not in tunnels]:
-            self._stop(tunnel_id)
-
-    def _stop(self, tunnel_id: str) -> None:
-        task = self._tasks.pop(tunnel_id, None)
-        if task is not None:
-            task[1].cancel()
-        self.results.pop(tunnel_id, None)
+            record = self._records.tunnel(tunnel.id)
+            if record.probe is not None and _probe_inputs(record.probe.tunnel) != _probe_inputs(tunnel):
+                _stop(record)
+            if record.probe is None and tunnel.policy.health is not None:
+                record.probe = probe = RunningProbe(tunnel)
+                work = self._run(record, probe, tunnel.policy.health)
+                probe.task = asyncio.create_task(work, name=f"probe {tunnel.id}")
 
     async def close(self) -> None:
         """Stop all probes."""
-        tasks = [task for _, task in self._tasks.values()]
-        for tunnel_id in tuple(self._tasks):
-            self._stop(tunnel_id)
-        await asyncio.gather(*tasks, return_exceptions=True)
+        probes = [record.probe for record in self._records.tunnels() if record.probe is not None]
+        self.set_tunnels({})
+        await asyncio.gather(*(probe.task for probe in probes if probe.task is not None), return_exceptions=True)
 
-    async def _run(self, tunnel: TunnelSpec, health: Health) -> None:
+    async def _run(self, record: TunnelRecord, probe: RunningProbe, health: Health) -> None:
+        tunnel = probe.tunnel
         while True:
             link = self._select_link(tunnel.target)
             if link is not None:
-                await self._probe(tunnel, health, link)
+                await self._probe(record, probe, health, link)
             # Probe a new link at once: the result over the old one may not apply to it.
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(health.interval):
                     await self._wait(tunnel.target)
 
-    async def _probe(self, tunnel: TunnelSpec, health: Health, link: Link) -> None:
+    async def _probe(self, record: TunnelRecord, probe: RunningProbe, health: Health, link: Link) -> None:
+        tunnel = probe.tunnel
         started = asyncio.get_running_loop().time()
         try:
             failure = await self._once(tunnel, health, link)
@@ -103,8 +98,8 @@ class Prober:
             log.exception("%s: a fault of this program in a probe", tunnel.id)
             failure = Failure(Reason.INTERNAL, f"a fault of this program in a probe ({error!r})")
         if not link.gone:
-            self._counters.target(tunnel.target).probes.observe(asyncio.get_running_loop().time() - started)
-            self._record(tunnel, health, failure)
+            self._records.target(tunnel.target).probes.observe(asyncio.get_running_loop().time() - started)
+            self._record(record, probe, health, failure)
 
     async def _once(self, tunnel: TunnelSpec, health: Health, link: Link) -> Failure | None:
         """Run the probe once. Returns its failure or None. Raises NoRoomError if the budget has no descriptor left."""
@@ -125,16 +120,16 @@ class Prober:
                 Reason.PROBE, f"{tunnel.route} did not answer the {health.type} probe in {health.timeout:g} s"
             )
 
-    def _record(self, tunnel: TunnelSpec, health: Health, failure: Failure | None) -> None:
-        before = self.results.get(tunnel.id)
+    def _record(self, record: TunnelRecord, probe: RunningProbe, health: Health, failure: Failure | None) -> None:
+        before = probe.result
         failures = (before.failures if before else 0) + 1 if failure is not None else 0
-        self.results[tunnel.id] = Destination(failures, failure)
+        probe.result = Destination(failures, failure)
         if failure is not None:
-            self._counters.failures(tunnel.id)[failure.reason] += 1
-        if before != self.results[tunnel.id]:
+            record.failures[failure.reason] += 1
+        if before != probe.result:
             self._changed()
         if failures >= health.failure_threshold and health.reconnect:
-            self._failing(tunnel)
+            self._failing(probe.tunnel)
 
     async def _open(self, tunnel: TunnelSpec, link: Link) -> Stream:
         match tunnel.route:
@@ -159,6 +154,12 @@ async def _connected(to: NearTcp | NearUnix) -> tuple[asyncio.StreamReader, asyn
             return await asyncio.open_connection(to.host, to.port)
         case NearUnix():
             return await asyncio.open_unix_connection(to.path)
+
+
+def _stop(record: TunnelRecord) -> None:
+    if record.probe is not None and record.probe.task is not None:
+        record.probe.task.cancel()
+    record.probe = None
 
 
 def _probe_inputs(tunnel: TunnelSpec) -> tuple[str, Route, Health | None]:

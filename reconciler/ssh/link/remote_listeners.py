@@ -53,11 +53,20 @@ class ListenRefusedError(asyncssh.ChannelListenError):
 
 @dataclass(slots=True, eq=False)
 class RemoteListener:
-    """A listener on the server, at `address`. While `accept` is None, its clients are refused."""
+    """A listener on the server.
 
-    address: str
+    listen    the address that was requested
+    accept    serves its clients, which are refused while this is None
+    listener  asyncssh's listener
+    address   the address that the server listens on
+    is_open   it was requested, and is not closed yet
+    """
+
+    listen: RemoteTcp | RemoteUnix
     accept: Accept | None
     listener: asyncssh.SSHListener | None = None
+    address: str = ""
+    is_open: bool = False
 
     async def take(self, origin: Origin) -> asyncssh.SSHTCPSession[bytes]:
         if self.accept is None:
@@ -79,7 +88,6 @@ class RemoteListeners:
         self._connection = connection
         self.cancels = "dropbear" not in str(connection.get_extra_info("server_version", "")).lower()
         self._closed: dict[RemoteTcp | RemoteUnix, RemoteListener] = {}  # for reuse, if the server does not cancel
-        self._listening: dict[RemoteListener, RemoteTcp | RemoteUnix] = {}
         self._recordings: list[list[str]] = []  # the debug messages during each running request
         self._answer_text = ""
         self._alone = asyncio.Lock()
@@ -101,44 +109,43 @@ class RemoteListeners:
             forward.accept = accept
         else:
             forward = await self._ask(listen, accept)
-        self._listening[forward] = listen
+        forward.is_open = True
         return forward
 
     async def close(self, forward: RemoteListener) -> None:
         """Accept no more clients, and have the server stop listening if it supports that."""
         forward.accept = None
-        listen = self._listening.get(forward)
-        if listen is None:
-            return  # already closed
+        if not forward.is_open:
+            return
         if not self.cancels:
-            self._closed[listen] = forward
+            self._closed[forward.listen] = forward
         elif forward.listener is not None:
             forward.listener.close()
             await forward.listener.wait_closed()
-        self._listening.pop(forward, None)  # last: a close that raised can be repeated
+        forward.is_open = False  # last: a close that raised can be repeated
 
     async def _ask(self, listen: RemoteTcp | RemoteUnix, accept: Accept) -> RemoteListener:
-        forward = RemoteListener("", accept)
+        forward = RemoteListener(listen, accept)
         try:
-            messages = await self._request(listen, forward)
+            messages = await self._request(forward)
         except ListenRefusedError:
             # Several requests may be running. Repeated alone, the debug messages belong to this one.
             async with self._alone:
-                messages = await self._request(listen, forward)
-        forward.address = _address(listen, forward, messages)
+                messages = await self._request(forward)
+        forward.address = _address(forward, messages)
         return forward
 
-    async def _request(self, listen: RemoteTcp | RemoteUnix, forward: RemoteListener) -> list[str]:
+    async def _request(self, forward: RemoteListener) -> list[str]:
         messages = list[str]()
         self._answer_text = ""
         self._recordings.append(messages)
         try:
-            match listen:
-                case RemoteTcp():
+            match forward.listen:
+                case RemoteTcp() as listen:
                     forward.listener = await self._connection.create_server(
                         lambda host, port: forward.take(tcp_origin(host, port)), listen.host, listen.port, window=WINDOW
                     )
-                case RemoteUnix():
+                case RemoteUnix() as listen:
                     forward.listener = await self._connection.create_unix_server(
                         lambda: forward.take(UNIX), listen.path, window=WINDOW
                     )
@@ -155,7 +162,8 @@ class RemoteListeners:
         return messages
 
 
-def _address(listen: RemoteTcp | RemoteUnix, forward: RemoteListener, messages: list[str]) -> str:
+def _address(forward: RemoteListener, messages: list[str]) -> str:
+    listen = forward.listen
     if isinstance(listen, RemoteUnix):
         return listen.path
     everywhere = {match[1] for message in messages if (match := _LISTENS_EVERYWHERE.search(message))}
