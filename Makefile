@@ -3,8 +3,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 ARGS ?=
-# Each core runs tests: they mostly wait. WORKERS=0 runs them in one process, for a debugger.
-WORKERS ?= auto
+# More than a small machine has cores: the tests mostly wait. WORKERS=0 runs them in one process, for a debugger.
+WORKERS ?= 4
 BIN := $(VENV)/bin
 # No compilation: it takes a third of the time, mostly for modules that are never imported.
 INSTALL := $(BIN)/python -m pip --disable-pip-version-check -qq install --no-compile
@@ -40,7 +40,7 @@ test: system-packages lint ## Run the linters and all tests; ARGS='-k relay' for
 	done
 
 pytest: $(PROJECT) $(DEV)
-	$(BIN)/pytest --numprocesses=$(WORKERS) --maxprocesses=4 --dist=worksteal $(ARGS)
+	$(BIN)/pytest --numprocesses=$(WORKERS) --dist=worksteal $(ARGS)
 
 lint: $(PROJECT) $(DEV) ## Run the linters alone
 	$(BIN)/ruff check

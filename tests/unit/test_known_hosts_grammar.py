@@ -91,7 +91,6 @@ def naive(pattern: bytes, name: bytes) -> bool:
     return bool(name) and pattern[:1] in (b"?", name[:1]) and naive(pattern[1:], name[1:])
 
 
-@settings(max_examples=2000)
 @given(
     st.lists(st.sampled_from(list(b"ab?*")), max_size=10).map(bytes),
     st.lists(st.sampled_from(list(b"ab")), max_size=9).map(bytes),
