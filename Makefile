@@ -49,7 +49,7 @@ lint: $(PROJECT) $(DEV) ## Run the linters alone
 	$(BIN)/lint-imports --no-logo
 
 coverage: $(PROJECT) $(DEV) ## Branch coverage of the unit tests; fails below the floor in pyproject.toml
-	$(BIN)/coverage run -m pytest tests/unit $(ARGS)
+	$(BIN)/coverage run -m pytest tests/unit --timeout=900 $(ARGS)
 	$(BIN)/coverage report
 
 bench: $(PROJECT) $(DEV) ## Measure against asyncssh, ssh and autossh; ARGS='--quick --only throughput' for a part
