@@ -12,6 +12,7 @@ import importlib
 import resource
 import sys
 import tempfile
+import traceback
 from pathlib import Path
 
 from bench import report
@@ -43,25 +44,33 @@ def parsed() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def main() -> None:
+def main() -> int:
     arguments = parsed()
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # thousands of clients
     figures = Figures(facts(" ".join(["make bench", f"ARGS='{' '.join(sys.argv[1:])}'"][: len(sys.argv)])))
     output: Path = arguments.output
+    failed = list[str]()
     output.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as directory:
         rounds = 1 if arguments.quick else arguments.rounds
         lab = Lab(Path(directory), figures, arguments.quick, rounds)
         for name in arguments.only:
-            asyncio.run(importlib.import_module(f"bench.measurements.{name}").measure(lab))
+            try:
+                asyncio.run(importlib.import_module(f"bench.measurements.{name}").measure(lab))
+            except (AssertionError, OSError):  # the others still say something
+                traceback.print_exc()
+                failed.append(name)
             figures.save(output / "figures.json")
     table = report.markdown(figures)
     (output / "figures.md").write_text(table)
     for name, rows in report.by_measurement(figures).items():
         (output / f"{name.replace(' ', '-')}.svg").write_text(report.svg(name, rows))
     print(table)
+    if failed:
+        print(f"failed: {', '.join(failed)}")
+    return 1 if failed else 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -29,6 +29,8 @@ async def measure(lab: Lab) -> None:
         ):
             for way in ("down", "up"):
                 case = f"{round_trip * 1000:g} ms, {way}{how}"
+                for one in running:
+                    await traffic.move(one.forwards[0], way, 4, check=True)
                 for _ in range(lab.rounds):
                     for one in running:
                         moved = await traffic.move(one.forwards[0], way, 16 if lab.quick else 128)

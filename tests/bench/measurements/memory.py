@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 from bench import traffic
 from bench.figures import Key
 from bench.forwarders import AES128_GCM, Kind, Login, Running, forwarder
@@ -9,31 +11,33 @@ from bench.lab import Lab, forwards_of
 from support.wait import eventually
 
 NAME = "memory"
+IDLE_CLIENTS = (1_000, 10_000)
 SLOW_READERS = 200
 
 
 async def measure(lab: Lab) -> None:
-    clients = 100 if lab.quick else 2000
+    cases = {0: "1 tunnel, no client", SLOW_READERS: f"{SLOW_READERS} slow readers"}
+    idle = IDLE_CLIENTS[:1] if lab.quick else IDLE_CLIENTS
     async with lab.server() as (sshd, to):
         for _ in range(1 if lab.quick else min(lab.rounds, 3)):  # it hardly varies
             for program in lab.programs:
-                forwards = forwards_of([Kind.LOCAL], to)
-                async with forwarder(program, Login(sshd, AES128_GCM), [forwards], lab.directory) as running:
-                    await _one(lab, running, clients)
+                for clients, case in cases.items():
+                    _, with_clients = await _grown(lab, program, Login(sshd, AES128_GCM), to, clients, reading=True)
+                    lab.record(Key(NAME, case, "MB RSS", program), with_clients)
+                for clients in idle:
+                    before, after = await _grown(lab, program, Login(sshd, AES128_GCM), to, clients, reading=False)
+                    key = Key("memory of a client", f"{clients:,} idle clients", "kB RSS each", program)
+                    lab.record(key, (after - before) / clients * 1000)
 
 
-async def _one(lab: Lab, running: Running, clients: int) -> None:
-    (forward,) = running.forwards
-    idle = await settled(running)
-    lab.record(Key(NAME, "1 tunnel, no client", "MB RSS", running.program), idle)
-    async with traffic.held(forward, clients, reading=False):
-        grown = await settled(running) - idle
-    lab.record(
-        Key("memory of a client", f"{clients:,} idle clients", "kB RSS each", running.program), grown / clients * 1000
-    )
-    async with traffic.held(forward, SLOW_READERS, reading=True):
-        with_readers = await settled(running)
-    lab.record(Key(NAME, f"{SLOW_READERS} slow readers", "MB RSS", running.program), with_readers)
+async def _grown(lab: Lab, program: str, login: Login, to: int, clients: int, *, reading: bool) -> tuple[float, float]:
+    """Return the memory of a new process in MB, before and with this many clients."""
+    forwards = forwards_of([Kind.LOCAL], to)
+    async with forwarder(program, login, [forwards], lab.directory) as running:
+        before = await settled(running)
+        held = traffic.held(forwards[0], clients, reading=reading) if clients else contextlib.nullcontext()
+        async with held:
+            return before, await settled(running)
 
 
 async def settled(running: Running) -> float:

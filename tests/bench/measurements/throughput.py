@@ -33,7 +33,7 @@ async def _one_case(lab: Lab, case: str, running: list[tuple[Running, Forward]],
 
 
 async def _one(lab: Lab, case: str, running: Running, forward: Forward, way: str, streams: int) -> None:
-    mib = 64 if lab.quick else 512
+    mib = 64 if lab.quick else 256
     before = running.cpu_seconds()
     moved = await traffic.move(forward, way, mib, streams)
     cpu = running.cpu_seconds() - before
