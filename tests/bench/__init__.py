@@ -1,1 +1,1 @@
-"""Benchmarks. `python -m bench` runs them; each module's docstring has its command."""
+"""Benchmarks: `make bench` runs them, `make bench-compare` compares two runs."""

@@ -26,7 +26,7 @@ from support.keys import KeyPair, Keys
 from support.services import MIB, EchoServer, GreetingServer, Opening, Streams, connected, exchange
 from support.sshd import Sshd
 from support.tunnels import Running, file, local, remote, running, socks, target
-from support.wait import eventually, free_port
+from support.wait import WITHIN, eventually, free_port
 
 CLIENTS = 5
 HOUR = 3600.0  # so long may clients drain: the clock is set forward when they have been seen to
@@ -43,7 +43,7 @@ async def neighbour() -> AsyncIterator[GreetingServer]:
 
 
 async def test_a_policy_edit_keeps_every_client_but_one_that_the_new_rule_forbids(
-    sshd: Sshd, echo: EchoServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    sshd: Sshd, echo: EchoServer, tmp_path: Path
 ) -> None:
     port = free_port()
     async with running(tmp_path, file(sshd, local("echo", port, echo.port))) as tunnels:
@@ -76,8 +76,6 @@ async def test_a_policy_edit_keeps_every_client_but_one_that_the_new_rule_forbid
             await all_move(movers)
         assert listening_inodes()[port] == inode
         assert tunnels.links == links
-    with capsys.disabled():
-        print(f"\n  {len(edits) + 1} policy edits: 0 of {CLIENTS} allowed clients cut, the forbidden one was")
 
 
 async def test_settings_of_a_target_change_on_its_live_connection(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> None:
@@ -112,7 +110,7 @@ async def test_a_drain_timeout_that_was_edited_holds_for_who_is_there(
 
 
 async def test_a_retargeted_local_forward_never_closes_its_port_and_drains_its_clients(
-    sshd: Sshd, echo: EchoServer, neighbour: GreetingServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    sshd: Sshd, echo: EchoServer, neighbour: GreetingServer, tmp_path: Path
 ) -> None:
     port = free_port()
     line = partial(local, "one", port, drainTimeout="1h")
@@ -130,12 +128,10 @@ async def test_a_retargeted_local_forward_never_closes_its_port_and_drains_its_c
                 await mover.is_cut()  # and their time is up
         assert knocks.refused == 0
         assert (listening_inodes()[port], tunnels.links) == (inode, links)
-    with capsys.disabled():
-        print(f"\n  a local forward retargeted: 0 of {knocks.count} connects refused, {CLIENTS} clients drained")
 
 
 async def test_a_retargeted_remote_forward_never_closes_its_port_and_drains_its_clients(
-    sshd: Sshd, echo: EchoServer, neighbour: GreetingServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    sshd: Sshd, echo: EchoServer, neighbour: GreetingServer, tmp_path: Path
 ) -> None:
     port = free_port()
     line = partial(remote, "one", port, drainTimeout="1h")
@@ -153,12 +149,10 @@ async def test_a_retargeted_remote_forward_never_closes_its_port_and_drains_its_
                 await mover.is_cut()
         assert knocks.refused == 0
         assert (listening_inodes()[port], tunnels.links) == (inode, links)
-    with capsys.disabled():
-        print(f"\n  a remote forward retargeted: 0 of {knocks.count} connects refused, {CLIENTS} clients drained")
 
 
 async def test_a_tunnel_given_to_another_target_never_closes_its_port(
-    sshd: Sshd, echo: EchoServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    sshd: Sshd, echo: EchoServer, tmp_path: Path
 ) -> None:
     port, other = free_port(), free_port()
     line, keep = local("one", port, echo.port, drainTimeout="1h"), local("keep", other, echo.port)
@@ -179,16 +173,12 @@ async def test_a_tunnel_given_to_another_target_never_closes_its_port(
             assert await exchange("127.0.0.1", port) == b"ping"
         assert knocks.refused == 0
         assert listening_inodes()[port] == inode
-    with capsys.disabled():
-        print(f"\n  a tunnel given to another target: 0 of {knocks.count} connects refused")
 
 
 # --- names and ports that change hands: in place; kept ------------------------------------------------------------
 
 
-async def test_a_renamed_tunnel_keeps_its_socket_and_its_clients(
-    sshd: Sshd, echo: EchoServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+async def test_a_renamed_tunnel_keeps_its_socket_and_its_clients(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> None:
     near, far = free_port(), free_port()
     async with running(tmp_path, file(sshd, local("old", near, echo.port), remote("gone", far, echo.port))) as tunnels:
         await tunnels.all_up()
@@ -202,12 +192,10 @@ async def test_a_renamed_tunnel_keeps_its_socket_and_its_clients(
             assert not any(flow.draining for flow in tunnels.app.actuator.observe().flows)
         now = listening_inodes()
         assert (now[near], now[far]) == (inodes[near], inodes[far])
-    with capsys.disabled():
-        print(f"\n  a local and a remote forward renamed: 0 of {2 * CLIENTS} clients cut, both are the new names'")
 
 
 async def test_two_tunnels_swap_ports_and_nobody_is_cut(
-    sshd: Sshd, echo: EchoServer, neighbour: GreetingServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    sshd: Sshd, echo: EchoServer, neighbour: GreetingServer, tmp_path: Path
 ) -> None:
     one, two = free_port(), free_port()
     async with running(tmp_path, file(sshd, local("a", one, echo.port), local("b", two, neighbour.port))) as tunnels:
@@ -223,15 +211,13 @@ async def test_two_tunnels_swap_ports_and_nobody_is_cut(
             writer.write_eof()
         now = listening_inodes()
         assert (now[one], now[two]) == (inodes[one], inodes[two])
-    with capsys.disabled():
-        print(f"\n  two tunnels swapped ports: 0 of {CLIENTS + 1} clients cut, the sockets are the same")
 
 
 # --- access: make before break ------------------------------------------------------------------------------------
 
 
 async def test_remote_forwards_move_to_the_new_connection_and_their_clients_stay(
-    sshd: Sshd, echo: EchoServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    sshd: Sshd, echo: EchoServer, tmp_path: Path
 ) -> None:
     """The far port may refuse for one round trip, while the server's one process has let go and the other not begun."""
     port = free_port()
@@ -245,15 +231,10 @@ async def test_remote_forwards_move_to_the_new_connection_and_their_clients_stay
                 await tunnels.all_up()
                 await eventually(partial(knocks.come, count + 3))
         await eventually(lambda: len(tunnels.links) == 1)
-    with capsys.disabled():
-        print(
-            f"\n  10 hand-overs of a remote forward: 0 of {CLIENTS} clients cut, {knocks.refused} of {knocks.count} "
-            f"connects refused, the port was away for {knocks.longest * 1000:.0f} ms at most"
-        )
 
 
 async def test_known_hosts_that_still_name_the_key_replace_nothing_and_others_replace_the_connection(
-    keys: Keys, echo: EchoServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    keys: Keys, echo: EchoServer, tmp_path: Path
 ) -> None:
     second = keys.make("host_ecdsa", kind="ecdsa-sha2-nistp256")
     port = free_port()
@@ -281,8 +262,6 @@ async def test_known_hosts_that_still_name_the_key_replace_nothing_and_others_re
                 assert replacing in tunnels.links
                 sshd.known_hosts.write_text(second_line)
                 await eventually(lambda: not complaint(tunnels))
-    with capsys.disabled():
-        print(f"\n  known hosts: a key still named kept the connection, another did not, 0 of {CLIENTS} clients cut")
 
 
 async def nothing_new(_links: LinkPool) -> bool:
@@ -317,7 +296,7 @@ async def test_known_hosts_that_were_wrong_for_a_moment_replace_nothing(
 
 
 async def test_credentials_that_change_are_for_the_next_connection_or_at_once_for_one_that_waits(
-    sshd: Sshd, echo: EchoServer, keys: Keys, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    sshd: Sshd, echo: EchoServer, keys: Keys, tmp_path: Path
 ) -> None:
     port = free_port()
     key = keys.make("changing")
@@ -339,21 +318,16 @@ async def test_credentials_that_change_are_for_the_next_connection_or_at_once_fo
         verdict = tunnels.verdict("server/echo")
         assert verdict is not None
         assert verdict.next_try is not None
-        waits = verdict.next_try - time.monotonic()
-        assert waits > 30, "servers ban guessers"
-        mended = time.monotonic()
+        assert verdict.next_try - time.monotonic() > WITHIN, "the next try is not due before the test gives up"
         key.private.write_bytes(right)
         await tunnels.until("server/echo", Phase.UP)
-        took = time.monotonic() - mended
-    with capsys.disabled():
-        print(f"\n  a key mended while its next try was {waits:.0f} s away: up after {took:.2f} s")
 
 
 # --- listen address and type: close, then open; drained -----------------------------------------------------------
 
 
 async def test_a_changed_address_or_type_opens_another_socket_and_drains_the_clients_of_the_old(
-    sshd: Sshd, echo: EchoServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    sshd: Sshd, echo: EchoServer, tmp_path: Path
 ) -> None:
     port, new = free_port(), free_port()
     drain = {"drainTimeout": "1h"}
@@ -375,15 +349,13 @@ async def test_a_changed_address_or_type_opens_another_socket_and_drains_the_cli
             tunnels.set_forward(HOUR)
             for mover in movers:
                 await mover.is_cut()
-    with capsys.disabled():
-        print(f"\n  port, address and type changed: {3 * CLIENTS} clients drained, none cut before its time")
 
 
 # --- removed, off, expired: stop accepting at once, drain; put back: revived -----------------------------------------
 
 
 async def test_a_tunnel_that_is_removed_disabled_expired_or_paused_refuses_at_once_and_drains(
-    sshd: Sshd, echo: EchoServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    sshd: Sshd, echo: EchoServer, tmp_path: Path
 ) -> None:
     port, far, other = free_port(), free_port(), free_port()
     keep = local("keep", other, echo.port)
@@ -420,10 +392,6 @@ async def test_a_tunnel_that_is_removed_disabled_expired_or_paused_refuses_at_on
                     await tunnels.until("server/one", Phase.OFF)
                 tunnels.edit(file(sshd, keep + both()))
                 tunnels.app.resume(["server/one", "server/two"], "the test asks for it")
-    with capsys.disabled():
-        print(
-            f"\n  removed, disabled, expired, paused: refused at once, {8 * CLIENTS} clients drained, 0 of others cut"
-        )
 
 
 @pytest.mark.parametrize("kind", [local, socks])
@@ -448,7 +416,7 @@ async def test_a_client_who_comes_in_the_moment_its_door_closes_is_told(
 
 
 async def test_a_tunnel_put_back_while_it_drains_keeps_its_clients(
-    sshd: Sshd, echo: EchoServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    sshd: Sshd, echo: EchoServer, tmp_path: Path
 ) -> None:
     port, far = free_port(), free_port()
     both = local("one", port, echo.port), remote("two", far, echo.port)
@@ -465,19 +433,16 @@ async def test_a_tunnel_put_back_while_it_drains_keeps_its_clients(
                 await tunnels.all_up("server/one", "server/two")
                 await eventually(lambda: not any(flow.draining for flow in tunnels.app.actuator.observe().flows))
         assert tunnels.links == links, "the connection lives by its clients meanwhile"
-    with capsys.disabled():
-        print(f"\n  taken away and put back three times: 0 of {2 * CLIENTS} clients cut")
 
 
 # --- helpers ------------------------------------------------------------------------------------------------------
 
 
 class Knocks:
-    """A client that comes again and again. `longest` is how long nobody got in, in seconds."""
+    """The attempts of a client that connects again and again."""
 
     def __init__(self) -> None:
         self.count = self.refused = 0
-        self.longest = 0.0
 
     def come(self, count: int) -> bool:
         return self.count > count
@@ -485,21 +450,17 @@ class Knocks:
 
 @contextlib.asynccontextmanager
 async def knocking(port: int) -> AsyncIterator[Knocks]:
-    """Connect every few milliseconds, and count who is refused."""
+    """Connect every few milliseconds, and count the attempts and the refused ones."""
     knocks = Knocks()
 
     async def knock() -> None:
-        well = time.monotonic()
         while True:
             knocks.count += 1
             try:
                 _, writer = await asyncio.open_connection("127.0.0.1", port)
                 writer.transport.abort()
-                knocks.longest = max(knocks.longest, time.monotonic() - well if well else 0.0)
-                well = 0.0
             except ConnectionError:  # refused, or reset if the listener went while it stood in line
                 knocks.refused += 1
-                well = well or time.monotonic()
             await asyncio.sleep(0.005)
 
     task = asyncio.create_task(knock())

@@ -93,7 +93,8 @@ class Fuzz:
         seconds, mebibytes = time.thread_time() - begin, _status_mib("VmHWM") - before
         self._inputs += 1
         self._slowest, self._largest = max(self._slowest, seconds), max(self._largest, mebibytes)
-        assert seconds < self._cpu_seconds, f"one input took {seconds:.1f} s of processor time"
+        if self.long:  # no timed assertions in the suite
+            assert seconds < self._cpu_seconds, f"one input took {seconds:.1f} s of processor time"
         assert mebibytes < MEMORY_MIB, f"one input took {mebibytes:.0f} MiB of memory"
 
 

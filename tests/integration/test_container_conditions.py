@@ -18,7 +18,8 @@ from support.processes import tied_to_parent
 ROOT = Path(__file__).parents[2]
 WITHIN = 300.0  # seconds, ten times the usual
 SCENARIOS = [
-    "tests/integration/test_local_forward.py",
+    "tests/integration/test_local_forward.py::test_either_side_may_send_eof_first_and_still_receive",
+    "tests/integration/test_local_forward.py::test_psql_works_through_a_local_forward",
     "tests/integration/test_run.py",
 ]
 # Every command that may run on a read-only machine, and its exit code there.

@@ -261,9 +261,7 @@ def test_a_file_that_expands_beyond_the_limit_changes_nothing() -> None:
     config = Config((), environ={}, options=Options(seconds=0.3))
     good = config.load([Found("f", "/", tunnels(100, "name: t#, local: '0:h:1'").encode())])
     assert good.valid
-    begun = time.thread_time()
     loaded = config.load([Found("f", "/", text.encode())])
-    assert time.thread_time() - begun < 20
     assert [problem.message.partition(":")[0] for problem in loaded.errors] == [
         "reading took more than 0.3 s of processor time"
     ]

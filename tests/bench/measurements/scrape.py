@@ -1,16 +1,14 @@
-"""Time of a scrape: 1,000 tunnels of 50 targets, in both formats.
-
-Run it with `make bench ARGS=scrape`. The goal is a median below 100 ms.
-"""
+"""Time of a scrape: 1,000 tunnels of 50 targets, in both formats."""
 
 from __future__ import annotations
 
 import gc
-import statistics
 import time
 from collections import Counter
 from types import MappingProxyType
 
+from bench.figures import OURS, Key
+from bench.lab import Lab
 from reconciler.core.histogram import Histogram
 from reconciler.core.observed import ClientResult, Phase, Reason
 from reconciler.report.metrics import Metrics
@@ -26,7 +24,8 @@ from reconciler.report.snapshot import (
 from reconciler.ssh.records import CONNECT_BOUNDS, DIAL_BOUNDS
 from support.metrics import OPENMETRICS
 
-TARGETS, TUNNELS, ROUNDS = 50, 1_000, 21
+NAME = "scrape"
+TARGETS, TUNNELS, ROUNDS = 50, 1_000, 11
 FORMATS = {"text": "text/plain;version=0.0.4", "OpenMetrics": OPENMETRICS}
 
 
@@ -75,19 +74,12 @@ def _tunnel(number: int, condition: Condition) -> TunnelSnapshot:
     )
 
 
-def main() -> None:
+async def measure(lab: Lab) -> None:
     metrics, value = Metrics(["team"]), snapshot()
     for name, accept in FORMATS.items():
-        took, size = [], 0
         gc.collect()
         for _ in range(ROUNDS):
             began = time.perf_counter()
-            page, _ = metrics.page(value, accept)
-            took.append(time.perf_counter() - began)
-            size = len(page)
-        median, worst = statistics.median(took) * 1000, max(took) * 1000
-        print(f"{TUNNELS} tunnels, {name}: median {median:.1f} ms, worst {worst:.1f} ms, {size / 1e6:.1f} MB")
-
-
-if __name__ == "__main__":
-    main()
+            metrics.page(value, accept)
+            took = time.perf_counter() - began
+            lab.record(Key(NAME, f"{TUNNELS:,} tunnels, {name}", "ms", OURS), took * 1000)

@@ -1,0 +1,1 @@
+"""The processes that the benchmarks start beside the forwarders: the destination, the clients, plain asyncssh."""
