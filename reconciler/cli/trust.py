@@ -16,7 +16,7 @@ from reconciler.cli.host_keys import FetchedKey, Server, fetch_all, servers_of
 from reconciler.cli.terminal.table import clean, print_message
 from reconciler.config.load import Config, Loaded
 
-_NEW = "new key: compare it with the server's own before you pin it; on the server, run"
+_NEW = "new key: compare it with the key on the server before you pin it; run there"
 _REVOKED = "REVOKED: known hosts mark this key as revoked; do not pin it"
 _KNOWN = "already known"
 

@@ -215,7 +215,7 @@ async def test_slow_known_hosts_do_not_delay_other_targets(case: Case, tmp_path:
 
 
 COSTLY = {
-    "an RSA key of 8,676 bits": (partial(rsa_key, 4253, 4423), "refused to log in"),
+    "an RSA key of 8,676 bits": (partial(rsa_key, 4253, 4423), "refused the login"),
     "an RSA key of 21,154 bits": (partial(rsa_key, 9941, 11213), "at most 16384"),
     "a key of 2^32 bcrypt rounds": (partial(bcrypt_key, 2**32 - 1), "hashed 4294967295 times"),
     "a key of 2^31 PBKDF2 rounds": (partial(pkcs8_key, 2**31 - 1), "hashed 2147483647 times"),

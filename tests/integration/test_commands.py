@@ -333,7 +333,7 @@ async def test_diagnose_tests_each_hop_and_says_what_to_fix(sshd: Sshd, echo: Ec
         unserved = await run.ran("diagnose", "server/unserved", env={"PYTHONIOENCODING": "ascii"})
         assert unserved.code == 1
         assert "ok   server: log in" in unserved.out
-        assert re.search(r"FAIL destination\n +.*\n +Fix: start what should listen there", unserved.out)
+        assert re.search(r"FAIL destination\n +.*\n +Fix: start the service there", unserved.out)
         stranger = await run.ran("diagnose", "stranger/*")
         assert stranger.code == 1
         assert "Fix: correct user or key here" in stranger.out

@@ -199,9 +199,9 @@ def test_of_two_files_that_clash_the_one_that_changed_is_held_back(folder: Path)
     loaded = files.reload()
     assert tunnels(loaded) == ["a/local-1", "b/local-2"]
     assert [result.valid for result in loaded.files] == [False, True]
-    assert [problem.message for problem in loaded.errors] == [
-        f"listens on 127.0.0.1:2, which conflicts with 127.0.0.1:2 of a/local-2 at {folder}/a.yaml:1:47: change one"
-    ]
+    other = f"127.0.0.1:2 of a/local-2 at {folder}/a.yaml:1:47"
+    message = f"listens on 127.0.0.1:2, which conflicts with {other}: change one of them"
+    assert [problem.message for problem in loaded.errors] == [message]
 
 
 def test_a_file_that_others_lean_on_is_not_taken_from_under_them(folder: Path) -> None:
