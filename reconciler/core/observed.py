@@ -80,7 +80,7 @@ _DEFAULT_FIX = {
     Reason.TIMEOUT: "check the firewalls on the way: one of them may drop packets",
     Reason.SERVER_BUSY: "wait, or see MaxStartups and PerSourcePenalties on the server",
     Reason.HOST_KEY: "compare the key with the server's; `tunnels trust` prints the `hostKeys` to paste",
-    Reason.AUTH: "correct user or key here, or authorized_keys on the server",
+    Reason.AUTH: "check `user` and the key here, and authorized_keys on the server",
     Reason.CERTIFICATE_EXPIRED: "have a new certificate signed",
     Reason.SECRET_UNREADABLE: "make it readable there, or name another place; a changed file is tried at once",
     Reason.PROTOCOL: "compare `algorithms` with what the server offers",

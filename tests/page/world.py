@@ -17,7 +17,7 @@ REFUSED = (
 )
 AUTH = (
     "search.example.com:22 refused the login of deploy with key /etc/tunnels/id_ed25519: "
-    "check `user` here, and authorized_keys on the server"
+    "check `user` and the key here, and authorized_keys on the server"
 )
 IN_USE = "127.0.0.1:6379 is in use by redis-server (pid 4711): stop it, or choose another port"
 PROBE = (

@@ -234,8 +234,8 @@ class Handshake(asyncssh.SSHClient):
             return Failure(Reason.AUTH, what, "add `password`, or allow this user to log in with the key alone")
         what = f"{where} refused the login of {user} with {tried}"
         if not self.offered:
-            return Failure(Reason.AUTH, what, "correct user or password")
-        return Failure(Reason.AUTH, what, "check `user` here, and authorized_keys on the server")
+            return Failure(Reason.AUTH, what, "correct `user` or `password`")
+        return Failure(Reason.AUTH, what)
 
     def _nothing_fits(self, where: str, user: str, wants: str) -> Failure:
         has = " and ".join(f"a {name}" for name, there in self._has.items() if there)

@@ -42,7 +42,7 @@ def from_dial(exc: BaseException, where: str, stage: Stage = Stage.CONNECT, seco
         case asyncssh.ChannelOpenError():
             return _hop_not_reached(exc, where)
         case asyncssh.PermissionDenied() | asyncssh.IllegalUserName():
-            return Failure(Reason.AUTH, f"{where} refused the login", "check `user`, and what the server allows")
+            return Failure(Reason.AUTH, f"{where} refused the login")
         case asyncssh.HostKeyNotVerifiable():
             return Failure(Reason.HOST_KEY, f"the host key of {where} is refused ({printable(exc.reason)})")
         case asyncssh.ConnectionLost() | ConnectionResetError() | BrokenPipeError() | ConnectionAbortedError():
