@@ -26,8 +26,8 @@ _KNOWN = "already known"
 def command(config: Config) -> None:
     r"""Fetch the host keys of every target and jump host, to compare and pin.
 
-    Names of targets (globs are allowed) after FILE select targets; without names, all are fetched. The only logins are
-    to jump hosts with a server behind them. No file is written: the lines go to stdout.
+    Names of targets (globs are allowed) after FILE select targets; without names, all are fetched. Logs in only
+    to jump hosts, to reach the servers behind them. Writes no file: the lines go to stdout.
 
     \b
     tunnels trust tunnels.yaml

@@ -1,4 +1,4 @@
-"""Hosts in order of preference: the next one when one dies, and back without cutting anybody."""
+"""Hosts in order of preference: fail over when one dies, fail back without cutting clients."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ A_DAY = 86_400.0
 
 @contextlib.asynccontextmanager
 async def two_hosts(directory: Path) -> AsyncIterator[tuple[Sshd, Sshd]]:
-    """Two servers that let in one key; what the first knows of host keys holds for both."""
+    """Two servers that accept one key. Both use the known_hosts file of the first."""
     async with Sshd(directory / "first") as first, Sshd(directory / "second", client=first.client) as second:
         with first.known_hosts.open("a") as known:
             known.write(second.known_hosts.read_text())
@@ -53,7 +53,7 @@ async def test_clients_fail_over_and_fail_back_without_being_refused_or_cut(
             over = time.monotonic() - died
             assert host(tunnels) == 1
             async with moving([port] * 5) as movers:
-                await asyncio.sleep(1.2)  # the scenario: the preferred host is looked at, twice, in vain
+                await asyncio.sleep(1.2)  # the scenario: the preferred host is tried twice without success
                 await all_move(movers)
                 assert host(tunnels) == 1
                 await first.start()
@@ -71,7 +71,7 @@ async def test_clients_fail_over_and_fail_back_without_being_refused_or_cut(
         )
 
 
-async def test_that_the_first_host_is_not_used_is_told_by_status_log_and_events(
+async def test_status_log_and_events_report_that_the_first_host_is_not_used(
     sshd: Sshd, echo: EchoServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")
@@ -90,10 +90,10 @@ async def test_that_the_first_host_is_not_used_is_told_by_status_log_and_events(
 
 
 @pytest.mark.parametrize("healthy_for", [0.0, 20.0])
-def test_a_preferred_host_is_tried_once_a_minute_at_most(
+def test_a_preferred_host_is_tried_at_most_once_a_minute(
     healthy_for: float, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A day of the planner's own clock, in which it is dead, or comes up for a moment each time that it is tried."""
+    """Simulate a day in which the host is dead, or comes up for a moment at each try."""
     world = World()
     world.settled(build.target("prod", hosts=("a.example.com", "b.example.com")), build.local("prod/pg", 5432))
     preferred = world.link().access.hop.hosts[0]
@@ -126,6 +126,6 @@ def test_a_preferred_host_is_tried_once_a_minute_at_most(
 
 
 def host(tunnels: Running) -> int:
-    """The host of the connection that new clients get."""
+    """Return the host of the connection that new clients get."""
     ready = [link for link in tunnels.app.actuator.observe().links if link.phase is LinkPhase.READY]
     return ready[-1].host if ready else -1

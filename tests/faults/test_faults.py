@@ -1,4 +1,4 @@
-"""Fault -> phase and reason: one target goes wrong, and nothing else notices; it comes back by itself where it can."""
+"""Each fault gives its phase and reason, affects one target only, and heals by itself where it can."""
 
 from __future__ import annotations
 
@@ -29,12 +29,13 @@ SICK = "sick/echo"
 
 @dataclass
 class Trouble:
-    """The lines of a target called "sick" with one tunnel "echo", and what happens to it.
+    """A fault of the target "sick" with one tunnel "echo".
 
-    begin     what goes wrong once it is up; None: it never comes up
-    end       what puts it right, without a word to us; None: nothing does
-    says      a part of the sentence that people are told
-    clients   who has to try in vain for it to be noticed
+    text      the target in the file
+    begin     causes the fault once the tunnel is up; None: it never comes up
+    end       ends the fault without notice to the program; None: it does not end
+    says      a part of the expected message
+    clients   client attempts that the fault needs to be noticed; None: none
     """
 
     text: str
@@ -46,13 +47,13 @@ class Trouble:
 
 @dataclass(frozen=True)
 class Scene:
-    """What a fault is made of: a server of its own, a destination, and the port of the tunnel."""
+    """The parts of a fault: its own server, a destination, and the port of the tunnel."""
 
     sshd: Sshd
     echo: EchoServer
     path: Path
     monkeypatch: pytest.MonkeyPatch
-    names: dict[str, str] = field(default_factory=dict)  # what the resolver knows
+    names: dict[str, str] = field(default_factory=dict)  # the names that the resolver knows
     port: int = field(default_factory=free_port)
 
     @property
@@ -70,7 +71,7 @@ class Scene:
                 if host not in self.names:
                     raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
                 host = self.names[host]
-            return asked(host, *rest, **more)  # type: ignore[arg-type]  # handed on as it came
+            return asked(host, *rest, **more)  # type: ignore[arg-type]  # passed on unchanged
 
         self.monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
 
@@ -135,7 +136,7 @@ async def name_unknown(scene: Scene) -> AsyncIterator[Trouble]:
 
 @contextlib.asynccontextmanager
 async def name_moved(scene: Scene) -> AsyncIterator[Trouble]:
-    """The server moves to another address, as after a failover: the old one refuses until the name follows."""
+    """The server moves to another address, as after a failover. The old one refuses until the name changes."""
     scene.resolve_by_names()
     scene.names["sick.test"] = "127.0.0.1"
 
@@ -275,7 +276,7 @@ TABLE: list[tuple[Fault, Phase, Reason]] = [
 
 
 @pytest.mark.parametrize(("fault", "phase", "reason"), TABLE, ids=[fault.__name__ for fault, _, _ in TABLE])
-async def test_a_fault_is_told_as_what_it_is_disturbs_nobody_and_heals(
+async def test_a_fault_is_reported_affects_no_other_tunnel_and_heals(
     fault: Fault,
     phase: Phase,
     reason: Reason,
@@ -292,19 +293,21 @@ async def test_a_fault_is_told_as_what_it_is_disturbs_nobody_and_heals(
             async with running(tmp_path, text) as tunnels:
                 await tunnels.until("well/echo", Phase.UP)
                 async with moving([port], pause=0.001) as (mover,):
-                    told = await it_is_told(tunnels, trouble, phase, reason)
+                    is_reported = await seconds_until_reported(tunnels, trouble, phase, reason)
                     await mover.moves()
-                    healed = await it_heals(tunnels, trouble) if trouble.end else None
+                    healed = await seconds_until_healed(tunnels, trouble) if trouble.end else None
                     assert not [one for one in tunnels.changes if one.subject.target == "well" and one.is_trouble]
                     rounds = mover.rounds
     back = f"well again {healed:.2f} s after its end" if healed is not None else "stays so"
     with capsys.disabled():
         what = fault.__name__.replace("_", " ")
-        print(f"\n  {what}: {phase} ({reason}) after {told:.2f} s, {back}; 0 of {rounds} exchanges next door lost")
+        print(
+            f"\n  {what}: {phase} ({reason}) after {is_reported:.2f} s, {back}; 0 of {rounds} exchanges next door lost"
+        )
 
 
-async def it_is_told(tunnels: Running, trouble: Trouble, phase: Phase, reason: Reason) -> float:
-    """Seconds from the begin of the fault until the tunnel says so."""
+async def seconds_until_reported(tunnels: Running, trouble: Trouble, phase: Phase, reason: Reason) -> float:
+    """Return the seconds from the start of the fault until the tunnel reports it."""
     if trouble.begin is not None:
         await tunnels.until(SICK, Phase.UP)
         await trouble.begin()
@@ -313,21 +316,21 @@ async def it_is_told(tunnels: Running, trouble: Trouble, phase: Phase, reason: R
         await tunnels.until(SICK, Phase.UP)
         await trouble.clients()
 
-    def told() -> bool:
+    def is_reported() -> bool:
         verdict = tunnels.verdict(SICK)
         if verdict is None or (verdict.phase, verdict.reason) != (phase, reason):
             return False
         return trouble.says in verdict.message
 
-    await eventually(told, message=lambda: f"{phase}, {reason}, {trouble.says}; it is {tunnels.verdict(SICK)}")
+    await eventually(is_reported, message=lambda: f"{phase}, {reason}, {trouble.says}; it is {tunnels.verdict(SICK)}")
     verdict = tunnels.verdict(SICK)
     assert verdict is not None
     assert verdict.needs_action == (reason in NEEDS_ACTION)
     return time.monotonic() - began
 
 
-async def it_heals(tunnels: Running, trouble: Trouble) -> float:
-    """Seconds from the end of the fault until the tunnel is up, with nobody's help."""
+async def seconds_until_healed(tunnels: Running, trouble: Trouble) -> float:
+    """Return the seconds from the end of the fault until the tunnel is up by itself."""
     assert trouble.end is not None
     await trouble.end()
     ended = time.monotonic()

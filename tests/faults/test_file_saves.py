@@ -1,4 +1,4 @@
-"""Every way in which editors, tools and clusters save a file is noticed; a file's trouble is its own."""
+"""Each way in which editors, tools and clusters save a file is noticed."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from support.wait import WITHIN, Awake, eventually, free_port
 
 CHANGES = 100 if FULL else 10
 CHANGES_WITHOUT_HINTS = 100 if FULL else 2
-BUSY = 5  # a machine may be this many times slower than what is promised
+BUSY = 5  # a busy machine may be this many times slower than promised
 TEAMS = 40
 
 
@@ -34,7 +34,7 @@ TEAMS = 40
 
 
 class Saved:
-    """A file that is saved in one way again and again. `path` is what the program is given."""
+    """A file that is saved repeatedly in one way. `path`: the path that the program gets."""
 
     def __init__(self, directory: Path, text: str) -> None:
         self.directory = directory
@@ -48,7 +48,7 @@ class Saved:
         raise NotImplementedError
 
     def end(self) -> None:
-        """Put away what a directory of temporary files cannot."""
+        """Undo what deleting the temporary directory does not."""
 
 
 class Vim(Saved):
@@ -56,7 +56,7 @@ class Vim(Saved):
 
     def save(self, text: str) -> None:
         backup = self.directory / "tunnels.yaml~"
-        (self.directory / "4913").write_text("")  # its trial whether files can be made here
+        (self.directory / "4913").write_text("")  # Vim tests whether it can create files here
         (self.directory / "4913").unlink()
         self.path.rename(backup)
         with self.path.open("w") as file:
@@ -89,7 +89,7 @@ class Sed(Saved):
 
 
 class Renamed(Saved):
-    """A new file, renamed over the old."""
+    """Write a new file and rename it over the old one."""
 
     def save(self, text: str) -> None:
         beside = self.directory / ".new"
@@ -98,7 +98,7 @@ class Renamed(Saved):
 
 
 class InPlace(Saved):
-    """Truncated, then written in two halves."""
+    """Truncate the file, then write it in two halves."""
 
     def save(self, text: str) -> None:
         with self.path.open("w") as file:
@@ -108,7 +108,7 @@ class InPlace(Saved):
 
 
 class ConfigMap(Saved):
-    """As the kubelet does: the file is a link through `..data`, and that is what is swapped."""
+    """As the kubelet does: the file is a link through `..data`, and each save swaps `..data`."""
 
     def begin(self, text: str) -> None:
         self._number = 0
@@ -130,7 +130,7 @@ class ConfigMap(Saved):
 
 
 class GitSync(Saved):
-    """A link to the checkout of a revision, swapped; the file itself is an ordinary one."""
+    """A link to the checkout of a revision. Each save swaps the link."""
 
     def begin(self, text: str) -> None:
         self._number = 0
@@ -174,7 +174,7 @@ class Mounted(Saved):
 
 
 class Recreated(Saved):
-    """Deleted, and made anew some time after."""
+    """Delete the file, and create it some time later."""
 
     def save(self, text: str) -> None:
         self.path.unlink()
@@ -187,7 +187,7 @@ WAYS: list[type[Saved]] = [Vim, Emacs, Sed, Renamed, InPlace, ConfigMap, GitSync
 
 @pytest.fixture(params=[True, False], ids=["with inotify", "without inotify"])
 def hints(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
-    """Each alone: with hints, the look every few seconds is put off, so that it cannot make up for a lost one."""
+    """With inotify alone (the periodic check is postponed), and with the periodic check alone."""
 
     def none_left(*_: Any, **__: Any) -> AsyncIterator[Any]:
         raise OSError("no inotify instance left")
@@ -202,10 +202,10 @@ def hints(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bo
 
 
 @pytest.mark.timeout(LONG)
-async def test_every_way_of_saving_a_file_is_noticed_in_time(
+async def test_each_way_of_saving_a_file_is_noticed_in_time(
     hints: bool, sshd: Sshd, echo: EchoServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """All ways at once, each with a program of its own."""
+    """All ways at once, each with its own program."""
     changes, promised = (CHANGES, 1.0) if hints else (CHANGES_WITHOUT_HINTS, 10.0)
     async with Awake.counted() as awake:
         slowest = await asyncio.gather(
@@ -222,7 +222,7 @@ async def test_every_way_of_saving_a_file_is_noticed_in_time(
 async def changes_are_applied(
     way: type[Saved], directory: Path, sshd: Sshd, echo: EchoServer, changes: int, awake: Awake
 ) -> float:
-    """Save it so many times; how long it took at worst until the program worked for what it says."""
+    """Save the file repeatedly. Return the longest time until the program applied it."""
     directory.mkdir()
     port = free_port()
 

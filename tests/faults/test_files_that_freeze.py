@@ -290,7 +290,9 @@ async def test_a_disk_that_hangs_affects_only_the_targets_of_its_files(case: Cas
             await tunnels.all_up()
 
 
-async def test_many_files_of_such_a_disk_do_not_keep_others_from_theirs(case: Case, disk: Disk, tmp_path: Path) -> None:
+async def test_many_files_on_a_hanging_disk_do_not_block_files_on_others(
+    case: Case, disk: Disk, tmp_path: Path
+) -> None:
     silent = [case.named / f"silent{number}" for number in range(100)]
     for path in silent:
         path.write_bytes(case.sshd.client_key.read_bytes())

@@ -1,4 +1,4 @@
-"""Uploads fill the line: a small exchange of another client waits no longer than it does with `ssh -L`."""
+"""Uploads fill the line: a small exchange of another client takes no longer than with `ssh -L`."""
 
 from __future__ import annotations
 

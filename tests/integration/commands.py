@@ -55,7 +55,7 @@ async def process(
 
 
 def _environment(more: Mapping[str, str] | None) -> dict[str, str]:
-    """Return our environment without variables that point commands to another process."""
+    """Return the environment without variables that point commands to another process."""
     ours = {name: value for name, value in os.environ.items() if not name.startswith(("TUNNELS_", "XDG_"))}
     return ours | {"PYTHONPATH": str(Path(__file__).parents[2]), **(more or {})}
 

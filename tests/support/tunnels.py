@@ -157,7 +157,7 @@ class Running:
 
         await eventually(others, message="new connections")
 
-    async def nobody_is_connected(self) -> None:
+    async def no_client_is_connected(self) -> None:
         """Wait until no client is left, nor anything of one on a connection."""
         meters = self.app.actuator.meters.values()
         await eventually(lambda: all(m.active == 0 and m.held == 0 for m in meters), message="no client is left")
@@ -168,10 +168,10 @@ class Running:
     @contextlib.asynccontextmanager
     async def nothing_left_behind(self) -> AsyncIterator[None]:
         """What happens in the block leaves no client, channel, window, task or descriptor behind."""
-        await self.nobody_is_connected()
+        await self.no_client_is_connected()
         tasks, descriptors = _tasks_for_clients(), _descriptors()
         yield
-        await self.nobody_is_connected()
+        await self.no_client_is_connected()
         try:
             await eventually(lambda: len(_tasks_for_clients()) <= len(tasks))
         except AssertionError:
@@ -216,7 +216,7 @@ def _tasks_for_clients() -> list[str]:
 
 
 def _descriptors() -> list[str]:
-    """What is open, but for the watcher's own (inotify and what it waits with), which begins anew when it likes."""
+    """The open descriptors without those of the file watcher, which may restart at any time."""
     found = []
     for descriptor in Path("/proc/self/fd").iterdir():
         with contextlib.suppress(FileNotFoundError):  # that of the listing itself

@@ -402,7 +402,7 @@ def _check_retired(
 
 
 def _is_idle(link: LinkState, desired: Desired, observed: Observed) -> bool:
-    """Whether its target is on demand and nobody demands it; whether for long enough is for the stories to tell."""
+    """Return True if its target is on demand and has no client. Other tests check the idle time."""
     there = {k.id for k in observed.links if k.target == link.target and k.phase is not LinkPhase.RETIRING}
     demand = observed.demand.get(link.target)
     busy = (demand is not None and demand.held > 0) or any(flow.key.link in there for flow in observed.flows)
