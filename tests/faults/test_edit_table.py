@@ -246,7 +246,8 @@ async def test_remote_forwards_move_to_the_new_connection_and_keep_clients(
     with capsys.disabled():
         print(
             f"\n  10 hand-overs of a remote forward: 0 of {CLIENTS} clients cut, "
-            f"{attempts.refused} of {attempts.count} connects refused, the port was away for {attempts.longest * 1000:.0f} ms at most"
+            f"{attempts.refused} of {attempts.count} connects refused, "
+            f"the port was away for {attempts.longest * 1000:.0f} ms at most"
         )
 
 
