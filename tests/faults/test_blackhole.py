@@ -15,10 +15,9 @@ from support.netns import Namespace, SshdThere
 from support.services import MIB, EchoServer, Sink, exchange
 from support.sshd import Sshd
 from support.tunnels import Running, file, running
-from support.wait import Awake, eventually, free_port, rss_bytes
+from support.wait import WITHIN, eventually, free_port, rss_bytes
 
-INTERVAL, COUNT = 1.0, 2
-LIMIT = INTERVAL * (COUNT + 1) + 1  # seconds until the link must be down
+INTERVAL, COUNT = 1.0, 2  # the defaults take longer than the deadline of `until`
 UPLOADS = 8
 
 
@@ -89,7 +88,7 @@ async def test_lost_packets_are_noticed_in_time_and_new_clients_are_held(
             before = rss_bytes()
             there.cut()
             try:
-                held, lost, peak, clients = await the_outage(tunnels, port)
+                peak, clients = await the_outage(tunnels, port)
             finally:
                 there.mend()
             answers = await asyncio.wait_for(asyncio.gather(*clients), 60)
@@ -97,29 +96,25 @@ async def test_lost_packets_are_noticed_in_time_and_new_clients_are_held(
                 task.cancel()
             await asyncio.gather(*flooding, return_exceptions=True)
         assert answers == [b"ping", b"ping"]
-        assert held <= lost <= LIMIT + 2  # 2 s more for a busy machine
         assert peak - before < 64 * MIB
 
 
-async def the_outage(tunnels: Running, port: int) -> tuple[float, float, int, list[asyncio.Task[bytes]]]:
-    """Return the seconds until new clients are held and until the link is closed, the peak memory, and two clients."""
+async def the_outage(tunnels: Running, port: int) -> tuple[int, list[asyncio.Task[bytes]]]:
+    """Wait until new clients are held and the link is closed. Return the peak memory and two clients."""
     (link,) = tunnels.links
-    async with Awake.counted() as awake:
-        early = asyncio.create_task(exchange("127.0.0.1", port))  # the dead link takes this client
-        verdict = await tunnels.until("server/echo", Phase.DOWN)
-        held = awake.seconds
-        assert verdict.reason == "keepalive", verdict
-        channels = len(link.connection._channels)
-        late = asyncio.create_task(exchange("127.0.0.1", port))
-        await eventually(lambda: tunnels.meter("server/echo").held > 0, message="a new client is held")
-        peak = rss_bytes()
-        assert len(link.connection._channels) <= channels, "the dead link takes no new client"
-        async with asyncio.timeout(60):
-            while not link.gone:
-                peak = max(peak, rss_bytes())
-                await asyncio.sleep(0.02)
-        lost = awake.seconds
+    early = asyncio.create_task(exchange("127.0.0.1", port))  # the dead link takes this client
+    verdict = await tunnels.until("server/echo", Phase.DOWN)
+    assert verdict.reason == "keepalive", verdict
+    channels = len(link.connection._channels)
+    late = asyncio.create_task(exchange("127.0.0.1", port))
+    await eventually(lambda: tunnels.meter("server/echo").held > 0, message="a new client is held")
+    peak = rss_bytes()
+    assert len(link.connection._channels) <= channels, "the dead link takes no new client"
+    async with asyncio.timeout(WITHIN):
+        while not link.gone:
+            peak = max(peak, rss_bytes())
+            await asyncio.sleep(0.02)
     verdict = await tunnels.until("server/echo", Phase.DOWN)
     await eventually(lambda: tunnels.meter("server/echo").held == 2, message="both clients wait for another link")
     assert not early.done()
-    return held, lost, max(peak, rss_bytes()), [early, late]
+    return max(peak, rss_bytes()), [early, late]

@@ -26,7 +26,7 @@ from support.keys import KeyPair, Keys
 from support.services import MIB, EchoServer, GreetingServer, Opening, Streams, connected, exchange
 from support.sshd import Sshd
 from support.tunnels import Running, file, local, remote, running, socks, target
-from support.wait import eventually, free_port
+from support.wait import WITHIN, eventually, free_port
 
 CLIENTS = 5
 HOUR = 3600.0  # so long may clients drain: the clock is set forward when they have been seen to
@@ -42,9 +42,7 @@ async def neighbour() -> AsyncIterator[GreetingServer]:
 # --- policy: in place; live clients kept ------------------------------------------------------------------------
 
 
-async def test_a_policy_edit_cuts_only_the_client_that_it_forbids(
-    sshd: Sshd, echo: EchoServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+async def test_a_policy_edit_cuts_only_the_client_that_it_forbids(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> None:
     port = free_port()
     async with running(tmp_path, file(sshd, local("echo", port, echo.port))) as tunnels:
         await tunnels.all_up()
@@ -76,8 +74,6 @@ async def test_a_policy_edit_cuts_only_the_client_that_it_forbids(
             await all_move(movers)
         assert listening_inodes()[port] == inode
         assert tunnels.links == links
-    with capsys.disabled():
-        print(f"\n  {len(edits) + 1} policy edits: 0 of {CLIENTS} allowed clients cut, the forbidden one was")
 
 
 async def test_settings_of_a_target_change_on_its_live_connection(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> None:
@@ -110,7 +106,7 @@ async def test_an_edited_drain_timeout_applies_to_live_clients(sshd: Sshd, echo:
 
 
 async def test_a_retargeted_local_forward_never_closes_its_port_and_drains_its_clients(
-    sshd: Sshd, echo: EchoServer, neighbour: GreetingServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    sshd: Sshd, echo: EchoServer, neighbour: GreetingServer, tmp_path: Path
 ) -> None:
     port = free_port()
     line = partial(local, "one", port, drainTimeout="1h")
@@ -128,12 +124,10 @@ async def test_a_retargeted_local_forward_never_closes_its_port_and_drains_its_c
                 await mover.is_cut()  # and their deadline has passed
         assert attempts.refused == 0
         assert (listening_inodes()[port], tunnels.links) == (inode, links)
-    with capsys.disabled():
-        print(f"\n  a local forward retargeted: 0 of {attempts.count} connects refused, {CLIENTS} clients drained")
 
 
 async def test_a_retargeted_remote_forward_never_closes_its_port_and_drains_its_clients(
-    sshd: Sshd, echo: EchoServer, neighbour: GreetingServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    sshd: Sshd, echo: EchoServer, neighbour: GreetingServer, tmp_path: Path
 ) -> None:
     port = free_port()
     line = partial(remote, "one", port, drainTimeout="1h")
@@ -151,12 +145,10 @@ async def test_a_retargeted_remote_forward_never_closes_its_port_and_drains_its_
                 await mover.is_cut()
         assert attempts.refused == 0
         assert (listening_inodes()[port], tunnels.links) == (inode, links)
-    with capsys.disabled():
-        print(f"\n  a remote forward retargeted: 0 of {attempts.count} connects refused, {CLIENTS} clients drained")
 
 
 async def test_a_tunnel_moved_to_another_target_never_closes_its_port(
-    sshd: Sshd, echo: EchoServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    sshd: Sshd, echo: EchoServer, tmp_path: Path
 ) -> None:
     port, other = free_port(), free_port()
     line, keep = local("one", port, echo.port, drainTimeout="1h"), local("keep", other, echo.port)
@@ -177,16 +169,12 @@ async def test_a_tunnel_moved_to_another_target_never_closes_its_port(
             assert await exchange("127.0.0.1", port) == b"ping"
         assert attempts.refused == 0
         assert listening_inodes()[port] == inode
-    with capsys.disabled():
-        print(f"\n  a tunnel given to another target: 0 of {attempts.count} connects refused")
 
 
 # --- names and ports that change hands: in place; kept ------------------------------------------------------------
 
 
-async def test_a_renamed_tunnel_keeps_its_socket_and_its_clients(
-    sshd: Sshd, echo: EchoServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+async def test_a_renamed_tunnel_keeps_its_socket_and_its_clients(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> None:
     near, far = free_port(), free_port()
     async with running(tmp_path, file(sshd, local("old", near, echo.port), remote("gone", far, echo.port))) as tunnels:
         await tunnels.all_up()
@@ -200,12 +188,10 @@ async def test_a_renamed_tunnel_keeps_its_socket_and_its_clients(
             assert not any(flow.draining for flow in tunnels.app.actuator.observe().flows)
         now = listening_inodes()
         assert (now[near], now[far]) == (inodes[near], inodes[far])
-    with capsys.disabled():
-        print(f"\n  a local and a remote forward renamed: 0 of {2 * CLIENTS} clients cut, both are the new names'")
 
 
 async def test_two_tunnels_swap_ports_without_cutting_clients(
-    sshd: Sshd, echo: EchoServer, neighbour: GreetingServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    sshd: Sshd, echo: EchoServer, neighbour: GreetingServer, tmp_path: Path
 ) -> None:
     one, two = free_port(), free_port()
     async with running(tmp_path, file(sshd, local("a", one, echo.port), local("b", two, neighbour.port))) as tunnels:
@@ -221,15 +207,13 @@ async def test_two_tunnels_swap_ports_without_cutting_clients(
             writer.write_eof()
         now = listening_inodes()
         assert (now[one], now[two]) == (inodes[one], inodes[two])
-    with capsys.disabled():
-        print(f"\n  two tunnels swapped ports: 0 of {CLIENTS + 1} clients cut, the sockets are the same")
 
 
 # --- access: make before break ------------------------------------------------------------------------------------
 
 
 async def test_remote_forwards_move_to_the_new_connection_and_keep_clients(
-    sshd: Sshd, echo: EchoServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    sshd: Sshd, echo: EchoServer, tmp_path: Path
 ) -> None:
     """The server's port may refuse for one round trip, between the cancel and the new request."""
     port = free_port()
@@ -243,16 +227,10 @@ async def test_remote_forwards_move_to_the_new_connection_and_keep_clients(
                 await tunnels.all_up()
                 await eventually(partial(attempts.come, count + 3))
         await eventually(lambda: len(tunnels.links) == 1)
-    with capsys.disabled():
-        print(
-            f"\n  10 hand-overs of a remote forward: 0 of {CLIENTS} clients cut, "
-            f"{attempts.refused} of {attempts.count} connects refused, "
-            f"the port was away for {attempts.longest * 1000:.0f} ms at most"
-        )
 
 
 async def test_a_known_hosts_edit_replaces_the_link_only_if_its_key_is_gone(
-    keys: Keys, echo: EchoServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    keys: Keys, echo: EchoServer, tmp_path: Path
 ) -> None:
     second = keys.make("host_ecdsa", kind="ecdsa-sha2-nistp256")
     port = free_port()
@@ -280,8 +258,6 @@ async def test_a_known_hosts_edit_replaces_the_link_only_if_its_key_is_gone(
                 assert replacing in tunnels.links
                 sshd.known_hosts.write_text(second_line)
                 await eventually(lambda: not warning_of(tunnels))
-    with capsys.disabled():
-        print(f"\n  known hosts: a key still named kept the connection, another did not, 0 of {CLIENTS} clients cut")
 
 
 async def nothing_new(_links: LinkPool) -> bool:
@@ -318,7 +294,7 @@ async def test_a_known_hosts_edit_that_is_reverted_replaces_nothing(
 
 
 async def test_changed_credentials_are_used_at_the_next_connect(
-    sshd: Sshd, echo: EchoServer, keys: Keys, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    sshd: Sshd, echo: EchoServer, keys: Keys, tmp_path: Path
 ) -> None:
     port = free_port()
     key = keys.make("changing")
@@ -340,21 +316,16 @@ async def test_changed_credentials_are_used_at_the_next_connect(
         verdict = tunnels.verdict("server/echo")
         assert verdict is not None
         assert verdict.next_try is not None
-        waits = verdict.next_try - time.monotonic()
-        assert waits > 30, "servers ban guessers"
-        mended = time.monotonic()
+        assert verdict.next_try - time.monotonic() > WITHIN, "the next try is not due before the test gives up"
         key.private.write_bytes(right)
         await tunnels.until("server/echo", Phase.UP)
-        took = time.monotonic() - mended
-    with capsys.disabled():
-        print(f"\n  a key mended while its next try was {waits:.0f} s away: up after {took:.2f} s")
 
 
 # --- listen address and type: close, then open; drained -----------------------------------------------------------
 
 
 async def test_a_changed_address_or_type_opens_a_socket_and_drains_the_old_one(
-    sshd: Sshd, echo: EchoServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    sshd: Sshd, echo: EchoServer, tmp_path: Path
 ) -> None:
     port, new = free_port(), free_port()
     drain = {"drainTimeout": "1h"}
@@ -376,15 +347,13 @@ async def test_a_changed_address_or_type_opens_a_socket_and_drains_the_old_one(
             tunnels.set_forward(HOUR)
             for mover in movers:
                 await mover.is_cut()
-    with capsys.disabled():
-        print(f"\n  port, address and type changed: {3 * CLIENTS} clients drained, none cut before its time")
 
 
 # --- removed, off, expired: stop accepting at once, drain; restored: clients stay ------------------------------------
 
 
 async def test_a_tunnel_turned_off_in_any_way_refuses_at_once_and_drains(
-    sshd: Sshd, echo: EchoServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    sshd: Sshd, echo: EchoServer, tmp_path: Path
 ) -> None:
     port, far, other = free_port(), free_port(), free_port()
     keep = local("keep", other, echo.port)
@@ -421,10 +390,6 @@ async def test_a_tunnel_turned_off_in_any_way_refuses_at_once_and_drains(
                     await tunnels.until("server/one", Phase.OFF)
                 tunnels.edit(file(sshd, keep + both()))
                 tunnels.app.resume(["server/one", "server/two"], "the test asks for it")
-    with capsys.disabled():
-        print(
-            f"\n  removed, disabled, expired, paused: refused at once, {8 * CLIENTS} clients drained, 0 of others cut"
-        )
 
 
 @pytest.mark.parametrize("kind", [local, socks])
@@ -449,7 +414,7 @@ async def test_a_client_accepted_as_its_listener_closes_is_refused(
 
 
 async def test_a_tunnel_restored_while_it_drains_keeps_its_clients(
-    sshd: Sshd, echo: EchoServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    sshd: Sshd, echo: EchoServer, tmp_path: Path
 ) -> None:
     port, far = free_port(), free_port()
     both = local("one", port, echo.port), remote("two", far, echo.port)
@@ -466,19 +431,16 @@ async def test_a_tunnel_restored_while_it_drains_keeps_its_clients(
                 await tunnels.all_up("server/one", "server/two")
                 await eventually(lambda: not any(flow.draining for flow in tunnels.app.actuator.observe().flows))
         assert tunnels.links == links, "the connection lives by its clients meanwhile"
-    with capsys.disabled():
-        print(f"\n  taken away and put back three times: 0 of {2 * CLIENTS} clients cut")
 
 
 # --- helpers ------------------------------------------------------------------------------------------------------
 
 
 class Attempts:
-    """A client that connects repeatedly. `longest`: the longest time without a success, in seconds."""
+    """The attempts of a client that connects repeatedly."""
 
     def __init__(self) -> None:
         self.count = self.refused = 0
-        self.longest = 0.0
 
     def come(self, count: int) -> bool:
         return self.count > count
@@ -486,21 +448,17 @@ class Attempts:
 
 @contextlib.asynccontextmanager
 async def connecting_repeatedly(port: int) -> AsyncIterator[Attempts]:
-    """Connect every few milliseconds, and count the refusals."""
+    """Connect every few milliseconds, and count the attempts and the refusals."""
     attempts = Attempts()
 
     async def attempt() -> None:
-        well = time.monotonic()
         while True:
             attempts.count += 1
             try:
                 _, writer = await asyncio.open_connection("127.0.0.1", port)
                 writer.transport.abort()
-                attempts.longest = max(attempts.longest, time.monotonic() - well if well else 0.0)
-                well = 0.0
             except ConnectionError:  # refused, or reset if the listener closed while the client was in its queue
                 attempts.refused += 1
-                well = well or time.monotonic()
             await asyncio.sleep(0.005)
 
     task = asyncio.create_task(attempt())

@@ -22,11 +22,10 @@ from support.clients import FULL, LONG, Mover, all_move
 from support.services import EchoServer, exchange, refuses
 from support.sshd import Sshd
 from support.tunnels import file, local, target
-from support.wait import WITHIN, Awake, eventually, free_port
+from support.wait import WITHIN, eventually, free_port
 
 CHANGES = 100 if FULL else 10
 CHANGES_WITHOUT_HINTS = 100 if FULL else 2
-BUSY = 5  # a busy machine may be this many times slower than promised
 TEAMS = 40
 
 
@@ -202,27 +201,14 @@ def hints(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bo
 
 
 @pytest.mark.timeout(LONG)
-async def test_each_way_of_saving_a_file_is_noticed_in_time(
-    hints: bool, sshd: Sshd, echo: EchoServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+async def test_every_way_of_saving_a_file_is_noticed(hints: bool, sshd: Sshd, echo: EchoServer, tmp_path: Path) -> None:
     """All ways at once, each with its own program."""
-    changes, promised = (CHANGES, 1.0) if hints else (CHANGES_WITHOUT_HINTS, 10.0)
-    async with Awake.counted() as awake:
-        slowest = await asyncio.gather(
-            *(changes_are_applied(way, tmp_path / way.__name__, sshd, echo, changes, awake) for way in WAYS)
-        )
-    worst = {way.__name__: took for way, took in zip(WAYS, slowest, strict=True)}
-    with capsys.disabled():
-        figures = ", ".join(f"{name} {took:.2f}" for name, took in worst.items())
-        how = "with" if hints else "without"
-        print(f"\n  {changes} saves each, {how} inotify: all applied, at worst after {figures} s")
-    assert max(slowest) < (promised * BUSY if hints else promised)
+    changes = CHANGES if hints else CHANGES_WITHOUT_HINTS
+    await asyncio.gather(*(changes_are_applied(way, tmp_path / way.__name__, sshd, echo, changes) for way in WAYS))
 
 
-async def changes_are_applied(
-    way: type[Saved], directory: Path, sshd: Sshd, echo: EchoServer, changes: int, awake: Awake
-) -> float:
-    """Save the file repeatedly. Return the longest time until the program applied it."""
+async def changes_are_applied(way: type[Saved], directory: Path, sshd: Sshd, echo: EchoServer, changes: int) -> None:
+    """Save the file this many times, and wait each time until the program works for its content."""
     directory.mkdir()
     port = free_port()
 
@@ -235,23 +221,19 @@ async def changes_are_applied(
         )
 
     saved = await asyncio.to_thread(way, directory, text(0))
-    worst = 0.0
     try:
         async with program(saved.path) as app:
             await eventually(lambda: app.status is not None and app.status.tunnels[0].verdict.phase is Phase.UP)
             await eventually(lambda: app._watcher is not None)
             for number in range(1, changes + 1):
                 await asyncio.to_thread(saved.save, text(number))
-                began = awake.seconds
                 await eventually(partial(says, app, f"change {number}"))
-                worst = max(worst, awake.seconds - began)
                 assert app.status is not None
                 assert app.status.tunnels[0].verdict.phase is Phase.UP
             assert await exchange("127.0.0.1", port) == b"ping"
             assert [link.number for link in app.actuator.links.values()] == [1]
     finally:
         await asyncio.to_thread(saved.end)
-    return worst
 
 
 @contextlib.asynccontextmanager
@@ -293,7 +275,7 @@ class Teams:
 
 
 async def test_a_typo_in_one_of_forty_files_keeps_none_of_the_others_from_starting(
-    sshd: Sshd, echo: EchoServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    sshd: Sshd, echo: EchoServer, tmp_path: Path
 ) -> None:
     teams = Teams(sshd, echo, tmp_path / "teams")
     typo = teams.file("team17")
@@ -309,14 +291,11 @@ async def test_a_typo_in_one_of_forty_files_keeps_none_of_the_others_from_starti
         assert all(str(typo) in error for error in told)
         typo.write_text(right)
         await eventually(lambda: up() == set(teams.ids()))
-    with capsys.disabled():
-        print(
-            f"\n  a typo in one of {TEAMS} files at the start: {len(others)} of {TEAMS - 1} others up; told: {told[-1]}"
-        )
 
 
+@pytest.mark.usefixtures("hints")
 async def test_a_teams_file_that_is_deleted_closes_its_ports_and_drains_its_clients(
-    sshd: Sshd, echo: EchoServer, tmp_path: Path, capsys: pytest.CaptureFixture[str], hints: bool
+    sshd: Sshd, echo: EchoServer, tmp_path: Path
 ) -> None:
     teams = Teams(sshd, echo, tmp_path / "teams")
     async with program(teams.directory) as app:
@@ -324,17 +303,12 @@ async def test_a_teams_file_that_is_deleted_closes_its_ports_and_drains_its_clie
         await eventually(lambda: up() == set(teams.ids()))
         movers = {name: Mover(teams.ports[name]) for name in ("team03", "team04")}
         await all_move(movers.values())
-        deleted = time.monotonic()
         teams.file("team03").unlink()
         await eventually(partial(refuses, teams.ports["team03"]))
-        took = time.monotonic() - deleted
         await all_move(movers.values())
         assert up() == set(teams.ids())
         for mover in movers.values():
             await mover.end()
-    with capsys.disabled():
-        how = "with" if hints else "without"
-        print(f"\n  a team's file deleted, {how} inotify: its port closed after {took:.2f} s, its client went on")
 
 
 def up_in(app: App) -> set[str]:

@@ -22,9 +22,7 @@ CIPHERS = ("aes128-gcm@openssh.com", "aes256-gcm@openssh.com")
 
 
 @pytest.mark.timeout(LONG)
-async def test_ten_replaced_connections_damage_none_of_fifty_transfers(
-    sshd: Sshd, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+async def test_ten_replaced_connections_damage_none_of_fifty_transfers(sshd: Sshd, tmp_path: Path) -> None:
     port = free_port()
     whole = 0
     replaced = asyncio.Event()
@@ -58,12 +56,10 @@ async def test_ten_replaced_connections_damage_none_of_fifty_transfers(
             await asyncio.gather(*clients)
             assert newest(tunnels) == REPLACEMENTS + 1, "each was replaced once"
             await eventually(lambda: len(tunnels.links) == 1, message="the replaced ones end with their last clients")
-    with capsys.disabled():
-        print(f"\n  {REPLACEMENTS} connections replaced under {CLIENTS} clients: {whole} transfers whole, 0 not")
 
 
 async def test_a_failing_new_access_keeps_the_old_connection_and_says_why(
-    sshd: Sshd, echo: EchoServer, keys: Keys, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    sshd: Sshd, echo: EchoServer, keys: Keys, tmp_path: Path
 ) -> None:
     port = free_port()
     tunnel = local("echo", port, echo.port)
@@ -93,8 +89,6 @@ async def test_a_failing_new_access_keeps_the_old_connection_and_says_why(
             await eventually(lambda: tunnels.links[-1] is not before)
             await eventually(lambda: not told())
         await eventually(lambda: before not in tunnels.links)
-    with capsys.disabled():
-        print(f"\n  a wrong key in the new access, 0 of 5 clients cut: {said}")
 
 
 def newest(tunnels: Running) -> int:

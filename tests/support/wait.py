@@ -1,16 +1,15 @@
 """Waits for conditions with a deadline, allocates ports, and reads the resources of a process."""
 
 import asyncio
-import contextlib
 import fcntl
 import inspect
 import os
 import random
 import socket
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import Any, Self, TypeVar, overload
+from typing import Any, TypeVar, overload
 
 from support.container import temporary_root
 
@@ -26,8 +25,6 @@ _locked = os.open(temporary_root() / f"tunnels-test-ports-{os.getuid()}", os.O_R
 # What the test waits for. A function is called at the deadline, so that it can show the state.
 Message = str | Callable[[], str]
 WITHIN = 30.0  # seconds; generous, for a machine that stalls at times
-_TICK = 0.01  # seconds
-_STANDSTILL = 0.1  # seconds; a tick that takes longer is the machine's delay, not the event loop's
 _ANSWER = 5.0  # seconds that an asynchronous condition may take beyond the deadline
 
 
@@ -73,36 +70,6 @@ async def eventually(
             text = message() if callable(message) else message
             raise AssertionError(f"not within {within:g} s: {text or _source_of(condition)}; last value {value!r}")
         await asyncio.sleep(every)
-
-
-class Awake:
-    """Counts the seconds in which this process could run.
-
-    While the machine stalls or runs other processes, only the CPU time of this process counts. So a measured time does
-    not depend on the machine's load.
-    """
-
-    def __init__(self) -> None:
-        self.seconds = 0.0
-
-    async def _count(self) -> None:
-        last, worked = time.monotonic(), time.process_time()
-        while True:
-            await asyncio.sleep(_TICK)
-            now, work = time.monotonic(), time.process_time()
-            self.seconds += min(now - last, max(_STANDSTILL, work - worked))
-            last, worked = now, work
-
-    @classmethod
-    @contextlib.asynccontextmanager
-    async def counted(cls) -> AsyncIterator[Self]:
-        awake = cls()
-        task = asyncio.create_task(awake._count())
-        try:
-            yield awake
-        finally:
-            task.cancel()
-            await asyncio.wait({task})
 
 
 def _source_of(condition: Callable[..., object]) -> str:

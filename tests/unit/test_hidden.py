@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 import pytest
 
 from reconciler.config.load import Loaded, load_text
@@ -154,12 +152,11 @@ def test_a_path_is_hidden_also_behind_its_directory(value: str) -> None:
     ],
     ids=["many", "many parts", "long", "alike"],
 )
+@pytest.mark.timeout(30)
 def test_many_and_long_values_do_not_make_it_slow(values: list[str]) -> None:
-    """One regular expression of all values takes 3 to 10 s of CPU time for each of these."""
+    """One regular expression of all values would take a minute of CPU time for each of these."""
     hidden = Redactor()
     for number, value in enumerate(values):
         hidden.add(f"V{number}", value)
     line = 'ssh_tunnel_info{target="prod-1",tunnel="pg",listen="127.0.0.1:15432",token="0a0b0c"} 1\n'
-    begin = time.process_time()
-    assert redact(line * 1_000)
-    assert time.process_time() - begin < 1.0
+    assert redact(line * 10_000)

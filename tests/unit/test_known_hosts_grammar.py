@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 import re
 import subprocess
-import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, example, given, settings
@@ -100,17 +100,22 @@ def test_wildcards_are_those_of_ssh(pattern: bytes, name: bytes) -> None:
     assert covers(pattern, name) is naive(pattern, name)
 
 
-def test_a_pattern_with_many_stars_takes_time_in_proportion_to_its_length() -> None:
-    """Backtracking, twice as many stars would take thousands of times as long."""
+class Counted(bytes):
+    """Bytes that count how often one of them is read."""
 
-    def seconds(stars: int) -> float:
-        began = time.process_time()
-        for _ in range(20):
-            assert not covers(b"*a" * stars + b"b", b"a" * 250)
-        return time.process_time() - began
+    reads = 0
 
-    seconds(10)
-    assert seconds(200) < 40 * max(seconds(25), 0.001)
+    def __getitem__(self, key: Any) -> Any:
+        self.reads += 1
+        return super().__getitem__(key)
+
+
+@pytest.mark.parametrize("stars", [10, 100, 200])
+def test_many_stars_take_at_most_pattern_times_name_steps(stars: int) -> None:
+    """With backtracking, each star more would take several times as many."""
+    pattern, name = Counted(b"*a" * stars + b"b"), Counted(b"a" * 250)
+    assert not covers(pattern, name)
+    assert 0 < name.reads <= len(pattern) * len(name)
 
 
 def test_a_file_full_of_slow_patterns_stops_at_the_deadline() -> None:
@@ -128,17 +133,13 @@ def test_a_host_that_very_many_lines_are_about_is_refused() -> None:
 
 
 @pytest.mark.parametrize("piece", [b"\n", b"#\n", b" ", b"@", b",", b"!", b"h.example,", b"@revoked\t", b"|1|", b"\0"])
-def test_the_time_for_a_file_grows_with_its_size(piece: bytes) -> None:
-    def seconds(size: int) -> float:
-        content = piece * (size // len(piece))
-        began = time.process_time()
-        with contextlib.suppress(TooMuchError):
-            known(content + b" " + KEY)
-            foreign_line(content.decode())
-        return time.process_time() - began
-
-    seconds(1 << 10)
-    assert seconds(1 << 20) < 100 * max(seconds(1 << 16), 0.005)  # 16 times as large
+@pytest.mark.timeout(WITHIN)
+def test_a_file_of_a_megabyte_is_read_within_the_deadline(piece: bytes) -> None:
+    """A time that grows with the square of the size would be minutes."""
+    content = piece * ((1 << 20) // len(piece))
+    with contextlib.suppress(TooMuchError):
+        known(content + b" " + KEY)
+    foreign_line(content.decode())
 
 
 @pytest.mark.parametrize("made", [b"@revoked\t", b"h.example", b"\x00", b"@", b"h.example ssh-ed25519", b"|1|", b"|"])
