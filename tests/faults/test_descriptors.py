@@ -28,7 +28,7 @@ from support.services import EchoServer, SilentService, connected, exchange
 from support.socks_client import by_socks
 from support.sshd import Sshd
 from support.tunnels import file, local, remote, running, socks, target, tunnel
-from support.wait import WITHIN, eventually, fd_count, free_port, is_heard
+from support.wait import WITHIN, eventually, fd_count, free_port, has_listener
 
 HARD = 512
 NONE_LEFT = "no descriptor left for another"
@@ -75,7 +75,7 @@ async def starved(directory: Path, text: str, *, soft: int = HARD, hard: int = H
     path.write_text(text)
     endpoints = ("--listen", f"127.0.0.1:{port}", "--control", control)
     async with program(path, *endpoints, through=limited(soft, hard)) as process:
-        await eventually(lambda: is_heard(Path(control)), message=process.log_text)
+        await eventually(lambda: has_listener(Path(control)), message=process.log_text)
         yield Starved(process, path, f"127.0.0.1:{port}", control)
         assert "Traceback" not in process.log_text()
 

@@ -51,7 +51,7 @@ class Saved:
 
 
 class Vim(Saved):
-    """With `backup`: the old file is renamed, the new one written beside it."""
+    """With `backup`: rename the old file, and write the new one beside it."""
 
     def save(self, text: str) -> None:
         backup = self.directory / "tunnels.yaml~"
@@ -66,7 +66,7 @@ class Vim(Saved):
 
 
 class Emacs(Saved):
-    """The old content is copied to a backup, then the file is written in place; beside it lie lock and auto-save."""
+    """Copy the old content to a backup, then write the file in place, with lock and auto-save files beside it."""
 
     def save(self, text: str) -> None:
         lock = self.directory / ".#tunnels.yaml"
@@ -147,8 +147,9 @@ class GitSync(Saved):
 
 
 class Mounted(Saved):
-    """A single file mounted into a container, written in place from outside. Without the right to mount: a hard link,
-    which is the same to us, a write that no directory here tells of.
+    """A single file mounted into a container, and written in place from outside.
+
+    Without permission to mount, a hard link replaces the mount: the watched directory has no event for a write either.
     """
 
     def begin(self, text: str) -> None:
@@ -249,7 +250,7 @@ async def program(path: Path) -> AsyncIterator[App]:
 
 
 def says(app: App, description: str) -> bool:
-    """Whether this is what the program works for."""
+    """Return True if the program has applied this content."""
     return app.loop.desired.tunnels["server/echo"].policy.description == description
 
 
@@ -312,5 +313,5 @@ async def test_a_teams_file_that_is_deleted_closes_its_ports_and_drains_its_clie
 
 
 def up_in(app: App) -> set[str]:
-    """The ids of the tunnels that are up."""
+    """Return the ids of the tunnels that are up."""
     return {t.id for t in app.status.tunnels if t.verdict.phase is Phase.UP} if app.status else set()

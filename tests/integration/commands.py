@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from support.wait import eventually, is_heard
+from support.wait import eventually, has_listener
 
 WITHIN = 60.0  # seconds; the start of a command alone is slow on a busy machine
 
@@ -95,7 +95,7 @@ async def program(directory: Path, text: str) -> AsyncIterator[Program]:
     async with process("run", "--control", control, "--listen", "none", file) as started:
         reader = asyncio.create_task(_drain(started))
         try:
-            await eventually(partial(is_heard, control), within=WITHIN, message="the control socket is served")
+            await eventually(partial(has_listener, control), within=WITHIN, message="the control socket is served")
             yield Program(file, control)
             assert await _ended(started) == 0
         finally:

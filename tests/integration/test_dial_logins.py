@@ -21,7 +21,7 @@ from reconciler.core.spec import AgentLogin, Endpoint, KeyLogin, Login, Password
 from support.keys import KeyPair, Keys
 from support.special_files import SPECIAL, put
 from support.sshd import Sshd
-from support.wait import eventually, fd_count, free_port, is_heard
+from support.wait import eventually, fd_count, free_port, has_listener
 
 PASSPHRASE = "correct horse"
 
@@ -284,7 +284,7 @@ async def test_a_certificate_for_another_key_is_detected_before_the_dial(sshd: S
 async def agent(tmp_path: Path) -> AsyncIterator[Path]:
     path = tmp_path / "agent"
     process = await asyncio.create_subprocess_exec("ssh-agent", "-D", "-a", str(path), stdout=subprocess.DEVNULL)
-    await eventually(partial(is_heard, path))
+    await eventually(partial(has_listener, path))
     yield path
     process.terminate()
     await process.wait()
