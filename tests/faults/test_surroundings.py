@@ -142,7 +142,7 @@ async def without_stdin(*arguments: str) -> tuple[int | None, bytes]:
 async def test_import_without_standard_input_is_an_error() -> None:
     code, said = await without_stdin("import")
     assert (code, said.count(b"\n")) == (1, 1)
-    assert b"nothing to carry over" in said
+    assert b"no input" in said
 
 
 async def test_run_without_standard_input_is_an_error() -> None:

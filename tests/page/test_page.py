@@ -195,7 +195,7 @@ async def test_an_invalid_file_is_shown_with_its_errors(tab: Tab, failing: FakeS
     files = await text(tab, "document.getElementById('files')")
     assert "tunnels.yaml valid" in files
     assert "search.yaml invalid" in files
-    assert "did you mean localPort?" in files
+    assert "did you mean `localPort`?" in files
     assert await text(tab, "document.getElementById('converged')") == "converging…"
     assert await text(tab, "document.getElementById('revision')") == "8c1f0a92d4e6"
 
