@@ -110,7 +110,7 @@ async def test_an_id_in_a_rejected_file_is_reported_with_the_file_error(tmp_path
 async def test_status_without_a_process_exits_with_3_and_the_paths(tmp_path: Path) -> None:
     nothing = await ran("status", env=NOT_RUNNING)
     assert (nothing.code, nothing.out) == (3, "")
-    assert "/nonexistent/tunnels.sock (not found)" in nothing.err
+    assert "/nonexistent/tunnels.sock (no such socket)" in nothing.err
     left = tmp_path / "tunnels.sock"
     with socket.socket(socket.AF_UNIX) as killed:  # an orderly exit removes the socket
         killed.bind(str(left))
@@ -119,7 +119,7 @@ async def test_status_without_a_process_exits_with_3_and_the_paths(tmp_path: Pat
     assert f"{left} (its process has ended)" in stale.err
     for command in (["wait", "--timeout", "0s"], ["restart", "--all"], ["reload"], ["port", "a"], ["events"]):
         assert (await ran(*command, env=NOT_RUNNING)).code == 1, command
-    message = "no running process found at /nonexistent/tunnels.sock (not found): start one with `tunnels run FILE`\n"
+    message = "no running process found at /nonexistent/tunnels.sock (no such socket): start one with `tunnels run FILE`\n"
     assert nothing.err == f"error: {message}"
     assert (await ran("wait", "--timeout", "0s", env=NOT_RUNNING)).err == f"error: timed out: {message}"
 
