@@ -197,7 +197,7 @@ class _Path:
     def _stopped(self, name: str, hop: Hop, failed: DialFailed) -> None:
         """Add the steps that the failure implies as passed, and the one that failed."""
         if failed.stage is not None and failed.stage > Stage.BANNER:
-            self._ok(f"{name}: connect", "it answers")
+            self._ok(f"{name}: connect", "the server answers")
         if failed.stage is Stage.LOGIN:
             self._ok(f"{name}: host key", _checked(hop))
         target, _ = self._status()

@@ -356,4 +356,4 @@ async def test_a_socks_tunnel_whose_passwords_cannot_be_read(sshd: Sshd, tmp_pat
         await it.tunnels.until("server/proxy", Phase.UNHEALTHY)
         detail, fix = (await diagnosed(it, "server/proxy")).only_wrong("tunnel")
         assert "nowhere" in detail
-        assert "make it readable there" in fix
+        assert "check that it exists" in fix

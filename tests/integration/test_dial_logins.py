@@ -149,17 +149,17 @@ def unreadable_keys(directory: Path, keys: Keys) -> Iterator[tuple[str, Login, s
     garbage.write_text("-----BEGIN OPENSSH PRIVATE KEY-----\nAAAA\n-----END OPENSSH PRIVATE KEY-----\n")
     empty = directory / "empty"
     empty.touch()
-    yield "missing", key_login(directory / "nowhere"), "No such file", "make it readable there"
-    yield "directory", key_login(directory), "it is a directory, expected a regular file", "make it readable there"
+    yield "missing", key_login(directory / "nowhere"), "No such file", "check that it exists"
+    yield "directory", key_login(directory), "it is a directory, expected a regular file", "check that it exists"
     os.mkfifo(directory / "pipe")
-    yield "pipe", key_login(directory / "pipe"), "it is a pipe, expected a regular file", "make it readable there"
-    yield "empty", key_login(empty), "empty", "make it readable there"
+    yield "pipe", key_login(directory / "pipe"), "it is a pipe, expected a regular file", "check that it exists"
+    yield "empty", key_login(empty), "empty", "check that it exists"
     yield "garbage", key_login(garbage), "not a valid private key", "as ssh-keygen wrote it"
     yield "public", key_login(key.public), "public key", "name the private key"
     yield "no passphrase", KeyLogin(source, None, None), "encrypted", "give its `passphrase`"
     yield "wrong", KeyLogin(source, FromFile(str(wrong)), None), "passphrase does not decrypt", "correct `passphrase`"
-    yield "unset", KeyLogin(FromEnv("NOT_SET"), None, None), "$NOT_SET", "make it readable there"
-    yield "no password file", PasswordLogin(FromFile(str(directory / "pw"))), "No such file", "make it readable there"
+    yield "unset", KeyLogin(FromEnv("NOT_SET"), None, None), "$NOT_SET", "check that it exists"
+    yield "no password file", PasswordLogin(FromFile(str(directory / "pw"))), "No such file", "check that it exists"
     opened = Inline(Secret(PASSPHRASE))
     yield "no certificate", KeyLogin(source, opened, FromFile(str(garbage))), "not a valid certificate", "-cert.pub"
     other = keys.certify(keys.make("other"), keys.make("ca"))
