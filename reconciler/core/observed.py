@@ -82,7 +82,7 @@ _DEFAULT_FIX = {
     Reason.HOST_KEY: "compare the key with the server's; `tunnels trust` prints the `hostKeys` to paste",
     Reason.AUTH: "check `user` and the key here, and authorized_keys on the server",
     Reason.CERTIFICATE_EXPIRED: "have a new certificate signed",
-    Reason.SECRET_UNREADABLE: "check that it exists and is readable, or name another place; a changed file is tried at once",
+    Reason.SECRET_UNREADABLE: "check that it exists and is readable; a changed file is tried at once",
     Reason.PROTOCOL: "compare `algorithms` with what the server offers",
     Reason.KEEPALIVE: "check the network, and whether the server hangs",
     Reason.CLOSED_BY_SERVER: "see the server's log",

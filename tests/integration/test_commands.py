@@ -119,7 +119,8 @@ async def test_status_without_a_process_exits_with_3_and_the_paths(tmp_path: Pat
     assert f"{left} (its process has ended)" in stale.err
     for command in (["wait", "--timeout", "0s"], ["restart", "--all"], ["reload"], ["port", "a"], ["events"]):
         assert (await ran(*command, env=NOT_RUNNING)).code == 1, command
-    message = "no running process found at /nonexistent/tunnels.sock (no such socket): start one with `tunnels run FILE`\n"
+    path = "/nonexistent/tunnels.sock"
+    message = f"no running process found at {path} (no such socket): start one with `tunnels run FILE`\n"
     assert nothing.err == f"error: {message}"
     assert (await ran("wait", "--timeout", "0s", env=NOT_RUNNING)).err == f"error: timed out: {message}"
 
