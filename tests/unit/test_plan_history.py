@@ -1,8 +1,7 @@
 """Random histories: the planner keeps its guarantees whatever is edited, fails, is late or is lost.
 
-Hypothesis plays the world and the person at the file. Every single pass is compared with the promises written down
-here a second time, independently of how the planner goes about them; at the end the world turns kind, and
-everything has to come right.
+Hypothesis plays the network and the edits of the file. Each pass is compared with the guarantees, which are written
+here a second time, independently of the planner. At the end nothing fails any more, and everything must converge.
 """
 
 from __future__ import annotations
