@@ -68,7 +68,7 @@ async def test_status_log_and_events_report_that_the_first_host_is_not_used(
     dead = f"{sshd.host}:{free_port()}"
     hosts = f'["{dead}", "{sshd.host}:{sshd.port}"]'
     text = file(sshd, local("echo", free_port(), echo.port), host=None, port=None, hosts=hosts)
-    why = f"{dead} refuses connections: start the SSH server there, correct host or port, or check the firewalls"
+    why = f"{dead} refuses connections: start the SSH server, correct `host` or `port`, or check the firewalls"
     said = f"on {sshd.host}:{sshd.port}, host 2 of 2: retrying {dead} every 60 s; last failure: {why}"
     async with whole(tmp_path, text) as it:
         await it.tunnels.all_up()

@@ -175,7 +175,7 @@ async def wrong_password(scene: Scene) -> AsyncIterator[Trouble]:
             file.write_text("right")
 
         text = target(there, "sick", privateKey=None, password=f"{{file: {file}}}") + scene.line
-        yield Trouble(text, end=corrected, says="refused to log in")
+        yield Trouble(text, end=corrected, says="refused the login")
 
 
 @contextlib.asynccontextmanager
