@@ -132,7 +132,7 @@ def _tunnels(page: Page, tunnels: _Labelled) -> None:
     )
     page.counter(
         "ssh_tunnel_reconnects_total",
-        "Times it came up again after its first time.",
+        "Times that the tunnel came up again.",
         [(text, one.condition.reconnects) for text, one in tunnels],
     )
 
@@ -164,7 +164,7 @@ def _targets(page: Page, targets: _Targets) -> None:
     )
     page.counter(
         "ssh_target_reconnects_total",
-        "Times it came up again after its first time.",
+        "Times that the target came up again.",
         [(text, one.condition.reconnects) for text, one in targets],
     )
     page.counter(
