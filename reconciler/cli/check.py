@@ -82,8 +82,8 @@ def _print_text(result: Loaded, errors: list[str], warnings: list[str], logins: 
         names = ", ".join(file.path for file in result.files)
         click.echo(f"{clean(names)}: valid, {count(targets, 'target')} and {count(tunnels, 'tunnel')}")
     for login in logins:
-        prefix = "" if login.ok else f"error: ({login.reason}) "
-        click.echo(f"{prefix}target {clean(f'{login.target}: {login.message}')}", err=not login.ok)
+        prefix, reason = ("", "") if login.ok else ("error: ", f" ({login.reason})")
+        click.echo(f"{prefix}target {clean(f'{login.target}{reason}: {login.message}')}", err=not login.ok)
 
 
 def _json(

@@ -175,7 +175,7 @@ def _encoded(query: Mapping[str, str]) -> str:
 def _reason(error: OSError) -> str:
     match error:
         case FileNotFoundError() | NotADirectoryError():
-            return "not found"
+            return "no such socket"
         case ConnectionRefusedError():
             return "its process has ended"
         case PermissionError():

@@ -23,14 +23,14 @@ def files(command: Callable[..., None]) -> Callable[..., None]:
         "--secrets-dir",
         metavar="DIR",
         default="",
-        help="Files with keys, certificates, passwords and passphrases must be in DIR, also when they are read. "
-        "Does not restrict variables, secrets written in a file, agents or knownHosts.",
+        help="Read keys, certificates, passwords and passphrases only from files in DIR. Does not restrict variables, "
+        "secrets written in a file, agents or knownHosts.",
     )
     @click.option(
         "--secrets-dir-only",
         is_flag=True,
-        help="With --secrets-dir: allow no other secrets: no variables, nothing written in a file, no agent with a "
-        "socket outside DIR.",
+        help="With --secrets-dir: refuse secrets from variables, secrets written in a file, and agents with a socket "
+        "outside DIR.",
     )
     @click.option(
         "--allow-env",

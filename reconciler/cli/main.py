@@ -41,7 +41,7 @@ COMMANDS = {
     "diagnose": "Test a tunnel hop by hop and say what to fix",
     "wait": "Wait until tunnels are up",
     "restart": "Give tunnels new SSH connections",
-    "pause": "Turn tunnels off without an edit of the file",
+    "pause": "Turn tunnels off without editing the file",
     "resume": "Turn paused tunnels on",
     "reload": "Make the running process read its files again",
     "connections": "List the live client connections",

@@ -18,7 +18,7 @@ from reconciler.config.schema.values import shown_duration
 @click.option("--for", "seconds", type=DURATION, metavar="DURATION", help="Resume after this time.")
 @options.control
 def command(ids: tuple[str, ...], everything: bool, seconds: float | None, control: Control) -> None:
-    r"""Turn tunnels off without an edit of the file.
+    r"""Turn tunnels off without editing the file.
 
     Paused tunnels accept no new clients, and live clients drain. A pause lasts until `resume`, or until the process
     ends.

@@ -16,7 +16,7 @@ from reconciler.cli.host_keys import FetchedKey, Server, fetch_all, servers_of
 from reconciler.cli.terminal.table import clean, print_message
 from reconciler.config.load import Config, Loaded
 
-_NEW = "new key: compare it with the server's own before you pin it; on the server, run"
+_NEW = "new key: compare it with the key on the server before you pin it; run there"
 _REVOKED = "REVOKED: known hosts mark this key as revoked; do not pin it"
 _KNOWN = "already known"
 
@@ -26,8 +26,8 @@ _KNOWN = "already known"
 def command(config: Config) -> None:
     r"""Fetch the host keys of every target and jump host, to compare and pin.
 
-    Names of targets (globs are allowed) after FILE select targets; without names, all are fetched. The only logins are
-    to jump hosts with a server behind them. No file is written: the lines go to stdout.
+    Names of targets (globs are allowed) after FILE select targets; without names, all are fetched. Logs in only
+    to jump hosts, to reach the servers behind them. Writes no file: the lines go to stdout.
 
     \b
     tunnels trust tunnels.yaml

@@ -74,7 +74,7 @@ def _tunnels(page: Page, tunnels: _Labelled) -> None:
     expected = [(text, one) for text, one in tunnels if one.condition.phase not in NOT_EXPECTED_UP]
     page.gauge(
         "ssh_tunnel_up",
-        "1 if the listener is bound, the SSH connection is up and nothing is unhealthy; absent while off or standby.",
+        "1 if the listener is bound, the SSH connection is up and no check fails; absent while off or standby.",
         [(text, int(one.condition.phase is Phase.UP)) for text, one in expected],
     )
     page.gauge(
@@ -84,7 +84,7 @@ def _tunnels(page: Page, tunnels: _Labelled) -> None:
     )
     page.gauge(
         "ssh_tunnel_active_connections",
-        "Client connections with a channel.",
+        "Client connections with an open SSH channel.",
         [(text, one.connections) for text, one in tunnels],
     )
     page.gauge(
@@ -131,7 +131,7 @@ def _tunnels(page: Page, tunnels: _Labelled) -> None:
     )
     page.counter(
         "ssh_tunnel_reconnects_total",
-        "Times that it came up again after having been up.",
+        "Times that the tunnel came up again.",
         [(text, one.condition.reconnects) for text, one in tunnels],
     )
 
@@ -163,7 +163,7 @@ def _targets(page: Page, targets: _Targets) -> None:
     )
     page.counter(
         "ssh_target_reconnects_total",
-        "Times that it came up again after having been up.",
+        "Times that the target came up again.",
         [(text, one.condition.reconnects) for text, one in targets],
     )
     page.counter(
@@ -202,10 +202,10 @@ def _process(page: Page, snapshot: Snapshot) -> None:
     )
     page.gauge(
         "tunnels_config_file_valid",
-        "1 if the present content of the file is applied.",
+        "1 if the present content of the file is valid and in use.",
         [(labels({"file": file.path}), int(file.valid)) for file in config.files],
     )
-    page.gauge("tunnels_config_info", "The applied revision.", [(labels({"revision": config.revision}), 1)])
+    page.gauge("tunnels_config_info", "The configuration in use.", [(labels({"revision": config.revision}), 1)])
     page.gauge(
         "tunnels_config_watch_active",
         "1 if file changes are noticed immediately, 0 if only at the next periodic read.",

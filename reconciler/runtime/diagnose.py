@@ -92,7 +92,7 @@ class _Path:
             return
         remote = is_remote(self.tunnel.listen)
         if not remote:
-            self._listen("listen here")
+            self._listen("listen on this machine")
         server = await self._log_in()
         if server is None:
             return
@@ -199,7 +199,7 @@ class _Path:
     def _stopped(self, name: str, hop: Hop, failed: DialFailed) -> None:
         """Add the steps that the failure implies as passed, and the one that failed."""
         if failed.stage is not None and failed.stage > Stage.BANNER:
-            self._ok(f"{name}: connect", "it answers")
+            self._ok(f"{name}: connect", "the server answers")
         if failed.stage is Stage.LOGIN:
             self._ok(f"{name}: host key", _checked(hop))
         target, _ = self._status()
@@ -222,7 +222,7 @@ class _Path:
                     await dial_local(to, link.dial_timeout, connected)
                     connected.transport.abort()
                 case Socks():
-                    self._ok("destination", "each client names its own: nothing to test")
+                    self._ok("destination", "each client names its own, so there is nothing to test")
                     return True
         except (asyncssh.ChannelOpenError, asyncssh.Error, OSError) as error:
             self.fail("destination", from_channel_open(error, where))
@@ -242,7 +242,7 @@ class _Path:
             self.fail("probe", result.failure, often, f"Probed every {health.interval:g} s.")
 
     def _sum_up(self) -> None:
-        """Add the state of the tunnel, which may not be up although every step passes now."""
+        """Add the state of the tunnel, which may not be up although every step succeeds now."""
         _, status = self._status()
         verdict = status.verdict
         if verdict.phase is Phase.STANDBY:
@@ -256,9 +256,9 @@ class _Path:
         if reason is Reason.SECRET_UNREADABLE and phase is Phase.UNHEALTHY:  # the password of a SOCKS user
             return Failure(reason, "").advice
         if phase is Phase.UNHEALTHY:
-            return "every step passes now: the next client that connects makes it up again"
+            return "every step succeeds now: the tunnel is up again after the next client connects"
         if phase is Phase.DOWN:
-            return f"every step passes now: `tunnels restart {self.tunnel.id}` tries at once"
+            return f"every step succeeds now: run `tunnels restart {self.tunnel.id}` to try at once"
         return f"wait a moment: `tunnels wait {self.tunnel.id}` returns when it is up"
 
 

@@ -1,4 +1,4 @@
-"""Few file descriptors: listeners, connections and clients get a part each, and the program stays in command."""
+"""Few file descriptors: listeners, connections and clients each get a share, and commands still work."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from support.services import EchoServer, SilentService, connected, exchange
 from support.socks_client import by_socks
 from support.sshd import Sshd
 from support.tunnels import file, local, remote, running, socks, target, tunnel
-from support.wait import WITHIN, eventually, fd_count, free_port, is_heard
+from support.wait import WITHIN, eventually, fd_count, free_port, has_listener
 
 HARD = 512
 NONE_LEFT = "no descriptor left for another"
@@ -36,7 +36,7 @@ NONE_LEFT = "no descriptor left for another"
 
 @dataclass(frozen=True, slots=True)
 class Starved:
-    """The program with few descriptors, its file, and where to ask it."""
+    """The program with few descriptors, its file and its endpoints."""
 
     program: Program
     file: Path
@@ -60,7 +60,7 @@ class Starved:
             return await asyncio.wait_for(scrape(client), WITHIN)
 
     async def until_up(self, *ids: str) -> None:
-        """Wait until exactly these are there and up."""
+        """Wait until exactly these tunnels exist and are up."""
 
         async def are_up() -> bool:
             tunnels = await self.tunnels()
@@ -75,14 +75,14 @@ async def starved(directory: Path, text: str, *, soft: int = HARD, hard: int = H
     path.write_text(text)
     endpoints = ("--listen", f"127.0.0.1:{port}", "--control", control)
     async with program(path, *endpoints, through=limited(soft, hard)) as process:
-        await eventually(lambda: is_heard(Path(control)), message=process.log_text)
+        await eventually(lambda: has_listener(Path(control)), message=process.log_text)
         yield Starved(process, path, f"127.0.0.1:{port}", control)
         assert "Traceback" not in process.log_text()
 
 
 @contextlib.contextmanager
-def crowd(port: int, count: int) -> Iterator[list[socket.socket]]:
-    """So many clients of a port, connected and saying nothing."""
+def connect_many(port: int, count: int) -> Iterator[list[socket.socket]]:
+    """Connect this many clients to a port. They send nothing."""
     with contextlib.ExitStack() as stack:
         clients = [stack.enter_context(socket.create_connection(("127.0.0.1", port))) for _ in range(count)]
         for client in clients:
@@ -91,7 +91,7 @@ def crowd(port: int, count: int) -> Iterator[list[socket.socket]]:
 
 
 def refused(clients: list[socket.socket]) -> int:
-    """How many of them were reset."""
+    """Return how many of the clients were reset."""
     count = 0
     for client in clients:
         try:
@@ -104,8 +104,8 @@ def refused(clients: list[socket.socket]) -> int:
     return count
 
 
-def dead_and_well(sshd: Sshd, dead: int, well: int, to: int) -> str:
-    """A tunnel of a server that is away, whose clients wait, and one that works."""
+def dead_and_live_tunnels(sshd: Sshd, dead: int, well: int, to: int) -> str:
+    """A tunnel to a dead server, with held clients, and a tunnel that works."""
     away = target(sshd, "dead", port=free_port()) + local("held", dead, to, holdTimeout="5m")
     return "targets:\n" + away + target(sshd, "well") + local("echo", well, to)
 
@@ -113,13 +113,13 @@ def dead_and_well(sshd: Sshd, dead: int, well: int, to: int) -> str:
 # --- clients ----------------------------------------------------------------------------------------------------
 
 
-async def test_held_clients_of_a_dead_tunnel_do_not_starve_another(
+async def test_held_clients_of_a_dead_tunnel_leave_descriptors_for_another(
     sshd: Sshd, echo: EchoServer, tmp_path: Path
 ) -> None:
     dead, well = free_port(), free_port()
-    async with starved(tmp_path, dead_and_well(sshd, dead, well, echo.port)) as it:
+    async with starved(tmp_path, dead_and_live_tunnels(sshd, dead, well, echo.port)) as it:
         await answers(well)
-        with crowd(dead, 2 * HARD) as clients:
+        with connect_many(dead, 2 * HARD) as clients:
             await eventually(lambda: refused(clients) > HARD, message="what is too much is refused")
             results = await asyncio.gather(*(exchange("127.0.0.1", well) for _ in range(20)))
             assert results == [b"ping"] * 20
@@ -136,7 +136,7 @@ async def test_held_clients_of_a_dead_tunnel_do_not_starve_another(
         await answers(well)
 
 
-async def test_clients_of_many_dead_targets_do_not_starve_another_either(
+async def test_held_clients_of_many_dead_targets_leave_descriptors_for_another(
     sshd: Sshd, echo: EchoServer, tmp_path: Path
 ) -> None:
     well, dead = free_port(), [free_port() for _ in range(30)]
@@ -146,7 +146,9 @@ async def test_clients_of_many_dead_targets_do_not_starve_another_either(
     async with starved(tmp_path, text) as it:
         await answers(well)
         with contextlib.ExitStack() as stack:
-            clients = [client for port in dead for client in stack.enter_context(crowd(port, 2 * HARD // len(dead)))]
+            clients = [
+                client for port in dead for client in stack.enter_context(connect_many(port, 2 * HARD // len(dead)))
+            ]
             await eventually(lambda: refused(clients) > HARD, message="what is too much is refused")
             results = await asyncio.gather(*(exchange("127.0.0.1", well) for _ in range(20)))
             assert results == [b"ping"] * 20
@@ -159,7 +161,7 @@ async def test_clients_of_a_remote_tunnel_are_limited_too(sshd: Sshd, echo: Echo
         tunnels = (remote("many", many, silent.port), remote("back", back, echo.port), local("well", well, echo.port))
         async with starved(tmp_path, file(sshd, *tunnels)) as it:
             await it.until_up("server/many", "server/back", "server/well")
-            with crowd(many, HARD):
+            with connect_many(many, HARD):
 
                 async def some_are_refused() -> bool:
                     metrics = await it.metrics()
@@ -180,9 +182,7 @@ async def test_clients_of_a_remote_tunnel_are_limited_too(sshd: Sshd, echo: Echo
 # --- listeners and connections ----------------------------------------------------------------------------------
 
 
-async def test_more_listeners_than_there_is_room_for_can_be_mended(
-    sshd: Sshd, echo: EchoServer, tmp_path: Path
-) -> None:
+async def test_too_many_listeners_open_after_an_edit_makes_room(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> None:
     ports = [free_port() for _ in range(HARD + 100)]
     text = file(sshd, *(local(f"t{n}", port, echo.port) for n, port in enumerate(ports)))
     async with starved(tmp_path, text) as it:
@@ -206,10 +206,8 @@ async def test_more_listeners_than_there_is_room_for_can_be_mended(
         await it.until_up(*kept)
 
 
-async def test_more_connections_than_there_is_room_for_can_be_mended(
-    sshd: Sshd, echo: EchoServer, tmp_path: Path
-) -> None:
-    """Each target has an address of its own, where nobody ever answers."""
+async def test_too_many_connections_open_after_an_edit_makes_room(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> None:
+    """Each target has its own address, which never answers."""
     well, more = free_port(), free_port()
     working = target(sshd, "well") + local("echo", well, echo.port)
     async with SilentService(host="0.0.0.0") as silent:
@@ -233,14 +231,16 @@ async def test_more_connections_than_there_is_room_for_can_be_mended(
 # --- endpoints --------------------------------------------------------------------------------------------------
 
 
-async def test_those_who_hold_the_endpoints_starve_nobody(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> None:
+async def test_clients_of_the_endpoints_leave_descriptors_for_tunnels(
+    sshd: Sshd, echo: EchoServer, tmp_path: Path
+) -> None:
     port = free_port()
     async with starved(tmp_path, file(sshd, local("echo", port, echo.port))) as it:
         await answers(port)
         metrics_port = int(it.address.rpartition(":")[2])
         with contextlib.ExitStack() as stack:
-            for client in stack.enter_context(crowd(metrics_port, HARD)):
-                with contextlib.suppress(OSError):  # it is ended already
+            for client in stack.enter_context(connect_many(metrics_port, HARD)):
+                with contextlib.suppress(OSError):  # it has ended already
                     client.send(b"GET /metrics HTTP/1.1\r\nHost:")
             for _ in range(HARD):
                 client = stack.enter_context(socket.socket(socket.AF_UNIX))
@@ -256,7 +256,7 @@ async def test_those_who_hold_the_endpoints_starve_nobody(sshd: Sshd, echo: Echo
 # --- reading the file -------------------------------------------------------------------------------------------
 
 
-async def test_a_file_that_could_not_be_read_for_want_of_descriptors_is_read_later(
+async def test_a_file_unreadable_for_lack_of_descriptors_is_read_later(
     sshd: Sshd, echo: EchoServer, tmp_path: Path
 ) -> None:
     one, two = free_port(), free_port()
@@ -267,7 +267,7 @@ async def test_a_file_that_could_not_be_read_for_want_of_descriptors_is_read_lat
         it.edit(file(sshd, local("one", one, echo.port), local("two", two, echo.port)))
         it.program.send(signal.SIGHUP)
         await eventually(lambda: "cannot be read: too many open files" in it.program.log_text())
-        with crowd(int(it.address.rpartition(":")[2]), 5):  # the endpoint cannot accept them now
+        with connect_many(int(it.address.rpartition(":")[2]), 5):  # the endpoint cannot accept them now
             await asyncio.sleep(0.5)
             resource.prlimit(it.program.pid, resource.RLIMIT_NOFILE, (soft, hard))
             await answers(two)
@@ -296,10 +296,10 @@ async def test_a_file_that_only_the_watcher_could_read_is_read_again(
         assert failed
 
 
-# --- what is taken is given back --------------------------------------------------------------------------------
+# --- reserved descriptors are released --------------------------------------------------------------------------------
 
 
-async def test_every_place_in_the_budget_is_given_back(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> None:
+async def test_each_reserved_descriptor_is_released(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> None:
     port, proxy, back, closed, denied = (free_port() for _ in range(5))
     tunnels = (
         local("echo", port, echo.port),
@@ -347,7 +347,7 @@ async def test_a_dial_counts_its_connection_to_an_agent(sshd: Sshd, tmp_path: Pa
 
 
 def connecting(port: int) -> int:
-    """How many sockets of this machine wait for an answer from that port."""
+    """Return how many sockets of this machine wait for an answer from that port."""
     syn_sent, wanted = "02", f"{port:04X}"
     rows = [line.split() for line in Path("/proc/net/tcp").read_text("ascii").splitlines()[1:]]
     return sum(row[3] == syn_sent and row[2].endswith(f":{wanted}") for row in rows)
@@ -358,7 +358,7 @@ async def test_addresses_that_do_not_answer_keep_few_descriptors(monkeypatch: py
     with contextlib.ExitStack() as stack:
         full = stack.enter_context(socket.create_server(("0.0.0.0", 0), backlog=0))
         port = full.getsockname()[1]
-        for _ in range(2):  # its queue is full: nobody answers
+        for _ in range(2):  # its queue is full, so it does not answer
             client = stack.enter_context(socket.socket())
             client.setblocking(False)
             client.connect_ex(("127.0.0.1", port))

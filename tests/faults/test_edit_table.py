@@ -1,4 +1,4 @@
-"""What an edit does, row by row (DESIGN section 4), on a real server and with clients that move data."""
+"""What an edit does, row by row (docs/contract.md), on a real server with clients that transfer data."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ HOUR = 3600.0  # so long may clients drain: the clock is set forward when they h
 
 @pytest.fixture
 async def neighbour() -> AsyncIterator[GreetingServer]:
-    """A service that is not the echo."""
+    """A second service, to tell the destinations apart."""
     async with GreetingServer("the other place") as server:
         yield server
 
@@ -42,9 +42,7 @@ async def neighbour() -> AsyncIterator[GreetingServer]:
 # --- policy: in place; live clients kept ------------------------------------------------------------------------
 
 
-async def test_a_policy_edit_keeps_every_client_but_one_that_the_new_rule_forbids(
-    sshd: Sshd, echo: EchoServer, tmp_path: Path
-) -> None:
+async def test_a_policy_edit_cuts_only_the_client_that_it_forbids(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> None:
     port = free_port()
     async with running(tmp_path, file(sshd, local("echo", port, echo.port))) as tunnels:
         await tunnels.all_up()
@@ -56,7 +54,7 @@ async def test_a_policy_edit_keeps_every_client_but_one_that_the_new_rule_forbid
                 "description": "PostgreSQL",
                 "labels": "{team: data}",
                 "critical": "false",
-                "maxConnections": 3,  # fewer than there are: nobody is sent away for it
+                "maxConnections": 3,  # fewer than are connected: live clients stay
                 "drainTimeout": "1s",
                 "holdTimeout": "1s",
                 "idleTimeout": "1h",
@@ -69,7 +67,7 @@ async def test_a_policy_edit_keeps_every_client_but_one_that_the_new_rule_forbid
             for number in range(len(edits)):
                 fields = dict(list(edits.items())[: number + 1])
                 tunnels.edit(file(sshd, local("echo", port, echo.port, **fields)))
-                await is_asked(tunnels)
+                await is_planned(tunnels)
                 await all_move([*movers, stranger])
             tunnels.edit(file(sshd, local("echo", port, echo.port, deny="[127.0.0.2/32]")))
             await stranger.is_cut()
@@ -91,9 +89,7 @@ async def test_settings_of_a_target_change_on_its_live_connection(sshd: Sshd, ec
             assert tunnels.links == links
 
 
-async def test_a_drain_timeout_that_was_edited_holds_for_who_is_there(
-    sshd: Sshd, echo: EchoServer, tmp_path: Path
-) -> None:
+async def test_an_edited_drain_timeout_applies_to_live_clients(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> None:
     port, keep = free_port(), local("keep", free_port(), echo.port)
     async with running(tmp_path, file(sshd, keep, local("one", port, echo.port, drainTimeout="1h"))) as tunnels:
         await tunnels.all_up()
@@ -119,14 +115,14 @@ async def test_a_retargeted_local_forward_never_closes_its_port_and_drains_its_c
         inode, links = listening_inodes()[port], tunnels.links
         movers = [Mover(port) for _ in range(CLIENTS)]
         await all_move(movers)
-        async with knocking(port) as knocks, never_down(tunnels, "server/one"):
+        async with connecting_repeatedly(port) as attempts, never_down(tunnels, "server/one"):
             tunnels.edit(file(sshd, line(neighbour.port)))
             await eventually(partial(greets, port))
-            await all_move(movers)  # they are draining
+            await all_move(movers)  # the clients drain
             tunnels.set_forward(HOUR)
             for mover in movers:
-                await mover.is_cut()  # and their time is up
-        assert knocks.refused == 0
+                await mover.is_cut()  # and their deadline has passed
+        assert attempts.refused == 0
         assert (listening_inodes()[port], tunnels.links) == (inode, links)
 
 
@@ -140,18 +136,18 @@ async def test_a_retargeted_remote_forward_never_closes_its_port_and_drains_its_
         inode, links = listening_inodes()[port], tunnels.links
         movers = [Mover(port) for _ in range(CLIENTS)]
         await all_move(movers)
-        async with knocking(port) as knocks:
+        async with connecting_repeatedly(port) as attempts:
             tunnels.edit(file(sshd, line(neighbour.port)))
             await eventually(partial(greets, port))
             await all_move(movers)
             tunnels.set_forward(HOUR)
             for mover in movers:
                 await mover.is_cut()
-        assert knocks.refused == 0
+        assert attempts.refused == 0
         assert (listening_inodes()[port], tunnels.links) == (inode, links)
 
 
-async def test_a_tunnel_given_to_another_target_never_closes_its_port(
+async def test_a_tunnel_moved_to_another_target_never_closes_its_port(
     sshd: Sshd, echo: EchoServer, tmp_path: Path
 ) -> None:
     port, other = free_port(), free_port()
@@ -160,7 +156,7 @@ async def test_a_tunnel_given_to_another_target_never_closes_its_port(
     async with running(tmp_path, "targets:\n" + here + line + keep + there) as tunnels:
         await tunnels.all_up()
         inode = listening_inodes()[port]
-        async with moving([other]), knocking(port) as knocks:
+        async with moving([other]), connecting_repeatedly(port) as attempts:
             movers = [Mover(port) for _ in range(CLIENTS)]
             await all_move(movers)
             async with never_down(tunnels, "here/keep", "there/other", "there/one"):
@@ -171,7 +167,7 @@ async def test_a_tunnel_given_to_another_target_never_closes_its_port(
             for mover in movers:
                 await mover.is_cut()
             assert await exchange("127.0.0.1", port) == b"ping"
-        assert knocks.refused == 0
+        assert attempts.refused == 0
         assert listening_inodes()[port] == inode
 
 
@@ -194,7 +190,7 @@ async def test_a_renamed_tunnel_keeps_its_socket_and_its_clients(sshd: Sshd, ech
         assert (now[near], now[far]) == (inodes[near], inodes[far])
 
 
-async def test_two_tunnels_swap_ports_and_nobody_is_cut(
+async def test_two_tunnels_swap_ports_without_cutting_clients(
     sshd: Sshd, echo: EchoServer, neighbour: GreetingServer, tmp_path: Path
 ) -> None:
     one, two = free_port(), free_port()
@@ -216,24 +212,24 @@ async def test_two_tunnels_swap_ports_and_nobody_is_cut(
 # --- access: make before break ------------------------------------------------------------------------------------
 
 
-async def test_remote_forwards_move_to_the_new_connection_and_their_clients_stay(
+async def test_remote_forwards_move_to_the_new_connection_and_keep_clients(
     sshd: Sshd, echo: EchoServer, tmp_path: Path
 ) -> None:
-    """The far port may refuse for one round trip, while the server's one process has let go and the other not begun."""
+    """The server's port may refuse for one round trip, between the cancel and the new request."""
     port = free_port()
     async with running(tmp_path, file(sshd, remote("one", port, echo.port))) as tunnels:
         await tunnels.all_up()
-        async with moving([port] * CLIENTS), knocking(port) as knocks:
+        async with moving([port] * CLIENTS), connecting_repeatedly(port) as attempts:
             for _ in range(10):
-                old, count = tunnels.links[-1], knocks.count
+                old, count = tunnels.links[-1], attempts.count
                 tunnels.app.restart(["server"], "the test asks for it")
                 await eventually(partial(is_replaced, tunnels, old))
                 await tunnels.all_up()
-                await eventually(partial(knocks.come, count + 3))
+                await eventually(partial(attempts.come, count + 3))
         await eventually(lambda: len(tunnels.links) == 1)
 
 
-async def test_known_hosts_that_still_name_the_key_replace_nothing_and_others_replace_the_connection(
+async def test_a_known_hosts_edit_replaces_the_link_only_if_its_key_is_gone(
     keys: Keys, echo: EchoServer, tmp_path: Path
 ) -> None:
     second = keys.make("host_ecdsa", kind="ecdsa-sha2-nistp256")
@@ -256,12 +252,12 @@ async def test_known_hosts_that_still_name_the_key_replace_nothing_and_others_re
                 (_, replacing) = tunnels.links
                 stranger = keys.make("stranger", kind="ecdsa-sha2-nistp256")
                 sshd.known_hosts.write_text(second_line.replace(key_of(second), key_of(stranger)))
-                verdict = await eventually(partial(complaint, tunnels))
+                verdict = await eventually(partial(warning_of, tunnels))
                 assert "has changed" in verdict
                 assert tunnels.phases() == {"server/echo": Phase.UP}, "the last good connection goes on"
                 assert replacing in tunnels.links
                 sshd.known_hosts.write_text(second_line)
-                await eventually(lambda: not complaint(tunnels))
+                await eventually(lambda: not warning_of(tunnels))
 
 
 async def nothing_new(_links: LinkPool) -> bool:
@@ -269,7 +265,7 @@ async def nothing_new(_links: LinkPool) -> bool:
 
 
 @pytest.mark.parametrize("looked_at", ["at once", "after the next dial"])
-async def test_known_hosts_that_were_wrong_for_a_moment_replace_nothing(
+async def test_a_known_hosts_edit_that_is_reverted_replaces_nothing(
     sshd: Sshd, keys: Keys, echo: EchoServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, looked_at: str
 ) -> None:
     port, right = free_port(), sshd.known_hosts.read_text()
@@ -279,14 +275,16 @@ async def test_known_hosts_that_were_wrong_for_a_moment_replace_nothing(
         (link,) = tunnels.links
         async with moving([port] * CLIENTS) as movers:
             sshd.known_hosts.write_text(f"[{sshd.host}]:{sshd.port} {' '.join(stranger.public_line.split()[:2])}\n")
-            assert "has changed" in await eventually(partial(complaint, tunnels))
-            if looked_at == "after the next dial":  # it is due: that one finds the right key, and nobody has looked yet
+            assert "has changed" in await eventually(partial(warning_of, tunnels))
+            if (
+                looked_at == "after the next dial"
+            ):  # the dial is due and finds the right key, before the periodic check has run
                 monkeypatch.setattr(LinkPool, "check_files", nothing_new)
                 sshd.known_hosts.write_text(right)
                 tunnels.set_forward(HOUR)
             else:
                 sshd.known_hosts.write_text(right)
-            await eventually(lambda: not complaint(tunnels))
+            await eventually(lambda: not warning_of(tunnels))
             await eventually(lambda: tunnels.app.settled)
             assert [state.phase for state in tunnels.app.actuator.observe().links] == [LinkPhase.READY]
             tunnels.set_forward(HOUR)
@@ -295,7 +293,7 @@ async def test_known_hosts_that_were_wrong_for_a_moment_replace_nothing(
             assert tunnels.links == [link]
 
 
-async def test_credentials_that_change_are_for_the_next_connection_or_at_once_for_one_that_waits(
+async def test_changed_credentials_are_used_at_the_next_connect(
     sshd: Sshd, echo: EchoServer, keys: Keys, tmp_path: Path
 ) -> None:
     port = free_port()
@@ -326,7 +324,7 @@ async def test_credentials_that_change_are_for_the_next_connection_or_at_once_fo
 # --- listen address and type: close, then open; drained -----------------------------------------------------------
 
 
-async def test_a_changed_address_or_type_opens_another_socket_and_drains_the_clients_of_the_old(
+async def test_a_changed_address_or_type_opens_a_socket_and_drains_the_old_one(
     sshd: Sshd, echo: EchoServer, tmp_path: Path
 ) -> None:
     port, new = free_port(), free_port()
@@ -351,10 +349,10 @@ async def test_a_changed_address_or_type_opens_another_socket_and_drains_the_cli
                 await mover.is_cut()
 
 
-# --- removed, off, expired: stop accepting at once, drain; put back: revived -----------------------------------------
+# --- removed, off, expired: stop accepting at once, drain; restored: clients stay ------------------------------------
 
 
-async def test_a_tunnel_that_is_removed_disabled_expired_or_paused_refuses_at_once_and_drains(
+async def test_a_tunnel_turned_off_in_any_way_refuses_at_once_and_drains(
     sshd: Sshd, echo: EchoServer, tmp_path: Path
 ) -> None:
     port, far, other = free_port(), free_port(), free_port()
@@ -395,7 +393,7 @@ async def test_a_tunnel_that_is_removed_disabled_expired_or_paused_refuses_at_on
 
 
 @pytest.mark.parametrize("kind", [local, socks])
-async def test_a_client_who_comes_in_the_moment_its_door_closes_is_told(
+async def test_a_client_accepted_as_its_listener_closes_is_refused(
     sshd: Sshd, echo: EchoServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: Callable[..., str]
 ) -> None:
     accept, port = ClientConnector.accept, free_port()
@@ -415,7 +413,7 @@ async def test_a_client_who_comes_in_the_moment_its_door_closes_is_told(
                 await exchange("127.0.0.1", port)
 
 
-async def test_a_tunnel_put_back_while_it_drains_keeps_its_clients(
+async def test_a_tunnel_restored_while_it_drains_keeps_its_clients(
     sshd: Sshd, echo: EchoServer, tmp_path: Path
 ) -> None:
     port, far = free_port(), free_port()
@@ -438,8 +436,8 @@ async def test_a_tunnel_put_back_while_it_drains_keeps_its_clients(
 # --- helpers ------------------------------------------------------------------------------------------------------
 
 
-class Knocks:
-    """The attempts of a client that connects again and again."""
+class Attempts:
+    """The attempts of a client that connects repeatedly."""
 
     def __init__(self) -> None:
         self.count = self.refused = 0
@@ -449,23 +447,23 @@ class Knocks:
 
 
 @contextlib.asynccontextmanager
-async def knocking(port: int) -> AsyncIterator[Knocks]:
-    """Connect every few milliseconds, and count the attempts and the refused ones."""
-    knocks = Knocks()
+async def connecting_repeatedly(port: int) -> AsyncIterator[Attempts]:
+    """Connect every few milliseconds, and count the attempts and the refusals."""
+    attempts = Attempts()
 
-    async def knock() -> None:
+    async def attempt() -> None:
         while True:
-            knocks.count += 1
+            attempts.count += 1
             try:
                 _, writer = await asyncio.open_connection("127.0.0.1", port)
                 writer.transport.abort()
-            except ConnectionError:  # refused, or reset if the listener went while it stood in line
-                knocks.refused += 1
+            except ConnectionError:  # refused, or reset if the listener closed while the client was in its queue
+                attempts.refused += 1
             await asyncio.sleep(0.005)
 
-    task = asyncio.create_task(knock())
+    task = asyncio.create_task(attempt())
     try:
-        yield knocks
+        yield attempts
     finally:
         task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
@@ -474,11 +472,11 @@ async def knocking(port: int) -> AsyncIterator[Knocks]:
 
 @contextlib.asynccontextmanager
 async def never_down(tunnels: Running, *ids: str) -> AsyncIterator[None]:
-    """What is edited in the block and converges by its end never makes these tunnels anything else than up or gone."""
+    """Check that these tunnels are up, or removed, at every pass of the block."""
     told = len(tunnels.changes)
     before = {one.id: one.condition for one in tunnels.app.snapshot().tunnels}
     yield
-    await is_asked(tunnels)
+    await is_planned(tunnels)
     subjects = {Subject("tunnel", id_) for id_ in ids}
     changes = [one for one in tunnels.changes[told:] if one.subject in subjects]
     assert {one.verdict.phase for one in changes if one.verdict is not None} <= {Phase.UP}, changes
@@ -489,7 +487,7 @@ async def never_down(tunnels: Running, *ids: str) -> AsyncIterator[None]:
 
 
 def coming_from(host: str) -> Opening:
-    """A client whose address is another one of this machine's."""
+    """Connect from another address of this machine."""
 
     async def opening(to: str, port: int) -> Streams:
         return await asyncio.open_connection(to, port, limit=MIB, local_addr=(host, 0))
@@ -498,7 +496,7 @@ def coming_from(host: str) -> Opening:
 
 
 def going_to(host: str) -> Opening:
-    """A client that connects there, wherever it is told to go."""
+    """Connect to this address, whatever address the caller gives."""
 
     async def opening(_to: str, port: int) -> Streams:
         return await asyncio.open_connection(host, port, limit=MIB)
@@ -506,8 +504,8 @@ def going_to(host: str) -> Opening:
     return opening
 
 
-async def is_asked(tunnels: Running) -> None:
-    """Wait until what the file says now has been planned for."""
+async def is_planned(tunnels: Running) -> None:
+    """Wait until the present content of the file has been planned."""
     revision = f"sha256:{digest(tunnels.file.read_bytes())}"
     await eventually(lambda: (config := tunnels.app.snapshot().config).revision == revision and config.converged)
 
@@ -537,8 +535,8 @@ def is_replaced(tunnels: Running, link: Link) -> bool:
     return tunnels.links[-1] is not link
 
 
-def complaint(tunnels: Running) -> str:
-    """What the target says although it is up."""
+def warning_of(tunnels: Running) -> str:
+    """Return the message of a target that is up."""
     assert tunnels.app.status is not None
     verdict = tunnels.app.status.targets[0].verdict
     return verdict.message if verdict.phase is Phase.UP and verdict.reason is not None else ""
@@ -549,5 +547,5 @@ def key_of(pair: KeyPair) -> str:
 
 
 def record(tunnels: Running, link: Link) -> str:
-    """The state of the link's files as they were looked at last."""
+    """Return the last recorded state of the link's files."""
     return tunnels.app.actuator._links._links[link.number].fingerprint

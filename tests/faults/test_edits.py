@@ -19,7 +19,7 @@ from support.wait import WITHIN, eventually, free_port
 TUNNELS = 50
 
 
-async def test_of_fifty_tunnels_one_edited_one_removed_one_added_leaves_the_others_alone(
+async def test_an_edit_of_three_of_fifty_tunnels_does_not_affect_the_others(
     sshd: Sshd, echo: EchoServer, tmp_path: Path
 ) -> None:
     ports = [free_port() for _ in range(TUNNELS)]
@@ -43,7 +43,7 @@ async def test_of_fifty_tunnels_one_edited_one_removed_one_added_leaves_the_othe
         for gone in ports[:2]:
             with pytest.raises(ConnectionRefusedError):
                 await exchange("127.0.0.1", gone)
-        for mover in movers:  # the two whose sockets went may still drain; the rest may not notice anything
+        for mover in movers:  # clients of the two closed sockets may still drain; no other client is affected
             await mover.moves()
         after = listening_inodes()
         assert [after.get(port) for port in ports[2:]] == [before[port] for port in ports[2:]]
@@ -69,7 +69,7 @@ async def test_a_broken_file_changes_nothing_and_is_reported(
         await mover.end()
 
 
-async def test_a_port_changed_moves_the_tunnel_and_its_client_drains(
+async def test_a_changed_port_moves_the_tunnel_and_drains_its_client(
     sshd: Sshd, echo: EchoServer, tmp_path: Path
 ) -> None:
     old, new = free_port(), free_port()
@@ -86,9 +86,7 @@ async def test_a_port_changed_moves_the_tunnel_and_its_client_drains(
         await mover.end()
 
 
-async def test_a_retarget_keeps_the_port_open_and_leads_new_clients_to_the_new_place(
-    sshd: Sshd, tmp_path: Path
-) -> None:
+async def test_a_new_destination_keeps_the_port_open(sshd: Sshd, tmp_path: Path) -> None:
     port = free_port()
     head = "targets:\n" + target(sshd)
     async with GreetingServer("old") as old, GreetingServer("new") as new:
@@ -116,7 +114,7 @@ async def test_a_drained_client_is_cut_at_its_deadline(sshd: Sshd, echo: EchoSer
         assert await exchange("127.0.0.1", other) == b"ping"
 
 
-async def test_a_tunnel_put_back_while_its_client_drains_is_revived(
+async def test_a_tunnel_restored_while_its_client_drains_keeps_the_client(
     sshd: Sshd, echo: EchoServer, tmp_path: Path
 ) -> None:
     port, other = free_port(), free_port()
@@ -135,9 +133,7 @@ async def test_a_tunnel_put_back_while_its_client_drains_is_revived(
         await mover.end()
 
 
-async def test_a_host_that_does_not_answer_costs_the_other_target_nothing(
-    sshd: Sshd, echo: EchoServer, tmp_path: Path
-) -> None:
+async def test_a_silent_host_does_not_affect_another_target(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> None:
     port, dead = free_port(), free_port()
     text = (
         "targets:\n"
@@ -152,7 +148,7 @@ async def test_a_host_that_does_not_answer_costs_the_other_target_nothing(
         assert verdict.reason == "refused"
         assert await exchange("127.0.0.1", port) == b"ping"
         with pytest.raises(ConnectionResetError):
-            await exchange("127.0.0.1", dead)  # held, then told
+            await exchange("127.0.0.1", dead)  # held, then refused
 
 
 async def test_a_taken_port_is_reported_and_bound_when_free(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The end of the process: nobody new, the old ones may finish, the server gives the ports back, exit 0."""
+"""Shutdown: no new clients, live ones may finish, the server's ports are released, exit code 0."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from support.sshd import Sshd
 from support.tunnels import file, local, remote
 from support.wait import WITHIN, eventually, free_port
 
-DRAIN = 3.0  # seconds, where it is to be over; an hour where the end must not wait for it
+DRAIN = 3.0  # seconds, for a drain that ends in the test; an hour where the exit must not wait for it
 
 
 class Place:
-    """A local and a remote forward of a program, and its file: nobody is cut for an hour by what runs out by itself."""
+    """A local and a remote forward of a program, and its file. No timeout cuts a client within an hour."""
 
     def __init__(self, sshd: Sshd, echo: EchoServer, directory: Path) -> None:
         self.near, self.far = free_port(), free_port()
@@ -53,7 +53,7 @@ def place(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> Place:
     return Place(sshd, echo, tmp_path)
 
 
-async def test_the_end_takes_nobody_new_and_waits_for_those_who_are_there(place: Place, sshd: Sshd) -> None:
+async def test_shutdown_accepts_no_client_and_waits_for_live_ones(place: Place, sshd: Sshd) -> None:
     async with program(place.config) as tunnels:
         await place.answers()
         movers = [Mover(port) for port in place.ports]
@@ -68,7 +68,7 @@ async def test_the_end_takes_nobody_new_and_waits_for_those_who_are_there(place:
     await eventually(lambda: not sshd.sessions())
 
 
-async def test_who_does_not_leave_is_cut_at_the_end_of_the_drain_timeout(place: Place) -> None:
+async def test_shutdown_cuts_clients_at_the_drain_timeout(place: Place) -> None:
     place.config.write_text(place.config.read_text().replace("drainTimeout: 1h", f"drainTimeout: {DRAIN:g}s"))
     async with program(place.config) as tunnels:
         await place.answers()
@@ -84,7 +84,7 @@ async def test_who_does_not_leave_is_cut_at_the_end_of_the_drain_timeout(place: 
     assert took >= DRAIN, "not before its time"
 
 
-async def test_while_it_ends_it_says_so_and_wait_waits_for_the_next_one(
+async def test_an_ending_process_reports_it_and_wait_waits_for_the_next(
     sshd: Sshd, echo: EchoServer, tmp_path: Path
 ) -> None:
     port, control = free_port(), tmp_path / "control.sock"
@@ -109,18 +109,18 @@ async def test_while_it_ends_it_says_so_and_wait_waits_for_the_next_one(
             assert (shown.code, shown.json["ending"], shown.json["tunnels"]) == (1, True, [])
             vain = await ran("wait", "server/idle", "--timeout", "100ms", env=env)
             assert vain.code == 1
-            # It says how long it could still wait when it came to ask.
+            # The remaining time when the command asked.
             assert re.fullmatch(r"error: timed out after [\d.]+ s: the process is ending\n", vain.err), vain.err
             waiting = asyncio.create_task(ran("wait", "server/idle", "--timeout", "60s", env=env))
-            await eventually(lambda: is_asked(old.pid, control))
+            await eventually(lambda: has_client(old.pid, control))
         assert await old.ended() == 0
     async with program(config, "--control", str(control)):
         waited = await waiting
         assert (waited.code, waited.err) == (0, "")
 
 
-def is_asked(pid: int, control: Path) -> bool:
-    """Whether a client is connected to the process: its connections are listed beside the socket that listens."""
+def has_client(pid: int, control: Path) -> bool:
+    """Return True if a client is connected: the process has another socket than the listener."""
     sockets = set[str]()
     for entry in Path(f"/proc/{pid}/fd").iterdir():
         with contextlib.suppress(FileNotFoundError):  # closed meanwhile
@@ -131,7 +131,7 @@ def is_asked(pid: int, control: Path) -> bool:
 
 
 @pytest.mark.parametrize("first", [signal.SIGTERM, signal.SIGINT])
-async def test_a_second_signal_ends_at_once(first: signal.Signals, place: Place) -> None:
+async def test_a_second_signal_exits_at_once(first: signal.Signals, place: Place) -> None:
     async with program(place.config) as tunnels:
         await place.answers()
         async with connected("127.0.0.1", place.near) as (reader, writer):
@@ -145,7 +145,7 @@ async def test_a_second_signal_ends_at_once(first: signal.Signals, place: Place)
                 await reader.read(1)
 
 
-async def test_a_server_that_is_frozen_does_not_hold_up_the_end(place: Place, sshd: Sshd) -> None:
+async def test_a_frozen_server_does_not_delay_the_exit(place: Place, sshd: Sshd) -> None:
     async with program(place.config) as tunnels:
         await place.answers()
         sshd.pause()
@@ -156,12 +156,12 @@ async def test_a_server_that_is_frozen_does_not_hold_up_the_end(place: Place, ss
             sshd.resume()
 
 
-async def test_a_name_server_that_is_silent_does_not_hold_up_the_end(sshd: Sshd, tmp_path: Path) -> None:
+async def test_a_silent_name_server_does_not_delay_the_exit(sshd: Sshd, tmp_path: Path) -> None:
     resolv, config = tmp_path / "resolv.conf", tmp_path / "tunnels.yaml"
     with silent_name_server(resolv) as questions:
         config.write_text(file(sshd, local("echo", free_port(), 7), host="bastion.example"))
         async with program(config, through=with_resolver(resolv)) as tunnels:
-            await eventually(lambda: is_asked_a_name(questions), message=tunnels.log_text)
+            await eventually(lambda: has_query(questions), message=tunnels.log_text)
             tunnels.send(signal.SIGTERM)
             assert await tunnels.ended() == 0
             assert "Traceback" not in tunnels.log_text()
@@ -169,7 +169,7 @@ async def test_a_name_server_that_is_silent_does_not_hold_up_the_end(sshd: Sshd,
 
 @contextlib.contextmanager
 def silent_name_server(resolv: Path) -> Iterator[socket.socket]:
-    """A name server that hears questions, and the resolver's file that names it; a resolver waits minutes for it."""
+    """A silent name server, and the resolver's file that names it. A resolver waits minutes for it."""
     alone = ["unshare", "--mount", "true"]
     if os.geteuid() != 0 or subprocess.run(alone, capture_output=True, check=False).returncode:
         pytest.skip("only root can have a name server on port 53, and a resolv.conf of its own")
@@ -181,7 +181,7 @@ def silent_name_server(resolv: Path) -> Iterator[socket.socket]:
         yield questions
 
 
-def is_asked_a_name(questions: socket.socket) -> bool:
+def has_query(questions: socket.socket) -> bool:
     try:
         return bool(questions.recv(512))
     except BlockingIOError:
@@ -189,5 +189,5 @@ def is_asked_a_name(questions: socket.socket) -> bool:
 
 
 def with_resolver(resolv: Path) -> list[str]:
-    """What a command is started through to have this file as its /etc/resolv.conf, and nobody else."""
+    """Return a command prefix that gives one command this file as its /etc/resolv.conf."""
     return ["unshare", "--mount", "sh", "-c", 'mount --bind "$0" /etc/resolv.conf && exec "$@"', str(resolv)]

@@ -1,4 +1,4 @@
-"""Hosts in order of preference: the next one when one dies, and back without cutting anybody."""
+"""Hosts in order of preference: fail over when one dies, fail back without cutting clients."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ A_DAY = 86_400.0
 
 @contextlib.asynccontextmanager
 async def two_hosts(directory: Path) -> AsyncIterator[tuple[Sshd, Sshd]]:
-    """Two servers that let in one key; what the first knows of host keys holds for both."""
+    """Two servers that accept one key. Both use the known_hosts file of the first."""
     async with Sshd(directory / "first") as first, Sshd(directory / "second", client=first.client) as second:
         with first.known_hosts.open("a") as known:
             known.write(second.known_hosts.read_text())
@@ -50,7 +50,7 @@ async def test_clients_fail_over_and_fail_back_without_being_refused_or_cut(
             assert await exchange("127.0.0.1", port) == b"ping", "held, then carried by the other host"
             assert host(tunnels) == 1
             async with moving([port] * 5) as movers:
-                await asyncio.sleep(1.2)  # the scenario: the preferred host is looked at, twice, in vain
+                await asyncio.sleep(1.2)  # the scenario: the preferred host is tried twice without success
                 await all_move(movers)
                 assert host(tunnels) == 1
                 await first.start()
@@ -61,14 +61,14 @@ async def test_clients_fail_over_and_fail_back_without_being_refused_or_cut(
             await eventually(lambda: not second.sessions(), message="it ends with its last client")
 
 
-async def test_that_the_first_host_is_not_used_is_told_by_status_log_and_events(
+async def test_status_log_and_events_report_that_the_first_host_is_not_used(
     sshd: Sshd, echo: EchoServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")
     dead = f"{sshd.host}:{free_port()}"
     hosts = f'["{dead}", "{sshd.host}:{sshd.port}"]'
     text = file(sshd, local("echo", free_port(), echo.port), host=None, port=None, hosts=hosts)
-    why = f"{dead} refuses connections: start the SSH server there, correct host or port, or check the firewalls"
+    why = f"{dead} refuses connections: start the SSH server, correct `host` or `port`, or check the firewalls"
     said = f"on {sshd.host}:{sshd.port}, host 2 of 2: retrying {dead} every 60 s; last failure: {why}"
     async with whole(tmp_path, text) as it:
         await it.tunnels.all_up()
@@ -80,8 +80,8 @@ async def test_that_the_first_host_is_not_used_is_told_by_status_log_and_events(
 
 
 @pytest.mark.parametrize("healthy_for", [0.0, 20.0])
-def test_a_preferred_host_is_tried_once_a_minute_at_most(healthy_for: float) -> None:
-    """A day of the planner's own clock, in which it is dead, or comes up for a moment each time that it is tried."""
+def test_a_preferred_host_is_tried_at_most_once_a_minute(healthy_for: float) -> None:
+    """Simulate a day in which the host is dead, or comes up for a moment at each try."""
     world = World()
     world.settled(build.target("prod", hosts=("a.example.com", "b.example.com")), build.local("prod/pg", 5432))
     preferred = world.link().access.hop.hosts[0]
@@ -110,6 +110,6 @@ def test_a_preferred_host_is_tried_once_a_minute_at_most(healthy_for: float) -> 
 
 
 def host(tunnels: Running) -> int:
-    """The host of the connection that new clients get."""
+    """Return the host of the connection that new clients get."""
     ready = [link for link in tunnels.app.actuator.observe().links if link.phase is LinkPhase.READY]
     return ready[-1].host if ready else -1

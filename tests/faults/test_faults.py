@@ -1,4 +1,4 @@
-"""Fault -> phase and reason: one target goes wrong, and nothing else notices; it comes back by itself where it can."""
+"""Each fault gives its phase and reason, affects one target only, and heals by itself where it can."""
 
 from __future__ import annotations
 
@@ -28,12 +28,13 @@ SICK = "sick/echo"
 
 @dataclass
 class Trouble:
-    """The lines of a target called "sick" with one tunnel "echo", and what happens to it.
+    """A fault of the target "sick" with one tunnel "echo".
 
-    begin     what goes wrong once it is up; None: it never comes up
-    end       what puts it right, without a word to us; None: nothing does
-    says      a part of the sentence that people are told
-    clients   who has to try in vain for it to be noticed
+    text      the target in the file
+    begin     causes the fault once the tunnel is up; None: it never comes up
+    end       ends the fault without notice to the program; None: it does not end
+    says      a part of the expected message
+    clients   client attempts that the fault needs to be noticed; None: none
     """
 
     text: str
@@ -45,13 +46,13 @@ class Trouble:
 
 @dataclass(frozen=True)
 class Scene:
-    """What a fault is made of: a server of its own, a destination, and the port of the tunnel."""
+    """The parts of a fault: its own server, a destination, and the port of the tunnel."""
 
     sshd: Sshd
     echo: EchoServer
     path: Path
     monkeypatch: pytest.MonkeyPatch
-    names: dict[str, str] = field(default_factory=dict)  # what the resolver knows
+    names: dict[str, str] = field(default_factory=dict)  # the names that the resolver knows
     port: int = field(default_factory=free_port)
 
     @property
@@ -69,7 +70,7 @@ class Scene:
                 if host not in self.names:
                     raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
                 host = self.names[host]
-            return asked(host, *rest, **more)  # type: ignore[arg-type]  # handed on as it came
+            return asked(host, *rest, **more)  # type: ignore[arg-type]  # passed on unchanged
 
         self.monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
 
@@ -134,7 +135,7 @@ async def name_unknown(scene: Scene) -> AsyncIterator[Trouble]:
 
 @contextlib.asynccontextmanager
 async def name_moved(scene: Scene) -> AsyncIterator[Trouble]:
-    """The server moves to another address, as after a failover: the old one refuses until the name follows."""
+    """The server moves to another address, as after a failover. The old one refuses until the name changes."""
     scene.resolve_by_names()
     scene.names["sick.test"] = "127.0.0.1"
 
@@ -174,7 +175,7 @@ async def wrong_password(scene: Scene) -> AsyncIterator[Trouble]:
             file.write_text("right")
 
         text = target(there, "sick", privateKey=None, password=f"{{file: {file}}}") + scene.line
-        yield Trouble(text, end=corrected, says="refused to log in")
+        yield Trouble(text, end=corrected, says="refused the login")
 
 
 @contextlib.asynccontextmanager
@@ -274,7 +275,7 @@ TABLE: list[tuple[Fault, Phase, Reason]] = [
 
 
 @pytest.mark.parametrize(("fault", "phase", "reason"), TABLE, ids=[fault.__name__ for fault, _, _ in TABLE])
-async def test_a_fault_is_told_as_what_it_is_disturbs_nobody_and_heals(
+async def test_a_fault_is_reported_affects_no_other_tunnel_and_heals(
     fault: Fault,
     phase: Phase,
     reason: Reason,
@@ -290,7 +291,7 @@ async def test_a_fault_is_told_as_what_it_is_disturbs_nobody_and_heals(
             async with running(tmp_path, text) as tunnels:
                 await tunnels.until("well/echo", Phase.UP)
                 async with moving([port], pause=0.001) as (mover,):
-                    await it_is_told(tunnels, trouble, phase, reason)
+                    await until_reported(tunnels, trouble, phase, reason)
                     await mover.moves()
                     if trouble.end is not None:
                         await trouble.end()
@@ -298,7 +299,7 @@ async def test_a_fault_is_told_as_what_it_is_disturbs_nobody_and_heals(
                     assert not [one for one in tunnels.changes if one.subject.target == "well" and one.is_trouble]
 
 
-async def it_is_told(tunnels: Running, trouble: Trouble, phase: Phase, reason: Reason) -> None:
+async def until_reported(tunnels: Running, trouble: Trouble, phase: Phase, reason: Reason) -> None:
     """Begin the fault and wait until the tunnel reports it."""
     if trouble.begin is not None:
         await tunnels.until(SICK, Phase.UP)
@@ -307,13 +308,13 @@ async def it_is_told(tunnels: Running, trouble: Trouble, phase: Phase, reason: R
         await tunnels.until(SICK, Phase.UP)
         await trouble.clients()
 
-    def told() -> bool:
+    def is_reported() -> bool:
         verdict = tunnels.verdict(SICK)
         if verdict is None or (verdict.phase, verdict.reason) != (phase, reason):
             return False
         return trouble.says in verdict.message
 
-    await eventually(told, message=lambda: f"{phase}, {reason}, {trouble.says}; it is {tunnels.verdict(SICK)}")
+    await eventually(is_reported, message=lambda: f"{phase}, {reason}, {trouble.says}; it is {tunnels.verdict(SICK)}")
     verdict = tunnels.verdict(SICK)
     assert verdict is not None
     assert verdict.needs_action == (reason in NEEDS_ACTION)

@@ -1,4 +1,4 @@
-"""Every way in which editors, tools and clusters save a file is noticed; a file's trouble is its own."""
+"""Each way in which editors, tools and clusters save a file is noticed."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ TEAMS = 40
 
 
 class Saved:
-    """A file that is saved in one way again and again. `path` is what the program is given."""
+    """A file that is saved repeatedly in one way. `path`: the path that the program gets."""
 
     def __init__(self, directory: Path, text: str) -> None:
         self.directory = directory
@@ -47,15 +47,15 @@ class Saved:
         raise NotImplementedError
 
     def end(self) -> None:
-        """Put away what a directory of temporary files cannot."""
+        """Undo what deleting the temporary directory does not."""
 
 
 class Vim(Saved):
-    """With `backup`: the old file is renamed, the new one written beside it."""
+    """With `backup`: rename the old file, and write the new one beside it."""
 
     def save(self, text: str) -> None:
         backup = self.directory / "tunnels.yaml~"
-        (self.directory / "4913").write_text("")  # its trial whether files can be made here
+        (self.directory / "4913").write_text("")  # Vim tests whether it can create files here
         (self.directory / "4913").unlink()
         self.path.rename(backup)
         with self.path.open("w") as file:
@@ -66,7 +66,7 @@ class Vim(Saved):
 
 
 class Emacs(Saved):
-    """The old content is copied to a backup, then the file is written in place; beside it lie lock and auto-save."""
+    """Copy the old content to a backup, then write the file in place, with lock and auto-save files beside it."""
 
     def save(self, text: str) -> None:
         lock = self.directory / ".#tunnels.yaml"
@@ -88,7 +88,7 @@ class Sed(Saved):
 
 
 class Renamed(Saved):
-    """A new file, renamed over the old."""
+    """Write a new file and rename it over the old one."""
 
     def save(self, text: str) -> None:
         beside = self.directory / ".new"
@@ -97,7 +97,7 @@ class Renamed(Saved):
 
 
 class InPlace(Saved):
-    """Truncated, then written in two halves."""
+    """Truncate the file, then write it in two halves."""
 
     def save(self, text: str) -> None:
         with self.path.open("w") as file:
@@ -107,7 +107,7 @@ class InPlace(Saved):
 
 
 class ConfigMap(Saved):
-    """As the kubelet does: the file is a link through `..data`, and that is what is swapped."""
+    """As the kubelet does: the file is a link through `..data`, and each save swaps `..data`."""
 
     def begin(self, text: str) -> None:
         self._number = 0
@@ -129,7 +129,7 @@ class ConfigMap(Saved):
 
 
 class GitSync(Saved):
-    """A link to the checkout of a revision, swapped; the file itself is an ordinary one."""
+    """A link to the checkout of a revision. Each save swaps the link."""
 
     def begin(self, text: str) -> None:
         self._number = 0
@@ -147,8 +147,9 @@ class GitSync(Saved):
 
 
 class Mounted(Saved):
-    """A single file mounted into a container, written in place from outside. Without the right to mount: a hard link,
-    which is the same to us, a write that no directory here tells of.
+    """A single file mounted into a container, and written in place from outside.
+
+    Without permission to mount, a hard link replaces the mount: the watched directory has no event for a write either.
     """
 
     def begin(self, text: str) -> None:
@@ -173,7 +174,7 @@ class Mounted(Saved):
 
 
 class Recreated(Saved):
-    """Deleted, and made anew some time after."""
+    """Delete the file, and create it some time later."""
 
     def save(self, text: str) -> None:
         self.path.unlink()
@@ -186,7 +187,7 @@ WAYS: list[type[Saved]] = [Vim, Emacs, Sed, Renamed, InPlace, ConfigMap, GitSync
 
 @pytest.fixture(params=[True, False], ids=["with inotify", "without inotify"])
 def hints(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
-    """Each alone: with hints, the look every few seconds is put off, so that it cannot make up for a lost one."""
+    """With inotify alone (the periodic check is postponed), and with the periodic check alone."""
 
     def none_left(*_: Any, **__: Any) -> AsyncIterator[Any]:
         raise OSError("no inotify instance left")
@@ -202,7 +203,7 @@ def hints(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bo
 
 @pytest.mark.timeout(LONG)
 async def test_every_way_of_saving_a_file_is_noticed(hints: bool, sshd: Sshd, echo: EchoServer, tmp_path: Path) -> None:
-    """All ways at once, each with a program of its own."""
+    """All ways at once, each with its own program."""
     changes = CHANGES if hints else CHANGES_WITHOUT_HINTS
     await asyncio.gather(*(changes_are_applied(way, tmp_path / way.__name__, sshd, echo, changes) for way in WAYS))
 
@@ -249,7 +250,7 @@ async def program(path: Path) -> AsyncIterator[App]:
 
 
 def says(app: App, description: str) -> bool:
-    """Whether this is what the program works for."""
+    """Return True if the program has applied this content."""
     return app.loop.desired.tunnels["server/echo"].policy.description == description
 
 
@@ -312,5 +313,5 @@ async def test_a_teams_file_that_is_deleted_closes_its_ports_and_drains_its_clie
 
 
 def up_in(app: App) -> set[str]:
-    """The ids of the tunnels that are up."""
+    """Return the ids of the tunnels that are up."""
     return {t.id for t in app.status.tunnels if t.verdict.phase is Phase.UP} if app.status else set()

@@ -215,7 +215,7 @@ async def test_slow_known_hosts_do_not_delay_other_targets(case: Case, tmp_path:
 
 
 COSTLY = {
-    "an RSA key of 8,676 bits": (partial(rsa_key, 4253, 4423), "refused to log in"),
+    "an RSA key of 8,676 bits": (partial(rsa_key, 4253, 4423), "refused the login"),
     "an RSA key of 21,154 bits": (partial(rsa_key, 9941, 11213), "at most 16384"),
     "a key of 2^32 bcrypt rounds": (partial(bcrypt_key, 2**32 - 1), "hashed 4294967295 times"),
     "a key of 2^31 PBKDF2 rounds": (partial(pkcs8_key, 2**31 - 1), "hashed 2147483647 times"),
@@ -290,7 +290,9 @@ async def test_a_disk_that_hangs_affects_only_the_targets_of_its_files(case: Cas
             await tunnels.all_up()
 
 
-async def test_many_files_of_such_a_disk_do_not_keep_others_from_theirs(case: Case, disk: Disk, tmp_path: Path) -> None:
+async def test_many_files_on_a_hanging_disk_do_not_block_files_on_others(
+    case: Case, disk: Disk, tmp_path: Path
+) -> None:
     silent = [case.named / f"silent{number}" for number in range(100)]
     for path in silent:
         path.write_bytes(case.sshd.client_key.read_bytes())

@@ -79,7 +79,7 @@ async def test_two_hundred_slow_readers_of_a_fast_source(sshd: Sshd, echo: EchoS
                 await until_still(lambda: tunnels.meter("server/fast").received)
                 async with moving([other]) as (mover,):
                     await mover.moves()
-            await tunnels.nobody_is_connected()
+            await tunnels.no_client_is_connected()
     assert watch.growth < 400
 
 

@@ -1,4 +1,4 @@
-"""A connection is replaced while fifty clients transfer: nobody notices. One that cannot be made replaces nothing."""
+"""A connection is replaced while fifty clients transfer data. A connection that fails replaces nothing."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ CIPHERS = ("aes128-gcm@openssh.com", "aes256-gcm@openssh.com")
 
 
 @pytest.mark.timeout(LONG)
-async def test_a_connection_replaced_ten_times_under_fifty_transfers_spoils_none(sshd: Sshd, tmp_path: Path) -> None:
+async def test_ten_replaced_connections_damage_none_of_fifty_transfers(sshd: Sshd, tmp_path: Path) -> None:
     port = free_port()
     whole = 0
     replaced = asyncio.Event()
@@ -58,7 +58,7 @@ async def test_a_connection_replaced_ten_times_under_fifty_transfers_spoils_none
             await eventually(lambda: len(tunnels.links) == 1, message="the replaced ones end with their last clients")
 
 
-async def test_a_new_access_that_does_not_work_leaves_the_old_connection_and_says_why(
+async def test_a_failing_new_access_keeps_the_old_connection_and_says_why(
     sshd: Sshd, echo: EchoServer, keys: Keys, tmp_path: Path
 ) -> None:
     port = free_port()
@@ -84,7 +84,7 @@ async def test_a_new_access_that_does_not_work_leaves_the_old_connection_and_say
             assert tunnels.phases() == {"server/echo": Phase.UP}
             assert await exchange("127.0.0.1", port) == b"ping", "new clients are carried too"
             assert tunnels.links == [before]
-            sshd.authorize(stranger)  # nothing here tells us: the way out is the file
+            sshd.authorize(stranger)  # no event ends this state: an edit of the file does
             tunnels.edit(file(sshd, tunnel, privateKey=stranger.private, compress="true"))
             await eventually(lambda: tunnels.links[-1] is not before)
             await eventually(lambda: not told())
@@ -92,11 +92,11 @@ async def test_a_new_access_that_does_not_work_leaves_the_old_connection_and_say
 
 
 def newest(tunnels: Running) -> int:
-    """The number of the latest connection."""
+    """Return the number of the latest connection."""
     return max(link.number for link in tunnels.links)
 
 
-async def test_a_tunnel_is_renamed_while_its_last_client_finishes_on_the_old_connection(
+async def test_a_tunnel_renamed_during_a_handover_keeps_its_client(
     sshd: Sshd, echo: EchoServer, tmp_path: Path
 ) -> None:
     port = free_port()

@@ -43,12 +43,12 @@ TIMES = 3  # that each fault is raised before it heals
 
 
 class Planted(Exception):  # noqa: N818 - it stands for any of this program's own errors
-    """What a planted fault raises."""
+    """The exception of a planted fault."""
 
 
 @dataclass
 class Plant:
-    """A fault at one place in the program: it raises so many times, then does what it should."""
+    """A fault at one place in the program. It raises a number of times, then works."""
 
     left: int = TIMES
     raised: int = 0
@@ -62,7 +62,7 @@ class Plant:
 
 @contextlib.contextmanager
 def planted(place: Any, name: str, plant: Plant, *, after: bool = False) -> Iterator[None]:
-    """Let a function or method raise: before it does anything, or `after` it has."""
+    """Make a function or method raise before its work, or `after` it."""
     original = getattr(place, name)
 
     def raising(*arguments: Any, **options: Any) -> Any:
@@ -85,7 +85,7 @@ def planted(place: Any, name: str, plant: Plant, *, after: bool = False) -> Iter
 
 
 class World:
-    """Two targets. `server` is edited; clients of its neighbours, and of `other`, move data all the time."""
+    """Two targets. `server` is edited. Clients of its other tunnels and of `other` transfer data all the time."""
 
     def __init__(self, tunnels: Running, sshd: Sshd, echo: EchoServer, ports: dict[str, int]) -> None:
         self.tunnels = tunnels
@@ -98,7 +98,7 @@ class World:
         return world_text(self.sshd, self.echo, self.ports, without, description, **fields)
 
     async def works(self, *without: str) -> None:
-        """Every tunnel but these is up and carries data, and nothing is left to do."""
+        """Wait until every other tunnel is up and carries data, and nothing is left to do."""
         await eventually(lambda: self.tunnels.app.settled and self.tunnels.app.is_status_current, message=self.seen)
         await eventually(lambda: all(phase is Phase.UP for phase in self.tunnels.phases().values()), message=self.seen)
         for name, port in self.ports.items():
@@ -142,7 +142,7 @@ async def world(sshd: Sshd, echo: EchoServer, directory: Path) -> AsyncIterator[
         assert not tunnels.app.loop.failed_passes
 
 
-# --- what provokes each action ----------------------------------------------------------------------------------
+# --- the edit that causes each action --------------------------------------------------------------------------------
 
 
 def restart(it: World) -> tuple[str, ...]:
@@ -184,9 +184,9 @@ PROVOKED: dict[type[Action], Provoke] = {
     Cut: remove,
 }
 
-ONCE = {"open: the port file", "close: the acceptor"}  # what is not tried again: the action is done without it
+ONCE = {"open: the port file", "close: the acceptor"}  # not retried: the action succeeds without it
 
-# Deeper inside: what provokes it, where it is, what it is called, and whether it raises after its work is done.
+# Inside an action: the edit, the place, the name in the log, and whether it raises after its work.
 INSIDE: dict[str, tuple[Provoke, Any, str, bool]] = {
     "dial: the task": (restart, pool, "dial", False),
     "dial: the link is made": (restart, pool, "Link", False),
@@ -223,7 +223,7 @@ INSIDE: dict[str, tuple[Provoke, Any, str, bool]] = {
 
 
 async def check(it: World, provoke: Provoke, plant: Plant, caplog: pytest.LogCaptureFixture) -> None:
-    """Provoke the fault, and wait until all is as it was asked for."""
+    """Cause the fault, and wait until the file is applied."""
     without = provoke(it)
     await eventually(lambda: plant.raised > 0, message="the fault is met")
     await eventually(lambda: not plant.left, message=lambda: f"it is tried again: {plant}; {it.seen()}")
@@ -261,7 +261,7 @@ async def test_an_action_that_raises_ends_alone_and_is_tried_again(
             patch.setattr(actuator, "apply", raising)
             await check(it, PROVOKED[kind], plant, caplog)
         told = [change for change in it.tunnels.changes if change.verdict and change.verdict.reason is Reason.INTERNAL]
-        if PROVOKED[kind] is not remove:  # of what is removed nothing is told any more
+        if PROVOKED[kind] is not remove:  # a removed tunnel is no longer reported
             assert told, "status says so"
             assert all("report it with the log" in change.verdict.message for change in told if change.verdict)
         records = it.tunnels.app.actuator.records
@@ -271,7 +271,7 @@ async def test_an_action_that_raises_ends_alone_and_is_tried_again(
 
 
 @pytest.mark.parametrize("name", INSIDE)
-async def test_a_fault_inside_an_action_costs_nobody_else_anything(
+async def test_a_fault_inside_an_action_affects_no_other_tunnel(
     sshd: Sshd, echo: EchoServer, tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str
 ) -> None:
     provoke, place, function, after = INSIDE[name]
@@ -281,7 +281,7 @@ async def test_a_fault_inside_an_action_costs_nobody_else_anything(
             await check(it, provoke, plant, caplog)
 
 
-async def test_a_replaced_connection_whose_end_raises_is_ended_all_the_same(
+async def test_a_replaced_connection_is_closed_although_its_close_raises(
     sshd: Sshd, echo: EchoServer, tmp_path: Path
 ) -> None:
     port, plant = free_port(), Plant()
@@ -323,7 +323,7 @@ async def test_a_planner_that_raises_leaves_everything_as_it_is(sshd: Sshd, echo
 
 
 @pytest.mark.parametrize("what", ["journal", "teller", "on_change"])
-async def test_a_report_that_raises_keeps_nothing_from_being_carried_out(
+async def test_a_report_that_raises_does_not_stop_the_actions(
     sshd: Sshd, echo: EchoServer, tmp_path: Path, what: str
 ) -> None:
     async with world(sshd, echo, tmp_path) as it:
@@ -339,7 +339,7 @@ async def test_a_report_that_raises_keeps_nothing_from_being_carried_out(
             await it.works()
 
 
-async def test_what_always_raises_is_tried_ever_less_often_and_does_not_keep_the_end_away(
+async def test_an_action_that_always_raises_backs_off_and_does_not_delay_the_exit(
     sshd: Sshd, echo: EchoServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with world(sshd, echo, tmp_path) as it:
@@ -351,13 +351,13 @@ async def test_what_always_raises_is_tried_ever_less_often_and_does_not_keep_the
             await eventually(lambda: plant.raised >= 4)
             assert app.loop.passes.frozen().count - passes < 200, "it does not plan again and again"
             assert len([one for one in caplog.records if one.exc_info]) == 1, "one traceback"
-            assert await exchange("127.0.0.1", it.ports["gone"]) == b"ping", "and what is there is told as it is"
+            assert await exchange("127.0.0.1", it.ports["gone"]) == b"ping", "the status is still correct"
             assert any(state.owner.id == "server/gone" for state in app.actuator.observe().sockets.values())
         await it.works("new", "gone")
 
 
 @pytest.mark.parametrize("look", ["_check_links", "_check_clients", "_check_probes", "_close_all_drained"])
-async def test_a_look_that_always_raises_keeps_the_others_going(
+async def test_a_periodic_check_that_always_raises_does_not_stop_the_others(
     sshd: Sshd, echo: EchoServer, tmp_path: Path, caplog: pytest.LogCaptureFixture, look: str
 ) -> None:
     async with world(sshd, echo, tmp_path) as it:

@@ -1,4 +1,4 @@
-"""What `plan` says is what happens: random edits of a running configuration, with clients on every tunnel."""
+"""`plan` predicts the steps of random edits of a running process with clients on each tunnel."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ PASSWORD = "secret"
 
 
 class Edits:
-    """A file that changes at random, one thing or two at a time."""
+    """A file with random edits of one or two things at a time."""
 
     def __init__(self, sshd: Sshd, places: tuple[int, int], seed: int) -> None:
         self._random = random.Random(seed)
@@ -50,7 +50,7 @@ class Edits:
         return "targets:\n" + target(self._sshd, algorithms=algorithms) + "".join(lines)
 
     def edit(self) -> str:
-        """Change something; what it was."""
+        """Make a random edit and return its name."""
         return ", ".join(self._change() for _ in range(self._random.choice((1, 1, 2))))
 
     def _change(self) -> str:
@@ -81,11 +81,11 @@ class Edits:
                 ciphers = ["aes128-gcm@openssh.com", "aes256-gcm@openssh.com"]
                 self._cipher = ciphers[self._cipher == ciphers[0]]
             case _:
-                pass  # a save that changes nothing
+                pass  # a save without a change
         return f"{kind} {name}"
 
     def _policy(self, fields: dict[str, Any]) -> None:
-        """Change what is said of it, who may come, or of a SOCKS tunnel who may log in or where they may go."""
+        """Change the description or the rules; of a SOCKS tunnel also the users or destinations."""
         kinds = ("description", "sources", *(("users", "destinations") if fields["type"] == "socks" else ()))
         places = [_at(place) for place in self._places]
         match self._random.choice(kinds):
@@ -109,11 +109,11 @@ class Edits:
         self.tunnels[self._name()] = fields
 
     def _some(self, among: Sequence[str]) -> list[str]:
-        """All, some or none of them."""
+        """Return all, some or none of the items."""
         return self._random.sample(among, self._random.randint(0, len(among)))
 
     def clients(self) -> Iterator[AbstractAsyncContextManager[Streams]]:
-        """For each tunnel one client of each kind that its rules let in."""
+        """Connect one client of each kind that the rules of each tunnel allow."""
         for fields in self.tunnels.values():
             sources = [one for one in SOURCES if _lets_in(fields, "allow", "deny", one)]
             if fields["type"] == "local":
@@ -142,7 +142,7 @@ def _flow(fields: dict[str, Any]) -> str:
 async def test_the_steps_that_plan_prints_are_the_steps_taken(
     sshd: Sshd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("support.wait._given_out", set())  # hundreds of ports come and go
+    monkeypatch.setattr("support.wait._given_out", set())  # hundreds of ports are opened and closed
     async with EchoServer() as one, EchoServer() as other, asyncio.timeout(LONG):
         edits = Edits(sshd, (one.port, other.port), seed=20261122)
         async with running(tmp_path, edits.text()) as tunnels:
@@ -170,7 +170,7 @@ async def test_the_steps_that_plan_prints_are_the_steps_taken(
     assert cut
 
 
-async def test_an_edit_that_was_refused_and_taken_back_is_foreseen_and_tried_again(
+async def test_plan_predicts_the_retry_of_an_edit_that_failed_and_was_reverted(
     sshd: Sshd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     forward = local("web", free_port(), 9)
@@ -195,7 +195,7 @@ Step = tuple[str, str, int]
 
 
 def recorded(tunnels: Running, monkeypatch: pytest.MonkeyPatch) -> list[Step]:
-    """The steps that the running program takes from now on."""
+    """Record the steps of the running program."""
     taken: list[Step] = []
     actuator = tunnels.app.actuator
     apply_it = actuator.apply
@@ -211,7 +211,7 @@ def recorded(tunnels: Running, monkeypatch: pytest.MonkeyPatch) -> list[Step]:
 
 
 def touched_by(action: Action, before: Observed, after: Observed) -> int:
-    """How many clients, seen from outside."""
+    """Return how many clients the steps affect, counted from outside."""
     match action:
         case Retire(link=link):
             return sum(flow.count for flow in before.flows if flow.key.link == link)
@@ -224,7 +224,7 @@ def touched_by(action: Action, before: Observed, after: Observed) -> int:
 
 
 async def planned(tunnels: Running, text: str) -> Any:
-    """What `tunnels plan` says about this text."""
+    """Return the output of `tunnels plan` for this file content."""
     answer: Any = await Commands(tunnels.app).plan([("tunnels.yaml", str(tunnels.file.parent), text)], strict=False)
     assert answer["errors"] == []
     return answer
@@ -239,7 +239,7 @@ async def plan(tunnels: Running, text: str) -> list[Step]:
 
 
 async def apply(tunnels: Running, text: str) -> None:
-    """Save it, and wait until all has been done."""
+    """Save the file, and wait until it is applied."""
     tunnels.edit(text)
     await tunnels.app.load(requested=True)
     loaded = tunnels.app.loaded
@@ -257,7 +257,7 @@ def quiet_again(tunnels: Running) -> Any:
 
 @contextlib.asynccontextmanager
 async def client(port: int, source: str, *, user: str = "", to: int = 0) -> AsyncIterator[Streams]:
-    """`to`: through a SOCKS tunnel, to that port."""
+    """Connect a client. `to`: through a SOCKS tunnel to that port."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port, local_addr=(source, 0))
     try:
         if to:

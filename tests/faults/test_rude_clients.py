@@ -114,5 +114,5 @@ async def test_a_reset_behind_a_jump_host_logs_no_warning(
             for _ in range(50):
                 await reader.read(MIB)
             reset(writer.transport)
-        await tunnels.nobody_is_connected()
+        await tunnels.no_client_is_connected()
     assert not [record for record in caplog.records if record.name == "asyncio" and record.levelno >= logging.WARNING]

@@ -34,7 +34,7 @@ async def test_a_chain_through_every_kind_of_forward_carries_all_bytes_both_ways
             assert sent == seen
             sent, seen = await download("127.0.0.1", first, 8 * MIB, by_socks(proxy))
             assert sent == seen
-            await tunnels.nobody_is_connected()
+            await tunnels.no_client_is_connected()
 
 
 FORBIDDEN = [

@@ -91,7 +91,7 @@ class Soak:
         stop.set()
         await asyncio.gather(*clients)
         await tunnels.all_up()
-        await tunnels.nobody_is_connected()
+        await tunnels.no_client_is_connected()
         await eventually(lambda: len(tunnels.links) == 1, message="the connections of earlier files are gone")
 
     async def _come_and_go(self, stop: asyncio.Event, number: int) -> None:

@@ -1,4 +1,4 @@
-"""What is around the process: a log that nobody reads, files without end, signals at any moment, a container."""
+"""The surroundings of the process: an unread log, endless files, signals at any moment, a container."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from support.tunnels import file, local, running
 from support.wait import WITHIN, eventually, free_port
 
 NOWHERE = ("--listen", "none", "--control", "none")
-# A proxy command that needs nothing but Python, and leaves a child behind.
+# A proxy command that needs only Python, and leaves an orphan.
 LEAVES_A_CHILD = """
 import os, socket, subprocess, sys, threading
 subprocess.Popen(["sleep", "1000"])
@@ -42,9 +42,9 @@ while data := sock.recv(65536):
 async def run(
     *arguments: object, stdin: int | None = None, stdout: int | None = None, stderr: int | None = None
 ) -> AsyncIterator[asyncio.subprocess.Process]:
-    """`tunnels run` with these streams; killed when the block is left, if it still runs."""
+    """Run `tunnels run` with these streams. Kill it at the end of the block if it still runs."""
     command = tied_to_parent([sys.executable, "-m", "reconciler", "run", *NOWHERE, *map(str, arguments)])
-    # Unbuffered, Python would have nothing left to write at its end.
+    # Not unbuffered: Python must have output left to write when it exits.
     environ = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
     process = await asyncio.create_subprocess_exec(*command, stdin=stdin, stdout=stdout, stderr=stderr, env=environ)
     try:
@@ -64,7 +64,7 @@ async def exit_code(process: asyncio.subprocess.Process) -> int:
 
 @contextlib.contextmanager
 def full_pipe() -> Iterator[int]:
-    """Whoever writes there waits: it is full, and nobody reads."""
+    """A pipe that is full and has no reader: a write blocks."""
     reads, writes = os.pipe()
     os.set_blocking(writes, False)
     with contextlib.suppress(BlockingIOError):
@@ -78,7 +78,7 @@ def full_pipe() -> Iterator[int]:
         os.close(writes)
 
 
-async def test_a_log_that_nobody_reads_holds_nobody_up(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> None:
+async def test_an_unread_log_pipe_delays_no_client(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> None:
     port, config = free_port(), tmp_path / "tunnels.yaml"
     config.write_text(file(sshd, local("echo", port, echo.port, audit="true")))
     with full_pipe() as writes:
@@ -90,7 +90,7 @@ async def test_a_log_that_nobody_reads_holds_nobody_up(sshd: Sshd, echo: EchoSer
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no disk that is always full here")
-async def test_a_log_on_a_full_disk_is_no_failure(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> None:
+async def test_a_log_on_a_full_disk_does_not_stop_the_program(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> None:
     port, config = free_port(), tmp_path / "tunnels.yaml"
     config.write_text(file(sshd, local("echo", port, echo.port)))
     full = os.open("/dev/full", os.O_WRONLY)
@@ -104,24 +104,24 @@ async def test_a_log_on_a_full_disk_is_no_failure(sshd: Sshd, echo: EchoServer, 
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-async def test_a_file_without_end_does_not_hold_up_the_end(number: signal.Signals, tmp_path: Path) -> None:
+async def test_an_endless_file_does_not_delay_the_exit(number: signal.Signals, tmp_path: Path) -> None:
     pipe = tmp_path / "tunnels.yaml"
     os.mkfifo(pipe)
     async with run(pipe) as process:
-        with await asyncio.to_thread(pipe.open, "wb"):  # it is there, and reads
+        with await asyncio.to_thread(pipe.open, "wb"):  # the process has started and reads
             process.send_signal(number)
             assert await exit_code(process) == 0
 
 
-async def test_standard_input_without_end_does_not_either() -> None:
+async def test_endless_standard_input_does_not_delay_the_exit() -> None:
     reads, writes = os.pipe()
     try:
-        # What it has read of a pipe is gone from it: F_SETPIPE_SZ makes room for no more than a page.
+        # A small pipe, so that the write returns only when the process has read some of it.
         room = fcntl.fcntl(writes, fcntl.F_SETPIPE_SZ, 4096) if hasattr(fcntl, "F_SETPIPE_SZ") else 0
         if not room:
             pytest.skip("a pipe's size cannot be set here")
         async with run("-", stdin=reads) as process:
-            await asyncio.to_thread(os.write, writes, bytes(room + 1))  # returns when some of it was read
+            await asyncio.to_thread(os.write, writes, bytes(room + 1))  # returns when some of it has been read
             process.terminate()
             assert await exit_code(process) == 0
     finally:
@@ -130,7 +130,7 @@ async def test_standard_input_without_end_does_not_either() -> None:
 
 
 async def without_stdin(*arguments: str) -> tuple[int | None, bytes]:
-    """Exit code and stderr of `tunnels`, started with its standard input closed."""
+    """Return exit code and stderr of `tunnels`, started with its standard input closed."""
     command = f'exec {sys.executable} -m reconciler "$@" <&-'
     process = await asyncio.create_subprocess_exec(
         *("sh", "-c", command, "sh", *arguments), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
@@ -139,13 +139,13 @@ async def without_stdin(*arguments: str) -> tuple[int | None, bytes]:
     return process.returncode, said
 
 
-async def test_without_standard_input_there_is_nothing_to_import() -> None:
+async def test_import_without_standard_input_is_an_error() -> None:
     code, said = await without_stdin("import")
     assert (code, said.count(b"\n")) == (1, 1)
     assert b"no input" in said
 
 
-async def test_without_standard_input_there_is_nothing_to_run_either() -> None:
+async def test_run_without_standard_input_is_an_error() -> None:
     code, said = await without_stdin("run", *NOWHERE, "-")
     assert (code, said.count(b"\n")) == (2, 1)
     assert b"<stdin>: cannot be read: standard input is closed" in said
@@ -154,7 +154,7 @@ async def test_without_standard_input_there_is_nothing_to_run_either() -> None:
 # --- signals ----------------------------------------------------------------------------------------------------
 
 
-async def test_a_reload_that_is_asked_for_too_early_does_not_end_it(tmp_path: Path) -> None:
+async def test_an_early_sighup_does_not_end_the_process(tmp_path: Path) -> None:
     (tmp_path / "asyncssh.py").write_text(
         "import os, signal, sys\nos.kill(os.getpid(), signal.SIGHUP)\nsys.exit('it goes on')\n"
     )
@@ -168,7 +168,7 @@ async def test_a_reload_that_is_asked_for_too_early_does_not_end_it(tmp_path: Pa
     assert (process.returncode, said) == (1, b"it goes on\n")
 
 
-async def test_signals_that_come_after_its_program_has_ended_do_not_take_the_exit_code(
+async def test_signals_after_the_child_has_ended_keep_its_exit_code(
     sshd: Sshd, echo: EchoServer, tmp_path: Path
 ) -> None:
     (tmp_path / "tunnels.yaml").write_text(file(sshd, local("echo", free_port(), echo.port)))
@@ -180,7 +180,7 @@ async def test_signals_that_come_after_its_program_has_ended_do_not_take_the_exi
         ending = asyncio.create_task(process.wait())
         while not ending.done():
             with contextlib.suppress(ProcessLookupError):
-                # Not send_signal: it looks whether the process has ended, and takes the code from who waits for it.
+                # Not send_signal: it polls the process, and so takes the exit code from the waiting thread.
                 os.kill(process.pid, signal.SIGTERM)
             await asyncio.wait({ending}, timeout=0.001)
         assert ending.result() == 5
@@ -201,7 +201,7 @@ raise SystemExit(5)
 
 @contextlib.contextmanager
 def python(*arguments: str) -> Iterator[subprocess.Popen[bytes]]:
-    """Nobody else waits for it, and takes its number out of the world."""
+    """A Python process that is not reaped before its exit code is read here."""
     command = tied_to_parent([sys.executable, *arguments])
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
         try:
@@ -210,28 +210,28 @@ def python(*arguments: str) -> Iterator[subprocess.Popen[bytes]]:
             process.kill()
 
 
-def hail(pid: int) -> None:
-    """Nothing but SIGTERM for the process, until it has ended; who waits for it gets its exit code."""
+def send_sigterm_until_it_ends(pid: int) -> None:
+    """Send SIGTERM to the process until it has ended."""
     until = time.monotonic() + WITHIN
     while time.monotonic() < until and not os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT | os.WNOHANG):
         os.kill(pid, signal.SIGTERM)
 
 
-def test_in_a_hail_of_signals_none_stops_it_and_none_takes_the_exit_code() -> None:
-    for _ in range(10):  # asyncio's own handlers came through four times in ten
+def test_many_signals_neither_kill_it_nor_change_the_exit_code() -> None:
+    for _ in range(10):  # with asyncio's own handlers this failed four times in ten
         with python("-c", ENDS_WHEN_ASKED) as process:
             assert process.stdout is not None
             assert process.stdout.readline() == b"ready\n"
-            hail(process.pid)
+            send_sigterm_until_it_ends(process.pid)
             assert process.poll() == 5
 
 
-async def test_nor_does_one_hurt_the_whole_program(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> None:
+async def test_many_signals_do_not_hurt_the_whole_program(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> None:
     port, config = free_port(), tmp_path / "tunnels.yaml"
     config.write_text(file(sshd, local("echo", port, echo.port)))
     with python("-m", "reconciler", "run", *NOWHERE, str(config)) as process:
         await answers(port)
-        await asyncio.to_thread(hail, process.pid)
+        await asyncio.to_thread(send_sigterm_until_it_ends, process.pid)
         assert process.poll() == 0
 
 
@@ -239,14 +239,14 @@ async def test_nor_does_one_hurt_the_whole_program(sshd: Sshd, echo: EchoServer,
 
 
 def as_first_process(*command: str) -> list[str]:
-    """The command as process 1 of its own world."""
+    """Return the command as process 1 of its own PID namespace."""
     alone = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"]
     if os.geteuid() != 0 or subprocess.run([*alone, "true"], capture_output=True, check=False).returncode:
         pytest.skip("only root can start a first process")
     return [*alone, *command]
 
 
-async def test_sigterm_ends_the_first_process_of_a_container_while_it_starts_too(tmp_path: Path) -> None:
+async def test_sigterm_ends_process_1_of_a_container_also_while_it_starts(tmp_path: Path) -> None:
     (tmp_path / "click.py").write_text("import os, signal\nos.kill(1, signal.SIGTERM)\nraise SystemExit('unheard')\n")
     process = await asyncio.create_subprocess_exec(
         *as_first_process(sys.executable, "-m", "reconciler", "run", "tunnels.yaml"),
@@ -256,7 +256,7 @@ async def test_sigterm_ends_the_first_process_of_a_container_while_it_starts_too
 
 
 def by_proxy_command(sshd: Sshd, echo: EchoServer, port: int, directory: Path) -> Path:
-    """The file of a tunnel whose server is reached by a program that leaves a child behind."""
+    """Write the file of a tunnel with a proxy command that leaves an orphan."""
     relay, config = directory / "relay.py", directory / "tunnels.yaml"
     relay.write_text(LEAVES_A_CHILD)
     command = f"[{sys.executable}, {relay}, '%h', '%p']"
@@ -272,7 +272,7 @@ async def test_a_proxy_command_carries_clients(sshd: Sshd, echo: EchoServer, tmp
         assert "Traceback" not in tunnels.log_text()
 
 
-async def test_what_a_proxy_command_leaves_behind_is_buried(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> None:
+async def test_orphans_of_a_proxy_command_are_reaped(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> None:
     port = free_port()
     config = by_proxy_command(sshd, echo, port, tmp_path)
     async with program(config, "--allow-commands", through=as_first_process()) as tunnels:
@@ -298,10 +298,10 @@ def child_ids(pid: int) -> list[str]:
 # --- another Python ---------------------------------------------------------------------------------------------
 
 
-async def test_who_speaks_first_is_heard_where_asyncio_reads_what_it_was_told_not_to(
+async def test_early_bytes_are_kept_where_asyncio_reads_a_paused_transport(
     sshd: Sshd, echo: EchoServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As that of Python 3.11.2 does, which is Debian 12's: a transport that is paused when it is made is read."""
+    """Python 3.11.2 (Debian 12) reads a transport that was paused when it was created."""
 
     def add_reader(transport: object, descriptor: int, callback: object, *arguments: object) -> None:
         transport._loop._add_reader(descriptor, callback, *arguments)  # type: ignore[attr-defined]
@@ -310,12 +310,12 @@ async def test_who_speaks_first_is_heard_where_asyncio_reads_what_it_was_told_no
     port = free_port()
     async with running(tmp_path, file(sshd, local("echo", port, echo.port))) as tunnels:
         await tunnels.all_up()
-        sshd.pause()  # the channel takes a while: what is said meanwhile must not be lost
+        sshd.pause()  # the channel opens slowly: bytes sent meanwhile must not be lost
         try:
             async with connected("127.0.0.1", port) as (reader, writer):
                 writer.write(b"first")
                 await eventually(lambda: any(tunnels.app.actuator.connections()), message="it has come")
-                await asyncio.sleep(0.05)  # turns of the loop, in which it may be read
+                await asyncio.sleep(0.05)  # iterations of the event loop, which may read the transport
                 sshd.resume()
                 assert await asyncio.wait_for(reader.readexactly(5), WITHIN) == b"first"
         finally:

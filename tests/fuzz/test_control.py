@@ -12,7 +12,7 @@ from pathlib import Path
 
 from hypothesis import strategies as st
 
-from fuzz.besieged import besieged
+from fuzz.attacked_program import attacked_program
 from fuzz.driver import Fuzz
 from fuzz.grammar import changed_texts, loose_texts
 from fuzz.requests import Sent, request, requests, statuses
@@ -74,7 +74,7 @@ _FIRST = [
 
 
 def test_requests_on_the_control_socket_do_no_harm(fuzz: Fuzz, sshd: Sshd, tmp_path: Path) -> None:
-    with besieged(sshd, tmp_path) as (program, figures):
+    with attacked_program(sshd, tmp_path) as (program, figures):
 
         def attack(sent: Sent) -> None:
             with contextlib.closing(socket.socket(socket.AF_UNIX)) as client:

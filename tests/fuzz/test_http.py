@@ -8,7 +8,7 @@ from pathlib import Path
 
 from hypothesis import strategies as st
 
-from fuzz.besieged import besieged
+from fuzz.attacked_program import attacked_program
 from fuzz.driver import Fuzz
 from fuzz.requests import Sent, request, requests, statuses
 from support.sshd import Sshd
@@ -35,7 +35,7 @@ _FIRST = [
 
 
 def test_random_http_requests_do_no_harm(fuzz: Fuzz, sshd: Sshd, tmp_path: Path) -> None:
-    with besieged(sshd, tmp_path) as (program, figures):
+    with attacked_program(sshd, tmp_path) as (program, figures):
 
         def attack(sent: Sent) -> None:
             with contextlib.closing(socket.create_connection(("127.0.0.1", program.http))) as client:

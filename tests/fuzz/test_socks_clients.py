@@ -10,7 +10,7 @@ from pathlib import Path
 
 from hypothesis import strategies as st
 
-from fuzz.besieged import besieged
+from fuzz.attacked_program import attacked_program
 from fuzz.driver import Fuzz
 from fuzz.test_socks import cuts, streams
 from support.sshd import Sshd
@@ -22,7 +22,7 @@ _PATIENCE = 10.0  # seconds
 def test_clients_that_send_random_bytes_do_no_harm(fuzz: Fuzz, sshd: Sshd, tmp_path: Path) -> None:
     held: deque[socket.socket] = deque()
 
-    with besieged(sshd, tmp_path) as (program, figures):
+    with attacked_program(sshd, tmp_path) as (program, figures):
 
         def attack(asked: tuple[bytes, list[int], bool]) -> None:
             data, where, stays = asked
@@ -41,7 +41,7 @@ def test_clients_that_send_random_bytes_do_no_harm(fuzz: Fuzz, sshd: Sshd, tmp_p
 
 def test_only_the_data_after_a_request_reaches_the_destination(fuzz: Fuzz, sshd: Sshd, tmp_path: Path) -> None:
     """The greeting, the request and the first data are split or joined at random."""
-    with besieged(sshd, tmp_path) as (program, figures):
+    with attacked_program(sshd, tmp_path) as (program, figures):
 
         def exchange(asked: tuple[bytes, list[int], bool]) -> None:
             payload, where, by_name = asked

@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from support.wait import eventually, is_heard
+from support.wait import eventually, has_listener
 
 WITHIN = 60.0  # seconds; the start of a command alone is slow on a busy machine
 
@@ -55,7 +55,7 @@ async def process(
 
 
 def _environment(more: Mapping[str, str] | None) -> dict[str, str]:
-    """Return our environment without variables that point commands to another process."""
+    """Return the environment without variables that point commands to another process."""
     ours = {name: value for name, value in os.environ.items() if not name.startswith(("TUNNELS_", "XDG_"))}
     return ours | {"PYTHONPATH": str(Path(__file__).parents[2]), **(more or {})}
 
@@ -95,7 +95,7 @@ async def program(directory: Path, text: str) -> AsyncIterator[Program]:
     async with process("run", "--control", control, "--listen", "none", file) as started:
         reader = asyncio.create_task(_drain(started))
         try:
-            await eventually(partial(is_heard, control), within=WITHIN, message="the control socket is served")
+            await eventually(partial(has_listener, control), within=WITHIN, message="the control socket is served")
             yield Program(file, control)
             assert await _ended(started) == 0
         finally:

@@ -20,7 +20,7 @@ import pytest
 
 from integration.commands import process, ran
 from support.sshd import Sshd
-from support.wait import eventually, free_port, is_heard
+from support.wait import eventually, free_port, has_listener
 
 BEGINNING = ("pending", "connecting")
 CANARY = re.compile(r"cnr[0-9]{2}q[a-z]*", re.IGNORECASE)
@@ -275,7 +275,7 @@ async def test_no_log_answer_or_failure_of_a_running_process_shows_a_variable(
         process("run", *options, *places, file, env=canaries()) as run,
         _reading(run, log) as reading,
     ):
-        await eventually(partial(is_heard, control), within=30.0)
+        await eventually(partial(has_listener, control), within=30.0)
         async with _client(None, port) as http, _client(control, 0) as orders:
             status = await eventually(partial(_told, orders), within=40.0)
             for path in ("/metrics", "/readyz", "/readyz/up/probed", "/", "/api/v1/status"):

@@ -20,7 +20,7 @@ from integration import commands
 from support.services import EchoServer, connected, exchange, refuses
 from support.sshd import Sshd
 from support.tunnels import local, target
-from support.wait import eventually, free_port, is_heard
+from support.wait import eventually, free_port, has_listener
 
 WITHIN = commands.WITHIN
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -195,7 +195,7 @@ async def test_status_reports_an_emptied_directory(tmp_path: Path) -> None:
     (folder / "a.yaml").write_text("targets: {a: {host: a.invalid, user: u, agent: true, enabled: false}}\n")
     env = {"TUNNELS_CONTROL": str(control)}
     async with commands.process("run", "--control", control, "--listen", "none", folder):
-        await eventually(partial(is_heard, control), within=WITHIN)
+        await eventually(partial(has_listener, control), within=WITHIN)
         assert (await commands.ran("reload", env=env)).code == 0
         (folder / "a.yaml").unlink()
         assert (await commands.ran("reload", env=env)).code == 1

@@ -130,7 +130,7 @@ async def test_a_client_with_an_unknown_origin_is_allowed_without_rules(
         await tunnels.all_up()
         assert await forwarded(asyncssh_server, port, "") == b"ping"
         assert await forwarded(asyncssh_server, port, "\x1b[2J\u202e") == b"ping"
-        await tunnels.nobody_is_connected()
+        await tunnels.no_client_is_connected()
     origins = [record.origin for record in caplog.records if "opened" in record.getMessage()]  # type: ignore[attr-defined]
     assert origins == ["unknown", r"\x1b[2J\u202e"]
 

@@ -110,7 +110,7 @@ async def test_an_id_in_a_rejected_file_is_reported_with_the_file_error(tmp_path
 async def test_status_without_a_process_exits_with_3_and_the_paths(tmp_path: Path) -> None:
     nothing = await ran("status", env=NOT_RUNNING)
     assert (nothing.code, nothing.out) == (3, "")
-    assert "/nonexistent/tunnels.sock (not found)" in nothing.err
+    assert "/nonexistent/tunnels.sock (no such socket)" in nothing.err
     left = tmp_path / "tunnels.sock"
     with socket.socket(socket.AF_UNIX) as killed:  # an orderly exit removes the socket
         killed.bind(str(left))
@@ -119,7 +119,8 @@ async def test_status_without_a_process_exits_with_3_and_the_paths(tmp_path: Pat
     assert f"{left} (its process has ended)" in stale.err
     for command in (["wait", "--timeout", "0s"], ["restart", "--all"], ["reload"], ["port", "a"], ["events"]):
         assert (await ran(*command, env=NOT_RUNNING)).code == 1, command
-    message = "no running process found at /nonexistent/tunnels.sock (not found): start one with `tunnels run FILE`\n"
+    path = "/nonexistent/tunnels.sock"
+    message = f"no running process found at {path} (no such socket): start one with `tunnels run FILE`\n"
     assert nothing.err == f"error: {message}"
     assert (await ran("wait", "--timeout", "0s", env=NOT_RUNNING)).err == f"error: timed out: {message}"
 
@@ -333,10 +334,10 @@ async def test_diagnose_tests_each_hop_and_says_what_to_fix(sshd: Sshd, echo: Ec
         unserved = await run.ran("diagnose", "server/unserved", env={"PYTHONIOENCODING": "ascii"})
         assert unserved.code == 1
         assert "ok   server: log in" in unserved.out
-        assert re.search(r"FAIL destination\n +.*\n +Fix: start what should listen there", unserved.out)
+        assert re.search(r"FAIL destination\n +.*\n +Fix: start the service there", unserved.out)
         stranger = await run.ran("diagnose", "stranger/*")
         assert stranger.code == 1
-        assert "Fix: check the user, and what is allowed there (authorized_keys)" in stranger.out
+        assert "Fix: check `user` and the key here" in stranger.out
     assert "check --connect" in (await ran("diagnose", "a/b", env=NOT_RUNNING)).err
 
 

@@ -57,10 +57,10 @@ async def test_every_step_of_a_tunnel_that_is_up(sshd: Sshd, echo: EchoServer, t
     async with whole(tmp_path, file(sshd, local("out", port, echo.port), remote("back", there, echo.port))) as it:
         await it.tunnels.all_up()
         out, back = await diagnosed(it, "server/out"), await diagnosed(it, "server/back")
-        assert out.names == ["listen here", *LOGGED_IN, "destination"]
+        assert out.names == ["listen on this machine", *LOGGED_IN, "destination"]
         assert back.names == [*LOGGED_IN, "listen on the server", "destination"]
         assert out.wrong == back.wrong == []
-        assert out.detail["listen here"] == f"127.0.0.1:{port}"
+        assert out.detail["listen on this machine"] == f"127.0.0.1:{port}"
         assert out.detail["server: host key"] == "checked"
         assert str(there) in back.detail["listen on the server"]
         assert "several" in (await it.control.get("/api/v1/diagnose", 404, id="server"))["error"]
@@ -90,12 +90,12 @@ async def test_the_hop_that_fails_and_nothing_behind_it(sshd: Sshd, echo: EchoSe
         assert f"{dead} refuses connections" in detail
         assert "start the SSH server" in fix
         stranger = await diagnosed(it, "stranger/never")
-        assert stranger.names == ["listen here", "server: connect", "server: host key"]
+        assert stranger.names == ["listen on this machine", "server: connect", "server: host key"]
         assert "This needs you" in stranger.only_wrong("server: host key")[0]
         assert (await diagnosed(it, "beyond/never")).only_wrong("jump host 1: connect")
         behind = await diagnosed(it, "behind/never")
         assert behind.names == [
-            "listen here",
+            "listen on this machine",
             *(one.replace("server", "jump host 1") for one in LOGGED_IN),
             "server: connect",
         ]
@@ -110,7 +110,7 @@ async def test_when_it_is_tried_again_and_whether_a_person_is_needed(sshd: Sshd,
         refused = await diagnosed(it, "server/db")
         assert refused.names[1:] == LOGGED_IN
         detail, fix = refused.only_wrong("server: log in")
-        assert f"refused to log in {sshd.user} with key {key.private}" in detail
+        assert f"refused the login of {sshd.user} with key {key.private}" in detail
         assert "This needs you: trying again will not help until something is changed. Next try in " in detail
         assert "authorized_keys" in fix
         sshd.authorize(key)
@@ -121,7 +121,7 @@ async def test_when_it_is_tried_again_and_whether_a_person_is_needed(sshd: Sshd,
             detail, fix = (await diagnosed(it, "server/db")).only_wrong("tunnel")
             assert detail.startswith("down (auth): ")
             assert "Next try in " in detail
-            assert fix == "every step passes now: `tunnels restart server/db` tries at once"
+            assert fix == "every step succeeds now: run `tunnels restart server/db` to try at once"
 
 
 async def test_a_login_that_fails_while_the_connection_is_up(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> None:
@@ -138,7 +138,7 @@ async def test_an_unusable_key_fails_before_the_server_is_dialled(sshd: Sshd, ke
     async with whole(tmp_path, text) as it:
         await it.tunnels.until("server/db", Phase.DOWN)
         steps = await diagnosed(it, "server/db")
-        assert steps.names == ["listen here", "server: credentials"]
+        assert steps.names == ["listen on this machine", "server: credentials"]
         detail, fix = steps.only_wrong("server: credentials")
         assert detail.startswith(f"the private key {locked.private} is encrypted. This needs you")
         assert fix == "give its `passphrase`"
@@ -207,8 +207,8 @@ async def test_a_local_port_that_is_taken(sshd: Sshd, echo: EchoServer, tmp_path
         async with whole(tmp_path, file(sshd, local("echo", port, echo.port))) as it:
             await it.tunnels.until("server/echo", Phase.DOWN)
             steps = await diagnosed(it, "server/echo")
-            assert steps.names == ["listen here", *LOGGED_IN, "destination"], "the rest of the way is told too"
-            detail, fix = steps.only_wrong("listen here")
+            assert steps.names == ["listen on this machine", *LOGGED_IN, "destination"], "later steps are reported too"
+            detail, fix = steps.only_wrong("listen on this machine")
             assert f"127.0.0.1:{port} is in use by this process itself." in detail
             assert "needs you" not in detail
             assert fix == "stop it, or choose another port"
@@ -219,7 +219,7 @@ async def test_a_local_port_that_an_outgoing_connection_has(sshd: Sshd, echo: Ec
         port = writer.get_extra_info("sockname")[1]
         async with whole(tmp_path, file(sshd, local("echo", port, echo.port))) as it:
             await it.tunnels.until("server/echo", Phase.DOWN)
-            detail, fix = (await diagnosed(it, "server/echo")).only_wrong("listen here")
+            detail, fix = (await diagnosed(it, "server/echo")).only_wrong("listen on this machine")
             assert "is in use by an earlier or outgoing connection; no program listens on it." in detail
             assert "ip_local_port_range" in fix
 
@@ -227,7 +227,7 @@ async def test_a_local_port_that_an_outgoing_connection_has(sshd: Sshd, echo: Ec
 async def test_an_address_that_this_machine_does_not_have(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> None:
     async with whole(tmp_path, file(sshd, local("echo", free_port(), echo.port, localHost="192.0.2.1"))) as it:
         await it.tunnels.until("server/echo", Phase.DOWN)
-        detail, _ = (await diagnosed(it, "server/echo")).only_wrong("listen here")
+        detail, _ = (await diagnosed(it, "server/echo")).only_wrong("listen on this machine")
         assert "(this machine has no such address). This needs you" in detail
 
 
@@ -322,7 +322,7 @@ async def test_a_probe_that_fails_though_the_destination_answers(sshd: Sshd, tmp
         async with whole(tmp_path, file(sshd, local("web", free_port(), web.port, health=health))) as it:
             await it.tunnels.until("server/web", Phase.UNHEALTHY)
             steps = await diagnosed(it, "server/web")
-            assert steps.names == ["listen here", *LOGGED_IN, "destination", "probe"]
+            assert steps.names == ["listen on this machine", *LOGGED_IN, "destination", "probe"]
             detail, fix = steps.only_wrong("probe")
             assert "GET /health answered 404 Not Found." in detail
             assert "times in a row. Probed every 0.1 s." in detail
@@ -347,7 +347,7 @@ async def test_a_destination_that_is_back_and_has_had_no_client_yet(sshd: Sshd, 
             async with EchoServer(port=place.port):
                 detail, fix = (await diagnosed(it, "server/db")).only_wrong("tunnel")
             assert detail.startswith("unhealthy (destination): ")
-            assert fix.startswith("every step passes now: the next client")
+            assert fix.startswith("every step succeeds now: the tunnel")
 
 
 async def test_a_socks_tunnel_whose_passwords_cannot_be_read(sshd: Sshd, tmp_path: Path) -> None:
@@ -356,4 +356,4 @@ async def test_a_socks_tunnel_whose_passwords_cannot_be_read(sshd: Sshd, tmp_pat
         await it.tunnels.until("server/proxy", Phase.UNHEALTHY)
         detail, fix = (await diagnosed(it, "server/proxy")).only_wrong("tunnel")
         assert "nowhere" in detail
-        assert "put the secret there" in fix
+        assert "check that it exists" in fix

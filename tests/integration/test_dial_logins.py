@@ -21,7 +21,7 @@ from reconciler.core.spec import AgentLogin, Endpoint, KeyLogin, Login, Password
 from support.keys import KeyPair, Keys
 from support.special_files import SPECIAL, put
 from support.sshd import Sshd
-from support.wait import eventually, fd_count, free_port, is_heard
+from support.wait import eventually, fd_count, free_port, has_listener
 
 PASSPHRASE = "correct horse"
 
@@ -149,17 +149,17 @@ def unreadable_keys(directory: Path, keys: Keys) -> Iterator[tuple[str, Login, s
     garbage.write_text("-----BEGIN OPENSSH PRIVATE KEY-----\nAAAA\n-----END OPENSSH PRIVATE KEY-----\n")
     empty = directory / "empty"
     empty.touch()
-    yield "missing", key_login(directory / "nowhere"), "No such file", "put the secret there"
-    yield "directory", key_login(directory), "it is a directory, expected a regular file", "put the secret there"
+    yield "missing", key_login(directory / "nowhere"), "No such file", "check that it exists"
+    yield "directory", key_login(directory), "it is a directory, expected a regular file", "check that it exists"
     os.mkfifo(directory / "pipe")
-    yield "pipe", key_login(directory / "pipe"), "it is a pipe, expected a regular file", "put the secret there"
-    yield "empty", key_login(empty), "empty", "put the secret there"
+    yield "pipe", key_login(directory / "pipe"), "it is a pipe, expected a regular file", "check that it exists"
+    yield "empty", key_login(empty), "empty", "check that it exists"
     yield "garbage", key_login(garbage), "not a valid private key", "as ssh-keygen wrote it"
     yield "public", key_login(key.public), "public key", "name the private key"
     yield "no passphrase", KeyLogin(source, None, None), "encrypted", "give its `passphrase`"
     yield "wrong", KeyLogin(source, FromFile(str(wrong)), None), "passphrase does not decrypt", "correct `passphrase`"
-    yield "unset", KeyLogin(FromEnv("NOT_SET"), None, None), "$NOT_SET", "put the secret there"
-    yield "no password file", PasswordLogin(FromFile(str(directory / "pw"))), "No such file", "put the secret there"
+    yield "unset", KeyLogin(FromEnv("NOT_SET"), None, None), "$NOT_SET", "check that it exists"
+    yield "no password file", PasswordLogin(FromFile(str(directory / "pw"))), "No such file", "check that it exists"
     opened = Inline(Secret(PASSPHRASE))
     yield "no certificate", KeyLogin(source, opened, FromFile(str(garbage))), "not a valid certificate", "-cert.pub"
     other = keys.certify(keys.make("other"), keys.make("ca"))
@@ -284,7 +284,7 @@ async def test_a_certificate_for_another_key_is_detected_before_the_dial(sshd: S
 async def agent(tmp_path: Path) -> AsyncIterator[Path]:
     path = tmp_path / "agent"
     process = await asyncio.create_subprocess_exec("ssh-agent", "-D", "-a", str(path), stdout=subprocess.DEVNULL)
-    await eventually(partial(is_heard, path))
+    await eventually(partial(has_listener, path))
     yield path
     process.terminate()
     await process.wait()

@@ -79,7 +79,7 @@ async def test_a_probe_cancelled_as_its_channel_opens_leaves_no_channel(
         probe = asyncio.create_task(link.open_stream(FarTcp("server", "127.0.0.1", echo.port)))
         await asyncio.wait({probe})
         assert probe.cancelled()
-        await tunnels.nobody_is_connected()
+        await tunnels.no_client_is_connected()
 
 
 @pytest.mark.parametrize("kind", [local, remote])
@@ -217,7 +217,7 @@ async def test_probes_leave_nothing_behind_and_do_not_count_as_clients(sshd: Ssh
         async with running(tmp_path, file(sshd, local("web", free_port(), web.port, health=health))) as tunnels:
             await eventually(lambda: web.total > 20)
             tunnels.edit(file(sshd, local("web", free_port(), web.port)))
-            await tunnels.nobody_is_connected()
+            await tunnels.no_client_is_connected()
             assert tunnels.meter("server/web").results == {}
             assert (tunnels.meter("server/web").sent, tunnels.meter("server/web").received) == (0, 0)
 

@@ -165,7 +165,7 @@ async def test_bytes_are_counted_exactly_in_each_direction(
     async with running(tmp_path, file(server, way.line)) as tunnels:
         await tunnels.all_up()
         await download(SERVICE, way.port, size, way.opening)
-        await tunnels.nobody_is_connected()
+        await tunnels.no_client_is_connected()
         meter = tunnels.meter("server/it")
         # `sent` counts bytes towards the SSH server: the bytes of a remote forward's clients are `received`.
         expected = (answered, asked) if "remote" in case[1] else (asked, answered)
@@ -198,7 +198,7 @@ async def test_three_hundred_clients_are_connected_at_once(server: Server, way: 
 
         for seen, expected in await asyncio.gather(*(client() for _ in range(300))):
             assert seen == expected
-        await tunnels.nobody_is_connected()
+        await tunnels.no_client_is_connected()
         assert tunnels.results("server/it") == {"ok": 300}
 
 

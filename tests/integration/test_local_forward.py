@@ -118,7 +118,7 @@ async def connect_and_reset(port: int) -> None:
     reset(writer.transport)
 
 
-async def nobody_is_connected(tunnels: Running) -> None:
+async def no_client_is_connected(tunnels: Running) -> None:
     meters = tunnels.app.actuator.clients.values()
     await eventually(lambda: all(m.active == 0 and m.held == 0 for m in meters), message="no client is left")
 

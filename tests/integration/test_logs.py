@@ -155,7 +155,7 @@ async def test_refused_clients_are_logged_once_and_then_counted(
             assert await reader.readexactly(1) == b"x"
             for port in ports.values():
                 for _ in range(5):
-                    await is_sent_away(port)
+                    await is_refused(port)
         await eventually(lambda: all(are_counted(caplog, name) for name in names))
     refused = f":{nobody} refuses connections"
     for name, level, why in (
@@ -170,7 +170,7 @@ async def test_refused_clients_are_logged_once_and_then_counted(
         assert (each[0].levelname, each[0].__dict__["tunnel"]) == (level, f"server/{name}")
 
 
-async def is_sent_away(port: int) -> None:
+async def is_refused(port: int) -> None:
     async with connected("127.0.0.1", port) as (reader, _):
         with contextlib.suppress(ConnectionResetError):
             assert await reader.read() == b""
@@ -230,9 +230,9 @@ async def test_switching_audit_affects_live_clients(
                 assert await reader.readexactly(4) == b"four"
                 tunnels.edit(file(sshd, local("echo", port, echo.port, audit=str(audit).lower())))
                 await eventually(partial(is_audited, tunnels, audit))
-            await tunnels.nobody_is_connected()
+            await tunnels.no_client_is_connected()
         await exchange("127.0.0.1", port)
-        await tunnels.nobody_is_connected()
+        await tunnels.no_client_is_connected()
     assert [line.get("sent") for line in audited(caplog)] == [4, None, 4], "one end; one opening with its end; nothing"
 
 

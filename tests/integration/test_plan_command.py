@@ -52,8 +52,8 @@ async def test_a_plan_between_two_files_names_each_step_and_field(tmp_path: Path
     assert [" ".join(line.split()) for line in plan.out.splitlines()] == [
         "~ assign prod/db its settings changed: remoteHost db1 -> db2, holdTimeout 5s -> 30s",
         "+ open prod/fresh 127.0.0.1:1080 -> (each client's choice)",
-        "- close prod/gone no tunnel needs it",
-        "- close prod/moves no tunnel needs it",
+        "- close prod/gone no tunnel listens there any more",
+        "- close prod/moves no tunnel listens there any more",
         "+ open prod/moves 127.0.0.1:5435 -> x:2",
         "",
         "1 tunnel to open, 2 to change, 1 to close.",

@@ -162,7 +162,7 @@ async def test_clients_over_the_limit_are_reset_until_one_leaves(sshd: Sshd, ech
                 assert await at.readexactly(1) == b"x"
             assert await is_reset(port)
             assert await is_reset(port)
-        await tunnels.nobody_is_connected()
+        await tunnels.no_client_is_connected()
         assert await exchange("127.0.0.1", port) == b"ping"
         assert tunnels.results("server/echo") == {"ok": 3, "limit": 2}
 

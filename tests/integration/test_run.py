@@ -22,7 +22,7 @@ from support.endpoints import Client, client_of
 from support.services import EchoServer
 from support.sshd import Sshd
 from support.tunnels import file, local, running, target
-from support.wait import eventually, free_port, is_heard
+from support.wait import eventually, free_port, has_listener
 
 NOWHERE = ("--listen", "none", "--control", "none")
 
@@ -156,7 +156,7 @@ async def test_a_control_socket_in_use_is_taken_over_when_it_is_free(tmp_path: P
     environ = {"XDG_RUNTIME_DIR": str(tmp_path)}
     path = tmp_path / "tunnels.sock"
     async with run(where, "--listen", "none", **environ) as old:
-        await eventually(partial(is_heard, path), within=30)
+        await eventually(partial(has_listener, path), within=30)
         async with run(where, "--listen", "none", **environ) as new:
             assert new.stderr is not None
             line = (await asyncio.wait_for(new.stderr.readline(), 30)).decode()

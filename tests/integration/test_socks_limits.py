@@ -68,7 +68,7 @@ async def test_only_the_handshake_of_a_held_client_is_read(
         await sshd.start()
         for got in await asyncio.gather(*clients):
             assert got[answer:] == data
-        await tunnels.nobody_is_connected()
+        await tunnels.no_client_is_connected()
 
 
 async def echoed(port: int, data: bytes, size: int) -> bytes:

@@ -86,7 +86,7 @@ def forget_as_told(message: str) -> None:
 
 
 def add_as_told(message: str) -> None:
-    [(file, line)] = re.findall(r"then add to (\S+) the line (.+)$", message)
+    [(file, line)] = re.findall(r"then add this line to (\S+): (.+)$", message)
     with Path(file).open("a") as known:
         known.write(f"{line}\n")
 

@@ -107,5 +107,5 @@ async def test_check_connect_logs_in_to_every_target_and_opens_nothing(
         assert logins == {"server": (True, None), "wrong": (False, "auth")}
     else:
         assert f"target server: login to {sshd.host}:{sshd.port} as {sshd.user} succeeded" in checked.out
-        assert "error: (auth) target wrong: " in checked.err
+        assert "error: target wrong (auth): " in checked.err
     assert "logins" not in (await ran("check", "--output", "json", file)).json

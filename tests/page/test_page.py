@@ -94,7 +94,7 @@ async def test_a_problem_shows_its_reason_message_and_next_try(tab: Tab, failing
     shown_text = await text(tab, f"{row('staging/web')}.querySelector('.why')")
     assert shown_text == f"probe {PROBE}"
     shown_text = await text(tab, f"{row('prod/redis')}.querySelector('.why')")
-    assert shown_text.startswith("local_port_in_use port 6379 is taken by redis-server")
+    assert shown_text.startswith("local_port_in_use 127.0.0.1:6379 is in use by redis-server")
     assert "next try in" in shown_text or "trying now" in shown_text
 
 
@@ -195,7 +195,7 @@ async def test_an_invalid_file_is_shown_with_its_errors(tab: Tab, failing: FakeS
     files = await text(tab, "document.getElementById('files')")
     assert "tunnels.yaml valid" in files
     assert "search.yaml invalid" in files
-    assert "did you mean localPort?" in files
+    assert "did you mean `localPort`?" in files
     assert await text(tab, "document.getElementById('converged')") == "converging…"
     assert await text(tab, "document.getElementById('revision')") == "8c1f0a92d4e6"
 

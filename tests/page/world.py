@@ -11,18 +11,24 @@ from typing import Any
 Json = dict[str, Any]
 
 NEEDS_ACTION = {"auth", "host_key", "certificate_expired", "secret_unreadable", "bind", "forbidden_by_server"}
-REFUSED = "bastion.eu.example.com:22 refuses the connection: sshd is not running there, or a firewall says no"
-AUTH = "the server accepts none of the keys: add the public key of /etc/tunnels/id_ed25519 to deploy's authorized_keys"
-IN_USE = (
-    "port 6379 is taken by redis-server (process 4711): stop it, or choose another localPort; tried again every second"
+REFUSED = (
+    "bastion.eu.example.com:22 refuses connections: start the SSH server, correct `host` or `port`, "
+    "or check the firewalls"
 )
-DESTINATION = "db-2.internal:5432 refuses: the last 3 clients were turned away; is the service running?"
-PROBE = "GET /health answered 503 three times in a row"
+AUTH = (
+    "search.example.com:22 refused the login of deploy with key /etc/tunnels/id_ed25519: "
+    "check `user` and the key here, and authorized_keys on the server"
+)
+IN_USE = "127.0.0.1:6379 is in use by redis-server (pid 4711): stop it, or choose another port"
+PROBE = (
+    "GET /health answered 503 Service Unavailable: see the destination's log; correct `health` if the probe "
+    "asks for the wrong thing (probed every 30 s)"
+)
 LONG_AGO = 3 * 3600.0 + 30  # seconds: mid-minute, so that no text changes during a test
 UNREACHED: Json = {"host": "", "cipher": None, "kex": None, "rttSeconds": None, "hostKeyVerified": None}
 INVALID = """\
-tunnels.d/search.yaml:14:9: targets.search.tunnels[2].localPrt: there is no such field; did you mean localPort?
-tunnels.d/search.yaml:21:20: targets.search.keepaliveInterval: 10 is in no unit: write 10s"""
+tunnels.d/search.yaml:14:9: targets.search.tunnels[2].localPrt: unknown key: did you mean `localPort`?
+tunnels.d/search.yaml:21:20: targets.search.port: port 70000 is out of range: expected 1 to 65535"""
 
 
 def stamp(at: float) -> str:

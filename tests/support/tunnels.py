@@ -1,6 +1,6 @@
-"""The program itself, run inside the test on a real file: `async with running(directory, text) as tunnels`.
+"""Runs the program inside the test on a real file: `async with running(directory, text) as tunnels`.
 
-In: a directory and the text of tunnels.yaml. Out: `Running`, to edit the file and to wait for what comes of it.
+Input: a directory and the text of tunnels.yaml. Output: `Running`, which edits the file and waits for the result.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from support.wait import WITHIN, eventually
 
 
 class Server(Protocol):
-    """What each of the SSH servers of `support` has."""
+    """The attributes that all SSH servers of `support` have."""
 
     @property
     def host(self) -> str: ...
@@ -43,7 +43,7 @@ class Server(Protocol):
 
 
 def target(server: Server, name: str = "server", **fields: object) -> str:
-    """The lines of a target that logs in to this server, up to its tunnels; add them with two spaces more.
+    """Return the lines of a target that logs in to this server, up to its tunnels.
 
     A field that is None is left out.
     """
@@ -60,34 +60,34 @@ def target(server: Server, name: str = "server", **fields: object) -> str:
 
 
 def file(server: Server, *tunnels: str, **fields: object) -> str:
-    """A whole file: one target, called "server", with these tunnels."""
+    """Return a file with one target named "server" and these tunnels."""
     return "targets:\n" + target(server, "server", **fields) + "".join(tunnels)
 
 
 def tunnel(name: str, kind: str, **fields: object) -> str:
-    """The line of a tunnel."""
+    """Return the line of a tunnel."""
     more = "".join(f", {key}: {value}" for key, value in fields.items())
     return f"      - {{name: {name}, type: {kind}{more}}}\n"
 
 
 def local(name: str, port: int | str, to: int, **fields: object) -> str:
-    """The line of a local forward to a port of this machine."""
+    """Return the line of a local forward to a port of this machine."""
     return tunnel(name, "local", localPort=port, remoteHost="127.0.0.1", remotePort=to, **fields)
 
 
 def remote(name: str, port: int, to: int, **fields: object) -> str:
-    """The line of a remote forward to a port of this machine."""
+    """Return the line of a remote forward to a port of this machine."""
     return tunnel(name, "remote", remotePort=port, localHost="127.0.0.1", localPort=to, **fields)
 
 
 def socks(name: str, port: int, **fields: object) -> str:
-    """The line of a SOCKS tunnel."""
+    """Return the line of a SOCKS tunnel."""
     return tunnel(name, "socks", localPort=port, **fields)
 
 
 @dataclass(frozen=True, slots=True)
 class _Ahead:
-    """A clock so many seconds ahead of another one; the time of day is the same."""
+    """A clock that is `seconds` ahead of another one. The wall-clock time is the same."""
 
     clock: Clock
     seconds: float
@@ -98,7 +98,7 @@ class _Ahead:
 
 
 class Running:
-    """The program and its file."""
+    """The running program and its file."""
 
     def __init__(self, file: Path, app: App, changes: list[Change]) -> None:
         self.file = file
@@ -106,23 +106,23 @@ class Running:
         self.changes = changes
 
     def edit(self, text: str) -> None:
-        """Save the file as most editors and tools do: a new one, renamed over the old."""
+        """Save the file as most editors do: write a new file and rename it over the old one."""
         beside = self.file.with_name(".edited")
         beside.write_text(text)
         beside.replace(self.file)
 
     def restart(self, target: str) -> None:
-        """Ask for a new connection, made before the old one is given up."""
+        """Restart the target by make before break."""
         self.app.restart([target], "the test wants it")
 
     def verdict(self, tunnel: str) -> Verdict | None:
-        """What the tunnel is, None while it is not known."""
+        """Return the verdict of the tunnel, None while it has none."""
         judgement = self.app.status
         found = [one.verdict for one in judgement.tunnels if one.id == tunnel] if judgement else []
         return found[0] if found else None
 
     def bound(self, tunnel: str) -> str:
-        """The address it listens on, or is to listen on."""
+        """Return the bound address of the tunnel, or the configured one."""
         assert self.app.status is not None
         return next(one.bound for one in self.app.status.tunnels if one.id == tunnel)
 
@@ -130,11 +130,11 @@ class Running:
         return int(self.bound(tunnel).rpartition(":")[2])
 
     def meter(self, tunnel: str) -> TunnelClients:
-        """What its clients did so far; there is none before the first of them."""
+        """Return the counters of the tunnel's clients; all are 0 before the first client."""
         return self.app.actuator.clients.get(tunnel, TunnelClients())
 
     def results(self, tunnel: str) -> Mapping[str, int]:
-        """Count its clients by result."""
+        """Return the number of clients by result."""
         return {str(result): count for result, count in self.meter(tunnel).results.items()}
 
     @property
@@ -143,12 +143,12 @@ class Running:
         return list(self.app.actuator.links.values())
 
     def set_forward(self, seconds: float) -> None:
-        """Let the clock that it plans by jump: what is to happen until then is due now."""
+        """Move the clock of the planner forward."""
         self.app.loop._clock = _Ahead(self.app.loop._clock, seconds)
         self.app.loop.wake()
 
     async def replaced(self, links: list[Link]) -> None:
-        """Wait until none of these connections is left, others are there, and that is what is judged by."""
+        """Wait until other connections have replaced these and the status is made from them."""
         old = {link.number for link in links}
 
         def others() -> bool:
@@ -157,8 +157,8 @@ class Running:
 
         await eventually(others, message="new connections")
 
-    async def nobody_is_connected(self) -> None:
-        """Wait until no client is left, nor anything of one on a connection."""
+    async def no_client_is_connected(self) -> None:
+        """Wait until no client and no channel of a client is left."""
         meters = self.app.actuator.clients.values()
         await eventually(lambda: all(m.active == 0 and m.held == 0 for m in meters), message="no client is left")
         await eventually(
@@ -167,11 +167,11 @@ class Running:
 
     @contextlib.asynccontextmanager
     async def nothing_left_behind(self) -> AsyncIterator[None]:
-        """What happens in the block leaves no client, channel, window, task or descriptor behind."""
-        await self.nobody_is_connected()
+        """Check that the block leaves no client, channel, window, task or descriptor behind."""
+        await self.no_client_is_connected()
         tasks, descriptors = _tasks_for_clients(), _descriptors()
         yield
-        await self.nobody_is_connected()
+        await self.no_client_is_connected()
         try:
             await eventually(lambda: len(_tasks_for_clients()) <= len(tasks))
         except AssertionError:
@@ -183,11 +183,11 @@ class Running:
         await eventually(lambda: not any(link._granted for link in self.links), message="no window is left")
 
     def phases(self) -> Mapping[str, Phase]:
-        """Of each tunnel."""
+        """Return the phase of each tunnel."""
         return {one.id: one.verdict.phase for one in self.app.status.tunnels} if self.app.status else {}
 
     async def until(self, tunnel: str, phase: Phase, within: float = WITHIN) -> Verdict:
-        """Wait for a tunnel's phase."""
+        """Wait until the tunnel is in the phase, and return its verdict."""
 
         def reached() -> bool:
             verdict = self.verdict(tunnel)
@@ -199,7 +199,7 @@ class Running:
         return verdict
 
     async def all_up(self, *tunnels: str, within: float = WITHIN) -> None:
-        """Wait until exactly these tunnels (all there are, if none is named) are there and up."""
+        """Wait until exactly these tunnels exist and are up; without names, until all tunnels are up."""
 
         def reached() -> bool:
             phases = self.phases()
@@ -210,13 +210,13 @@ class Running:
 
 
 def _tasks_for_clients() -> list[str]:
-    """What runs in the program's ssh room and in asyncssh; the watcher's tasks come and go as they like."""
+    """Return the names of the running coroutines of the ssh package and asyncssh."""
     codes = [getattr(task.get_coro(), "cr_code", None) for task in asyncio.all_tasks()]
     return [code.co_name for code in codes if code is not None and "ssh/" in code.co_filename]
 
 
 def _descriptors() -> list[str]:
-    """What is open, but for the watcher's own (inotify and what it waits with), which begins anew when it likes."""
+    """The open descriptors without those of the file watcher, which may restart at any time."""
     found = []
     for descriptor in Path("/proc/self/fd").iterdir():
         with contextlib.suppress(FileNotFoundError):  # that of the listing itself
@@ -226,7 +226,7 @@ def _descriptors() -> list[str]:
 
 @contextlib.asynccontextmanager
 async def running(directory: Path, text: str) -> AsyncIterator[Running]:
-    """The program on a file with this text, ended in the orderly way when the block is left."""
+    """Run the program on a file with this text, and shut it down at the end of the block."""
     file = directory / "tunnels.yaml"
     file.write_text(text)
     changes: list[Change] = []

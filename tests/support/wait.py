@@ -106,7 +106,7 @@ def _is_ours(port: int) -> bool:
     return True
 
 
-def is_heard(path: Path) -> bool:
+def has_listener(path: Path) -> bool:
     """Return True if a process listens on a unix socket. The file alone exists a moment earlier."""
     with socket.socket(socket.AF_UNIX) as sock:
         return sock.connect_ex(str(path)) == 0

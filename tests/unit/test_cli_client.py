@@ -84,7 +84,7 @@ def test_without_a_listener_the_error_names_the_paths(tmp_path: Path, monkeypatc
         left.bind(str(stale))
     result = run(monkeypatch, [tmp_path / "none", stale], "status")
     assert result.exit_code == 3
-    assert f"{tmp_path}/none (not found), {stale} (its process has ended)" in result.stderr
+    assert f"{tmp_path}/none (no such socket), {stale} (its process has ended)" in result.stderr
     assert "--control or $TUNNELS_CONTROL" in result.stderr
 
 

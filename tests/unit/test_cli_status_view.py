@@ -69,7 +69,7 @@ def test_a_shared_problem_is_one_paragraph_with_its_next_try() -> None:
 
 
 def test_needs_action_says_so_and_when_it_is_tried_at_once() -> None:
-    down = tunnel("prod/a", "down", reason="auth", message="refused to log in", needsAction=True)
+    down = tunnel("prod/a", "down", reason="auth", message="refused the login", needsAction=True)
     shown_lines = "\n".join(lines(status(down, next_try=60), NOW, 80))
     assert "This needs you: trying again will not help until something is changed." in shown_lines
     assert "Next try in 1m; at once when a file that it names changes." in shown_lines
@@ -78,7 +78,7 @@ def test_needs_action_says_so_and_when_it_is_tried_at_once() -> None:
 def test_the_next_try_of_another_problem_is_not_shown() -> None:
     down = tunnel("prod/a", "down", reason="local_port_in_use", message="taken by nginx")
     held = status(down, next_try=60)
-    held["targets"][0]["reason"], held["targets"][0]["message"] = "auth", "refused to log in"
+    held["targets"][0]["reason"], held["targets"][0]["message"] = "auth", "refused the login"
     assert "Next try" not in "\n".join(lines(held, NOW, 80))
 
 
@@ -98,7 +98,7 @@ def test_a_timed_pause_shows_its_end() -> None:
 
 
 def test_the_message_of_a_target_that_is_up_is_shown() -> None:
-    message = "still using the old connection, the new one failed: refused to log in"
+    message = "still using the old connection, the new one failed: refused the login"
     shown = status(tunnel("a/x", message=message), tunnel("a/y", message=message), next_try=60)
     shown["targets"][0]["reason"], shown["targets"][0]["needsAction"] = "auth", True
     assert lines(shown, NOW, 100)[4:] == [

@@ -1,4 +1,4 @@
-"""`check --output json` prints a file that means the same as the one that was read."""
+"""`check --output json` prints a file with the same meaning as its input."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ targets:
 """
 
 
-def test_chained_jumps_mean_the_same_when_printed() -> None:
+def test_chained_jump_hosts_keep_their_meaning_when_printed() -> None:
     assert_round_trip(CHAIN)
     desired = load(CHAIN)
     assert [len(target.access.via) for target in desired.targets.values()] == [0, 0, 1, 2, 4, 1]
@@ -70,7 +70,7 @@ def test_chained_jumps_mean_the_same_when_printed() -> None:
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda path: f"{path.parent.name}/{path.name}")
-def test_an_example_means_the_same_when_printed(file: Path) -> None:
+def test_an_example_keeps_its_meaning_when_printed(file: Path) -> None:
     assert_round_trip(file.read_text("utf-8"))
 
 
@@ -92,7 +92,7 @@ def test_an_example_means_the_same_when_printed(file: Path) -> None:
         "x-note: '${NO} $'",
     ],
 )
-def test_a_field_of_a_target_means_the_same_when_printed(fields: str) -> None:
+def test_a_target_field_keeps_its_meaning_when_printed(fields: str) -> None:
     assert_round_trip(f"targets: {{p: {{host: h, agent: true, {fields}}}}}")
 
 
@@ -112,7 +112,7 @@ def test_a_field_of_a_target_means_the_same_when_printed(fields: str) -> None:
         "local: '10-20:h:2', portFile: ./p$$, idleTimeout: 0s, holdTimeout: 0.001s",
     ],
 )
-def test_a_field_of_a_tunnel_means_the_same_when_printed(fields: str) -> None:
+def test_a_tunnel_field_keeps_its_meaning_when_printed(fields: str) -> None:
     assert_round_trip(f"targets: {{p: {{host: h, agent: true, tunnels: [{{{fields}}}]}}}}")
 
 
@@ -168,7 +168,7 @@ def _hops(draw: st.DrawFn) -> dict[str, Any]:
 
 @st.composite
 def _files(draw: st.DrawFn) -> dict[str, Any]:
-    """Targets that may go through those before them, by name and inline."""
+    """Files with targets that use earlier targets as jump hosts, by name and inline."""
     targets: dict[str, Any] = {}
     for number in range(draw(st.integers(1, 5))):
         target = draw(_hops()) | {
@@ -188,11 +188,11 @@ def _files(draw: st.DrawFn) -> dict[str, Any]:
 
 @settings(max_examples=20)  # each reads two files
 @given(_files())
-def test_any_file_means_the_same_when_printed(document: dict[str, Any]) -> None:
+def test_any_file_keeps_its_meaning_when_printed(document: dict[str, Any]) -> None:
     assert_round_trip(json.dumps(document, ensure_ascii=False))
 
 
-def test_what_check_prints_is_read_by_check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_check_reads_what_check_prints(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     first = Path("a.yaml")
     text = "      - {local: '1:h:2', description: \"\U0001f600 \\u202e \\u2028 é\"}\n"

@@ -1,4 +1,4 @@
-"""What the fields of the file mean: text -> spec."""
+"""The fields of the file: each text gives its spec."""
 
 from __future__ import annotations
 
@@ -56,12 +56,12 @@ def load(text: str, **options: Any) -> Loaded:
 
 
 def target(fields: str) -> TargetSpec:
-    """A target with these fields (flow style) and a host."""
+    """Return a target with a host and these fields (flow style)."""
     return load(f"targets: {{prod: {{host: h, {fields}}}}}").desired.targets["prod"]
 
 
 def tunnel(fields: str) -> TunnelSpec:
-    """The one tunnel with these fields."""
+    """Return the tunnel with these fields."""
     loaded = load(f"targets: {{prod: {{host: h, agent: true, tunnels: [{{{fields}}}]}}}}")
     (only,) = loaded.desired.tunnels.values()
     return only
@@ -74,7 +74,7 @@ def codes(text: str) -> list[str]:
 # --- targets ---------------------------------------------------------------------------------------------------
 
 
-def test_hosts_in_order_of_preference_with_ports_of_their_own() -> None:
+def test_hosts_keep_their_order_and_may_have_their_own_ports() -> None:
     spec = load("targets: {p: {hosts: [a, 'b:2222', '[::1]:23', 'fd00::1'], port: 24, agent: true}}").desired.targets[
         "p"
     ]
@@ -86,13 +86,13 @@ def test_hosts_in_order_of_preference_with_ports_of_their_own() -> None:
     )
 
 
-def test_the_process_user_is_the_default_and_a_process_without_one_is_asked_for_it() -> None:
+def test_the_default_user_is_that_of_the_process_if_it_has_a_name() -> None:
     assert target("agent: true").access.hop.user == "me"
     (problem,) = load_text("targets: {p: {host: h, agent: true}}", options=Options(user="")).errors
     assert str(problem) == "tunnels.yaml:1:11: targets.p: no user: add `user` (the user of this process has no name)"
 
 
-def test_ways_to_log_in_are_tried_in_the_order_of_the_file() -> None:
+def test_logins_are_tried_in_the_order_of_the_file() -> None:
     spec = target(
         "password: {env: PW}, agent: true, privateKey: [~/.ssh/a, {file: b}, {env: PW}], passphrase: {file: /pp}"
     )
@@ -106,12 +106,12 @@ def test_ways_to_log_in_are_tried_in_the_order_of_the_file() -> None:
     )
 
 
-def test_a_pub_file_picks_that_key_of_the_agent_and_no_other() -> None:
+def test_a_pub_file_selects_one_key_of_the_agent() -> None:
     spec = target("privateKey: ~/.ssh/yubi.pub, agent: ~/agent.sock")
     assert spec.access.hop.logins == (AgentLogin("/home/me/agent.sock", "/home/me/.ssh/yubi.pub"),)
 
 
-def test_a_certificate_goes_with_the_key_that_it_is_named_like() -> None:
+def test_a_certificate_belongs_to_the_key_with_its_file_name() -> None:
     spec = target("privateKey: [/a, /b], certificate: /b-cert.pub")
     assert spec.access.hop.logins == (
         KeyLogin(FromFile("/a"), None, None),
@@ -122,23 +122,23 @@ def test_a_certificate_goes_with_the_key_that_it_is_named_like() -> None:
     assert first == KeyLogin(FromFile("/a"), None, FromFile("/other.pub"))
 
 
-def test_a_literal_secret_is_taken_with_a_warning() -> None:
+def test_a_literal_secret_is_accepted_with_a_warning() -> None:
     loaded = load("targets: {p: {host: h, password: 12345}}")
     assert loaded.desired.targets["p"].access.hop.logins == (PasswordLogin(Inline(Secret("12345"))),)
     assert [problem.code for problem in loaded.warnings] == ["literal-secret"]
     assert "12345" not in repr(loaded)
 
 
-def test_a_secret_that_is_wholly_one_variable_is_read_when_it_is_used() -> None:
+def test_a_secret_that_is_one_variable_is_read_at_each_use() -> None:
     spec = target("password: '${PW}', privateKey: '${NO_SUCH}'")
     assert spec.access.hop.logins == (PasswordLogin(FromEnv("PW")), KeyLogin(FromEnv("NO_SUCH"), None, None))
 
 
-def test_the_default_of_a_secrets_variable_is_a_literal() -> None:
+def test_the_default_value_of_a_secret_variable_is_a_literal() -> None:
     assert codes("targets: {p: {host: h, password: '${NO:-x}'}}") == ["literal-secret"]
 
 
-def test_the_value_of_a_variable_is_in_no_message() -> None:
+def test_no_message_shows_the_value_of_a_variable() -> None:
     tunnels = "[{socks: 1, allow: ['${PW}'], local: '${PW}'}]"
     text = "targets: {p: {host: h, port: '${PW}', hosts: ['${PW}:x'], tunnels: " + tunnels + "}}"
     loaded = load_text(text, environ=ENVIRON)
@@ -153,7 +153,7 @@ def test_a_private_key_variable_may_hold_a_path_or_the_key() -> None:
     assert logins == (KeyLogin(FromFile("/home/me/.ssh/a"), None, None), KeyLogin(FromEnv("B"), None, None))
 
 
-async def test_a_variable_that_holds_a_key_in_base64_is_shown_nowhere() -> None:
+async def test_a_variable_with_a_base64_key_is_never_shown() -> None:
     key = base64.b64encode(b"-----BEGIN OPENSSH PRIVATE KEY-----\nx\n").decode()
     text = "targets: {p: {host: h, privateKey: '${B}', tunnels: [{local: '1:h:2'}]}}"
     loaded = load_text(text, environ=ENVIRON | {"B": key})
@@ -168,7 +168,7 @@ async def test_a_variable_that_holds_a_key_in_base64_is_shown_nowhere() -> None:
     assert "the path in $B" in failed.value.failure.message
 
 
-def test_trust() -> None:
+def test_host_key_fields_set_the_trust() -> None:
     assert target("agent: true").access.hop.trust.known_hosts == ("/home/me/.ssh/known_hosts",)
     pinned = target(f"agent: true, hostKeys: ['{KEY}', '@cert-authority {KEY}'], hostKeyAlias: x").access.hop.trust
     assert (pinned.host_keys, pinned.known_hosts, pinned.alias) == ((KEY, f"@cert-authority {KEY}"), (), "x")
@@ -184,7 +184,7 @@ def test_trust() -> None:
         *("[bastion]:2222", "[::1]:22", "a" * 253),
     ],
 )
-def test_an_alias_is_a_name_an_address_or_one_with_its_port(alias: str) -> None:
+def test_a_host_key_alias_is_a_name_or_an_address_with_or_without_a_port(alias: str) -> None:
     assert target(f"agent: true, hostKeyAlias: '{alias}'").access.hop.trust.alias == alias
 
 
@@ -209,8 +209,8 @@ def test_an_alias_is_a_name_an_address_or_one_with_its_port(alias: str) -> None:
     ],
 )
 @pytest.mark.parametrize("written", ["as it is", "by a variable", "beside what looks like one"])
-def test_an_alias_of_any_other_form_is_refused_where_the_file_is_read(value: str, written: str) -> None:
-    """accept-new writes it into a file. `${` is what an editor's check against the schema lets pass."""
+def test_any_other_host_key_alias_is_an_error(value: str, written: str) -> None:
+    """accept-new writes the alias into a file. The schema alone would accept any text with `${`."""
     spelt = {"as it is": value, "by a variable": "${ALIAS}", "beside what looks like one": f"{value}$${{"}[written]
     text = "targets:\n  p:\n    host: h\n    agent: true\n    hostKeyAlias: " + json.dumps(spelt)
     (problem,) = load_text(text, environ={"ALIAS": value}, options=Options(user="me")).errors
@@ -223,8 +223,8 @@ def test_an_alias_of_any_other_form_is_refused_where_the_file_is_read(value: str
 )
 @pytest.mark.parametrize("field", ["host", "hosts", "jumpHost"])
 @pytest.mark.parametrize("written", ["as it is", "by a variable", "beside what looks like one"])
-def test_a_host_with_a_character_that_no_name_or_address_has_is_refused(value: str, field: str, written: str) -> None:
-    """It would be pinned under a name that stands for others too, or for no host at all."""
+def test_a_host_with_an_impossible_character_is_an_error(value: str, field: str, written: str) -> None:
+    """Its key would be pinned under a pattern that matches other hosts, or no host."""
     spelt = {"as it is": value, "by a variable": "${A}", "beside what looks like one": f"{value}$${{"}[written]
     given = {"host": spelt, "hosts": [spelt], "jumpHost": {"host": spelt}}[field]
     fields = {"host": "h"} | {field: given} if field == "jumpHost" else {field: given}
@@ -234,12 +234,12 @@ def test_a_host_with_a_character_that_no_name_or_address_has_is_refused(value: s
 
 
 @pytest.mark.parametrize("name", ["a_b.example-1", "münchen.example", "10.0.0.1", "fe80::1%eth0.1", "i-0abc"])
-def test_hosts_of_all_usual_forms_are_taken(name: str) -> None:
+def test_usual_host_names_are_accepted(name: str) -> None:
     for field in (f"host: '{name}'", f"hosts: ['{name}']"):
         assert load(f"targets: {{p: {{{field}, agent: true}}}}").desired.targets["p"].access.hop.hosts[0].host == name
 
 
-def test_settings() -> None:
+def test_target_settings_are_read() -> None:
     spec = target(
         "agent: true, connectTimeout: 5s, dialTimeout: 500ms, keepaliveInterval: 1m, keepaliveCountMax: 0, "
         "compress: true, "
@@ -256,13 +256,13 @@ def test_settings() -> None:
     assert (spec.on_demand, spec.connections, spec.off) == (3600.0, 4, "disabled")
 
 
-def test_the_seeds_bare_numbers_are_milliseconds() -> None:
+def test_bare_numbers_are_milliseconds() -> None:
     spec = target("agent: true, connectionTimeout: 60000, keepaliveInterval: 10000")
     assert (spec.settings.connect_timeouts, spec.settings.keepalive_interval) == ((60.0,), 10.0)
     assert codes("targets: {p: {host: h, agent: true, keepaliveInterval: 100}}") == ["milliseconds"]
 
 
-def test_what_repeats_is_at_least_50_ms_apart() -> None:
+def test_a_repeated_duration_is_at_least_50_ms() -> None:
     spec = target("agent: true, reconnect: {initial: 50ms, max: 0.05s, factor: 1}, keepaliveInterval: 50ms")
     assert (spec.settings.reconnect.initial, spec.settings.reconnect.max) == (0.05, 0.05)
     assert spec.settings.keepalive_interval == 0.05
@@ -289,7 +289,7 @@ targets:
 """
 
 
-def test_a_jump_host_by_name_brings_its_own_jumps_and_an_inline_one_inherits_the_defaults_only() -> None:
+def test_a_named_jump_host_has_its_own_jumps_and_an_inline_one_has_the_defaults() -> None:
     access = load(JUMPS, allow_commands=True).desired.targets["inner"].access
     assert [(str(hop.hosts[0]), hop.user) for hop in access.via] == [
         ("outer:22", "deploy"),
@@ -301,7 +301,7 @@ def test_a_jump_host_by_name_brings_its_own_jumps_and_an_inline_one_inherits_the
     assert load(JUMPS, allow_commands=True).desired.targets["inner"].settings.connect_timeouts == (7.0, 8.0, 7.0, 7.0)
 
 
-def test_a_default_jump_host_goes_not_through_itself() -> None:
+def test_a_default_jump_host_does_not_go_through_itself() -> None:
     loaded = load(
         "defaults: {target: {agent: true, jumpHosts: [a, b]}}\ntargets: {a: {host: a}, b: {host: b}, c: {host: c}}"
     )
@@ -347,7 +347,7 @@ def test_a_default_jump_host_goes_not_through_itself() -> None:
         ("type: local, localPort: '${PORT}', remotePort: '${NO:-7}'", LocalTcp("127.0.0.1", 5432, 5432), None),
     ],
 )
-def test_where_a_tunnel_listens_and_where_it_leads(fields: str, listen: Listen, route: Route | None) -> None:
+def test_each_form_of_a_tunnel_has_its_listener_and_route(fields: str, listen: Listen, route: Route | None) -> None:
     spec = tunnel(fields)
     assert (spec.listen, spec.route) == (listen, route or FarTcp("prod", "localhost", 7))
 
@@ -363,11 +363,11 @@ def test_where_a_tunnel_listens_and_where_it_leads(fields: str, listen: Listen, 
         ("local: '1:h:2', name: pg", "pg"),
     ],
 )
-def test_a_tunnel_is_called_by_its_name_or_its_type_and_port(fields: str, name: str) -> None:
+def test_a_tunnel_is_named_by_name_or_by_type_and_port(fields: str, name: str) -> None:
     assert tunnel(fields).id == f"prod/{name}"
 
 
-def test_policy() -> None:
+def test_policy_fields_are_read() -> None:
     policy = tunnel(
         "type: socks, port: 1080, description: d, labels: {team: data, n: 1}, allow: [10.0.0.0/8], deny: ['::1'], "
         "maxConnections: 5, holdTimeout: 0s, idleTimeout: 1h, drainTimeout: 1m, bandwidthLimit: 1.5MiB/s, "
@@ -385,7 +385,7 @@ def test_policy() -> None:
     assert policy.users == (SocksUser("u", FromEnv("PW")), SocksUser("v", FromFile("/v")))
 
 
-def test_health() -> None:
+def test_health_fields_are_read() -> None:
     http = tunnel(
         "local: '1:h:2', health: {type: http, path: /health, onFailure: reconnect, timeout: 1s}"
     ).policy.health
@@ -396,7 +396,7 @@ def test_health() -> None:
     assert tunnel("local: '1:h:2'").policy.health is None
 
 
-def test_clients_are_audited_by_default_where_others_than_this_machine_may_come_from() -> None:
+def test_clients_are_audited_by_default_if_other_machines_can_connect() -> None:
     assert tunnel("local: '0.0.0.0:1:h:2'").policy.audit
     assert not tunnel("local: '127.1.2.3:1:h:2'").policy.audit
     assert not tunnel("local: '0.0.0.0:1:h:2', audit: false").policy.audit
@@ -442,7 +442,7 @@ targets: {{p: {{host: h, connectTimeout: 2s, hostKeys: ['{KEY}'], jumpHosts: [],
     assert [str(t.listen) for t in loaded.desired.tunnels.values()] == ["127.0.0.1:1", "127.0.0.1:2"]
 
 
-def test_variables_expand_in_any_value_and_take_the_type_that_the_field_wants() -> None:
+def test_variables_expand_in_any_value_with_the_type_of_the_field() -> None:
     spec = target(
         "agent: true, user: '${PORT}', port: '${PORT}', compress: '${ON}', hostKeyAlias: 'a-${PORT}-${NO:-d}', "
         "knownHosts: '/a-$$'"
@@ -451,7 +451,7 @@ def test_variables_expand_in_any_value_and_take_the_type_that_the_field_wants() 
     assert (spec.access.hop.trust.alias, spec.access.hop.trust.known_hosts) == ("a-5432-d", ("/a-$",))
 
 
-def test_an_unset_variable_breaks_its_target_and_those_that_go_through_it_and_nothing_else() -> None:
+def test_an_unset_variable_breaks_only_targets_that_depend_on_it() -> None:
     text = """
 targets:
   a: {host: "${NO_A}", agent: true, tunnels: [{local: "${NO_B}", name: x}, {local: "1:h:2"}]}
@@ -476,7 +476,7 @@ targets:
     assert not load_text(text, environ={}, options=Options(strict=True)).usable
 
 
-def test_what_hangs_on_an_unset_variable_leaves_the_rest_of_its_tunnel_and_the_others_as_they_are() -> None:
+def test_an_unset_variable_changes_no_other_field() -> None:
     text = """
 targets:
   a:
@@ -517,7 +517,7 @@ targets:
     ]
 
 
-def test_a_destination_that_is_not_known_does_not_hide_that_two_tunnels_listen_on_one_port() -> None:
+def test_an_unknown_destination_does_not_hide_a_port_conflict() -> None:
     text = 'targets: {a: {host: a, agent: true, tunnels: [{local: "1:${NO_DB}:2"}, {local: "1:h:2"}]}}'
     loaded = load_text(text, environ={}, options=Options())
     assert [str(problem.code) for problem in loaded.errors] == ["conflict", "duplicate"]
@@ -550,13 +550,13 @@ def test_a_warning_can_be_waived_beside_its_field(fields: str, code: str) -> Non
 
 
 def refused(tunnel: str) -> list[str]:
-    """The codes of the errors of a file with this tunnel."""
+    """Return the error codes of a file with this tunnel."""
     text = f"targets: {{p: {{host: h, agent: true, tunnels: [{{{tunnel}}}]}}}}"
     return [str(problem.code) for problem in load_text(text, environ=ENVIRON, options=Options(user="me")).errors]
 
 
 @pytest.mark.parametrize("listen", ["socks: '*:1'", "socks: '0.0.0.0:1'", "type: socks, host: '::', port: 1"])
-def test_a_socks_tunnel_beyond_loopback_that_anybody_may_use_is_an_error(listen: str) -> None:
+def test_an_open_socks_tunnel_beyond_loopback_is_an_error(listen: str) -> None:
     auth = "auth: {username: u, password: {env: PW}}"
     assert refused(listen) == ["open-proxy"]
     assert refused(f"{listen}, allow: []") == ["open-proxy"]
@@ -578,7 +578,7 @@ def test_a_socks_tunnel_beyond_loopback_that_anybody_may_use_is_an_error(listen:
         *("metadata.google.internal", "METADATA", "'${METADATA}'"),
     ],
 )
-def test_a_forward_to_a_link_local_address_or_a_metadata_service_is_an_error_unless_it_is_meant(host: str) -> None:
+def test_a_metadata_destination_is_an_error_unless_x_allow_names_it(host: str) -> None:
     environ = ENVIRON | {"METADATA": "169.254.169.254"}
     for tunnel in (
         f"type: local, localPort: 1, remoteHost: {host}, remotePort: 80",
@@ -616,7 +616,7 @@ def test_listening_on_a_link_local_address_is_no_error() -> None:
     assert refused("remote: '169.254.1.1:1:db:80'") == []
 
 
-def test_what_was_meant_is_meant_in_the_effective_file_too() -> None:
+def test_the_effective_file_keeps_the_waivers() -> None:
     text = """
 targets:
   p:
@@ -631,7 +631,7 @@ targets:
     assert load(json.dumps(to_json(desired))).desired == desired
 
 
-def test_secrets_may_be_kept_to_a_directory_and_variables_to_prefixes(tmp_path: Path) -> None:
+def test_secrets_can_be_limited_to_a_directory_and_variables_to_prefixes(tmp_path: Path) -> None:
     secrets = tmp_path / "secrets"
     secrets.mkdir()
     (secrets / "in").write_text("x")
@@ -675,7 +675,7 @@ def test_secrets_may_be_kept_to_a_directory_and_variables_to_prefixes(tmp_path: 
         ),
     ],
 )
-def test_the_directory_of_secrets_can_be_the_only_place_of_secrets(fields: str, refused: str, tmp_path: Path) -> None:
+def test_the_secrets_directory_can_be_the_only_source_of_secrets(fields: str, refused: str, tmp_path: Path) -> None:
     for name in ("in", "in.pub"):
         (tmp_path / name).write_text("x")
     (tmp_path / "link").symlink_to("/run/agent")
@@ -686,7 +686,7 @@ def test_the_directory_of_secrets_can_be_the_only_place_of_secrets(fields: str, 
     assert said == ([refused.format(dir=tmp_path)] if refused else [])
 
 
-async def test_a_file_that_is_led_out_of_the_directory_of_secrets_later_is_not_read(tmp_path: Path) -> None:
+async def test_a_secret_file_that_later_links_outside_its_directory_is_not_read(tmp_path: Path) -> None:
     secrets, outside = tmp_path / "secrets", tmp_path / "outside"
     secrets.mkdir()
     outside.write_text("x")
@@ -733,14 +733,14 @@ targets:
 """
 
 
-def test_what_is_printed_with_defaults_filled_in_means_the_same() -> None:
+def test_output_with_all_defaults_keeps_its_meaning() -> None:
     first = load(FULL).desired
     printed = json.dumps(to_json(first))
     assert load(printed).desired == first
     assert load(yaml.safe_dump(to_json(first))).desired == first
 
 
-def test_what_is_printed_shows_no_secret() -> None:
+def test_printed_configuration_shows_no_secret() -> None:
     printed = json.dumps(to_json(load("targets: {p: {host: h, password: hunter3}}").desired))
     assert "hunter3" not in printed
     assert '"password": "***"' in printed

@@ -1,4 +1,4 @@
-"""Several files, and what stays when one of them goes bad, goes missing, or goes."""
+"""Several files: merging, and what stays when one is invalid, missing or deleted."""
 
 from __future__ import annotations
 
@@ -75,14 +75,14 @@ def test_a_bad_file_keeps_its_own_last_good_content_and_the_others_are_applied(f
     assert files.reload().errors == ()
 
 
-def test_targets_that_are_none_are_none(folder: Path) -> None:
+def test_empty_targets_mean_no_targets(folder: Path) -> None:
     files = config(folder)
     files.reload()
     (folder / "a.yaml").write_text("targets: {}")
     assert tunnels(files.reload()) == ["b/local-2"]
 
 
-def test_a_file_gone_from_a_directory_with_others_is_removed(folder: Path) -> None:
+def test_a_file_deleted_from_a_directory_with_others_is_removed(folder: Path) -> None:
     files = config(folder)
     files.reload()
     (folder / "a.yaml").unlink()
@@ -92,7 +92,7 @@ def test_a_file_gone_from_a_directory_with_others_is_removed(folder: Path) -> No
     assert [result.path for result in loaded.files] == [str(folder / "b.yml")]
 
 
-def test_a_link_that_leads_nowhere_is_not_a_file_that_is_gone(folder: Path) -> None:
+def test_a_dangling_link_is_not_a_deleted_file(folder: Path) -> None:
     files = config(folder)
     files.reload()
     (folder / "a.yaml").unlink()
@@ -103,7 +103,7 @@ def test_a_link_that_leads_nowhere_is_not_a_file_that_is_gone(folder: Path) -> N
 
 
 @pytest.mark.parametrize("kind", [*SPECIAL, *NOTHING])
-def test_a_file_of_a_directory_that_becomes_something_else_keeps_its_last_good_content(folder: Path, kind: str) -> None:
+def test_a_file_that_becomes_special_keeps_its_last_good_content(folder: Path, kind: str) -> None:
     make, said = (SPECIAL | NOTHING)[kind]
     files = config(folder)
     before = files.reload()
@@ -118,7 +118,7 @@ def test_a_file_of_a_directory_that_becomes_something_else_keeps_its_last_good_c
 
 
 @pytest.mark.parametrize("kind", SPECIAL)
-def test_a_path_on_the_command_line_that_is_no_file_is_an_error(
+def test_a_named_path_that_is_not_a_file_is_an_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
     monkeypatch.setattr("reconciler.config.syntax.config_files._PIPE_IDLE", 0.1)
@@ -132,8 +132,8 @@ def test_a_path_on_the_command_line_that_is_no_file_is_an_error(
     assert said in str(error)
 
 
-def test_a_pipe_on_the_command_line_is_read_once() -> None:
-    """As `<(command)` makes one. What comes through it is taken slowly, and once."""
+def test_a_named_pipe_is_read_once() -> None:
+    """A pipe as from `<(command)`: its content arrives slowly, and can be read once."""
     readable, writable = os.pipe()
     with os.fdopen(readable), os.fdopen(writable, "w") as into:
         path = Path(f"/dev/fd/{readable}")
@@ -149,7 +149,7 @@ def test_a_pipe_on_the_command_line_is_read_once() -> None:
         assert files.reload().desired == first.desired
 
 
-def test_a_pipe_without_an_end_is_too_large(tmp_path: Path) -> None:
+def test_an_endless_pipe_is_too_large(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
 
     def write() -> None:
@@ -173,7 +173,7 @@ def test_at_start_a_bad_file_is_left_out(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(("bad", "sound"), [("a.yaml", "b.yaml"), ("b.yaml", "a.yaml")])
-def test_a_bad_file_takes_down_no_good_one_whose_target_it_also_defines(folder: Path, bad: str, sound: str) -> None:
+def test_a_bad_file_does_not_reject_a_good_file_with_the_same_target(folder: Path, bad: str, sound: str) -> None:
     (folder / "b.yml").unlink()
     (folder / sound).write_text(A)
     (folder / bad).write_text(A + "\nunknown: 1\n")
@@ -185,26 +185,26 @@ def test_a_bad_file_takes_down_no_good_one_whose_target_it_also_defines(folder: 
         assert tunnels(loaded) == there
 
 
-def test_nothing_valid_is_nothing_usable(tmp_path: Path) -> None:
+def test_without_a_valid_file_nothing_is_usable(tmp_path: Path) -> None:
     loaded = load_files([tmp_path / "none.yaml"], environ=ENVIRON)
     assert not loaded.usable
     assert loaded.revision == ""
     assert not loaded.desired.targets
 
 
-def test_of_two_files_that_clash_the_one_that_changed_is_held_back(folder: Path) -> None:
+def test_of_two_conflicting_files_the_changed_one_is_rejected(folder: Path) -> None:
     files = config(folder)
     files.reload()
     (folder / "a.yaml").write_text(A.replace("1:h", "2:h"))
     loaded = files.reload()
     assert tunnels(loaded) == ["a/local-1", "b/local-2"]
     assert [result.valid for result in loaded.files] == [False, True]
-    assert [problem.message for problem in loaded.errors] == [
-        f"listens on 127.0.0.1:2, which conflicts with 127.0.0.1:2 of a/local-2 at {folder}/a.yaml:1:47: change one"
-    ]
+    other = f"127.0.0.1:2 of a/local-2 at {folder}/a.yaml:1:47"
+    message = f"listens on 127.0.0.1:2, which conflicts with {other}: change one of them"
+    assert [problem.message for problem in loaded.errors] == [message]
 
 
-def test_a_file_that_others_lean_on_is_not_taken_from_under_them(folder: Path) -> None:
+def test_a_file_that_other_files_need_stays(folder: Path) -> None:
     (folder / "c.yaml").write_text("targets: {a: {tunnels: [{local: '3:h:1'}]}}")
     files = config(folder)
     before = files.reload()
@@ -217,7 +217,7 @@ def test_a_file_that_others_lean_on_is_not_taken_from_under_them(folder: Path) -
     assert tunnels(files.reload()) == ["b/local-2"]
 
 
-def test_two_files_may_trade_a_tunnel_in_one_edit(folder: Path) -> None:
+def test_a_tunnel_can_move_between_files_in_one_edit(folder: Path) -> None:
     files = config(folder)
     files.reload()
     (folder / "a.yaml").write_text(A.replace("1:h", "2:h"))
@@ -227,7 +227,7 @@ def test_two_files_may_trade_a_tunnel_in_one_edit(folder: Path) -> None:
     assert tunnels(loaded) == ["a/local-2", "b/local-1"]
 
 
-def test_what_did_not_change_is_the_identical_object(folder: Path) -> None:
+def test_unchanged_specs_are_the_same_objects(folder: Path) -> None:
     files = config(folder)
     before = files.reload().desired
     (folder / "a.yaml").write_text(A.replace("1:h", "9:h"))
@@ -237,18 +237,18 @@ def test_what_did_not_change_is_the_identical_object(folder: Path) -> None:
 
 
 def chain(length: int) -> str:
-    """Targets that reach their servers each through the next."""
+    """Return targets that each use the next one as jump host."""
     links = "".join(f"  t{n}: {{host: h{n}, agent: true, jumpHost: t{n + 1}}}\n" for n in range(length))
     return f"targets:\n{links}  t{length}: {{host: h{length}, agent: true}}\n"
 
 
 def test_two_loads_of_the_same_files_are_equal(folder: Path) -> None:
-    """Also where they hide the values of variables, each in an object of its own."""
+    """Also if each load hides the values of variables in its own objects."""
     (folder / "a.yaml").write_text(A.replace("host: a,", "host: '${HOME}',"))
     assert config(folder).reload() == config(folder).reload()
 
 
-def test_a_chain_of_jump_hosts_without_end_is_an_error_and_holds_up_no_other_file(folder: Path) -> None:
+def test_a_jump_host_cycle_is_an_error_and_delays_no_other_file(folder: Path) -> None:
     files = config(folder)
     files.reload()
     for text in (chain(400), "targets:\n" + "\n".join(reversed(chain(400).splitlines()[1:]))):
@@ -261,7 +261,7 @@ def test_a_chain_of_jump_hosts_without_end_is_an_error_and_holds_up_no_other_fil
 
 
 @pytest.mark.parametrize("backwards", [False, True])
-def test_sixteen_jump_hosts_are_taken(folder: Path, backwards: bool) -> None:
+def test_sixteen_jump_hosts_are_accepted(folder: Path, backwards: bool) -> None:
     head, *lines = chain(16).splitlines()
     (folder / "a.yaml").write_text("\n".join([head, *sorted(lines, reverse=backwards)]))
     loaded = config(folder).reload()
@@ -269,7 +269,7 @@ def test_sixteen_jump_hosts_are_taken(folder: Path, backwards: bool) -> None:
     assert len(loaded.desired.targets["t0"].access.via) == 16
 
 
-def test_a_file_whose_name_is_not_utf_8_is_told_and_the_others_are_read(folder: Path) -> None:
+def test_a_file_name_that_is_not_utf_8_is_reported_and_other_files_are_read(folder: Path) -> None:
     (folder / os.fsdecode(b"\xff.yaml")).write_text("targets: {c: {host: c, agent: true}}")
     loaded = config(folder).reload()
     assert tunnels(loaded) == ["a/local-1", "b/local-2"]
@@ -279,18 +279,18 @@ def test_a_file_whose_name_is_not_utf_8_is_told_and_the_others_are_read(folder: 
     assert all(is_utf8(file.path) for file in loaded.files)
 
 
-def test_the_revision_of_one_file_is_its_sha256_wherever_it_lies(folder: Path) -> None:
+def test_the_revision_of_one_file_is_its_sha256_in_any_directory(folder: Path) -> None:
     loaded = config(folder / "a.yaml").reload()
     assert loaded.revision == "sha256:" + hashlib.sha256(A.encode()).hexdigest()
     assert config(folder / "b.yml", folder / "a.yaml").reload().revision == config(folder).reload().revision
 
 
-def test_files_that_the_specs_name_are_told(folder: Path) -> None:
+def test_files_that_the_specs_name_are_listed(folder: Path) -> None:
     (folder / "a.yaml").write_text("targets: {a: {host: a, privateKey: k, password: {file: /p}, knownHosts: h}}")
     assert load_files([folder / "a.yaml"], environ=ENVIRON).watched == {f"{folder}/k", "/p", f"{folder}/h"}
 
 
-def test_default_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_default_paths_are_searched_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     home = tmp_path / "home"
     environ = {"HOME": str(home)}

@@ -1,4 +1,4 @@
-"""What gives no answer (an empty directory, a file that is missing) keeps what it said before, and is told."""
+"""An empty directory or a missing file keeps its last good content, and is reported."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def tunnels(loaded: Loaded) -> list[str]:
     return sorted(loaded.desired.tunnels)
 
 
-def told(loaded: Loaded) -> list[tuple[str, bool, str]]:
+def reported(loaded: Loaded) -> list[tuple[str, bool, str]]:
     return [(result.path, result.valid, result.error) for result in loaded.files]
 
 
@@ -34,7 +34,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_an_empty_directory_is_no_answer(folder: Path) -> None:
+def test_an_empty_directory_changes_nothing(folder: Path) -> None:
     files = config(folder)
     files.reload()
     for name in ("a.yaml", "b.yml"):
@@ -43,20 +43,20 @@ def test_an_empty_directory_is_no_answer(folder: Path) -> None:
     assert tunnels(loaded) == ["a/local-1", "b/local-2"]
     why = f"{folder}: no *.yaml or *.yml files in this directory"
     assert [str(problem) for problem in loaded.errors] == [why]
-    assert told(loaded) == [(str(folder / "a.yaml"), False, why), (str(folder / "b.yml"), False, why)]
+    assert reported(loaded) == [(str(folder / "a.yaml"), False, why), (str(folder / "b.yml"), False, why)]
     (folder / "b.yml").write_text(B)
-    assert told(files.reload()) == [(str(folder / "b.yml"), True, "")]
+    assert reported(files.reload()) == [(str(folder / "b.yml"), True, "")]
 
 
-def test_a_directory_that_never_held_a_file_is_told_itself(tmp_path: Path, folder: Path) -> None:
+def test_a_directory_that_never_had_a_file_is_reported(tmp_path: Path, folder: Path) -> None:
     empty = tmp_path / "empty"
     empty.mkdir()
     loaded = config(folder / "a.yaml", empty).reload()
     assert loaded.usable
-    assert told(loaded)[1:] == [(str(empty), False, f"{empty}: no *.yaml or *.yml files in this directory")]
+    assert reported(loaded)[1:] == [(str(empty), False, f"{empty}: no *.yaml or *.yml files in this directory")]
 
 
-def test_a_directory_that_is_gone_is_no_answer(tmp_path: Path) -> None:
+def test_a_missing_directory_changes_nothing(tmp_path: Path) -> None:
     inner = tmp_path / "inner"
     inner.mkdir()
     (inner / "x.yaml").write_text(A)
@@ -66,10 +66,10 @@ def test_a_directory_that_is_gone_is_no_answer(tmp_path: Path) -> None:
     inner.rmdir()
     loaded = files.reload()
     assert tunnels(loaded) == ["a/local-1"]
-    assert told(loaded) == [(str(inner / "x.yaml"), False, f"{inner}: cannot be read: no such file")]
+    assert reported(loaded) == [(str(inner / "x.yaml"), False, f"{inner}: cannot be read: no such file")]
 
 
-def test_a_file_in_the_place_of_a_directory_is_an_answer(tmp_path: Path) -> None:
+def test_a_file_in_place_of_a_directory_is_read(tmp_path: Path) -> None:
     inner = tmp_path / "inner"
     inner.mkdir()
     (inner / "x.yaml").write_text(A)
@@ -79,10 +79,10 @@ def test_a_file_in_the_place_of_a_directory_is_an_answer(tmp_path: Path) -> None
     inner.rmdir()
     inner.write_text(B)
     loaded = files.reload()
-    assert (tunnels(loaded), told(loaded)) == (["b/local-2"], [(str(inner), True, "")])
+    assert (tunnels(loaded), reported(loaded)) == (["b/local-2"], [(str(inner), True, "")])
 
 
-def test_a_named_file_that_is_missing_is_no_answer(folder: Path) -> None:
+def test_a_missing_named_file_changes_nothing(folder: Path) -> None:
     files = config(folder / "a.yaml", folder / "b.yml")
     files.reload()
     (folder / "a.yaml").unlink()
@@ -91,7 +91,7 @@ def test_a_named_file_that_is_missing_is_no_answer(folder: Path) -> None:
     assert [str(problem) for problem in loaded.errors] == [f"{folder}/a.yaml: cannot be read: no such file"]
 
 
-def test_a_default_file_that_vanishes_is_no_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_default_file_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     files = Config(environ=ENVIRON, options=OPTIONS)
     assert files.reload().desired.targets == {}

@@ -1,4 +1,4 @@
-"""YAML without its traps: what a scalar means, where it stands, and that any bytes at all get an answer."""
+"""Reading YAML: types of scalars, their lines, and that any bytes give a result or an error."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from reconciler.config.syntax.yaml_reader import read
 
 @pytest.fixture(params=["c", "python"])
 def parser(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Both of PyYAML's parsers: the wheel brings the C one, a build without libyaml has only the other."""
+    """Both parsers of PyYAML: a build without libyaml has only the Python one."""
     loader = yaml.SafeLoader if request.param == "python" else getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     monkeypatch.setattr(module, "_LOADER", loader)
 
 
 def refused(data: bytes) -> Sequence[Problem]:
-    """What the reader has against these bytes, be it that nothing could be read at all."""
+    """Return the messages of the reader for these bytes."""
     try:
         _, problems = read(data, "f")
     except ConfigError as error:
@@ -60,13 +60,13 @@ def refused(data: bytes) -> Sequence[Problem]:
         ("9" * 5000, "9" * 5000),
     ],
 )
-def test_a_scalar_means_what_it_looks_like(written: str, meant: object) -> None:
+def test_a_scalar_has_the_type_it_looks_like(written: str, meant: object) -> None:
     root, _ = read(f"a: {written}\n".encode(), "f")
     assert plain(root) == {"a": meant}
 
 
 @pytest.mark.usefixtures("parser")
-def test_every_node_knows_its_line_and_column() -> None:
+def test_each_node_has_its_line_and_column() -> None:
     root, _ = read("# über\na:\n  - {b: 1}\n  - ü: 2\n".encode(), "f")
     (entry,) = root
     assert (entry.line, entry.column) == (2, 1)
@@ -81,7 +81,7 @@ def test_every_node_knows_its_line_and_column() -> None:
 
 
 @pytest.mark.usefixtures("parser")
-def test_a_byte_order_mark_is_no_content() -> None:
+def test_a_byte_order_mark_is_ignored() -> None:
     root, _ = read(b"\xef\xbb\xbfa: 1\n", "f")
     assert plain(root) == {"a": 1}
 
@@ -115,7 +115,7 @@ def test_a_byte_order_mark_is_no_content() -> None:
         b"'",
     ],
 )
-def test_what_is_no_mapping_of_texts_is_an_error_and_never_a_traceback(data: bytes) -> None:
+def test_other_content_than_a_mapping_is_an_error_without_a_traceback(data: bytes) -> None:
     problems = refused(data)
     assert problems
     assert all(problem.file == "f" and problem.message for problem in problems)
@@ -124,19 +124,19 @@ def test_what_is_no_mapping_of_texts_is_an_error_and_never_a_traceback(data: byt
 @pytest.mark.usefixtures("parser")
 @pytest.mark.parametrize("written", ["\\x1b", "\\u009b", "\\x80", "\\N", "\\x7f"])
 @pytest.mark.parametrize("text", ['a: "{}31m"', '"{}31m": 1'])
-def test_what_would_drive_a_terminal_is_no_text(written: str, text: str) -> None:
+def test_control_characters_are_refused(written: str, text: str) -> None:
     (problem,) = refused(text.format(written).encode())
     assert "is not allowed in a value" in problem.message
 
 
 @pytest.mark.parametrize("value", ["\x1b[31m", "\x9b31m"])
-def test_nor_does_a_variable_bring_it_in(value: str) -> None:
+def test_control_characters_in_a_variable_are_refused(value: str) -> None:
     (problem,) = load_text("targets: {a: {host: '${X}', agent: true, user: u}}", environ={"X": value}).errors
     assert problem.message == "the value of ${X} contains control characters: remove them"
 
 
 @given(st.binary(max_size=300))
-def test_any_bytes_get_an_answer(data: bytes) -> None:
+def test_any_bytes_are_read_or_reported(data: bytes) -> None:
     loaded = load_text(data)
     assert loaded.valid is not bool(loaded.errors)
     assert all(str(problem).startswith("tunnels.yaml") for problem in loaded.errors)
@@ -200,7 +200,7 @@ _TREES = st.recursive(
 
 
 @given(_TREES, _TREES)
-def test_any_tree_of_known_words_gets_an_answer(targets: object, tunnels: object) -> None:
+def test_any_tree_of_known_keys_is_read_or_reported(targets: object, tunnels: object) -> None:
     tree = {"targets": {"prod": {"host": "a", "agent": True, "tunnels": [tunnels]}, "b": targets}, "defaults": targets}
     for one in (tree, targets, {"targets": targets}):
         loaded = load_text(yaml.safe_dump(one, allow_unicode=True), environ={"HOME": "/home/me"})

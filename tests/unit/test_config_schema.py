@@ -1,4 +1,4 @@
-"""The schema is the one source: of defaults, of words, of the reference page."""
+"""The schema is the only source of defaults, expectations and the reference page."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ KINDS = ("target", "hop", "tunnel", "defaults", "algorithms", "reconnect", "heal
 FIELDS = [(kind, name) for kind in KINDS for name in definition(kind)["properties"]]
 
 
-def test_it_is_a_schema() -> None:
+def test_the_schema_is_valid() -> None:
     Draft202012Validator.check_schema(schema())
 
 
 @pytest.mark.parametrize(("kind", "name"), FIELDS)
-def test_every_field_has_a_description_and_an_example_that_fits(kind: str, name: str) -> None:
+def test_each_field_has_a_description_and_a_valid_example(kind: str, name: str) -> None:
     field = property_of(kind, name)
     assert field["description"]
     assert field["examples"]
@@ -44,12 +44,12 @@ def test_the_spec_has_no_defaults_of_its_own() -> None:
     assert given <= {"generation"}
 
 
-def test_the_reference_page_is_what_the_schema_says() -> None:
-    """Write it anew: python -m reconciler.config.schema.reference > docs/reference.md."""
+def test_the_reference_page_is_up_to_date() -> None:
+    """Regenerate it with python -m reconciler.config.schema.reference > docs/reference.md."""
     assert (ROOT / "docs" / "reference.md").read_text("utf-8") == reference()
 
 
-def test_x_allow_takes_every_warning_and_no_other() -> None:
+def test_x_allow_accepts_exactly_the_warning_codes() -> None:
     assert definition("waivers")["items"]["enum"] == [code.value for code in WarningCode]
     assert set(WARNINGS) == set(WarningCode)
 

@@ -23,7 +23,7 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize("text", MISTAKES.values(), ids=list(MISTAKES))
-def test_of_very_many_errors_the_first_are_reported_and_a_note(text: str) -> None:
+def test_very_many_errors_are_cut_with_a_note(text: str) -> None:
     *first, last = load_text(text).errors
     assert len(first) == MAX_PROBLEMS
     assert [problem.line for problem in first] == sorted(problem.line for problem in first)

@@ -1,4 +1,4 @@
-"""What is refused in a file (an alias, a key twice) hides nothing else of it, and is not told again by what follows."""
+"""Rejected YAML (an alias, a duplicate key) hides no other mistake and causes no further message."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def load(text: str) -> Loaded:
     return load_text(text, environ=ENVIRON, options=OPTIONS)
 
 
-def said(loaded: Loaded) -> list[str]:
+def messages(loaded: Loaded) -> list[str]:
     return [str(problem) for problem in (*loaded.errors, *loaded.warnings)]
 
 
@@ -62,8 +62,8 @@ def said(loaded: Loaded) -> list[str]:
         ('  a: {host: "\\x1b", agent: true}\n', 1),
     ],
 )
-def test_what_is_refused_hides_no_other_mistake_and_leads_to_none(refused: str, times: int) -> None:
-    found = said(load(f"targets:\n{refused}{MISTAKE}"))
+def test_rejected_yaml_neither_hides_nor_causes_other_errors(refused: str, times: int) -> None:
+    found = messages(load(f"targets:\n{refused}{MISTAKE}"))
     *others, last = found
     assert SAID_OF_IT in last
     assert len(others) == times, others
@@ -79,35 +79,35 @@ def test_what_is_refused_hides_no_other_mistake_and_leads_to_none(refused: str, 
         "x-base: &base {agent: true}\n<<: *base\n",
     ],
 )
-def test_what_defaults_may_have_said_is_not_missed(before: str) -> None:
-    found = said(load(f"{before}targets:\n  a: {{host: a}}\n{MISTAKE.replace(', agent: true', '')}"))
+def test_keys_that_rejected_defaults_may_set_are_not_reported_missing(before: str) -> None:
+    found = messages(load(f"{before}targets:\n  a: {{host: a}}\n{MISTAKE.replace(', agent: true', '')}"))
     assert len(found) == 3, found
     assert SAID_OF_IT in found[-1]
 
 
-def test_a_key_that_stands_twice_may_hide_what_others_name() -> None:
+def test_a_duplicate_key_may_hide_a_name_that_others_use() -> None:
     text = "targets: {a: {host: a, agent: true, jumpHost: b}}\ntargets: {b: {host: b, agent: true}}\n"
-    (problem,) = said(load(text))
+    (problem,) = messages(load(text))
     assert problem == "tunnels.yaml:2:1: duplicate key `targets`, first on line 1: keep one"
 
 
-def test_of_two_documents_the_first_is_judged() -> None:
-    second, port = said(load("defaults: {target: {port: x}}\n---\ntargets: {}\n"))[::-1]
+def test_of_two_documents_the_first_is_checked() -> None:
+    second, port = messages(load("defaults: {target: {port: x}}\n---\ntargets: {}\n"))[::-1]
     assert "second YAML document" in second
     assert "defaults.target.port" in port
 
 
-def test_an_empty_key_is_told_by_its_path() -> None:
+def test_an_empty_key_is_reported_with_its_path() -> None:
     text = 'targets: {a: {host: a, agent: true, "": 1, tunnels: [{socks: 1, labels: {"": x}}]}}'
-    key, label = said(load(text))
+    key, label = messages(load(text))
     assert key.startswith('tunnels.yaml:1:37: targets.a."": unknown key')
     assert label.startswith(
         'tunnels.yaml:1:74: targets.a.tunnels[0].labels."": invalid name "": expected 1 to 63 letters, digits'
     )
 
 
-def test_a_file_with_an_alias_takes_down_no_good_one(tmp_path: Path) -> None:
-    """It may define what the good one adds to: that is for the last good content to tell."""
+def test_a_file_with_an_alias_does_not_reject_good_files(tmp_path: Path) -> None:
+    """It may define the target that the good file adds to: the last good content decides."""
     shared, team = tmp_path / "shared.yaml", tmp_path / "team.yaml"
     shared.write_text("targets: {a: {host: a, agent: true}}")
     team.write_text("targets: {a: {tunnels: [{local: '1:h:1'}]}}")
@@ -166,7 +166,7 @@ _PIECES = st.sampled_from(
 
 
 @given(st.lists(_PIECES, max_size=40).map("".join))
-def test_any_pieces_of_yaml_get_an_answer(text: str) -> None:
+def test_any_pieces_of_yaml_are_read_or_reported(text: str) -> None:
     for one in (text, f"targets:\n  p: {{host: h, agent: true}}\n  {text}\n", f"targets: {{p: {{host: h}}, {text}}}"):
         loaded = load(one)
         assert bool(loaded.errors) != loaded.usable

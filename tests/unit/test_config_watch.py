@@ -1,4 +1,4 @@
-"""Changes are seen, soon, in whatever way people and Kubernetes make them."""
+"""Changes of files are noticed soon, in all ways in which people and Kubernetes make them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ WITHIN = 30.0
 
 
 async def after(watcher: Watcher, edit: Callable[[], object]) -> Change:
-    """The first change seen after an edit."""
+    """Make an edit and return the first change that is noticed."""
     edit()
     return await asyncio.wait_for(anext(watcher), WITHIN)
 
@@ -50,11 +50,11 @@ def changed(*paths: Path) -> Change:
     return Change(frozenset(map(str, paths)), frozenset())
 
 
-async def test_an_edit_in_place(watcher: Watcher, config: Path) -> None:
+async def test_an_edit_in_place_is_noticed(watcher: Watcher, config: Path) -> None:
     assert await after(watcher, lambda: (config / "a.yaml").write_text("2")) == changed(config / "a.yaml")
 
 
-async def test_an_edit_by_rename_again_and_again(watcher: Watcher, config: Path) -> None:
+async def test_each_edit_by_rename_is_noticed(watcher: Watcher, config: Path) -> None:
     def edit(text: str) -> None:
         (config / ".new").write_text(text)
         (config / ".new").rename(config / "a.yaml")
@@ -63,13 +63,13 @@ async def test_an_edit_by_rename_again_and_again(watcher: Watcher, config: Path)
         assert await after(watcher, partial(edit, str(turn))) == changed(config / "a.yaml")
 
 
-async def test_a_file_comes_goes_and_comes_back(watcher: Watcher, config: Path) -> None:
+async def test_a_created_deleted_and_restored_file_is_noticed(watcher: Watcher, config: Path) -> None:
     new = config / "b.yml"
     for edit in (lambda: new.write_text("1"), new.unlink, lambda: new.write_text("1")):
         assert await after(watcher, edit) == changed(new)
 
 
-async def test_a_configmap_swaps_its_data_link_again_and_again(tmp_path: Path) -> None:
+async def test_each_swap_of_a_configmap_data_link_is_noticed(tmp_path: Path) -> None:
     mount = tmp_path / "mount"
     mount.mkdir()
 
@@ -91,7 +91,7 @@ async def test_a_configmap_swaps_its_data_link_again_and_again(tmp_path: Path) -
                 assert change == changed(mount / "a.yaml" if path == mount else path)
 
 
-async def test_a_directory_that_is_not_there_yet(tmp_path: Path) -> None:
+async def test_a_file_in_a_new_directory_is_noticed(tmp_path: Path) -> None:
     folder = tmp_path / "later" / "still"
     async with Watcher([folder / "a.yaml"], interval=NEVER) as watcher:
         await hints_arrive(watcher)
@@ -109,7 +109,7 @@ async def test_the_same_content_again_is_no_change(watcher: Watcher, config: Pat
     assert await after(watcher, lambda: (config / "b.yaml").write_text("x")) == changed(config / "b.yaml")
 
 
-async def test_files_that_the_specs_name(watcher: Watcher, tmp_path: Path) -> None:
+async def test_files_that_the_specs_name_are_watched(watcher: Watcher, tmp_path: Path) -> None:
     key = tmp_path / "keys" / "id"
     key.parent.mkdir()
     key.write_text("old")
@@ -121,7 +121,7 @@ async def test_files_that_the_specs_name(watcher: Watcher, tmp_path: Path) -> No
     assert change == changed(tmp_path / "config" / "a.yaml")
 
 
-async def test_without_hints_changes_are_still_seen_and_it_says_so(
+async def test_without_inotify_changes_are_still_noticed_and_the_log_says_so(
     config: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def no_inotify(*_: object, **__: object) -> Any:
@@ -133,8 +133,8 @@ async def test_without_hints_changes_are_still_seen_and_it_says_so(
         assert not watcher.active
 
 
-async def test_where_no_thread_can_be_started_too(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By itself, watchfiles would wait for its thread for ever, in the event loop."""
+async def test_without_threads_changes_are_still_noticed(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By itself, watchfiles would wait for its thread without end, in the event loop."""
 
     class Scarce(threading.Thread):
         def start(self) -> None:
@@ -154,12 +154,12 @@ async def test_where_no_thread_can_be_started_too(config: Path, monkeypatch: pyt
         assert await after(watcher, lambda: (config / "a.yaml").write_text("2")) == changed(config / "a.yaml")
 
 
-async def test_an_edit_is_seen_well_before_the_next_look(watcher: Watcher, config: Path) -> None:
+async def test_an_edit_is_noticed_before_the_next_periodic_check(watcher: Watcher, config: Path) -> None:
     async with asyncio.timeout(WITHIN):
         await after(watcher, lambda: (config / "a.yaml").write_text("2"))
 
 
-async def test_a_file_half_written_is_not_taken_for_an_edit(
+async def test_a_half_written_file_is_not_an_edit(
     watcher: Watcher, config: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(watch, "_SETTLE", 0.5)  # far more than the pauses of a slow writer on a busy machine
@@ -183,8 +183,8 @@ async def test_a_pipe_does_not_block(tmp_path: Path) -> None:
         assert await after(watcher, lambda: (tmp_path / "a.yaml").write_text("x")) == changed(tmp_path / "a.yaml")
 
 
-async def test_a_name_that_is_not_utf_8_does_not_end_the_watch(config: Path) -> None:
-    """The library takes no such path, and fails when something happens to one."""
+async def test_a_file_name_that_is_not_utf_8_does_not_end_the_watch(config: Path) -> None:
+    """The watchfiles library refuses such a path, and fails on an event about one."""
     odd = config / os.fsdecode(b"\xff.yaml")
     odd.write_text("1")
     async with Watcher([config, odd], interval=0.05) as watcher:
@@ -197,7 +197,7 @@ async def test_a_name_that_is_not_utf_8_does_not_end_the_watch(config: Path) -> 
             )
 
 
-async def test_where_the_way_is_not_utf_8_there_are_no_hints_and_it_says_so(tmp_path: Path) -> None:
+async def test_a_directory_name_that_is_not_utf_8_has_no_inotify_and_the_log_says_so(tmp_path: Path) -> None:
     file = tmp_path / os.fsdecode(b"\xff") / "a.yaml"
     file.parent.mkdir()
     async with Watcher([file], interval=0.05) as watcher:
@@ -205,7 +205,7 @@ async def test_where_the_way_is_not_utf_8_there_are_no_hints_and_it_says_so(tmp_
         assert not watcher.active
 
 
-async def test_cancelling_ends_it_at_once_and_leaves_no_thread_at_work(config: Path) -> None:
+async def test_a_cancelled_watch_ends_at_once_and_leaves_no_thread(config: Path) -> None:
     ready = asyncio.Event()
 
     async def run() -> None:
@@ -222,7 +222,7 @@ async def test_cancelling_ends_it_at_once_and_leaves_no_thread_at_work(config: P
         await asyncio.wait_for(task, WITHIN)
 
 
-def test_nothing_is_left_after_the_loop_ends(config: Path) -> None:
+def test_no_thread_is_left_after_the_loop_ends(config: Path) -> None:
     async def run() -> None:
         async with Watcher([config]) as watcher:
             await hints_arrive(watcher)
@@ -234,7 +234,7 @@ def test_nothing_is_left_after_the_loop_ends(config: Path) -> None:
         assert not thread.is_alive()
 
 
-async def test_what_a_load_could_not_read_is_looked_at_again_once(config: Path) -> None:
+async def test_a_file_that_a_load_could_not_read_is_reported_once_more(config: Path) -> None:
     (config / "b.yaml").write_text("2")
     (config / "empty.yaml").write_text("")
     async with Watcher([f"{config}/"], interval=0.01) as watcher:
@@ -246,7 +246,7 @@ async def test_what_a_load_could_not_read_is_looked_at_again_once(config: Path) 
         assert await asyncio.wait_for(anext(watcher), WITHIN) == changed(config / "b.yaml")
 
 
-def test_links_that_lead_in_circles_cost_no_more_than_their_number(tmp_path: Path) -> None:
+def test_circular_links_cost_linear_time(tmp_path: Path) -> None:
     links = [f"l{number}" for number in range(30)]
     for name in links:
         (tmp_path / name).symlink_to(".")
@@ -256,7 +256,7 @@ def test_links_that_lead_in_circles_cost_no_more_than_their_number(tmp_path: Pat
     assert watch._places_of(str(path)) == {str(tmp_path), str(path)}
 
 
-def test_each_directory_on_the_way_of_links_is_a_place_to_watch(tmp_path: Path) -> None:
+def test_each_directory_of_a_link_chain_is_watched(tmp_path: Path) -> None:
     for name in ("a", "b/deep", "c"):
         (tmp_path / name).mkdir(parents=True)
     (tmp_path / "c" / "file").write_text("x")

@@ -160,7 +160,7 @@ async def believes(check: HostKeyCheck, key: asyncssh.SSHKey) -> bool:
     return check.accepts(key) and await check.pinned()
 
 
-def said(check: HostKeyCheck) -> str:
+def message_of(check: HostKeyCheck) -> str:
     assert check.failure is not None
     assert check.failure.reason is Reason.HOST_KEY
     return check.failure.message
@@ -219,7 +219,7 @@ async def test_a_file_is_created_at_the_default_path_only(tmp_path: Path, monkey
     elsewhere = tmp_path / ".ssh" / "rc"
     check = await accept_new(elsewhere)
     assert not await believes(check, SHOWN)
-    assert f"in {elsewhere} (there is no such file): create the file (touch)" in said(check)
+    assert f"in {elsewhere} (there is no such file): create the file (touch)" in message_of(check)
     assert not elsewhere.parent.exists()
     default = tmp_path / ".ssh" / "known_hosts"
     assert await believes(await accept_new(default), SHOWN)
@@ -241,7 +241,7 @@ async def test_a_dangling_link_to_another_place_makes_no_file(tmp_path: Path) ->
 async def test_a_link_that_is_put_there_meanwhile_has_no_effect(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, exchanged: str, moment: str
 ) -> None:
-    """An attacker who may write in the directory replaces it, or the file, with a link to another file."""
+    """An attacker with write access replaces the file or its directory with a link to another file."""
     ours, theirs = tmp_path / "ours", tmp_path / "theirs"
     ours.mkdir()
     theirs.mkdir()
@@ -288,7 +288,7 @@ async def test_a_line_that_another_program_adds_meanwhile_is_not_lost(
     monkeypatch.setattr("os.fsync", add)
     assert not await believes(check, SHOWN)
     assert check.failure is not None
-    assert check.failure.reason is Reason.RESOURCES, "it is tried again without anybody's help"
+    assert check.failure.reason is Reason.RESOURCES, "it is tried again by itself"
     assert path.read_text() == f"b.example {OTHER}\n"
     assert [entry.name for entry in path.parent.iterdir()] == ["known"]
     assert await believes(await accept_new(path), SHOWN)
@@ -333,8 +333,8 @@ async def test_nothing_is_added_to_a_file_that_holds_anything_else(tmp_path: Pat
     path.write_text(before)
     check = await accept_new(path)
     assert not await believes(check, SHOWN)
-    assert f"in {path} (line 4 is not a known_hosts line): name another file first in `knownHosts`" in said(check)
-    assert SHOWN.get_fingerprint() in said(check)
+    assert f"in {path} (line 4 is not a known_hosts line): name another file first in `knownHosts`" in message_of(check)
+    assert SHOWN.get_fingerprint() in message_of(check)
     assert path.read_text() == before
     assert [entry.name for entry in tmp_path.iterdir()] == [".bashrc"]
 
@@ -357,12 +357,12 @@ async def test_accept_new_with_revoked_pins_uses_the_file_and_both_revocations(p
     for key, word in ((OTHER, "has changed"), (third, "@revoked (hostKeys)"), (fourth, f"@revoked ({path}:1)")):
         check = await accept_new(path, host_keys=revoked)
         assert not await believes(check, asyncssh.import_public_key(key))
-        assert word in said(check)
+        assert word in message_of(check)
     changed = await accept_new(path, host_keys=revoked)
     changed.accepts(OTHER_SHOWN)
     assert (
         f"known is ssh-ed25519 {SHOWN.get_fingerprint()} ({path}:2): if the server was reinstalled, run ssh-keygen -R"
-        in said(changed)
+        in message_of(changed)
     )
     assert path.read_text().startswith(f"@revoked * {fourth}")
     assert is_pinned(path, number=1)
@@ -378,8 +378,8 @@ async def test_of_two_connections_at_once_the_second_sees_the_pin_of_the_first(p
     assert await believes(first, SHOWN)
     assert await believes(same, SHOWN)
     assert not await believes(another, OTHER_SHOWN)
-    assert "the host key of a.example has changed" in said(another)
-    assert f"{path}:1" in said(another)
+    assert "the host key of a.example has changed" in message_of(another)
+    assert f"{path}:1" in message_of(another)
     assert is_pinned(path)
     assert len(path.read_text().splitlines()) == 1
 
@@ -388,12 +388,12 @@ async def test_a_key_revoked_during_the_handshake_is_not_pinned(path: Path) -> N
     check = await accept_new(path)
     path.write_text(f"@revoked * {KEY}\n")
     assert not await believes(check, SHOWN)
-    assert "@revoked" in said(check)
+    assert "@revoked" in message_of(check)
     other = await accept_new(path)
     path.unlink()
     path.mkdir()
     assert not await believes(other, OTHER_SHOWN)
-    assert f"in {path} (it is not a regular file)" in said(other)
+    assert f"in {path} (it is not a regular file)" in message_of(other)
 
 
 async def test_a_second_key_exchange_on_a_connection_needs_no_file_and_no_lock(path: Path) -> None:
@@ -416,7 +416,7 @@ async def test_a_process_pins_a_key_with_the_file_locked(tmp_path: Path) -> None
     try:
         assert not await believes(check, SHOWN)
         assert check.failure is not None
-        assert check.failure.reason is Reason.RESOURCES, "it is tried again without anybody's help"
+        assert check.failure.reason is Reason.RESOURCES, "it is tried again by itself"
         assert "another process holds its lock" in check.failure.message
         assert real.read_text() == ""
     finally:

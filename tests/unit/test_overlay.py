@@ -53,7 +53,7 @@ def test_each_target_belongs_to_one_shard() -> None:
     assert [next(i for i in range(3) if Shard(i, 3).has(name)) for name in ("prod", "test")] == PINNED
 
 
-# zlib.crc32 modulo 3: another answer would move everybody's tunnels to other replicas with an upgrade.
+# zlib.crc32 modulo 3: another result would move tunnels to other replicas with an upgrade.
 PINNED = [1, 1]
 
 

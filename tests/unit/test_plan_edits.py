@@ -290,7 +290,7 @@ def test_a_link_with_an_untrusted_host_key_is_replaced(world: World) -> None:
 
 
 def test_a_link_trusted_again_before_its_replacement_stays(world: World) -> None:
-    """Known hosts that were wrong for a moment: what was begun for it is given up, and nobody has a deadline."""
+    """A known_hosts edit that is reverted: the new dial is cancelled, and no client gets a deadline."""
     world.settled(target(handover_timeout=5.0), local())
     world.arrive("prod/db")
     world.distrust(1)

@@ -1,8 +1,7 @@
-"""Random histories: whatever is edited, fails, comes late or is lost, the planner keeps its promises.
+"""Random histories: the planner keeps its guarantees whatever is edited, fails, is late or is lost.
 
-Hypothesis plays the world and the person at the file. Every single pass is compared with the promises written down
-here a second time, independently of how the planner goes about them; at the end the world turns kind, and
-everything has to come right.
+Hypothesis plays the network and the edits of the file. Each pass is compared with the guarantees, which are written
+here a second time, independently of the planner. At the end nothing fails any more, and everything must converge.
 """
 
 from __future__ import annotations
@@ -75,7 +74,7 @@ class Histories(RuleBasedStateMachine):
         self.asked: dict[str, TargetSpec | TunnelSpec] = {}
         self.mood = "kind"
 
-    # --- the person at the file ---
+    # --- edits ---
 
     @initialize(a=targets, b=targets, some=st.dictionaries(st.sampled_from(IDS), tunnels, min_size=1, max_size=5))
     def begin(self, a: TargetSpec, b: TargetSpec, some: dict[str, TunnelSpec]) -> None:
@@ -119,7 +118,7 @@ class Histories(RuleBasedStateMachine):
 
     @rule(number=numbers, name=st.integers(0, 2))
     def rename(self, number: int, name: int) -> None:
-        """Two tunnels exchange their names, if the other one is there."""
+        """Two tunnels exchange their names, if both exist."""
         if tunnel := self._tunnel(number):
             id_ = f"{tunnel.target}/{name}"
             other = self.asked.get(id_)
@@ -208,7 +207,7 @@ class Histories(RuleBasedStateMachine):
 
     @invariant()
     def look(self) -> None:
-        """After each event all goes well in a kind world; in a slow one there is one pass, or (lagging) none."""
+        """Run the passes after an event: all of them, or in a slow world one, or none if it lags."""
         if self.mood == "kind":
             self.settle()
         elif self.mood == "slow":
@@ -216,7 +215,7 @@ class Histories(RuleBasedStateMachine):
 
     @rule()
     def converge(self) -> None:
-        """All passes there are: few, and then there is nothing to do until the time it says."""
+        """Run all passes. They are few; then nothing is to do until `wake_at`."""
         for _ in range(8):
             if not self._pass():
                 self._check_quiet()
@@ -225,7 +224,7 @@ class Histories(RuleBasedStateMachine):
 
     @rule()
     def settle(self) -> None:
-        """All that was begun ends, and what comes of it too."""
+        """Finish all started work, and the work that follows from it."""
         for _ in range(20):
             self.converge()
             if not self.world.under_way():
@@ -267,10 +266,10 @@ class Histories(RuleBasedStateMachine):
         self.world.check()
         return bool(plan.actions)
 
-    # --- what holds ---
+    # --- invariants ---
 
     def _check_quiet(self) -> None:
-        """Nothing to do, and none before `wake_at`: the loop may sleep until then."""
+        """Check that nothing is to do before `wake_at`, so that the loop may sleep until then."""
         desired, observed, now = self.desired, self.world.observe(), self.world.now()
         wanted = _wanted(desired, now)
         for socket in observed.sockets.values():
@@ -312,7 +311,7 @@ class Histories(RuleBasedStateMachine):
 
 
 def _named(spec: TunnelSpec, id_: str) -> TunnelSpec:
-    """The tunnel under that name, on that name's target."""
+    """Return the tunnel with that name, on the target of that name."""
     target_name, _, name = id_.partition("/")
     listen = replace(spec.listen, target=target_name) if isinstance(spec.listen, RemoteTcp) else spec.listen
     route = replace(spec.route, target=target_name) if isinstance(spec.route, FarTcp) else spec.route
@@ -353,11 +352,11 @@ def _check_promises(actions: tuple[Action, ...], desired: Desired, observed: Obs
             case Dial():
                 _check_patient(action, observed, now)
             case _:
-                pass  # the simulator itself refuses what makes no sense
+                pass  # the simulator refuses impossible events
 
 
 def _check_clients(action: Drain | Cut, wanted: dict[str, TunnelSpec], observed: Observed, now: Now) -> None:
-    """Clients of a tunnel that leads where it led, in by an address and on a connection that stay, are left alone."""
+    """Check that clients are kept if their route, listen address and connection stay."""
     (flow,) = (flow for flow in observed.flows if flow.key == action.flow)
     (link,) = (link for link in observed.links if link.id == flow.key.link)
     tunnel = wanted.get(flow.key.tunnel)
@@ -372,7 +371,7 @@ def _check_clients(action: Drain | Cut, wanted: dict[str, TunnelSpec], observed:
 
 
 def _check_nearer_end_holds(desired: Desired, observed: Observed) -> None:
-    """Clients of a tunnel that is gone stay no longer on a replaced connection than those of one that is there."""
+    """Check that clients of a removed tunnel leave a replaced connection no later than other clients."""
     replaced = {link.id: link for link in observed.links if link.phase is LinkPhase.RETIRING}
     for flow in observed.flows:
         link = replaced.get(flow.key.link)
@@ -383,7 +382,7 @@ def _check_nearer_end_holds(desired: Desired, observed: Observed) -> None:
 def _check_retired(
     action: Retire, retired: set[int], desired: Desired, wanted: dict[str, TunnelSpec], observed: Observed
 ) -> None:
-    """A connection in use goes only when enough right ones, to the best host, are there without it."""
+    """Check that a used connection is retired only if enough others with the right access reach the best host."""
     (link,) = (link for link in observed.links if link.id == action.link)
     if link.phase is LinkPhase.DIALING:
         return
@@ -402,7 +401,7 @@ def _check_retired(
 
 
 def _is_idle(link: LinkState, desired: Desired, observed: Observed) -> bool:
-    """Whether its target is on demand and nobody demands it; whether for long enough is for the stories to tell."""
+    """Return True if its target is on demand and has no client. Other tests check the idle time."""
     there = {k.id for k in observed.links if k.target == link.target and k.phase is not LinkPhase.RETIRING}
     demand = observed.demand.get(link.target)
     busy = (demand is not None and demand.held > 0) or any(flow.key.link in there for flow in observed.flows)
@@ -410,7 +409,7 @@ def _is_idle(link: LinkState, desired: Desired, observed: Observed) -> bool:
 
 
 def _check_closed(action: Close, wanted: dict[str, TunnelSpec], observed: Observed) -> None:
-    """A port that any tunnel wants is never closed: it is assigned."""
+    """Check that a port that a tunnel wants is assigned, never closed."""
     owner = wanted.get(observed.sockets[action.key].owner.id)
     assert owner is None or owner.listen != action.key.listen
     if not is_choice(action.key.listen):
@@ -418,7 +417,7 @@ def _check_closed(action: Close, wanted: dict[str, TunnelSpec], observed: Observ
 
 
 def _check_patient(action: Dial, observed: Observed, now: Now) -> None:
-    """Guarded failures are not retried early, which a server could punish with a ban."""
+    """Check that guarded failures are not retried early: a server could ban the client."""
     tries = observed.link_tries.get(action.target.name)
     same = tries is not None and tries.access == action.target.access
     if same and tries is not None and tries.last.reason is Reason.AUTH and not tries.at_once:

@@ -50,7 +50,7 @@ def test_all_clients_together_keep_to_the_rate_and_use_it_up(rate: int, flows: i
 def test_clients_that_read_equally_share_equally(rate: int) -> None:
     clock = FakeClock()
     moved = pumped(Bucket(rate, clock), clock, 50, 60.0)
-    assert max(moved) - min(moved) <= 2 * READ + rate // 10  # the burst goes to whoever comes first
+    assert max(moved) - min(moved) <= 2 * READ + rate // 10  # the burst goes to the first client
 
 
 def test_a_small_client_among_greedy_ones_waits_one_turn_at_most() -> None:

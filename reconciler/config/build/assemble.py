@@ -125,7 +125,9 @@ def _check_on_demand(
             entry = defined[tunnel.spec.target]
             fields = Fields("target", entry.fields, entry.at, entry.table, report, entry.name)
             where = fields.place("connect")
-            message = f"a remote tunnel needs `connect: always`, but `connect` is onDemand at {where}: change one"
+            message = (
+                f"a remote tunnel needs `connect: always`, but `connect` is onDemand at {where}: change one of them"
+            )
             report.error(tunnel.at, message, ErrorCode.CONFLICT, where.file)
 
 
@@ -140,7 +142,7 @@ def _check_addresses(tunnels: Iterable[BuiltTunnel], report: Report) -> None:
             other = first[conflicting]
             message = (
                 f"listens on {listen}, which conflicts with {other.spec.listen} of {other.spec.id} at {other.at}: "
-                "change one"
+                "change one of them"
             )
             report.error(tunnel.at, message, ErrorCode.CONFLICT, other.at.file)
         taken.add(listen)
@@ -152,5 +154,5 @@ def _check_port_files(tunnels: Iterable[BuiltTunnel], report: Report) -> None:
     for tunnel in tunnels:
         path = tunnel.spec.policy.port_file
         if path and (other := first.setdefault(path, tunnel)) is not tunnel:
-            message = f"port file {path} is also used by {other.spec.id} at {other.at}: change one"
+            message = f"port file {path} is also used by {other.spec.id} at {other.at}: change one of them"
             report.error(tunnel.at, message, ErrorCode.CONFLICT, other.at.file)

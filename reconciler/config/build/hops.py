@@ -108,9 +108,9 @@ def _host_alone(node: Node) -> str:
             message = "`host` holds a password: set `host`, `user` and `password: {file: ...}` as separate fields"
             raise InvalidValueError(message) from None
         name, colon, number = server.partition(":")
-        parts = [f"user: {user}"] * bool(at) + [f"host: {name}"] + [f"port: {number}"] * bool(colon)
+        parts = [f"`user: {user}`"] * bool(at) + [f"`host: {name}`"] + [f"`port: {number}`"] * bool(colon)
         if name and not _NOT_IN_HOSTS.search(name) and len(parts) > 1 and ":" not in number:
-            raise InvalidValueError(f"invalid host {quoted(given)}: expected {', '.join(parts)}") from None
+            raise InvalidValueError(f"invalid host {quoted(given)}: expected {' and '.join(parts)}") from None
         raise
 
 

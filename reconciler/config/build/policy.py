@@ -95,7 +95,7 @@ def _warn_of_exposure(fields: Fields, listen: Listen, *, guarded: bool, kind: st
     warn("localHost", f"listens on {listen}: other machines may reach it", WarningCode.BEYOND_LOOPBACK)
     if kind == "socks" and not guarded:
         message = (
-            "open proxy, which other machines can use without a login: add `auth` or `allow`, or "
+            "other machines can use this proxy without a login: add `auth` or `allow`, or "
             "`x-allow: [open-proxy]` if this is intended"
         )
         fields.report.refuse(fields.place("localHost"), message, WarningCode.OPEN_PROXY, *fields.beside("localHost"))

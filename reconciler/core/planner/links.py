@@ -75,7 +75,8 @@ def _plan_target(
     good = [link for link in ready if link.host <= best]
     dialing = [link for link in right if link.phase is LinkPhase.DIALING]
 
-    _retire((k for k in links if k.phase is LinkPhase.DIALING and k not in dialing), "its access is outdated", draft)
+    outdated = (link for link in links if link.phase is LinkPhase.DIALING and link not in dialing)
+    _retire(outdated, "its connection settings are outdated", draft)
     if len(good) >= target.connections:
         surplus = sorted(good, key=lambda link: (flows_on.get(link.id, 0), -link.id))
         surplus = surplus[: len(good) - target.connections]

@@ -50,14 +50,15 @@ def plan_sockets(
         if found is None:
             missing.append(tunnel)
         elif found.phase is not SocketPhase.CLOSING:
-            why = "it belongs to another tunnel now" if found.owner.id != tunnel.id else "its settings changed"
+            renamed = found.owner.id != tunnel.id
+            why = f"it takes over the listener of {found.owner.id}" if renamed else "its settings changed"
             draft.change.append(Assign(found.key, tunnel, why))
             assigned.tunnels.add(tunnel.id)
             assigned.routes.add(tunnel.route)
             _follow_link(found, links, draft)
     for socket in free.values():
         if socket.phase is not SocketPhase.CLOSING:
-            draft.stop.append(Close(socket.key, "no tunnel needs it"))
+            draft.stop.append(Close(socket.key, "no tunnel listens there any more"))
     _open_missing(missing, observed, links, draft)
     return assigned
 

@@ -226,23 +226,23 @@ class Handshake(asyncssh.SSHClient):
         if self._question:
             after = f" after {tried}" if tried else ""
             what = f"{where} asks {user} `{printable(self._question.strip())}`{after}, which no program can answer"
-            return Failure(Reason.AUTH, what, "let this user log in without it there")
+            return Failure(Reason.AUTH, what, "allow this user to log in without it")
         if not tried:
             return self._nothing_fits(where, user, wants)
         if wants and self.latest is not None and "publickey" not in self._unmet:
             what = f"{where} accepts {self.latest.label} from {user}, and requires {wants} too"
-            return Failure(Reason.AUTH, what, "add `password`, or let this user log in with the key alone there")
-        what = f"{where} refused to log in {user} with {tried}"
+            return Failure(Reason.AUTH, what, "add `password`, or allow this user to log in with the key alone")
+        what = f"{where} refused the login of {user} with {tried}"
         if not self.offered:
-            return Failure(Reason.AUTH, what, "correct user or password")
-        return Failure(Reason.AUTH, what, "check the user, and what is allowed there (authorized_keys)")
+            return Failure(Reason.AUTH, what, "correct `user` or `password`")
+        return Failure(Reason.AUTH, what)
 
     def _nothing_fits(self, where: str, user: str, wants: str) -> Failure:
         has = " and ".join(f"a {name}" for name, there in self._has.items() if there)
         ours = f"has only {has}" if has else "has no login"
         if not wants:
             what = f"{where} accepts neither key nor password from {user}; the file {ours} for it"
-            return Failure(Reason.AUTH, what, "allow one of them there (PubkeyAuthentication)")
+            return Failure(Reason.AUTH, what, "allow one of them on the server (PubkeyAuthentication)")
         add = ["`privateKey` or `agent`" if method == "publickey" else "`password`" for method in self._unmet]
         what = f"{where} accepts {wants} from {user}; the file {ours} for it"
         return Failure(Reason.AUTH, what, f"add {' or '.join(dict.fromkeys(add))}")

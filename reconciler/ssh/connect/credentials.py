@@ -185,7 +185,8 @@ async def _permissions_of(path: str) -> str:
         mode = (await FILES.ask(path, Path(path).stat)).st_mode
     except OSError:  # removed meanwhile: its content is read already
         return ""
-    return f"others may read the private key {path} (mode {stat.S_IMODE(mode):04o})" if mode & _OTHERS_MAY_READ else ""
+    readable = f"other users can read the private key {path} (mode {stat.S_IMODE(mode):04o})"
+    return readable if mode & _OTHERS_MAY_READ else ""
 
 
 def _decoded_key(content: bytes, passphrase: str | None, place: str) -> asyncssh.SSHKey:
@@ -201,10 +202,10 @@ def _decoded_key(content: bytes, passphrase: str | None, place: str) -> asyncssh
         check_decoded(key)
     except CostlyKeyError as error:
         raise _invalid(
-            f"the private key {place} needs too much work ({error})", "make another one (ssh-keygen)"
+            f"the private key {place} needs too much work ({error})", "generate another one with ssh-keygen"
         ) from None
     except (ArithmeticError, LookupError, RecursionError, TypeError):  # from asyncssh's decoders, for malformed input
-        what = f"{place} is not a valid private key (its numbers do not fit together)"
+        what = f"{place} is not a valid private key (its numbers are inconsistent)"
         raise _invalid(what, "check that it is the file as ssh-keygen wrote it, or name another") from None
     except asyncssh.KeyEncryptionError:
         if passphrase:
@@ -239,7 +240,7 @@ def _certificate(source: Source, content: bytes, key: asyncssh.SSHKey) -> asyncs
         what = f"{source} is not a valid certificate ({_safe(error)})"
         raise _invalid(what, "name the -cert.pub that ssh-keygen -s wrote") from None
     if certificate.key.public_data != key.public_data:
-        what = f"the certificate {source} is for another key than the one it is configured with"
+        what = f"the certificate {source} is for another key than the configured one"
         raise _invalid(what, "name the certificate of this key, or the key of this certificate")
     _check_validity(certificate, str(source))
     return certificate
@@ -273,7 +274,7 @@ def _date(wall: float) -> str:
     try:
         return datetime.fromtimestamp(wall, UTC).strftime("%Y-%m-%d %H:%M UTC")
     except (OverflowError, ValueError, OSError):
-        return "a date far away"
+        return "a date out of range"
 
 
 # --- agents -----------------------------------------------------------------------------------------------------

@@ -197,7 +197,8 @@ class HostKeyCheck:
     def _refuse_changed(self, key: asyncssh.SSHKey) -> bool:
         same_type = [known for known in self._knowledge.keys if known.key.algorithm == key.algorithm]
         known = (same_type or self._knowledge.keys)[0]
-        what = f"the host key of {self.where} has changed, {_shown(key)}; known is {_shown(known.key)} ({known.place})"
+        expected = f"known is {_shown(known.key)} ({known.place})"
+        what = f"the host key of {self.where} has changed to {_shown(key)}; {expected}"
         fix = f"if the server was reinstalled, {self._how_to_forget(known)}; if not, the connection may be intercepted"
         return self._refuse(what, fix)
 
@@ -209,13 +210,13 @@ class HostKeyCheck:
         return f"run ssh-keygen -R {shlex.quote(name)} -f {shlex.quote(file)}, and add the new key"
 
     def _refuse_unknown(self, key: asyncssh.SSHKey) -> bool:
-        what = f"the host key of {self.where} is unknown, {_shown(key)}"
+        what = f"the host key of {self.where} is unknown ({_shown(key)})"
         line = f"{lookup_name(self._trust, self._endpoint)} {_public_line(key)}"
         if not self._trust.known_hosts or len(line) > _LINE_MAX:
             add = "put it into `hostKeys` (`tunnels trust` prints what to paste)"
         else:
-            add = f"add to {self._trust.known_hosts[0]} the line {line}"
-        return self._refuse(what, f"compare it with the server's own, then {add}")
+            add = f"add this line to {self._trust.known_hosts[0]}: {line}"
+        return self._refuse(what, f"compare it with the key on the server, then {add}")
 
     async def _pin(self, key: asyncssh.SSHKey) -> bool:
         """Pin the key, or refuse it: accepting any key at every connect is `strictHostKeyChecking: false`."""
@@ -229,7 +230,7 @@ class HostKeyCheck:
             return await FILES.ask(path, lambda: self._pin_locked(key, path), _PIN_TIME)
         except BlockingIOError:  # as with a full disk, the key is not at fault: it is tried again
             what = f"{what} (another process holds its lock, or changed it)"
-            return self._refuse(what, "wait: it is tried again", Reason.RESOURCES)
+            return self._refuse(what, "wait for the next try", Reason.RESOURCES)
         except FileNotFoundError:
             fix = f"create the file (touch), name {default_path() or 'another one'}, or {pin}"
             return self._refuse(f"{what} (there is no such file)", fix)

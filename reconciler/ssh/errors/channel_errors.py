@@ -40,7 +40,7 @@ def from_channel_open(exc: BaseException, destination: str) -> Failure:
             return Failure(Reason.TIMEOUT, what, "check the network, and whether the server hangs")
         case TimeoutError():
             what = f"{destination} did not answer in time"
-            return Failure(Reason.DESTINATION, what, "check that it runs, and the firewalls before it")
+            return Failure(Reason.DESTINATION, what, "check that the service runs, and the firewalls in front of it")
         case asyncssh.ChannelOpenError():
             return _channel_refused(exc, destination)
         case asyncssh.DisconnectError():
@@ -52,7 +52,7 @@ def from_channel_open(exc: BaseException, destination: str) -> Failure:
             return exhausted(exc.errno or 0)
         case ConnectionRefusedError() | FileNotFoundError():
             what = f"{destination} refuses connections"
-            return Failure(Reason.DESTINATION, what, "start what should listen there, or correct the address")
+            return Failure(Reason.DESTINATION, what, "start the service there, or correct the address")
         case OSError():
             what = f"cannot connect to {destination} ({printable(exc.strerror or str(exc))})"
             return Failure(Reason.DESTINATION, what, "check the address and the network")
@@ -67,24 +67,24 @@ def _channel_refused(exc: asyncssh.ChannelOpenError, destination: str) -> Failur
         return Failure(Reason.CLOSED_BY_SERVER, f"the SSH connection was lost while {destination} was dialled")
     if exc.code == asyncssh.OPEN_ADMINISTRATIVELY_PROHIBITED:
         what = f"the SSH server does not allow connections to {destination}"
-        return Failure(Reason.FORBIDDEN_BY_SERVER, what, "see AllowTcpForwarding and PermitOpen there")
+        return Failure(Reason.FORBIDDEN_BY_SERVER, what, "see AllowTcpForwarding and PermitOpen in its sshd_config")
     if exc.code == asyncssh.OPEN_UNKNOWN_CHANNEL_TYPE:
         what = f"the SSH server does not support this kind of forward, to {destination}"
-        return Failure(Reason.FORBIDDEN_BY_SERVER, what, "use a server that is newer, or built with it")
+        return Failure(Reason.FORBIDDEN_BY_SERVER, what, "use a server that supports it")
     if exc.code == asyncssh.OPEN_RESOURCE_SHORTAGE:
         what = f"the SSH server has no resources for a connection to {destination} ({text})"
         return Failure(Reason.RESOURCES, what, "see the server's log")
     if SAYS_REFUSED.search(exc.reason):
         what = f"{destination} refuses connections from the SSH server"
-        fix = "start what should listen there, or correct the address"
+        fix = "start the service there, or correct the address"
     elif SAYS_UNKNOWN_NAME.search(exc.reason):
         what = f"the SSH server cannot resolve the name in {destination}"
-        fix = "correct the name, or the resolver of the server, which looks it up"
+        fix = "correct the name, or check the resolver of the server"
     elif SAYS_TIMEOUT.search(exc.reason):
         what = f"{destination} does not answer the SSH server"
         fix = "check routes and firewalls on the server's side"
     else:
-        what = f"the SSH server cannot connect to {destination} ({text or 'it gives no reason'})"
+        what = f"the SSH server cannot connect to {destination} ({text or 'no reason given'})"
         fix = "check the address, and routes and firewalls on the server's side"
     return Failure(Reason.DESTINATION, what, fix)
 
@@ -155,7 +155,7 @@ def _taken(address: str) -> Failure:
     holder = owner_of_port(address)
     if holder is None:
         what = f"{address} is in use by an earlier or outgoing connection; no program listens on it"
-        fix = "wait (it is tried again), or choose a port outside net.ipv4.ip_local_port_range"
+        fix = "wait for the next try, or choose a port outside net.ipv4.ip_local_port_range"
         return Failure(Reason.LOCAL_PORT_IN_USE, what, fix)
     another = "path" if address.startswith("/") else "port"
     what = f"{address} is in use by {holder or 'another program'}"
@@ -171,12 +171,12 @@ def _remote_listen(exc: BaseException, address: str, said: str, why: str) -> Fai
         case asyncssh.ChannelListenError() if why:
             return Failure(Reason.FORBIDDEN_BY_SERVER, f"{refused} (`{printable(why)}`)")
         case asyncssh.ChannelListenError() if SAYS_FORWARDING_IS_OFF.search(said):
-            fix = "see AllowTcpForwarding and PermitListen there; ports below 1024 need root"
+            fix = "see AllowTcpForwarding and PermitListen in its sshd_config; ports below 1024 need root"
             if address.startswith("/"):
-                fix = "see AllowStreamLocalForwarding there"
+                fix = "see AllowStreamLocalForwarding in its sshd_config"
             return Failure(Reason.FORBIDDEN_BY_SERVER, f"the SSH server does not allow listening on {address}", fix)
         case asyncssh.ChannelListenError() if address.startswith("/"):
-            fix = "remove the file if an earlier connection left it, or set StreamLocalBindUnlink there"
+            fix = "remove the file if an earlier connection left it, or set StreamLocalBindUnlink in its sshd_config"
             return Failure(Reason.REMOTE_PORT_IN_USE, f"{refused} (the file exists)", fix)
         case asyncssh.ChannelListenError():
             return Failure(Reason.REMOTE_PORT_IN_USE, f"{refused} (the port is in use there, or not allowed)")

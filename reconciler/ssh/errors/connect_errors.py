@@ -42,7 +42,7 @@ def from_dial(exc: BaseException, where: str, stage: Stage = Stage.CONNECT, seco
         case asyncssh.ChannelOpenError():
             return _hop_not_reached(exc, where)
         case asyncssh.PermissionDenied() | asyncssh.IllegalUserName():
-            return Failure(Reason.AUTH, f"{where} refused the login", "check the user, and what is allowed there")
+            return Failure(Reason.AUTH, f"{where} refused the login")
         case asyncssh.HostKeyNotVerifiable():
             return Failure(Reason.HOST_KEY, f"the host key of {where} is refused ({printable(exc.reason)})")
         case asyncssh.ConnectionLost() | ConnectionResetError() | BrokenPipeError() | ConnectionAbortedError():
@@ -63,13 +63,13 @@ def _timed_out(where: str, stage: Stage, seconds: float) -> Failure:
         Stage.CONNECT: (f"did not answer within {limit}", "check its address, the route and the firewalls"),
         Stage.BANNER: (
             f"accepted the connection but sent nothing within {limit}",
-            "check whether it hangs, or is not an SSH server",
+            "check that an SSH server listens there and does not hang",
         ),
         Stage.KEX: (
-            f"stopped answering in the key exchange ({limit})",
-            "check whether it is overloaded, or large packets are lost on the way",
+            f"did not finish the key exchange within {limit}",
+            "check the load of the server, and whether the path drops large packets (MTU)",
         ),
-        Stage.LOGIN: (f"did not finish the login within {limit}", "see its log for what it waits for"),
+        Stage.LOGIN: (f"did not finish the login within {limit}", "see the server's log"),
     }[stage]
     return Failure(Reason.TIMEOUT, f"{where} {what}", fix)
 
@@ -77,15 +77,15 @@ def _timed_out(where: str, stage: Stage, seconds: float) -> Failure:
 def _closed(where: str, stage: Stage) -> Failure:
     match stage:
         case Stage.CONNECT | Stage.BANNER:
-            fix = "see MaxStartups and PerSourcePenalties there: too many logins at once, or it bans this address"
+            fix = "wait, or see MaxStartups and PerSourcePenalties in its sshd_config"
             return Failure(Reason.SERVER_BUSY, f"{where} closed the connection before its banner", fix)
         case Stage.KEX:
             what = f"{where} closed the connection in the key exchange"
-            return Failure(Reason.CLOSED_BY_SERVER, what, "see its log for why")
+            return Failure(Reason.CLOSED_BY_SERVER, what, "see the server's log")
         case Stage.LOGIN:
             # Not "closed by server": that is retried every 200 ms, and this may be the answer to a wrong key.
             what = f"{where} closed the connection during the login"
-            return Failure(Reason.SERVER_BUSY, what, "see its log for why")
+            return Failure(Reason.SERVER_BUSY, what, "see the server's log")
 
 
 def _no_common_algorithm(exc: asyncssh.KeyExchangeFailed, where: str) -> Failure:
@@ -116,7 +116,7 @@ def _disconnected(exc: asyncssh.DisconnectError, where: str, stage: Stage) -> Fa
     if isinstance(exc, asyncssh.ServiceNotAvailable) or exc.code == asyncssh.DISC_TOO_MANY_CONNECTIONS:
         return Failure(Reason.SERVER_BUSY, f"{where} accepts no more connections now ({text})")
     if isinstance(exc, asyncssh.ProtocolError | asyncssh.ProtocolNotSupported | asyncssh.MACError):
-        return Failure(Reason.PROTOCOL, f"{where} sent something that is not valid SSH here ({text})")
+        return Failure(Reason.PROTOCOL, f"{where} sent an invalid SSH message ({text})")
     return Failure(Reason.CLOSED_BY_SERVER, f"{where} disconnected ({text})")
 
 
@@ -129,7 +129,7 @@ def _not_connected(exc: OSError, where: str) -> Failure:
     if codes & EXHAUSTED:
         return exhausted(next(iter(codes & EXHAUSTED)))
     if errno.ECONNREFUSED in codes:
-        fix = "start the SSH server there, correct host or port, or check the firewalls"
+        fix = "start the SSH server, correct `host` or `port`, or check the firewalls"
         return Failure(Reason.REFUSED, f"{where} refuses connections", fix)
     if errno.ETIMEDOUT in codes:
         return _timed_out(where, Stage.CONNECT, 0.0)
@@ -144,18 +144,16 @@ def _hop_not_reached(exc: asyncssh.ChannelOpenError, where: str) -> Failure:
     """The failure for a jump host that could not, or would not, connect to `where`."""
     text = printable(exc.reason)
     if SAYS_CLOSED.search(exc.reason):
-        return Failure(
-            Reason.CLOSED_BY_SERVER, f"the jump host before {where} closed its connection", "see its log for why"
-        )
+        return Failure(Reason.CLOSED_BY_SERVER, f"the jump host before {where} closed its connection", "see its log")
     if exc.code == asyncssh.OPEN_ADMINISTRATIVELY_PROHIBITED:
         what = f"the jump host does not allow a connection to {where} ({text})"
-        return Failure(Reason.FORBIDDEN_BY_SERVER, what, "see AllowTcpForwarding and PermitOpen there")
+        return Failure(Reason.FORBIDDEN_BY_SERVER, what, "see AllowTcpForwarding and PermitOpen in its sshd_config")
     if exc.code == asyncssh.OPEN_RESOURCE_SHORTAGE:
         what = f"the jump host has no resources for a connection to {where} ({text})"
         return Failure(Reason.SERVER_BUSY, what, "see the log of the jump host")
     reasons = (
-        (SAYS_REFUSED, Reason.REFUSED, "start the SSH server there, or correct host and port"),
-        (SAYS_UNKNOWN_NAME, Reason.DNS, "correct the name, or the resolver of the jump host, which looks it up"),
+        (SAYS_REFUSED, Reason.REFUSED, "start the SSH server, or correct `host` and `port`"),
+        (SAYS_UNKNOWN_NAME, Reason.DNS, "correct the name, or check the resolver of the jump host"),
         (SAYS_TIMEOUT, Reason.TIMEOUT, "check routes and firewalls behind the jump host"),
     )
     what = f"the jump host cannot connect to {where} ({text})"
@@ -178,7 +176,7 @@ def from_lost(exc: Exception | None, where: str = "") -> Failure:
             return Failure(Reason.KEEPALIVE, f"{where} stopped answering")
         case asyncssh.ConnectionLost() | ConnectionResetError() | BrokenPipeError() | ConnectionAbortedError():
             what = f"{where} closed the connection without notice"
-            fix = "check whether it was restarted or killed, or a firewall cut the connection"
+            fix = "check whether the server was restarted, or a firewall cut the connection"
             return Failure(Reason.CLOSED_BY_SERVER, what, fix)
         case (
             asyncssh.ProtocolError()

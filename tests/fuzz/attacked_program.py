@@ -30,7 +30,7 @@ _SCRIPT = Path(__file__).with_name("echo_beside.py")
 
 
 @dataclass(frozen=True, slots=True)
-class Besieged:
+class AttackedProgram:
     """The addresses of the program under attack. `echo` is a permitted destination for SOCKS clients."""
 
     process: subprocess.Popen[bytes]
@@ -52,7 +52,7 @@ class Besieged:
 
 
 @contextlib.contextmanager
-def besieged(sshd: Sshd, directory: Path) -> Iterator[tuple[Besieged, list[str]]]:
+def attacked_program(sshd: Sshd, directory: Path) -> Iterator[tuple[AttackedProgram, list[str]]]:
     """Run the program during the block. At the end, add a line about the measured round trips to the list."""
     echo, beside, control = free_port(), free_port(), free_port()
     made = _started(sshd, directory, echo, beside)
@@ -84,7 +84,7 @@ def besieged(sshd: Sshd, directory: Path) -> Iterator[tuple[Besieged, list[str]]
         assert "Traceback" not in _log_text(made)
 
 
-def _started(sshd: Sshd, directory: Path, echo: int, beside: int) -> Besieged:
+def _started(sshd: Sshd, directory: Path, echo: int, beside: int) -> AttackedProgram:
     file, log, control = directory / "tunnels.yaml", directory / "program.log", directory / "control.sock"
     proxy, http = free_port(), free_port()
     text = "targets:\n" + target(sshd, "beside") + local("echo", beside, echo)
@@ -96,10 +96,10 @@ def _started(sshd: Sshd, directory: Path, echo: int, beside: int) -> Besieged:
         process = subprocess.Popen(
             tied_to_parent(command), stdin=subprocess.DEVNULL, stdout=out, stderr=out, env={"HOME": str(directory)}
         )
-    return Besieged(process, log, http, control, proxy, echo, [0])
+    return AttackedProgram(process, log, http, control, proxy, echo, [0])
 
 
-def _log_text(made: Besieged) -> str:
+def _log_text(made: AttackedProgram) -> str:
     return made.log.read_text(errors="replace")
 
 
@@ -137,7 +137,7 @@ def _until_listening(port: int) -> None:
     _wait(listening, f"a listener on port {port}")
 
 
-def _until_ready(made: Besieged) -> None:
+def _until_ready(made: AttackedProgram) -> None:
     def ready() -> bool:
         with socket.create_connection(("127.0.0.1", made.http)) as client:
             client.sendall(b"GET /readyz HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n")
