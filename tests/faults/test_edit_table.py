@@ -102,8 +102,8 @@ async def test_a_drain_timeout_that_was_edited_holds_for_who_is_there(
         mover = Mover(port)
         await all_move([mover])
         tunnels.edit(file(sshd, keep, local("one", port, echo.port, drainTimeout="100ms")))
-        await eventually(lambda: tunnels.app.loop.desired.tunnels["server/one"].policy.drain_timeout == 0.1)
-        await eventually(lambda: tunnels.app.settled)
+        await eventually(lambda: tunnels.engine.desired.tunnels["server/one"].policy.drain_timeout == 0.1)
+        await eventually(lambda: tunnels.engine.settled)
         tunnels.edit(file(sshd, keep))
         await mover.is_cut()
 
@@ -199,7 +199,7 @@ async def test_a_renamed_tunnel_keeps_its_socket_and_its_clients(
                 await tunnels.all_up("server/new", "server/here")
             for name in ("new", "here"):
                 await eventually(partial(has_clients, tunnels, f"server/{name}"))
-            assert not any(flow.draining for flow in tunnels.app.actuator.observe().flows)
+            assert not any(flow.draining for flow in tunnels.engine.actuator.observe().flows)
         now = listening_inodes()
         assert (now[near], now[far]) == (inodes[near], inodes[far])
     with capsys.disabled():
@@ -219,7 +219,7 @@ async def test_two_tunnels_swap_ports_and_nobody_is_cut(
                 tunnels.edit(file(sshd, local("a", two, echo.port), local("b", one, neighbour.port)))
                 await eventually(partial(greets, one))
             assert await exchange("127.0.0.1", two) == b"ping"
-            assert not any(flow.draining for flow in tunnels.app.actuator.observe().flows)
+            assert not any(flow.draining for flow in tunnels.engine.actuator.observe().flows)
             writer.write_eof()
         now = listening_inodes()
         assert (now[one], now[two]) == (inodes[one], inodes[two])
@@ -240,7 +240,7 @@ async def test_remote_forwards_move_to_the_new_connection_and_their_clients_stay
         async with moving([port] * CLIENTS), knocking(port) as knocks:
             for _ in range(10):
                 old, count = tunnels.links[-1], knocks.count
-                tunnels.app.restart(["server"], "the test asks for it")
+                tunnels.engine.restart(["server"], "the test asks for it")
                 await eventually(partial(is_replaced, tunnels, old))
                 await tunnels.all_up()
                 await eventually(partial(knocks.come, count + 3))
@@ -308,10 +308,10 @@ async def test_known_hosts_that_were_wrong_for_a_moment_replace_nothing(
             else:
                 sshd.known_hosts.write_text(right)
             await eventually(lambda: not complaint(tunnels))
-            await eventually(lambda: tunnels.app.settled)
-            assert [state.phase for state in tunnels.app.actuator.observe().links] == [LinkPhase.READY]
+            await eventually(lambda: tunnels.engine.settled)
+            assert [state.phase for state in tunnels.engine.actuator.observe().links] == [LinkPhase.READY]
             tunnels.set_forward(HOUR)
-            assert await tunnels.app.passed()
+            assert await tunnels.engine.passed()
             await all_move(movers)
             assert tunnels.links == [link]
 
@@ -409,7 +409,7 @@ async def test_a_tunnel_that_is_removed_disabled_expired_or_paused_refuses_at_on
                 }[way]
                 tunnels.edit(file(sshd, keep + gone))
                 if way == "paused":
-                    tunnels.app.pause(["server/one", "server/two"], None, "the test asks for it")
+                    tunnels.engine.pause(["server/one", "server/two"], None, "the test asks for it")
                 for one in (port, far):
                     await eventually(partial(is_refused, one))
                 await all_move(movers)
@@ -419,7 +419,7 @@ async def test_a_tunnel_that_is_removed_disabled_expired_or_paused_refuses_at_on
                 if way != "removed":
                     await tunnels.until("server/one", Phase.OFF)
                 tunnels.edit(file(sshd, keep + both()))
-                tunnels.app.resume(["server/one", "server/two"], "the test asks for it")
+                tunnels.engine.resume(["server/one", "server/two"], "the test asks for it")
     with capsys.disabled():
         print(
             f"\n  removed, disabled, expired, paused: refused at once, {8 * CLIENTS} clients drained, 0 of others cut"
@@ -463,7 +463,7 @@ async def test_a_tunnel_put_back_while_it_drains_keeps_its_clients(
                     await eventually(partial(is_refused, one))
                 tunnels.edit(file(sshd, *both))
                 await tunnels.all_up("server/one", "server/two")
-                await eventually(lambda: not any(flow.draining for flow in tunnels.app.actuator.observe().flows))
+                await eventually(lambda: not any(flow.draining for flow in tunnels.engine.actuator.observe().flows))
         assert tunnels.links == links, "the connection lives by its clients meanwhile"
     with capsys.disabled():
         print(f"\n  taken away and put back three times: 0 of {2 * CLIENTS} clients cut")
@@ -578,8 +578,8 @@ def is_replaced(tunnels: Running, link: Link) -> bool:
 
 def complaint(tunnels: Running) -> str:
     """What the target says although it is up."""
-    assert tunnels.app.status is not None
-    verdict = tunnels.app.status.targets[0].verdict
+    assert tunnels.engine.status is not None
+    verdict = tunnels.engine.status.targets[0].verdict
     return verdict.message if verdict.phase is Phase.UP and verdict.reason is not None else ""
 
 
@@ -589,4 +589,4 @@ def key_of(pair: KeyPair) -> str:
 
 def record(tunnels: Running, link: Link) -> str:
     """The state of the link's files as they were looked at last."""
-    return tunnels.app.actuator._links._records[link.number].fingerprint
+    return tunnels.engine.actuator._links._records[link.number].fingerprint

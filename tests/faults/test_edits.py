@@ -136,7 +136,7 @@ async def test_a_tunnel_put_back_while_its_client_drains_is_revived(
         await tunnels.all_up("server/keep")
         tunnels.edit(head + keep + gone)
         await tunnels.all_up("server/keep", "server/gone")
-        await eventually(lambda: not any(flow.draining for flow in tunnels.app.actuator.observe().flows))
+        await eventually(lambda: not any(flow.draining for flow in tunnels.engine.actuator.observe().flows))
         await mover.moves()
         await mover.end()
 

@@ -127,5 +127,5 @@ def test_a_preferred_host_is_tried_once_a_minute_at_most(
 
 def host(tunnels: Running) -> int:
     """The host of the connection that new clients get."""
-    ready = [link for link in tunnels.app.actuator.observe().links if link.phase is LinkPhase.READY]
+    ready = [link for link in tunnels.engine.actuator.observe().links if link.phase is LinkPhase.READY]
     return ready[-1].host if ready else -1

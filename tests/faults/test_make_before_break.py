@@ -48,7 +48,7 @@ async def test_a_connection_replaced_ten_times_under_fifty_transfers_spoils_none
             for turn in range(REPLACEMENTS):
                 before = newest(tunnels)
                 if turn % 2:
-                    tunnels.app.restart(["server"], "the test asks for it")
+                    tunnels.engine.restart(["server"], "the test asks for it")
                 else:
                     tunnels.edit(text(CIPHERS[(turn // 2 + 1) % 2]))
                 await eventually(lambda before=before: newest(tunnels) > before)  # type: ignore[misc]
@@ -75,8 +75,8 @@ async def test_a_new_access_that_does_not_work_leaves_the_old_connection_and_say
             tunnels.edit(file(sshd, tunnel, privateKey=stranger.private))
 
             def told() -> str:
-                assert tunnels.app.status is not None
-                verdict = tunnels.app.status.targets[0].verdict
+                assert tunnels.engine.status is not None
+                verdict = tunnels.engine.status.targets[0].verdict
                 return verdict.message if verdict.reason == "auth" else ""
 
             said = await eventually(told)

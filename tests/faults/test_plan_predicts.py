@@ -161,7 +161,7 @@ async def test_the_steps_that_plan_prints_are_the_steps_taken(
                     assert sorted(taken) == sorted(simulated), what
                     dead = [await is_alive(*one) for one in clients].count(False)
                     assert dead == sum(count for action, _, count in simulated if action == "assign"), what
-                    draining = sum(flow.count for flow in tunnels.app.actuator.observe().flows if flow.draining)
+                    draining = sum(flow.count for flow in tunnels.engine.actuator.observe().flows if flow.draining)
                     assert answer["clients"] == dead + draining, what
                     events = [one for one in tunnels.app.events.since(number)[1] if one.phase == "cut"]
                     assert sum(int(one.message.split()[0]) for one in events) == dead, what
@@ -186,7 +186,7 @@ async def test_an_edit_that_was_refused_and_taken_back_is_foreseen_and_tried_aga
         await tunnels.all_up()
         taken = recorded(tunnels, monkeypatch)
         await apply(tunnels, wrong)
-        await eventually(lambda: tunnels.app.actuator.observe().link_tries, message="it is refused")
+        await eventually(lambda: tunnels.engine.actuator.observe().link_tries, message="it is refused")
         assert await plan(tunnels, wrong) == [], "the file asks for nothing new"
         await apply(tunnels, right)
         assert await plan(tunnels, right) == []
@@ -203,7 +203,7 @@ Step = tuple[str, str, int]
 def recorded(tunnels: Running, monkeypatch: pytest.MonkeyPatch) -> list[Step]:
     """The steps that the running program takes from now on."""
     taken: list[Step] = []
-    actuator = tunnels.app.actuator
+    actuator = tunnels.engine.actuator
     apply_it = actuator.apply
 
     def noted(action: Action) -> None:
@@ -255,7 +255,7 @@ async def apply(tunnels: Running, text: str) -> None:
 
 def quiet_again(tunnels: Running) -> Any:
     def quiet() -> bool:
-        world = tunnels.app.actuator.observe()
+        world = tunnels.engine.actuator.observe()
         return not world.flows and len(world.links) == 1
 
     return quiet

@@ -78,14 +78,14 @@ async def test_a_vanished_client_is_cut_if_the_server_does_not_report_it(
                 writer.write_eof()
                 writer.transport.abort()
             await eventually(lambda: sum(tunnels.results("server/back").values()) == TURNS)
-            flows = tunnels.app.actuator._flows
+            flows = tunnels.engine.actuator._flows
             await eventually(lambda: all(relay.has_no_reader for relay in flows.relays(tunnel="server/back")))
             if ended_by == "its deadline":
                 tunnels.edit(file(dropbear, keep))
             else:
                 monkeypatch.setattr("reconciler.ssh.actuator.DEAD_READER_TIMEOUT", 0.0)
             await eventually(
-                lambda: {client.tunnel for client in tunnels.app.actuator.connections()} == {"server/keep"}
+                lambda: {client.tunnel for client in tunnels.engine.actuator.connections()} == {"server/keep"}
             )
             [link] = tunnels.links
             await eventually(lambda: len(link.connection._channels) == 1, message="their channels are closed")

@@ -314,7 +314,7 @@ async def test_who_speaks_first_is_heard_where_asyncio_reads_what_it_was_told_no
         try:
             async with connected("127.0.0.1", port) as (reader, writer):
                 writer.write(b"first")
-                await eventually(lambda: any(tunnels.app.actuator.connections()), message="it has come")
+                await eventually(lambda: any(tunnels.engine.actuator.connections()), message="it has come")
                 await asyncio.sleep(0.05)  # turns of the loop, in which it may be read
                 sshd.resume()
                 assert await asyncio.wait_for(reader.readexactly(5), WITHIN) == b"first"

@@ -45,7 +45,7 @@ async def diagnosed(it: Whole, tunnel: str) -> Steps:
     """The steps, once no listener is opening any more."""
 
     def is_opened() -> bool:
-        sockets = it.tunnels.app.actuator.observe().sockets.values()
+        sockets = it.tunnels.engine.actuator.observe().sockets.values()
         return not any(socket.phase is SocketPhase.OPENING for socket in sockets)
 
     await eventually(is_opened)

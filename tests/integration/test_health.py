@@ -236,7 +236,7 @@ async def test_no_probe_runs_while_the_link_is_down(sshd: Sshd, tmp_path: Path) 
             await sshd.stop()
             verdict = await tunnels.until("server/db", Phase.DOWN)
             assert verdict.reason in ("closed_by_server", "refused")
-            counters = tunnels.app.actuator.counters
+            counters = tunnels.engine.actuator.counters
             asked, failed = counters.target("server").probes.frozen(), dict(counters.failures("server/db"))
             await asyncio.sleep(0.5)  # five of its intervals
             assert (counters.target("server").probes.frozen(), dict(counters.failures("server/db"))) == (asked, failed)

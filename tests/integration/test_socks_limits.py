@@ -147,7 +147,7 @@ async def test_a_correct_password_is_accepted_while_its_address_is_limited(sshd:
         await tunnels.all_up()
         async with asyncio.TaskGroup() as group:
             wrong = [group.create_task(guess(port, f"wrong {number}")) for number in range(CLIENTS)]
-            await eventually(lambda: len(tunnels.app.actuator._connector._guesses) == 1)
+            await eventually(lambda: len(tunnels.engine.actuator._connector._guesses) == 1)
             assert await guess(port, "in wonderland", source="127.0.0.2") == b"\x05\x02\x01\x00"
             assert not all(task.done() for task in wrong)
 
@@ -163,7 +163,7 @@ async def test_a_client_with_an_old_password_does_not_delay_others(sshd: Sshd, t
     async with running(tmp_path, file(sshd, socks("proxy", port, auth=user(tmp_path)))) as tunnels:
         await tunnels.all_up()
         await asyncio.gather(*(guess(port, "an old one") for _ in range(CLIENTS)))
-        [source] = tunnels.app.actuator._connector._guesses._sources.values()
+        [source] = tunnels.engine.actuator._connector._guesses._sources.values()
         assert source.paid_at - asyncio.get_running_loop().time() < guess_limiter.BURST * guess_limiter.INTERVAL
         (tmp_path / "alice").write_text("an old one")
         assert await guess(port, "an old one") == b"\x05\x02\x01\x00", "it is right by now"
@@ -175,7 +175,7 @@ async def test_many_correct_passwords_at_once_are_not_delayed(sshd: Sshd, tmp_pa
         await tunnels.all_up()
         answers = await asyncio.gather(*(guess(port, "in wonderland") for _ in range(CLIENTS)))
         assert answers == [b"\x05\x02\x01\x00"] * CLIENTS
-        assert len(tunnels.app.actuator._connector._guesses) == 0
+        assert len(tunnels.engine.actuator._connector._guesses) == 0
 
 
 async def guess(port: int, password: str, *, source: str = "127.0.0.1") -> bytes:

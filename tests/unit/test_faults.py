@@ -133,6 +133,6 @@ async def test_an_error_in_a_callback_is_logged_once(tmp_path: Path, caplog: pyt
             await asyncio.sleep(0)
     finally:
         loop.set_exception_handler(None)
-        await app.actuator.close()
+        await app.engine.actuator.close()
     assert len([one for one in caplog.records if one.exc_info]) == 1
     assert "Exception in callback" in caplog.text
