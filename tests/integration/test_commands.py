@@ -336,7 +336,7 @@ async def test_diagnose_tests_each_hop_and_says_what_to_fix(sshd: Sshd, echo: Ec
         assert re.search(r"FAIL destination\n +.*\n +Fix: start what should listen there", unserved.out)
         stranger = await run.ran("diagnose", "stranger/*")
         assert stranger.code == 1
-        assert "Fix: correct user or key here" in stranger.out
+        assert "Fix: check the user, and what is allowed there (authorized_keys)" in stranger.out
     assert "check --connect" in (await ran("diagnose", "a/b", env=NOT_RUNNING)).err
 
 
