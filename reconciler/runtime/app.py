@@ -185,7 +185,6 @@ class App:
             due = loop.time() + LAG_INTERVAL
             await asyncio.sleep(LAG_INTERVAL)
             self._lags.append(max(0.0, loop.time() - due))
-            self.engine.end_pauses()
 
     def liveness(self) -> Liveness:
         """Return the signs of life, at a cost that does not depend on the number of tunnels."""

@@ -15,6 +15,7 @@ import asyncssh
 
 from reconciler.core.addresses import is_remote
 from reconciler.core.observed import Failure, Phase, Reason, SocketPhase
+from reconciler.core.off import OffCause
 from reconciler.core.spec import (
     Access,
     Desired,
@@ -120,17 +121,19 @@ class _Path:
 
     def _is_off(self) -> bool:
         _, status = self._status()
-        if status.verdict.phase not in (Phase.OFF, Phase.DRAINING):
+        off = status.verdict.off
+        if off is None:
             return False
-        what = "the tunnel" if self.tunnel.off or not self.target.off else f"its target {self.target.name}"
+        what = f"its target {self.target.name}" if self.tunnel.off is None and self.target.off else "the tunnel"
         detail = f"{what} is {status.verdict.message}"
-        if self.tunnel.off.startswith("paused"):
-            fix = f"run `tunnels resume {self.tunnel.id}`"
-        elif self.tunnel.off or self.target.off:
-            fix = f"set `enabled: true` for {what} in its file"
-        else:
-            detail = f"{detail} ({iso(self.tunnel.policy.expires_at)})"
-            fix = "set a later `expiresAt`, or remove it"
+        match off.cause:
+            case OffCause.PAUSED:
+                fix = f"run `tunnels resume {self.tunnel.id}`"
+            case OffCause.EXPIRED:
+                detail = f"{detail} ({iso(self.tunnel.policy.expires_at)})"
+                fix = "set a later `expiresAt`, or remove it"
+            case _:
+                fix = f"set `enabled: true` for {what} in its file"
         self.steps.append(Step("tunnel", ok=False, detail=detail, fix=fix))
         return True
 

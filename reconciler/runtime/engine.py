@@ -152,11 +152,6 @@ class Engine:
             self._record(Subject("tunnel", tunnel), "resumed", why)
         self._apply()
 
-    def end_pauses(self) -> None:
-        """Resume the tunnels whose pause is over."""
-        if over := self._overlay.over_by(time.time()):
-            self.resume(over, "the pause has expired")
-
     def _apply(self) -> None:
         self.loop.set_desired(self._overlay.over(self._configured))
 
@@ -179,6 +174,8 @@ class Engine:
 
     def _passed(self, desired: Desired, planned_from: Observed, plan: Plan, now: Now) -> None:
         try:
+            if over := self._overlay.over_by(now.wall):
+                self.resume(over, "the pause has expired")
             self._update_status(desired, planned_from, plan, now)
             self._on_pass(planned_from, plan, now)
         finally:

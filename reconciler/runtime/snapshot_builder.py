@@ -134,6 +134,7 @@ class SnapshotBuilder:
             since=self.change_tracker.since(subject),
             reconnects=self.change_tracker.reconnects(subject),
             failures=MappingProxyType(dict(failures)),
+            off=verdict.off.cause if verdict.off is not None else None,
         )
 
 

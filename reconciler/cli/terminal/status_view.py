@@ -89,8 +89,8 @@ def _row(tunnel: Tunnel, now: datetime) -> list[Cell]:
 
 
 def _state(tunnel: Tunnel) -> str:
-    """Return the phase or, for a tunnel that is off, the first word of its message, such as "paused"."""
-    return (tunnel["message"] or "off").split()[0] if tunnel["phase"] == "off" else tunnel["phase"]
+    """Return the phase or, for a tunnel that is off, why it is, such as "paused"."""
+    return tunnel.get("off", "off") if tunnel["phase"] == "off" else tunnel["phase"]
 
 
 def _listen(tunnel: Tunnel) -> str:

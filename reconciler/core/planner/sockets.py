@@ -93,7 +93,7 @@ def _claim(tunnel: TunnelSpec, free: dict[SocketKey, SocketState], desired: Desi
 
 
 def _wants(tunnel: TunnelSpec | None, listen: Listen) -> bool:
-    return tunnel is not None and not tunnel.off and tunnel.listen == listen
+    return tunnel is not None and tunnel.off is None and tunnel.listen == listen
 
 
 def _open_missing(
