@@ -12,18 +12,17 @@ from dataclasses import asdict, replace
 
 from reconciler.config.load import Config
 from reconciler.config.syntax.config_files import Found
-from reconciler.core.observed import Now, Observed, Phase
+from reconciler.core.observed import Phase
 from reconciler.core.overlay import NoSuchTunnelError, matches, matching
-from reconciler.core.simulation.plan import simulate_plan
-from reconciler.core.spec import Desired, TunnelSpec
+from reconciler.core.spec import TunnelSpec
 from reconciler.core.status import TunnelStatus
 from reconciler.core.subject import Subject
 from reconciler.report.control import WaitFailedError
 from reconciler.report.events import Event, Events
 from reconciler.report.snapshot import NOT_EXPECTED_UP, Json, Snapshot, iso
-from reconciler.runtime import plan_report
 from reconciler.runtime.app import App
 from reconciler.runtime.diagnose import Step, diagnose
+from reconciler.runtime.plan_report import report_plan
 
 _BY_OPERATOR = "requested by an operator"
 _SHOWN = 3
@@ -112,8 +111,8 @@ class Commands:
         if not loaded.valid:
             return {**problems, "actions": [], "clients": 0}
         observed, desired = self._engine.actuator.observe(), self._engine.with_overlay(loaded.desired)
-        plan = await asyncio.to_thread(_report_plan, self._engine.desired, desired, observed, self._engine.loop.now())
-        return {**problems, "actions": [asdict(step) for step in plan.steps], "clients": plan.clients}
+        plan = await asyncio.to_thread(report_plan, self._engine.desired, desired, observed, self._engine.loop.now())
+        return {**problems, "actions": [step.to_json() for step in plan.steps], "clients": plan.clients}
 
     # --- waiting -----------------------------------------------------------------------------------------------
 
@@ -173,7 +172,3 @@ def _sentence(tunnel: TunnelStatus) -> str:
     verdict = tunnel.verdict
     reason = f" ({verdict.reason})" if verdict.reason is not None else ""
     return f"{tunnel.id} is {verdict.phase}{reason}" + (f": {verdict.message}" if verdict.message else "")
-
-
-def _report_plan(old: Desired, new: Desired, observed: Observed, now: Now) -> plan_report.PlanReport:
-    return plan_report.plan_report(simulate_plan(new, observed, now), observed, old, new)

@@ -205,10 +205,10 @@ class Engine:
 
     # --- callbacks of the loop and the actuator ----------------------------------------------------------------
 
-    def _action_failed(self, subject: str) -> None:
+    def _action_failed(self, subject: Subject) -> None:
         """Count an action on this target or tunnel that raised."""
         counters = self.actuator.counters
-        failures = counters.failures(subject) if "/" in subject else counters.target(subject).failures
+        failures = counters.failures(subject.name) if subject.tunnel else counters.target(subject.name).failures
         failures[Reason.INTERNAL] += 1
 
     def _probe_failed(self, tunnel: TunnelSpec) -> None:

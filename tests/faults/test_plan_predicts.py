@@ -13,10 +13,9 @@ from typing import Any
 
 import pytest
 
-from reconciler.core.actions import Action, Assign, Cut, Drain, Retire
+from reconciler.core.actions import Action, Assign, Cut, Drain, Retire, subject_of
 from reconciler.core.observed import Observed
 from reconciler.runtime.commands import Commands
-from reconciler.runtime.plan_report import subject_of
 from support.clients import FULL, LONG
 from support.keys import Keys
 from support.services import EchoServer, Streams
@@ -208,9 +207,10 @@ def recorded(tunnels: Running, monkeypatch: pytest.MonkeyPatch) -> list[Step]:
 
     def noted(action: Action) -> None:
         observed = actuator.observe()
-        subject = subject_of(action, {key: socket.owner.id for key, socket in observed.sockets.items()})
         apply_it(action)
-        taken.append((type(action).__name__.lower(), subject, touched_by(action, observed, actuator.observe())))
+        taken.append(
+            (type(action).__name__.lower(), str(subject_of(action)), touched_by(action, observed, actuator.observe()))
+        )
 
     monkeypatch.setattr(actuator, "apply", noted)
     return taken

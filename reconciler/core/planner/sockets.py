@@ -57,7 +57,7 @@ def plan_sockets(
             _follow_link(found, links, draft)
     for socket in free.values():
         if socket.phase is not SocketPhase.CLOSING:
-            draft.stop.append(Close(socket.key, "no tunnel needs it"))
+            draft.stop.append(Close(socket.key, socket.owner.id, "no tunnel needs it"))
     _open_missing(missing, observed, links, draft)
     return assigned
 
@@ -68,7 +68,7 @@ def _follow_link(socket: SocketState, links: dict[str, list[LinkState]], draft: 
         return
     staying = links.get(socket.owner.target, [])
     if staying and all(link.id != socket.link for link in staying):
-        draft.change.append(Move(socket.key, staying[0].id, "its connection was replaced"))
+        draft.change.append(Move(socket.key, socket.owner.id, staying[0].id, "its connection was replaced"))
 
 
 def _claim(tunnel: TunnelSpec, free: dict[SocketKey, SocketState], desired: Desired) -> SocketState | None:
