@@ -18,6 +18,7 @@ import yaml
 from reconciler.config.effective_json import to_json
 from reconciler.core.actions import Action, Assign, Dial, Tune, subject_of
 from reconciler.core.observed import EMPTY, Now, Observed
+from reconciler.core.plan import is_wanted
 from reconciler.core.simulation.clients import Client
 from reconciler.core.simulation.plan import SimulatedStep, apply_until_settled, converge, simulate_plan
 from reconciler.core.simulation.simulator import Simulator
@@ -32,7 +33,7 @@ _LIST_MAX = 100  # characters shown of a list or mapping
 
 @dataclass(frozen=True, slots=True)
 class PlanStep:
-    """One action. `action` is its class name in lower case.
+    """One step. `action` is the name of an action in lower case.
 
     `clients`: how many live clients it drains, cuts (also by a changed rule) or moves to another link.
     """
@@ -64,7 +65,21 @@ def between(old: Desired, new: Desired) -> PlanReport:
 
 def report_plan(old: Desired, new: Desired, observed: Observed, now: Now) -> PlanReport:
     """Report what a process that works towards `old` would do with `new`."""
-    return _report(old, new, simulate_plan(new, observed, now))
+    report = _report(old, new, simulate_plan(new, observed, now))
+    return replace(report, steps=(*_given_up(old, new, observed, now), *report.steps))
+
+
+def _given_up(old: Desired, new: Desired, observed: Observed, now: Now) -> Iterator[PlanStep]:
+    """Yield a step for each tunnel of `old` that never opened, and that `new` does not want at its address.
+
+    There is no socket to close, so the planner has no action for it.
+    """
+    there = {(socket.owner.id, socket.key.listen) for socket in observed.sockets.values()}
+    for tunnel in old.tunnels.values():
+        if is_wanted(tunnel, old, now.wall) and (tunnel.id, tunnel.listen) not in there:
+            successor = new.tunnels.get(tunnel.id)
+            if successor is None or successor.listen != tunnel.listen or not is_wanted(successor, new, now.wall):
+                yield PlanStep("close", Subject("tunnel", tunnel.id), "no tunnel needs it; it is not open yet", 0)
 
 
 def _report(old: Desired, new: Desired, simulated: Iterable[SimulatedStep]) -> PlanReport:

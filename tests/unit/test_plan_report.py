@@ -6,10 +6,11 @@ import pytest
 
 from reconciler.config.load import load_text
 from reconciler.core.observed import ClientInfo
+from reconciler.core.off import DISABLED
 from reconciler.core.secret import FromFile
 from reconciler.core.spec import Desired, FarTcp, SocksUser, TunnelSpec
 from reconciler.runtime.plan_report import between, report_plan
-from unit.build import START, World, local, origin, socks, target
+from unit.build import START, World, local, origin, remote, socks, target
 from unit.build import desired as desired_of
 
 LONG = "a sentence that is much longer than what is shown of a value"
@@ -119,6 +120,21 @@ def test_a_renamed_tunnel_applies_its_rules_to_the_clients_it_takes_over() -> No
     for address in ("127.0.0.1", "10.0.0.7"):
         world.arrive("prod/old", ClientInfo(origin(address), "db:5432"))
     assert touched(world, local("prod/new", deny=("10.0.0.0/8",))) == (["assign prod/new 1"], 1)
+
+
+def test_a_tunnel_that_is_not_open_yet_is_closed_where_nothing_wants_it() -> None:
+    world = World()
+    old, other = remote("prod/old"), remote("prod/other", 8081)
+    world.edit(target(), old, other)
+    assert world.sockets() == [], "no link yet"
+    assert touched(world, other)[0] == ["close prod/old 0", "open prod/other 0"]
+    assert touched(world, remote("prod/old", 9), other)[0] == [
+        "close prod/old 0",
+        "open prod/old 0",
+        "open prod/other 0",
+    ]
+    world.edit(target(), remote("prod/old", off=DISABLED), other)
+    assert touched(world, other)[0] == ["open prod/other 0"], "a disabled tunnel is not closed"
 
 
 def touched(world: World, *tunnels: TunnelSpec) -> tuple[list[str], int]:
