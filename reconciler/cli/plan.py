@@ -20,6 +20,7 @@ from reconciler.cli.responses import PlannedStep
 from reconciler.cli.terminal.table import clean, coloured, count, print_message, width
 from reconciler.config.load import Config, Loaded
 from reconciler.config.syntax.config_files import STDIN, Found, default_paths, listing, read_all
+from reconciler.core.actions import ASKED_FOR
 from reconciler.core.spec import NOTHING, Desired
 from reconciler.core.subject import Subject
 from reconciler.runtime.plan_report import PlanStep, between
@@ -206,7 +207,7 @@ def _detail(action: str, subject: Subject, why: str, desired: Desired) -> str:
     tunnel, target = desired.tunnels.get(subject.name), desired.targets.get(subject.name)
     if action == "open" and tunnel is not None:
         return f"{tunnel.listen} -> {tunnel.route}"
-    if action == "dial" and target is not None and why == "the configuration asks for it":
+    if action == "dial" and target is not None and why == ASKED_FOR:
         return ", ".join(str(host) for host in target.access.hop.hosts)
     return why
 

@@ -9,6 +9,10 @@ from reconciler.core.observed import Draining, FlowKey, SocketKey
 from reconciler.core.spec import TargetSettings, TargetSpec, TunnelSpec
 from reconciler.core.subject import Subject
 
+# Reasons of actions that reports compare.
+ASKED_FOR = "the configuration asks for it"
+ACCESS_CHANGED = "its connection settings changed"
+
 
 @dataclass(frozen=True, slots=True)
 class Cut:

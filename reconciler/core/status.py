@@ -30,6 +30,8 @@ from reconciler.core.planner.links import FAIL_BACK_EVERY
 from reconciler.core.spec import Desired, Listen, RemoteTcp, TargetSpec, TunnelSpec
 
 _NONE_BROKEN: Mapping[str, str] = MappingProxyType({})
+# Follows the message of a failure with `needs_action`, where the text is for people.
+NEEDS_ACTION_TEXT = "Needs action: retrying fails until this is fixed."
 UNHEALTHY_AFTER = 3  # dial failures in a row, for a tunnel without a probe
 
 

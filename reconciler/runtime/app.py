@@ -192,7 +192,7 @@ class App:
         age = loop.now().mono - loop.passed_at if loop.passed_at is not None else None
         *_, second_lag, lag = sorted(self._lags)
         failed = loop.failed_passes
-        fault = f"a fault of this program: the last {failed} passes of the reconcile loop failed; see the log"
+        fault = f"internal error: the last {failed} passes of the reconcile loop failed; see the log"
         return Liveness(age, lag, second_lag, self.is_ending, fault if failed else "")
 
     def snapshot(self) -> Snapshot:

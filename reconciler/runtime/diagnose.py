@@ -28,7 +28,7 @@ from reconciler.core.spec import (
     TrustMode,
     TunnelSpec,
 )
-from reconciler.core.status import TargetStatus, TunnelStatus, make_status
+from reconciler.core.status import NEEDS_ACTION_TEXT, TargetStatus, TunnelStatus, make_status
 from reconciler.report.snapshot import iso
 from reconciler.runtime.engine import Engine
 from reconciler.ssh.clients.destination import dial_local
@@ -105,8 +105,7 @@ class _Path:
 
     def fail(self, step: str, failure: Failure, *more: str) -> None:
         """Add a failed step. `more` are sentences on what happens next."""
-        needs_you = "This needs you: trying again will not help until something is changed."
-        sentences = [_sentence(failure.what), needs_you if failure.needs_action else "", *more]
+        sentences = [_sentence(failure.what), NEEDS_ACTION_TEXT if failure.needs_action else "", *more]
         self.steps.append(Step(step, ok=False, detail=" ".join(filter(None, sentences)), fix=failure.advice))
 
     def _next(self, due: float | None) -> str:

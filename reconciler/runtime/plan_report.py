@@ -16,7 +16,7 @@ from typing import cast
 import yaml
 
 from reconciler.config.effective_json import to_json
-from reconciler.core.actions import Action, Assign, Dial, Tune, subject_of
+from reconciler.core.actions import ACCESS_CHANGED, Action, Assign, Dial, Tune, subject_of
 from reconciler.core.observed import EMPTY, Now, Observed
 from reconciler.core.plan import is_wanted
 from reconciler.core.simulation.clients import Client
@@ -109,7 +109,7 @@ def _why(action: Action, old: Desired, new: Desired) -> str:
         case Dial(target=target) if target.name in old.targets and old.targets[target.name].access != target.access:
             before = old.targets[target.name]
             after = replace(before, access=target.access, settings=_fitting(before.settings, target))
-            return f"its connection settings changed: {_changed(_of_target(before), _of_target(after))}"
+            return f"{ACCESS_CHANGED}: {_changed(_of_target(before), _of_target(after))}"
         case _:
             return action.why
 

@@ -235,7 +235,7 @@ async def check(it: World, provoke: Provoke, plant: Plant, caplog: pytest.LogCap
     if "gone" in without:
         assert it.client is not None
         await eventually(lambda: it.tunnels.meter("server/gone").active == 0, message="its clients are cut")
-    assert [one for one in caplog.records if one.exc_info and "a fault of this program" in one.getMessage()]
+    assert [one for one in caplog.records if one.exc_info and "internal error" in one.getMessage()]
 
 
 async def is_refused(port: int) -> bool:
@@ -306,7 +306,7 @@ async def test_a_pass_that_raises_leaves_everything_as_it_is(
         with planted(app.engine.actuator, where, plant):
             it.tunnels.edit(it.text(without=()))
             await eventually(lambda: plant.raised > 1)
-            assert "a fault of this program" in app.liveness().fault
+            assert "internal error" in app.liveness().fault
             assert app.snapshot().liveness.fault
             assert not liveness_failure(app.liveness()), "a restart would cost every tunnel"
             await eventually(lambda: not plant.left)

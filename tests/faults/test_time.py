@@ -48,7 +48,7 @@ async def suspended(echo: EchoServer, directory: Path, options: dict[str, str]) 
             assert await tunnels.end() == 0
             log = tunnels.log_text()
             assert "Traceback" not in log, log
-            assert "fault of this program" not in log, log
+            assert "internal error" not in log, log
 
 
 async def test_a_jump_of_the_wall_clock_changes_only_expired_tunnels(

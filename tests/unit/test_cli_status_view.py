@@ -71,7 +71,7 @@ def test_a_shared_problem_is_one_paragraph_with_its_next_try() -> None:
 def test_needs_action_says_so_and_when_it_is_tried_at_once() -> None:
     down = tunnel("prod/a", "down", reason="auth", message="refused to log in", needsAction=True)
     shown_lines = "\n".join(lines(status(down, next_try=60), NOW, 80))
-    assert "This needs you: trying again will not help until something is changed." in shown_lines
+    assert "Needs action: retrying fails until this is fixed." in shown_lines
     assert "Next try in 1m; at once when a file that it names changes." in shown_lines
 
 
@@ -104,7 +104,7 @@ def test_the_message_of_a_target_that_is_up_is_shown() -> None:
     assert lines(shown, NOW, 100)[4:] == [
         "a/x, a/y are up (auth):",
         f"  {message}",
-        "  This needs you: trying again will not help until something is changed.",
+        "  Needs action: retrying fails until this is fixed.",
         "  Next try in 1m; at once when a file that it names changes.",
         "",
         "2 tunnels up; file read 2h ago.",
@@ -115,7 +115,7 @@ def test_a_target_message_that_no_tunnel_has_is_shown() -> None:
     shown = status(tunnel("a/x", "off", message="paused", off="paused"))
     shown["targets"][0] |= {"phase": "up", "reason": "auth", "message": "the old one goes on", "needsAction": True}
     assert lines(shown, NOW, 100)[3:5] == ["a is up (auth):", "  the old one goes on"]
-    assert "  This needs you: trying again will not help until something is changed." in lines(shown, NOW, 100)
+    assert "  Needs action: retrying fails until this is fixed." in lines(shown, NOW, 100)
 
 
 def test_a_connection_to_a_later_host_is_shown() -> None:
@@ -141,7 +141,7 @@ def test_the_summary_of_an_ending_process_counts_its_clients() -> None:
         "a/x", "draining", connections=2, message="the process is ending: waiting for its last clients to finish"
     )
     for tunnels, text in (
-        ((leaving,), "The process is ending: 2 clients may finish, new clients are not accepted."),
+        ((leaving,), "The process is ending: it accepts no new clients, and 2 clients may finish."),
         ((), "The process is ending."),
     ):
         shown = status(*tunnels)
@@ -244,6 +244,6 @@ def test_times_sizes_and_cuts_are_short() -> None:
 
 
 def test_a_fault_of_the_reconcile_loop_is_shown() -> None:
-    shown_lines: Status = {**status(tunnel("a/b")), "fault": "a fault of this program: see the log"}
+    shown_lines: Status = {**status(tunnel("a/b")), "fault": "internal error: see the log"}
     shown = "\n".join(lines(shown_lines, NOW, None))
-    assert "a fault of this program: see the log." in shown
+    assert "internal error: see the log." in shown

@@ -23,6 +23,7 @@ from reconciler.cli.terminal.table import (
     table,
     wrapped,
 )
+from reconciler.core.status import NEEDS_ACTION_TEXT
 
 NOT_EXPECTED_UP = frozenset({"off", "standby", "draining"})  # phases in which a tunnel is not up and need not be
 _FAILED = frozenset({"down", "unhealthy"})
@@ -158,7 +159,7 @@ def _sentences(tunnels: list[Tunnel], source: Tunnel | Target, now: datetime) ->
     if held := sum(tunnel["held"] for tunnel in tunnels):
         sentences.append(f"{count(held, 'client')} {_is_are(held)} waiting for it.")
     if source["needsAction"]:
-        sentences.append("This needs you: trying again will not help until something is changed.")
+        sentences.append(NEEDS_ACTION_TEXT)
     if next_try := _next_try(source, now):
         sentences.append(next_try)
     return sentences
@@ -235,5 +236,5 @@ def _summary(status: Status, now: datetime, width: int | None) -> list[str]:
 
 
 def _ending(clients: int) -> str:
-    rest = f": {count(clients, 'client')} may finish, new clients are not accepted" if clients else ""
+    rest = f": it accepts no new clients, and {count(clients, 'client')} may finish" if clients else ""
     return f"The process is ending{rest}."

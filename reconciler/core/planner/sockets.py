@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from reconciler.core.actions import Assign, Close, Move, Open
+from reconciler.core.actions import ASKED_FOR, Assign, Close, Move, Open
 from reconciler.core.addresses import Addresses, is_choice, is_remote
 from reconciler.core.backoff import next_socket_try
 from reconciler.core.observed import LinkState, Observed, SocketKey, SocketPhase, SocketState
@@ -119,5 +119,5 @@ def _open_missing(
         used.add(key)  # also while it waits for a retry: another tunnel with a chosen port does not share its backoff
         tries = observed.socket_tries.get(key)
         if tries is None or draft.due(next_socket_try(tries, tunnel.id)):
-            draft.start.append(Open(key, tunnel, link, "the configuration asks for it"))
+            draft.start.append(Open(key, tunnel, link, ASKED_FOR))
             taken.add(tunnel.listen)

@@ -209,7 +209,7 @@ class ClientConnector:
             else:
                 client.reset()
         except Exception:  # a bug met by one client must be logged, and must not leave the client hanging
-            log.exception("%s: a fault of this program while a client connected", listener.state.owner.id)
+            log.exception("%s: internal error while a client connected: please report it", listener.state.owner.id)
             client.reset()
         finally:
             if not entry.opened:

@@ -1,4 +1,4 @@
-"""Cancels listeners on servers, and retries if a fault of this program prevents it.
+"""Cancels listeners on servers, and retries if an internal error prevents it.
 
 Input: a listener on a server, its link and its owner. Output: the faults of running cancellations by tunnel id.
 """
@@ -23,7 +23,7 @@ _DOING = "cancelling a listener on the server"
 
 
 class Cancelling:
-    """Cancels remote listeners. `faults`: cancellations that a fault of this program delays, by tunnel id."""
+    """Cancels remote listeners. `faults`: cancellations that an internal error delays, by tunnel id."""
 
     def __init__(self, *, changed: Callable[[], None], counters: Counters, fault_log: FaultLog) -> None:
         self._changed = changed
@@ -34,7 +34,7 @@ class Cancelling:
     async def cancel(self, forward: RemoteListener | None, link: Link | None, owner: TunnelSpec) -> None:
         """Accept no more clients, and have the server stop listening.
 
-        A fault of this program is retried until the link is gone: the port would never be free otherwise.
+        An internal error is retried until the link is gone: the port would never be free otherwise.
         """
         if forward is None or link is None:
             return

@@ -172,7 +172,7 @@ class Listeners:
         record.task = self._loop.create_task(supervised(), name=f"socket {record.state.owner.id}")
 
     async def _abandon(self, record: _Record, error: Exception) -> None:
-        """Count a fault of this program as a failed try, and close what was opened so that the next try can succeed."""
+        """Count an internal error as a failed try, and close what was opened so that the next try can succeed."""
         self._fault_log.tell("listening", error, subject=record.state.owner.id)
         self._shut(record)
         self._record_failure(record, internal("listening", error))
@@ -380,7 +380,7 @@ class Listeners:
         return sum(record.state.link == number for record in self._records.values())
 
     def faults(self) -> dict[str, Tries]:
-        """Return by tunnel id the remote listeners whose cancel is delayed by a fault of this program."""
+        """Return by tunnel id the remote listeners whose cancel is delayed by an internal error."""
         return dict(self._cancelling.faults)
 
     def states(self) -> dict[SocketKey, SocketState]:
