@@ -54,8 +54,8 @@ async def _wait_until_up(app: App, running: asyncio.Task[int], within: float) ->
 
 
 async def _run(app: App, program: tuple[str, ...]) -> int:
-    judgement = app.status
-    environ = {**app.config.environ, **variables(judgement.tunnels if judgement else ())}
+    status = app.engine.status
+    environ = {**app.config.environ, **variables(status.tunnels if status else ())}
     with _forwarding_signals(app) as forwarder:  # before the program starts, so that it gets early signals too
         try:
             process = await asyncio.create_subprocess_exec(*with_given_limit(program, environ), env=environ)

@@ -14,6 +14,7 @@ from reconciler.cli.client import Control
 from reconciler.cli.ids import chosen, matches
 from reconciler.cli.responses import Event
 from reconciler.cli.terminal.table import clean, coloured
+from reconciler.core.subject import Subject
 
 _COLOURS = {"up": "green", "down": "red", "unhealthy": "red"}
 
@@ -49,7 +50,8 @@ def _events(ids: tuple[str, ...], follow: bool, control: Control) -> Iterable[Ev
 
 
 def _is_of(event: Event, ids: Iterable[str]) -> bool:
-    return matches(event["subject"].rpartition(" ")[2], ids)
+    subject = Subject.parse(event["subject"])
+    return matches(subject.name or subject.kind, ids)
 
 
 def _line(event: Event) -> str:

@@ -84,8 +84,8 @@ async def _all(loaded: Loaded, environ: Mapping[str, str]) -> list[LoginResult]:
         async with limit:
             return await _log_in(target, environ)
 
-    targets = [target for target in loaded.desired.targets.values() if not target.off or target.name in loaded.broken]
-    return list(await asyncio.gather(*map(one, targets)))
+    targets = loaded.desired.targets.values()
+    return list(await asyncio.gather(*(one(t) for t in targets if t.off is None or t.name in loaded.broken)))
 
 
 async def _log_in(target: TargetSpec, environ: Mapping[str, str]) -> LoginResult:

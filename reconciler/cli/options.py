@@ -55,11 +55,14 @@ def output(json_help: str) -> Callable[[_C], _C]:
     )
 
 
-def off_reasons(control: Control) -> dict[str, str]:
-    """Return why tunnels are off, by id. A restart does not turn them on."""
+def off_reasons(control: Control, *, paused: bool) -> dict[str, str]:
+    """Return by id why tunnels are off. `paused`: also for the paused ones."""
     tunnels: list[Tunnel] = control.get("/api/v1/status").get("tunnels", [])
-    messages = {tunnel["id"]: tunnel["message"] or "" for tunnel in tunnels if tunnel["phase"] == "off"}
-    return {tunnel: _OFF.get(message, message) for tunnel, message in messages.items()}
+    return {
+        tunnel["id"]: _OFF.get(tunnel.get("off", ""), tunnel["message"] or "")
+        for tunnel in tunnels
+        if tunnel["phase"] == "off" and (paused or tunnel.get("off") != "paused")
+    }
 
 
 def all_or_ids(ids: tuple[str, ...], everything: bool) -> list[str]:

@@ -20,8 +20,10 @@ from reconciler.cli.responses import PlannedStep
 from reconciler.cli.terminal.table import clean, coloured, count, print_message, width
 from reconciler.config.load import Config, Loaded
 from reconciler.config.syntax.config_files import STDIN, Found, default_paths, listing, read_all
+from reconciler.core.actions import ASKED_FOR
 from reconciler.core.spec import NOTHING, Desired
-from reconciler.runtime.plan_report import between
+from reconciler.core.subject import Subject
+from reconciler.runtime.plan_report import PlanStep, between
 from reconciler.system.redaction import redact_json
 
 _SIGNS = {"dial": "+", "open": "+", "close": "-", "retire": "-", "cut": "-", "drain": "-"}
@@ -40,7 +42,7 @@ class _InvalidFileError(CommandError):
 class _PlanResult:
     """The steps, or the errors. `clients` counts each affected live client once, unlike the sum over the steps."""
 
-    steps: list[PlannedStep]
+    steps: list[PlanStep]
     errors: list[str]
     clients: int = 0
 
@@ -69,9 +71,9 @@ def command(config: Config, old: tuple[str, ...], exit_code: bool, output: str, 
     result = (
         _from_old(config, loaded, before) if old else _from_running(control, new, loaded, strict=config.options.strict)
     )
-    steps = sorted(result.steps, key=lambda step: (_name(step), step["action"], step["why"]))
+    steps = sorted(result.steps, key=lambda step: (step.subject.name, step.action, step.why))
     if output == "json":
-        document = {"actions": steps, "errors": result.errors, "clients": result.clients}
+        document = {"actions": [step.to_json() for step in steps], "errors": result.errors, "clients": result.clients}
         click.echo(json.dumps(redact_json(document), indent=2))
     else:
         for error in result.errors:
@@ -105,18 +107,16 @@ def _from_running(control: Control, new: Sequence[Found], loaded: Loaded, *, str
         raise _InvalidFileError(error.message) from None
     for warning in answer["warnings"]:
         print_message("warning", warning)
-    steps: list[PlannedStep] = answer["actions"]
+    planned: list[PlannedStep] = answer["actions"]
+    steps = [PlanStep(one["action"], Subject.parse(one["subject"]), one["why"], one["clients"]) for one in planned]
     # A process of an older version sends no total.
-    clients = answer.get("clients", sum(step["clients"] for step in steps))
+    clients = answer.get("clients", sum(step.clients for step in steps))
     return _PlanResult(steps, answer["errors"], clients)
 
 
 def _between(old: Desired, new: Desired) -> _PlanResult:
     plan = between(old, new)
-    steps = [
-        PlannedStep(action=step.action, subject=step.subject, why=step.why, clients=step.clients) for step in plan.steps
-    ]
-    return _PlanResult(steps, [], plan.clients)
+    return _PlanResult(list(plan.steps), [], plan.clients)
 
 
 def _text(found: Found) -> str:
@@ -176,25 +176,20 @@ def _load(config: Config, found: Sequence[Found]) -> Loaded:
 # --- text -------------------------------------------------------------------------------------------------------
 
 
-def _lines(steps: Sequence[PlannedStep], desired: Desired, clients: int) -> list[str]:
+def _lines(steps: Sequence[PlanStep], desired: Desired, clients: int) -> list[str]:
     if not steps:
         return ["Nothing to do."]
-    rows = Counter((step["action"], _name(step), step["why"], step["clients"]) for step in steps)
+    rows = Counter((step.action, step.subject, step.why, step.clients) for step in steps)
     actions = [f"{row[0]} x{times}" if times > 1 else row[0] for row, times in rows.items()]
-    widest = max(map(len, actions)), max(len(subject) for _, subject, *_ in rows)
+    widest = max(map(len, actions)), max(len(subject.name) for _, subject, *_ in rows)
     lines = []
     for (action, subject, why, live), shown in zip(rows, actions, strict=True):
         sign = _SIGNS.get(action, "~")
         cut = " cut" if action == "assign" else ""  # an assign affects only the clients that its new rules cut
         touched = f" ({count(live, 'live client')}{cut})" if live else ""
-        head = f"{sign} {shown:{widest[0]}} {clean(subject):{widest[1]}}  "
+        head = f"{sign} {shown:{widest[0]}} {clean(subject.name):{widest[1]}}  "
         lines += _hanging(head, clean(_detail(action, subject, why, desired)) + touched)
     return [*lines, "", _sum(steps, clients)]
-
-
-def _name(step: PlannedStep) -> str:
-    """Return `prod` or `prod/pg`, so that a target is sorted before its tunnels."""
-    return step["subject"].partition(" ")[2] or step["subject"]
 
 
 def _hanging(head: str, text: str) -> list[str]:
@@ -207,24 +202,24 @@ def _hanging(head: str, text: str) -> list[str]:
     return [coloured(lines[0][:1], _COLOURS[head[:1]]) + lines[0][1:], *lines[1:]]
 
 
-def _detail(action: str, subject: str, why: str, desired: Desired) -> str:
+def _detail(action: str, subject: Subject, why: str, desired: Desired) -> str:
     """Return the addresses for a step that opens something, and the reason for any other step."""
-    tunnel, target = desired.tunnels.get(subject), desired.targets.get(subject)
+    tunnel, target = desired.tunnels.get(subject.name), desired.targets.get(subject.name)
     if action == "open" and tunnel is not None:
         return f"{tunnel.listen} -> {tunnel.route}"
-    if action == "dial" and target is not None and why == "the configuration asks for it":
+    if action == "dial" and target is not None and why == ASKED_FOR:
         return ", ".join(str(host) for host in target.access.hop.hosts)
     return why
 
 
-def _sum(steps: Sequence[PlannedStep], clients: int) -> str:
+def _sum(steps: Sequence[PlanStep], clients: int) -> str:
     tunnels = {sign: set[str]() for sign in "+~-"}
     for step in steps:
-        if step["subject"].startswith("tunnel ") and step["action"] not in ("drain", "cut"):
-            tunnels[_SIGNS.get(step["action"], "~")].add(step["subject"])
+        if step.subject.tunnel is not None and step.action not in ("drain", "cut"):
+            tunnels[_SIGNS.get(step.action, "~")].add(step.subject.tunnel)
     both = tunnels["+"] & tunnels["-"]  # a tunnel that moves to another address counts as changed
     opened, closed, changed = tunnels["+"] - both, tunnels["-"] - both, tunnels["~"] | both
     text = f"{count(len(opened), 'tunnel')} to open, {len(changed)} to change, {len(closed)} to close"
-    if dialled := sum(step["action"] == "dial" for step in steps):
+    if dialled := sum(step.action == "dial" for step in steps):
         text += f", {count(dialled, 'connection')} to make"
     return f"{text}; {count(clients, 'live client')} affected." if clients else f"{text}."

@@ -49,6 +49,7 @@ class Tunnel(TypedDict):
     bytesReceived: int
     reconnects: int
     since: str | None
+    off: NotRequired[str]
     description: NotRequired[str]
     nextTryAt: NotRequired[str | None]
 

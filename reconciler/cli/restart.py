@@ -26,7 +26,7 @@ def command(ids: tuple[str, ...], everything: bool, now: bool, control: Control)
     tunnels restart 'staging/*' --now
     """
     patterns = options.all_or_ids(ids, everything)
-    off = options.off_reasons(control)
+    off = options.off_reasons(control, paused=True)
     with explained(control, patterns):
         answer = control.post("/api/v1/restart", {"ids": patterns, "now": now})
     for tunnel in answer["done"]:

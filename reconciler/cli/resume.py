@@ -24,7 +24,7 @@ def command(ids: tuple[str, ...], everything: bool, control: Control) -> None:
     tunnels resume --all
     """
     patterns = options.all_or_ids(ids, everything)
-    off = {tunnel: why for tunnel, why in options.off_reasons(control).items() if not why.startswith("paused")}
+    off = options.off_reasons(control, paused=False)
     with explained(control, patterns):
         answer = control.post("/api/v1/resume", {"ids": patterns})
     for tunnel in answer["done"]:

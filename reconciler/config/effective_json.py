@@ -106,7 +106,7 @@ def _target(target: TargetSpec, others: Iterable[TargetSpec]) -> Json:
         },
         "handoverTimeout": shown_duration(settings.handover_timeout),
         "logLevel": settings.log_level,
-        "enabled": not target.off,
+        "enabled": target.off is None,
     }
 
 
@@ -212,7 +212,7 @@ def _tunnel(tunnel: TunnelSpec) -> Json:
         **_listen(tunnel.listen),
         **_route(tunnel.route),
         **_policy(tunnel.policy, tunnel.kind),
-        "enabled": not tunnel.off,
+        "enabled": tunnel.off is None,
         **_waivers(tunnel),
     }
 

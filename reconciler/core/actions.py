@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import assert_never
 
 from reconciler.core.observed import Draining, FlowKey, SocketKey
 from reconciler.core.spec import TargetSettings, TargetSpec, TunnelSpec
+from reconciler.core.subject import Subject
+
+# Reasons of actions that reports compare.
+ASKED_FOR = "the configuration asks for it"
+ACCESS_CHANGED = "its connection settings changed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,9 +24,10 @@ class Cut:
 
 @dataclass(frozen=True, slots=True)
 class Close:
-    """Close a listener. Its live clients stay until they are drained."""
+    """Close the listener of a tunnel. Its live clients stay until they are drained."""
 
     key: SocketKey
+    tunnel: str
     why: str
 
 
@@ -57,9 +64,10 @@ class Tune:
 
 @dataclass(frozen=True, slots=True)
 class Move:
-    """Move a remote listener to another link: cancel it on the old one, request it on the new one."""
+    """Move the remote listener of a tunnel to another link: cancel it on the old one, request it on the new one."""
 
     key: SocketKey
+    tunnel: str
     link: int
     why: str
 
@@ -93,3 +101,20 @@ class Dial:
 
 
 Action = Cut | Close | Retire | Assign | Tune | Move | Drain | Open | Dial
+
+
+def subject_of(action: Action) -> Subject:
+    """Return the target or tunnel that the action applies to."""
+    match action:
+        case Dial():
+            return Subject("target", action.target.name)
+        case Retire() | Tune():
+            return Subject("target", action.target)
+        case Open() | Assign():
+            return Subject("tunnel", action.tunnel.id)
+        case Close() | Move():
+            return Subject("tunnel", action.tunnel)
+        case Drain() | Cut():
+            return Subject("tunnel", action.flow.tunnel)
+        case _:
+            assert_never(action)

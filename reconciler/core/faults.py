@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from typing import assert_never
 
 from reconciler.core import backoff
-from reconciler.core.actions import Action, Assign, Close, Cut, Dial, Drain, Move, Open, Retire, Tune
-from reconciler.core.observed import Failure, FlowKey, Observed, Reason, SocketKey, Tries
+from reconciler.core.actions import Action, Assign, Close, Cut, Dial, Drain, Move, Open, Retire, Tune, subject_of
+from reconciler.core.observed import Failure, FlowKey, Reason, SocketKey, Tries
+from reconciler.core.subject import Subject
 
 # The type and the object of an action. Its reason is not part of it: the same action may be asked for with another one.
 _Key = tuple[type, str | int | SocketKey | FlowKey]
@@ -22,7 +23,7 @@ _Key = tuple[type, str | int | SocketKey | FlowKey]
 
 @dataclass(frozen=True, slots=True)
 class _Fault:
-    subject: str
+    subject: Subject
     tries: Tries
 
 
@@ -37,15 +38,13 @@ class Faults:
         fault = self._faults.get(_key(action)) if self._faults else None
         return fault is None or backoff.next_fault_try(fault.tries) <= now
 
-    def failed(self, action: Action, observed: Observed, error: BaseException, now: float) -> str:
-        """Record that the action raised `error`. Return the name of its target or the id of its tunnel."""
+    def failed(self, action: Action, error: BaseException, now: float) -> None:
+        """Record that the action raised `error`."""
         key = _key(action)
         before = self._faults.get(key)
-        subject = subject_of(action, observed)
         failure = internal(_DOING[type(action)], error)
         tries = backoff.failed(before.tries if before is not None else None, failure, now, None, "")
-        self._faults[key] = _Fault(subject, tries)
-        return subject
+        self._faults[key] = _Fault(subject_of(action), tries)
 
     def succeeded(self, action: Action) -> None:
         """Drop the record of the action."""
@@ -67,9 +66,9 @@ class Faults:
         """Return the latest failure for each target name and tunnel id."""
         latest: dict[str, Tries] = {}
         for fault in self._faults.values():
-            before = latest.get(fault.subject)
+            before = latest.get(fault.subject.name)
             if before is None or before.at <= fault.tries.at:
-                latest[fault.subject] = fault.tries
+                latest[fault.subject.name] = fault.tries
         return latest
 
 
@@ -101,23 +100,5 @@ def _key(action: Action) -> _Key:
             return type(action), action.key
         case Drain() | Cut():
             return type(action), action.flow
-        case _:
-            assert_never(action)
-
-
-def subject_of(action: Action, observed: Observed) -> str:
-    """Return the target name or tunnel id that the action applies to."""
-    match action:
-        case Dial():
-            return action.target.name
-        case Retire() | Tune():
-            return action.target
-        case Open() | Assign():
-            return action.tunnel.id
-        case Close() | Move():
-            socket = observed.sockets.get(action.key)
-            return socket.owner.id if socket is not None else ""
-        case Drain() | Cut():
-            return action.flow.tunnel
         case _:
             assert_never(action)

@@ -9,9 +9,9 @@ from __future__ import annotations
 import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
 from fnmatch import fnmatchcase
 
+from reconciler.core.off import Off, OffCause
 from reconciler.core.spec import Desired, TunnelSpec
 from reconciler.core.text import and_more
 
@@ -36,11 +36,11 @@ class Shard:
 
 @dataclass(slots=True)
 class Overlay:
-    """Holds the run-time state. `pauses` maps a tunnel id to its end (Unix time), or None for "until resumed"."""
+    """Holds the run-time state: generations by target name, pauses by tunnel id."""
 
     shard: Shard | None = None
     generations: dict[str, int] = field(default_factory=dict)
-    pauses: dict[str, float | None] = field(default_factory=dict)
+    pauses: dict[str, Off] = field(default_factory=dict)
 
     def over(self, files: Desired) -> Desired:
         """Return the desired state: that of the files, with this state applied."""
@@ -57,10 +57,12 @@ class Overlay:
         )
 
     def _paused(self, desired: Desired) -> Desired:
-        off = {tunnel: _off_text(wall) for tunnel, wall in self.pauses.items()}
         return Desired.of(
             desired.targets.values(),
-            (replace(one, off=one.off or off[one.id]) if one.id in off else one for one in desired.tunnels.values()),
+            (
+                replace(tunnel, off=tunnel.off or self.pauses[tunnel.id]) if tunnel.id in self.pauses else tunnel
+                for tunnel in desired.tunnels.values()
+            ),
         )
 
     def restart(self, target: str) -> None:
@@ -68,7 +70,8 @@ class Overlay:
         self.generations[target] = self.generations.get(target, 0) + 1
 
     def pause(self, ids: Iterable[str], until: float | None) -> None:
-        self.pauses.update(dict.fromkeys(ids, until))
+        """Turn tunnels off until that Unix time, or until they are resumed (None)."""
+        self.pauses.update(dict.fromkeys(ids, Off(OffCause.PAUSED, until)))
 
     def resume(self, ids: Iterable[str]) -> None:
         for tunnel in ids:
@@ -76,14 +79,7 @@ class Overlay:
 
     def over_by(self, wall: float) -> list[str]:
         """Return the tunnels whose pause ends at or before that Unix time."""
-        return [tunnel for tunnel, until in self.pauses.items() if until is not None and until <= wall]
-
-
-def _off_text(wall: float | None) -> str:
-    """Return the value of `off` for a tunnel that is paused until that Unix time."""
-    if wall is None:
-        return "paused"
-    return f"paused until {datetime.fromtimestamp(wall, UTC).replace(tzinfo=None).isoformat(timespec='seconds')}Z"
+        return [tunnel for tunnel, off in self.pauses.items() if off.until is not None and off.until <= wall]
 
 
 def matches(tunnel: TunnelSpec, patterns: Iterable[str]) -> bool:

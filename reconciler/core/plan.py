@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from reconciler.core.actions import Action
 from reconciler.core.observed import Now, Observed
+from reconciler.core.off import EXPIRED, NO_TARGET, Off
 from reconciler.core.planner.draft import Draft
 from reconciler.core.planner.flows import plan_flows
 from reconciler.core.planner.links import plan_links
@@ -41,21 +42,30 @@ def make_plan(desired: Desired, observed: Observed, now: Now) -> Plan:
     return Plan((*draft.stop, *draft.change, *draft.start), draft.wake_at)
 
 
-def is_wanted(tunnel: TunnelSpec, desired: Desired, wall: float) -> bool:
-    """Return True if the tunnel should be live at that wall time: not off, not expired, and its target not off."""
-    if tunnel.off or (tunnel.policy.expires_at is not None and tunnel.policy.expires_at <= wall):
-        return False
+def why_off(tunnel: TunnelSpec, desired: Desired, wall: float) -> Off | None:
+    """Return why the tunnel should not be live at that wall time, None if it should."""
+    if tunnel.off is not None:
+        return tunnel.off
     target = desired.targets.get(tunnel.target)
-    return target is not None and not target.off
+    if target is None or target.off is not None:
+        return target.off if target is not None else NO_TARGET
+    expires_at = tunnel.policy.expires_at
+    return EXPIRED if expires_at is not None and expires_at <= wall else None
+
+
+def is_wanted(tunnel: TunnelSpec, desired: Desired, wall: float) -> bool:
+    """Return True if the tunnel should be live at that wall time."""
+    return why_off(tunnel, desired, wall) is None
 
 
 def _wanted_tunnels(desired: Desired, draft: Draft) -> dict[str, TunnelSpec]:
     wall = draft.now.wall
     wanted = {}
     for tunnel in desired.tunnels.values():
-        if not is_wanted(tunnel, desired, wall):
-            continue
-        wanted[tunnel.id] = tunnel
-        if tunnel.policy.expires_at is not None:
-            draft.wake(draft.now.mono + min(tunnel.policy.expires_at - wall, WALL_CHECK_EVERY))
+        off = why_off(tunnel, desired, wall)
+        if off is None:
+            wanted[tunnel.id] = tunnel
+        changes_at = tunnel.policy.expires_at if off is None else off.until
+        if changes_at is not None and changes_at > wall:
+            draft.wake(draft.now.mono + min(changes_at - wall, WALL_CHECK_EVERY))
     return wanted

@@ -16,6 +16,7 @@ from enum import StrEnum
 from types import MappingProxyType
 from typing import Self, TypeVar
 
+from reconciler.core.off import Off
 from reconciler.core.secret import Source
 
 _T = TypeVar("_T")
@@ -140,14 +141,17 @@ class TargetSettings:
 
 @dataclass(frozen=True, slots=True)
 class TargetSpec:
-    """An SSH server and the number of connections to it. `on_demand` is the idle timeout, None to stay connected."""
+    """An SSH server and the number of connections to it. `on_demand` is the idle timeout, None to stay connected.
+
+    `off` is None, or why it is off.
+    """
 
     name: str
     access: Access
     settings: TargetSettings
     connections: int
     on_demand: float | None
-    off: str  # "" or why it is off: "disabled", "paused"
+    off: Off | None
 
 
 # --- a tunnel: socket, route and policy ------------------------------------------------------------------------
@@ -309,7 +313,7 @@ class Policy:
 
 @dataclass(frozen=True, slots=True)
 class TunnelSpec:
-    """One tunnel. `id` is <target>/<name>; `off` is "" or why it is off: "disabled", "paused"."""
+    """One tunnel. `id` is <target>/<name>; `off` is None, or why it is off."""
 
     id: str
     target: str
@@ -317,7 +321,7 @@ class TunnelSpec:
     listen: Listen
     route: Route
     policy: Policy
-    off: str
+    off: Off | None
 
     @property
     def kind(self) -> str:

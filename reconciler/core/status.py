@@ -24,23 +24,32 @@ from reconciler.core.observed import (
     SocketState,
     Tries,
 )
-from reconciler.core.plan import is_wanted
+from reconciler.core.off import Off
+from reconciler.core.plan import why_off
 from reconciler.core.planner.links import FAIL_BACK_EVERY
 from reconciler.core.spec import Desired, Listen, RemoteTcp, TargetSpec, TunnelSpec
 
 _NONE_BROKEN: Mapping[str, str] = MappingProxyType({})
+# Follows the message of a failure with `needs_action`, where the text is for people.
+NEEDS_ACTION_TEXT = "Needs action: retrying fails until this is fixed."
 UNHEALTHY_AFTER = 3  # dial failures in a row, for a tunnel without a probe
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """A phase, with the reason and message for any problem. `next_try` is monotonic seconds, None if none is due."""
+    """A phase, with the reason and message for any problem.
+
+    next_try   monotonic seconds, None if none is due
+    failures   how many in a row
+    off        why it is off, or will be when its clients have drained
+    """
 
     phase: Phase
     reason: Reason | None = None
     message: str = ""
     next_try: float | None = None
-    failures: int = 0  # in a row
+    failures: int = 0
+    off: Off | None = None
 
     @property
     def needs_action(self) -> bool:
@@ -126,10 +135,11 @@ def make_status(
         socket = sockets.get((tunnel.id, tunnel.listen))
         # A retry in progress is no success: the last failure is shown until the socket is bound.
         tries = failures.get(tunnel.listen) if socket is None or socket.phase is SocketPhase.OPENING else None
-        if tunnel.target in broken and not tunnel.off:
+        off = why_off(tunnel, desired, now.wall)
+        if tunnel.target in broken and tunnel.off is None:
             verdict = _broken(broken[tunnel.target])
-        elif not is_wanted(tunnel, desired, now.wall):
-            verdict = _off(tunnel, desired, draining=tunnel.id in busy)
+        elif off is not None:
+            verdict = _leaving(str(off), off) if tunnel.id in busy else _off(off)
         else:
             verdict = _judge_tunnel(tunnel, socket, tries, targets[tunnel.target].verdict, observed)
         if tunnel.id in observed.faults:
@@ -193,8 +203,8 @@ def _target_verdict(
     tries = observed.link_tries.get(target.name)
     if tries is not None and tries.access != target.access:
         tries = None  # the failures belong to an access that is no longer configured
-    if target.off:
-        return Verdict(Phase.OFF, message=f"{target.off}")
+    if target.off is not None:
+        return _off(target.off)
     if live:
         right = [link for link in live if link.access == target.access and link.trusted]
         if right or tries is None:
@@ -251,16 +261,12 @@ def _next_try(target: TargetSpec, tries: Tries, observed: Observed, now: Now) ->
 # --- tunnels ----------------------------------------------------------------------------------------------------
 
 
-def _off(tunnel: TunnelSpec, desired: Desired, *, draining: bool) -> Verdict:
-    target = desired.targets.get(tunnel.target)
-    why = tunnel.off or (target.off if target else "") or "expired"
-    if draining:
-        return _leaving(why)
-    return Verdict(Phase.OFF, message=why)
+def _off(off: Off) -> Verdict:
+    return Verdict(Phase.OFF, message=str(off), off=off)
 
 
-def _leaving(why: str) -> Verdict:
-    return Verdict(Phase.DRAINING, message=f"{why}: waiting for its last clients to finish")
+def _leaving(why: str, off: Off | None = None) -> Verdict:
+    return Verdict(Phase.DRAINING, message=f"{why}: waiting for its last clients to finish", off=off)
 
 
 def _judge_tunnel(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, cast, get_args
+
+Kind = Literal["target", "tunnel", "config"]
 
 
 class Subject(NamedTuple):
@@ -12,11 +14,19 @@ class Subject(NamedTuple):
     each pass of the reconcile loop makes and hashes one for each target and tunnel.
     """
 
-    kind: Literal["target", "tunnel", "config"]
+    kind: Kind
     name: str = ""
 
     def __str__(self) -> str:
         return f"{self.kind} {self.name}" if self.name else self.kind
+
+    @classmethod
+    def parse(cls, text: str) -> Subject:
+        """Return the subject with this text. Raises ValueError if there is none."""
+        kind, _, name = text.partition(" ")
+        if kind not in get_args(Kind):
+            raise ValueError(f"not a subject: {text}")
+        return cls(cast("Kind", kind), name)
 
     @property
     def target(self) -> str:

@@ -250,7 +250,7 @@ class _Connection(RequestHandler):
 
 
 def _is_ours(record: logging.LogRecord) -> bool:
-    """Return True if the log record is a fault of this program. A malformed request is not: any client can send one."""
+    """Return True if the log record is an internal error. A malformed request is not: any client can send one."""
     error = record.exc_info[1] if record.exc_info else None
     if isinstance(error, ClientConnectionResetError):  # the client left before the response
         return False

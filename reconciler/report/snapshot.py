@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 
 from reconciler.core.histogram import Distribution
 from reconciler.core.observed import ClientResult, Phase, Reason
+from reconciler.core.off import OffCause
 from reconciler.core.text import phase_text
 
 # Phases in which a tunnel is not expected to be up; and all phases that are no failure.
@@ -57,7 +58,7 @@ class ConfigSnapshot:
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """The phase of a target or tunnel, and why."""
+    """The phase of a target or tunnel, and why. `off`: what keeps it off, None if nothing does."""
 
     phase: Phase
     reason: Reason | None
@@ -67,6 +68,7 @@ class Condition:
     since: float
     reconnects: int
     failures: Mapping[Reason, int]
+    off: OffCause | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,6 +237,7 @@ def _condition(condition: Condition) -> Json:
         "phase": condition.phase.value,
         "reason": condition.reason.value if condition.reason is not None else None,
         "message": condition.message or None,
+        **({"off": condition.off.value} if condition.off is not None else {}),
         "needsAction": condition.needs_action,
         "nextTryAt": iso(condition.next_try_at),
         "since": iso(condition.since),

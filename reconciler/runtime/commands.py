@@ -12,19 +12,18 @@ from dataclasses import asdict, replace
 
 from reconciler.config.load import Config
 from reconciler.config.syntax.config_files import Found
-from reconciler.core.observed import Now, Observed, Phase
+from reconciler.core.observed import Phase
 from reconciler.core.overlay import NoSuchTunnelError, matches, matching
-from reconciler.core.simulation.plan import simulate_plan
-from reconciler.core.spec import Desired, TunnelSpec
+from reconciler.core.spec import TunnelSpec
 from reconciler.core.status import TunnelStatus
 from reconciler.core.subject import Subject
 from reconciler.core.text import and_more, phase_text
 from reconciler.report.control import WaitFailedError
 from reconciler.report.events import Event, Events
 from reconciler.report.snapshot import NOT_EXPECTED_UP, Json, Snapshot, iso
-from reconciler.runtime import plan_report
 from reconciler.runtime.app import App
 from reconciler.runtime.diagnose import Step, diagnose
+from reconciler.runtime.plan_report import report_plan
 
 _BY_OPERATOR = "requested by an operator"
 _SHOWN = 3
@@ -36,6 +35,7 @@ class Commands:
 
     def __init__(self, app: App) -> None:
         self._app = app
+        self._engine = app.engine
 
     @property
     def events(self) -> Events:
@@ -58,7 +58,7 @@ class Commands:
                 "link": connection.link.number if connection.link is not None else None,
                 "state": "held" if connection.link is None else "live",
             }
-            for connection in self._app.actuator.connections()
+            for connection in self._engine.actuator.connections()
         ]
 
     # --- restart, pause, resume --------------------------------------------------------------------------------
@@ -71,30 +71,30 @@ class Commands:
         """
         named = self._matching(ids)
         targets = list(dict.fromkeys(tunnel.target for tunnel in named))
-        affected = [tunnel for tunnel in self._app.loop.desired.tunnels.values() if tunnel.target in targets]
-        self._app.restart(targets, f"{_BY_OPERATOR}{', immediately' if now else ''}")
+        affected = [tunnel for tunnel in self._engine.desired.tunnels.values() if tunnel.target in targets]
+        self._engine.restart(targets, f"{_BY_OPERATOR}{', immediately' if now else ''}")
         if now:
             for target in targets:
                 if all(tunnel in named for tunnel in affected if tunnel.target == target):
-                    self._app.actuator.retire_now(target)
+                    self._engine.actuator.retire_now(target)
             for tunnel in named:
-                self._app.actuator.cut("the tunnel was restarted by an operator", tunnel=tunnel.id)
+                self._engine.actuator.cut("the tunnel was restarted by an operator", tunnel=tunnel.id)
                 self.events.add(Event(time.time(), Subject("tunnel", tunnel.id), "cut", message=_BY_OPERATOR))
         return [tunnel.id for tunnel in affected]
 
     def pause(self, ids: Sequence[str], seconds: float | None) -> list[str]:
         done = [tunnel.id for tunnel in self._matching(ids)]
         until = time.time() + seconds if seconds is not None else None
-        self._app.pause(done, until, f"{_BY_OPERATOR}, until {iso(until)}" if until is not None else _BY_OPERATOR)
+        self._engine.pause(done, until, f"{_BY_OPERATOR}, until {iso(until)}" if until is not None else _BY_OPERATOR)
         return done
 
     def resume(self, ids: Sequence[str]) -> list[str]:
         done = [tunnel.id for tunnel in self._matching(ids)]
-        self._app.resume(done, _BY_OPERATOR)
+        self._engine.resume(done, _BY_OPERATOR)
         return done
 
     def _matching(self, ids: Sequence[str]) -> list[TunnelSpec]:
-        return matching(ids, self._app.loop.desired)
+        return matching(ids, self._engine.desired)
 
     # --- files -------------------------------------------------------------------------------------------------
 
@@ -111,9 +111,9 @@ class Commands:
         problems: Json = {"errors": list(map(str, loaded.errors)), "warnings": list(map(str, loaded.warnings))}
         if not loaded.valid:
             return {**problems, "actions": [], "clients": 0}
-        observed, desired = self._app.actuator.observe(), self._app.with_overlay(loaded.desired)
-        plan = await asyncio.to_thread(_report_plan, self._app.loop.desired, desired, observed, self._app.loop.now())
-        return {**problems, "actions": [asdict(step) for step in plan.steps], "clients": plan.clients}
+        observed, desired = self._engine.actuator.observe(), self._engine.with_overlay(loaded.desired)
+        plan = await asyncio.to_thread(report_plan, self._engine.desired, desired, observed, self._engine.loop.now())
+        return {**problems, "actions": [step.to_json() for step in plan.steps], "clients": plan.clients}
 
     # --- waiting -----------------------------------------------------------------------------------------------
 
@@ -123,7 +123,7 @@ class Commands:
         try:
             async with asyncio.timeout(seconds):
                 while why := self._not_yet(revision, ids):
-                    if not await self._app.passed():
+                    if not await self._engine.passed():
                         raise WaitFailedError(503, "the process has ended")
         except TimeoutError:
             raise WaitFailedError(408, f"timed out after {seconds:g} s: {why}") from None
@@ -131,18 +131,18 @@ class Commands:
     def _not_yet(self, revision: str, ids: Sequence[str]) -> str:
         if self._app.is_ending:
             return "the process is ending"
-        loaded, status = self._app.loaded, self._app.status
+        loaded, status = self._app.loaded, self._engine.status
         if loaded is None or status is None:
             return "the process is starting"
         if revision and loaded.rejected == revision:
             raise WaitFailedError(409, f"revision {revision} was rejected: {'; '.join(map(str, loaded.errors))}")
         if revision and loaded.revision != revision:
             return f"revision {revision} is not loaded: the loaded revision is {loaded.revision or 'none'}"
-        if not self._app.is_status_current or (revision and not self._app.settled):
+        if not self._engine.is_status_current or (revision and not self._engine.settled):
             return "the process is converging"
         for pattern in ids:
             if not any(matches(tunnel.spec, [pattern]) for tunnel in status.tunnels):
-                matching([pattern], self._app.loop.desired)  # raises unless the next pass will show it
+                matching([pattern], self._engine.desired)  # raises unless the next pass will show it
                 return f"{pattern} does not exist yet"
         waiting = [
             f"{one.id} is {phase_text(one.verdict.phase, one.verdict.reason, one.verdict.message)}"
@@ -158,10 +158,9 @@ class Commands:
         if others:
             names = ", ".join(one.id for one in (spec, *others[: _SHOWN - 1]))
             raise NoSuchTunnelError(f"'{tunnel}' matches several tunnels ({names}): diagnose one at a time")
-        target = self._app.loop.desired.targets[spec.target]
-        if self._app.loaded is not None and (why := self._app.loaded.broken.get(target.name)):
+        if self._app.loaded is not None and (why := self._app.loaded.broken.get(spec.target)):
             return {"steps": [asdict(Step("file", ok=False, detail=why, fix=_SET_IT))]}
-        steps = await diagnose(spec, target, self._app.actuator, self._app.loop.now, self._app.config.environ)
+        steps = await diagnose(spec, self._engine)
         return {"steps": [asdict(step) | {"fix": step.fix or None} for step in steps]}
 
 
@@ -171,7 +170,3 @@ def _is_awaited(tunnel: TunnelStatus, ids: Sequence[str]) -> bool:
     if phase is Phase.UP or (ids and not matches(tunnel.spec, ids)):
         return False
     return tunnel.id in ids if phase is Phase.OFF else phase not in NOT_EXPECTED_UP
-
-
-def _report_plan(old: Desired, new: Desired, observed: Observed, now: Now) -> plan_report.PlanReport:
-    return plan_report.plan_report(simulate_plan(new, observed, now), observed, old, new)

@@ -1,6 +1,6 @@
 """`tunnels diagnose`: tests each step from the client to the destination, and reports which fails and what to do.
 
-Input: the tunnel and its target as desired, and the actuator. Output: `Step`s, in the order of the path. Each hop gets
+Input: the tunnel as desired, and the engine. Output: `Step`s, in the order of the path. Each hop gets
 a new login with the credentials of the running process. The destination is dialled through the live connection, as for
 clients. Listeners and probes are not tested but looked up: the process runs them all the time.
 """
@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 import asyncssh
 
 from reconciler.core.addresses import is_remote
-from reconciler.core.observed import Failure, Now, Phase, Reason, SocketPhase
+from reconciler.core.observed import Failure, Phase, Reason, SocketPhase
+from reconciler.core.off import OffCause
 from reconciler.core.spec import (
     Access,
     Desired,
@@ -25,14 +25,13 @@ from reconciler.core.spec import (
     NearTcp,
     NearUnix,
     Socks,
-    TargetSpec,
     TrustMode,
     TunnelSpec,
 )
-from reconciler.core.status import TargetStatus, TunnelStatus, make_status
+from reconciler.core.status import NEEDS_ACTION_TEXT, TargetStatus, TunnelStatus, make_status
 from reconciler.core.text import phase_text
 from reconciler.report.snapshot import iso
-from reconciler.ssh.actuator import SshActuator
+from reconciler.runtime.engine import Engine
 from reconciler.ssh.clients.destination import dial_local
 from reconciler.ssh.connect.dial import DialFailed, dial
 from reconciler.ssh.errors.channel_errors import from_channel_open
@@ -55,11 +54,9 @@ class Step:
     fix: str = ""
 
 
-async def diagnose(
-    tunnel: TunnelSpec, target: TargetSpec, actuator: SshActuator, now: Callable[[], Now], environ: Mapping[str, str]
-) -> list[Step]:
+async def diagnose(tunnel: TunnelSpec, engine: Engine) -> list[Step]:
     """The steps up to the first that fails. All are `ok` only if the tunnel is up or in standby."""
-    path = _Path(tunnel, target, actuator, now, environ)
+    path = _Path(tunnel, engine)
     try:
         async with asyncio.timeout(WITHIN):
             await path.test()
@@ -71,19 +68,12 @@ async def diagnose(
 class _Path:
     """The path of one tunnel. `at` is the step under way, `where` the address that must answer it."""
 
-    def __init__(
-        self,
-        tunnel: TunnelSpec,
-        target: TargetSpec,
-        actuator: SshActuator,
-        now: Callable[[], Now],
-        environ: Mapping[str, str],
-    ) -> None:
+    def __init__(self, tunnel: TunnelSpec, engine: Engine) -> None:
         self.tunnel = tunnel
-        self.target = target
-        self.actuator = actuator
-        self.now = now
-        self.environ = environ
+        self.target = engine.desired.targets[tunnel.target]
+        self.engine = engine
+        self.actuator = engine.actuator
+        self.now = engine.loop.now
         self.at, self.where = "tunnel", tunnel.id
         self.steps: list[Step] = []
 
@@ -117,8 +107,7 @@ class _Path:
 
     def fail(self, step: str, failure: Failure, *more: str) -> None:
         """Add a failed step. `more` are sentences on what happens next."""
-        needs_you = "This needs you: trying again will not help until something is changed."
-        sentences = [_sentence(failure.what), needs_you if failure.needs_action else "", *more]
+        sentences = [_sentence(failure.what), NEEDS_ACTION_TEXT if failure.needs_action else "", *more]
         self.steps.append(Step(step, ok=False, detail=" ".join(filter(None, sentences)), fix=failure.advice))
 
     def _next(self, due: float | None) -> str:
@@ -133,17 +122,19 @@ class _Path:
 
     def _is_off(self) -> bool:
         _, status = self._status()
-        if status.verdict.phase not in (Phase.OFF, Phase.DRAINING):
+        off = status.verdict.off
+        if off is None:
             return False
-        what = "the tunnel" if self.tunnel.off or not self.target.off else f"its target {self.target.name}"
+        what = f"its target {self.target.name}" if self.tunnel.off is None and self.target.off else "the tunnel"
         detail = f"{what} is {status.verdict.message}"
-        if self.tunnel.off.startswith("paused"):
-            fix = f"run `tunnels resume {self.tunnel.id}`"
-        elif self.tunnel.off or self.target.off:
-            fix = f"set `enabled: true` for {what} in its file"
-        else:
-            detail = f"{detail} ({iso(self.tunnel.policy.expires_at)})"
-            fix = "set a later `expiresAt`, or remove it"
+        match off.cause:
+            case OffCause.PAUSED:
+                fix = f"run `tunnels resume {self.tunnel.id}`"
+            case OffCause.EXPIRED:
+                detail = f"{detail} ({iso(self.tunnel.policy.expires_at)})"
+                fix = "set a later `expiresAt`, or remove it"
+            case _:
+                fix = f"set `enabled: true` for {what} in its file"
         self.steps.append(Step("tunnel", ok=False, detail=detail, fix=fix))
         return True
 
@@ -192,7 +183,7 @@ class _Path:
             len(access.hop.hosts),
             name=target.name,
             client=lambda: client,
-            environ=self.environ,
+            environ=self.engine.environ,
         )
         return Link(0, target.name, dialled, client, target.settings, lost=lambda _: None, recovered=lambda: None)
 

@@ -12,13 +12,14 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 
-from reconciler.core.actions import Action
+from reconciler.core.actions import Action, subject_of
 from reconciler.core.faults import Faults
 from reconciler.core.histogram import Histogram
 from reconciler.core.interfaces import Actuator, Clock
 from reconciler.core.observed import Now, Observed
 from reconciler.core.plan import Plan, make_plan
 from reconciler.core.spec import NOTHING, Desired
+from reconciler.core.subject import Subject
 from reconciler.system.fault_log import FaultLog
 
 PASS_INTERVAL_MAX = 5.0  # seconds between two passes at most: liveness checks rely on it
@@ -51,7 +52,7 @@ class Loop:
         clock: Clock,
         observer: Observer,
         *,
-        failed: Callable[[str], None] = lambda _subject: None,
+        failed: Callable[[Subject], None] = lambda _subject: None,
         fault_log: FaultLog | None = None,
     ) -> None:
         self._clock = clock
@@ -94,7 +95,7 @@ class Loop:
                 self.failed_passes = 0
             except Exception as error:  # noqa: BLE001 - live tunnels must survive a failed pass
                 self.failed_passes += 1
-                self._log_fault("the reconcile loop could not observe or plan", error, "")
+                self._fault_log.tell("the reconcile loop could not observe or plan", error)
                 wake_at, retry_delay = 0.0, min(RETRY_MIN * 2 ** min(self.failed_passes, 16), RETRY_MAX)
             self.passed_at = self._clock.now().mono
             self.passes.observe(self.passed_at - began)
@@ -107,7 +108,7 @@ class Loop:
         actuator.set_desired(self._desired)
         observed = actuator.observe()
         plan = make_plan(self._desired, observed, now)
-        done = tuple(action for action in plan.actions if self._carry_out(actuator, action, observed, now))
+        done = tuple(action for action in plan.actions if self._carry_out(actuator, action, now))
         self._faults.keep(plan.actions)
         if done:
             self.wake()  # an action may have taken effect immediately
@@ -116,26 +117,24 @@ class Loop:
         try:
             self._observer(self._desired, observed, plan, now)
         except Exception as error:  # noqa: BLE001 - a failed report must not stop the loop
-            self._log_fault("the result of a reconcile pass could not be reported", error, "")
+            self._fault_log.tell("the result of a reconcile pass could not be reported", error)
         return plan
 
-    def _carry_out(self, actuator: Actuator, action: Action, observed: Observed, now: Now) -> bool:
+    def _carry_out(self, actuator: Actuator, action: Action, now: Now) -> bool:
         """Return True if the action was carried out, False if it raised or waits for its retry."""
         if not self._faults.is_due(action, now.mono):
             return False
         try:
             actuator.apply(action)
         except Exception as error:  # noqa: BLE001 - it ends only this action
-            subject = self._faults.failed(action, observed, error, now.mono)
-            self._log_fault(f"{type(action).__name__} ({action.why}) could not be carried out", error, subject)
+            self._faults.failed(action, error, now.mono)
+            subject = subject_of(action)
+            what = f"{type(action).__name__} ({action.why}) could not be carried out"
+            self._fault_log.tell(what, error, subject=subject.name)
+            self._failed(subject)
             return False
         self._faults.succeeded(action)
         return True
-
-    def _log_fault(self, what: str, error: Exception, subject: str) -> None:
-        self._fault_log.tell(what, error, subject=subject)
-        if subject:
-            self._failed(subject)
 
     async def _wait(self, wake_at: float) -> None:
         timeout = min(wake_at - self._clock.now().mono, PASS_INTERVAL_MAX)

@@ -11,17 +11,20 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import takewhile
-from typing import assert_never, cast
+from typing import cast
 
 import yaml
 
 from reconciler.config.effective_json import to_json
-from reconciler.core.actions import Action, Assign, Close, Cut, Dial, Drain, Move, Open, Retire, Tune
-from reconciler.core.observed import EMPTY, Now, Observed, SocketKey
+from reconciler.core.actions import ACCESS_CHANGED, Action, Assign, Dial, Tune, subject_of
+from reconciler.core.observed import EMPTY, Now, Observed
+from reconciler.core.plan import is_wanted
 from reconciler.core.simulation.clients import Client
-from reconciler.core.simulation.plan import SimulatedStep, apply_until_settled, converge
+from reconciler.core.simulation.plan import SimulatedStep, apply_until_settled, converge, simulate_plan
 from reconciler.core.simulation.simulator import Simulator
 from reconciler.core.spec import Desired, Endpoint, TargetSettings, TargetSpec
+from reconciler.core.subject import Subject
+from reconciler.report.snapshot import Json
 from reconciler.system.redaction import redact_json
 
 _VALUE_MAX = 40  # characters shown of a value
@@ -30,15 +33,18 @@ _LIST_MAX = 100  # characters shown of a list or mapping
 
 @dataclass(frozen=True, slots=True)
 class PlanStep:
-    """One action. `action` is its class name in lower case, `subject` is as in events: "target prod", "tunnel prod/pg".
+    """One step. `action` is the name of an action in lower case.
 
     `clients`: how many live clients it drains, cuts (also by a changed rule) or moves to another link.
     """
 
     action: str
-    subject: str
+    subject: Subject
     why: str
     clients: int
+
+    def to_json(self) -> Json:
+        return {"action": self.action, "subject": str(self.subject), "why": self.why, "clients": self.clients}
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,42 +57,40 @@ class PlanReport:
 
 def between(old: Desired, new: Desired) -> PlanReport:
     """Report what a process that has converged on `old` and has no clients would do with `new`."""
-    world = Simulator(EMPTY, Now(0.0, time.time()), instant=True)
+    now = Now(0.0, time.time())
+    world = Simulator(EMPTY, now, instant=True)
     converge(world, old)
-    observed = world.observe()
-    return plan_report(apply_until_settled(world, new), observed, old, new)
+    return _report(old, new, apply_until_settled(world, new))
 
 
-def plan_report(steps: Iterable[SimulatedStep], observed: Observed, old: Desired, new: Desired) -> PlanReport:
-    """Describe the steps that lead from `observed` to `new`. `old`: the desired state so far."""
-    owners = {key: socket.owner.id for key, socket in observed.sockets.items()}
+def report_plan(old: Desired, new: Desired, observed: Observed, now: Now) -> PlanReport:
+    """Report what a process that works towards `old` would do with `new`."""
+    report = _report(old, new, simulate_plan(new, observed, now))
+    return replace(report, steps=(*_given_up(old, new, observed, now), *report.steps))
+
+
+def _given_up(old: Desired, new: Desired, observed: Observed, now: Now) -> Iterator[PlanStep]:
+    """Yield a step for each tunnel of `old` that never opened, and that `new` does not want at its address.
+
+    There is no socket to close, so the planner has no action for it.
+    """
+    there = {(socket.owner.id, socket.key.listen) for socket in observed.sockets.values()}
+    for tunnel in old.tunnels.values():
+        if is_wanted(tunnel, old, now.wall) and (tunnel.id, tunnel.listen) not in there:
+            successor = new.tunnels.get(tunnel.id)
+            if successor is None or successor.listen != tunnel.listen or not is_wanted(successor, new, now.wall):
+                yield PlanStep("close", Subject("tunnel", tunnel.id), "no tunnel needs it; it is not open yet", 0)
+
+
+def _report(old: Desired, new: Desired, simulated: Iterable[SimulatedStep]) -> PlanReport:
+    steps: list[PlanStep] = []
     affected: set[Client] = set()
-    made: list[PlanStep] = []
-    for step in steps:
+    for step in simulated:
         action = step.action
         affected |= step.clients
-        name, subject, why = type(action).__name__.lower(), subject_of(action, owners), _why(action, old, new)
-        made.append(PlanStep(name, subject, why, len(step.clients)))
-        if isinstance(action, Open | Assign):
-            owners[action.key] = action.tunnel.id
-    return PlanReport(tuple(made), len(affected))
-
-
-def subject_of(action: Action, owners: Mapping[SocketKey, str]) -> str:
-    """Return the target or tunnel of an action. `owners`: the tunnel of each socket."""
-    match action:
-        case Dial(target=target):
-            return f"target {target.name}"
-        case Retire(target=name) | Tune(target=name):
-            return f"target {name}"
-        case Open(tunnel=tunnel) | Assign(tunnel=tunnel):
-            return f"tunnel {tunnel.id}"
-        case Close(key=key) | Move(key=key):
-            return f"tunnel {owners[key]}" if key in owners else str(key.listen)
-        case Drain(flow=flow) | Cut(flow=flow):
-            return f"tunnel {flow.tunnel}"
-        case _:
-            assert_never(action)
+        name = type(action).__name__.lower()
+        steps.append(PlanStep(name, subject_of(action), _why(action, old, new), len(step.clients)))
+    return PlanReport(tuple(steps), len(affected))
 
 
 # --- why: changed fields, as the file names them ----------------------------------------------------------------
@@ -105,7 +109,7 @@ def _why(action: Action, old: Desired, new: Desired) -> str:
         case Dial(target=target) if target.name in old.targets and old.targets[target.name].access != target.access:
             before = old.targets[target.name]
             after = replace(before, access=target.access, settings=_fitting(before.settings, target))
-            return f"its connection settings changed: {_changed(_of_target(before), _of_target(after))}"
+            return f"{ACCESS_CHANGED}: {_changed(_of_target(before), _of_target(after))}"
         case _:
             return action.why
 

@@ -1,4 +1,4 @@
-"""Builds a snapshot from the status, the actuator, the change tracker and the configuration store.
+"""Builds a snapshot from the engine, the change tracker and the configuration store.
 
 Input: the parts of the running process. Output: `report.snapshot.Snapshot`, which shares no mutable state with them.
 """
@@ -25,8 +25,7 @@ from reconciler.report.snapshot import (
     TunnelSnapshot,
 )
 from reconciler.runtime.config_store import ConfigStore
-from reconciler.runtime.loop import Loop
-from reconciler.ssh.actuator import SshActuator
+from reconciler.runtime.engine import Engine
 from reconciler.ssh.clients.tunnel_clients import TunnelClients
 from reconciler.ssh.connect.negotiated import cipher, kex
 
@@ -37,26 +36,24 @@ _NO_CLIENTS = TunnelClients()
 class SnapshotBuilder:
     """Copies everything that the reports need out of the parts of the running process."""
 
-    loop: Loop
-    actuator: SshActuator
+    engine: Engine
     config_store: ConfigStore
     change_tracker: ChangeTracker
 
-    def take(
-        self, status: Status, observed: Observed, liveness: Liveness, *, settled: bool, watching: bool
-    ) -> Snapshot:
+    def take(self, liveness: Liveness, *, watching: bool) -> Snapshot:
         """Return a snapshot of now, with the status of the last pass."""
-        now = self.loop.now()
+        engine = self.engine
+        now, status, observed = engine.loop.now(), engine.status or Status((), ()), engine.observed
         return Snapshot(
             at=now.wall,
             version=__version__,
-            config=self._config(self.config_store.latest, settled=settled, watching=watching),
+            config=self._config(self.config_store.latest, settled=engine.settled, watching=watching),
             targets=tuple(self._target(target, now) for target in status.targets),
             tunnels=(
                 *(self._tunnel(tunnel, observed, now) for tunnel in status.tunnels),
                 *(replace(self._tunnel(tunnel, observed, now), leaving=True) for tunnel in status.leaving),
             ),
-            reconciles=self.loop.passes.frozen(),
+            reconciles=engine.loop.passes.frozen(),
             liveness=liveness,
         )
 
@@ -76,12 +73,12 @@ class SnapshotBuilder:
         )
 
     def _target(self, target: TargetStatus, now: Now) -> TargetSnapshot:
-        record = self.actuator.records.target(target.name)
-        desired = self.loop.desired.targets.get(target.name)
+        record = self.engine.actuator.records.target(target.name)
+        desired = self.engine.desired.targets.get(target.name)
         # The settings of an unusable target contain placeholders.
         is_usable = self.config_store.latest is None or target.name not in self.config_store.latest.broken
         access = desired.access if desired is not None and is_usable else None
-        live = self.actuator.links
+        live = self.engine.actuator.links
         link = next((live[number] for number in target.links if number in live), None)
         return TargetSnapshot(
             name=target.name,
@@ -100,7 +97,7 @@ class SnapshotBuilder:
         )
 
     def _tunnel(self, tunnel: TunnelStatus, observed: Observed, now: Now) -> TunnelSnapshot:
-        clients = self.actuator.clients.get(tunnel.id, _NO_CLIENTS)
+        clients = self.engine.actuator.clients.get(tunnel.id, _NO_CLIENTS)
         spec, policy = tunnel.spec, tunnel.spec.policy
         probed = observed.probes.get(tunnel.id) if policy.health else None
         return TunnelSnapshot(
@@ -109,7 +106,10 @@ class SnapshotBuilder:
             name=spec.name,
             kind=spec.kind,
             condition=self._condition(
-                Subject("tunnel", tunnel.id), tunnel.verdict, now, self.actuator.records.tunnel(tunnel.id).failures
+                Subject("tunnel", tunnel.id),
+                tunnel.verdict,
+                now,
+                self.engine.actuator.records.tunnel(tunnel.id).failures,
             ),
             listen=_listen(tunnel),
             configured=str(spec.listen),
@@ -137,6 +137,7 @@ class SnapshotBuilder:
             since=self.change_tracker.since(subject),
             reconnects=self.change_tracker.reconnects(subject),
             failures=MappingProxyType(dict(failures)),
+            off=verdict.off.cause if verdict.off is not None else None,
         )
 
 

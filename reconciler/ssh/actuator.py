@@ -220,7 +220,7 @@ class SshActuator:
     async def maintain(self) -> None:
         """Check once a second what no event announces: silent links, idle clients, changed files, expired tunnels.
 
-        An exception in one check is a fault of this program. It is logged, and the other checks still run.
+        An exception in one check is an internal error. It is logged, and the other checks still run.
         """
         async with asyncio.TaskGroup() as group:
             group.create_task(self._maintain_files(), name="maintain files")

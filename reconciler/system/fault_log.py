@@ -1,6 +1,6 @@
-"""Logs faults of this program: a new fault with its traceback, repetitions as a count at doubling intervals.
+"""Logs internal errors: a new one with its traceback, repetitions as a count at doubling intervals.
 
-A fault may recur in each pass of the loop. A traceback each time would fill the disk.
+An error may recur in each pass of the loop. A traceback each time would fill the disk.
 """
 
 from __future__ import annotations
@@ -9,36 +9,36 @@ import logging
 
 log = logging.getLogger(__name__)
 
-_MOST = 256  # distinct faults that are counted
+_MOST = 256  # distinct errors that are counted
 
 _Distinct = tuple[str, type[BaseException], str, int]
 
 
 class FaultLog:
-    """Logs faults and counts how often each occurred."""
+    """Logs internal errors and counts how often each occurred."""
 
     def __init__(self) -> None:
         self._counts: dict[_Distinct, int] = {}
 
     def tell(self, what: str, error: BaseException, *, subject: str = "") -> None:
-        """Log a fault. `what` says what failed, `subject` is the name or id of the target or tunnel."""
+        """Log an internal error. `what` says what failed, `subject` is the name or id of the target or tunnel."""
         distinct = (f"{subject}: {what}", type(error), *_origin(error))
         count = self._counts.pop(distinct, 0) + 1
-        self._counts[distinct] = count  # at the end: the oldest fault is dropped first
+        self._counts[distinct] = count  # at the end: the oldest error is dropped first
         if len(self._counts) > _MOST:
             del self._counts[next(iter(self._counts))]
         about = f"{subject}: " if subject else ""
         fields = {"target": subject.partition("/")[0] or None, "tunnel": subject if "/" in subject else None}
         if count == 1:
-            text = "%sa fault of this program: %s; please report it"
+            text = "%sinternal error: %s; please report it"
             log.error(text, about, what, exc_info=error, extra={**fields, "reason": "internal"})
         elif count & (count - 1) == 0:  # 2, 4, 8, ...
-            text = "%sthe same fault of this program for the %d. time: %s (%r)"
+            text = "%sthe same internal error for the %d. time: %s (%r)"
             log.error(text, about, count, what, error, extra={**fields, "reason": "internal"})
 
 
 def _origin(error: BaseException) -> tuple[str, int]:
-    """Return the innermost line of the traceback, which distinguishes faults of one type."""
+    """Return the innermost line of the traceback, which distinguishes errors of one type."""
     trace = error.__traceback__
     if trace is None:
         return "", 0

@@ -52,7 +52,7 @@ async def test_a_dump_continues_after_its_certificate_expires(keys: Keys, postgr
             through = await dump
             assert hashlib.sha256(through).hexdigest() == hashlib.sha256(direct).hexdigest()
             assert tunnels.links == [link], "a live connection is not replaced for a newer certificate"
-            tunnels.app.restart(["server"], "requested by the test")
+            tunnels.engine.restart(["server"], "requested by the test")
             await eventually(lambda: tunnels.links[-1] is not link)
             assert tunnels.links[-1].dialled.certificate_expires == newest
             assert await psql("127.0.0.1", port, "select 1") == "1"
@@ -79,7 +79,7 @@ async def test_a_host_key_added_by_accept_new_affects_no_other_target(
         async with moving([ports[0]] * 5):
             tunnels.edit(first + others)
             await tunnels.all_up("first/echo", *(f"new{number}/echo" for number in range(3)))
-            pool = tunnels.app.actuator._links
+            pool = tunnels.engine.actuator._links
             await eventually(lambda: len({record.fingerprint for record in pool._links.values()}) <= 2)
             assert len(tunnels.links) == len(ports)
             assert max(link.number for link in tunnels.links) == len(ports), "each link is made once"

@@ -96,8 +96,8 @@ async def test_an_edited_drain_timeout_applies_to_live_clients(sshd: Sshd, echo:
         mover = Mover(port)
         await all_move([mover])
         tunnels.edit(file(sshd, keep, local("one", port, echo.port, drainTimeout="100ms")))
-        await eventually(lambda: tunnels.app.loop.desired.tunnels["server/one"].policy.drain_timeout == 0.1)
-        await eventually(lambda: tunnels.app.settled)
+        await eventually(lambda: tunnels.engine.desired.tunnels["server/one"].policy.drain_timeout == 0.1)
+        await eventually(lambda: tunnels.engine.settled)
         tunnels.edit(file(sshd, keep))
         await mover.is_cut()
 
@@ -185,7 +185,7 @@ async def test_a_renamed_tunnel_keeps_its_socket_and_its_clients(sshd: Sshd, ech
                 await tunnels.all_up("server/new", "server/here")
             for name in ("new", "here"):
                 await eventually(partial(has_clients, tunnels, f"server/{name}"))
-            assert not any(flow.draining for flow in tunnels.app.actuator.observe().flows)
+            assert not any(flow.draining for flow in tunnels.engine.actuator.observe().flows)
         now = listening_inodes()
         assert (now[near], now[far]) == (inodes[near], inodes[far])
 
@@ -203,7 +203,7 @@ async def test_two_tunnels_swap_ports_without_cutting_clients(
                 tunnels.edit(file(sshd, local("a", two, echo.port), local("b", one, neighbour.port)))
                 await eventually(partial(greets, one))
             assert await exchange("127.0.0.1", two) == b"ping"
-            assert not any(flow.draining for flow in tunnels.app.actuator.observe().flows)
+            assert not any(flow.draining for flow in tunnels.engine.actuator.observe().flows)
             writer.write_eof()
         now = listening_inodes()
         assert (now[one], now[two]) == (inodes[one], inodes[two])
@@ -222,7 +222,7 @@ async def test_remote_forwards_move_to_the_new_connection_and_keep_clients(
         async with moving([port] * CLIENTS), connecting_repeatedly(port) as attempts:
             for _ in range(10):
                 old, count = tunnels.links[-1], attempts.count
-                tunnels.app.restart(["server"], "the test asks for it")
+                tunnels.engine.restart(["server"], "the test asks for it")
                 await eventually(partial(is_replaced, tunnels, old))
                 await tunnels.all_up()
                 await eventually(partial(attempts.come, count + 3))
@@ -285,10 +285,10 @@ async def test_a_known_hosts_edit_that_is_reverted_replaces_nothing(
             else:
                 sshd.known_hosts.write_text(right)
             await eventually(lambda: not warning_of(tunnels))
-            await eventually(lambda: tunnels.app.settled)
-            assert [state.phase for state in tunnels.app.actuator.observe().links] == [LinkPhase.READY]
+            await eventually(lambda: tunnels.engine.settled)
+            assert [state.phase for state in tunnels.engine.actuator.observe().links] == [LinkPhase.READY]
             tunnels.set_forward(HOUR)
-            assert await tunnels.app.passed()
+            assert await tunnels.engine.passed()
             await all_move(movers)
             assert tunnels.links == [link]
 
@@ -379,7 +379,7 @@ async def test_a_tunnel_turned_off_in_any_way_refuses_at_once_and_drains(
                 }[way]
                 tunnels.edit(file(sshd, keep + gone))
                 if way == "paused":
-                    tunnels.app.pause(["server/one", "server/two"], None, "the test asks for it")
+                    tunnels.engine.pause(["server/one", "server/two"], None, "the test asks for it")
                 for one in (port, far):
                     await eventually(partial(is_refused, one))
                 await all_move(movers)
@@ -389,7 +389,7 @@ async def test_a_tunnel_turned_off_in_any_way_refuses_at_once_and_drains(
                 if way != "removed":
                     await tunnels.until("server/one", Phase.OFF)
                 tunnels.edit(file(sshd, keep + both()))
-                tunnels.app.resume(["server/one", "server/two"], "the test asks for it")
+                tunnels.engine.resume(["server/one", "server/two"], "the test asks for it")
 
 
 @pytest.mark.parametrize("kind", [local, socks])
@@ -429,7 +429,7 @@ async def test_a_tunnel_restored_while_it_drains_keeps_its_clients(
                     await eventually(partial(is_refused, one))
                 tunnels.edit(file(sshd, *both))
                 await tunnels.all_up("server/one", "server/two")
-                await eventually(lambda: not any(flow.draining for flow in tunnels.app.actuator.observe().flows))
+                await eventually(lambda: not any(flow.draining for flow in tunnels.engine.actuator.observe().flows))
         assert tunnels.links == links, "the connection lives by its clients meanwhile"
 
 
@@ -537,8 +537,8 @@ def is_replaced(tunnels: Running, link: Link) -> bool:
 
 def warning_of(tunnels: Running) -> str:
     """Return the message of a target that is up."""
-    assert tunnels.app.status is not None
-    verdict = tunnels.app.status.targets[0].verdict
+    assert tunnels.engine.status is not None
+    verdict = tunnels.engine.status.targets[0].verdict
     return verdict.message if verdict.phase is Phase.UP and verdict.reason is not None else ""
 
 
@@ -548,4 +548,4 @@ def key_of(pair: KeyPair) -> str:
 
 def record(tunnels: Running, link: Link) -> str:
     """Return the last recorded state of the link's files."""
-    return tunnels.app.actuator._links._links[link.number].fingerprint
+    return tunnels.engine.actuator._links._links[link.number].fingerprint

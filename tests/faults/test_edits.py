@@ -128,7 +128,7 @@ async def test_a_tunnel_restored_while_its_client_drains_keeps_the_client(
         await tunnels.all_up("server/keep")
         tunnels.edit(head + keep + gone)
         await tunnels.all_up("server/keep", "server/gone")
-        await eventually(lambda: not any(flow.draining for flow in tunnels.app.actuator.observe().flows))
+        await eventually(lambda: not any(flow.draining for flow in tunnels.engine.actuator.observe().flows))
         await mover.moves()
         await mover.end()
 

@@ -104,7 +104,7 @@ async def test_an_ending_process_reports_it_and_wait_waits_for_the_next(
                 "server/near is draining:\n  the process is ending: waiting for its last clients to finish\n"
                 in status.out
             )
-            assert status.out.endswith("The process is ending: 1 client may finish, new clients are not accepted.\n")
+            assert status.out.endswith("The process is ending: it accepts no new clients, and 1 client may finish.\n")
             shown = await ran("status", "server/idle", "--output", "json", env=env)
             assert (shown.code, shown.json["ending"], shown.json["tunnels"]) == (1, True, [])
             vain = await ran("wait", "server/idle", "--timeout", "100ms", env=env)

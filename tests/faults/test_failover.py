@@ -111,5 +111,5 @@ def test_a_preferred_host_is_tried_at_most_once_a_minute(healthy_for: float) -> 
 
 def host(tunnels: Running) -> int:
     """Return the host of the connection that new clients get."""
-    ready = [link for link in tunnels.app.actuator.observe().links if link.phase is LinkPhase.READY]
+    ready = [link for link in tunnels.engine.actuator.observe().links if link.phase is LinkPhase.READY]
     return ready[-1].host if ready else -1

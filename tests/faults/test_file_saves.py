@@ -224,15 +224,15 @@ async def changes_are_applied(way: type[Saved], directory: Path, sshd: Sshd, ech
     saved = await asyncio.to_thread(way, directory, text(0))
     try:
         async with program(saved.path) as app:
-            await eventually(lambda: app.status is not None and app.status.tunnels[0].verdict.phase is Phase.UP)
+            await eventually(lambda: up_in(app) == {"server/echo"})
             await eventually(lambda: app._watcher is not None)
             for number in range(1, changes + 1):
                 await asyncio.to_thread(saved.save, text(number))
                 await eventually(partial(says, app, f"change {number}"))
-                assert app.status is not None
-                assert app.status.tunnels[0].verdict.phase is Phase.UP
+                assert app.engine.status is not None
+                assert app.engine.status.tunnels[0].verdict.phase is Phase.UP
             assert await exchange("127.0.0.1", port) == b"ping"
-            assert [link.number for link in app.actuator.links.values()] == [1]
+            assert [link.number for link in app.engine.actuator.links.values()] == [1]
     finally:
         await asyncio.to_thread(saved.end)
 
@@ -251,7 +251,7 @@ async def program(path: Path) -> AsyncIterator[App]:
 
 def says(app: App, description: str) -> bool:
     """Return True if the program has applied this content."""
-    return app.loop.desired.tunnels["server/echo"].policy.description == description
+    return app.engine.desired.tunnels["server/echo"].policy.description == description
 
 
 # --- a directory of many files ------------------------------------------------------------------------------------
@@ -314,4 +314,4 @@ async def test_a_teams_file_that_is_deleted_closes_its_ports_and_drains_its_clie
 
 def up_in(app: App) -> set[str]:
     """Return the ids of the tunnels that are up."""
-    return {t.id for t in app.status.tunnels if t.verdict.phase is Phase.UP} if app.status else set()
+    return {t.id for t in app.engine.status.tunnels if t.verdict.phase is Phase.UP} if app.engine.status else set()

@@ -115,7 +115,7 @@ async def undisturbed(port: int) -> AsyncIterator[None]:
 
 def failure_of(tunnels: Running, field: str) -> str:
     """Return the message of this field's target if it needs action, else ""."""
-    tries = tunnels.app.actuator.observe().link_tries.get(field.lower())
+    tries = tunnels.engine.actuator.observe().link_tries.get(field.lower())
     if tries is None:
         return ""
     assert tries.last.reason is (Reason.HOST_KEY if field == "knownHosts" else Reason.SECRET_UNREADABLE)
@@ -124,7 +124,8 @@ def failure_of(tunnels: Running, field: str) -> str:
 
 
 def nothing_is_told(tunnels: Running) -> bool:
-    return all(one.verdict.reason is None for one in tunnels.app.status.targets) if tunnels.app.status else False
+    status = tunnels.engine.status
+    return status is not None and all(target.verdict.reason is None for target in status.targets)
 
 
 @pytest.mark.parametrize("kind", [*SPECIAL, *NOTHING])
@@ -313,7 +314,7 @@ async def test_many_files_on_a_hanging_disk_do_not_block_files_on_others(
 
 
 def failure_of_silent(tunnels: Running) -> bool:
-    tries = tunnels.app.actuator.observe().link_tries
+    tries = tunnels.engine.actuator.observe().link_tries
     return all(f"silent{number}" in tries for number in range(100))
 
 

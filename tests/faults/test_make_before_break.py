@@ -46,7 +46,7 @@ async def test_ten_replaced_connections_damage_none_of_fifty_transfers(sshd: Ssh
             for turn in range(REPLACEMENTS):
                 before = newest(tunnels)
                 if turn % 2:
-                    tunnels.app.restart(["server"], "the test asks for it")
+                    tunnels.engine.restart(["server"], "the test asks for it")
                 else:
                     tunnels.edit(text(CIPHERS[(turn // 2 + 1) % 2]))
                 await eventually(lambda before=before: newest(tunnels) > before)  # type: ignore[misc]
@@ -71,8 +71,8 @@ async def test_a_failing_new_access_keeps_the_old_connection_and_says_why(
             tunnels.edit(file(sshd, tunnel, privateKey=stranger.private))
 
             def told() -> str:
-                assert tunnels.app.status is not None
-                verdict = tunnels.app.status.targets[0].verdict
+                assert tunnels.engine.status is not None
+                verdict = tunnels.engine.status.targets[0].verdict
                 return verdict.message if verdict.reason == "auth" else ""
 
             said = await eventually(told)

@@ -99,14 +99,16 @@ class World:
 
     async def works(self, *without: str) -> None:
         """Wait until every other tunnel is up and carries data, and nothing is left to do."""
-        await eventually(lambda: self.tunnels.app.settled and self.tunnels.app.is_status_current, message=self.seen)
+        await eventually(
+            lambda: self.tunnels.engine.settled and self.tunnels.engine.is_status_current, message=self.seen
+        )
         await eventually(lambda: all(phase is Phase.UP for phase in self.tunnels.phases().values()), message=self.seen)
         for name, port in self.ports.items():
             if name not in without:
                 assert await exchange("127.0.0.1", port) == b"ping", name
 
     def seen(self) -> str:
-        judgement = self.tunnels.app.status
+        judgement = self.tunnels.engine.status
         return f"it works: {judgement and [(one.id, one.verdict) for one in judgement.tunnels]}"
 
 
@@ -139,7 +141,7 @@ async def world(sshd: Sshd, echo: EchoServer, directory: Path) -> AsyncIterator[
             await all_move(movers)
         for mover in movers:
             await mover.end()
-        assert not tunnels.app.loop.failed_passes
+        assert not tunnels.engine.loop.failed_passes
 
 
 # --- the edit that causes each action --------------------------------------------------------------------------------
@@ -233,7 +235,7 @@ async def check(it: World, provoke: Provoke, plant: Plant, caplog: pytest.LogCap
     if "gone" in without:
         assert it.client is not None
         await eventually(lambda: it.tunnels.meter("server/gone").active == 0, message="its clients are cut")
-    assert [one for one in caplog.records if one.exc_info and "a fault of this program" in one.getMessage()]
+    assert [one for one in caplog.records if one.exc_info and "internal error" in one.getMessage()]
 
 
 async def is_refused(port: int) -> bool:
@@ -249,7 +251,7 @@ async def test_an_action_that_raises_ends_alone_and_is_tried_again(
     sshd: Sshd, echo: EchoServer, tmp_path: Path, caplog: pytest.LogCaptureFixture, kind: type[Action]
 ) -> None:
     async with world(sshd, echo, tmp_path) as it:
-        plant, actuator = Plant(), it.tunnels.app.actuator
+        plant, actuator = Plant(), it.tunnels.engine.actuator
         apply = actuator.apply
 
         def raising(action: Action) -> None:
@@ -264,7 +266,7 @@ async def test_an_action_that_raises_ends_alone_and_is_tried_again(
         if PROVOKED[kind] is not remove:  # a removed tunnel is no longer reported
             assert told, "status says so"
             assert all("report it with the log" in change.verdict.message for change in told if change.verdict)
-        records = it.tunnels.app.actuator.records
+        records = it.tunnels.engine.actuator.records
         counted = [records.target("server").failures, *(records.tunnel(f"server/{name}").failures for name in it.ports)]
         if PROVOKED[kind] is not remove:
             assert sum(one[Reason.INTERNAL] for one in counted) >= TIMES
@@ -301,10 +303,10 @@ async def test_a_pass_that_raises_leaves_everything_as_it_is(
 ) -> None:
     async with world(sshd, echo, tmp_path) as it:
         plant, app = Plant(4), it.tunnels.app
-        with planted(app.actuator, where, plant):
+        with planted(app.engine.actuator, where, plant):
             it.tunnels.edit(it.text(without=()))
             await eventually(lambda: plant.raised > 1)
-            assert "a fault of this program" in app.liveness().fault
+            assert "internal error" in app.liveness().fault
             assert app.snapshot().liveness.fault
             assert not liveness_failure(app.liveness()), "a restart would cost every tunnel"
             await eventually(lambda: not plant.left)
@@ -345,14 +347,14 @@ async def test_an_action_that_always_raises_backs_off_and_does_not_delay_the_exi
     async with world(sshd, echo, tmp_path) as it:
         plant = Plant(10**9)
         app = it.tunnels.app
-        with planted(app.actuator._listeners, "close", plant):
-            passes = app.loop.passes.frozen().count
+        with planted(app.engine.actuator._listeners, "close", plant):
+            passes = app.engine.loop.passes.frozen().count
             it.tunnels.edit(it.text(without=("new", "gone")))
             await eventually(lambda: plant.raised >= 4)
-            assert app.loop.passes.frozen().count - passes < 200, "it does not plan again and again"
+            assert app.engine.loop.passes.frozen().count - passes < 200, "it does not plan again and again"
             assert len([one for one in caplog.records if one.exc_info]) == 1, "one traceback"
             assert await exchange("127.0.0.1", it.ports["gone"]) == b"ping", "the status is still correct"
-            assert any(state.owner.id == "server/gone" for state in app.actuator.observe().sockets.values())
+            assert any(state.owner.id == "server/gone" for state in app.engine.actuator.observe().sockets.values())
         await it.works("new", "gone")
 
 
@@ -362,7 +364,7 @@ async def test_a_periodic_check_that_always_raises_does_not_stop_the_others(
 ) -> None:
     async with world(sshd, echo, tmp_path) as it:
         plant, seen = Plant(10**9), list[str]()
-        actuator = it.tunnels.app.actuator
+        actuator = it.tunnels.engine.actuator
         with pytest.MonkeyPatch.context() as patch:
             for other in ("_check_links", "_check_clients", "_check_probes", "_close_all_drained"):
                 patch.setattr(actuator, other, plant.fire if other == look else partial(seen.append, other))

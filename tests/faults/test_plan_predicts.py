@@ -13,10 +13,9 @@ from typing import Any
 
 import pytest
 
-from reconciler.core.actions import Action, Assign, Cut, Drain, Retire
+from reconciler.core.actions import Action, Assign, Cut, Drain, Retire, subject_of
 from reconciler.core.observed import Observed
 from reconciler.runtime.commands import Commands
-from reconciler.runtime.plan_report import subject_of
 from support.clients import FULL, LONG
 from support.keys import Keys
 from support.services import EchoServer, Streams
@@ -161,7 +160,7 @@ async def test_the_steps_that_plan_prints_are_the_steps_taken(
                     assert sorted(taken) == sorted(simulated), what
                     dead = [await is_alive(*one) for one in clients].count(False)
                     assert dead == sum(count for action, _, count in simulated if action == "assign"), what
-                    draining = sum(flow.count for flow in tunnels.app.actuator.observe().flows if flow.draining)
+                    draining = sum(flow.count for flow in tunnels.engine.actuator.observe().flows if flow.draining)
                     assert answer["clients"] == dead + draining, what
                     events = [one for one in tunnels.app.events.since(number)[1] if one.phase == "cut"]
                     assert sum(int(one.message.split()[0]) for one in events) == dead, what
@@ -180,7 +179,7 @@ async def test_plan_predicts_the_retry_of_an_edit_that_failed_and_was_reverted(
         await tunnels.all_up()
         taken = recorded(tunnels, monkeypatch)
         await apply(tunnels, wrong)
-        await eventually(lambda: tunnels.app.actuator.observe().link_tries, message="it is refused")
+        await eventually(lambda: tunnels.engine.actuator.observe().link_tries, message="it is refused")
         assert await plan(tunnels, wrong) == [], "the file asks for nothing new"
         await apply(tunnels, right)
         assert await plan(tunnels, right) == []
@@ -197,14 +196,15 @@ Step = tuple[str, str, int]
 def recorded(tunnels: Running, monkeypatch: pytest.MonkeyPatch) -> list[Step]:
     """Record the steps of the running program."""
     taken: list[Step] = []
-    actuator = tunnels.app.actuator
+    actuator = tunnels.engine.actuator
     apply_it = actuator.apply
 
     def noted(action: Action) -> None:
         observed = actuator.observe()
-        subject = subject_of(action, {key: socket.owner.id for key, socket in observed.sockets.items()})
         apply_it(action)
-        taken.append((type(action).__name__.lower(), subject, touched_by(action, observed, actuator.observe())))
+        taken.append(
+            (type(action).__name__.lower(), str(subject_of(action)), touched_by(action, observed, actuator.observe()))
+        )
 
     monkeypatch.setattr(actuator, "apply", noted)
     return taken
@@ -249,7 +249,7 @@ async def apply(tunnels: Running, text: str) -> None:
 
 def quiet_again(tunnels: Running) -> Any:
     def quiet() -> bool:
-        world = tunnels.app.actuator.observe()
+        world = tunnels.engine.actuator.observe()
         return not world.flows and len(world.links) == 1
 
     return quiet

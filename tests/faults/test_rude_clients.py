@@ -78,7 +78,7 @@ async def test_a_vanished_client_is_cut_if_the_server_does_not_report_it(
                 writer.write_eof()
                 writer.transport.abort()
             await eventually(lambda: sum(tunnels.results("server/back").values()) == TURNS)
-            flows = tunnels.app.actuator._flows
+            flows = tunnels.engine.actuator._flows
             await eventually(
                 lambda: all(
                     client.relay is not None and client.relay.has_no_reader
@@ -90,7 +90,7 @@ async def test_a_vanished_client_is_cut_if_the_server_does_not_report_it(
             else:
                 monkeypatch.setattr("reconciler.ssh.clients.connection.DEAD_READER_TIMEOUT", 0.0)
             await eventually(
-                lambda: {client.tunnel.id for client in tunnels.app.actuator.connections()} == {"server/keep"}
+                lambda: {client.tunnel.id for client in tunnels.engine.actuator.connections()} == {"server/keep"}
             )
             [link] = tunnels.links
             await eventually(lambda: len(link.connection._channels) == 1, message="their channels are closed")

@@ -97,7 +97,7 @@ async def test_rekeying_under_load_loses_no_data(side: str, tmp_path: Path) -> N
                 for sent, seen in await asyncio.gather(*jobs):
                     assert sent == seen
             assert len(tunnels.links) == 1
-            assert tunnels.app.actuator.records.target("server").failures == {}
+            assert tunnels.engine.actuator.records.target("server").failures == {}
         times = sshd.log_text().count("SSH2_MSG_NEWKEYS received") - 1
     assert times > 10
 

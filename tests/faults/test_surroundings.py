@@ -314,7 +314,7 @@ async def test_early_bytes_are_kept_where_asyncio_reads_a_paused_transport(
         try:
             async with connected("127.0.0.1", port) as (reader, writer):
                 writer.write(b"first")
-                await eventually(lambda: any(tunnels.app.actuator.connections()), message="it has come")
+                await eventually(lambda: any(tunnels.engine.actuator.connections()), message="it has come")
                 await asyncio.sleep(0.05)  # iterations of the event loop, which may read the transport
                 sshd.resume()
                 assert await asyncio.wait_for(reader.readexactly(5), WITHIN) == b"first"

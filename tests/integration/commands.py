@@ -55,8 +55,8 @@ async def process(
 
 
 def _environment(more: Mapping[str, str] | None) -> dict[str, str]:
-    """Return the environment without variables that point commands to another process."""
-    ours = {name: value for name, value in os.environ.items() if not name.startswith(("TUNNELS_", "XDG_"))}
+    """Return our environment without variables that change what commands do: xdist sets COLUMNS in its workers."""
+    ours = {name: value for name, value in os.environ.items() if not name.startswith(("TUNNELS_", "XDG_", "COLUMNS"))}
     return ours | {"PYTHONPATH": str(Path(__file__).parents[2]), **(more or {})}
 
 

@@ -242,7 +242,7 @@ async def test_json_gives_an_address_in_one_form_bound_or_not(sshd: Sshd, echo: 
         it.tunnels.edit(text.replace("    tunnels:", "    enabled: false\n    tunnels:"))
         await it.tunnels.until("server/back", Phase.OFF)
         # What was observed in the last pass: the status is made from it.
-        await eventually(lambda: not it.tunnels.app._last_observed.sockets)
+        await eventually(lambda: not it.tunnels.engine.observed.sockets)
         off = {one["name"]: one["listen"] for one in (await it.control.get("/api/v1/status"))["tunnels"]}
         assert off == {
             "any": "[::1]:0",

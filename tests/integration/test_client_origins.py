@@ -76,7 +76,7 @@ async def test_a_held_client_that_resets_is_checked_by_its_accept_address(
             client.sendall(b"x")
             await eventually(lambda: tunnels.meter("server/echo").held == 1)
             tunnels.edit(file(sshd, local("echo", port, echo.port, deny=f"[{DENIED}]")))
-            await eventually(lambda: tunnels.app.loop.desired.tunnels["server/echo"].policy.deny != ())
+            await eventually(lambda: tunnels.engine.desired.tunnels["server/echo"].policy.deny != ())
             client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
         await sshd.start()
         await eventually(lambda: sum(tunnels.results("server/echo").values()) == 1)

@@ -210,7 +210,7 @@ async def test_connections_are_listed_live_and_held(sshd: Sshd, echo: EchoServer
             assert (live["bytesSent"], live["bytesReceived"], live["state"]) == (1, 1, "live")
             assert (waiting["tunnel"], waiting["state"], waiting["link"]) == ("dead/held", "held", None)
         await eventually(
-            lambda: all(client.tunnel.id != "server/echo" for client in it.tunnels.app.actuator.connections())
+            lambda: all(client.tunnel.id != "server/echo" for client in it.tunnels.engine.actuator.connections())
         )
 
 

@@ -45,7 +45,7 @@ async def diagnosed(it: Whole, tunnel: str) -> Steps:
     """The steps, once no listener is opening any more."""
 
     def is_opened() -> bool:
-        sockets = it.tunnels.app.actuator.observe().sockets.values()
+        sockets = it.tunnels.engine.actuator.observe().sockets.values()
         return not any(socket.phase is SocketPhase.OPENING for socket in sockets)
 
     await eventually(is_opened)
@@ -91,7 +91,7 @@ async def test_the_hop_that_fails_and_nothing_behind_it(sshd: Sshd, echo: EchoSe
         assert "start the SSH server" in fix
         stranger = await diagnosed(it, "stranger/never")
         assert stranger.names == ["listen on this machine", "server: connect", "server: host key"]
-        assert "This needs you" in stranger.only_wrong("server: host key")[0]
+        assert "Needs action" in stranger.only_wrong("server: host key")[0]
         assert (await diagnosed(it, "beyond/never")).only_wrong("jump host 1: connect")
         behind = await diagnosed(it, "behind/never")
         assert behind.names == [
@@ -111,7 +111,7 @@ async def test_when_it_is_tried_again_and_whether_a_person_is_needed(sshd: Sshd,
         assert refused.names[1:] == LOGGED_IN
         detail, fix = refused.only_wrong("server: log in")
         assert f"refused the login of {sshd.user} with key {key.private}" in detail
-        assert "This needs you: trying again will not help until something is changed. Next try in " in detail
+        assert "Needs action: retrying fails until this is fixed. Next try in " in detail
         assert "authorized_keys" in fix
         sshd.authorize(key)
         async with EchoServer() as service:
@@ -140,7 +140,7 @@ async def test_an_unusable_key_fails_before_the_server_is_dialled(sshd: Sshd, ke
         steps = await diagnosed(it, "server/db")
         assert steps.names == ["listen on this machine", "server: credentials"]
         detail, fix = steps.only_wrong("server: credentials")
-        assert detail.startswith(f"the private key {locked.private} is encrypted. This needs you")
+        assert detail.startswith(f"the private key {locked.private} is encrypted. Needs action")
         assert fix == "give its `passphrase`"
 
 
@@ -210,7 +210,7 @@ async def test_a_local_port_that_is_taken(sshd: Sshd, echo: EchoServer, tmp_path
             assert steps.names == ["listen on this machine", *LOGGED_IN, "destination"], "later steps are reported too"
             detail, fix = steps.only_wrong("listen on this machine")
             assert f"127.0.0.1:{port} is in use by this process itself." in detail
-            assert "needs you" not in detail
+            assert "Needs action" not in detail
             assert fix == "stop it, or choose another port"
 
 
@@ -228,7 +228,7 @@ async def test_an_address_that_this_machine_does_not_have(sshd: Sshd, echo: Echo
     async with whole(tmp_path, file(sshd, local("echo", free_port(), echo.port, localHost="192.0.2.1"))) as it:
         await it.tunnels.until("server/echo", Phase.DOWN)
         detail, _ = (await diagnosed(it, "server/echo")).only_wrong("listen on this machine")
-        assert "(this machine has no such address). This needs you" in detail
+        assert "(this machine has no such address). Needs action" in detail
 
 
 async def test_a_remote_port_that_is_taken_and_one_that_is_forbidden(
@@ -247,7 +247,7 @@ async def test_a_remote_port_that_is_taken_and_one_that_is_forbidden(
             assert "free the port on the server" in fix
             detail, fix = (await diagnosed(it, "strict/back")).only_wrong("listen on the server")
             assert "does not allow listening" in detail
-            assert "This needs you" in detail
+            assert "Needs action" in detail
             assert "AllowTcpForwarding" in fix
 
 

@@ -204,7 +204,7 @@ async def test_a_removed_target_leaves_no_record(
     sick = target(asyncssh_server, "sick") + local("db", free_port(), free_port(), health=health)
     rest = target(asyncssh_server, "rest") + local("echo", free_port(), echo.port)
     async with running(tmp_path, "targets:\n" + sick + rest) as tunnels:
-        records = tunnels.app.actuator.records
+        records = tunnels.engine.actuator.records
         await eventually(lambda: records.target("sick").restarted_at > 0, message="the probe restarted the target")
         tunnels.edit("targets:\n" + rest)
         await eventually(lambda: [target.name for target in records.targets()] == ["rest"])
@@ -250,7 +250,7 @@ async def test_no_probe_runs_while_the_link_is_down(sshd: Sshd, tmp_path: Path) 
             await sshd.stop()
             verdict = await tunnels.until("server/db", Phase.DOWN)
             assert verdict.reason in ("closed_by_server", "refused")
-            records = tunnels.app.actuator.records
+            records = tunnels.engine.actuator.records
             probes, failures = records.target("server").probes, records.tunnel("server/db").failures
             before = probes.frozen(), dict(failures)
             await asyncio.sleep(0.5)  # five of its intervals

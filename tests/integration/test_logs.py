@@ -237,7 +237,7 @@ async def test_switching_audit_affects_live_clients(
 
 
 def is_audited(tunnels: Running, audit: bool) -> bool:
-    return tunnels.app.settled and tunnels.app.loop.desired.tunnels["server/echo"].policy.audit is audit
+    return tunnels.engine.settled and tunnels.engine.desired.tunnels["server/echo"].policy.audit is audit
 
 
 def audited(caplog: pytest.LogCaptureFixture) -> list[dict[str, object]]:

@@ -116,6 +116,20 @@ async def test_without_a_running_process_the_plan_is_a_fresh_start(tmp_path: Pat
     assert "no running process found at /nonexistent/tunnels.sock: showing what a fresh start would do" in plan.err
 
 
+async def test_a_removed_tunnel_that_never_opened_is_in_the_plan(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> None:
+    kept, new = local("kept", free_port(), echo.port), tmp_path / "new.yaml"
+    new.write_text(file(sshd, kept))
+    async with program(tmp_path, file(sshd, kept, local("taken", echo.port, echo.port))) as run:
+        assert "server/taken is down (local_port_in_use)" in (await run.ran("wait", "--timeout", "1s")).err
+        plan = await run.ran("plan", new, "--exit-code")
+        assert plan.code == 1
+        assert plan.out == (
+            "- close server/taken  no tunnel needs it; it is not open yet\n"
+            "\n"
+            "0 tunnels to open, 0 to change, 1 to close.\n"
+        )
+
+
 async def test_a_client_on_a_replaced_connection_is_counted_once(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> None:
     port, new = free_port(), tmp_path / "new.yaml"
     new.write_text(file(sshd, local("echo", port, echo.port), compress="true"))

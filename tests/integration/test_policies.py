@@ -134,7 +134,7 @@ async def test_an_edit_that_forbids_a_held_client_applies_after_the_hold(
         client = asyncio.create_task(is_reset(port, "127.0.0.2"))
         await eventually(lambda: tunnels.meter("server/echo").held == 1)
         tunnels.edit(file(sshd, local("echo", port, echo.port, deny="[127.0.0.2]", description="edited")))
-        await eventually(lambda: owner_description(tunnels.app.actuator.observe().sockets) == "edited")
+        await eventually(lambda: owner_description(tunnels.engine.actuator.observe().sockets) == "edited")
         await sshd.start()
         assert await client
         assert echo.total == 0
@@ -232,7 +232,7 @@ async def test_the_idle_timeout_applies_while_a_removed_tunnel_drains(
             tunnels.edit(file(sshd, keep))
             with pytest.raises(ConnectionResetError):
                 await asyncio.wait_for(reader.read(1), WITHIN)
-            assert "server/echo" not in tunnels.app.loop.desired.tunnels
+            assert "server/echo" not in tunnels.engine.desired.tunnels
 
 
 async def test_a_tunnel_that_expires_closes_its_port_and_lets_its_clients_finish(
@@ -339,7 +339,7 @@ async def test_a_lifted_bandwidth_limit_ends_a_long_pause(sshd: Sshd, tmp_path: 
             there = asyncio.create_task(upload("127.0.0.1", port, MIB))
             back = asyncio.create_task(download("127.0.0.1", port, MIB))
             # Each side has read once, and its pause is minutes long.
-            clients = tunnels.app.actuator.connections
+            clients = tunnels.engine.actuator.connections
             await eventually(lambda: sum(max(client.sent, client.received) > 32_000 for client in clients()) == 2)
             tunnels.edit(file(sshd, local("data", port, service.port)))
             async with asyncio.timeout(WITHIN):
@@ -359,7 +359,7 @@ async def test_clients_are_spread_over_four_connections(sshd: Sshd, echo: EchoSe
         for reader, writer in clients:
             writer.write(b"x")
             assert await reader.readexactly(1) == b"x"
-        assert per_link(tunnels.app.actuator.observe().flows) == [5, 5, 5, 5]
+        assert per_link(tunnels.engine.actuator.observe().flows) == [5, 5, 5, 5]
         for _, writer in clients[:10]:  # new clients go to the link with the fewest
             writer.close()
         await eventually(lambda: tunnels.meter("server/echo").active == 10)
@@ -367,7 +367,7 @@ async def test_clients_are_spread_over_four_connections(sshd: Sshd, echo: EchoSe
         for reader, writer in more:
             writer.write(b"x")
             assert await reader.readexactly(1) == b"x"
-        assert per_link(tunnels.app.actuator.observe().flows) == [5, 5, 5, 5]
+        assert per_link(tunnels.engine.actuator.observe().flows) == [5, 5, 5, 5]
         for _, writer in (*clients, *more):
             writer.close()
 
@@ -425,8 +425,8 @@ async def test_on_demand_stops_dialling_when_its_held_client_times_out(
         assert await is_reset(port)
         assert tunnels.results("server/echo") == {"hold_timeout": 1}
         tunnels.edit(on_demand(line(holdTimeout="20s")))
-        await eventually(lambda: tunnels.app.loop.desired.tunnels["server/echo"].policy.hold_timeout == 20)
-        await eventually(lambda: tunnels.app.settled)
+        await eventually(lambda: tunnels.engine.desired.tunnels["server/echo"].policy.hold_timeout == 20)
+        await eventually(lambda: tunnels.engine.settled)
         await sshd.start()
         assert await exchange("127.0.0.1", port) == b"ping"
         await tunnels.until("server/echo", Phase.STANDBY)
@@ -458,8 +458,8 @@ async def test_the_second_host_takes_over_when_the_first_refuses(sshd: Sshd, ech
     async with running(tmp_path, text) as tunnels:
         await tunnels.all_up()
         assert await exchange("127.0.0.1", port) == b"ping"
-        assert tunnels.app.status is not None
-        assert tunnels.app.status.targets[0].host == f"127.0.0.1:{sshd.port}"
+        assert tunnels.engine.status is not None
+        assert tunnels.engine.status.targets[0].host == f"127.0.0.1:{sshd.port}"
 
 
 async def test_the_other_host_takes_over_when_the_current_one_is_lost(echo: EchoServer, tmp_path: Path) -> None:
@@ -599,7 +599,7 @@ async def test_results_of_an_old_destination_do_not_count_for_the_new(
         await eventually(lambda: tunnels.meter("server/db").active == 3)
         tunnels.edit(file(asyncssh_server, local("db", port, echo.port), dialTimeout="3s"))
         assert all(await asyncio.gather(*clients))
-        assert not tunnels.app.actuator.observe().destinations
+        assert not tunnels.engine.actuator.observe().destinations
         assert await exchange("127.0.0.1", port) == b"ping"
 
 

@@ -128,7 +128,7 @@ async def test_a_new_link_takes_the_listener_over_and_live_clients_stay(
             await tunnels.all_up()
             writer.write(b"2")
             assert await reader.readexactly(1) == b"2"
-            [flow] = [flow for flow in tunnels.app.actuator.observe().flows if flow.key.link == old.number]
+            [flow] = [flow for flow in tunnels.engine.actuator.observe().flows if flow.key.link == old.number]
             assert flow.count == 1
         await eventually(lambda: old not in tunnels.links, message="the old link ends with its last client")
         assert await answers(port)
@@ -315,7 +315,7 @@ async def test_a_link_lost_during_a_listen_request_is_no_refusal(
 ) -> None:
     port, lost = free_port(), list[Link]()
     async with running(tmp_path, file(sshd, remote("back", port, echo.port))) as tunnels:
-        apply = tunnels.app.actuator.apply
+        apply = tunnels.engine.actuator.apply
 
         def lose_the_first(action: Action) -> None:
             is_first = isinstance(action, Open) and not lost
@@ -326,11 +326,11 @@ async def test_a_link_lost_during_a_listen_request_is_no_refusal(
             if is_first and when == "after":
                 lost[0].connection.abort()
 
-        monkeypatch.setattr(tunnels.app.actuator, "apply", lose_the_first)
+        monkeypatch.setattr(tunnels.engine.actuator, "apply", lose_the_first)
         await tunnels.all_up()
         assert lost
         assert await answers(port)
-        assert not tunnels.app.actuator.records.tunnel("server/back").failures
+        assert not tunnels.engine.actuator.records.tunnel("server/back").failures
     gc.collect()  # Python warns about an unawaited coroutine when it is collected
 
 
@@ -349,7 +349,7 @@ async def test_a_rename_during_the_dial_moves_the_client(sshd: Sshd, tmp_path: P
             await tunnels.all_up()
             async with connected("127.0.0.1", port) as (reader, writer):
                 await eventually(
-                    lambda: [client.tunnel.id for client in tunnels.app.actuator.connections()] == ["server/old"]
+                    lambda: [client.tunnel.id for client in tunnels.engine.actuator.connections()] == ["server/old"]
                 )
                 tunnels.edit(text("new"))
                 await tunnels.all_up("server/new")
@@ -359,7 +359,7 @@ async def test_a_rename_during_the_dial_moves_the_client(sshd: Sshd, tmp_path: P
                     accepted.sendall(b"hello")
                 assert await reader.read() == b"hello"
                 writer.close()
-                assert tunnels.app.actuator.clients.keys() == {"server/new"}
+                assert tunnels.engine.actuator.clients.keys() == {"server/new"}
 
 
 async def test_a_listener_is_reused_on_a_server_that_does_not_cancel(

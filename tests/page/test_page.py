@@ -312,7 +312,7 @@ async def test_a_process_that_is_ending_says_so(tab: Tab, well: FakeServer) -> N
     well.world.tunnels = [tunnel("prod", "db", "127.0.0.1:5000", "db:5000", phase="draining", connections=2)]
     await tab.until("document.title === 'ending · tunnels'")
     shown_text = await text(tab, "document.getElementById('nothing')")
-    assert shown_text == "The process is ending: 2 clients may finish, new clients are not accepted."
+    assert shown_text == "The process is ending: it accepts no new clients, and 2 clients may finish."
     assert await text(tab, "document.getElementById('converged')") == "ending"
 
 

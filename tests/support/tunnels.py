@@ -103,6 +103,7 @@ class Running:
     def __init__(self, file: Path, app: App, changes: list[Change]) -> None:
         self.file = file
         self.app = app
+        self.engine = app.engine
         self.changes = changes
 
     def edit(self, text: str) -> None:
@@ -113,25 +114,25 @@ class Running:
 
     def restart(self, target: str) -> None:
         """Restart the target by make before break."""
-        self.app.restart([target], "the test wants it")
+        self.engine.restart([target], "the test wants it")
 
     def verdict(self, tunnel: str) -> Verdict | None:
         """Return the verdict of the tunnel, None while it has none."""
-        judgement = self.app.status
+        judgement = self.engine.status
         found = [one.verdict for one in judgement.tunnels if one.id == tunnel] if judgement else []
         return found[0] if found else None
 
     def bound(self, tunnel: str) -> str:
         """Return the bound address of the tunnel, or the configured one."""
-        assert self.app.status is not None
-        return next(one.bound for one in self.app.status.tunnels if one.id == tunnel)
+        assert self.engine.status is not None
+        return next(one.bound for one in self.engine.status.tunnels if one.id == tunnel)
 
     def bound_port(self, tunnel: str) -> int:
         return int(self.bound(tunnel).rpartition(":")[2])
 
     def meter(self, tunnel: str) -> TunnelClients:
         """Return the counters of the tunnel's clients; all are 0 before the first client."""
-        return self.app.actuator.clients.get(tunnel, TunnelClients())
+        return self.engine.actuator.clients.get(tunnel, TunnelClients())
 
     def results(self, tunnel: str) -> Mapping[str, int]:
         """Return the number of clients by result."""
@@ -140,26 +141,28 @@ class Running:
     @property
     def links(self) -> list[Link]:
         """The live SSH connections, the oldest first."""
-        return list(self.app.actuator.links.values())
+        return list(self.engine.actuator.links.values())
 
     def set_forward(self, seconds: float) -> None:
         """Move the clock of the planner forward."""
-        self.app.loop._clock = _Ahead(self.app.loop._clock, seconds)
-        self.app.loop.wake()
+        self.engine.loop._clock = _Ahead(self.engine.loop._clock, seconds)
+        self.engine.loop.wake()
 
     async def replaced(self, links: list[Link]) -> None:
         """Wait until other connections have replaced these and the status is made from them."""
         old = {link.number for link in links}
 
         def others() -> bool:
-            judged = {number for one in self.app.status.targets for number in one.links} if self.app.status else set()
-            return bool(judged) and not judged & old and not self.app.actuator.links.keys() & old
+            judged = (
+                {number for one in self.engine.status.targets for number in one.links} if self.engine.status else set()
+            )
+            return bool(judged) and not judged & old and not self.engine.actuator.links.keys() & old
 
         await eventually(others, message="new connections")
 
     async def no_client_is_connected(self) -> None:
         """Wait until no client and no channel of a client is left."""
-        meters = self.app.actuator.clients.values()
+        meters = self.engine.actuator.clients.values()
         await eventually(lambda: all(m.active == 0 and m.held == 0 for m in meters), message="no client is left")
         await eventually(
             lambda: not any(link.connection._channels for link in self.links), message="no channel is left"
@@ -184,7 +187,7 @@ class Running:
 
     def phases(self) -> Mapping[str, Phase]:
         """Return the phase of each tunnel."""
-        return {one.id: one.verdict.phase for one in self.app.status.tunnels} if self.app.status else {}
+        return {one.id: one.verdict.phase for one in self.engine.status.tunnels} if self.engine.status else {}
 
     async def until(self, tunnel: str, phase: Phase, within: float = WITHIN) -> Verdict:
         """Wait until the tunnel is in the phase, and return its verdict."""

@@ -8,6 +8,7 @@ from typing import Any, assert_never
 
 from reconciler.core.actions import Action, Assign, Close, Cut, Dial, Drain, Move, Open, Retire, Tune
 from reconciler.core.observed import EMPTY, Failure, LinkPhase, LinkState, Now, Reason, SocketState
+from reconciler.core.off import Off
 from reconciler.core.plan import make_plan
 from reconciler.core.rules.origin import Origin, tcp_origin
 from reconciler.core.secret import FromFile
@@ -101,7 +102,7 @@ def target(
     generation: int = 0,
     connections: int = 1,
     on_demand: float | None = None,
-    off: str = "",
+    off: Off | None = None,
     **settings: Any,
 ) -> TargetSpec:
     return TargetSpec(
@@ -114,7 +115,7 @@ def target(
     )
 
 
-def tunnel(id_: str, listen: Listen, route: Route, *, off: str = "", **policy: Any) -> TunnelSpec:
+def tunnel(id_: str, listen: Listen, route: Route, *, off: Off | None = None, **policy: Any) -> TunnelSpec:
     target_name, _, name = id_.partition("/")
     return TunnelSpec(id_, target_name, name, listen, route, replace(POLICY, **policy), off)
 

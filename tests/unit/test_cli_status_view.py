@@ -71,7 +71,7 @@ def test_a_shared_problem_is_one_paragraph_with_its_next_try() -> None:
 def test_needs_action_says_so_and_when_it_is_tried_at_once() -> None:
     down = tunnel("prod/a", "down", reason="auth", message="refused the login", needsAction=True)
     shown_lines = "\n".join(lines(status(down, next_try=60), NOW, 80))
-    assert "This needs you: trying again will not help until something is changed." in shown_lines
+    assert "Needs action: retrying fails until this is fixed." in shown_lines
     assert "Next try in 1m; at once when a file that it names changes." in shown_lines
 
 
@@ -84,14 +84,14 @@ def test_the_next_try_of_another_problem_is_not_shown() -> None:
 
 def test_a_tunnel_that_is_off_says_why_and_does_not_count() -> None:
     shown_lines = lines(
-        status(tunnel("a/x"), tunnel("a/y", "off", message="paused"), tunnel("a/z", "standby")), NOW, 80
+        status(tunnel("a/x"), tunnel("a/y", "off", message="paused", off="paused"), tunnel("a/z", "standby")), NOW, 80
     )
     assert shown_lines[2].split()[:2] == ["a/y", "paused"]
     assert shown_lines[4:] == ["", "1 tunnel up, 2 off or in standby; file read 2h ago."], "no text appears twice"
 
 
 def test_a_timed_pause_shows_its_end() -> None:
-    paused = tunnel("a/y", "off", message="paused until 2026-11-22T13:00:00Z")
+    paused = tunnel("a/y", "off", message="paused until 2026-11-22T13:00:00Z", off="paused")
     shown_lines = lines(status(tunnel("a/x"), paused), NOW, 80)
     assert shown_lines[2].split()[:2] == ["a/y", "paused"], "the column stays narrow"
     assert shown_lines[4:6] == ["a/y is off:", "  paused until 2026-11-22T13:00:00Z"]
@@ -104,7 +104,7 @@ def test_the_message_of_a_target_that_is_up_is_shown() -> None:
     assert lines(shown, NOW, 100)[4:] == [
         "a/x, a/y are up (auth):",
         f"  {message}",
-        "  This needs you: trying again will not help until something is changed.",
+        "  Needs action: retrying fails until this is fixed.",
         "  Next try in 1m; at once when a file that it names changes.",
         "",
         "2 tunnels up; file read 2h ago.",
@@ -112,10 +112,10 @@ def test_the_message_of_a_target_that_is_up_is_shown() -> None:
 
 
 def test_a_target_message_that_no_tunnel_has_is_shown() -> None:
-    shown = status(tunnel("a/x", "off", message="paused"))
+    shown = status(tunnel("a/x", "off", message="paused", off="paused"))
     shown["targets"][0] |= {"phase": "up", "reason": "auth", "message": "the old one goes on", "needsAction": True}
     assert lines(shown, NOW, 100)[3:5] == ["a is up (auth):", "  the old one goes on"]
-    assert "  This needs you: trying again will not help until something is changed." in lines(shown, NOW, 100)
+    assert "  Needs action: retrying fails until this is fixed." in lines(shown, NOW, 100)
 
 
 def test_a_connection_to_a_later_host_is_shown() -> None:
@@ -141,7 +141,7 @@ def test_the_summary_of_an_ending_process_counts_its_clients() -> None:
         "a/x", "draining", connections=2, message="the process is ending: waiting for its last clients to finish"
     )
     for tunnels, text in (
-        ((leaving,), "The process is ending: 2 clients may finish, new clients are not accepted."),
+        ((leaving,), "The process is ending: it accepts no new clients, and 2 clients may finish."),
         ((), "The process is ending."),
     ):
         shown = status(*tunnels)
@@ -192,7 +192,7 @@ def test_a_remote_tunnel_shows_that_the_server_listens() -> None:
 def test_an_unbound_port_is_any_and_a_range_is_not_cut() -> None:
     dial = "clickhouse-replica-2.analytics.eu-central-1.internal:9000"
     shown = status(
-        tunnel("eu-central-analytics/any", "off", listen="127.0.0.1:0", dial=dial, message="paused"),
+        tunnel("eu-central-analytics/any", "off", listen="127.0.0.1:0", dial=dial, message="paused", off="paused"),
         tunnel("eu-central-analytics/range", "connecting", listen="127.0.0.1:23210-23219", dial=dial),
         tunnel("eu-central-analytics/back", "pending", type="remote", listen="0.0.0.0:0", dial=dial),
         tunnel("eu-central-analytics/ten", "pending", listen="127.0.0.1:10", dial=dial),
@@ -244,6 +244,6 @@ def test_times_sizes_and_cuts_are_short() -> None:
 
 
 def test_a_fault_of_the_reconcile_loop_is_shown() -> None:
-    shown_lines: Status = {**status(tunnel("a/b")), "fault": "a fault of this program: see the log"}
+    shown_lines: Status = {**status(tunnel("a/b")), "fault": "internal error: see the log"}
     shown = "\n".join(lines(shown_lines, NOW, None))
-    assert "a fault of this program: see the log." in shown
+    assert "internal error: see the log." in shown

@@ -14,6 +14,7 @@ from reconciler.config.effective_json import to_json
 from reconciler.config.load import Loaded, load_text
 from reconciler.config.options import Options
 from reconciler.core.observed import EMPTY, Now, Reason
+from reconciler.core.off import DISABLED, UNSET_VARIABLE
 from reconciler.core.secret import FromEnv, FromFile, Inline, Secret
 from reconciler.core.spec import (
     AgentLogin,
@@ -253,7 +254,7 @@ def test_target_settings_are_read() -> None:
     assert (settings.handover_timeout, settings.log_level) == (0.0, "debug")
     assert hop.algorithms == Algorithms(("c1", "c2"), (), (), ("k",))
     assert (hop.compress, hop.strict_key_permissions) == (True, True)
-    assert (spec.on_demand, spec.connections, spec.off) == (3600.0, 4, "disabled")
+    assert (spec.on_demand, spec.connections, spec.off) == (3600.0, 4, DISABLED)
 
 
 def test_bare_numbers_are_milliseconds() -> None:
@@ -462,9 +463,9 @@ targets:
     assert set(loaded.broken) == {"a", "b"}
     assert loaded.broken["a"].startswith("tunnels.yaml:3:13: targets.a.host: ${NO_A} is not set")
     assert {t.name: t.off for t in loaded.desired.targets.values()} == {
-        "a": "unset variable",
-        "b": "unset variable",
-        "c": "",
+        "a": UNSET_VARIABLE,
+        "b": UNSET_VARIABLE,
+        "c": None,
     }
     phases = {one.id: one.verdict for one in make_status(loaded.desired, EMPTY, Now(0.0, 0.0), loaded.broken).tunnels}
     assert {id_: verdict.reason for id_, verdict in phases.items() if verdict.needs_action} == {

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from reconciler.config.load import Config
-from reconciler.core.actions import Close, Dial, Open
+from reconciler.core.actions import Dial, Open
 from reconciler.core.backoff import FAULT_INITIAL, FAULT_MAX, next_fault_try
 from reconciler.core.faults import Faults, internal
-from reconciler.core.observed import EMPTY, Observed, Phase, Reason, SocketKey, SocketPhase, SocketState, Tries
+from reconciler.core.observed import EMPTY, Observed, Phase, Reason, SocketKey, Tries
 from reconciler.core.status import make_status
 from reconciler.runtime.app import App
 from reconciler.system.fault_log import FaultLog
@@ -30,7 +30,7 @@ def test_a_failed_action_is_retried_with_growing_delays() -> None:
     faults, now, rests = Faults(), 100.0, list[float]()
     for _ in range(12):
         assert faults.is_due(OPEN, now)
-        assert faults.failed(OPEN, EMPTY, ValueError("x"), now) == "a/one"
+        faults.failed(OPEN, ValueError("x"), now)
         assert not faults.is_due(OPEN, now)
         assert not faults.is_due(Open(KEY, TUNNEL, None, "another reason"), now), "it is the same action"
         rests.append(faults.next_try - now)
@@ -43,19 +43,13 @@ def test_a_failed_action_is_retried_with_growing_delays() -> None:
 def test_a_record_ends_with_success_or_without_demand() -> None:
     dial, faults = Dial(TARGET, 1, "the configuration asks for it"), Faults()
     for action in (dial, OPEN):
-        faults.failed(action, EMPTY, ValueError("x"), 100.0)
+        faults.failed(action, ValueError("x"), 100.0)
     assert faults.by_subject().keys() == {"a", "a/one"}
     faults.succeeded(dial)
     assert faults.by_subject().keys() == {"a/one"}
     faults.keep([dial])
     assert not faults.by_subject()
     assert faults.next_try == math.inf
-
-
-def test_a_failed_close_is_reported_for_the_owner_of_the_listener() -> None:
-    socket = SocketState(KEY, TUNNEL, SocketPhase.BOUND, None, "127.0.0.1:1")
-    observed = replace(EMPTY, sockets={KEY: socket})
-    assert Faults().failed(Close(KEY, "no tunnel needs it"), observed, ValueError("x"), 1.0) == "a/one"
 
 
 @pytest.mark.parametrize("secret", ["hunter2"])
@@ -133,6 +127,6 @@ async def test_an_error_in_a_callback_is_logged_once(tmp_path: Path, caplog: pyt
             await asyncio.sleep(0)
     finally:
         loop.set_exception_handler(None)
-        await app.actuator.close()
+        await app.engine.actuator.close()
     assert len([one for one in caplog.records if one.exc_info]) == 1
     assert "Exception in callback" in caplog.text

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import pytest
 
+from reconciler.core.off import DISABLED, Off, OffCause
 from reconciler.core.overlay import NoSuchTunnelError, Overlay, Shard, matching
 from unit.build import desired, local, target
 
 FILES = desired(
-    target("prod"), target("test"), local("prod/db", 1), local("prod/web", 2), local("test/db", 3, off="disabled")
+    target("prod"), target("test"), local("prod/db", 1), local("prod/web", 2), local("test/db", 3, off=DISABLED)
 )
 
 
@@ -21,16 +22,16 @@ def test_a_pause_survives_edits_and_ends() -> None:
     overlay.pause(["prod/db", "prod/gone"], 100.0)
     overlay.pause(["test/db"], None)
     assert {t.id: t.off for t in overlay.over(FILES).tunnels.values()} == {
-        "prod/db": "paused until 1970-01-01T00:01:40Z",
-        "prod/web": "",
-        "test/db": "disabled",
+        "prod/db": Off(OffCause.PAUSED, 100.0),
+        "prod/web": None,
+        "test/db": DISABLED,
     }
     assert overlay.over_by(99.0) == []
     assert overlay.over_by(100.0) == ["prod/db", "prod/gone"]
     overlay.resume(["prod/db", "prod/gone", "test/db"])
     assert overlay.over(FILES) == FILES
     overlay.pause(["prod/web"], None)
-    assert overlay.over(FILES).tunnels["prod/web"].off == "paused"
+    assert overlay.over(FILES).tunnels["prod/web"].off == Off(OffCause.PAUSED)
     assert overlay.over(FILES).tunnels["prod/db"] is FILES.tunnels["prod/db"]
 
 

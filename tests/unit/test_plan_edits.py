@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from reconciler.core.observed import DrainCause, Failure, LinkPhase, Reason, SocketPhase
+from reconciler.core.off import DISABLED, Off, OffCause
 from reconciler.core.overlay import Overlay
 from reconciler.core.plan import make_plan
 from reconciler.core.spec import FarTcp, FarUnix, LocalUnix, NearUnix, RemoteUnix
@@ -426,13 +427,13 @@ def gone(how: str, world: World) -> list[str]:
         case "removed":
             return told(world.settled(target()))
         case "tunnel disabled":
-            return told(world.settled(target(), local(off="disabled")))
+            return told(world.settled(target(), local(off=DISABLED)))
         case "target disabled":
-            return told(world.settled(target(off="disabled"), local()))
+            return told(world.settled(target(off=DISABLED), local()))
         case "target removed":
             return told(world.settled())
         case "paused":
-            world.asked = Overlay(pauses={"prod/db": None}).over(world.asked)
+            world.asked = Overlay(pauses={"prod/db": Off(OffCause.PAUSED)}).over(world.asked)
             return told(world.all_well())
         case _:
             return told(world.settled(target(), local(expires_at=world.now().wall)))
@@ -454,6 +455,11 @@ def test_an_unwanted_tunnel_closes_drains_and_is_cut_at_its_deadline(world: Worl
     world.all_well()
     assert world.links() == []
     assert world.wake_at() == float("inf")
+
+
+def test_the_end_of_a_timed_pause_is_planned(world: World) -> None:
+    world.settled(target(), local(off=Off(OffCause.PAUSED, world.now().wall + 30.0)))
+    assert world.wake_at() == pytest.approx(world.now().mono + 30.0)
 
 
 @GONE

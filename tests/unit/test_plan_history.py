@@ -16,6 +16,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from reconciler.core.actions import Action, Close, Cut, Dial, Drain, Retire
 from reconciler.core.addresses import Addresses, is_choice
 from reconciler.core.observed import DrainCause, Failure, LinkPhase, LinkState, Now, Observed, Reason, SocketPhase
+from reconciler.core.off import DISABLED, Off, OffCause
 from reconciler.core.plan import is_wanted, make_plan
 from reconciler.core.spec import Desired, Endpoint, FarTcp, RemoteTcp, TargetSpec, TunnelSpec
 from unit.build import AUTH, CLOSED, REFUSED, START, TIMEOUT, World, local, remote, target
@@ -35,7 +36,7 @@ targets = st.builds(
     user=st.sampled_from(("u", "v")),
     connections=st.integers(1, 3),
     on_demand=st.sampled_from((None, None, None, 20.0)),
-    off=st.sampled_from(("", "", "", "disabled")),
+    off=st.sampled_from((None, None, None, DISABLED)),
     handover_timeout=st.sampled_from((0.0, 50.0)),
 )
 policies = st.fixed_dictionaries(
@@ -43,7 +44,7 @@ policies = st.fixed_dictionaries(
     optional={
         "drain_timeout": st.sampled_from((0.0, 5.0)),
         "expires_at": st.sampled_from((10.0, 100.0, 300.0)).map(lambda seconds: START.wall + seconds),
-        "off": st.sampled_from(("", "paused")),
+        "off": st.sampled_from((None, Off(OffCause.PAUSED))),
         "description": st.text("ab", max_size=1),
     },
 )
@@ -104,7 +105,7 @@ class Histories(RuleBasedStateMachine):
     @rule(number=numbers)
     def turn_off_or_on(self, number: int) -> None:
         if tunnel := self._tunnel(number):
-            self._edit({tunnel.id: replace(tunnel, off="" if tunnel.off else "paused")})
+            self._edit({tunnel.id: replace(tunnel, off=None if tunnel.off else Off(OffCause.PAUSED))})
 
     @rule(number=numbers, like=tunnels)
     def lead_elsewhere(self, number: int, like: TunnelSpec) -> None:
@@ -135,7 +136,7 @@ class Histories(RuleBasedStateMachine):
         asked = self.asked | change
         used = Addresses(())
         for spec in asked.values():
-            if isinstance(spec, TunnelSpec) and not spec.off:
+            if isinstance(spec, TunnelSpec) and spec.off is None:
                 if used.meets(spec.listen):
                     return  # an error in the file
                 used.add(spec.listen)

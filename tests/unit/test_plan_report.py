@@ -6,11 +6,11 @@ import pytest
 
 from reconciler.config.load import load_text
 from reconciler.core.observed import ClientInfo
+from reconciler.core.off import DISABLED
 from reconciler.core.secret import FromFile
-from reconciler.core.simulation.plan import simulate_plan
 from reconciler.core.spec import Desired, FarTcp, SocksUser, TunnelSpec
-from reconciler.runtime.plan_report import between, plan_report
-from unit.build import START, World, local, origin, socks, target
+from reconciler.runtime.plan_report import between, report_plan
+from unit.build import START, World, local, origin, remote, socks, target
 from unit.build import desired as desired_of
 
 LONG = "a sentence that is much longer than what is shown of a value"
@@ -72,7 +72,7 @@ def test_a_client_of_two_steps_is_counted_once() -> None:
         world.arrive(name)
     old, observed = world.asked, world.observe()
     world.edit(target(user="another"), local(), local("prod/other", 5433))
-    plan = plan_report(simulate_plan(world.asked, observed, START), observed, old, world.asked)
+    plan = report_plan(old, world.asked, observed, START)
     assert [(step.action, step.clients) for step in plan.steps] == [
         ("dial", 0),
         ("retire", 3),
@@ -122,11 +122,26 @@ def test_a_renamed_tunnel_applies_its_rules_to_the_clients_it_takes_over() -> No
     assert touched(world, local("prod/new", deny=("10.0.0.0/8",))) == (["assign prod/new 1"], 1)
 
 
+def test_a_tunnel_that_is_not_open_yet_is_closed_where_nothing_wants_it() -> None:
+    world = World()
+    old, other = remote("prod/old"), remote("prod/other", 8081)
+    world.edit(target(), old, other)
+    assert world.sockets() == [], "no link yet"
+    assert touched(world, other)[0] == ["close prod/old 0", "open prod/other 0"]
+    assert touched(world, remote("prod/old", 9), other)[0] == [
+        "close prod/old 0",
+        "open prod/old 0",
+        "open prod/other 0",
+    ]
+    world.edit(target(), remote("prod/old", off=DISABLED), other)
+    assert touched(world, other)[0] == ["open prod/other 0"], "a disabled tunnel is not closed"
+
+
 def touched(world: World, *tunnels: TunnelSpec) -> tuple[list[str], int]:
     """Return the plan for a file with these tunnels, without carrying it out."""
     observed, new = world.observe(), desired_of(target(), *tunnels)
-    plan = plan_report(simulate_plan(new, observed, START), observed, world.asked, new)
-    steps = [f"{step.action} {step.subject.removeprefix('tunnel ')} {step.clients}" for step in plan.steps]
+    plan = report_plan(world.asked, new, observed, START)
+    steps = [f"{step.action} {step.subject.name} {step.clients}" for step in plan.steps]
     return sorted(steps), plan.clients
 
 

@@ -125,13 +125,13 @@ REMOTE_KEY = SocketKey(remote().listen, 0)
         (Open(SocketKey(local(port=9).listen, 0), local(), None, ""), "a tunnel wanted there"),
         (Open(SocketKey(remote("prod/new", 9).listen, 0), remote("prod/new", 9), None, ""), "a link for a remote"),
         (Open(SocketKey(remote("prod/new", 9).listen, 0), remote("prod/new", 9), 7, ""), "a link that is ready"),
-        (Close(SocketKey(local(port=9).listen, 0), ""), "a socket that is there"),
+        (Close(SocketKey(local(port=9).listen, 0), "prod/db", ""), "a socket that is there"),
         (Assign(SocketKey(local(port=9).listen, 0), local(port=9), ""), "a socket that is there"),
         (Assign(KEY, remote(), ""), "a tunnel wanted there"),
         (Assign(KEY, local(to="old"), ""), "a tunnel wanted there"),
-        (Move(KEY, 1, ""), "a remote listener"),
-        (Move(REMOTE_KEY, 1, ""), "to another link"),
-        (Move(REMOTE_KEY, 7, ""), "a link that is ready"),
+        (Move(KEY, "prod/db", 1, ""), "a remote listener"),
+        (Move(REMOTE_KEY, "prod/web", 1, ""), "to another link"),
+        (Move(REMOTE_KEY, "prod/web", 7, ""), "a link that is ready"),
         (Drain(FLOW, None, ""), "clients that are there"),
         (Cut(FLOW, ""), "clients that are there"),
     ],
@@ -154,7 +154,7 @@ def test_an_address_counts_as_bound_until_it_is_released() -> None:
     with pytest.raises(ImpossibleError, match="an address that is free"):
         world.apply(Open(SocketKey(local(host="0.0.0.0").listen, 0), local(host="0.0.0.0"), None, ""))
     with pytest.raises(ImpossibleError, match="not closing"):
-        world.apply(Close(KEY, ""))
+        world.apply(Close(KEY, "prod/db", ""))
     with pytest.raises(ImpossibleError, match="not closing"):
         world.apply(Assign(KEY, local(), ""))
 

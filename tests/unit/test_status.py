@@ -6,6 +6,7 @@ from dataclasses import replace
 from types import MappingProxyType
 
 from reconciler.core.observed import Destination, Failure, Observed, Phase, Reason
+from reconciler.core.off import DISABLED
 from reconciler.core.spec import Health
 from reconciler.core.status import Verdict, is_settled, make_status
 from unit.build import AUTH, CLOSED, REFUSED, World, local, remote, target
@@ -178,10 +179,12 @@ def test_off_draining_and_broken() -> None:
     world = World()
     world.settled(target(), local())
     world.arrive("prod/db")
-    world.edit(target(), local(off="disabled"))
-    assert of(world) == Verdict(Phase.DRAINING, message="disabled: waiting for its last clients to finish")
+    world.edit(target(), local(off=DISABLED))
+    assert of(world) == Verdict(
+        Phase.DRAINING, message="disabled: waiting for its last clients to finish", off=DISABLED
+    )
     world.leave(world.observe().flows[0].key)
-    assert of(world) == Verdict(Phase.OFF, message="disabled")
+    assert of(world) == Verdict(Phase.OFF, message="disabled", off=DISABLED)
     broken = make_status(
         world.asked.of((target(),), (local(),)), world.observe(), world.now(), {"prod": "$KEY is not set"}
     )

@@ -18,4 +18,5 @@ from reconciler.core.subject import CONFIG, Subject
 def test_a_subject_has_the_text_and_fields_of_log_lines(
     subject: Subject, text: str, target: str, tunnel: str | None
 ) -> None:
+    assert Subject.parse(text) == subject
     assert (str(subject), f"{subject}", subject.target, subject.tunnel) == (text, text, target, tunnel)

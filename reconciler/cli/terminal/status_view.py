@@ -23,6 +23,7 @@ from reconciler.cli.terminal.table import (
     table,
     wrapped,
 )
+from reconciler.core.status import NEEDS_ACTION_TEXT
 from reconciler.core.text import and_more
 
 NOT_EXPECTED_UP = frozenset({"off", "standby", "draining"})  # phases in which a tunnel is not up and need not be
@@ -90,8 +91,8 @@ def _row(tunnel: Tunnel, now: datetime) -> list[Cell]:
 
 
 def _state(tunnel: Tunnel) -> str:
-    """Return the phase or, for a tunnel that is off, the first word of its message, such as "paused"."""
-    return (tunnel["message"] or "off").split()[0] if tunnel["phase"] == "off" else tunnel["phase"]
+    """Return the phase or, for a tunnel that is off, why it is, such as "paused"."""
+    return tunnel.get("off", "off") if tunnel["phase"] == "off" else tunnel["phase"]
 
 
 def _listen(tunnel: Tunnel) -> str:
@@ -159,7 +160,7 @@ def _sentences(tunnels: list[Tunnel], source: Tunnel | Target, now: datetime) ->
     if held := sum(tunnel["held"] for tunnel in tunnels):
         sentences.append(f"{count(held, 'client')} {_is_are(held)} waiting for it.")
     if source["needsAction"]:
-        sentences.append("This needs you: trying again will not help until something is changed.")
+        sentences.append(NEEDS_ACTION_TEXT)
     if next_try := _next_try(source, now):
         sentences.append(next_try)
     return sentences
@@ -235,5 +236,5 @@ def _summary(status: Status, now: datetime, width: int | None) -> list[str]:
 
 
 def _ending(clients: int) -> str:
-    rest = f": {count(clients, 'client')} may finish, new clients are not accepted" if clients else ""
+    rest = f": it accepts no new clients, and {count(clients, 'client')} may finish" if clients else ""
     return f"The process is ending{rest}."

@@ -12,13 +12,14 @@ from dataclasses import dataclass, replace
 
 from reconciler.config.build.fields import Fields
 from reconciler.config.build.merge import Document, TargetEntry, definitions, entries_of
-from reconciler.config.build.targets import UNSET, Targets
+from reconciler.config.build.targets import Targets
 from reconciler.config.build.tunnels import BuiltTunnel, tunnels_of
 from reconciler.config.diagnostics import Report
 from reconciler.config.options import Options
 from reconciler.config.problem import ErrorCode, Problem
 from reconciler.config.schema.unparsed_paths import UnparsedPaths, may_define, may_follow
 from reconciler.core.addresses import Addresses, is_remote
+from reconciler.core.off import UNSET_VARIABLE
 from reconciler.core.spec import Desired, Listen, TargetSpec
 
 
@@ -63,11 +64,11 @@ def assemble(
     )
     _check_names(tunnels, report)
     _check_on_demand(tunnels, targets, defined, report)
-    off = {target.name for target in targets if target.off}
-    _check_addresses([tunnel for tunnel in tunnels if not tunnel.spec.off and tunnel.spec.target not in off], report)
+    off = {target.name for target in targets if target.off is not None}
+    _check_addresses([one for one in tunnels if one.spec.off is None and one.spec.target not in off], report)
     _check_port_files(tunnels, report)
     desired = Desired.of(
-        (replace(t, off=UNSET) if t.name in report.broken else t for t in targets),
+        (replace(t, off=UNSET_VARIABLE) if t.name in report.broken else t for t in targets),
         (t.spec for t in tunnels),
     )
     gaps = {document.file: document.gaps for document in documents}

@@ -20,11 +20,10 @@ from reconciler.config.schema.document import words
 from reconciler.config.schema.values import command, duration, interval_or_ms, number, some_time, switch, whole, word
 from reconciler.config.schema.violations import did_you_mean, dotted, quoted, sentence
 from reconciler.config.syntax.nodes import Items, Node, Scalar, Table
+from reconciler.core.off import DISABLED
 from reconciler.core.secret import may_hold_secret
 from reconciler.core.spec import Access, Hop, Reconnect, TargetSettings, TargetSpec
 
-UNSET = "unset variable"  # why a target is off if it needs a variable that is not set
-_DISABLED = "disabled"
 _MAX_COMPARED = 10_000  # names; beyond this, no suggestion is made
 _MOST = 1_000_000_000
 _MAX_HOPS = 16  # bounds the recursion that resolves a path
@@ -88,7 +87,7 @@ class Targets:
             settings=settings,
             connections=fields.read("sshConnections", whole(1, 16)),
             on_demand=idle if on_demand else None,
-            off="" if enabled else _DISABLED,
+            off=None if enabled else DISABLED,
         )
 
     def _fields(self, entry: TargetEntry) -> Fields:

@@ -34,6 +34,7 @@ from reconciler.config.schema.values import (
 )
 from reconciler.config.schema.violations import sentence
 from reconciler.config.syntax.nodes import Node, Scalar
+from reconciler.core.off import DISABLED
 from reconciler.core.rules import metadata
 from reconciler.core.spec import (
     FarTcp,
@@ -194,7 +195,7 @@ class _Builder:
             listen=listen,
             route=route,
             policy=policy(self.fields, self.kind, listen, self.sources, self.options),
-            off="" if enabled else "disabled",
+            off=None if enabled else DISABLED,
         )
         return BuiltTunnel(spec, self.fields.at, bool(own_name), sound)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable
 
-from reconciler.core.actions import Dial, Retire, Tune
+from reconciler.core.actions import ACCESS_CHANGED, ASKED_FOR, Dial, Retire, Tune
 from reconciler.core.addresses import is_remote
 from reconciler.core.backoff import next_link_try
 from reconciler.core.observed import LinkPhase, LinkState, Observed
@@ -107,7 +107,7 @@ def _dial_missing(target: TargetSpec, good: int, dialing: int, limit: int, obser
         return
     tries = observed.link_tries.get(target.name)
     if tries is None or tries.access != target.access:
-        why = "the configuration asks for it" if tries is None else "the way to reach it changed"
+        why = ASKED_FOR if tries is None else ACCESS_CHANGED
         draft.start.extend([Dial(target, limit, why)] * missing)
         return
     if dialing and tries.failures:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from reconciler.core.actions import Assign, Close, Move, Open
+from reconciler.core.actions import ASKED_FOR, Assign, Close, Move, Open
 from reconciler.core.addresses import Addresses, is_choice, is_remote
 from reconciler.core.backoff import next_socket_try
 from reconciler.core.observed import LinkState, Observed, SocketKey, SocketPhase, SocketState
@@ -58,7 +58,7 @@ def plan_sockets(
             _follow_link(found, links, draft)
     for socket in free.values():
         if socket.phase is not SocketPhase.CLOSING:
-            draft.stop.append(Close(socket.key, "no tunnel listens there any more"))
+            draft.stop.append(Close(socket.key, socket.owner.id, "no tunnel listens there any more"))
     _open_missing(missing, observed, links, draft)
     return assigned
 
@@ -69,7 +69,7 @@ def _follow_link(socket: SocketState, links: dict[str, list[LinkState]], draft: 
         return
     staying = links.get(socket.owner.target, [])
     if staying and all(link.id != socket.link for link in staying):
-        draft.change.append(Move(socket.key, staying[0].id, "its connection was replaced"))
+        draft.change.append(Move(socket.key, socket.owner.id, staying[0].id, "its connection was replaced"))
 
 
 def _claim(tunnel: TunnelSpec, free: dict[SocketKey, SocketState], desired: Desired) -> SocketState | None:
@@ -94,7 +94,7 @@ def _claim(tunnel: TunnelSpec, free: dict[SocketKey, SocketState], desired: Desi
 
 
 def _wants(tunnel: TunnelSpec | None, listen: Listen) -> bool:
-    return tunnel is not None and not tunnel.off and tunnel.listen == listen
+    return tunnel is not None and tunnel.off is None and tunnel.listen == listen
 
 
 def _open_missing(
@@ -120,5 +120,5 @@ def _open_missing(
         used.add(key)  # also while it waits for a retry: another tunnel with a chosen port does not share its backoff
         tries = observed.socket_tries.get(key)
         if tries is None or draft.due(next_socket_try(tries, tunnel.id)):
-            draft.start.append(Open(key, tunnel, link, "the configuration asks for it"))
+            draft.start.append(Open(key, tunnel, link, ASKED_FOR))
             taken.add(tunnel.listen)

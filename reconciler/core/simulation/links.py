@@ -53,7 +53,7 @@ class SimulatedLinks:
 
     def dial(self, dial: Dial, desired: Desired, now: float) -> None:
         target = dial.target
-        require(desired.targets.get(target.name) == target and not target.off, "a wanted target", dial)
+        require(desired.targets.get(target.name) == target and target.off is None, "a wanted target", dial)
         require(0 < dial.limit <= len(target.access.hop.hosts), "a limit within the hosts", dial)
         dialing = [k for k in self.by_id.values() if k.target == target.name and k.phase is LinkPhase.DIALING]
         # As many dials again may be in progress to preferred hosts only (fail-back).

@@ -111,4 +111,4 @@ class SimulatedSockets:
 
 
 def _is_wanted(tunnel: TunnelSpec, desired: Desired) -> bool:
-    return not tunnel.off and desired.tunnels.get(tunnel.id) == tunnel
+    return tunnel.off is None and desired.tunnels.get(tunnel.id) == tunnel

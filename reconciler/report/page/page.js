@@ -143,7 +143,7 @@ function arrangeRows() {
 // By then all targets are closed, and all tunnels without clients.
 function endingWords() {
   const clients = status.tunnels.reduce((sum, tunnel) => sum + (tunnel.connections ?? 0), 0);
-  return `The process is ending${clients > 0 ? `: ${count(clients, 'client')} may finish, new clients are not accepted` : ''}.`;
+  return `The process is ending${clients > 0 ? `: it accepts no new clients, and ${count(clients, 'client')} may finish` : ''}.`;
 }
 
 // The title and the icon of the tab show the state too: a dot, a cross, a broken ring.

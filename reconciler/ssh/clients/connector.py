@@ -180,7 +180,7 @@ class ClientConnector:
         except ConnectionRejected as rejected:
             await self._reject(connection, rejected)
         except Exception:  # a bug met by one client must be logged, and must not leave the client hanging
-            log.exception("%s: a fault of this program while a client connected", connection.tunnel.id)
+            log.exception("%s: internal error while a client connected: please report it", connection.tunnel.id)
             connection.transport.reset()
 
     async def _reject(self, connection: ClientConnection, rejected: ConnectionRejected) -> None:

@@ -90,7 +90,7 @@ class Flows:
     def cut(self, key: FlowKey, why: str) -> None:
         """Cut the clients of a flow now. They no longer count, even before the server answers their close.
 
-        If cutting one raises, which is a fault of this program, the others are cut nevertheless.
+        If cutting one raises, which is an internal error, the others are cut nevertheless.
         """
         flow = self._flows.get(key)
         fault: Exception | None = None

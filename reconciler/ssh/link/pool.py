@@ -73,7 +73,7 @@ class LinkPool:
         record.task = self._loop.create_task(self._supervise(record, target), name=f"dial {target.name}")
 
     async def _supervise(self, record: LinkRecord, target: TargetSpec) -> None:
-        """Dial. Count a fault of this program as a failed try: without a record it would never be retried."""
+        """Dial. Count an internal error as a failed try: without a record it would never be retried."""
         try:
             await self._dial(record, target)
         except Exception as error:  # noqa: BLE001 - the target must be tried again

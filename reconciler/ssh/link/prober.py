@@ -15,6 +15,7 @@ from collections.abc import Callable, Coroutine, Mapping
 import asyncssh
 
 from reconciler.core.descriptor_budget import Budget, NoRoomError, Place
+from reconciler.core.faults import internal
 from reconciler.core.interfaces import Probe, Stream
 from reconciler.core.observed import Destination, Failure, Reason
 from reconciler.core.spec import FarTcp, FarUnix, Health, NearTcp, NearUnix, Route, Socks, TunnelSpec
@@ -95,8 +96,8 @@ class Prober:
             log.debug("%s: not probed: %s", tunnel.id, full.failure.message)  # this says nothing about the destination
             return
         except Exception as error:  # a bug in a probe is reported as one, and the tunnel keeps running
-            log.exception("%s: a fault of this program in a probe", tunnel.id)
-            failure = Failure(Reason.INTERNAL, f"a fault of this program in a probe ({error!r})")
+            log.exception("%s: internal error while probing: please report it", tunnel.id)
+            failure = internal("probing", error)
         if not link.gone:
             self._records.target(tunnel.target).probes.observe(asyncio.get_running_loop().time() - started)
             self._record(record, probe, health, failure)

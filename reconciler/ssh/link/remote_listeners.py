@@ -77,7 +77,7 @@ class RemoteListener:
             raise
         except Exception as error:
             # An exception here would make asyncssh end the whole connection, with all clients on it.
-            log.exception("a fault of this program while a client on the server connected: please report it")
+            log.exception("internal error while a client on the server connected: please report it")
             raise asyncssh.ChannelOpenError(asyncssh.OPEN_CONNECT_FAILED, "internal error") from error
 
 
