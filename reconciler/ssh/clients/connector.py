@@ -367,7 +367,7 @@ class ClientConnector:
             if entry.opened:
                 self._registry.ended(entry, why)
 
-        relay = Relay(client, client_info, self.meter(tunnel), link, ended)
+        relay = Relay(client, client_info, self.meter(tunnel), link.gate, ended)
         relay.throttle(*self._throttles.of(tunnel))
         entry.tunnel, entry.relay, entry.link = tunnel, relay, link.number
         key = FlowKey(tunnel.id, listener.state.key.listen, tunnel.route, link.number)

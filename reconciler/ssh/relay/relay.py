@@ -23,6 +23,7 @@ from typing import Protocol
 import asyncssh
 
 from reconciler.core.observed import ClientInfo
+from reconciler.ssh.internals.channel import abort_with_unsent, set_receive_window
 from reconciler.ssh.internals.recv_buffer import merge
 from reconciler.ssh.relay.client_transport import ClientTransport
 
@@ -84,8 +85,7 @@ class ChannelSession(asyncssh.SSHTCPSession[bytes]):
     def connection_made(self, chan: asyncssh.SSHTCPChannel[bytes]) -> None:
         merge(chan)
         if self._window:
-            # asyncssh opens all channels of a listener with one window; the next adjustment raises it to this one.
-            chan._init_recv_window = self._window  # noqa: SLF001 - no other way in
+            set_receive_window(chan, self._window)
         self._relay.opened(chan)
 
     def data_received(self, data: bytes, datatype: asyncssh.DataType) -> None:
@@ -310,9 +310,7 @@ class Relay:
         if not self.client.lost:
             self.client.reset()
         if self.channel is not None and not self._channel_lost:
-            # abort() alone does nothing to a channel that waits to close until its unsent bytes are taken.
-            self.channel._close_send()  # noqa: SLF001 - see above
-            self.channel.abort()
+            abort_with_unsent(self.channel)
         self._end_if_over()
 
     def abandon(self) -> None:
