@@ -10,6 +10,7 @@ import dis
 import inspect
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cache
 from types import FunctionType, ModuleType
 
 TESTED = "2.24.1"  # the version of asyncssh in requirements/, with which the tests run
@@ -46,6 +47,7 @@ def problems(seams: Iterable[Seam]) -> list[str]:
     return [problem for seam in seams if (problem := seam.problem())]
 
 
+@cache
 def _set_by_init(owner: type | ModuleType) -> set[str]:
     """Return the attributes that the `__init__` of a class and of its bases set."""
     bases = owner.__mro__ if isinstance(owner, type) else ()
