@@ -21,10 +21,10 @@ from reconciler.ssh.connect import proxy_command
 from reconciler.ssh.connect.asyncssh_options import options
 from reconciler.ssh.connect.dial import dial
 from reconciler.ssh.connect.host_key_check import HostKeyCheck
-from reconciler.ssh.connect.jump_channel import JumpChannel
 from reconciler.ssh.connect.known_hosts import Knowledge
 from reconciler.ssh.errors.connect_errors import from_dial
 from reconciler.ssh.errors.failure import DialFailed, Stage
+from reconciler.ssh.internals.carrier import JumpChannel
 from reconciler.system import tcp
 
 _CONCURRENCY = 16

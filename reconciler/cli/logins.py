@@ -10,9 +10,9 @@ import asyncssh
 
 from reconciler.config.load import Loaded
 from reconciler.core.spec import AgentLogin, Hop, KeyLogin, Login, PasswordLogin, TargetSpec
-from reconciler.ssh.connect.algorithms import known
 from reconciler.ssh.connect.credentials import unusable_credentials
 from reconciler.ssh.connect.dial import DialFailed, dial
+from reconciler.ssh.internals.keys.algorithm_names import supported
 
 _CONCURRENCY = 16
 
@@ -50,7 +50,7 @@ class KeyInspector:
         return self._cache[key]
 
     def algorithms(self, kind: str) -> tuple[str, ...]:
-        return known(kind)
+        return supported(kind)
 
     def _message(self, hop: Hop, login: Login) -> str:
         found = asyncio.run(unusable_credentials(replace(hop, logins=(login,)), self.environ))

@@ -20,8 +20,8 @@ from integration.dialling import OURS, access, dialled, failure_of, hop, key_log
 from reconciler.core.observed import Reason
 from reconciler.core.spec import Access, Endpoint, TrustMode
 from reconciler.ssh.connect.dial import credential_files, dial, fingerprint
-from reconciler.ssh.connect.jump_channel import JumpChannel
 from reconciler.ssh.connect.login_limiter import HANDSHAKES_AT_ONCE
+from reconciler.ssh.internals.carrier import JumpChannel
 from support.asyncssh_server import AsyncsshServer
 from support.dropbear import Dropbear, DropbearUnavailableError
 from support.faults import Blackhole, CloseOnAccept, SilentListener, TcpProxy

@@ -16,7 +16,6 @@ from hypothesis import example, given, settings
 from integration.dialling import access, dialled, failure_of, hop, key_login, strict, trust
 from reconciler.core.observed import Failure, Reason
 from reconciler.core.spec import Endpoint, Trust, TrustMode
-from reconciler.ssh.connect.dial import still_trusted
 from reconciler.ssh.connect.host_key_check import HostKeyCheck
 from reconciler.ssh.connect.known_hosts import look_up
 from reconciler.ssh.connect.known_hosts_lines import Deadline, matches
@@ -351,7 +350,7 @@ async def test_accept_new_beside_a_revoked_key_pins_once_too(sshd: Sshd, tmp_pat
     believed = trust(TrustMode.ACCEPT_NEW, known, host_keys=(f"@revoked {public(keys.make('stolen'))}",))
     for _ in range(2):
         async with dialled(access(hop(sshd, trust=believed))) as result:
-            assert await still_trusted(result.connection)
+            assert await result.still_trusted()
         assert is_pinned(sshd, known, 0)
     sshd.change_host_key()
     await sshd.restart()
@@ -379,7 +378,7 @@ async def test_a_live_connection_is_judged_again_when_the_files_change(sshd: Ssh
             ("", False),
         ):
             sshd.known_hosts.write_text(content)
-            assert await still_trusted(result.connection) is expected, content
+            assert await result.still_trusted() is expected, content
 
 
 async def test_files_that_cannot_be_read_change_nothing_for_a_live_connection(sshd: Sshd) -> None:
@@ -387,10 +386,10 @@ async def test_files_that_cannot_be_read_change_nothing_for_a_live_connection(ss
     async with dialled(access(hop(sshd, trust=strict(sshd.known_hosts)))) as result:
         for content, expected in ((line, True), ("", False), (line, True)):
             sshd.known_hosts.write_text(content)
-            assert await still_trusted(result.connection) is expected, content
+            assert await result.still_trusted() is expected, content
             sshd.known_hosts.unlink()
             sshd.known_hosts.mkdir()
-            assert await still_trusted(result.connection) is expected, content
+            assert await result.still_trusted() is expected, content
             sshd.known_hosts.rmdir()
 
 
@@ -400,6 +399,6 @@ async def test_a_live_connection_by_certificate_is_judged_by_its_authority(tmp_p
         line = f"@cert-authority * {public(server.authority)}\n"
         sshd.known_hosts.write_text(line)
         async with dialled(access(hop(sshd, trust=strict(sshd.known_hosts)))) as result:
-            assert await still_trusted(result.connection)
+            assert await result.still_trusted()
             sshd.known_hosts.write_text("")
-            assert not await still_trusted(result.connection)
+            assert not await result.still_trusted()

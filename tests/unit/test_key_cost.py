@@ -8,8 +8,8 @@ import asyncssh
 import pytest
 
 from reconciler.ssh.connect.credentials import _decoded_key
-from reconciler.ssh.connect.key_cost import CostlyKeyError, check_before_decoding, check_decoded
 from reconciler.ssh.errors.failure import DialFailed
+from reconciler.ssh.internals.keys.key_cost import CostlyKeyError, check_before_decoding, check_decoded
 from support.costly_keys import bcrypt_key, pkcs8_key, rsa_key
 
 

@@ -214,7 +214,7 @@ class ClientConnector:
         self._check_rules(connection)
         connection.enter(ClientState.OPENING)
         relay, window = self._start_relay(connection, tunnel, link)
-        relay.send_on_open(connection.reply(Reply.SUCCEEDED))
+        relay.send_on_open = connection.reply(Reply.SUCCEEDED)
         started = self._loop.time()
         try:
             await link.open(relay, remote_destination(tunnel.route, client.requested), client.origin, window)
@@ -322,7 +322,7 @@ class ClientConnector:
             if connection.state is ClientState.RELAYING:
                 self._registry.ended(connection, why)
 
-        relay = Relay(connection.transport, clients, link, ended)
+        relay = Relay(connection.transport, clients, link.gate, ended)
         relay.throttle(*clients.throttles(tunnel.policy.bandwidth_limit))
         connection.assign_link(tunnel, link, relay)
         connection.listener.waiting.discard(connection)  # from here on it is counted as a flow

@@ -7,13 +7,11 @@ exchanges, MACs and signatures. The `algorithms` of a target replaces an offer, 
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
-from asyncssh import compression, encryption, kex, mac, public_key
-
 from reconciler.core.spec import Algorithms
+from reconciler.ssh.internals.keys.algorithm_names import supported
 
 KINDS = ("cipher", "kex", "mac", "hostKey")
 
@@ -55,22 +53,10 @@ _SIGNATURES = (
 )
 
 
-@cache
-def known(kind: str) -> tuple[str, ...]:
-    """Every supported name for a field of `algorithms`: cipher, kex, mac or hostKey."""
-    names: dict[str, Callable[[], list[bytes]]] = {
-        "cipher": encryption.get_encryption_algs,
-        "kex": lambda: [name for name in kex.get_kex_algs() if not name.startswith(b"gss-")],
-        "mac": mac.get_mac_algs,
-        "hostKey": lambda: public_key.get_certificate_algs() + public_key.get_public_key_algs(),
-    }
-    return tuple(name.decode("ascii") for name in names[kind]())
-
-
 def unknown(algorithms: Algorithms) -> tuple[str, ...]:
     """The names in `algorithms` that are not supported, as `kind: name`."""
     chosen = zip(KINDS, (algorithms.cipher, algorithms.kex, algorithms.mac, algorithms.host_key), strict=True)
-    return tuple(f"{kind}: {name}" for kind, names in chosen for name in names if name not in known(kind))
+    return tuple(f"{kind}: {name}" for kind, names in chosen for name in names if name not in supported(kind))
 
 
 def kex_offer(algorithms: Algorithms) -> list[str]:
@@ -103,8 +89,7 @@ def signature_offer(algorithms: Algorithms) -> list[str]:
 
 def compression_offer(compress: bool) -> list[str]:
     """The compression. `zlib@openssh.com` comes first, because the first common name is used."""
-    names = [name.decode("ascii") for name in compression.get_compression_algs()]
-    return [name for name in ("zlib@openssh.com", "none") if name in names] if compress else ["none"]
+    return _available("compression", ("zlib@openssh.com", "none")) if compress else ["none"]
 
 
 def host_key_offer(algorithms: Algorithms, first: tuple[str, ...], certificates: bool) -> list[str]:
@@ -135,7 +120,7 @@ def cpu_has_aes() -> bool:
 
 
 def _available(kind: str, names: tuple[str, ...]) -> list[str]:
-    return [name for name in names if name in known(kind)]
+    return [name for name in names if name in supported(kind)]
 
 
 def _certificate_name(name: str) -> str:

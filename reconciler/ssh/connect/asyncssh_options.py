@@ -13,6 +13,8 @@ from reconciler.ssh.connect import algorithms
 from reconciler.ssh.connect.host_key_check import HostKeyCheck
 from reconciler.ssh.errors.failure import DialFailed
 from reconciler.ssh.internals import decompression, group_exchange
+from reconciler.ssh.internals.compatibility import incompatibility
+from reconciler.ssh.internals.seam import TESTED
 
 
 def options(
@@ -24,12 +26,14 @@ def options(
     certificates: bool,
     strict_kex: bool = True,
 ) -> dict[str, Any]:
-    """Keyword arguments of `asyncssh.connect`. Raises DialFailed for an unsupported algorithm.
+    """Keyword arguments of `asyncssh.connect`. Raises DialFailed for an unsupported algorithm or version of asyncssh.
 
     methods        authentication methods, in order
     certificates   ask for host certificates
     strict_kex     False for a server that is known not to support it
     """
+    if lacking := incompatibility():
+        raise DialFailed(Failure(Reason.INTERNAL, lacking, f"install asyncssh {TESTED}, and report it"))
     if unknown := algorithms.unknown(hop.algorithms):
         what = f"`algorithms` names {unknown[0]}, which is not supported"
         raise DialFailed(Failure(Reason.PROTOCOL, what, "correct the name, or leave it out"))

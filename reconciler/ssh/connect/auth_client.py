@@ -17,14 +17,15 @@ from reconciler.core.spec import Algorithms
 from reconciler.ssh.connect.credentials import Credentials, Offer
 from reconciler.ssh.connect.debug_log import unwatch, watch
 from reconciler.ssh.connect.host_key_check import HostKeyCheck
-from reconciler.ssh.connect.negotiated import strings, terrapin
+from reconciler.ssh.connect.negotiated import terrapin
 from reconciler.ssh.errors.failure import Stage
 from reconciler.ssh.errors.patterns import printable
+from reconciler.ssh.internals import kex_messages
+from reconciler.ssh.internals.greeting import Greeting
 from reconciler.ssh.internals.packet_guard import Guard
 from reconciler.ssh.internals.parse_budget import ParseBudget
 
 _ONE_TIME = ("code", "token", "otp", "verification", "pin")
-_GREETING_MAX = 512  # bytes
 _TLS = (b"\x15\x03", b"\x16\x03")  # the first bytes of TLS alerts and handshakes
 # OpenSSH sends `Exceeded MaxStartups` or `Not allowed at this time`; other servers vary. A text that begins
 # with a number or HTTP/ (`421 Too many connections`) belongs to another protocol.
@@ -59,7 +60,7 @@ class Handshake(asyncssh.SSHClient):
         self.offered: list[Offer] = []
         self.latest: Offer | None = None  # the last key offered, None if a password was sent after it
         self.password_sent = False
-        self._greeting = b""  # bytes before the server's SSH version
+        self._greeting: Greeting | None = None
         self._has = {"key": bool(credentials.keys), "password": bool(credentials.passwords)}
         self._unmet: dict[str, None] = {}  # methods the server accepts next for which no credential is left
         self._question = ""  # a prompt that no program can answer
@@ -83,9 +84,7 @@ class Handshake(asyncssh.SSHClient):
             return Stage.CONNECT
         if self._logging_in:
             return Stage.LOGIN
-        # Not get_extra_info: behind a jump host it returns the version of the jump host until there is one.
-        _, version = strings(self._connection.get_hash_prefix(), 2)
-        return Stage.KEX if version else Stage.BANNER
+        return Stage.KEX if kex_messages.server_version(self._connection) else Stage.BANNER
 
     def hand_over(self, link: asyncssh.SSHClient) -> None:
         """Pass the events of the connection to `link` from now on."""
@@ -105,7 +104,7 @@ class Handshake(asyncssh.SSHClient):
         self._connection = conn
         below = self.below.guard.inbound if self.below is not None and self.below.guard is not None else None
         self.guard = Guard(conn, ParseBudget(conn, below))
-        self._record_greeting(conn)
+        self._greeting = Greeting(conn)
         if self._debug:
             watch(conn, self._debug)
 
@@ -193,22 +192,9 @@ class Handshake(asyncssh.SSHClient):
 
     # why the login failed
 
-    def _record_greeting(self, conn: asyncssh.SSHClientConnection) -> None:
-        """Record what comes before the server's version (RFC 4253 section 4.2): asyncssh skips such lines."""
-        receive = conn.data_received
-
-        def data_received(data: bytes, datatype: asyncssh.DataType = None) -> None:
-            self._greeting = (self._greeting + data)[:_GREETING_MAX]
-            receive(data, datatype)
-            if self.stage > Stage.BANNER:
-                self._greeting = b""
-                conn.data_received = receive  # type: ignore[method-assign]  # restore it
-
-        conn.data_received = data_received  # type: ignore[method-assign]  # the transport calls it by name
-
     def greeting(self, where: str) -> Failure | None:
         """The failure for text in place of an SSH version: another protocol, or a refusal. None if there was none."""
-        lines = self._greeting.split(b"\n")
+        lines = (self._greeting.received if self._greeting is not None else b"").split(b"\n")
         line = next((line for line in lines if line.strip()), b"")
         is_partial_banner = lines[-1] and b"SSH-".startswith(lines[-1])
         if not line or is_partial_banner or any(line.startswith(b"SSH-") for line in lines):

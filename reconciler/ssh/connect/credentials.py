@@ -16,21 +16,19 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import asyncssh
-from asyncssh.public_key import CERT_TYPE_USER, SSHOpenSSHCertificate, decode_ssh_certificate
 
 from reconciler.core.observed import Failure, Reason
 from reconciler.core.secret import FromFile, Source
 from reconciler.core.spec import AgentLogin, Hop, KeyLogin, Login, PasswordLogin
-from reconciler.ssh.connect.key_cost import CostlyKeyError, check_before_decoding, check_decoded
 from reconciler.ssh.connect.secret_source import read_bytes, read_text
 from reconciler.ssh.errors.failure import DialFailed, UnreadableSecretError
 from reconciler.ssh.errors.patterns import printable
+from reconciler.ssh.internals.keys import certificates, public_keys
+from reconciler.ssh.internals.keys.key_cost import CostlyKeyError, check_before_decoding, check_decoded
 from reconciler.system.daemon_threads import DaemonThreads
 from reconciler.system.file_calls import FILES
 
 _OTHERS_MAY_READ = stat.S_IRWXG | stat.S_IRWXO
-_RSA_SHA512 = b"rsa-sha2-512"
-_FOREVER = 2**64 - 1  # the end of a certificate without one
 # Decoding an encrypted key is slow: it must not delay plain keys or the default executor.
 _PLAIN, _ENCRYPTED = DaemonThreads(4), DaemonThreads(32)
 _BY_KEY = ("publickey",)
@@ -46,10 +44,7 @@ class Offer:
     expires: float | None
 
     def __post_init__(self) -> None:
-        # As ssh does. asyncssh prefers SHA-256, which hardened servers refuse without announcing it.
-        names = self.pair.sig_algorithms
-        if _RSA_SHA512 in names:
-            self.pair.sig_algorithms = (_RSA_SHA512, *(name for name in names if name != _RSA_SHA512))
+        public_keys.prefer_sha512(self.pair)
 
 
 @dataclass(slots=True)
@@ -177,7 +172,7 @@ def _offers(login: KeyLogin, content: bytes, passphrase: str | None, signed: byt
     pairs = asyncssh.load_keypairs([(key, certificate)] if certificate else [key])
     expires = _expiry(certificate)
     label = f"key {login.key}"
-    return [Offer(pair, label, expires if pair.has_cert else None) for pair in pairs]
+    return [Offer(pair, label, expires if certificates.is_certified(pair) else None) for pair in pairs]
 
 
 async def _permissions_of(path: str) -> str:
@@ -239,7 +234,7 @@ def _certificate(source: Source, content: bytes, key: asyncssh.SSHKey) -> asyncs
     except ValueError as error:
         what = f"{source} is not a valid certificate ({_safe(error)})"
         raise _invalid(what, "name the -cert.pub that ssh-keygen -s wrote") from None
-    if certificate.key.public_data != key.public_data:
+    if public_keys.encoded(certificates.certified_key(certificate)) != public_keys.encoded(key):
         what = f"the certificate {source} is for another key than the configured one"
         raise _invalid(what, "name the certificate of this key, or the key of this certificate")
     _check_validity(certificate, str(source))
@@ -247,27 +242,23 @@ def _certificate(source: Source, content: bytes, key: asyncssh.SSHKey) -> asyncs
 
 
 def _check_validity(certificate: asyncssh.SSHCertificate, place: str) -> None:
-    if not isinstance(certificate, SSHOpenSSHCertificate):
+    validity = certificates.validity(certificate)
+    if validity is None:
         raise _invalid(f"{place} is not an OpenSSH certificate", "name the -cert.pub that ssh-keygen -s wrote")
-    try:
-        certificate.validate(CERT_TYPE_USER, None)
-    except ValueError as error:
-        text = str(error)
-        if "type" in text:
-            raise _invalid(f"{place} is a host certificate", "name one for users (ssh-keygen -s without -h)") from None
-        if "not yet" in text:
-            what = f"the certificate {place} is not valid before {_date(certificate._valid_after)}"  # noqa: SLF001 - asyncssh has no public reading of it
-            fix = "check the clock of this machine"
-        else:
-            what = f"the certificate {place} expired on {_date(certificate._valid_before)}"  # noqa: SLF001 - as above
-            fix = "have a new one signed"
-        raise _UnusableError(Reason.CERTIFICATE_EXPIRED, what, fix) from None
+    if not validity.for_users:
+        raise _invalid(f"{place} is a host certificate", "name one for users (ssh-keygen -s without -h)")
+    now = time.time()
+    if now < validity.after:
+        what = f"the certificate {place} is not valid before {_date(validity.after)}"
+        raise _UnusableError(Reason.CERTIFICATE_EXPIRED, what, "check the clock of this machine")
+    if validity.before is not None and now >= validity.before:
+        what = f"the certificate {place} expired on {_date(validity.before)}"
+        raise _UnusableError(Reason.CERTIFICATE_EXPIRED, what, "have a new one signed")
 
 
 def _expiry(certificate: asyncssh.SSHCertificate | None) -> float | None:
-    if not isinstance(certificate, SSHOpenSSHCertificate) or certificate._valid_before >= _FOREVER:  # noqa: SLF001 - as above
-        return None
-    return float(certificate._valid_before)  # noqa: SLF001 - as above
+    validity = certificates.validity(certificate) if certificate is not None else None
+    return float(validity.before) if validity is not None and validity.before is not None else None
 
 
 def _date(wall: float) -> str:
@@ -332,17 +323,14 @@ async def _public_key(path: str) -> asyncssh.SSHKey:
 
 def _agent_offer(pair: asyncssh.SSHKeyPair, only: asyncssh.SSHKey | None, path: str) -> Offer | None:
     """The offer for this pair; None if it is not the selected key (or its certificate), or expired."""
-    certificate = None
-    public = pair.public_data
-    if pair.has_cert:
-        try:
-            certificate = decode_ssh_certificate(pair.public_data)
-        except ValueError:
-            return None
-        public = certificate.key.public_data
-        expires = _expiry(certificate)
-        if expires is not None and expires <= time.time():
-            return None
-    if only is not None and public != only.public_data:
+    try:
+        certificate = certificates.of_pair(pair)
+    except ValueError:
         return None
-    return Offer(pair, f"agent {path}: {pair.get_comment() or 'a key'}", _expiry(certificate))
+    expires = _expiry(certificate)
+    if expires is not None and expires <= time.time():
+        return None
+    key = pair if certificate is None else certificates.certified_key(certificate)
+    if only is not None and public_keys.encoded(key) != public_keys.encoded(only):
+        return None
+    return Offer(pair, f"agent {path}: {pair.get_comment() or 'a key'}", expires)

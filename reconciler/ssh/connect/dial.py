@@ -12,7 +12,7 @@ import contextlib
 import socket
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import asyncssh
 
@@ -25,15 +25,15 @@ from reconciler.ssh.connect.credential_fingerprint import credential_files, fing
 from reconciler.ssh.connect.credentials import Credentials, collect
 from reconciler.ssh.connect.debug_log import quiet
 from reconciler.ssh.connect.host_key_check import HostKeyCheck
-from reconciler.ssh.connect.jump_channel import JumpChannel
 from reconciler.ssh.connect.login_limiter import acquire_slot, release_slot
 from reconciler.ssh.connect.negotiated import nothing_common
 from reconciler.ssh.errors.connect_errors import from_dial, from_lost, no_common
 from reconciler.ssh.errors.failure import DialFailed, Stage, most_significant
+from reconciler.ssh.internals.carrier import JumpChannel, close_with
 from reconciler.ssh.internals.packet_guard import Guard
 from reconciler.system import tcp
 
-__all__ = ["DialFailed", "Dialled", "credential_files", "dial", "fingerprint", "fingerprints", "still_trusted"]
+__all__ = ["DialFailed", "Dialled", "credential_files", "dial", "fingerprint", "fingerprints"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +48,7 @@ class Dialled:
     host_key_verified       False if checking is off for any hop
     certificate_expires     end of the certificate that logged in to the target (wall)
     warnings                problems with the files of the credentials
+    checks                  the checks of the host keys, outermost first
     """
 
     connection: asyncssh.SSHClientConnection
@@ -59,6 +60,12 @@ class Dialled:
     host_key_verified: bool
     certificate_expires: float | None
     warnings: tuple[str, ...]
+    checks: tuple[HostKeyCheck, ...] = field(repr=False)
+
+    async def still_trusted(self) -> bool:
+        """Return True if the host keys of the connection and its jump hosts would still be accepted."""
+        # Call each check, also after a False: it keeps its answer for when its files cannot be read.
+        return all([await check.still_trusted() for check in self.checks])
 
 
 async def dial(
@@ -108,18 +115,8 @@ async def dial(
         host_key_verified=all(hop.trust.mode is not TrustMode.OFF for hop in hops),
         certificate_expires=logged_in_with.expires if logged_in_with else None,
         warnings=tuple(warning for each in credentials for warning in each.warnings),
+        checks=tuple(reached.handshake.check for reached in hop_chain),
     )
-
-
-async def still_trusted(connection: asyncssh.SSHClientConnection) -> bool:
-    """Return True if the host keys of a live connection and its jump hosts would still be accepted."""
-    handshake = connection.get_owner()
-    trusted = True
-    while isinstance(handshake, Handshake):
-        # Call each check, also after a False: it keeps its answer for when its files cannot be read.
-        trusted = await handshake.check.still_trusted() and trusted
-        handshake = handshake.below
-    return trusted
 
 
 def _check_alive(reached: _Reached, where: str) -> None:
@@ -247,7 +244,7 @@ async def _attempt(
                 ),
             )
             await _check_pinned(handshake, connection)
-            connection.create_task(release_slot(place.pop_all(), connection, way.seconds))
+            release_slot(place.pop_all(), connection, way.seconds)
     except BaseException as exc:
         if sock is not None and handshake.connection is None:  # else the transport owns it and has closed it
             sock.close()
@@ -260,9 +257,9 @@ async def _attempt(
         raise DialFailed(failure, stage) from exc
     # From here the connection closes what carries it when it ends.
     if way.below is not None:
-        connection.set_tunnel(way.below.connection)
+        close_with(connection, way.below.connection)
     elif command is not None:
-        connection.set_tunnel(command)
+        close_with(connection, command)
     return connection
 
 

@@ -24,6 +24,7 @@ from reconciler.ssh.connect.known_hosts_file import contents, default_path, open
 from reconciler.ssh.connect.known_hosts_lines import Deadline, TooMuchError, hashed
 from reconciler.ssh.errors.failure import DialFailed
 from reconciler.ssh.errors.patterns import printable
+from reconciler.ssh.internals.keys.public_keys import signature_names
 from reconciler.system.daemon_threads import DaemonThreads
 from reconciler.system.file_calls import FILES, PathHangsError
 from reconciler.system.read_file import read_regular
@@ -109,7 +110,7 @@ class HostKeyCheck:
     def preferred_types(self) -> tuple[str, ...]:
         """Signature algorithms of the known keys, so that the server presents one of those."""
         known = (*self._knowledge.keys, *self._knowledge.elsewhere)
-        return tuple(dict.fromkeys(name.decode("ascii") for entry in known for name in entry.key.sig_algorithms))
+        return tuple(dict.fromkeys(name for entry in known for name in signature_names(entry.key)))
 
     def accepts(self, key: asyncssh.SSHKey) -> bool:
         """Return True if this plain host key is accepted. `pinned` decides on a new one, if the mode allows it."""
@@ -195,7 +196,7 @@ class HostKeyCheck:
         return self._refuse(what, "give the server a new host key")
 
     def _refuse_changed(self, key: asyncssh.SSHKey) -> bool:
-        same_type = [known for known in self._knowledge.keys if known.key.algorithm == key.algorithm]
+        same_type = [known for known in self._knowledge.keys if known.key.get_algorithm() == key.get_algorithm()]
         known = (same_type or self._knowledge.keys)[0]
         expected = f"known is {_shown(known.key)} ({known.place})"
         what = f"the host key of {self.where} has changed to {_shown(key)}; {expected}"

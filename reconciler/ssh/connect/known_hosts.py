@@ -14,6 +14,7 @@ import asyncssh
 
 from reconciler.core.spec import Endpoint, Trust, TrustMode
 from reconciler.ssh.connect.known_hosts_lines import Deadline, Line, TooMuchError, decoded, lines_of, matches
+from reconciler.ssh.internals.keys import public_keys
 
 SSH_PORT = 22
 _LINES_MAX = 1000  # for one host: each is compared with the presented key, on the event loop
@@ -39,7 +40,7 @@ class KnownKey:
     place: str
 
     def is_key(self, other: asyncssh.SSHKey) -> bool:
-        return self.key.public_data == other.public_data
+        return public_keys.encoded(self.key) == public_keys.encoded(other)
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,6 +26,8 @@ from dataclasses import dataclass
 
 import asyncssh
 
+from reconciler.ssh.internals.keys.certificates import certified_key
+
 _MARKERS = {b"@cert-authority": "@cert-authority", b"@revoked": "@revoked"}
 _FULL_LINE = re.compile(rb"[^\n]+")
 _PATTERN = re.compile(rb"[^,]+")
@@ -118,7 +120,7 @@ def decoded(line: Line) -> asyncssh.SSHKey | None:
         if inner != line.key_type or base64.b64encode(data) != text:
             return None
         if line.marker == "@revoked" and inner.endswith(_CERTIFICATE):
-            return asyncssh.import_certificate(inner + b" " + text).key
+            return certified_key(asyncssh.import_certificate(inner + b" " + text))
         return asyncssh.import_public_key(inner + b" " + text)
     except ValueError:  # binascii's and asyncssh's errors are ValueErrors
         return None

@@ -14,6 +14,7 @@ from weakref import WeakValueDictionary
 import asyncssh
 
 from reconciler.core.spec import Endpoint
+from reconciler.ssh.internals import keepalive
 
 # For each address. sshd drops unauthenticated connections from the tenth on (MaxStartups), and counts a connection for
 # a while after it refused or accepted the login: with 8 at once some of a hundred are dropped, and 6 are as fast.
@@ -33,11 +34,15 @@ async def acquire_slot(endpoint: Endpoint) -> AsyncIterator[contextlib.ExitStack
         yield place
 
 
-async def release_slot(place: contextlib.ExitStack, connection: asyncssh.SSHClientConnection, seconds: float) -> None:
-    """Release the slot when the server answers a request: a busy server reports the login before it stops counting."""
-    with place, contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(seconds):
-            await connection._make_keepalive_request()  # noqa: SLF001 - there is no public way to ask for an answer
+def release_slot(place: contextlib.ExitStack, connection: asyncssh.SSHClientConnection, seconds: float) -> None:
+    """Release the slot when the server answers a request, or after `seconds`.
+
+    A busy server reports the login before it stops counting.
+    """
+    answer = keepalive.ask(connection)
+    limit = asyncio.get_running_loop().call_later(seconds, answer.cancel)
+    answer.add_done_callback(lambda _: limit.cancel())
+    answer.add_done_callback(lambda _: place.close())
 
 
 # A semaphore that is not in use is collected.

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncssh
 
+from reconciler.ssh.internals.kex_messages import offers
+
 # The markers of RFC 8308 and of OpenSSH's strict kex are in the list of algorithms, and are not algorithms.
 _MARKERS = ("ext-info-", "kex-strict-")
 # The order of the lists; ciphers and MACs have one for each direction.
@@ -17,10 +19,10 @@ def cipher(connection: asyncssh.SSHClientConnection) -> str:
 
 def kex(connection: asyncssh.SSHClientConnection) -> str:
     """The key exchange method: the first of the client's that the server offers too (RFC 4253 section 7.1)."""
-    hashed = strings(connection.get_hash_prefix())
-    if len(hashed) < 4:  # both versions, both offers
+    offered = offers(connection)
+    if offered is None:
         return ""
-    ours, theirs = name_lists(hashed[2])[0], name_lists(hashed[3])[0]
+    (ours, *_), (theirs, *_) = offered
     return next((name for name in ours if name in theirs and not name.startswith(_MARKERS)), "")
 
 
@@ -29,11 +31,11 @@ def nothing_common(connection: asyncssh.SSHClientConnection) -> tuple[str, list[
 
     A server that detects this first closes the connection without a message, before asyncssh reports it.
     """
-    hashed = strings(connection.get_hash_prefix())
-    if len(hashed) < 4:
+    offered = offers(connection)
+    if offered is None:
         return None
     cipher_needs_mac = True
-    for kind, ours, theirs in zip(_NEGOTIATED, name_lists(hashed[2]), name_lists(hashed[3]), strict=False):
+    for kind, ours, theirs in zip(_NEGOTIATED, *offered, strict=False):
         common = [name for name in ours if name in theirs]
         if kind == "encryption":
             cipher_needs_mac = not common or not common[0].startswith(("aes128-gcm", "aes256-gcm", "chacha20"))
@@ -42,29 +44,14 @@ def nothing_common(connection: asyncssh.SSHClientConnection) -> tuple[str, list[
     return None
 
 
-def name_lists(kexinit: bytes) -> list[list[str]]:
-    """The name lists of an SSH_MSG_KEXINIT up to the MACs (RFC 4253 section 7.1): after a type and a cookie of 16."""
-    return [found.decode("ascii", "replace").split(",") for found in strings(kexinit[17:], len(_NEGOTIATED))]
-
-
-def strings(data: bytes, most: int = 4) -> list[bytes]:
-    """The leading SSH strings (RFC 4251 section 5): each a length of four bytes, and that many bytes."""
-    found: list[bytes] = []
-    while len(data) >= 4 and len(found) < most:  # a length
-        length = int.from_bytes(data[:4])
-        found.append(data[4 : 4 + length])
-        data = data[4 + length :]
-    return found
-
-
 def terrapin(connection: asyncssh.SSHClientConnection) -> tuple[str, str] | None:
     """The field of `algorithms` and the name of a negotiated algorithm that needs strict key exchange and lacks it.
 
     With ChaCha20, or CBC and an encrypt-then-MAC, an attacker in between can drop the first packets after the key
     exchange unnoticed, unless both sides do strict key exchange (CVE-2023-48795).
     """
-    offers = strings(connection.get_hash_prefix())
-    if len(offers) < 4 or "kex-strict-s-v00@openssh.com" in name_lists(offers[3])[0]:
+    offered = offers(connection)
+    if offered is None or "kex-strict-s-v00@openssh.com" in offered[1][0]:
         return None  # this side always offers it
     for direction in ("send", "recv"):
         cipher, mac = (str(connection.get_extra_info(f"{direction}_{kind}")) for kind in ("cipher", "mac"))

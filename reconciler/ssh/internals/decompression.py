@@ -12,7 +12,17 @@ from functools import cache
 import asyncssh
 from asyncssh import compression
 
+from reconciler.ssh.internals.seam import Seam
+
 EXPANDED_MAX = 256 << 10  # bytes of one packet: OpenSSH's PACKET_MAX_SIZE and asyncssh's own limit without compression
+
+SEAMS = (
+    Seam(compression.Decompressor, "decompress", "self data"),
+    Seam(compression, "register_compression_alg", "alg compressor decompressor after_auth default"),
+    Seam(compression, "get_compressor", "alg"),
+    Seam(compression, "get_compression_params", "alg"),
+    Seam(compression, "get_compression_algs", ""),
+)
 
 
 class Decompressor(compression.Decompressor):

@@ -15,10 +15,29 @@ from typing import Any
 
 import asyncssh
 from asyncssh import kex, kex_dh
-from asyncssh.packet import SSHPacket, UInt32
+from asyncssh.packet import UInt32
+
+from reconciler.ssh.internals.packets import SSHPacket, payload
+from reconciler.ssh.internals.seam import Seam
 
 BITS_MIN, BITS_WANTED, BITS_MAX = 2048, 3072, 4096
 EXPONENT_BITS = 512  # twice the strength of the largest hash used for keys, as in OpenSSH's dh_gen_key
+
+_Exchange = kex_dh._KexDHGex  # noqa: SLF001 - asyncssh has no public seam for a method of key exchange
+SEAMS = (
+    Seam(kex, "_kex_handlers"),
+    Seam(_Exchange, "_send_request", "self"),
+    Seam(_Exchange, "_process_group", "self _pkttype _pktid packet"),
+    Seam(_Exchange, "_perform_init", "self"),
+    Seam(_Exchange, "_send_init", "self"),
+    Seam(_Exchange, "_packet_handlers"),
+    Seam(_Exchange, "_request_type"),
+    Seam(_Exchange, "_gex_data"),
+    Seam(_Exchange, "_g"),
+    Seam(_Exchange, "_p"),
+    Seam(_Exchange, "_e"),
+    Seam(_Exchange, "_dh"),
+)
 
 
 class ShortExponent:
@@ -40,7 +59,7 @@ class ShortExponent:
         return pow(peer, self._secret, self._modulus)
 
 
-class GroupExchange(kex_dh._KexDHGex):  # noqa: SLF001 - asyncssh has no public seam for a method of key exchange
+class GroupExchange(_Exchange):
     """The client side of the exchange. asyncssh has the server side."""
 
     def _send_request(self) -> None:
@@ -49,8 +68,8 @@ class GroupExchange(kex_dh._KexDHGex):  # noqa: SLF001 - asyncssh has no public 
 
     def _group(self, kind: int, number: int, packet: SSHPacket) -> None:
         """Accept the server's group. Raises ProtocolError for a bad one."""
-        payload = SSHPacket(packet.get_full_payload()[1:])
-        modulus, generator = payload.get_mpint(), payload.get_mpint()
+        fields = payload(packet)
+        modulus, generator = fields.get_mpint(), fields.get_mpint()
         if (
             not BITS_MIN - 1 <= modulus.bit_length() <= BITS_MAX
         ):  # some of OpenSSH's groups have one bit less than their name
@@ -66,7 +85,7 @@ class GroupExchange(kex_dh._KexDHGex):  # noqa: SLF001 - asyncssh has no public 
         self._send_init()
 
     _packet_handlers: Mapping[int, Callable[..., Any]] = {
-        **kex_dh._KexDHGex._packet_handlers,  # noqa: SLF001 - as above
+        **_Exchange._packet_handlers,  # noqa: SLF001 - as above
         kex_dh.MSG_KEX_DH_GEX_GROUP: _group,
     }
 
@@ -76,5 +95,5 @@ def install() -> None:
     """Make asyncssh use this class for all connections of the process."""
     handlers = kex._kex_handlers  # noqa: SLF001 - as above; registering would add the names once more
     for name, (handler, hashing, arguments) in list(handlers.items()):
-        if handler is kex_dh._KexDHGex:  # noqa: SLF001 - as above
+        if handler is _Exchange:
             handlers[name] = (GroupExchange, hashing, arguments)

@@ -21,9 +21,10 @@ from typing import Any
 
 import asyncssh
 from asyncssh import constants
-from asyncssh.packet import SSHPacket
 
+from reconciler.ssh.internals.packets import SSHPacket, payload
 from reconciler.ssh.internals.parse_budget import ParseBudget
+from reconciler.ssh.internals.seam import Seam
 
 USELESS_MAX = 10_000  # packets that carry nothing
 USELESS_SECONDS = 10.0  # USELESS_MAX of them in this time, with few other packets, are a flood
@@ -38,6 +39,13 @@ PACKET_MIN = 1 << 10
 LOGIN_PACKET_MAX = 64 << 10  # bytes; RFC 4253 asks for 35,000
 EXTENSIONS_MAX = 1024  # as in OpenSSH
 
+SEAMS = (
+    Seam(asyncssh.SSHClientConnection, "send_packet", "self pkttype args handler"),
+    Seam(asyncssh.SSHClientConnection, "process_packet", "self pkttype pktid packet"),
+    Seam(asyncssh.SSHClientConnection, "send_channel_open_failure", "self send_chan code reason lang"),
+    Seam(asyncssh.SSHClientConnection, "connection_lost", "self exc"),
+    Seam(asyncssh.SSHClientConnection, "_max_recv_pktlen"),
+)
 _NAMES = {getattr(constants, name): name.removeprefix("MSG_") for name in dir(constants) if name.startswith("MSG_")}
 _USELESS = frozenset(
     {
@@ -140,11 +148,11 @@ class Guard:
         return result
 
     def _request(self, pkttype: int, pktid: int, packet: SSHPacket) -> Result:
-        payload = _payload(packet)
-        if payload.get_string() != b"hostkeys-00@openssh.com":
+        fields = payload(packet)
+        if fields.get_string() != b"hostkeys-00@openssh.com":
             return self._process(pkttype, pktid, packet)
         # asyncssh answers it in a task, and queues all other requests behind it without a limit.
-        if payload.get_boolean():
+        if fields.get_boolean():
             self._connection.send_packet(constants.MSG_REQUEST_FAILURE)
         return True
 
@@ -154,7 +162,7 @@ class Guard:
         return result
 
     def _extensions(self, pkttype: int, pktid: int, packet: SSHPacket) -> Result:
-        if (count := _payload(packet).get_uint32()) > EXTENSIONS_MAX:
+        if (count := payload(packet).get_uint32()) > EXTENSIONS_MAX:
             raise asyncssh.ProtocolError(f"{count} extensions in one packet: expected at most {EXTENSIONS_MAX}")
         return self._process(pkttype, pktid, packet)
 
@@ -178,16 +186,16 @@ class Guard:
 
     def _confirmation(self, pkttype: int, pktid: int, packet: SSHPacket) -> Result:
         """Check the fields: two channel numbers, the window, the largest packet, and nothing else."""
-        payload = _payload(packet)
-        payload.get_bytes(12)
-        _check_size(payload.get_uint32())
-        payload.check_end()
+        fields = payload(packet)
+        fields.get_bytes(12)
+        _check_size(fields.get_uint32())
+        fields.check_end()
         return self._process(pkttype, pktid, packet)
 
     def _open(self, pkttype: int, pktid: int, packet: SSHPacket) -> Result:
-        payload = _payload(packet)
-        kind = payload.get_string()
-        number, _, size = payload.get_uint32(), payload.get_uint32(), payload.get_uint32()
+        fields = payload(packet)
+        kind = fields.get_string()
+        number, _, size = fields.get_uint32(), fields.get_uint32(), fields.get_uint32()
         _check_size(size)
         if not kind.startswith(b"forwarded-"):
             self._count_useless(pkttype, pktid)
@@ -256,11 +264,6 @@ def _name(pkttype: int) -> str:
 def _check_size(size: int) -> None:
     if size < PACKET_MIN:
         raise asyncssh.ProtocolError(f"a channel that takes no more than {size} bytes in a packet")
-
-
-def _payload(packet: SSHPacket) -> SSHPacket:
-    """A copy of the packet after its type, to read without changing what asyncssh will read."""
-    return SSHPacket(packet.get_full_payload()[1:])
 
 
 def _reply_text(packet: SSHPacket) -> str:

@@ -20,6 +20,8 @@ from weakref import WeakKeyDictionary
 
 import asyncssh
 
+from reconciler.ssh.internals.seam import Seam
+
 TURN = 0.004  # seconds of parsing in one turn of the loop, for all waiting connections together
 QUANTUM = 0.001  # seconds for one connection, while others wait
 SPENT_MAX = 2 * TURN  # limit with connections that did not wait: a short parse is not delayed by the others
@@ -27,6 +29,13 @@ PIECE = 64 << 10  # bytes passed on at once: asyncssh copies the rest for each p
 KEPT_MAX = 512 << 10  # bytes: more than one read of asyncio plus an incomplete packet
 WRITE_MAX = 16 << 20  # unsent bytes beyond which nothing is parsed, because it could cause another answer
 RETRY = 0.02  # seconds until the unsent answers are checked again
+
+SEAMS = (
+    Seam(asyncssh.SSHClientConnection, "data_received", "self data datatype"),
+    Seam(asyncssh.SSHClientConnection, "_recv_pkthdr", "self"),
+    Seam(asyncssh.SSHClientConnection, "_inpbuf"),
+    Seam(asyncssh.SSHClientConnection, "_transport"),
+)
 
 
 class ParseBudget:

@@ -10,7 +10,10 @@ from typing import Any
 
 import asyncssh
 
+from reconciler.ssh.internals.seam import Seam
+
 PIECE = 64 << 10  # bytes
+SEAMS = (Seam(asyncssh.SSHTCPChannel, "_recv_buf"),)
 
 
 class RecvBuffer(list[tuple[Any, asyncssh.DataType]]):  # Any: bytes, or a bytearray that is still filling

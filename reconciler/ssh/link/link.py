@@ -1,4 +1,4 @@
-"""A link: one live SSH connection with its channels, its write gate, its keepalive and its end.
+"""A link: one live SSH connection with its channels, its keepalive and its end.
 
 Owns an asyncssh connection from login to its end. Input: the result of `dial`. Output: channels and listeners. Calls
 `lost` once with the failure when the connection ends, and `recovered` when a stalled one receives data again.
@@ -10,22 +10,23 @@ import asyncio
 import socket
 import struct
 from collections.abc import Callable
-from itertools import islice
-from typing import Any, cast
+from functools import partial
+from typing import Any
 
 import asyncssh
-from asyncssh.constants import MSG_IGNORE
 
 from reconciler.core.descriptor_budget import Place
 from reconciler.core.observed import Failure
 from reconciler.core.rules.origin import Origin, TcpOrigin
 from reconciler.core.spec import FarTcp, FarUnix, TargetSettings
 from reconciler.ssh.connect import debug_log
-from reconciler.ssh.connect.dial import Dialled, still_trusted
+from reconciler.ssh.connect.dial import Dialled
 from reconciler.ssh.errors.connect_errors import from_lost
 from reconciler.ssh.errors.failure import ServerSilent
+from reconciler.ssh.internals import ignore_packets, keepalive
 from reconciler.ssh.link.remote_listeners import RemoteListeners
-from reconciler.ssh.relay.relay import ChannelSession, Hold, Relay
+from reconciler.ssh.link.write_gate import WriteGate
+from reconciler.ssh.relay.relay import ChannelSession, Relay
 
 # A receive window holds one round trip at WINDOW_RATE, so that the window does not slow down a download over 50 ms. A
 # larger one only moves the queue from the server into our memory (measured: 2 MiB is the fastest on loopback, 64 MiB
@@ -35,7 +36,6 @@ WINDOW_RATE = 1 << 30  # bytes a second
 WINDOW_DEFAULT = 2 << 20
 WINDOW_MIN = 256 << 10
 WINDOW_BUDGET = 128 << 20
-RELEASED_AT_ONCE = 4
 SILENT_GRACE = 0.5  # seconds for the keepalive reply: an idle link is silent for a whole interval
 
 
@@ -86,9 +86,7 @@ class Link:
         self.dialled = dialled
         self.connection = dialled.connection
         self.forwards = RemoteListeners(dialled.connection)
-        self._guard = dialled.guard
-        self._inbound = dialled.guard.inbound
-        self._socket_full = False
+        self.gate = WriteGate(dialled.connection, dialled.guard)
         self._settings = settings
         self._lost = lost
         self._recovered = recovered
@@ -96,11 +94,11 @@ class Link:
         self._last_received = self._loop.time()
         self._silent = False
         self._server_check: asyncio.Task[None] | None = None  # a request that only shows whether the server answers
-        self._waiting: dict[Relay, None] = {}  # an ordered set
         self._granted = 0
         self._closing = False
-        self._unflushed: list[Relay] = []
-        self._hook()
+        dialled.guard.inbound.heard = self._packet_received
+        dialled.guard.refused = self.forwards.refused
+        ignore_packets.omit(dialled.connection)
         client.on_lost = self._connection_lost
         client.on_debug = self.forwards.debug_message
         if client.ended:
@@ -108,81 +106,15 @@ class Link:
 
     # --- the connection ----------------------------------------------------------------------------------------
 
-    def _hook(self) -> None:
-        """Take over the connection's flow control and observe its packets.
-
-        The transport calls pause_writing and resume_writing of asyncio's Protocol by name; asyncssh's own do nothing.
-        asyncssh's send_packet sends an SSH_MSG_IGNORE before each packet. Only CBC ciphers need it, and it is half the
-        work.
-        """
-        connection = self.connection
-        self._inbound.heard = self._packet_received
-        self._inbound.worked = self._flush
-        self._guard.exchanged = self._release_more
-        self._guard.refused = self.forwards.refused
-        send = connection.send_packet
-
-        def send_packet(pkttype: int, *args: bytes, handler: Any = None) -> None:
-            if pkttype != MSG_IGNORE:
-                send(pkttype, *args, handler=handler)
-
-        if not str(connection.get_extra_info("send_cipher")).endswith("-cbc"):
-            connection.send_packet = send_packet  # type: ignore[method-assign]  # see the docstring
-        connection.pause_writing = self._pause  # type: ignore[method-assign]  # see the docstring
-        connection.resume_writing = self._resume  # type: ignore[method-assign]  # see the docstring
-
     def _packet_received(self) -> None:
         self._last_received = self._loop.time()
         if self._silent:
             self._silent = False
             self._recovered()
 
-    @property
-    def full(self) -> bool:
-        """True if data sent now would only be buffered: the socket is full, or a key exchange is running."""
-        return self._socket_full or self._guard.exchanging
-
-    def _pause(self) -> None:
-        self._socket_full = True
-
-    def _resume(self) -> None:
-        self._socket_full = False
-        self._release_more()
-
-    def _flush(self) -> None:
-        unflushed, self._unflushed = self._unflushed, []
-        for relay in unflushed:
-            relay.flush()
-
-    def _release_waiting(self) -> None:
-        # A few at a time, first come first served. They read in the next iteration of the loop; if that fills the
-        # socket again, the others keep their places. Releasing all at once would queue one buffer of each.
-        for relay in tuple(islice(self._waiting, RELEASED_AT_ONCE)):
-            del self._waiting[relay]
-            relay.release_client(Hold.GATE)
-        if self._waiting:
-            self._loop.call_soon(self._release_more)
-
-    def _release_more(self) -> None:
-        if not self.full:
-            self._release_waiting()
-
-    def flushes_later(self, relay: Relay) -> bool:
-        """Return True during parsing, when more bytes may follow, and then call the relay's `flush` after parsing."""
-        if self._inbound.working:
-            self._unflushed.append(relay)
-        return self._inbound.working
-
-    def wait(self, relay: Relay) -> None:
-        """Queue a relay that has stopped reading, until the socket has room."""
-        self._waiting[relay] = None
-
-    def leave(self, relay: Relay) -> None:
-        self._waiting.pop(relay, None)
-
     async def is_trusted(self) -> bool:
         """Return True if its host key, and those of its jump hosts, are still trusted."""
-        return await still_trusted(self.connection)
+        return await self.dialled.still_trusted()
 
     @property
     def gone(self) -> bool:
@@ -287,7 +219,7 @@ class Link:
         """Send a request that shows whether the server answers at all, or only the destination does not."""
         if (self._server_check is None or self._server_check.done()) and not self.gone:
             # Not the keepalive's own timer: its interval may be longer than the dial timeout.
-            self._server_check = self.connection.create_task(self.connection._make_keepalive_request())  # noqa: SLF001 - see above
+            self._server_check = keepalive.ask(self.connection)
 
     async def open_stream(self, to: FarTcp | FarUnix) -> tuple[asyncssh.SSHReader[bytes], asyncssh.SSHWriter[bytes]]:
         """Open a channel for a probe. As in `open`, the request is never cancelled. Raises as `open` does."""
@@ -318,7 +250,7 @@ class Link:
                 )
             case FarUnix():
                 # ChannelSession has all methods of a unix channel's session; its declared type is a TCP channel's.
-                factory = cast("asyncssh.session.SSHUNIXSessionFactory[bytes]", lambda: self._session(relay))
+                factory: Any = partial(self._session, relay)
                 await self.connection.create_unix_connection(factory, to.path, window=window)
 
     def _session(self, relay: Relay) -> ChannelSession:

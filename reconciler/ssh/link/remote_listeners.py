@@ -18,10 +18,10 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 import asyncssh
-from asyncssh.packet import PacketDecodeError
 
 from reconciler.core.rules.origin import UNIX, Origin, tcp_origin
 from reconciler.core.spec import Endpoint, RemoteTcp, RemoteUnix
+from reconciler.ssh.internals.packets import PacketDecodeError
 from reconciler.system.redaction import redact
 
 # The first receive window, in bytes, of a listener's clients. asyncssh has one value for all of them, and the server

@@ -21,6 +21,7 @@ from typing import Protocol
 
 import asyncssh
 
+from reconciler.ssh.internals.channel import abort_with_unsent, set_receive_window
 from reconciler.ssh.internals.recv_buffer import merge
 from reconciler.ssh.relay.client_transport import ClientTransport
 
@@ -74,8 +75,7 @@ class ChannelSession(asyncssh.SSHTCPSession[bytes]):
     def connection_made(self, chan: asyncssh.SSHTCPChannel[bytes]) -> None:
         merge(chan)
         if self._window:
-            # asyncssh opens all channels of a listener with one window; the next adjustment raises it to this one.
-            chan._init_recv_window = self._window  # noqa: SLF001 - no other way in
+            set_receive_window(chan, self._window)
         self._relay.opened(chan)
 
     def data_received(self, data: bytes, datatype: asyncssh.DataType) -> None:
@@ -96,7 +96,10 @@ class ChannelSession(asyncssh.SSHTCPSession[bytes]):
 
 
 class Relay:
-    """Connects a client transport with a channel. The channel arrives by `opened`, called by the session."""
+    """Connects a client transport with a channel. The channel arrives by `opened`, called by the session.
+
+    send_on_open   bytes for the client when the channel opens: the end of its handshake
+    """
 
     __slots__ = (
         "_channel_eof",
@@ -110,12 +113,12 @@ class Relay:
         "_moved_at",
         "_rate_down",
         "_rate_up",
-        "_to_client",
         "_unwritten",
         "_why",
         "channel",
         "client",
         "received",
+        "send_on_open",
         "sent",
         "totals",
     )
@@ -134,7 +137,7 @@ class Relay:
         self.received = 0
         self._moved = 0
         self._moved_at = asyncio.get_running_loop().time()
-        self._to_client = b""
+        self.send_on_open = b""
         self._unwritten: list[bytes] = []
         self._gate = gate
         self._ended: Callable[[str], None] | None = ended
@@ -153,10 +156,6 @@ class Relay:
         self._rate_up, self._rate_down = up, down
         self.release_client(Hold.RATE)
         self.release_channel(Hold.RATE)
-
-    def send_on_open(self, to_client: bytes) -> None:
-        """Set the bytes to send to the client when the channel opens: the end of its handshake."""
-        self._to_client = to_client
 
     def idle_for(self, now: float) -> float:
         """Return the seconds without traffic at `now` (loop time), as seen by the calls of this method."""
@@ -183,8 +182,8 @@ class Relay:
         if self.client.lost or self._channel_lost or self._ended is None:
             channel.abort()  # the client left, or was refused because the open took too long
             return
-        if self._to_client:
-            self.client.transport.write(self._to_client)
+        if self.send_on_open:
+            self.client.transport.write(self.send_on_open)
         self.release_client(Hold.OPENING)
 
     def channel_data(self, data: bytes) -> None:
@@ -297,9 +296,7 @@ class Relay:
         if not self.client.lost:
             self.client.reset()
         if self.channel is not None and not self._channel_lost:
-            # abort() alone does nothing to a channel that waits to close until its unsent bytes are taken.
-            self.channel._close_send()  # noqa: SLF001 - see above
-            self.channel.abort()
+            abort_with_unsent(self.channel)
         self._end_if_over()
 
     def abandon(self) -> None:

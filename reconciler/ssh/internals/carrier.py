@@ -1,14 +1,19 @@
-"""A channel of a jump host's connection that carries the next SSH connection (asyncssh calls it a tunnel).
+"""What carries an SSH connection instead of a TCP socket: a channel of a jump host, or a proxy command.
 
-It has a large window, and cancelling the connect leaves no channel behind.
+asyncssh calls it a tunnel. It documents only that another connection can be one, with a channel of the default window
+that a cancelled connect leaves behind, and that stays open when the connection ends.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from typing import Protocol
 
 import asyncssh
+from asyncssh import connection as asyncssh_connection
+
+from reconciler.ssh.internals.seam import Seam
 
 # Received data goes to the inner connection at once and never waits in this channel, so a large window costs no memory.
 # A small one would limit the inner connection to window / round trip, whatever its own channels allow.
@@ -16,9 +21,31 @@ _WINDOW = 64 << 20
 
 _Opened = tuple[asyncssh.SSHTCPChannel[bytes], asyncssh.SSHTCPSession[bytes]]
 
+SEAMS = (
+    Seam(asyncssh.SSHClientConnection, "set_tunnel", "self tunnel"),
+    Seam(
+        asyncssh_connection._TunnelConnectorProtocol,  # noqa: SLF001 - the type of the argument `tunnel`
+        "create_connection",
+        "self session_factory remote_host remote_port",
+    ),
+)
+
+
+class Carrier(Protocol):
+    """What asyncssh calls on the carrier when the connection has ended."""
+
+    def close(self) -> None: ...
+
+    async def wait_closed(self) -> None: ...
+
+
+def close_with(connection: asyncssh.SSHClientConnection, carrier: Carrier) -> None:
+    """Close the carrier when the connection ends."""
+    connection.set_tunnel(carrier)
+
 
 class JumpChannel:
-    """Opens a channel for one inner connection. See `_TunnelConnectorProtocol` in asyncssh."""
+    """Opens a channel of a jump host's connection for one inner connection: the `tunnel` of `asyncssh.connect`."""
 
     def __init__(self, below: asyncssh.SSHClientConnection) -> None:
         self._below = below

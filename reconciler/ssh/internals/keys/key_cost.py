@@ -1,8 +1,8 @@
 """Limits for the numbers in a private key file that decide how long decoding takes.
 
 An encrypted key states how often its passphrase is hashed: up to 2^32 rounds, which take months and cannot be
-interrupted. OpenSSL needs minutes to check the primes of a large RSA key, during which no other Python thread runs;
-`credentials` skips that check, and the size is limited to what ssh reads.
+interrupted; asyncssh has no limit. OpenSSL needs minutes to check the primes of a large RSA key, during which no other
+Python thread runs; `credentials` skips that check, and the size is limited to what ssh reads.
 """
 
 from __future__ import annotations
@@ -12,13 +12,21 @@ import contextlib
 from collections.abc import Iterator
 
 import asyncssh
+from asyncssh import asn1
 from asyncssh.asn1 import ASN1DecodeError, der_decode_partial
-from asyncssh.packet import PacketDecodeError, SSHPacket
+
+from reconciler.ssh.internals.packets import PacketDecodeError, SSHPacket
+from reconciler.ssh.internals.seam import Seam
 
 BCRYPT_ROUNDS_MAX = 4096  # tens of seconds; the default of ssh-keygen is 16 or 24
 HASH_ROUNDS_MAX = 10_000_000  # of PKCS #8; OpenSSL's default is 2048
 RSA_BITS_MAX = 16384  # ssh refuses larger ones
 
+SEAMS = (
+    Seam(asyncssh.SSHKey, "pyca_key"),
+    Seam(asn1, "der_decode_partial", "data"),
+    Seam(asn1, "ASN1DecodeError"),
+)
 _MAGIC = b"openssh-key-v1\0"
 _DEEPEST = 8  # depth of the nested PKCS #8 values that hold a count
 

@@ -1,0 +1,57 @@
+"""Whether the installed asyncssh has every name that this package uses."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import asyncssh
+
+from reconciler.ssh.internals import (
+    carrier,
+    channel,
+    connection_number,
+    decompression,
+    greeting,
+    group_exchange,
+    ignore_packets,
+    keepalive,
+    kex_messages,
+    packet_guard,
+    packets,
+    parse_budget,
+    recv_buffer,
+    write_pause,
+)
+from reconciler.ssh.internals.keys import algorithm_names, certificates, key_cost, public_keys
+from reconciler.ssh.internals.seam import TESTED, problems
+
+MODULES = (
+    carrier,
+    channel,
+    connection_number,
+    decompression,
+    greeting,
+    group_exchange,
+    ignore_packets,
+    keepalive,
+    kex_messages,
+    packet_guard,
+    packets,
+    parse_budget,
+    recv_buffer,
+    write_pause,
+    algorithm_names,
+    certificates,
+    key_cost,
+    public_keys,
+)
+
+
+@cache
+def incompatibility() -> str:
+    """Return what the installed asyncssh lacks and for which module, "" if it lacks nothing."""
+    found = [
+        f"{problem} ({module.__name__.rpartition('.')[2]})" for module in MODULES for problem in problems(module.SEAMS)
+    ]
+    more = f" and {len(found) - 1} more" if len(found) > 1 else ""
+    return f"asyncssh {asyncssh.__version__} {found[0]}{more}, tested with {TESTED}" if found else ""
