@@ -199,13 +199,13 @@ async def forwarder(
 
 
 @contextlib.asynccontextmanager
-async def process(command: Sequence[str]) -> AsyncIterator[asyncio.subprocess.Process]:
-    """Run a process. Kill it and its descendants at the end of the block."""
+async def process(command: Sequence[str], *, quiet: bool = True) -> AsyncIterator[asyncio.subprocess.Process]:
+    """Run a process, with its errors shown unless `quiet`. Kill it and its descendants at the end of the block."""
     started = await asyncio.create_subprocess_exec(
         *tied_to_parent(list(command)),
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.DEVNULL,
+        stderr=asyncio.subprocess.DEVNULL if quiet else None,
     )
     try:
         yield started

@@ -54,7 +54,9 @@ class Lab:
 async def service(through: list[str] | None = None) -> AsyncIterator[int]:
     """Run the destination, by the command `through` if given, and yield its port."""
     port = free_port()
-    async with process([*(through or []), sys.executable, str(SERVICE), "127.0.0.1", str(port)]) as started:
+    async with process(
+        [*(through or []), sys.executable, str(SERVICE), "127.0.0.1", str(port)], quiet=False
+    ) as started:
         assert started.stdout is not None
         assert await started.stdout.readline() == b"ready\n"
         yield port

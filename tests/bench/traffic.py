@@ -56,14 +56,14 @@ async def held(forward: Forward, clients: int, *, reading: bool) -> AsyncIterato
 
 @contextlib.asynccontextmanager
 async def _until_ready(task: str, forward: Forward, *words: object) -> AsyncIterator[None]:
-    async with process(_command(task, forward, *words)) as client:
+    async with process(_command(task, forward, *words), quiet=False) as client:
         assert client.stdout is not None
         assert await client.stdout.readline() == b"ready\n", f"the client failed: {task} {words}"
         yield
 
 
 async def _run(task: str, forward: Forward, *words: object) -> Any:
-    async with process(_command(task, forward, *words)) as client:
+    async with process(_command(task, forward, *words), quiet=False) as client:
         out, _ = await client.communicate()
         assert client.returncode == 0, f"the client failed: {task} {words}"
         return json.loads(out)

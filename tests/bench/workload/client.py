@@ -19,6 +19,7 @@ from hashlib import sha256
 
 BLOCK = bytes(range(256)) * 4096  # as the service sends
 FOREVER = 1 << 60  # bytes
+BATCH = 100  # clients
 FLOWS = 16 << 20  # bytes of a flood until it is `ready`
 
 
@@ -156,9 +157,12 @@ def connect(clients: Clients, seconds: float, at_once: int) -> dict[str, object]
 
 def hold(clients: Clients, count: int, verb: str) -> dict[str, object]:
     request = "echo\nx" if verb == "echo" else f"{verb} {FOREVER}"
-    held = [clients.connect(request) for _ in range(count)]
-    for client in held:
-        exactly(client, 1)
+    held = list[socket.socket]()
+    while len(held) < count:  # in batches: a burst of thousands would measure timeouts
+        new = [clients.connect(request) for _ in range(min(BATCH, count - len(held)))]
+        for client in new:
+            exactly(client, 1)
+        held += new
     print("ready", flush=True)
     sys.stdin.read()
     return {}
