@@ -212,7 +212,7 @@ class Engine:
 
     def _probe_failed(self, tunnel: TunnelSpec) -> None:
         """Restart the target of a tunnel whose failing probe may replace the link, if the policy allows it."""
-        if is_restart_due(tunnel, self.actuator.records, self.actuator.clients, self.loop.now().mono):
+        if is_restart_due(tunnel, self.actuator.records, self.loop.now().mono):
             self.restart([tunnel.target], f"the health probe of tunnel {tunnel.id} fails")
 
     def _clients_cut(self, tunnel: TunnelSpec, why: str) -> None:

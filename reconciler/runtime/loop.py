@@ -130,7 +130,7 @@ class Loop:
             self._faults.failed(action, error, now.mono)
             subject = subject_of(action)
             what = f"{type(action).__name__} ({action.why}) could not be carried out"
-            self._fault_log.tell(what, error, subject=subject.name)
+            self._fault_log.tell(what, error, subject=subject)
             self._failed(subject)
             return False
         self._faults.succeeded(action)

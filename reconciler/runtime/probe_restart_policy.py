@@ -7,19 +7,18 @@ bytes of probes are not counted.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from reconciler.core.spec import TunnelSpec
-from reconciler.ssh.clients.tunnel_clients import TunnelClients
+from reconciler.core.subject import Subject
 from reconciler.ssh.records import Records
 
 INTERVAL = 300.0  # seconds between two restarts of one target
 
 
-def is_restart_due(tunnel: TunnelSpec, records: Records, clients: Mapping[str, TunnelClients], now: float) -> bool:
+def is_restart_due(tunnel: TunnelSpec, records: Records, now: float) -> bool:
     """Return True if this failed probe restarts the target. The restart counts as done. `now` is monotonic."""
     target, record = records.target(tunnel.target), records.tunnel(tunnel.id)
-    transferred = sum(one.sent + one.received for name, one in clients.items() if name.startswith(f"{tunnel.target}/"))
+    of_target = [one.clients for one in records.tunnels() if Subject("tunnel", one.id).target == tunnel.target]
+    transferred = sum(one.sent + one.received for one in of_target)
     before, record.transferred = record.transferred, transferred
     if transferred != before or now - target.restarted_at < INTERVAL:
         return False

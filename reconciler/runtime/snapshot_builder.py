@@ -26,10 +26,7 @@ from reconciler.report.snapshot import (
 )
 from reconciler.runtime.config_store import ConfigStore
 from reconciler.runtime.engine import Engine
-from reconciler.ssh.clients.tunnel_clients import TunnelClients
 from reconciler.ssh.connect.negotiated import cipher, kex
-
-_NO_CLIENTS = TunnelClients()
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +94,7 @@ class SnapshotBuilder:
         )
 
     def _tunnel(self, tunnel: TunnelStatus, observed: Observed, now: Now) -> TunnelSnapshot:
-        clients = self.engine.actuator.clients.get(tunnel.id, _NO_CLIENTS)
+        clients = self.engine.actuator.records.tunnel(tunnel.id).clients
         spec, policy = tunnel.spec, tunnel.spec.policy
         probed = observed.probes.get(tunnel.id) if policy.health else None
         return TunnelSnapshot(

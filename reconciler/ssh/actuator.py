@@ -23,7 +23,6 @@ from reconciler.ssh.clients.connection import ClientConnection
 from reconciler.ssh.clients.connection_registry import Audit, ConnectionRegistry
 from reconciler.ssh.clients.connector import ClientConnector
 from reconciler.ssh.clients.flows import Flows
-from reconciler.ssh.clients.tunnel_clients import ByTunnel, TunnelClients
 from reconciler.ssh.link.link import Link
 from reconciler.ssh.link.pool import LinkPool
 from reconciler.ssh.link.prober import Prober
@@ -66,8 +65,7 @@ class SshActuator:
         budget = budget or descriptors.budget()
         self.records = Records()
         self._registry = ConnectionRegistry(audit)
-        self._clients = ByTunnel(TunnelClients)
-        self._flows = Flows(self._clients, self._flow_emptied)
+        self._flows = Flows(self.records, self._flow_emptied)
         self._links = LinkPool(
             self._flows.on_link,
             environ,
@@ -79,7 +77,6 @@ class SshActuator:
         )
         self._connector = ClientConnector(
             self._flows,
-            self._clients,
             environ,
             budget=budget,
             select_link=lambda target: self._links.select(target, self._desired),
@@ -151,8 +148,7 @@ class SshActuator:
                 assert_never(action)
 
     def observe(self) -> Observed:
-        hold_queue = self._connector.hold_queue
-        targets = self._desired.targets
+        targets = [self.records.target(name) for name in self._desired.targets]
         failed = [target for target in self.records.targets() if target.tries is not None]
         return Observed(
             links=self._links.states(),
@@ -160,9 +156,7 @@ class SshActuator:
             flows=self._flows.states(),
             link_tries=MappingProxyType({one.name: one.tries for one in failed if one.tries is not None}),
             socket_tries=MappingProxyType(self._listeners.addresses.tries()),
-            demand=MappingProxyType(
-                {name: Demand(hold_queue.held(name), hold_queue.last_used(name)) for name in targets}
-            ),
+            demand=MappingProxyType({one.name: Demand(one.held, one.last_used) for one in targets}),
             fingerprints=MappingProxyType({one.name: one.fingerprint for one in failed}),
             destinations=MappingProxyType(self._connector.destinations.observed()),
             probes=MappingProxyType(
@@ -175,11 +169,6 @@ class SshActuator:
         )
 
     # --- for the reports ---------------------------------------------------------------------------------------
-
-    @property
-    def clients(self) -> Mapping[str, TunnelClients]:
-        """The live records of the tunnels' clients, by tunnel id."""
-        return MappingProxyType(self._clients)
 
     @property
     def links(self) -> Mapping[int, Link]:
@@ -278,9 +267,7 @@ class SshActuator:
 
     def _drop_records(self) -> None:
         """Drop what is known about targets and tunnels that are not desired, once nothing of them is left."""
-        linked, busy = {link.target for link in self._links.states()}, self._flows.tunnels()
-        self._connector.prune(self._desired.targets.keys(), self._desired.tunnels.keys() | busy)
-        self.records.drop_unused(self._desired, linked, busy)
+        self.records.drop_unused(self._desired, {link.target for link in self._links.states()})
 
     # --- shutdown ----------------------------------------------------------------------------------------------
 

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import logging
 
+from reconciler.core.subject import Subject
+
 log = logging.getLogger(__name__)
 
 _MOST = 256  # distinct errors that are counted
@@ -20,15 +22,16 @@ class FaultLog:
     def __init__(self) -> None:
         self._counts: dict[_Distinct, int] = {}
 
-    def tell(self, what: str, error: BaseException, *, subject: str = "") -> None:
-        """Log an internal error. `what` says what failed, `subject` is the name or id of the target or tunnel."""
-        distinct = (f"{subject}: {what}", type(error), *_origin(error))
+    def tell(self, what: str, error: BaseException, *, subject: Subject | None = None) -> None:
+        """Log an internal error. `what` says what failed, `subject` is the target or tunnel concerned."""
+        name = subject.name if subject is not None else ""
+        distinct = (f"{name}: {what}", type(error), *_origin(error))
         count = self._counts.pop(distinct, 0) + 1
         self._counts[distinct] = count  # at the end: the oldest error is dropped first
         if len(self._counts) > _MOST:
             del self._counts[next(iter(self._counts))]
-        about = f"{subject}: " if subject else ""
-        fields = {"target": subject.partition("/")[0] or None, "tunnel": subject if "/" in subject else None}
+        about = f"{name}: " if name else ""
+        fields = {"target": subject.target, "tunnel": subject.tunnel} if subject is not None else {}
         if count == 1:
             text = "%sinternal error: %s; please report it"
             log.error(text, about, what, exc_info=error, extra={**fields, "reason": "internal"})

@@ -51,7 +51,7 @@ async def test_bytes_counted_are_bytes_sent(sshd: Sshd, echo: EchoServer, tmp_pa
         await tunnels.all_up()
         for size in (1, 70_000, 3 * MIB):
             await exchange("127.0.0.1", port, b"x" * size)
-        meter = tunnels.engine.actuator.clients["server/echo"]
+        meter = tunnels.meter("server/echo")
         assert (meter.sent, meter.received) == (1 + 70_000 + 3 * MIB,) * 2
 
 
@@ -119,7 +119,7 @@ async def connect_and_reset(port: int) -> None:
 
 
 async def no_client_is_connected(tunnels: Running) -> None:
-    meters = tunnels.engine.actuator.clients.values()
+    meters = [one.clients for one in tunnels.engine.actuator.records.tunnels()]
     await eventually(lambda: all(m.active == 0 and m.held == 0 for m in meters), message="no client is left")
 
 

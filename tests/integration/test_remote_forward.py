@@ -359,7 +359,7 @@ async def test_a_rename_during_the_dial_moves_the_client(sshd: Sshd, tmp_path: P
                     accepted.sendall(b"hello")
                 assert await reader.read() == b"hello"
                 writer.close()
-                assert tunnels.engine.actuator.clients.keys() == {"server/new"}
+                assert {one.id for one in tunnels.engine.actuator.records.tunnels()} == {"server/new"}
 
 
 async def test_a_listener_is_reused_on_a_server_that_does_not_cancel(

@@ -18,8 +18,8 @@ from reconciler.core.observed import Now, Phase
 from reconciler.core.status import Verdict
 from reconciler.report.changes import Change
 from reconciler.runtime.app import App
-from reconciler.ssh.clients.tunnel_clients import TunnelClients
 from reconciler.ssh.link.link import Link
+from reconciler.ssh.records import TunnelClients
 from support.wait import WITHIN, eventually
 
 
@@ -132,7 +132,7 @@ class Running:
 
     def meter(self, tunnel: str) -> TunnelClients:
         """Return the counters of the tunnel's clients; all are 0 before the first client."""
-        return self.engine.actuator.clients.get(tunnel, TunnelClients())
+        return self.engine.actuator.records.tunnel(tunnel).clients
 
     def results(self, tunnel: str) -> Mapping[str, int]:
         """Return the number of clients by result."""
@@ -162,7 +162,7 @@ class Running:
 
     async def no_client_is_connected(self) -> None:
         """Wait until no client and no channel of a client is left."""
-        meters = self.engine.actuator.clients.values()
+        meters = [one.clients for one in self.engine.actuator.records.tunnels()]
         await eventually(lambda: all(m.active == 0 and m.held == 0 for m in meters), message="no client is left")
         await eventually(
             lambda: not any(link.connection._channels for link in self.links), message="no channel is left"

@@ -16,6 +16,7 @@ from reconciler.core.backoff import FAULT_INITIAL, FAULT_MAX, next_fault_try
 from reconciler.core.faults import Faults, internal
 from reconciler.core.observed import EMPTY, Observed, Phase, Reason, SocketKey, Tries
 from reconciler.core.status import make_status
+from reconciler.core.subject import Subject
 from reconciler.runtime.app import App
 from reconciler.system.fault_log import FaultLog
 from unit.build import START, desired, local, target
@@ -91,12 +92,12 @@ def raise_it(text: str) -> None:
 def test_a_fault_is_logged_with_its_traceback_once_and_then_counted(caplog: pytest.LogCaptureFixture) -> None:
     log = FaultLog()
     for number in range(1000):
-        log.tell("listening", raised(f"number {number}"), subject="a/one")
+        log.tell("listening", raised(f"number {number}"), subject=Subject("tunnel", "a/one"))
     assert len([one for one in caplog.records if one.exc_info]) == 1
     assert len(caplog.records) == 10, "1, 2, 4, ... 512"
     assert "512. time" in caplog.records[-1].getMessage()
-    log.tell("listening", TypeError("another"), subject="a/one")
-    log.tell("listening", raised("another's"), subject="a/two")
+    log.tell("listening", TypeError("another"), subject=Subject("tunnel", "a/one"))
+    log.tell("listening", raised("another's"), subject=Subject("tunnel", "a/two"))
     assert len([one for one in caplog.records if one.exc_info]) == 3, "each distinct one"
     assert {getattr(one, "reason", None) for one in caplog.records} == {"internal"}
 

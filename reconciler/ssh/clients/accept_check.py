@@ -14,7 +14,6 @@ from reconciler.core.rules.origin import Origin
 from reconciler.core.spec import TunnelSpec
 from reconciler.ssh.clients.connection import ListenerClients
 from reconciler.ssh.clients.refusal_log import RefusalLog
-from reconciler.ssh.clients.tunnel_clients import ByTunnel
 from reconciler.ssh.records import Records
 
 _NOT_ALLOWED = "its address is not allowed (allow, deny)"
@@ -23,8 +22,7 @@ _NOT_ALLOWED = "its address is not allowed (allow, deny)"
 class AcceptCheck:
     """Checks new clients. `has_link` returns whether a target has a usable link."""
 
-    def __init__(self, by_tunnel: ByTunnel, budget: Budget, has_link: Callable[[str], bool], records: Records) -> None:
-        self._by_tunnel = by_tunnel
+    def __init__(self, budget: Budget, has_link: Callable[[str], bool], records: Records) -> None:
         self._budget = budget
         self._has_link = has_link
         self._records = records
@@ -32,7 +30,7 @@ class AcceptCheck:
 
     def count(self, tunnel: TunnelSpec, result: ClientResult) -> None:
         """Count one client."""
-        self._by_tunnel[tunnel.id].results[result] += 1
+        self._records.tunnel(tunnel.id).clients.results[result] += 1
 
     def refuse(self, tunnel: TunnelSpec, result: ClientResult, origin: Origin, why: str) -> None:
         """Count one refused client, and log it unless `why` is ""."""
@@ -45,7 +43,9 @@ class AcceptCheck:
         tunnel = listener.state.owner
         if not source_allowed(tunnel, origin):
             result, why = ClientResult.DENIED, _NOT_ALLOWED
-        elif 0 < tunnel.policy.max_connections <= len(listener.waiting) + self._by_tunnel[tunnel.id].active:
+        elif (
+            0 < tunnel.policy.max_connections <= len(listener.waiting) + self._records.tunnel(tunnel.id).clients.active
+        ):
             result, why = ClientResult.LIMIT, f"maxConnections {tunnel.policy.max_connections} is reached"
         else:
             return None

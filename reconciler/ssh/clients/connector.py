@@ -15,7 +15,6 @@ import asyncio
 import logging
 from collections import Counter
 from collections.abc import Callable, Coroutine, Mapping
-from collections.abc import Set as AbstractSet
 from typing import Any
 
 import asyncssh
@@ -35,7 +34,6 @@ from reconciler.ssh.clients.flows import Flows
 from reconciler.ssh.clients.hold_queue import HoldQueue
 from reconciler.ssh.clients.refusal_log import cut_summary
 from reconciler.ssh.clients.socks import run_handshake
-from reconciler.ssh.clients.tunnel_clients import ByTunnel
 from reconciler.ssh.errors.channel_errors import from_channel_open, socks_reply
 from reconciler.ssh.link.link import Link
 from reconciler.ssh.records import Records
@@ -51,7 +49,6 @@ CLOSE_WITHIN = 1.0  # seconds that a refused client has to read the reply and cl
 class ClientConnector:
     """Connects clients.
 
-    by_tunnel     the records of all tunnels' clients; dropped here
     select_link   returns a usable link of a target, or None
     wait          returns when a target may have a usable link
     changed       called when the planner should run again
@@ -61,7 +58,6 @@ class ClientConnector:
     def __init__(
         self,
         flows: Flows,
-        by_tunnel: ByTunnel,
         environ: Mapping[str, str],
         *,
         budget: Budget,
@@ -73,14 +69,13 @@ class ClientConnector:
         registry: ConnectionRegistry,
     ) -> None:
         self._flows = flows
-        self._by_tunnel = by_tunnel
         self._environ = environ
         self._records = records
         self._registry = registry
         self._cut = cut
-        self.accept_check = AcceptCheck(by_tunnel, budget, lambda target: select_link(target) is not None, records)
-        self.destinations = DestinationHealth(by_tunnel, environ, changed, records)
-        self.hold_queue = HoldQueue(select_link, wait, changed, by_tunnel)
+        self.accept_check = AcceptCheck(budget, lambda target: select_link(target) is not None, records)
+        self.destinations = DestinationHealth(environ, changed, records)
+        self.hold_queue = HoldQueue(select_link, wait, changed, records)
         self._loop = asyncio.get_running_loop()
         self._tasks: set[asyncio.Task[object]] = set()
 
@@ -97,22 +92,14 @@ class ClientConnector:
         await asyncio.gather(*tasks, return_exceptions=True)
         await self.destinations.close()
 
-    def prune(self, targets: AbstractSet[str], tunnels: AbstractSet[str]) -> None:
-        """Drop the state of all targets and tunnels but these."""
-        for tunnel in self._by_tunnel.keys() - tunnels:
-            del self._by_tunnel[tunnel]
-        self.hold_queue.prune(targets)
-
     # --- edits -------------------------------------------------------------------------------------------------
 
     def reapply(self, old: TunnelSpec, tunnel: TunnelSpec) -> None:
         """Apply a changed tunnel's rate limits and rules to its live clients. Drop failures of its old destination."""
-        clients = self._by_tunnel.get(tunnel.id)
-        if clients is not None and old.route != tunnel.route:
+        clients = self._records.tunnel(tunnel.id).clients
+        if old.route != tunnel.route:
             clients.destination = None
         self.destinations.check_passwords(tunnel)
-        if clients is None:
-            return
         throttles = clients.throttles(tunnel.policy.bandwidth_limit)
         cut: Counter[str] = Counter()
         for connection in self._flows.connections(tunnel=tunnel.id):
@@ -195,7 +182,7 @@ class ClientConnector:
     async def _run_socks_handshake(self, connection: ClientConnection) -> ClientInfo:
         tunnel = connection.tunnel
         try:
-            return await run_handshake(connection, self._environ, self._by_tunnel[tunnel.id].guesses)
+            return await run_handshake(connection, self._environ, self._records.tunnel(tunnel.id).clients.guesses)
         except ConnectionRejected as rejected:
             if rejected.result is ClientResult.AUTH_FAILED:
                 self.destinations.check_passwords(tunnel)
@@ -313,7 +300,7 @@ class ClientConnector:
 
     def _start_relay(self, connection: ClientConnection, tunnel: TunnelSpec, link: Link) -> tuple[Relay, int]:
         """Give a connection a link. Returns its relay, and the receive window that its channel is to have."""
-        window, clients = link.window(), self._by_tunnel[tunnel.id]
+        window, clients = link.window(), self._records.tunnel(tunnel.id).clients
 
         def ended(why: str) -> None:
             link.release(window)

@@ -14,17 +14,13 @@ from reconciler.core.spec import Socks, TunnelSpec
 from reconciler.core.status import UNHEALTHY_AFTER
 from reconciler.ssh.clients.connection import ListenerClients
 from reconciler.ssh.clients.socks import unreadable_password
-from reconciler.ssh.clients.tunnel_clients import ByTunnel
 from reconciler.ssh.records import Records
 
 
 class DestinationHealth:
     """Notes which destinations cannot be reached. `changed` is called when the planner should run again."""
 
-    def __init__(
-        self, by_tunnel: ByTunnel, environ: Mapping[str, str], changed: Callable[[], None], records: Records
-    ) -> None:
-        self._by_tunnel = by_tunnel
+    def __init__(self, environ: Mapping[str, str], changed: Callable[[], None], records: Records) -> None:
         self._changed = changed
         self._records = records
         self._environ = environ
@@ -40,22 +36,23 @@ class DestinationHealth:
 
     def observed(self) -> dict[str, Destination]:
         """Return the last result by tunnel id, where it is a failure."""
-        return {tunnel: one.destination for tunnel, one in self._by_tunnel.items() if one.destination is not None}
+        found = ((one.id, one.clients.destination) for one in self._records.tunnels())
+        return {tunnel: destination for tunnel, destination in found if destination is not None}
 
     def unreachable(self, listener: ListenerClients, tunnel: TunnelSpec, failure: Failure) -> None:
         """Note a failed dial of the destination that the tunnel had when the client connected."""
         self._records.tunnel(tunnel.id).failures[failure.reason] += 1
         # A timeout is a failure of the server, not of the destination.
         if failure.reason is not Reason.TIMEOUT and listener.still_leads_to(tunnel):
-            clients = self._by_tunnel[listener.state.owner.id]
+            clients = self._records.tunnel(listener.state.owner.id).clients
             failures = clients.destination.failures if clients.destination is not None else 0
             clients.destination = Destination(failures + 1, failure)
             self._changed()
 
     def reached(self, tunnel: TunnelSpec) -> None:
         """Note a successful dial."""
-        clients = self._by_tunnel.get(tunnel.id)
-        if clients is not None and clients.destination is not None:
+        clients = self._records.tunnel(tunnel.id).clients
+        if clients.destination is not None:
             clients.destination = None
             self._changed()
 
@@ -64,8 +61,7 @@ class DestinationHealth:
 
         One check runs at a time for each tunnel. A request during a check starts another one after it.
         """
-        clients = self._by_tunnel[tunnel.id] if tunnel.policy.users else self._by_tunnel.get(tunnel.id)
-        if clients is not None and (tunnel.policy.users or clients.destination is not None):
+        if tunnel.policy.users or self._records.tunnel(tunnel.id).clients.destination is not None:
             self._to_check[tunnel.id] = tunnel
             if tunnel.id not in self._checks:
                 work = self._check_passwords(tunnel.id)
@@ -79,14 +75,14 @@ class DestinationHealth:
             del self._checks[tunnel_id]
 
     def _checked(self, tunnel: TunnelSpec, failure: Failure | None) -> None:
-        clients = self._by_tunnel.get(tunnel.id)
-        if clients is None:
+        record = self._records.known_tunnel(tunnel.id)
+        if record is None:
             return  # the tunnel was removed meanwhile
         if failure is None:
             if isinstance(tunnel.route, Socks):
                 self.reached(tunnel)
             return
-        is_new, clients.destination = clients.destination is None, Destination(UNHEALTHY_AFTER, failure)
+        is_new, record.clients.destination = record.clients.destination is None, Destination(UNHEALTHY_AFTER, failure)
         if is_new:
-            self._records.tunnel(tunnel.id).failures[failure.reason] += 1
+            record.failures[failure.reason] += 1
             self._changed()

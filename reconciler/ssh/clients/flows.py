@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from reconciler.core.observed import ClientInfo, Draining, FlowKey, FlowState, SocketKey
 from reconciler.core.spec import TunnelSpec
 from reconciler.ssh.clients.connection import ClientConnection
-from reconciler.ssh.clients.tunnel_clients import ByTunnel
+from reconciler.ssh.records import Records
 
 
 @dataclass(slots=True)
@@ -30,8 +30,8 @@ class _Flow:
 class Flows:
     """The flows by key, and the number of clients of each link."""
 
-    def __init__(self, by_tunnel: ByTunnel, emptied: Callable[[FlowKey], None]) -> None:
-        self._by_tunnel = by_tunnel
+    def __init__(self, records: Records, emptied: Callable[[FlowKey], None]) -> None:
+        self._records = records
         self._emptied = emptied
         self._flows: dict[FlowKey, _Flow] = {}
         self._on_link: Counter[int] = Counter()
@@ -45,7 +45,7 @@ class Flows:
         flow.connections[connection] = None
         flow.clients = None
         self._on_link[key.link] += 1
-        self._by_tunnel[key.tunnel].active += 1
+        self._records.tunnel(key.tunnel).clients.active += 1
 
     def remove(self, connection: ClientConnection) -> None:
         """Remove a connection that has ended, or was cut. A second call does nothing."""
@@ -65,7 +65,7 @@ class Flows:
         self._on_link[key.link] -= 1
         if not self._on_link[key.link]:
             del self._on_link[key.link]
-        self._by_tunnel[key.tunnel].active -= 1
+        self._records.tunnel(key.tunnel).clients.active -= 1
         return key
 
     def on_link(self, link: int) -> int:
@@ -120,7 +120,7 @@ class Flows:
         assert key is not None
         assert connection.relay is not None
         connection.tunnel, connection.flow = tunnel, replace(key, tunnel=tunnel.id)
-        connection.relay.totals = self._by_tunnel[tunnel.id]
+        connection.relay.totals = self._records.tunnel(tunnel.id).clients
         self._flows.setdefault(connection.flow, _Flow(tunnel.policy.drain_timeout, draining=draining))
         self.add(connection)
 

@@ -1,8 +1,8 @@
 """Holds clients until their target has a usable link.
 
-Owns the number of held clients of each target, and the time of its last client. Input: a client without a channel.
-Output: a usable link, or `ConnectionRejected`. Calls `changed` when the first client of a target begins to wait: that
-shortens the backoff and starts an on-demand target.
+Notes in the records how many clients each tunnel and target holds, and when a target's last client was present. Input:
+a client without a channel. Output: a usable link, or `ConnectionRejected`. Calls `changed` when the first client of a
+target begins to wait: that shortens the backoff and starts an on-demand target.
 """
 
 from __future__ import annotations
@@ -11,14 +11,13 @@ import asyncio
 import contextlib
 import socket
 from collections.abc import Callable, Coroutine, Iterator
-from collections.abc import Set as AbstractSet
 
 from reconciler.core.observed import ClientResult
 from reconciler.core.socks5 import Reply
 from reconciler.core.spec import TunnelSpec
 from reconciler.ssh.clients.connection import ClientConnection, ConnectionRejected
-from reconciler.ssh.clients.tunnel_clients import ByTunnel
 from reconciler.ssh.link.link import Link
+from reconciler.ssh.records import Records
 from reconciler.ssh.relay.client_transport import ClientTransport
 
 HELD_CHECK = 1.0  # seconds between two checks whether a held client is still connected
@@ -32,27 +31,17 @@ class HoldQueue:
         select_link: Callable[[str], Link | None],
         wait: Callable[[str], Coroutine[None, None, None]],
         changed: Callable[[], None],
-        by_tunnel: ByTunnel,
+        records: Records,
     ) -> None:
         self._select_link = select_link
         self._wait = wait
         self._changed = changed
-        self._by_tunnel = by_tunnel
+        self._records = records
         self._loop = asyncio.get_running_loop()
-        self._held: dict[str, int] = {}  # by target
-        self._last_used: dict[str, float] = {}  # by target
-
-    def held(self, target: str) -> int:
-        """Return how many clients wait for the target."""
-        return self._held.get(target, 0)
-
-    def last_used(self, target: str) -> float:
-        """Return when a client of the target was last present (loop time); -inf for never."""
-        return self._last_used.get(target, float("-inf"))
 
     def mark_used(self, target: str) -> None:
         """Note that a client of the target was present until now."""
-        self._last_used[target] = self._loop.time()
+        self._records.target(target).last_used = self._loop.time()
 
     async def hold(self, connection: ClientConnection, deadline: float) -> Link:
         """Return a usable link as soon as there is one, of the target that the client's tunnel then has.
@@ -75,24 +64,17 @@ class HoldQueue:
 
     @contextlib.contextmanager
     def _holding(self, tunnel: TunnelSpec) -> Iterator[None]:
-        clients, target = self._by_tunnel[tunnel.id], tunnel.target
+        clients, target = self._records.tunnel(tunnel.id).clients, self._records.target(tunnel.target)
         clients.held += 1
-        self._held[target] = self.held(target) + 1
-        if self._held[target] == 1:
+        target.held += 1
+        if target.held == 1:
             self._changed()
         try:
             yield
         finally:
             clients.held -= 1
-            self._held[target] -= 1
-            self.mark_used(target)
-
-    def prune(self, targets: AbstractSet[str]) -> None:
-        """Drop the state of all targets but these and those that hold clients."""
-        for target in self._last_used.keys() - targets:
-            if not self.held(target):
-                del self._last_used[target]
-                self._held.pop(target, None)
+            target.held -= 1
+            self.mark_used(target.name)
 
 
 _TCP_CLOSE = 7  # tcpi_state of a connection that was reset

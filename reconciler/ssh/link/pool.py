@@ -17,6 +17,7 @@ from reconciler.core.descriptor_budget import Budget
 from reconciler.core.faults import internal
 from reconciler.core.observed import Failure, LinkPhase, LinkState
 from reconciler.core.spec import NOTHING, Access, AgentLogin, Desired, TargetSettings, TargetSpec
+from reconciler.core.subject import Subject
 from reconciler.ssh.connect.dial import DialFailed, Dialled, dial, fingerprint
 from reconciler.ssh.link import link_record
 from reconciler.ssh.link.link import Link, LinkClient
@@ -77,7 +78,7 @@ class LinkPool:
         try:
             await self._dial(record, target)
         except Exception as error:  # noqa: BLE001 - the target must be tried again
-            self._fault_log.tell("connecting", error, subject=target.name)
+            self._fault_log.tell("connecting", error, subject=Subject("target", target.name))
             self._links.pop(record.state.id, None)
             record.target.tries = backoff.failed(
                 record.target.tries,

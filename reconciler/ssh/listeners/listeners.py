@@ -20,6 +20,7 @@ from reconciler.core.faults import internal
 from reconciler.core.observed import Failure, Reason, SocketKey, SocketPhase
 from reconciler.core.spec import LocalTcp, LocalUnix, RemoteTcp, RemoteUnix, TunnelSpec
 from reconciler.core.status import stands_by
+from reconciler.core.subject import Subject
 from reconciler.ssh.clients.connector import ClientConnector
 from reconciler.ssh.errors.channel_errors import from_listen
 from reconciler.ssh.link.link import Link
@@ -132,7 +133,7 @@ class Listeners:
 
     async def _abandon(self, listener: Listener, error: Exception) -> None:
         """Count an internal error as a failed try, and close what was opened so that the next try can succeed."""
-        self._fault_log.tell("listening", error, subject=listener.state.owner.id)
+        self._fault_log.tell("listening", error, subject=Subject("tunnel", listener.state.owner.id))
         self._count_failure(listener, internal("listening", error))
         await self._close(listener)
 

@@ -12,6 +12,7 @@ import logging
 from reconciler.core.descriptor_budget import REMEDY, Budget, NoRoomError
 from reconciler.core.observed import ClientResult, Reason
 from reconciler.core.spec import LocalTcp, LocalUnix
+from reconciler.core.subject import Subject
 from reconciler.ssh.clients.connector import ClientConnector
 from reconciler.ssh.listeners.acceptor import Acceptor, ReserveDescriptor
 from reconciler.ssh.listeners.address_records import Listener
@@ -66,7 +67,7 @@ class LocalOpener:
             try:
                 acceptor.close()
             except Exception as error:  # noqa: BLE001 - the socket itself must be closed nevertheless
-                self._fault_log.tell("closing an acceptor", error, subject=listener.state.owner.id)
+                self._fault_log.tell("closing an acceptor", error, subject=Subject("tunnel", listener.state.owner.id))
         listener.acceptors.clear()
         if listener.bound is not None:
             for sock in listener.bound.sockets:

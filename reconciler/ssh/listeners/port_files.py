@@ -13,6 +13,7 @@ from dataclasses import replace
 
 from reconciler.core.faults import internal
 from reconciler.core.spec import Listen, LocalUnix, RemoteUnix, TunnelSpec
+from reconciler.core.subject import Subject
 from reconciler.ssh.listeners.address_records import Listener
 from reconciler.system.fault_log import FaultLog
 from reconciler.system.file_calls import FileCalls
@@ -63,7 +64,7 @@ class PortFiles:
             try:
                 remark = await self.write(owner, state.key.listen, state.bound)
             except Exception as error:  # noqa: BLE001 - the tunnel works without its file
-                self._fault_log.tell("writing a port file", error, subject=owner.id)
+                self._fault_log.tell("writing a port file", error, subject=Subject("tunnel", owner.id))
                 remark = internal("writing its `portFile`", error).message
             self._set_remark(listener, remark)
 

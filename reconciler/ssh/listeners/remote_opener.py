@@ -17,6 +17,7 @@ from reconciler.core import backoff
 from reconciler.core.faults import internal
 from reconciler.core.observed import Reason
 from reconciler.core.spec import RemoteTcp, RemoteUnix, TunnelSpec
+from reconciler.core.subject import Subject
 from reconciler.ssh.clients.connector import ClientConnector
 from reconciler.ssh.link.link import Link
 from reconciler.ssh.link.remote_listeners import ListenRefusedError, RemoteListener
@@ -110,7 +111,7 @@ class RemoteOpener:
                 except (OSError, asyncssh.Error):
                     return  # the connection is ending, and its listeners with it
                 except Exception as error:  # noqa: BLE001 - see the docstring
-                    self._fault_log.tell(_CANCELLING, error, subject=owner.id)
+                    self._fault_log.tell(_CANCELLING, error, subject=Subject("tunnel", owner.id))
                     record.failures[Reason.INTERNAL] += 1
                     now = asyncio.get_running_loop().time()
                     tries = backoff.failed(record.cancel_tries, internal(_CANCELLING, error), now, None, "")
