@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from reconciler.core.actions import Action, Assign, Close, Cut, Dial, Drain, Move, Open, Retire, Tune
-from reconciler.core.observed import Phase, Reason
+from reconciler.core.observed import LinkPhase, Phase, Reason, SocketPhase
 from reconciler.report.http_routes import liveness_failure
 from reconciler.runtime import loop
 from reconciler.ssh.clients.connector import ClientConnector
@@ -99,13 +99,22 @@ class World:
 
     async def works(self, *without: str) -> None:
         """Wait until every other tunnel is up and carries data, and nothing is left to do."""
-        await eventually(
-            lambda: self.tunnels.engine.settled and self.tunnels.engine.is_status_current, message=self.seen
-        )
+        await eventually(self._is_done, message=self.seen)
         await eventually(lambda: all(phase is Phase.UP for phase in self.tunnels.phases().values()), message=self.seen)
         for name, port in self.ports.items():
             if name not in without:
                 assert await exchange("127.0.0.1", port) == b"ping", name
+
+    def _is_done(self) -> bool:
+        """Return True if nothing is left to do, and no link is dialled or has listeners to hand over."""
+        engine = self.tunnels.engine
+        observed = engine.actuator.observe()
+        dialling = [link for link in observed.links if link.phase is LinkPhase.DIALING]
+        carriers = {None, *(link.id for link in observed.links if link.phase is LinkPhase.READY)}
+        handed_over = all(
+            socket.phase is SocketPhase.BOUND and socket.link in carriers for socket in observed.sockets.values()
+        )
+        return engine.settled and engine.is_status_current and not dialling and handed_over
 
     def seen(self) -> str:
         judgement = self.tunnels.engine.status
