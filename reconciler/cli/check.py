@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import click
 
-from reconciler.cli import options
+from reconciler.cli import shared_options
 from reconciler.cli.files import files
 from reconciler.cli.logins import KeyInspector, LoginResult, log_in_to_all
 from reconciler.cli.terminal.table import clean, count, is_unicode, print_message
@@ -24,7 +24,7 @@ _SECONDS = 300.0  # of processor time: an encrypted key takes up to one second t
 @files
 @click.option("--each", is_flag=True, help="Check each file by itself instead of merging them.")
 @click.option("--connect", is_flag=True, help="Also log in to every target, without opening tunnels.")
-@options.output("the configuration with all defaults filled in, and its revision.")
+@shared_options.output("the configuration with all defaults filled in, and its revision.")
 def command(config: Config, each: bool, connect: bool, output: str) -> None:
     r"""Validate FILE... and report every mistake with its line.
 

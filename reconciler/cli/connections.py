@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 import click
 
-from reconciler.cli import options
+from reconciler.cli import shared_options
 from reconciler.cli.client import Control
 from reconciler.cli.ids import chosen, matches
 from reconciler.cli.responses import Client
@@ -26,9 +26,9 @@ _COLUMNS = (
 
 
 @click.command("connections")
-@options.ids()
-@options.output("the list, as /api/v1/connections has it.")
-@options.control
+@shared_options.ids()
+@shared_options.output("the list, as /api/v1/connections has it.")
+@shared_options.control
 def command(ids: tuple[str, ...], output: str, control: Control) -> None:
     r"""List the live client connections: source, destination, state, age and bytes.
 

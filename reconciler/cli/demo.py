@@ -8,8 +8,8 @@ import sys
 import click
 
 from reconciler.cli.client import CommandError
+from reconciler.cli.param_types import DURATION
 from reconciler.cli.terminal import logs
-from reconciler.cli.values import DURATION
 from reconciler.demo.show import DemoError, show
 from reconciler.system.descriptors import raise_soft_limit
 

@@ -9,10 +9,10 @@ from collections.abc import Iterable
 
 import click
 
-from reconciler.cli import options
+from reconciler.cli import shared_options
 from reconciler.cli.client import Control
 from reconciler.cli.ids import chosen, matches
-from reconciler.cli.responses import Event
+from reconciler.cli.responses import EventJson
 from reconciler.cli.terminal.table import clean, coloured
 from reconciler.core.subject import Subject
 
@@ -20,10 +20,10 @@ _COLOURS = {"up": "green", "down": "red", "unhealthy": "red"}
 
 
 @click.command("events")
-@options.ids()
+@shared_options.ids()
 @click.option("--follow", "-f", is_flag=True, help="Continue with new events until Ctrl-C.")
-@options.output("one JSON object per line.")
-@options.control
+@shared_options.output("one JSON object per line.")
+@shared_options.control
 def command(ids: tuple[str, ...], follow: bool, output: str, control: Control) -> None:
     r"""Show what changed, when, and why.
 
@@ -38,23 +38,23 @@ def command(ids: tuple[str, ...], follow: bool, output: str, control: Control) -
                 sys.stdout.flush()
 
 
-def _events(ids: tuple[str, ...], follow: bool, control: Control) -> Iterable[Event]:
+def _events(ids: tuple[str, ...], follow: bool, control: Control) -> Iterable[EventJson]:
     """Return the recent events and, with --follow, new ones (the stream begins with the recent events too).
 
     Raises CommandError for an ID that matches neither a recent event nor a tunnel.
     """
-    recent: list[Event] = control.get("/api/v1/events")["events"]
+    recent: list[EventJson] = control.get("/api/v1/events")["events"]
     if without_event := [pattern for pattern in ids if not any(_is_of(event, [pattern]) for event in recent)]:
         chosen(control.get("/api/v1/status"), without_event)
     return control.follow("/api/v1/events", follow="1") if follow else recent
 
 
-def _is_of(event: Event, ids: Iterable[str]) -> bool:
+def _is_of(event: EventJson, ids: Iterable[str]) -> bool:
     subject = Subject.parse(event["subject"])
     return matches(subject.name or subject.kind, ids)
 
 
-def _line(event: Event) -> str:
+def _line(event: EventJson) -> str:
     """Return `2026-11-22T12:00:00.123Z  tunnel prod/pg  connecting -> up`, with the time as in the log."""
     phase, before = event["phase"] or "gone", event["before"]
     reason = f" ({event['reason']})" if event["reason"] else ""

@@ -8,7 +8,7 @@ from fnmatch import fnmatchcase
 from http import HTTPStatus
 
 from reconciler.cli.client import CommandError, Control, RequestRefusedError
-from reconciler.cli.responses import File, Status, Tunnel
+from reconciler.cli.responses import FileJson, StatusJson, TunnelJson
 from reconciler.core.text import and_more
 
 _SHOWN = 5
@@ -20,7 +20,7 @@ def matches(tunnel: str, patterns: Iterable[str]) -> bool:
     return any(fnmatchcase(tunnel, pattern) or fnmatchcase(target, pattern) for pattern in patterns)
 
 
-def chosen(status: Status, patterns: Sequence[str]) -> list[Tunnel]:
+def chosen(status: StatusJson, patterns: Sequence[str]) -> list[TunnelJson]:
     """Return the tunnels that the patterns match, all if there are no patterns.
 
     Raises CommandError for a pattern that matches none. The message includes the errors of invalid files, because the
@@ -46,7 +46,7 @@ def explained(control: Control, patterns: Sequence[str]) -> Iterator[None]:
         raise
 
 
-def _invalid(file: File) -> str:
+def _invalid(file: FileJson) -> str:
     if file["valid"]:
         return ""
     return f"; {file['path']} is invalid and its last valid content stays in use: {file['error']}"

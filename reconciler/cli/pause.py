@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import click
 
-from reconciler.cli import options
+from reconciler.cli import shared_options
 from reconciler.cli.client import Control
 from reconciler.cli.ids import explained
+from reconciler.cli.param_types import DURATION
 from reconciler.cli.terminal.table import clean
-from reconciler.cli.values import DURATION
 from reconciler.config.schema.values import shown_duration
 
 
 @click.command("pause")
-@options.ids()
+@shared_options.ids()
 @click.option("--all", "everything", is_flag=True, help="All tunnels.")
 @click.option("--for", "seconds", type=DURATION, metavar="DURATION", help="Resume after this time.")
-@options.control
+@shared_options.control
 def command(ids: tuple[str, ...], everything: bool, seconds: float | None, control: Control) -> None:
     r"""Turn tunnels off without editing the file.
 
@@ -27,7 +27,7 @@ def command(ids: tuple[str, ...], everything: bool, seconds: float | None, contr
     tunnels pause prod/postgres --for 1h
     tunnels pause --all
     """
-    patterns = options.all_or_ids(ids, everything)
+    patterns = shared_options.all_or_ids(ids, everything)
     until = f" for {shown_duration(seconds)}" if seconds else ""
     with explained(control, patterns):
         answer = control.post("/api/v1/pause", {"ids": patterns, "seconds": seconds})

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import click
 
-from reconciler.cli import options
+from reconciler.cli import shared_options
 from reconciler.cli.client import CommandError, Control, NotRunningError
 from reconciler.cli.files import files
-from reconciler.cli.responses import PlannedStep
+from reconciler.cli.responses import PlannedStepJson
 from reconciler.cli.terminal.table import clean, coloured, count, print_message, width
 from reconciler.config.load import Config, Loaded
 from reconciler.config.syntax.config_files import STDIN, Found, default_paths, listing, read_all
@@ -51,8 +51,8 @@ class _PlanResult:
 @files
 @click.option("--from", "old", metavar="OLD", multiple=True, help="Compare with OLD; - is stdin (may be repeated).")
 @click.option("--exit-code", is_flag=True, help="Exit 1 if there is something to do.")
-@options.output("the steps: action, subject, why, number of live clients affected.")
-@options.control
+@shared_options.output("the steps: action, subject, why, number of live clients affected.")
+@shared_options.control
 def command(config: Config, old: tuple[str, ...], exit_code: bool, output: str, control: Control) -> None:
     r"""Show what the running process would change for FILE..., without changing it.
 
@@ -107,7 +107,7 @@ def _from_running(control: Control, new: Sequence[Found], loaded: Loaded, *, str
         raise _InvalidFileError(error.message) from None
     for warning in answer["warnings"]:
         print_message("warning", warning)
-    planned: list[PlannedStep] = answer["actions"]
+    planned: list[PlannedStepJson] = answer["actions"]
     steps = [PlanStep(one["action"], Subject.parse(one["subject"]), one["why"], one["clients"]) for one in planned]
     # A process of an older version sends no total.
     clients = answer.get("clients", sum(step.clients for step in steps))

@@ -6,18 +6,18 @@ import re
 
 import click
 
-from reconciler.cli import options
+from reconciler.cli import shared_options
 from reconciler.cli.client import CommandError, Control
 from reconciler.cli.ids import chosen
-from reconciler.cli.responses import Tunnel
+from reconciler.cli.responses import TunnelJson
 
 _PORT = re.compile(r":([0-9]+)$")  # does not match a range such as :8000-8009
 _UNBOUND = frozenset({"local_port_in_use", "bind", "remote_port_in_use", "forbidden_by_server"})
 
 
 @click.command("port")
-@options.one_id
-@options.control
+@shared_options.one_id
+@shared_options.control
 def command(pattern: str, control: Control) -> None:
     r"""Print the port that a tunnel listens on, and nothing else.
 
@@ -34,7 +34,7 @@ def command(pattern: str, control: Control) -> None:
     click.echo(_port(found[0]))
 
 
-def _port(tunnel: Tunnel) -> str:
+def _port(tunnel: TunnelJson) -> str:
     name, listen = tunnel["id"], tunnel["listen"]
     if tunnel["phase"] == "off" or tunnel["reason"] in _UNBOUND:
         raise CommandError(f"{name} is {tunnel['phase']} and has no port: {tunnel['message'] or tunnel['reason']}")

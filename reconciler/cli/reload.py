@@ -6,13 +6,13 @@ import sys
 
 import click
 
-from reconciler.cli import options
+from reconciler.cli import shared_options
 from reconciler.cli.client import Control
 from reconciler.cli.terminal.table import clean, print_message
 
 
 @click.command("reload")
-@options.control
+@shared_options.control
 def command(control: Control) -> None:
     r"""Make the running process read its files again and report the result.
 

@@ -5,20 +5,20 @@ from __future__ import annotations
 from typing import NotRequired, TypedDict
 
 
-class File(TypedDict):
+class FileJson(TypedDict):
     path: str
     valid: bool
     error: str | None
 
 
-class Config(TypedDict):
-    files: list[File]
+class ConfigJson(TypedDict):
+    files: list[FileJson]
     revision: str | None
     loadedAt: str | None
     converged: bool
 
 
-class Target(TypedDict):
+class TargetJson(TypedDict):
     name: str
     phase: str
     reason: str | None
@@ -31,7 +31,7 @@ class Target(TypedDict):
     hostKeyVerified: NotRequired[bool | None]
 
 
-class Tunnel(TypedDict):
+class TunnelJson(TypedDict):
     id: str
     target: str
     name: str
@@ -54,15 +54,15 @@ class Tunnel(TypedDict):
     nextTryAt: NotRequired[str | None]
 
 
-class Status(TypedDict):
-    config: Config
+class StatusJson(TypedDict):
+    config: ConfigJson
     ending: NotRequired[bool]
     fault: NotRequired[str]
-    targets: list[Target]
-    tunnels: list[Tunnel]
+    targets: list[TargetJson]
+    tunnels: list[TunnelJson]
 
 
-class Event(TypedDict):
+class EventJson(TypedDict):
     at: str
     subject: str
     phase: str | None
@@ -89,14 +89,14 @@ Client = TypedDict(
 )
 
 
-class Step(TypedDict):
+class StepJson(TypedDict):
     step: str
     ok: bool
     detail: str | None
     fix: str | None
 
 
-class PlannedStep(TypedDict):
+class PlannedStepJson(TypedDict):
     """One step of a plan: the action name in lower case; `subject` as in events, "target prod" or "tunnel prod/pg"."""
 
     action: str

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import click
 
-from reconciler.cli import options
+from reconciler.cli import shared_options
 from reconciler.cli.client import Control
 from reconciler.cli.ids import explained
 from reconciler.cli.terminal.table import clean
 
 
 @click.command("restart")
-@options.ids()
+@shared_options.ids()
 @click.option("--all", "everything", is_flag=True, help="All targets.")
 @click.option("--now", is_flag=True, help="Cut the clients and reconnect, instead of make before break.")
-@options.control
+@shared_options.control
 def command(ids: tuple[str, ...], everything: bool, now: bool, control: Control) -> None:
     r"""Give the targets of these tunnels new SSH connections.
 
@@ -25,8 +25,8 @@ def command(ids: tuple[str, ...], everything: bool, now: bool, control: Control)
     tunnels restart prod
     tunnels restart 'staging/*' --now
     """
-    patterns = options.all_or_ids(ids, everything)
-    off = options.off_reasons(control, paused=True)
+    patterns = shared_options.all_or_ids(ids, everything)
+    off = shared_options.off_reasons(control, paused=True)
     with explained(control, patterns):
         answer = control.post("/api/v1/restart", {"ids": patterns, "now": now})
     for tunnel in answer["done"]:

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import click
 
-from reconciler.cli import options
+from reconciler.cli import shared_options
 from reconciler.cli.client import Control
 from reconciler.cli.ids import explained
 from reconciler.cli.terminal.table import clean
 
 
 @click.command("resume")
-@options.ids()
+@shared_options.ids()
 @click.option("--all", "everything", is_flag=True, help="All tunnels.")
-@options.control
+@shared_options.control
 def command(ids: tuple[str, ...], everything: bool, control: Control) -> None:
     r"""Turn paused tunnels on.
 
@@ -23,8 +23,8 @@ def command(ids: tuple[str, ...], everything: bool, control: Control) -> None:
     tunnels resume prod/postgres
     tunnels resume --all
     """
-    patterns = options.all_or_ids(ids, everything)
-    off = options.off_reasons(control, paused=False)
+    patterns = shared_options.all_or_ids(ids, everything)
+    off = shared_options.off_reasons(control, paused=False)
     with explained(control, patterns):
         answer = control.post("/api/v1/resume", {"ids": patterns})
     for tunnel in answer["done"]:

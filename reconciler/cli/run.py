@@ -12,9 +12,9 @@ from click.core import ParameterSource
 
 from reconciler.cli.child_process import run_child
 from reconciler.cli.files import files
+from reconciler.cli.param_types import DURATION
 from reconciler.cli.terminal import logs
 from reconciler.cli.terminal.table import print_message
-from reconciler.cli.values import DURATION
 from reconciler.config.load import Config
 from reconciler.core.overlay import Shard
 from reconciler.runtime.app import App

@@ -12,10 +12,10 @@ from datetime import UTC, datetime
 
 import click
 
-from reconciler.cli import options
+from reconciler.cli import shared_options
 from reconciler.cli.client import CommandError, Control, NotRunningError
 from reconciler.cli.ids import chosen, matches
-from reconciler.cli.responses import Status, Tunnel
+from reconciler.cli.responses import StatusJson, TunnelJson
 from reconciler.cli.terminal import status_view
 from reconciler.cli.terminal.table import clean, width, wrapped
 
@@ -23,14 +23,14 @@ _WATCH_INTERVAL = 1.0  # seconds
 _HOME, _TO_END_OF_LINE, _TO_END_OF_SCREEN = "\x1b[H", "\x1b[K", "\x1b[J"
 _NOT_RUNNING = 3
 
-_Show = Callable[[Status, bool], None]
+_Show = Callable[[StatusJson, bool], None]
 
 
 @click.command("status")
-@options.ids()
+@shared_options.ids()
 @click.option("--watch", is_flag=True, help="Refresh every second until Ctrl-C.")
-@options.output("the full status, as in /api/v1/status; with --watch one line each time.")
-@options.control
+@shared_options.output("the full status, as in /api/v1/status; with --watch one line each time.")
+@shared_options.control
 def command(ids: tuple[str, ...], watch: bool, output: str, control: Control) -> None:
     r"""Show which tunnels are up, which are not, and why.
 
@@ -55,7 +55,7 @@ def command(ids: tuple[str, ...], watch: bool, output: str, control: Control) ->
 
 def _show_once(ids: tuple[str, ...], control: Control, show: _Show, watch: bool) -> int:
     try:
-        status: Status = control.get("/api/v1/status")
+        status: StatusJson = control.get("/api/v1/status")
         status["tunnels"] = _chosen(status, ids)
     except CommandError as error:
         if watch and show is _text:
@@ -71,18 +71,18 @@ def _show_once(ids: tuple[str, ...], control: Control, show: _Show, watch: bool)
     return 0 if not is_degraded and all(map(status_view.is_healthy, status["tunnels"])) else 1
 
 
-def _chosen(status: Status, ids: tuple[str, ...]) -> list[Tunnel]:
+def _chosen(status: StatusJson, ids: tuple[str, ...]) -> list[TunnelJson]:
     """Return the tunnels that `ids` match. While the process ends, a missing tunnel is no error."""
     if status.get("ending"):
         return [tunnel for tunnel in status["tunnels"] if not ids or matches(tunnel["id"], ids)]
     return chosen(status, ids)
 
 
-def _json(status: Status, watch: bool) -> None:
+def _json(status: StatusJson, watch: bool) -> None:
     click.echo(json.dumps(status, indent=None if watch else 2))
 
 
-def _text(status: Status, watch: bool) -> None:
+def _text(status: StatusJson, watch: bool) -> None:
     now = datetime.now(UTC)
     if watch:
         _screen(status_view.lines(status, now, width(), shutil.get_terminal_size().lines - 1))

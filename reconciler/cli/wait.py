@@ -6,10 +6,10 @@ import time
 
 import click
 
-from reconciler.cli import options
+from reconciler.cli import shared_options
 from reconciler.cli.client import CommandError, Control, RequestRefusedError
 from reconciler.cli.ids import explained
-from reconciler.cli.values import DURATION
+from reconciler.cli.param_types import DURATION
 
 _RETRY = 0.1  # seconds between attempts while no process listens yet
 _ENDED = 503  # the process ended during the request
@@ -17,7 +17,7 @@ _SLACK = 5.0  # seconds; the process responds at the timeout, perhaps slightly l
 
 
 @click.command("wait")
-@options.ids()
+@shared_options.ids()
 @click.option(
     "--revision",
     metavar="R",
@@ -26,7 +26,7 @@ _SLACK = 5.0  # seconds; the process responds at the timeout, perhaps slightly l
 @click.option(
     "--timeout", type=DURATION, default="30s", show_default=True, metavar="DURATION", help="The longest time to wait."
 )
-@options.control
+@shared_options.control
 def command(ids: tuple[str, ...], revision: str | None, timeout: float, control: Control) -> None:
     r"""Wait until tunnels are up: all, or those that the IDs match.
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 
-from reconciler.config.problem import ErrorCode, Place, Problem, WarningCode, by_place
+from reconciler.config.problem import ErrorCode, Location, Problem, WarningCode, by_place
 from reconciler.config.syntax.nodes import Items, Scalar, Table
 from reconciler.config.syntax.yaml_reader import MAX_PROBLEMS
 from reconciler.core.text import and_more
@@ -34,14 +34,14 @@ class Report:
         self._warnings_of: Counter[str] = Counter()
         self._reported = {(p.file, p.line, p.column) for p in already}
 
-    def wrong_value(self, place: Place, message: str, *, overrides_schema: bool = False) -> None:
+    def wrong_value(self, place: Location, message: str, *, overrides_schema: bool = False) -> None:
         """Add an error about a value. With `overrides_schema` it replaces the less specific one of the schema."""
         if overrides_schema:
             self.overrides_schema.add((place.file, place.line, place.column))
         if overrides_schema or (place.file, place.line, place.column) not in self._reported:
             self.error(place, message, ErrorCode.VALUE)
 
-    def error(self, place: Place, message: str, code: ErrorCode | WarningCode, other: str = "") -> None:
+    def error(self, place: Location, message: str, code: ErrorCode | WarningCode, other: str = "") -> None:
         problem = Problem.at(place, message, code, other)
         if problem not in self.errors and not self.is_full(place.file):
             self.errors[problem] = None
@@ -51,7 +51,7 @@ class Report:
         """Return True if another error of this file would not be shown, so that its message need not be made."""
         return self._errors_of[file] > MAX_PROBLEMS
 
-    def warn(self, place: Place, message: str, code: WarningCode, *beside: Table) -> None:
+    def warn(self, place: Location, message: str, code: WarningCode, *beside: Table) -> None:
         """Add a warning, unless the `x-allow` of a mapping in `beside` waives it."""
         if self._warnings_of[place.file] > MAX_PROBLEMS or any(code in _waived(table) for table in beside):
             return
@@ -60,12 +60,12 @@ class Report:
             self.warnings[problem] = None
             self._warnings_of[place.file] += 1
 
-    def refuse(self, place: Place, message: str, code: WarningCode, *beside: Table) -> None:
+    def refuse(self, place: Location, message: str, code: WarningCode, *beside: Table) -> None:
         """Add an error of `WAIVABLE_ERRORS`, unless the `x-allow` of a mapping in `beside` waives it."""
         if not any(code in _waived(table) for table in beside):
             self.error(place, message, code)
 
-    def unset(self, place: Place, node: Scalar, target: str, *beside: Table) -> None:
+    def unset(self, place: Location, node: Scalar, target: str, *beside: Table) -> None:
         """Add a warning about the unset variables of a value, and mark its target as broken."""
         refused = frozenset(node.refused)
         found = [f"${{{name}}}" for name in dict.fromkeys(node.unset) if name not in refused]
@@ -86,7 +86,7 @@ def bounded(problems: Iterable[Problem]) -> tuple[Problem, ...]:
             own.append(problem)
         elif len(own) == MAX_PROBLEMS:
             message = f"more than {MAX_PROBLEMS} problems: fix these to see the others"
-            own.append(Problem.at(Place(problem.file), message, ErrorCode.VALUE))
+            own.append(Problem.at(Location(problem.file), message, ErrorCode.VALUE))
     return tuple(problem for own in shown.values() for problem in own)
 
 

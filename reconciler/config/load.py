@@ -17,7 +17,7 @@ from reconciler.config.diagnostics import bounded
 from reconciler.config.last_good import Candidate, LastGood
 from reconciler.config.named_files import named_files
 from reconciler.config.options import Options
-from reconciler.config.problem import ConfigError, ErrorCode, Place, Problem, by_place
+from reconciler.config.problem import ConfigError, ErrorCode, Location, Problem, by_place
 from reconciler.config.schema.document import known_words
 from reconciler.config.schema.unparsed_paths import may_follow, unparsed_paths_in
 from reconciler.config.schema.variables import Variables
@@ -110,7 +110,7 @@ class Config:
             message = (
                 "no configuration found in $TUNNELS_CONFIG, ./tunnels.yaml or $XDG_CONFIG_HOME/tunnels/: name a file"
             )
-            problems.append(Problem.at(Place(""), message, ErrorCode.UNREADABLE))
+            problems.append(Problem.at(Location(""), message, ErrorCode.UNREADABLE))
         candidates = {c.name: c for path in self.paths for c in self._candidates(listing(path))}
         return self._settle(candidates, problems)
 
@@ -274,7 +274,7 @@ def load_text(
 
 
 def _too_long(name: str, error: TooLongError) -> Problem:
-    return Problem.at(Place(name), str(error), ErrorCode.VALUE)
+    return Problem.at(Location(name), str(error), ErrorCode.VALUE)
 
 
 def _names(desired: Desired) -> set[str]:

@@ -75,7 +75,7 @@ WARNINGS: dict[WarningCode, str] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class Location:
     """A position in a file. Line and column count from 1; line 0 means the whole file. `path` is as in `targets.a`."""
 
     file: str
@@ -100,11 +100,11 @@ class Problem:
     other: str = ""
 
     @classmethod
-    def at(cls, place: Place, message: str, code: ErrorCode | WarningCode, other: str = "") -> Problem:
+    def at(cls, place: Location, message: str, code: ErrorCode | WarningCode, other: str = "") -> Problem:
         return cls(place.file, place.line, place.column, place.path, message, code, other)
 
     def __str__(self) -> str:
-        place = str(Place(self.file, self.line, self.column)) if self.file else ""
+        place = str(Location(self.file, self.line, self.column)) if self.file else ""
         code = f" [{self.code}]" if isinstance(self.code, WarningCode) else ""
         return ": ".join(part for part in (place, self.path, self.message) if part) + code
 

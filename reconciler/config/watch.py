@@ -42,7 +42,7 @@ _Contents = Mapping[str, bytes | None]  # digests by path; None for a file that 
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
+class FileChanges:
     """The files whose contents changed, or that are new or removed: configuration files, and files that they name."""
 
     config: frozenset[str]
@@ -106,7 +106,7 @@ class Watcher:
     def __aiter__(self) -> Self:
         return self
 
-    async def __anext__(self) -> Change:
+    async def __anext__(self) -> FileChanges:
         while True:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._interval):
@@ -115,13 +115,13 @@ class Watcher:
             if change := await self._look():
                 return change
 
-    async def _look(self) -> Change | None:
+    async def _look(self) -> FileChanges | None:
         config, named = await self._settled()
-        changed = Change(_differing(self._config_seen, config), _differing(self._named_seen, named))
+        changed = FileChanges(_differing(self._config_seen, config), _differing(self._named_seen, named))
         if self._again:
             there = (path for path, digest in config.items() if digest not in (None, _EMPTY))
             again = frozenset(path for path in there if not self._again.isdisjoint((Path(path), Path(path).parent)))
-            changed = Change(changed.config | again, changed.named)
+            changed = FileChanges(changed.config | again, changed.named)
             self._again = frozenset()
         if not changed.config and not changed.named:
             return None

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from aiohappyeyeballs import AddrInfoType
 
-from reconciler.config.problem import ErrorCode, Place, Problem
+from reconciler.config.problem import ErrorCode, Location, Problem
 from reconciler.config.syntax.config_files import Found, find
 from reconciler.core.spec import Endpoint
 from reconciler.system import tcp
@@ -288,7 +288,7 @@ async def test_a_file_that_only_the_watcher_could_read_is_read_again(
                 return original(name)
             failed.append(name)
             why = os.strerror(errno.EMFILE).lower()
-            return Found(name, str(tmp_path), b"", Problem.at(Place(name), why, ErrorCode.UNREADABLE))
+            return Found(name, str(tmp_path), b"", Problem.at(Location(name), why, ErrorCode.UNREADABLE))
 
         monkeypatch.setattr("reconciler.config.syntax.config_files.find", fails_once)
         tunnels.edit(file(sshd, local("one", one, echo.port), local("two", two, echo.port)))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from typing import Any, cast
 
-from reconciler.cli.responses import Status, Target, Tunnel
+from reconciler.cli.responses import StatusJson, TargetJson, TunnelJson
 from reconciler.cli.terminal.status_view import lines
 from reconciler.cli.terminal.table import Cell, Column, shortened, size, span, table
 from reconciler.core.printable import printable
@@ -17,7 +17,7 @@ def ago(seconds: float) -> str:
     return (NOW - timedelta(seconds=seconds)).isoformat().replace("+00:00", "Z")
 
 
-def tunnel(name: str, phase: str = "up", **fields: Any) -> Tunnel:
+def tunnel(name: str, phase: str = "up", **fields: Any) -> TunnelJson:
     defaults = {
         "id": name,
         "target": name.partition("/")[0],
@@ -37,10 +37,10 @@ def tunnel(name: str, phase: str = "up", **fields: Any) -> Tunnel:
         "reconnects": 0,
         "since": ago(90),
     }
-    return cast("Tunnel", defaults | fields)
+    return cast("TunnelJson", defaults | fields)
 
 
-def status(*tunnels: Tunnel, next_try: float | None = None, error: str | None = None) -> Status:
+def status(*tunnels: TunnelJson, next_try: float | None = None, error: str | None = None) -> StatusJson:
     """Return a status in which each target has the state of its last tunnel."""
     due = ago(-next_try) if next_try else None
     last = {one["target"]: cast("dict[str, Any]", one) for one in tunnels}
@@ -49,7 +49,7 @@ def status(*tunnels: Tunnel, next_try: float | None = None, error: str | None = 
     file = {"path": "tunnels.yaml", "valid": error is None, "error": error}
     return {
         "config": cast("Any", {"files": [file], "revision": "r", "loadedAt": ago(7200), "converged": True}),
-        "targets": cast("list[Target]", targets),
+        "targets": cast("list[TargetJson]", targets),
         "tunnels": list(tunnels),
     }
 
@@ -244,6 +244,6 @@ def test_times_sizes_and_cuts_are_short() -> None:
 
 
 def test_a_fault_of_the_reconcile_loop_is_shown() -> None:
-    shown_lines: Status = {**status(tunnel("a/b")), "fault": "internal error: see the log"}
+    shown_lines: StatusJson = {**status(tunnel("a/b")), "fault": "internal error: see the log"}
     shown = "\n".join(lines(shown_lines, NOW, None))
     assert "internal error: see the log." in shown

@@ -13,13 +13,13 @@ from typing import Any
 import pytest
 
 from reconciler.config import watch
-from reconciler.config.watch import Change, Watcher
+from reconciler.config.watch import FileChanges, Watcher
 
 NEVER = 3600.0  # an interval so long that only hints can be the reason
 WITHIN = 30.0
 
 
-async def after(watcher: Watcher, edit: Callable[[], object]) -> Change:
+async def after(watcher: Watcher, edit: Callable[[], object]) -> FileChanges:
     """Make an edit and return the first change that is noticed."""
     edit()
     return await asyncio.wait_for(anext(watcher), WITHIN)
@@ -46,8 +46,8 @@ async def watcher(config: Path) -> AsyncIterator[Watcher]:
         yield watcher
 
 
-def changed(*paths: Path) -> Change:
-    return Change(frozenset(map(str, paths)), frozenset())
+def changed(*paths: Path) -> FileChanges:
+    return FileChanges(frozenset(map(str, paths)), frozenset())
 
 
 async def test_an_edit_in_place_is_noticed(watcher: Watcher, config: Path) -> None:
@@ -114,7 +114,7 @@ async def test_files_that_the_specs_name_are_watched(watcher: Watcher, tmp_path:
     key.parent.mkdir()
     key.write_text("old")
     await watcher.watch_also([str(key)])
-    assert await after(watcher, lambda: key.write_text("new")) == Change(frozenset(), frozenset({str(key)}))
+    assert await after(watcher, lambda: key.write_text("new")) == FileChanges(frozenset(), frozenset({str(key)}))
     await watcher.watch_also([])
     key.write_text("newer")
     change = await after(watcher, lambda: (tmp_path / "config" / "a.yaml").write_text("2"))

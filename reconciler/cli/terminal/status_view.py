@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime
 
-from reconciler.cli.responses import Config, Status, Target, Tunnel
+from reconciler.cli.responses import ConfigJson, StatusJson, TargetJson, TunnelJson
 from reconciler.cli.terminal.table import (
     Cell,
     Column,
@@ -45,17 +45,17 @@ _COLUMNS = (
 )
 
 
-def is_healthy(tunnel: Tunnel) -> bool:
+def is_healthy(tunnel: TunnelJson) -> bool:
     """Return True if the tunnel is up or need not be."""
     return tunnel["up"] or tunnel["phase"] in NOT_EXPECTED_UP
 
 
-def lines(status: Status, now: datetime, width: int | None, height: int | None = None) -> list[str]:
+def lines(status: StatusJson, now: datetime, width: int | None, height: int | None = None) -> list[str]:
     """Return all lines. If `height` is too small, healthy tunnels are left out first, then the end."""
     tunnels, targets = status["tunnels"], status["targets"]
     end = [*_problems(status, now, width), *_of_targets(status, now, width), *_unverified(targets, width)]
     end += [*_config(status["config"], width), *_fault(status, width), *_summary(status, now, width)]
-    shown: Sequence[Tunnel] = tunnels
+    shown: Sequence[TunnelJson] = tunnels
     if height is not None and len(tunnels) + len(end) + 1 > height:
         shown = [tunnel for tunnel in tunnels if not is_healthy(tunnel)]
     rows = [_row(tunnel, now) for tunnel in shown]
@@ -76,7 +76,7 @@ def _is_are(number: int) -> str:
     return "is" if number == 1 else "are"
 
 
-def _row(tunnel: Tunnel, now: datetime) -> list[Cell]:
+def _row(tunnel: TunnelJson, now: datetime) -> list[Cell]:
     phase = tunnel["phase"]
     return [
         Cell(tunnel["id"]),
@@ -90,12 +90,12 @@ def _row(tunnel: Tunnel, now: datetime) -> list[Cell]:
     ]
 
 
-def _state(tunnel: Tunnel) -> str:
+def _state(tunnel: TunnelJson) -> str:
     """Return the phase or, for a tunnel that is off, why it is, such as "paused"."""
     return tunnel.get("off", "off") if tunnel["phase"] == "off" else tunnel["phase"]
 
 
-def _listen(tunnel: Tunnel) -> str:
+def _listen(tunnel: TunnelJson) -> str:
     """Return the listen address. For a remote tunnel it is on the server, whose name is already in the id."""
     address = tunnel["listen"]
     if address.endswith(":0"):
@@ -108,9 +108,9 @@ def _listen(tunnel: Tunnel) -> str:
 # --- problems ---------------------------------------------------------------------------------------------------
 
 
-def _problems(status: Status, now: datetime, width: int | None) -> list[str]:
+def _problems(status: StatusJson, now: datetime, width: int | None) -> list[str]:
     targets = {target["name"]: target for target in status["targets"]}
-    groups: dict[tuple[str, ...], list[Tunnel]] = {}
+    groups: dict[tuple[str, ...], list[TunnelJson]] = {}
     for tunnel in status["tunnels"]:
         if tunnel["message"] not in (None, "", _state(tunnel)):
             key = (tunnel["target"], tunnel["phase"], tunnel["reason"] or "", tunnel["message"])
@@ -123,12 +123,12 @@ def _problems(status: Status, now: datetime, width: int | None) -> list[str]:
     return made
 
 
-def _source(tunnel: Tunnel, target: Target | None) -> Tunnel | Target:
+def _source(tunnel: TunnelJson, target: TargetJson | None) -> TunnelJson | TargetJson:
     """Return the target, which has the time of the next try, if its message is the same; else the tunnel."""
     return target if target is not None and target["message"] == tunnel["message"] else tunnel
 
 
-def _head(tunnels: list[Tunnel], source: Tunnel | Target, now: datetime, width: int | None) -> list[str]:
+def _head(tunnels: list[TunnelJson], source: TunnelJson | TargetJson, now: datetime, width: int | None) -> list[str]:
     """Return `prod/a (PostgreSQL), prod/b have been down for 12s (refused):`."""
     one, several = tunnels[0], len(tunnels) > 1
     names = and_more([_name(tunnel) for tunnel in tunnels], _NAMED)
@@ -142,19 +142,19 @@ def _head(tunnels: list[Tunnel], source: Tunnel | Target, now: datetime, width: 
     return _headline(names, state, source, width)
 
 
-def _headline(names: str, state: str, source: Tunnel | Target, width: int | None) -> list[str]:
+def _headline(names: str, state: str, source: TunnelJson | TargetJson, width: int | None) -> list[str]:
     state += f" ({source['reason']})" if source["reason"] else ""
     colour = _COLOURS.get(source["phase"], "yellow")
     text = f"{clean(names)} {state}:"
     return [line.replace(state, coloured(state, colour)) for line in wrapped(text, width, indent="")]
 
 
-def _name(tunnel: Tunnel) -> str:
+def _name(tunnel: TunnelJson) -> str:
     description = tunnel.get("description")
     return f"{tunnel['id']} ({description})" if description else tunnel["id"]
 
 
-def _sentences(tunnels: list[Tunnel], source: Tunnel | Target, now: datetime) -> list[str]:
+def _sentences(tunnels: list[TunnelJson], source: TunnelJson | TargetJson, now: datetime) -> list[str]:
     """Return the message, the number of held clients, whether a person must act, and the time of the next try."""
     sentences = [clean(source["message"] or "")]
     if held := sum(tunnel["held"] for tunnel in tunnels):
@@ -166,7 +166,7 @@ def _sentences(tunnels: list[Tunnel], source: Tunnel | Target, now: datetime) ->
     return sentences
 
 
-def _next_try(source: Tunnel | Target, now: datetime) -> str:
+def _next_try(source: TunnelJson | TargetJson, now: datetime) -> str:
     since = seconds_since(source.get("nextTryAt"), now)
     if since is None:
         return ""
@@ -176,7 +176,7 @@ def _next_try(source: Tunnel | Target, now: datetime) -> str:
     return f"Next try in {span(1 - since)}{early}."
 
 
-def _of_targets(status: Status, now: datetime, width: int | None) -> list[str]:
+def _of_targets(status: StatusJson, now: datetime, width: int | None) -> list[str]:
     """Return the messages of targets that are up, if none of their tunnels has the same message."""
     shown = {(tunnel["target"], tunnel["message"]) for tunnel in status["tunnels"]}
     made = []
@@ -187,7 +187,7 @@ def _of_targets(status: Status, now: datetime, width: int | None) -> list[str]:
     return made
 
 
-def _unverified(targets: Sequence[Target], width: int | None) -> list[str]:
+def _unverified(targets: Sequence[TargetJson], width: int | None) -> list[str]:
     names = [clean(target["name"]) for target in targets if target.get("hostKeyVerified") is False]
     if not names:
         return []
@@ -201,7 +201,7 @@ def _unverified(targets: Sequence[Target], width: int | None) -> list[str]:
 # --- files and summary -------------------------------------------------------------------------------------------
 
 
-def _config(config: Config, width: int | None) -> list[str]:
+def _config(config: ConfigJson, width: int | None) -> list[str]:
     made = []
     for file in config["files"]:
         if not file["valid"]:
@@ -210,13 +210,13 @@ def _config(config: Config, width: int | None) -> list[str]:
     return made
 
 
-def _fault(status: Status, width: int | None) -> list[str]:
+def _fault(status: StatusJson, width: int | None) -> list[str]:
     """Return the fault of the reconcile loop. The status is then as old as its last successful pass."""
     fault = status.get("fault", "")
     return [coloured(line, "red") for line in wrapped(f"{clean(fault)}.", width, indent="")] if fault else []
 
 
-def _summary(status: Status, now: datetime, width: int | None) -> list[str]:
+def _summary(status: StatusJson, now: datetime, width: int | None) -> list[str]:
     tunnels, config = status["tunnels"], status["config"]
     if status.get("ending"):
         return [coloured(_ending(sum(tunnel["connections"] for tunnel in tunnels)), "red")]

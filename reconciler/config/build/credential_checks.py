@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from reconciler.config.build.fields import Fields
 from reconciler.config.options import Inspector
-from reconciler.config.problem import Place, WarningCode
+from reconciler.config.problem import Location, WarningCode
 from reconciler.config.schema.document import Words
 from reconciler.config.schema.violations import dotted, sentence
 from reconciler.config.syntax.nodes import Items, Node, Scalar
@@ -64,5 +64,5 @@ def _check_algorithms(algorithms: Fields, fields: Fields, inspector: Inspector) 
             )
 
 
-def _at(place: Place, node: Node) -> Place:
+def _at(place: Location, node: Node) -> Location:
     return replace(place, line=node.line, column=node.column) if isinstance(node, Scalar) and node.line else place

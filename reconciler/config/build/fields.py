@@ -12,7 +12,7 @@ from typing import TypeVar
 
 from reconciler.config.deadline import check
 from reconciler.config.diagnostics import Report
-from reconciler.config.problem import ErrorCode, Place
+from reconciler.config.problem import ErrorCode, Location
 from reconciler.config.schema.document import Schema, default, property_of, resolved, words_in
 from reconciler.config.schema.values import InvalidValueError, UnsetVariableError
 from reconciler.config.schema.violations import choices_in, dotted, sentence
@@ -31,12 +31,12 @@ class Field:
 
     name: str
     node: Node
-    place: Place
+    place: Location
     beside: Table
     inherited: bool = False
 
 
-def fields_of(table: Table, place: Place, *, inherited: bool = False) -> dict[str, Field]:
+def fields_of(table: Table, place: Location, *, inherited: bool = False) -> dict[str, Field]:
     """Return the fields of one mapping, without the `x-` keys."""
     return {
         entry.key: Field(entry.key, entry.value, _place_of(entry, place), table, inherited)
@@ -45,10 +45,10 @@ def fields_of(table: Table, place: Place, *, inherited: bool = False) -> dict[st
     }
 
 
-def _place_of(entry: Entry, place: Place) -> Place:
+def _place_of(entry: Entry, place: Location) -> Location:
     node = entry.value
     line, column = (entry.line, entry.column) if isinstance(node, Table) else (node.line, node.column)
-    return Place(place.file, line, column, dotted(place.path, entry.key))
+    return Location(place.file, line, column, dotted(place.path, entry.key))
 
 
 def nearest(
@@ -79,7 +79,7 @@ class Fields:
     `kind` names its definition in the schema, `at` is its place, and `target` is the name of the target it belongs to.
     """
 
-    def __init__(self, kind: str, fields: Mapping[str, Field], at: Place, table: Table, report: Report, target: str):
+    def __init__(self, kind: str, fields: Mapping[str, Field], at: Location, table: Table, report: Report, target: str):
         self.kind = kind
         self.fields = fields
         self.at = at
@@ -95,7 +95,7 @@ class Fields:
     def is_own(self, name: str) -> bool:
         return name in self.fields and not self.fields[name].inherited
 
-    def place(self, name: str) -> Place:
+    def place(self, name: str) -> Location:
         return self.fields[name].place if name in self.fields else self.at
 
     def node(self, name: str) -> Node | None:
@@ -137,13 +137,13 @@ class Fields:
         if not wrong.items and node is not None:
             self._report(self._where(name, node), node, wrong.message, subschema)
 
-    def _report(self, where: Place, node: Node, message: str, subschema: Schema) -> None:
+    def _report(self, where: Location, node: Node, message: str, subschema: Schema) -> None:
         if message and not (isinstance(node, Scalar) and node.variables):  # `message` may show the value
             self.report.wrong_value(where, message, overrides_schema=True)
         else:
             self.report.wrong_value(where, sentence(node, words_in(resolved(subschema)), choices_in(subschema)))
 
-    def _where(self, name: str, node: Node) -> Place:
+    def _where(self, name: str, node: Node) -> Location:
         place = self.place(name)
         return replace(place, line=node.line, column=node.column) if isinstance(node, Scalar) and node.line else place
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from reconciler.config.build.fields import Field, fields_of, nearest
 from reconciler.config.diagnostics import Report
-from reconciler.config.problem import ErrorCode, Place
+from reconciler.config.problem import ErrorCode, Location
 from reconciler.config.schema.document import definition
 from reconciler.config.schema.unparsed_paths import UnparsedPaths
 from reconciler.config.schema.violations import did_you_mean, dotted, is_shown_key
@@ -46,12 +46,12 @@ class TargetEntry:
 
     name: str
     document: Document
-    at: Place
+    at: Location
     table: Table
     fields: Mapping[str, Field]
     target_defaults: Mapping[str, Field]
     tunnel_defaults: Mapping[str, Field]
-    tunnels: tuple[tuple[Place, Table], ...]
+    tunnels: tuple[tuple[Location, Table], ...]
 
     @property
     def defines(self) -> bool:
@@ -73,7 +73,7 @@ def entries_of(document: Document, report: Report) -> Iterator[TargetEntry]:
     for entry in targets:
         if not isinstance(entry.value, Table) or not is_shown_key(entry.key):
             continue
-        at = Place(document.file, entry.line, entry.column, dotted("targets", entry.key))
+        at = Location(document.file, entry.line, entry.column, dotted("targets", entry.key))
         own = fields_of(entry.value, at)
         exclusive(own, _EXCLUSIVE, report)
         yield TargetEntry(
@@ -88,7 +88,7 @@ def entries_of(document: Document, report: Report) -> Iterator[TargetEntry]:
         )
 
 
-def hop_fields(table: Table, at: Place, entry: TargetEntry, report: Report) -> dict[str, Field]:
+def hop_fields(table: Table, at: Location, entry: TargetEntry, report: Report) -> dict[str, Field]:
     """Return the fields of an inline jump host: its own and `defaults.target`, none of the target."""
     own = fields_of(table, at)
     exclusive(own, HOST_GROUPS, report)
@@ -152,14 +152,14 @@ def _defaults(document: Document, kind: str) -> dict[str, Field]:
     entry = defaults.entry(kind) if isinstance(defaults, Table) else None
     if entry is None or not isinstance(entry.value, Table):
         return {}
-    place = Place(document.file, entry.line, entry.column, f"defaults.{kind}")
+    place = Location(document.file, entry.line, entry.column, f"defaults.{kind}")
     return fields_of(entry.value, place, inherited=True)
 
 
-def _tunnels(field: Field | None) -> Iterator[tuple[Place, Table]]:
+def _tunnels(field: Field | None) -> Iterator[tuple[Location, Table]]:
     if field is None or not isinstance(field.node, Items):
         return
     for index, node in enumerate(field.node.values):
         if isinstance(node, Table):
-            place = Place(field.place.file, node.line, node.column, dotted(field.place.path, index))
+            place = Location(field.place.file, node.line, node.column, dotted(field.place.path, index))
             yield place, node

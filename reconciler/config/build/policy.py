@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from reconciler.config.build.fields import Fields, fields_of
 from reconciler.config.build.secret_sources import Sources
 from reconciler.config.options import Options
-from reconciler.config.problem import ErrorCode, Place, WarningCode
+from reconciler.config.problem import ErrorCode, Location, WarningCode
 from reconciler.config.schema.values import (
     InvalidValueError,
     destination_rule,
@@ -157,7 +157,7 @@ def _users(fields: Fields, sources: Sources) -> Iterator[SocksUser]:
         if not isinstance(one, Table):
             fields.wrong("auth", InvalidValueError(node=one))
             continue
-        at = Place(place.file, one.line, one.column, dotted(place.path, index)) if several else place
+        at = Location(place.file, one.line, one.column, dotted(place.path, index)) if several else place
         given = Fields("socksUser", fields_of(one, at), at, one, fields.report, fields.target)
         name = given.find("username", filled, "")
         password = sources.secret(given, "password")

@@ -16,7 +16,7 @@ from pathlib import Path
 from reconciler.config.build.fields import Fields
 from reconciler.config.deadline import check
 from reconciler.config.options import Options, absolute
-from reconciler.config.problem import ErrorCode, Place, WarningCode
+from reconciler.config.problem import ErrorCode, Location, WarningCode
 from reconciler.config.schema.values import InvalidValueError, UnsetVariableError, filled
 from reconciler.config.schema.variables import Variables
 from reconciler.config.syntax.nodes import Entry, Items, Node, Scalar, Table
@@ -195,8 +195,8 @@ def _lies_in(path: str, directory: str) -> bool:
     return lexical and not _inspect(path, lambda: "" if Path(os.path.realpath(path)).is_relative_to(root) else "out")
 
 
-def _at(fields: Fields, name: str, node: Node) -> Place:
+def _at(fields: Fields, name: str, node: Node) -> Location:
     place = fields.place(name)
     if isinstance(node, Scalar) and node.line:
-        return Place(place.file, node.line, node.column, place.path)
+        return Location(place.file, node.line, node.column, place.path)
     return place

@@ -15,7 +15,7 @@ from reconciler.config.build.merge import TargetEntry, hop_fields
 from reconciler.config.build.secret_sources import Sources
 from reconciler.config.diagnostics import Report
 from reconciler.config.options import Options
-from reconciler.config.problem import ErrorCode, Place
+from reconciler.config.problem import ErrorCode, Location
 from reconciler.config.schema.document import words
 from reconciler.config.schema.values import command, duration, interval_or_ms, number, some_time, switch, whole, word
 from reconciler.config.schema.violations import did_you_mean, dotted, quoted, sentence
@@ -140,7 +140,7 @@ class Targets:
         return _Path(own, tuple(via), (*via.values(), connect_timeout(fields)), proxy)
 
     def _jump(
-        self, place: Place, node: Node, entry: TargetEntry, trail: tuple[str, ...]
+        self, place: Location, node: Node, entry: TargetEntry, trail: tuple[str, ...]
     ) -> tuple[tuple[tuple[Hop, float], ...], _Path | None]:
         """Return the hops before a jump host, and the jump host itself; None if it is invalid, which is reported."""
         match node:
@@ -161,7 +161,7 @@ class Targets:
                 self.report.wrong_value(place, sentence(node, words("target", "jumpHost")))
         return (), None
 
-    def _named_jump(self, place: Place, name: str, trail: tuple[str, ...]) -> _Path | None:
+    def _named_jump(self, place: Location, name: str, trail: tuple[str, ...]) -> _Path | None:
         if name in trail:
             cycle = " -> ".join((*trail[trail.index(name) :], name))
             self.report.error(place, f"cycle of jump hosts ({cycle}): remove one", ErrorCode.REFERENCE)
@@ -187,7 +187,7 @@ class Targets:
         hint = f'did you mean "{similar}"?' if similar else f"define it, or write {_inline(name)}"
         return f"unknown target {quoted(name)}: {hint}"
 
-    def _too_far(self, place: Place, name: str) -> None:
+    def _too_far(self, place: Location, name: str) -> None:
         message = f"more than {_MAX_HOPS} jump hosts on the path to {name}: remove some"
         self.report.wrong_value(place, message, overrides_schema=True)
 
@@ -209,7 +209,7 @@ def _inline(name: str) -> str:
     return "{" + ", ".join(f"{field}: {value}" for field, value in fields.items() if value) + "}"
 
 
-def _jumps(fields: Fields, name: str) -> Iterator[tuple[Place, Node]]:
+def _jumps(fields: Fields, name: str) -> Iterator[tuple[Location, Node]]:
     """Yield the jump hosts as written, outermost first.
 
     `defaults` may name a target itself as a jump host: that target uses only the jump hosts before it.
@@ -223,9 +223,9 @@ def _jumps(fields: Fields, name: str) -> Iterator[tuple[Place, Node]]:
         yield place, node
 
 
-def _listed(field: Field) -> Iterator[tuple[Place, Node]]:
+def _listed(field: Field) -> Iterator[tuple[Location, Node]]:
     if field.name == "jumpHost" or not isinstance(field.node, Items):
         yield field.place, field.node
         return
     for index, node in enumerate(field.node.values):
-        yield Place(field.place.file, node.line, node.column, dotted(field.place.path, index)), node
+        yield Location(field.place.file, node.line, node.column, dotted(field.place.path, index)), node

@@ -17,7 +17,7 @@ from reconciler.config.build.policy import policy
 from reconciler.config.build.secret_sources import Sources
 from reconciler.config.diagnostics import Report
 from reconciler.config.options import Options
-from reconciler.config.problem import ErrorCode, Place, WarningCode
+from reconciler.config.problem import ErrorCode, Location, WarningCode
 from reconciler.config.schema.document import Words
 from reconciler.config.schema.short_forms import long_fields
 from reconciler.config.schema.values import (
@@ -84,7 +84,7 @@ class BuiltTunnel:
     """
 
     spec: TunnelSpec
-    at: Place
+    at: Location
     named: bool
     sound: bool
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 
 from reconciler.config.deadline import check
 from reconciler.config.options import Options
-from reconciler.config.problem import ConfigError, ErrorCode, Place, Problem
+from reconciler.config.problem import ConfigError, ErrorCode, Location, Problem
 from reconciler.config.schema.violations import dotted
 from reconciler.config.syntax.nodes import Entry, Items, Node, Scalar, Table
 from reconciler.config.syntax.yaml_reader import MAX_BYTES, typed
@@ -88,9 +88,9 @@ class Variables:
         """Return the nodes with variables expanded. Raises ConfigError if the result is too large."""
         problems: list[Problem] = []
         self._remaining = MAX_BYTES
-        return self._table(root, Place(file), problems), problems
+        return self._table(root, Location(file), problems), problems
 
-    def _node(self, node: Node, at: Place, problems: list[Problem]) -> Node:
+    def _node(self, node: Node, at: Location, problems: list[Problem]) -> Node:
         check()
         match node:
             case Scalar(value=str(text)) if "$" in text:
@@ -106,7 +106,7 @@ class Variables:
             case Table():
                 return self._table(node, at, problems)
 
-    def _table(self, table: Table, at: Place, problems: list[Problem]) -> Table:
+    def _table(self, table: Table, at: Location, problems: list[Problem]) -> Table:
         def expanded(entry: Entry) -> Entry:
             if entry.key.startswith(("x-", "$")):
                 return entry
@@ -114,7 +114,7 @@ class Variables:
 
         return replace(table, entries=tuple(map(expanded, table)))
 
-    def _scalar(self, node: Scalar, text: str, at: Place, problems: list[Problem]) -> Scalar:
+    def _scalar(self, node: Scalar, text: str, at: Location, problems: list[Problem]) -> Scalar:
         parts = list(_parts(text))
         names = [part.name for part in parts if isinstance(part, _Variable) and part is not _BROKEN]
         state = _Expansion()

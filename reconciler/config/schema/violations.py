@@ -18,7 +18,7 @@ from jsonschema import Draft202012Validator, validators
 from jsonschema.exceptions import ValidationError
 
 from reconciler.config.deadline import check
-from reconciler.config.problem import ErrorCode, Place, Problem
+from reconciler.config.problem import ErrorCode, Location, Problem
 from reconciler.config.schema.document import Schema, Words, definition, resolved, schema, words_in
 from reconciler.config.syntax.nodes import Entry, Items, Node, Scalar, Table, is_null, plain
 from reconciler.config.syntax.yaml_reader import MAX_PROBLEMS, typed
@@ -157,7 +157,7 @@ class _Explainer:
             message = sentence(node, words_in(subschema), choices_in(subschema), numbers)
             yield Problem.at(place, message, ErrorCode.VALUE)
 
-    def _locate(self, path: Sequence[str | int]) -> tuple[Node, Place]:
+    def _locate(self, path: Sequence[str | int]) -> tuple[Node, Location]:
         node: Node = self.root
         line, column, words = 1, 1, ""
         for step in path:
@@ -170,18 +170,18 @@ class _Explainer:
             elif isinstance(node, Items) and isinstance(step, int):
                 node = node.values[step]
                 line, column = node.line, node.column
-        return node, Place(self.file, line, column, words)
+        return node, Location(self.file, line, column, words)
 
-    def _bad_name(self, node: Node, place: Place, name: str, *, of_label: bool) -> Problem:
+    def _bad_name(self, node: Node, place: Location, name: str, *, of_label: bool) -> Problem:
         entry = node.entry(name) if isinstance(node, Table) else None
         line, column = (entry.line, entry.column) if entry else (place.line, place.column)
         expected = words_in(definition("name")).expected
         if of_label:
             expected = "1 to 63 letters, digits or `_`, the first not a digit"
         message = f"invalid name {shown_key(name)}: expected {expected}"
-        return Problem.at(Place(self.file, line, column, dotted(place.path, name)), message, ErrorCode.VALUE)
+        return Problem.at(Location(self.file, line, column, dotted(place.path, name)), message, ErrorCode.VALUE)
 
-    def _unknown_keys(self, node: Table, place: Place, subschema: Schema) -> Iterator[Problem]:
+    def _unknown_keys(self, node: Table, place: Location, subschema: Schema) -> Iterator[Problem]:
         known = subschema["properties"]
         for entry in node:
             if entry.key in known or entry.key.startswith("x-"):
@@ -195,7 +195,7 @@ class _Explainer:
             hint = "add a space after its colon" if _lacks_space(entry, known) else hint
             may_be_secret = not similar and (is_null(entry.value) or any(name in known for name in _SECRET_FIELDS))
             path = place.path if may_be_secret else dotted(place.path, entry.key)
-            at = Place(self.file, entry.line, entry.column, path)
+            at = Location(self.file, entry.line, entry.column, path)
             fault = "unknown key (not shown: it may be a secret)" if may_be_secret else "unknown key"
             yield Problem.at(at, f"{fault}: {hint}", ErrorCode.UNKNOWN_KEY)
 
@@ -207,7 +207,7 @@ class _Explainer:
         self.suggested += 1
         return did_you_mean(word, known) if self.suggested <= MAX_PROBLEMS else ""
 
-    def _missing(self, node: Table, place: Place, required: Sequence[str]) -> Iterator[Problem]:
+    def _missing(self, node: Table, place: Location, required: Sequence[str]) -> Iterator[Problem]:
         for name in required:
             if node.get(name) is None:
                 hint = ": add `targets`, or `targets: {}` for no targets" if name == "targets" else ": add it"

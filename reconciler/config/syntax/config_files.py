@@ -19,7 +19,7 @@ from enum import Enum, auto
 from pathlib import Path
 
 from reconciler.config.options import absolute
-from reconciler.config.problem import ErrorCode, Place, Problem
+from reconciler.config.problem import ErrorCode, Location, Problem
 from reconciler.config.syntax.yaml_reader import MAX_BYTES, TOO_LARGE
 from reconciler.system.file_calls import FILES, read_here
 from reconciler.system.read_file import FileTooLargeError, read_regular
@@ -71,12 +71,12 @@ def listing(given: str) -> Listing:
     try:
         names = FILES.wait(given, lambda: _names_in(given))
     except OSError as error:
-        problem = Problem.at(Place(given), f"cannot be read: {_why(error)}", ErrorCode.UNREADABLE)
+        problem = Problem.at(Location(given), f"cannot be read: {_why(error)}", ErrorCode.UNREADABLE)
         return Listing(given, (), problem=problem)
     if names is None:
         return Listing(given, (given,))
     if not names:
-        problem = Problem.at(Place(given), "no *.yaml or *.yml files in this directory", ErrorCode.UNREADABLE)
+        problem = Problem.at(Location(given), "no *.yaml or *.yml files in this directory", ErrorCode.UNREADABLE)
         return Listing(given, (), problem=problem)
     return Listing(given, tuple(str(Path(given) / name) for name in names))
 
@@ -132,13 +132,13 @@ def _found(name: str, answer: bytes | OSError) -> Found:
     directory = str(Path(name).absolute().parent)
     if not is_utf8(Path(name).name):
         shown = name.encode(errors="backslashreplace").decode()  # logs, metrics and status are UTF-8
-        problem = Problem.at(Place(shown), "the file name is not UTF-8: rename the file", ErrorCode.UNREADABLE)
+        problem = Problem.at(Location(shown), "the file name is not UTF-8: rename the file", ErrorCode.UNREADABLE)
         return Found(shown, directory, b"", problem)
     if isinstance(answer, bytes):
         return Found(name, directory, answer)
     if isinstance(answer, FileTooLargeError):
-        return Found(name, directory, b"", Problem.at(Place(name), TOO_LARGE, ErrorCode.SYNTAX))
-    problem = Problem.at(Place(name), f"cannot be read: {_why(answer)}", ErrorCode.UNREADABLE)
+        return Found(name, directory, b"", Problem.at(Location(name), TOO_LARGE, ErrorCode.SYNTAX))
+    problem = Problem.at(Location(name), f"cannot be read: {_why(answer)}", ErrorCode.UNREADABLE)
     return Found(name, directory, b"", problem)
 
 
@@ -199,7 +199,7 @@ def _standard_input(name: str, directory: str) -> Found:
                 data, why = file.read(MAX_BYTES + 1), ""
         except OSError as error:
             why = _why(error)
-    problem = Problem.at(Place(name), f"cannot be read: {why}", ErrorCode.UNREADABLE) if why else None
+    problem = Problem.at(Location(name), f"cannot be read: {why}", ErrorCode.UNREADABLE) if why else None
     return Found(name, directory, data, problem, once=True)
 
 

@@ -15,7 +15,7 @@ from typing import NoReturn
 import yaml
 
 from reconciler.config.deadline import check
-from reconciler.config.problem import ConfigError, ErrorCode, Place, Problem
+from reconciler.config.problem import ConfigError, ErrorCode, Location, Problem
 from reconciler.config.syntax.nodes import Entry, Items, Node, Plain, Scalar, Table, invalid_node, is_invalid, is_null
 
 MAX_BYTES = 1024 * 1024
@@ -52,7 +52,7 @@ def read(data: bytes, file: str) -> tuple[Table, list[Problem]]:
 
 def _text(data: bytes, file: str) -> str:
     if len(data) > MAX_BYTES:
-        _refuse(Place(file), TOO_LARGE)
+        _refuse(Location(file), TOO_LARGE)
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -60,16 +60,16 @@ def _text(data: bytes, file: str) -> str:
         line, start = before.count(b"\n") + 1, before.rfind(b"\n") + 1
         column = len(before[start:].decode("utf-8", "replace")) + 1
         byte = data[error.start]
-        _refuse(Place(file, line, column), f"byte 0x{byte:02x} is not UTF-8: save the file as UTF-8")
+        _refuse(Location(file, line, column), f"byte 0x{byte:02x} is not UTF-8: save the file as UTF-8")
     if found := _FOREIGN.search(text):
         before_text = text[: found.start()]
         line, start = before_text.count("\n") + 1, before_text.rfind("\n") + 1
-        place = Place(file, line, found.start() - start + 1)
+        place = Location(file, line, found.start() - start + 1)
         _refuse(place, f"character U+{ord(found[0]):04X} is not allowed in a YAML file: remove it")
     return text
 
 
-def _refuse(place: Place, message: str, code: ErrorCode = ErrorCode.SYNTAX) -> NoReturn:
+def _refuse(place: Location, message: str, code: ErrorCode = ErrorCode.SYNTAX) -> NoReturn:
     raise ConfigError(Problem.at(place, message, code))
 
 
@@ -85,7 +85,7 @@ class _Reader:
         next(events)  # the stream starts
         first = next(events)
         if isinstance(first, yaml.StreamEndEvent):
-            _refuse(Place(self.file), "empty file: write `targets: {}` for no targets", ErrorCode.UNREADABLE)
+            _refuse(Location(self.file), "empty file: write `targets: {}` for no targets", ErrorCode.UNREADABLE)
         root = self._node(next(events), events, 0)
         next(events)  # the document ends
         after = next(events)
@@ -93,9 +93,9 @@ class _Reader:
         if is_more:
             self._wrong(after, "second YAML document: move it to a file of its own")
         if isinstance(root, Scalar) and root.value is None and not self.problems:
-            _refuse(Place(self.file), "empty file: write `targets: {}` for no targets", ErrorCode.UNREADABLE)
+            _refuse(Location(self.file), "empty file: write `targets: {}` for no targets", ErrorCode.UNREADABLE)
         if not isinstance(root, Table) and not self.problems:
-            place = Place(self.file, root.line, root.column)
+            place = Location(self.file, root.line, root.column)
             _refuse(place, "not a mapping: expected a mapping with `targets:`")
         if not isinstance(root, Table):
             raise ConfigError(*self.problems)
@@ -112,7 +112,7 @@ class _Reader:
         except (yaml.YAMLError, ValueError, RecursionError, OverflowError) as error:
             # ValueError: an escape or a %YAML version beyond the range of Python's types.
             message = "invalid YAML: a directive, a number or an escape is out of range, or the nesting is too deep"
-            raise ConfigError(*self.problems, Problem.at(Place(self.file), message, ErrorCode.SYNTAX)) from error
+            raise ConfigError(*self.problems, Problem.at(Location(self.file), message, ErrorCode.SYNTAX)) from error
 
     def _node(self, event: yaml.Event, events: Iterator[yaml.Event], depth: int) -> Node:
         line, column = _position(event)
@@ -184,7 +184,7 @@ class _Reader:
 
     def _wrong(self, event: yaml.Event, message: str) -> None:
         line, column = _position(event)
-        self.problems.append(Problem.at(Place(self.file, line, column), message, ErrorCode.SYNTAX))
+        self.problems.append(Problem.at(Location(self.file, line, column), message, ErrorCode.SYNTAX))
         if len(self.problems) > MAX_PROBLEMS:
             raise ConfigError(*self.problems)
 
@@ -215,11 +215,11 @@ def _instead_of_tag(tag: str) -> str:
     return f"remove !!{name}" if name in _KNOWN_TAGS else "quote a value that begins with !"
 
 
-def _cause(error: yaml.MarkedYAMLError, text: str, file: str) -> tuple[Place, str] | None:
+def _cause(error: yaml.MarkedYAMLError, text: str, file: str) -> tuple[Location, str] | None:
     """Return the place and the description of a mistake that the parser notices only later; None for others."""
     begun, noticed = error.context_mark, error.problem_mark
     if begun is not None and "quoted scalar" in (error.context or ""):
-        return Place(file, begun.line + 1, begun.column + 1), "unclosed quote"
+        return Location(file, begun.line + 1, begun.column + 1), "unclosed quote"
     lines = text.split("\n")
     if noticed is None or noticed.line >= len(lines):  # YAML has more line separators
         return None
@@ -228,18 +228,18 @@ def _cause(error: yaml.MarkedYAMLError, text: str, file: str) -> tuple[Place, st
         for number in range(begun.line, noticed.line):
             for quote in "\"'":
                 if lines[number].count(quote) == 1:
-                    return Place(file, number + 1, lines[number].index(quote) + 1), "unclosed quote"
+                    return Location(file, number + 1, lines[number].index(quote) + 1), "unclosed quote"
     above = lines[noticed.line - 1] if "mapping values are not allowed" in (error.problem or "") else ""
     found = _NO_SPACE.match(above) if noticed.line > 0 else None
-    return (Place(file, noticed.line, found.end()), "missing space after this colon") if found else None
+    return (Location(file, noticed.line, found.end()), "missing space after this colon") if found else None
 
 
-def _description(error: yaml.MarkedYAMLError, text: str, file: str) -> tuple[Place, str]:
+def _description(error: yaml.MarkedYAMLError, text: str, file: str) -> tuple[Location, str]:
     """Return the place and the message of the parser, reworded for common mistakes."""
     mark = error.problem_mark or error.context_mark
     if mark is None:
-        return Place(file), "cannot be parsed"
-    place = Place(file, mark.line + 1, mark.column + 1)
+        return Location(file), "cannot be parsed"
+    place = Location(file, mark.line + 1, mark.column + 1)
     problem = _QUOTED.sub(r"\1", error.problem or "cannot be parsed")
     lines = text.split("\n")
     line = lines[place.line - 1] if 0 < place.line <= len(lines) else ""

@@ -45,7 +45,7 @@ def options(
     return {
         "config": None,
         "username": hop.user,
-        # No keys here: asyncssh asks the Handshake for them. None also keeps it away from agents and ~/.ssh.
+        # No keys here: asyncssh asks the AuthClient for them. None also keeps it away from agents and ~/.ssh.
         "client_keys": None,
         "agent_path": None,
         "gss_host": None,
@@ -54,7 +54,7 @@ def options(
         "password_auth": "password" in methods,
         "kbdint_auth": "keyboard-interactive" in methods,
         "preferred_auth": methods or ("publickey",),
-        # Empty lists, because None turns checking off: every key is unknown, so asyncssh asks the Handshake.
+        # Empty lists, because None turns checking off: every key is unknown, so asyncssh asks the AuthClient.
         "known_hosts": None if hop.trust.mode is TrustMode.OFF else ([], [], check.revoked),
         "host_key_alias": hop.trust.alias or None,
         "x509_trusted_certs": None,

@@ -35,19 +35,19 @@ _REFUSAL = re.compile(
 )
 
 
-class Handshake(asyncssh.SSHClient):
+class AuthClient(asyncssh.SSHClient):
     """The client object that asyncssh calls during one handshake and login."""
 
     def __init__(
         self,
         check: HostKeyCheck,
         credentials: Credentials,
-        below: Handshake | None = None,
+        below: AuthClient | None = None,
         debug: str = "",
         *,
         algorithms: Algorithms,
     ) -> None:
-        """`below`: the handshake of the jump host that carries this connection.
+        """`below`: the client of the jump host that carries this connection.
         `debug`: the name under which asyncssh's log of this connection is written, "" for no log.
         `algorithms`: those that the file names for this hop.
         """

@@ -20,7 +20,7 @@ from reconciler.core.observed import Failure, Reason
 from reconciler.core.spec import Access, Endpoint, Hop, TargetSettings, TrustMode
 from reconciler.ssh.connect import proxy_command
 from reconciler.ssh.connect.asyncssh_options import options
-from reconciler.ssh.connect.auth_client import Handshake
+from reconciler.ssh.connect.auth_client import AuthClient
 from reconciler.ssh.connect.credential_fingerprint import credential_files, fingerprint, fingerprints
 from reconciler.ssh.connect.credentials import Credentials, collect
 from reconciler.ssh.connect.debug_log import quiet
@@ -95,12 +95,12 @@ async def dial(
                 hop_chain.append(await _reach_any(_way(access, settings, each, hop_chain, name), limit))
             top = hop_chain[-1]
             _check_alive(top, str(access.hop.hosts[top.host]))
-            top.handshake.hand_over(client())
-            guard = top.handshake.guard
+            top.auth.hand_over(client())
+            guard = top.auth.guard
             assert guard is not None  # it was made with the connection
-            logged_in_with = top.handshake.latest
+            logged_in_with = top.auth.latest
             for reached in hop_chain:
-                reached.handshake.forget()
+                reached.auth.forget()
         except BaseException:
             for reached in reversed(hop_chain):
                 reached.connection.abort()
@@ -115,14 +115,14 @@ async def dial(
         host_key_verified=all(hop.trust.mode is not TrustMode.OFF for hop in hops),
         certificate_expires=logged_in_with.expires if logged_in_with else None,
         warnings=tuple(warning for each in credentials for warning in each.warnings),
-        checks=tuple(reached.handshake.check for reached in hop_chain),
+        checks=tuple(reached.auth.check for reached in hop_chain),
     )
 
 
 def _check_alive(reached: _Reached, where: str) -> None:
     """Raise DialFailed if the server closed the connection right after the login."""
-    if reached.handshake.lost:
-        raise DialFailed(from_lost(reached.handshake.error, where), Stage.LOGIN)
+    if reached.auth.lost:
+        raise DialFailed(from_lost(reached.auth.error, where), Stage.LOGIN)
 
 
 # --- hop by hop -------------------------------------------------------------------------------------------------
@@ -131,7 +131,7 @@ def _check_alive(reached: _Reached, where: str) -> None:
 @dataclass(frozen=True, slots=True)
 class _Reached:
     connection: asyncssh.SSHClientConnection
-    handshake: Handshake
+    auth: AuthClient
     host: int
     preferred_host_failure: Failure | None
 
@@ -176,46 +176,46 @@ async def _reach_any(way: _Way, limit: int) -> _Reached:
     failed: dict[Failure, Stage | None] = {}
     for host, endpoint in enumerate(way.hop.hosts if way.label else way.hop.hosts[:limit]):
         try:
-            connection, handshake = await _reach(way, endpoint)
+            connection, auth = await _reach(way, endpoint)
         except DialFailed as error:
             failed.setdefault(error.failure, error.stage)
         else:
-            return _Reached(connection, handshake, host, most_significant(failed) if failed else None)
+            return _Reached(connection, auth, host, most_significant(failed) if failed else None)
     failure = most_significant(failed)
     raise DialFailed(failure, failed[failure])
 
 
-async def _reach(way: _Way, endpoint: Endpoint) -> tuple[asyncssh.SSHClientConnection, Handshake]:
+async def _reach(way: _Way, endpoint: Endpoint) -> tuple[asyncssh.SSHClientConnection, AuthClient]:
     """Connect and log in to this host."""
     certificates = strict_kex = True
     failed: DialFailed | None = None
     while True:
-        handshake = await _handshake(way, endpoint)
-        check = handshake.check
+        auth = await _auth_client(way, endpoint)
+        check = auth.check
         certificates = certificates and check.wants_certificate
         try:
-            tried = _attempt(way, endpoint, handshake, certificates=certificates, strict_kex=strict_kex)
-            return await tried, handshake
+            tried = _attempt(way, endpoint, auth, certificates=certificates, strict_kex=strict_kex)
+            return await tried, auth
         except DialFailed as error:
             if certificates and check.foreign_authority_but_known_key:
                 certificates = False  # as ssh does: an unknown authority does not invalidate a known key
-            elif handshake.needs_strict_kex is not None and strict_kex:
+            elif auth.needs_strict_kex is not None and strict_kex:
                 strict_kex, failed = False, error  # the server may offer an algorithm that is safe without
-            elif failed is not None and handshake.stage is Stage.KEX:
+            elif failed is not None and auth.stage is Stage.KEX:
                 raise failed from None  # it offers nothing else
             else:
                 raise
 
 
-async def _handshake(way: _Way, endpoint: Endpoint) -> Handshake:
+async def _auth_client(way: _Way, endpoint: Endpoint) -> AuthClient:
     check = await HostKeyCheck.prepare(way.hop.trust, endpoint, way.where(endpoint))
-    return Handshake(
-        check, way.credentials, way.below.handshake if way.below else None, way.debug, algorithms=way.hop.algorithms
+    return AuthClient(
+        check, way.credentials, way.below.auth if way.below else None, way.debug, algorithms=way.hop.algorithms
     )
 
 
 async def _attempt(
-    way: _Way, endpoint: Endpoint, handshake: Handshake, *, certificates: bool, strict_kex: bool
+    way: _Way, endpoint: Endpoint, auth: AuthClient, *, certificates: bool, strict_kex: bool
 ) -> asyncssh.SSHClientConnection:
     """One connection, one handshake, one login, within the hop's time. Raises DialFailed; leaves nothing open."""
     where = way.where(endpoint)
@@ -233,23 +233,23 @@ async def _attempt(
                 endpoint.port,
                 sock=sock,
                 tunnel=JumpChannel(way.below.connection) if way.below else None,
-                client_factory=lambda: handshake,
+                client_factory=lambda: auth,
                 **options(
                     way.hop,
                     way.credentials.methods,
-                    handshake.check,
+                    auth.check,
                     way.keepalive,
                     certificates=certificates,
                     strict_kex=strict_kex,
                 ),
             )
-            await _check_pinned(handshake, connection)
+            await _check_pinned(auth, connection)
             release_slot(place.pop_all(), connection, way.seconds)
     except BaseException as exc:
-        if sock is not None and handshake.connection is None:  # else the transport owns it and has closed it
+        if sock is not None and auth.connection is None:  # else the transport owns it and has closed it
             sock.close()
-        stage = handshake.stage
-        failure = None if isinstance(exc, asyncio.CancelledError) else await _why(exc, way, where, handshake, command)
+        stage = auth.stage
+        failure = None if isinstance(exc, asyncio.CancelledError) else await _why(exc, way, where, auth, command)
         if command is not None:
             command.close()
         if failure is None:
@@ -263,11 +263,11 @@ async def _attempt(
     return connection
 
 
-async def _check_pinned(handshake: Handshake, connection: asyncssh.SSHClientConnection) -> None:
+async def _check_pinned(auth: AuthClient, connection: asyncssh.SSHClientConnection) -> None:
     """Pin a new host key if the server asked for no credential, which would have pinned it."""
     is_pinned = False
     try:
-        is_pinned = await handshake.check.pinned()
+        is_pinned = await auth.check.pinned()
     finally:
         if not is_pinned:
             connection.abort()
@@ -276,36 +276,36 @@ async def _check_pinned(handshake: Handshake, connection: asyncssh.SSHClientConn
 
 
 async def _why(
-    exc: BaseException, way: _Way, where: str, handshake: Handshake, command: proxy_command.ProxyCommand | None
+    exc: BaseException, way: _Way, where: str, auth: AuthClient, command: proxy_command.ProxyCommand | None
 ) -> Failure | None:
     """The failure for what an attempt raised; None for what is not a failure of a dial."""
     if not isinstance(exc, Exception):
         return None
     if isinstance(exc, DialFailed):
         return exc.failure
-    if (found := handshake.needs_strict_kex or handshake.check.failure) is not None:
+    if (found := auth.needs_strict_kex or auth.check.failure) is not None:
         return found
     if isinstance(exc, asyncssh.HostKeyNotVerifiable):
-        return handshake.check.certificate_refused(exc.reason)
-    if command is not None and handshake.stage <= Stage.BANNER and not isinstance(exc, TimeoutError):
+        return auth.check.certificate_refused(exc.reason)
+    if command is not None and auth.stage <= Stage.BANNER and not isinstance(exc, TimeoutError):
         failure = await command.failure(where)
         if failure is not None:
             return failure
-    failure = _explained(exc, way, where, handshake) or from_dial(exc, where, handshake.stage, way.seconds)
+    failure = _explained(exc, way, where, auth) or from_dial(exc, where, auth.stage, way.seconds)
     if failure.reason is Reason.AUTH and way.credentials.unusable is not None:
         return way.credentials.unusable
     return failure
 
 
-def _explained(exc: Exception, way: _Way, where: str, handshake: Handshake) -> Failure | None:
+def _explained(exc: Exception, way: _Way, where: str, auth: AuthClient) -> Failure | None:
     """The failure, if what the server sent explains it."""
-    match handshake.stage:
+    match auth.stage:
         case Stage.BANNER:
-            return handshake.greeting(where)
+            return auth.greeting(where)
         case Stage.KEX if not isinstance(exc, TimeoutError):
-            found = nothing_common(handshake.connection) if handshake.connection is not None else None
+            found = nothing_common(auth.connection) if auth.connection is not None else None
             return no_common(*found, where) if found is not None else None
         case Stage.LOGIN if isinstance(exc, asyncssh.PermissionDenied):
-            return handshake.refusal(where, way.hop.user)
+            return auth.refusal(where, way.hop.user)
         case _:
             return None

@@ -9,7 +9,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from reconciler.cli.client import CommandError, Control
-from reconciler.cli.responses import Tunnel
+from reconciler.cli.responses import TunnelJson
 
 _C = TypeVar("_C", bound=Callable[..., Any])
 _OFF = {"disabled": "the file has `enabled: false`", "expired": "its `expiresAt` has passed"}
@@ -57,7 +57,7 @@ def output(json_help: str) -> Callable[[_C], _C]:
 
 def off_reasons(control: Control, *, paused: bool) -> dict[str, str]:
     """Return by id why tunnels are off. `paused`: also for the paused ones."""
-    tunnels: list[Tunnel] = control.get("/api/v1/status").get("tunnels", [])
+    tunnels: list[TunnelJson] = control.get("/api/v1/status").get("tunnels", [])
     return {
         tunnel["id"]: _OFF.get(tunnel.get("off", ""), tunnel["message"] or "")
         for tunnel in tunnels

@@ -1,8 +1,9 @@
-"""Limits for the sizes of modules, classes and packages, so that each can be read at once."""
+"""Limits for the sizes of modules, classes and packages, so that each can be read at once; and unique names."""
 
 from __future__ import annotations
 
 import ast
+from collections import Counter
 from pathlib import Path
 from statistics import median
 
@@ -42,3 +43,13 @@ def test_no_package_has_many_modules() -> None:
     for path in MODULES:
         sizes[path.parent.relative_to(PACKAGE)] += 1
     assert {name for name, count in sizes.items() if count > MODULES_MAX} <= {Path("cli")}
+
+
+def test_no_two_public_classes_share_a_name() -> None:
+    names = Counter(
+        node.name
+        for path in MODULES
+        for node in ast.parse(path.read_text()).body
+        if isinstance(node, ast.ClassDef) and not node.name.startswith("_")
+    )
+    assert [name for name, count in names.items() if count > 1] == []
