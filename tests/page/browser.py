@@ -116,6 +116,7 @@ class Tab:
         self._numbers = itertools.count(1)
         self._waiting: dict[int, asyncio.Future[Json]] = {}
         self._session = ""
+        self._aborted = False  # a request of the page, by a change of the network
         self.complaints: list[str] = []
 
     async def call(self, method: str, **params: object) -> Json:
@@ -152,6 +153,8 @@ class Tab:
                 self.complaints.append(" ".join(str(one.get("value")) for one in params["args"]))
             case "Log.entryAdded" if params["entry"]["level"] in ("error", "warning"):
                 entry = params["entry"]
+                if "net::ERR_NETWORK_CHANGED" in entry["text"]:
+                    self._aborted = True
                 if "net::ERR_" in entry["text"]:
                     return  # the browser's own message about a stopped server
                 self.complaints.append(f"{entry['source']}: {entry['text']} {entry.get('url', '')}")
@@ -196,8 +199,14 @@ class Tab:
         await self.call("Emulation.setEmulatedMedia", features=listed)
 
     async def open(self, url: str) -> None:
-        await self.call("Page.navigate", url=url)
-        await self.until("document.readyState === 'complete'")
+        """Open a page, again if a change of the machine's network aborted its requests."""
+        for _ in range(5):
+            self._aborted = False
+            await self.call("Page.navigate", url=url)
+            await self.until("document.URL !== 'about:blank' && document.readyState === 'complete'")
+            if not self._aborted:
+                return
+        raise AssertionError(f"the network changed whenever {url} was loading")
 
     async def press(self, key: str, *, text: str = "", code: int = 0, modifiers: int = 0) -> None:
         """Press a key. `text`: the typed text. `code`: the Windows virtual key code."""

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 
 from page.browser import Chromium, ChromiumMissingError, Tab, new_tab
+from support.network_changes import no_changes
 
 
 @pytest.fixture(scope="session")
@@ -22,7 +23,8 @@ def chromium() -> Iterator[Chromium]:
 @pytest.fixture
 async def tab(chromium: Chromium) -> AsyncIterator[Tab]:
     """A page. The test fails if there are errors, warnings or violations of the content policy."""
-    async with new_tab(chromium) as tab:
-        await tab.size(1280, 3000)  # all rows in view: other rows have no innerText
-        yield tab
-        assert not tab.complaints
+    with no_changes():
+        async with new_tab(chromium) as tab:
+            await tab.size(1280, 3000)  # all rows in view: other rows have no innerText
+            yield tab
+            assert not tab.complaints

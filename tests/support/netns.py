@@ -7,6 +7,7 @@ import subprocess
 from pathlib import Path
 from typing import Self
 
+from support.network_changes import changes
 from support.sshd import Sshd
 
 _numbers = itertools.count(1)
@@ -47,21 +48,26 @@ class Namespace:
     def __enter__(self) -> Self:
         _run("ip", "netns", "add", self.name)
         try:
-            _run("ip", "link", "add", self._device, "type", "veth", "peer", "name", "eth0", "netns", self.name)
-            _run("ip", "address", "add", f"{self.here}/30", "dev", self._device)
-            _run("ip", "link", "set", self._device, "up")
-            self._inside("ip", "address", "add", f"{self.there}/30", "dev", "eth0")
-            self._inside("ip", "link", "set", "eth0", "up")
-            self._inside("ip", "link", "set", "lo", "up")
+            with changes():
+                self._connect()
         except BaseException:
             self.__exit__()
             raise
         return self
 
+    def _connect(self) -> None:
+        _run("ip", "link", "add", self._device, "type", "veth", "peer", "name", "eth0", "netns", self.name)
+        _run("ip", "address", "add", f"{self.here}/30", "dev", self._device)
+        _run("ip", "link", "set", self._device, "up")
+        self._inside("ip", "address", "add", f"{self.there}/30", "dev", "eth0")
+        self._inside("ip", "link", "set", "eth0", "up")
+        self._inside("ip", "link", "set", "lo", "up")
+
     def __exit__(self, *_: object) -> None:
-        # The veth pair first: the next one needs its address. It may not exist, so errors are ignored.
-        subprocess.run(["ip", "link", "del", self._device], capture_output=True, check=False)
-        _run("ip", "netns", "del", self.name)
+        with changes():
+            # The veth pair first: the next one needs its address. It may not exist, so errors are ignored.
+            subprocess.run(["ip", "link", "del", self._device], capture_output=True, check=False)
+            _run("ip", "netns", "del", self.name)
 
 
 class SshdThere(Sshd):
