@@ -44,7 +44,7 @@ class Retire:
 class Assign:
     """Assign a listener to a tunnel, whose route and policy then apply to new clients.
 
-    Live clients that this listener accepted become clients of the new owner if its route is theirs (a rename).
+    Live clients that this listener accepted become clients of the new owner if the route stays the same (a rename).
     """
 
     key: SocketKey

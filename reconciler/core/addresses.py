@@ -1,6 +1,7 @@
 """Listen addresses: their kinds, and the conflicts between them, found before binding.
 
-Input: `Listen` values. Output: whether two of them can be bound together. A chosen port conflicts with none.
+Input: `Listen` values. Output: whether two of them can be bound together. A port that is chosen at bind time conflicts
+with no other.
 """
 
 from __future__ import annotations
@@ -59,7 +60,8 @@ class Addresses:
     """
 
     def __init__(self, listens: Iterable[Listen]) -> None:
-        self._users: defaultdict[_Key, dict[Listen, int]] = defaultdict(dict)  # use count of each, oldest first
+        # By index key: how often each address is in use, the oldest address first.
+        self._users: defaultdict[_Key, dict[Listen, int]] = defaultdict(dict)
         for listen in listens:
             self.add(listen)
 
@@ -96,7 +98,7 @@ _Key = tuple[object, ...]
 
 
 def _keys(listen: Listen) -> Iterator[_Key]:
-    """Yield the index keys of an address: its names, its IP versions, and those of which it covers all addresses."""
+    """Yield the index keys of an address: one for each name and IP version; "any" if it covers all of that version."""
     base = _base_key(listen)
     if not isinstance(listen, LocalTcp | RemoteTcp):
         yield (base,)

@@ -1,7 +1,7 @@
 """Backoff: the time of the next try after failures (docs/architecture.md, "Failure model").
 
 Pure: jitter is computed from the name, not from a random number. Three classes of failure:
-  quick    the server is away and will come back (a restart): short delays for the first 10 s and while a client waits
+  quick    the server is down for now, as in a restart: short delays for the first 10 s and while a client waits
   guarded  a person must act, and servers ban clients that guess: minutes, unless a credential or trust file changed
   slow     everything else: the configured backoff, never shortened
 """
@@ -16,18 +16,19 @@ from reconciler.core.spec import Access, Reconnect
 QUICK = frozenset({Reason.REFUSED, Reason.UNREACHABLE, Reason.CLOSED_BY_SERVER, Reason.KEEPALIVE})
 GUARDED = frozenset({Reason.AUTH, Reason.HOST_KEY, Reason.CERTIFICATE_EXPIRED})
 
-HURRY_FOR = 10.0  # seconds at the start of an outage in which quick failures are retried...
-HURRY = 0.2  # ...at most this many seconds apart
-PATIENCE = 0.1  # later the delay is at most this share of the outage, so recovery is noticed at most a tenth later
-HELD = 2.0  # seconds; the longest delay after a quick failure while a client is held
+# In the first QUICK_FOR seconds of an outage, the delay after a quick failure is at most QUICK_MAX seconds. Later it is
+# at most QUICK_SHARE of the age of the outage, so that the return of the server is noticed at most a tenth later.
+QUICK_FOR, QUICK_MAX, QUICK_SHARE = 10.0, 0.2, 0.1
+HELD_MAX = 2.0  # seconds; the longest delay after a quick failure while a client is held
 GUARDED_INITIAL, GUARDED_MAX = 60.0, 900.0
 SOCKET_RETRY = 1.0  # a taken port may be free at any moment, and a try is cheap
 SOCKET_FORBIDDEN_MAX = 60.0
 FAULT_INITIAL, FAULT_MAX = 0.25, 30.0
 SOCKET_NO_ROOM_MAX = 5.0  # without free descriptors there may be thousands of listeners to retry
-WELL_AFTER = 10.0  # seconds; after a link was up this long, its loss starts a new outage
-AT_ONCE_AFTER = 1.0  # seconds; a link that was up this long is retried at once when lost,
-AT_ONCE_LOSSES = 16  # and so are the first short-lived ones of an outage: a restarting server drops a few sessions
+STABLE_AFTER = 10.0  # seconds; after a link was up this long, its loss starts a new outage
+# A lost link is dialled again at once if it was up for AT_ONCE_AFTER seconds, or if the outage has had fewer than
+# AT_ONCE_LOSSES failures: a restarting server drops a few sessions.
+AT_ONCE_AFTER, AT_ONCE_LOSSES = 1.0, 16
 
 
 def failed(previous: Tries | None, failure: Failure, now: float, access: Access | None, fingerprint: str) -> Tries:
@@ -42,21 +43,21 @@ def lost(
 ) -> Tries:
     """Return the record after a ready link was lost, `up_for` seconds after it came up.
 
-    A link that was up for WELL_AFTER starts a new outage. A link that was up for less continues the count of the old
+    A link that was up for STABLE_AFTER starts a new outage. A link that was up for less continues the count of the old
     outage, so that a server that accepts and drops connections is not dialed at a high rate.
     """
-    if up_for >= WELL_AFTER or previous is None or previous.access != access:
+    if up_for >= STABLE_AFTER or previous is None or previous.access != access:
         return Tries(0, failure, now, now, True, access, fingerprint)
     at_once = up_for >= AT_ONCE_AFTER or previous.failures < AT_ONCE_LOSSES
     return Tries(previous.failures + 1, failure, now, previous.since, at_once, access, fingerprint)
 
 
 def is_over(tries: Tries, up_since: float, now: float) -> bool:
-    """Return True if a link that came up at `up_since` ends the outage: it has been up for WELL_AFTER.
+    """Return True if a link that came up at `up_since` ends the outage: it has been up for STABLE_AFTER.
 
     Until then the record is kept, so that a link which is up for a moment does not reset the count.
     """
-    return tries.at <= up_since and now - up_since >= WELL_AFTER
+    return tries.at <= up_since and now - up_since >= STABLE_AFTER
 
 
 def next_link_try(tries: Tries, reconnect: Reconnect, name: str, held: bool, fingerprint: str) -> float:
@@ -74,10 +75,11 @@ def next_link_try(tries: Tries, reconnect: Reconnect, name: str, held: bool, fin
         delay = _grown(GUARDED_INITIAL, 2.0, tries.failures, GUARDED_MAX)
     elif reason in QUICK:
         age = tries.at - tries.since
-        # The quick tries count as failures: without the second bound the delay would jump from HURRY to the maximum.
-        delay = min(delay, HURRY if age < HURRY_FOR else age * PATIENCE)
+        # The tries of the first seconds count as failures too: without the bound by age, the configured delay after
+        # them would be the longest one.
+        delay = min(delay, QUICK_MAX if age < QUICK_FOR else age * QUICK_SHARE)
         if held:
-            delay = min(delay, HELD)
+            delay = min(delay, HELD_MAX)
     return tries.at + delay * _jitter(name, tries.failures)
 
 
@@ -87,7 +89,7 @@ def next_socket_try(tries: Tries, name: str) -> float:
         case Reason.FORBIDDEN_BY_SERVER:
             delay = _grown(SOCKET_RETRY, 2.0, tries.failures, SOCKET_FORBIDDEN_MAX)
             return tries.at + delay * _jitter(name, tries.failures)
-        case Reason.RESOURCES:  # without jitter: thousands of sockets are retried in one pass, not in hundreds
+        case Reason.RESOURCES:  # without jitter: thousands of sockets are retried in one pass, not in a pass each
             return tries.at + _grown(SOCKET_RETRY, 2.0, tries.failures, SOCKET_NO_ROOM_MAX)
         case _:
             return tries.at + SOCKET_RETRY

@@ -8,8 +8,8 @@ the control socket, name lookups and threads. The rest is `usable`, and is divid
     clients           the remainder, at least a quarter; an eighth is kept free for each of the other two to grow
 
 Clients are counted by the listener that accepted them (the "owner"), and by group. The group is the tunnel's target, or
-AWAY for a client that arrived while the target had no connection, until it has one. Two rules keep the clients of one
-owner, of one target, or of targets without a connection from using up the descriptors of the others:
+AWAY for a client that waits because the target has no connection. Two rules keep the clients of one owner, of one
+target, or of targets without a connection from using up the descriptors of the others:
 
     share     Each listener has an equal part of a quarter of `usable`. A client within the share is never refused
               because of other owners' clients.

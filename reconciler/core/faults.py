@@ -17,7 +17,7 @@ from reconciler.core.actions import Action, Assign, Close, Cut, Dial, Drain, Mov
 from reconciler.core.observed import Failure, FlowKey, Reason, SocketKey, Tries
 from reconciler.core.subject import Subject
 
-# The type and the object of an action. Its reason is not part of it: the same action may be asked for with another one.
+# The type and the object of an action, without `why`: the planner may ask for the same action with another reason.
 _Key = tuple[type, str | int | SocketKey | FlowKey]
 
 

@@ -103,7 +103,7 @@ class Failure:
 
     reason    one of a closed set, for programs
     what      what happened, for people
-    fix       what to do about it; "" is the default of the reason. `advice` is the text either way
+    fix       what to do about it; "" means the default text of the reason. `advice` returns the text in both cases
     """
 
     reason: Reason
@@ -161,7 +161,7 @@ class LinkState:
 
     limit                    the dial tries hosts[:limit] only (fewer than all hosts for a fail-back)
     host                     index of the connected host, -1 while dialing
-    preferred_host_failure   why no host before that one was reached; None if `host` is the first
+    preferred_host_failure   why the hosts before `host` were not reached; None if `host` is the first
     since                    when the link entered its phase
     trusted                  the host key is still a trusted one
     """
@@ -301,7 +301,7 @@ class Observed:
     demand                by target
     fingerprints          by target: the state of the credential and trust files that it names
     destinations, probes  by tunnel id, once there is a result
-    stalled               links that sent no data for a keepalive interval
+    stalled               links on which nothing was received for a keepalive interval
     faults                by target name or tunnel id: actions that raised an internal error
     """
 

@@ -78,7 +78,7 @@ class Overlay:
             self.pauses.pop(tunnel, None)
 
     def over_by(self, wall: float) -> list[str]:
-        """Return the tunnels whose pause ends at or before that Unix time."""
+        """Return the ids of the tunnels whose pause ends at or before that Unix time."""
         return [tunnel for tunnel, off in self.pauses.items() if off.until is not None and off.until <= wall]
 
 

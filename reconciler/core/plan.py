@@ -1,8 +1,8 @@
 """The planner: the next actions from observed to desired. Pure and level-triggered.
 
-It keys things by what they are: sockets by address, links by access, flows by route. A policy edit, a retarget, a
-rename and two tunnels that swap ports are then one case: the socket exists, its owner differs (`Assign`). The table in
-docs/architecture.md lists all cases.
+It identifies sockets by address, links by access, and flows by tunnel, address, route and link. A policy edit, a new
+destination, a rename and two tunnels that swap ports are then one case: the socket exists, its owner differs
+(`Assign`). The table in docs/architecture.md lists all cases.
 
 Actions come in the order stop, change, start, so that an address is released before another tunnel opens it.
 `Plan.wake_at` is the next time at which the passing of time alone would change the plan.

@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import re
 
-# str.isprintable() is False for the Unicode categories Cc, Cf, Cs, Co, Cn, Zl, Zp, and Zs except for the space. These
-# are letters and marks by category, and invisible too (Default_Ignorable_Code_Point, and the blank Braille pattern).
+# str.isprintable() is False for the Unicode categories Cc, Cf, Cs, Co, Cn, Zl, Zp, and Zs except for the space. The
+# characters below are letters, marks or symbols by category, and yet invisible (Default_Ignorable_Code_Point, and the
+# blank Braille pattern).
 _INVISIBLE = re.compile(
     "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]"
 )
 
 
 def printable(text: str, limit: int = 0) -> str:
-    """Return the text with each such character escaped, cut to `limit` characters unless `limit` is 0."""
+    """Return the text with control, direction and invisible characters escaped, cut to `limit` characters (0: all)."""
     if limit:
         text = text[: limit + 1]
     if not text.isprintable() or (not text.isascii() and _INVISIBLE.search(text)):

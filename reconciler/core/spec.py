@@ -1,8 +1,9 @@
 """The desired state: targets and tunnels as frozen values, divided by the effect of an edit (docs/architecture.md).
 
-A target is an `Access` (how it is reached; a change is made before break) and `TargetSettings` (changed in place). A
-tunnel is a `Listen` (which socket; a change needs another socket), a `Route` (where new clients go) and a `Policy`
-(changed in place). Comparing these values shows what changed; there is no table of field names.
+A target is an `Access` (how it is reached; a change needs another link, made before the old one is retired) and
+`TargetSettings` (changed in place). A tunnel is a `Listen` (which socket; a change needs another socket), a `Route`
+(where new clients go) and a `Policy` (changed in place). Comparing these values shows what changed; there is no table
+of field names.
 
 Times are in seconds (float), sizes in bytes, `expires_at` is Unix time. No field has a default here: the JSON Schema is
 the only source of defaults.
@@ -108,7 +109,7 @@ class Access:
     """Everything that needs another SSH connection when it changes.
 
     `via` are the jump hosts, outermost first. `generation` counts requested restarts: a restart is thus a change of
-    access, and is made before break by the same rule.
+    access, and the planner handles it like any other.
     """
 
     hop: Hop

@@ -115,7 +115,7 @@ def make_status(
 
     broken    targets that an error in the file keeps off, each with its message
     removed   tunnels that are no longer in the configuration
-    gone      why they are not
+    gone      why they are not in it, for their message
     """
     by_target: dict[str, list[LinkState]] = {}
     for link in observed.links:

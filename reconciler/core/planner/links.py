@@ -26,7 +26,7 @@ def plan_links(
     for link in observed.links:
         if link.phase is not LinkPhase.RETIRING:
             by_target[link.target].append(link)
-    flows_on = _flows_by_link(observed)
+    clients_on = _clients_by_link(observed)
     needed = {tunnel.target for tunnel in wanted.values()}
     with_remote_listeners = {tunnel.target for tunnel in wanted.values() if is_remote(tunnel.listen)}
     staying: dict[str, list[LinkState]] = {}
@@ -36,16 +36,16 @@ def plan_links(
         if (
             target is not None
             and name in needed
-            and (name in with_remote_listeners or _in_demand(target, links, flows_on, observed, draft))
+            and (name in with_remote_listeners or _in_demand(target, links, clients_on, observed, draft))
         ):
-            staying[name] = _plan_target(target, links, flows_on, observed, draft)
+            staying[name] = _plan_target(target, links, clients_on, observed, draft)
         else:
-            # A link with clients stays until their deadlines end them: a tunnel that is put back finds it alive.
-            _retire((link for link in links if not flows_on.get(link.id)), "no tunnel needs it", draft)
+            # A link with clients stays until their drain deadlines: a tunnel that is restored meanwhile uses it again.
+            _retire((link for link in links if not clients_on.get(link.id)), "no tunnel needs it", draft)
     return staying
 
 
-def _flows_by_link(observed: Observed) -> dict[int, int]:
+def _clients_by_link(observed: Observed) -> dict[int, int]:
     counts: dict[int, int] = {}
     for flow in observed.flows:
         counts[flow.key.link] = counts.get(flow.key.link, 0) + flow.count
@@ -53,23 +53,24 @@ def _flows_by_link(observed: Observed) -> dict[int, int]:
 
 
 def _in_demand(
-    target: TargetSpec, links: list[LinkState], flows_on: dict[int, int], observed: Observed, draft: Draft
+    target: TargetSpec, links: list[LinkState], clients_on: dict[int, int], observed: Observed, draft: Draft
 ) -> bool:
     if target.on_demand is None:
         return True
     demand = observed.demand.get(target.name)
     if demand is None:
         return False
-    busy = demand.held > 0 or any(flows_on.get(link.id) for link in links)
+    busy = demand.held > 0 or any(clients_on.get(link.id) for link in links)
     return busy or not draft.due(demand.last_used + target.on_demand)
 
 
 def _plan_target(
-    target: TargetSpec, links: list[LinkState], flows_on: dict[int, int], observed: Observed, draft: Draft
+    target: TargetSpec, links: list[LinkState], clients_on: dict[int, int], observed: Observed, draft: Draft
 ) -> list[LinkState]:
     right = [link for link in links if link.access == target.access and link.trusted]
     ready = [link for link in right if link.phase is LinkPhase.READY]
-    # Fail-back lowers the highest acceptable host. A link to a less preferred host then counts as wrong.
+    # Hosts are numbered by preference. A link to a host after the best connected one is not good: a fail-back has
+    # replaced it.
     hosts = len(target.access.hop.hosts)
     best = min((link.host for link in ready), default=hosts - 1)
     good = [link for link in ready if link.host <= best]
@@ -78,7 +79,7 @@ def _plan_target(
     outdated = (link for link in links if link.phase is LinkPhase.DIALING and link not in dialing)
     _retire(outdated, "its connection settings are outdated", draft)
     if len(good) >= target.connections:
-        surplus = sorted(good, key=lambda link: (flows_on.get(link.id, 0), -link.id))
+        surplus = sorted(good, key=lambda link: (clients_on.get(link.id, 0), -link.id))
         surplus = surplus[: len(good) - target.connections]
         retired = [k for k in links if k.phase is LinkPhase.READY and (k not in good or k in surplus)]
         _retire(retired, "another connection has taken over", draft)

@@ -32,7 +32,7 @@ def plan_sockets(
 ) -> Assigned:
     """Plan to close unwanted sockets, assign, move, and open missing ones. Return the assignments."""
     settled = set()  # ids of tunnels that own their socket already
-    free: dict[SocketKey, SocketState] = {}
+    free: dict[SocketKey, SocketState] = {}  # sockets that no unchanged tunnel owns
     for key, socket in observed.sockets.items():
         tunnel = wanted.get(socket.owner.id)
         if (tunnel is socket.owner or tunnel == socket.owner) and socket.phase is not SocketPhase.CLOSING:
@@ -117,7 +117,7 @@ def _open_missing(
             link = staying[0].id
         if taken.meets(tunnel.listen):
             continue  # a closing socket still holds the address; when it is closed, the loop plans again
-        used.add(key)  # also while it waits for a retry: another tunnel with a chosen port does not share its backoff
+        used.add(key)  # also while a retry is not due: another tunnel with a chosen port must not share this backoff
         tries = observed.socket_tries.get(key)
         if tries is None or draft.due(next_socket_try(tries, tunnel.id)):
             draft.start.append(Open(key, tunnel, link, ASKED_FOR))

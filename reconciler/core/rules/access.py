@@ -43,7 +43,7 @@ from reconciler.core.rules.ip import Address, Network, faces, read_address, read
 from reconciler.core.rules.origin import Origin, TcpOrigin, UnixOrigin
 
 _NAME = re.compile(r"(?:[a-z0-9_-]{1,63}\.)*[a-z0-9_-]{1,63}")
-_NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*")  # as the last label, it makes resolvers read the host as an address
+_NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*")  # resolvers read a host whose last label is a number as an address
 _NAME_LENGTH = 253  # RFC 1035 section 3.1, in the written form
 
 

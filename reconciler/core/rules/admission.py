@@ -1,7 +1,7 @@
 """Applies a tunnel's rules to a client: on accept, to its requested destination, and again after an edit.
 
-Input: the tunnel and the client. Output: yes or no, or the reason for a refusal. The actuator cuts clients by the same
-function by which `plan` counts them.
+Input: the tunnel and the client. Output: yes or no, or the reason for a refusal. The actuator calls `forbids` to cut
+clients, and the simulator calls it to count them for `tunnels plan`.
 """
 
 from __future__ import annotations
