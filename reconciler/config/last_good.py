@@ -1,7 +1,7 @@
 """Chooses the content of each file that is used: the present one, or the last good one.
 
-Input: the files as read now, and the last good content of each. Output: documents that are valid together. The file
-whose change caused an error is rejected, which may not be the file that shows the error.
+Input: the files as read now, and the last good content of each. Output: documents that are valid together. The rejected
+file is the one whose change caused the error. The error may be reported in another file.
 """
 
 from __future__ import annotations

@@ -85,7 +85,7 @@ class Loaded:
 
 
 class Config:
-    """The configuration of one process, which can be reloaded. Without paths, it uses the default ones found first."""
+    """The configuration of one process, which can be reloaded. Without paths, it uses the first default path found."""
 
     def __init__(
         self, paths: Sequence[str | Path] = (), *, environ: Mapping[str, str], options: Options | None = None
@@ -96,8 +96,8 @@ class Config:
         self.hidden = options.hidden or Redactor(known_words())
         self.options = replace(options, hidden=self.hidden)
         self._good: dict[str, Document] = {}
-        self._homes: dict[str, str] = {}  # by file, the path argument that it was found under
-        self._once: set[str] = set()  # path arguments that were pipes
+        self._arguments: dict[str, str] = {}  # by file: the path argument that it comes from
+        self._pipes: set[str] = set()  # path arguments that were pipes
         self._parsed: dict[str, Candidate] = {}
         self._desired = NOTHING
         self._broken: Mapping[str, str] = {}
@@ -119,12 +119,12 @@ class Config:
         return self._settle({one.name: self._parse(one) for one in found}, [])
 
     def _candidates(self, found: Listing) -> Iterable[Candidate]:
-        known = [name for name, home in self._homes.items() if home == found.given]
-        if found.given in self._once and known:
+        known = [name for name, given in self._arguments.items() if given == found.given]
+        if found.given in self._pipes and known:
             yield from (self._kept(name) for name in known)  # a pipe can be read only once
             return
         files = read_all(found)
-        self._once |= {found.given for file in files if file.once}
+        self._pipes |= {found.given for file in files if file.once}
         read = [self._parse(file) for file in files]
         unreadable: tuple[Problem, ...] = (found.problem,) if found.problem is not None else ()
         if known and found.given not in known and found.names == (found.given,) and read[0].document is None:
@@ -132,7 +132,7 @@ class Config:
             unreadable, read = read[0].problems, []
         for candidate in read:
             if candidate.document is not None:
-                self._homes[candidate.name] = found.given
+                self._arguments[candidate.name] = found.given
             yield candidate
         if unreadable and not known:
             yield Candidate(found.given, None, unreadable, "")
@@ -180,8 +180,8 @@ class Config:
         as_written = self._assemble_as_written(choice, errors)
         errors = [p for p in errors if p.code is not ErrorCode.VALUE or _position(p) not in as_written.overrides_schema]
         errors += as_written.errors
-        # A conflict with the content of a rejected file is no reason to reject this file too. A conflict with that
-        # file's last good content is found when the good contents are assembled.
+        # A file that conflicts with the content of a rejected file is not rejected for that. A conflict with the last
+        # good content of the rejected file is found when the good contents are assembled.
         choice.reject_named([p for p in as_written.errors if not {p.file, p.other} & choice.rejected])
         applied, consequences = (as_written, []) if not errors else self._assemble_good(choice)
         reported = {problem.file for problem in errors}
@@ -209,7 +209,7 @@ class Config:
             return Assembled(NOTHING, tuple(_too_long(name, error) for name in changed), (), {}, frozenset())
 
     def _assemble_good(self, choice: LastGood) -> tuple[Assembled | None, list[Problem]]:
-        """Assemble files that are valid together, bad ones with their last good content; also return the errors met."""
+        """Assemble files that are valid together, bad ones with their last good content. Return the errors too."""
         consequences: list[Problem] = []
         while True:
             documents = choice.documents()
@@ -228,7 +228,7 @@ class Config:
     def _forget_absent(self, candidates: Mapping[str, Candidate]) -> None:
         for name, candidate in candidates.items():
             if candidate.absent and name not in self._good:
-                self._homes.pop(name, None)
+                self._arguments.pop(name, None)
                 self._parsed.pop(name, None)
 
     def _loaded(self, choice: LastGood, errors: Iterable[Problem], warnings: Iterable[Problem]) -> Loaded:

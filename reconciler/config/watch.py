@@ -30,7 +30,7 @@ from reconciler.system.read_file import NotRegularFileError, digest_regular
 
 _INTERVAL = 2.0
 _SETTLE = 0.02  # seconds between reads of a file that is being written, until two reads agree
-_SETTLE_ROUNDS = 25  # at most: half a second
+_SETTLE_ROUNDS = 25  # at most this many reads: half a second
 _MAX = 16 << 20  # bytes to read: the limit of the largest kind of file (known_hosts)
 _MAX_LINKS = 40  # the limit of the kernel
 _GROUP_MS = 40  # watchfiles groups events within this time

@@ -20,7 +20,7 @@ _KEY_FIELDS = ("privateKey", "passphrase", "certificate")
 
 
 def warn_of_unusable_credentials(hop: Hop, fields: Fields, inspector: Inspector) -> None:
-    """Add a warning for each key that no server can be asked with, and for each unsupported algorithm."""
+    """Add a warning for each key that cannot be used for a login, and for each unsupported algorithm."""
     if fields.invalid_fields.isdisjoint(_KEY_FIELDS):
         _check_logins(hop, fields, inspector)
     algorithms = fields.nested("algorithms", "algorithms")

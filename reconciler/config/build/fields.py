@@ -21,8 +21,8 @@ from reconciler.config.syntax.nodes import Entry, Items, Node, Scalar, Table
 _T = TypeVar("_T")
 _Absent = TypeVar("_Absent")
 
-_ADDING = ("deny", "denyDestinations")
-_MERGING = ("labels", "reconnect", "algorithms", "health")
+_ADDED_TO_DEFAULTS = ("deny", "denyDestinations")  # a target or tunnel can add rules, but remove none
+_MERGED_WITH_DEFAULTS = ("labels", "reconnect", "algorithms", "health")
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,9 +66,9 @@ def nearest(
 
 
 def _joined(name: str, own: Node, inherited: Node) -> Node:
-    if name in _ADDING and isinstance(own, Items) and isinstance(inherited, Items):
+    if name in _ADDED_TO_DEFAULTS and isinstance(own, Items) and isinstance(inherited, Items):
         return replace(own, values=inherited.values + own.values)
-    if name in _MERGING and isinstance(own, Table) and isinstance(inherited, Table):
+    if name in _MERGED_WITH_DEFAULTS and isinstance(own, Table) and isinstance(inherited, Table):
         return replace(own, entries=own.entries + tuple(e for e in inherited if own.get(e.key) is None))
     return own
 

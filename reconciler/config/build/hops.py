@@ -42,10 +42,9 @@ from reconciler.core.spec import (
     TrustMode,
 )
 
-_OUR_AGENT = ""  # $SSH_AUTH_SOCK
-_NO_SOCKETS = frozenset(
-    {"yes", "no", "on", "off", "true", "false"}
-)  # plain text in our YAML, but surely not meant as a path
+_DEFAULT_AGENT = ""  # $SSH_AUTH_SOCK
+# Values of `agent` that are text, as YAML is read here, but meant as true or false and not as the path of a socket.
+_NO_SOCKETS = frozenset({"yes", "no", "on", "off", "true", "false"})
 # accept-new writes the name of a server into known_hosts. White space and control characters would end the name or its
 # line, and with `* ? ! , | @ #` it would match other hosts as well. No name or address needs any of these.
 _NOT_IN_HOSTS = re.compile(r"(?![\w.:%-])[\s\x00-\x9f]")
@@ -140,7 +139,7 @@ def _logins(fields: Fields, sources: Sources) -> tuple[Login, ...]:
     keys = sources.keys(fields, "privateKey")
     picked = [key.path for key in keys if isinstance(key, FromFile) and key.path.endswith(".pub")]
     agent = _agent(fields, sources)
-    if picked and "agent" not in fields and (refusal := sources.agent_refusal(_OUR_AGENT)):
+    if picked and "agent" not in fields and (refusal := sources.agent_refusal(_DEFAULT_AGENT)):
         fields.error("privateKey", refusal, ErrorCode.FORBIDDEN)
     logins = [
         login
@@ -155,7 +154,7 @@ def _logins(fields: Fields, sources: Sources) -> tuple[Login, ...]:
 
 
 def _is_login_invalid(fields: Fields) -> bool:
-    """Return True if a credential is given but invalid, which has been reported. An empty list of keys is none."""
+    """Return True if a credential is given, but invalid and reported. An empty list of keys is not a credential."""
     keys = fields.node("privateKey")
     has_keys = keys is not None and not (isinstance(keys, Items) and not keys.values)
     return has_keys or "password" in fields or "agent" in fields.invalid_fields
@@ -172,7 +171,7 @@ def _logins_of(
             certified = _certified(own, certificate)
             for key in keys:
                 if isinstance(key, FromFile) and _is_public(key):
-                    yield AgentLogin(agent or _OUR_AGENT, key.path)
+                    yield AgentLogin(agent or _DEFAULT_AGENT, key.path)
                 else:
                     yield KeyLogin(key, passphrase, certificate if key is certified else None)
         case "agent" if agent is not None and all_of_agent:
@@ -208,7 +207,7 @@ def _agent(fields: Fields, sources: Sources) -> str | None:
     def parse(node: Node) -> str | None:
         value = scalar(node).value
         if isinstance(value, bool):
-            return _OUR_AGENT if value else None
+            return _DEFAULT_AGENT if value else None
         if str(value).lower() in _NO_SOCKETS:
             raise InvalidValueError
         return sources.path(node)
@@ -226,7 +225,7 @@ def _agent(fields: Fields, sources: Sources) -> str | None:
 
 def _agent_fault(socket: str, sources: Sources) -> str:
     """Return why the agent cannot be used, or ""."""
-    if socket == _OUR_AGENT:
+    if socket == _DEFAULT_AGENT:
         return "" if sources.environ.get("SSH_AUTH_SOCK") else "$SSH_AUTH_SOCK is not set"
     fault = "" if is_socket(socket) else unreadable(socket) or "not a socket"
     return f"{socket}: {fault}" if fault else ""

@@ -25,7 +25,7 @@ from reconciler.system.file_calls import FILES
 from reconciler.system.read_file import NotRegularFileError, open_regular
 
 _KEY_BEGINS = "-----BEGIN "
-_LOOK, _LOOK_MIN = 1.0, 0.05  # seconds to inspect a path
+_INSPECTION, _INSPECTION_MIN = 1.0, 0.05  # seconds to inspect a path, at most and at least
 
 
 class Sources:
@@ -159,7 +159,7 @@ def is_socket(path: str) -> bool:
 def _inspect(path: str, inspection: Callable[[], str]) -> str:
     """Return the result of the inspection, or that the path hangs. If many paths hang, each gets less time."""
     try:
-        return FILES.wait(path, inspection, max(_LOOK_MIN, _LOOK / (1 + FILES.hanging)))
+        return FILES.wait(path, inspection, max(_INSPECTION_MIN, _INSPECTION / (1 + FILES.hanging)))
     except OSError as error:
         return error.strerror or "cannot be inspected"
 

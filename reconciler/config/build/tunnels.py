@@ -54,7 +54,8 @@ from reconciler.core.spec import (
 _SHORT = ("local", "remote", "socks")
 _GROUPS = (("localPort", "localSocket"), ("remotePort", "remoteSocket"))
 _SOCKS_ALIASES = {"host": "localHost", "port": "localPort"}
-_ONLY = {
+# The types of tunnels that have the field. A field that is not listed applies to all types.
+_TYPES_WITH_FIELD = {
     "remoteHost": ("local", "remote"),
     "remotePort": ("local", "remote"),
     "remoteSocket": ("local", "remote"),
@@ -68,7 +69,7 @@ _ONLY = {
     "host": ("socks",),
     "port": ("socks",),
 }
-_UNREADABLE = Scalar(1, "1")  # the port of an invalid short form
+_INVALID_PORT = Scalar(1, "1")  # the placeholder for the ports of an invalid short form
 _UNSET = "unset"  # in a default name, for an address that depends on an unset variable
 _PORT_TO_DIAL = Words("destination port", "a whole number from 1 to 65535", limits=(1, MAX_PORT))
 _PORT_OF_SERVER = Words("server port", "a whole number from 0 to 65535, where 0 lets the server choose")
@@ -101,7 +102,7 @@ def tunnels_of(
         own = _spelled_out(given, _kind_of(given) or default_kind, report)
         kind_field = own.get("type") or inherited.get("type")
         fields = Fields("tunnel", nearest(own, inherited, _GROUPS), at, table, report, entry.name)
-        fields.invalid_fields |= {name for name, field in fields.fields.items() if field.node is _UNREADABLE}
+        fields.invalid_fields |= {name for name, field in fields.fields.items() if field.node is _INVALID_PORT}
         kind = fields.find("type", word(*_SHORT), "")
         if not kind:
             if kind_field is None:
@@ -148,7 +149,7 @@ def _spell_short(short: Field, fields: dict[str, Field], report: Report) -> None
         expanded = long_fields(short.name, short.node)
     except InvalidValueError as wrong:
         Fields("tunnel", {short.name: short}, short.place, short.beside, report, "").wrong(short.name, wrong)
-        expanded = {"type": Scalar(short.name, short.name), **dict.fromkeys(_ports_of(short.name), _UNREADABLE)}
+        expanded = {"type": Scalar(short.name, short.name), **dict.fromkeys(_ports_of(short.name), _INVALID_PORT)}
     for field, node in expanded.items():
         if field not in fields:
             fields[field] = replace(short, name=field, node=node)
@@ -216,7 +217,7 @@ class _Builder:
 
     def _check_fields(self) -> None:
         """Report own fields that do not apply to this type. Inherited ones are ignored."""
-        for field, kinds in _ONLY.items():
+        for field, kinds in _TYPES_WITH_FIELD.items():
             if self.fields.is_own(field) and self.kind not in kinds:
                 message = f"a {self.kind} tunnel has no `{field}`: remove it, or use type {' or '.join(kinds)}"
                 self.fields.error(field, message, ErrorCode.CONFLICT)

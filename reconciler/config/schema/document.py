@@ -77,7 +77,7 @@ def property_of(kind: str, name: str) -> Schema:
 
 
 def resolved(subschema: Schema) -> Schema:
-    """Replace `$ref` by what it refers to. Keys beside the `$ref` win."""
+    """Replace `$ref` by what it refers to. Keys beside the `$ref` take precedence."""
     while "$ref" in subschema:
         rest = {key: value for key, value in subschema.items() if key != "$ref"}
         subschema = {**_at(subschema["$ref"]), **rest}
@@ -112,7 +112,10 @@ def words_in(subschema: Schema) -> Words:
 
 
 def _limits(subschema: Schema) -> tuple[float, float] | None:
-    """The limits of a field that takes numbers. A bare number of milliseconds has a unit, so a range would mislead."""
+    """Return the limits of a field that takes numbers.
+
+    None for a duration: it takes a unit too, so a range of bare numbers (milliseconds) would mislead.
+    """
     if subschema.get("x-noun") == "duration":
         return None
     for one in (subschema, *subschema.get("anyOf", ())):

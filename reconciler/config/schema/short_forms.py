@@ -108,7 +108,7 @@ def _parts(text: str) -> list[str]:
 
 
 def _is_port(part: str) -> bool:
-    """Return True for a port, a range, or an unset variable, which may stand for one."""
+    """Return True for a port, a range, or an unset variable, which may stand for either."""
     return "${" in part or _PORT.fullmatch(part) is not None
 
 

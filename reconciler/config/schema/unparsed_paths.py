@@ -1,7 +1,7 @@
-"""Finds the parts of a file that could not be parsed, and suppresses errors that may only follow from them.
+"""Finds the parts of a file that could not be parsed, and suppresses errors that may be only consequences of them.
 
 Input: the nodes of a file, with placeholders for what `read` rejected. Output: the paths of these gaps, and whether a
-problem may only be a consequence of one.
+problem may be only a consequence of one.
 """
 
 from __future__ import annotations

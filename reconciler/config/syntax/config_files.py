@@ -1,7 +1,7 @@
 """Finds the configuration files and reads their bytes.
 
-Absence is not the same as being unreadable. A directory that is unreadable or empty says nothing about its files, and a
-missing or empty file says nothing about its content. A file counts as removed only if its directory still has others.
+A file that cannot be read does not count as removed. The files of an unreadable or empty directory may still exist, and
+the content of a missing or empty named file is unknown. A file counts as removed only if its directory has others.
 """
 
 from __future__ import annotations
@@ -149,7 +149,7 @@ class _Kind(Enum):
 
 
 def _kind(name: str) -> _Kind:
-    """Return the kind of a path. /dev/stdin is standard input, whatever it is connected to."""
+    """Return the kind of a path. A path such as /dev/stdin is standard input, whatever it is connected to."""
     try:
         status = os.stat(name)  # noqa: PTH116 - raises ValueError only for a NUL
     except ValueError:
