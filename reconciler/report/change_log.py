@@ -49,7 +49,7 @@ class ChangeLogger:
             elif before is None or _is_transition_of_up(change) or _needs_action(change.verdict):
                 self._last_lines[change.subject] = _LastLine(now, REMINDER_MIN, _failures(change.verdict))
             else:
-                continue  # it fails for another reason, which needs no action either: reminders report it
+                continue  # it was failing before, and the new reason needs no action: reminders report it
             # A new target or tunnel that is pending is logged at debug level: there may be thousands.
             level = logging.DEBUG if change.before is None and _is_pending(change.verdict) else None
             _log(change.subject, change.verdict, change.sentence(), labels.get(change.subject), level)
@@ -85,7 +85,7 @@ def _own_troubles(status: Status) -> Iterable[tuple[Subject, Verdict, _Labels | 
 
 
 def _is_transition_of_up(change: Change) -> bool:
-    """Return True if it came up or went down."""
+    """Return True if the target or tunnel came up or went down."""
     return (change.before is Phase.UP) is not (change.verdict is not None and change.verdict.phase is Phase.UP)
 
 

@@ -21,7 +21,7 @@ SUBSCRIBERS_MAX = 32  # each one holds a connection that is never idle; other re
 class Subscribers:
     """The connections of an application's subscribers, at most `limit`.
 
-    `half_closed`: the HTTP connections whose clients have ended their side.
+    `half_closed`: the HTTP connections that the client will send no more requests on.
     """
 
     half_closed: Collection[asyncio.BaseProtocol]
@@ -55,10 +55,8 @@ async def _follow(request: web.Request, events: Events) -> web.StreamResponse:
         while True:
             number, new = events.since(number)
             await _write(response, _lines(number - len(new) + 1, new))
-            if (
-                request.protocol in request.app[SUBSCRIBERS].half_closed
-            ):  # the client may have left: send only what is kept
-                break
+            if request.protocol in request.app[SUBSCRIBERS].half_closed:
+                break  # the client may have left: it gets only the events that are kept
             try:
                 async with asyncio.timeout(KEEPALIVE_INTERVAL):
                     if not await events.more(number):

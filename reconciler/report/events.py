@@ -22,7 +22,7 @@ KEPT = 1000  # events
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One event. `phase`: a Phase, what was done, or None if the subject was removed."""
+    """One event. `phase`: the new phase, or a word for what was done ("paused", "cut"); None for a removed subject."""
 
     at: float
     subject: Subject

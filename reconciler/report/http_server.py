@@ -4,8 +4,8 @@ Owns the connections. aiohttp has no limit for a client that connects and sends 
 closes a connection that has no request in progress for `IDLE_TIMEOUT` seconds, and has at most `limit` connections.
 A new connection above the limit replaces an old one, so that no client can lock out health checks.
 
-A client may end its side of the connection after its last request (`nc -N` does). It still gets its responses, within
-`IDLE_TIMEOUT` seconds. An event subscriber that ends its side has left.
+A client may half-close the connection after its last request (`nc -N` does). It still gets its responses, within
+`IDLE_TIMEOUT` seconds. An event subscriber that half-closes its connection is taken to have left.
 
 The server accepts clients itself, a few in each iteration of the event loop. asyncio's servers accept a hundred before
 the first one can be counted, and without free descriptors they log a traceback for each, every second.
@@ -47,7 +47,7 @@ class Serving:
         self._idle_timeout = idle_timeout
         self._open: dict[_Connection, None] = {}  # in the order of their arrival
         self._idle_since: dict[_Connection, float] = {}  # connections without a request in progress, longest first
-        self._half_closed: dict[_Connection, float] = {}  # when their clients ended their side
+        self._half_closed: dict[_Connection, float] = {}  # when the client half-closed each
         self._subscribers = Subscribers(self._half_closed.keys(), limit=max(1, limit // 4))
         self._listeners: list[socket.socket] = []
         self._retries: set[asyncio.TimerHandle] = set()
@@ -192,7 +192,7 @@ class Serving:
 
 
 class _Connection(RequestHandler):
-    """aiohttp's handler of one connection. Calls back when it opens, when it is lost and when the client ends its side.
+    """aiohttp's handler of one connection. Calls back when it opens, is lost, or is half-closed by the client.
 
     The response to a malformed request does not reveal the version of aiohttp.
     """

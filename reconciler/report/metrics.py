@@ -37,7 +37,7 @@ class Metrics:
         self._one_at_a_time = asyncio.Lock()
 
     async def render(self, snapshot: Snapshot, accept: str) -> tuple[bytes, str]:
-        """Return the page and its content type. Made in a thread: the relays run meanwhile."""
+        """Return the page and its content type. A thread makes the page, so that the relays run meanwhile."""
         async with self._one_at_a_time:
             return await asyncio.to_thread(self.page, snapshot, accept)
 

@@ -123,7 +123,7 @@ class TunnelSnapshot:
 
 @dataclass(frozen=True, slots=True)
 class Liveness:
-    """Signs of life of the process.
+    """The measurements of the process for `/livez` and `/readyz`.
 
     last_pass_age    seconds since the last pass of the reconcile loop, None before the first
     max_lag          the largest recent lag of the event loop, in seconds

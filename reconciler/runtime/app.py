@@ -1,4 +1,4 @@
-"""The composition root of the daemon: connects files, engine and reports, and shuts them down in order.
+"""The daemon: creates the parts of the process (files, engine, reports), connects them and shuts them down in order.
 
 Owns the tasks of the process. Input: the configuration from the command line. Output: changes, events, snapshots and
 the exit code. A failed task never ends another one: it is restarted. An internal error in an action or a pass of the
@@ -171,7 +171,7 @@ class App:
 
     @property
     def is_ending(self) -> bool:
-        """Shutdown was requested."""
+        """True if shutdown was requested."""
         return self.shutdown.is_requested
 
     @property
@@ -187,7 +187,7 @@ class App:
             self._lags.append(max(0.0, loop.time() - due))
 
     def liveness(self) -> Liveness:
-        """Return the signs of life, at a cost that does not depend on the number of tunnels."""
+        """Return the measurements for liveness checks, at a cost that does not depend on the number of tunnels."""
         loop = self.engine.loop
         age = loop.now().mono - loop.passed_at if loop.passed_at is not None else None
         *_, second_lag, lag = sorted(self._lags)

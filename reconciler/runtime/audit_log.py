@@ -1,7 +1,7 @@
 """Audit log lines: one when a client connection opens and one when it ends, for tunnels with `audit`.
 
-Input: the client connection. Output: a line of the logger "reconciler.audit" with the origin,
-the destination, the bytes in each direction, the duration, the reason for the end, and the revision of the files.
+Input: the client connection. Output: a line of the logger "reconciler.audit" with the origin, the destination, the
+bytes in each direction, the duration, the reason for the end, and the revision of the files.
 """
 
 from __future__ import annotations

@@ -142,7 +142,7 @@ class Commands:
             return "the process is converging"
         for pattern in ids:
             if not any(matches(tunnel.spec, [pattern]) for tunnel in status.tunnels):
-                matching([pattern], self._engine.desired)  # raises unless the next pass will show it
+                matching([pattern], self._engine.desired)  # raises unless the next pass adds the tunnel to the status
                 return f"{pattern} does not exist yet"
         waiting = [
             f"{one.id} is {phase_text(one.verdict.phase, one.verdict.reason, one.verdict.message)}"

@@ -1,8 +1,8 @@
 """`tunnels diagnose`: tests each step from the client to the destination, and reports which fails and what to do.
 
-Input: the tunnel as desired, and the engine. Output: `Step`s, in the order of the path. Each hop gets
-a new login with the credentials of the running process. The destination is dialled through the live connection, as for
-clients. Listeners and probes are not tested but looked up: the process runs them all the time.
+Input: the tunnel as desired, and the engine. Output: `Step`s, in the order of the path. Each hop gets a new login with
+the credentials of the running process. The destination is dialled through the live connection, as for clients. For
+listeners and probes the present result is reported instead of a new test: the process runs them all the time.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class Step:
 
 
 async def diagnose(tunnel: TunnelSpec, engine: Engine) -> list[Step]:
-    """The steps up to the first that fails. All are `ok` only if the tunnel is up or in standby."""
+    """Return the steps up to the first that fails. All are `ok` only if the tunnel is up or in standby."""
     path = _Path(tunnel, engine)
     try:
         async with asyncio.timeout(WITHIN):
@@ -157,7 +157,7 @@ class _Path:
     # --- the hops ----------------------------------------------------------------------------------------------
 
     async def _log_in(self) -> Link | None:
-        """A new connection to the server, made hop by hop; None if a hop fails."""
+        """Return a new connection to the server, made hop by hop; None if a hop fails."""
         hops = (*self.target.access.via, self.target.access.hop)
         link = None
         for number, hop in enumerate(hops):
@@ -262,7 +262,7 @@ def _checked(hop: Hop) -> str:
 
 
 def _step(stage: Stage | None, reason: Reason) -> str:
-    """The name of the step at which the dial of a hop failed."""
+    """Return the name of the step at which the dial of a hop failed."""
     match stage, reason:
         case None | Stage.KEX, Reason.HOST_KEY:
             return "host key"

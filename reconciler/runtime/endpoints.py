@@ -1,8 +1,8 @@
 """Serves the endpoints of the running process: HTTP for machines and browsers, the control socket for commands.
 
 Owns their sockets. Input: the app and the endpoint options of the command line. Output: both served while the block
-runs. A taken address is an error if the command line names it. A taken default address is a warning and is retried:
-its owner may be the process that this one replaces, which still drains.
+runs. A taken address is an error if the command line names it. A taken default address is a warning and is retried: it
+may belong to the process that this one replaces, which still drains its clients.
 """
 
 from __future__ import annotations

@@ -163,12 +163,12 @@ class Engine:
 
     @property
     def settled(self) -> bool:
-        """The desired state needs no action now, except to wait or to retry."""
+        """True if the desired state needs no action now, except to wait or to retry."""
         return self._settled_for is self.desired
 
     @property
     def is_status_current(self) -> bool:
-        """The status was made for the present desired state, not for the one before an edit."""
+        """True if the status was made for the present desired state, not for the one before an edit."""
         return self._planned_for is self.desired
 
     def _passed(self, desired: Desired, planned_from: Observed, plan: Plan, now: Now) -> None:

@@ -23,11 +23,14 @@ from reconciler.core.subject import Subject
 from reconciler.system.fault_log import FaultLog
 
 PASS_INTERVAL_MAX = 5.0  # seconds between two passes at most: liveness checks rely on it
-# Upper bound of the pause after a pass, in seconds. A process that is stopped during a pass (SIGSTOP, a paused
-# container) measures a pass of an hour, and must not pause for two.
+# Upper bound of the pause after a pass, in seconds. The pause is twice as long as the pass, but the measured time of a
+# pass includes the time for which the process was stopped (SIGSTOP, a paused container).
 PAUSE_MAX = 1.0
-RETRY_MIN, RETRY_MAX = 0.125, 5.0  # seconds to wait after a pass that raised: doubled each time, up to the maximum
-# A pass over ten thousand tunnels takes about 20 ms. Clients notice a pass of a second.
+# Seconds to wait after passes that raised: RETRY_MIN, doubled with each of them in a row (the first wait is 0.25 s), at
+# most RETRY_MAX.
+RETRY_MIN, RETRY_MAX = 0.125, 5.0
+# The bounds of the histogram of pass durations, in seconds. A pass over ten thousand tunnels takes about 20 ms. Clients
+# notice a pass of a second.
 PASS_BOUNDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0)
 
 Observer = Callable[[Desired, Observed, Plan, Now], None]

@@ -145,7 +145,7 @@ def _redacted(fields: _Fields) -> _Fields:
 
 
 def _changed(one: _Fields, other: _Fields) -> str:
-    """`remoteHost db1 -> db2, holdTimeout 10s -> 30s`."""
+    """Return the changed fields as text: `remoteHost db1 -> db2, holdTimeout 10s -> 30s`."""
     if ("hosts" in one) != ("hosts" in other):
         one, other = _with_hosts(one), _with_hosts(other)
     changes = [text for field in {**one, **other} for text in _differences(field, one.get(field), other.get(field))]
@@ -186,7 +186,7 @@ def _differences(name: str, one: object, other: object) -> Iterator[str]:
 
 
 def _members(name: str, one: Sequence[object], other: Sequence[object]) -> Iterator[str]:
-    """Yield what was added to a list and what was removed: readable where two long lists are not."""
+    """Yield what was added to a list and what was removed, which is easier to read than two long lists."""
     for verb, parts in (
         ("added", [part for part in other if part not in one]),
         ("removed", [part for part in one if part not in other]),
