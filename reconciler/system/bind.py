@@ -43,7 +43,7 @@ class Bound:
 
 
 def descriptors_of(listen: LocalTcp | LocalUnix) -> int:
-    """Return how many descriptors listening there takes. A host name counts as one IPv4 and one IPv6 address."""
+    """Return how many descriptors a listener there takes. A host name counts as one IPv4 and one IPv6 address."""
     match listen:
         case LocalTcp(host=host):
             try:

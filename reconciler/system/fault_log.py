@@ -1,4 +1,4 @@
-"""Logs internal errors: a new one with its traceback, repetitions as a count at doubling intervals.
+"""Logs internal errors: a new one with its traceback, later a count at its 2nd, 4th, 8th, ... occurrence.
 
 An error may recur in each pass of the loop. A traceback each time would fill the disk.
 """
@@ -36,7 +36,7 @@ class FaultLog:
             text = "%sinternal error: %s; please report it"
             log.error(text, about, what, exc_info=error, extra={**fields, "reason": "internal"})
         elif count & (count - 1) == 0:  # 2, 4, 8, ...
-            text = "%sthe same internal error for the %d. time: %s (%r)"
+            text = "%sinternal error, %d times so far: %s (%r); please report it"
             log.error(text, about, count, what, error, extra={**fields, "reason": "internal"})
 
 

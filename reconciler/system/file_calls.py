@@ -6,7 +6,7 @@ has a deadline:
 - Calls for one path run one at a time. Waiting calls take no thread.
 - A call that misses its deadline raises PathHangsError. Its thread is abandoned, and until that thread returns, every
   further call for the path fails at once.
-- A call that waits for a thread gets a new one, up to a limit, so paths that hang do not delay other paths.
+- If a call waits for a thread, a new thread is started, up to a limit, so paths that hang do not delay other paths.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class FileCalls:
         self._most = most
         self._lock = threading.Lock()
         self._ready: SimpleQueue[_Call] = SimpleQueue()  # the first call of each path's queue that waits for a thread
-        self._lines: dict[str, deque[_Call]] = {}
+        self._queues: dict[str, deque[_Call]] = {}
         self._hanging: set[str] = set()
         self._threads = 0
         self._unfinished = 0  # calls that are ready or running
@@ -113,9 +113,9 @@ class FileCalls:
         with self._lock:
             if path in self._hanging:
                 raise PathHangsError(errno.ETIMEDOUT, "it does not answer: an earlier call for it still blocks", path)
-            line = self._lines.setdefault(path, deque())
-            line.append(call)
-            if len(line) == 1:
+            queue = self._queues.setdefault(path, deque())
+            queue.append(call)
+            if len(queue) == 1:
                 self._make_ready(call)
         return call
 
@@ -128,8 +128,8 @@ class FileCalls:
     def _add_thread(self, call: _Call) -> None:
         """Start a thread if the call waits for one."""
         with self._lock:
-            line = self._lines.get(call.path)
-            if line and line[0] is call and not call.started and self._threads < self._most:
+            queue = self._queues.get(call.path)
+            if queue and queue[0] is call and not call.started and self._threads < self._most:
                 self._start()
 
     def _start(self) -> None:
@@ -142,8 +142,8 @@ class FileCalls:
     def _give_up(self, call: _Call, seconds: float) -> PathHangsError:
         call.future.cancel()  # no effect on a running call
         with self._lock:
-            line = self._lines.get(call.path)
-            if line and line[0].started:
+            queue = self._queues.get(call.path)
+            if queue and queue[0].started:
                 self._hanging.add(call.path)
                 return PathHangsError(errno.ETIMEDOUT, f"it did not answer within {seconds:g} s", call.path)
         return PathHangsError(errno.EAGAIN, f"no thread was free for it within {seconds:g} s", call.path)
@@ -174,12 +174,12 @@ class FileCalls:
         with self._lock:
             self._unfinished -= 1
             self._hanging.discard(call.path)
-            line = self._lines[call.path]
-            line.popleft()
-            if line:
-                self._make_ready(line[0])
+            queue = self._queues[call.path]
+            queue.popleft()
+            if queue:
+                self._make_ready(queue[0])
             else:
-                del self._lines[call.path]
+                del self._queues[call.path]
 
 
 FILES = FileCalls()

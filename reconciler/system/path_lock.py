@@ -30,7 +30,7 @@ def acquire(directory: int, name: str) -> int:
         descriptor = os.open(lock, _FLAGS, 0o600, dir_fd=directory)
     except OSError as error:
         if error.errno in (errno.ELOOP, errno.EISDIR, errno.ENXIO, errno.EMLINK):
-            raise _in_the_way(lock) from None
+            raise _not_a_lock_file(lock) from None
         raise
     try:
         status = os.fstat(descriptor)
@@ -64,8 +64,8 @@ def _lock_name(name: str) -> str:
 
 def _require_lock_file(status: os.stat_result, lock: str) -> None:
     if not stat.S_ISREG(status.st_mode) or status.st_uid != os.geteuid() or status.st_nlink > 1:
-        raise _in_the_way(lock)
+        raise _not_a_lock_file(lock)
 
 
-def _in_the_way(lock: str) -> OSError:
+def _not_a_lock_file(lock: str) -> OSError:
     return OSError(errno.EEXIST, f"{lock} in the same directory is not a lock file of this user: remove it", lock)

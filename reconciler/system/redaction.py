@@ -1,9 +1,9 @@
 """Hides the values of environment variables in all output: `redact` replaces each value by the variable's name.
 
-A configuration may use a variable in any text: a token in the path of a probe, a whole host name. The value also
-returns from code that knows nothing of variables: the resolver, asyncssh, the standard error of a proxy command. So
-values are not marked at their source. Instead, all text that leaves the process passes through `redact`: log lines,
-responses of the HTTP and control servers, metrics, and the output of commands.
+A configuration may use a variable in any text: a token in the path of a probe, or a whole host name. Its value appears
+also in text of code that knows nothing of variables: the resolver, asyncssh, a proxy command. So values are not marked
+where they are read. Instead, all text that leaves the process passes through `redact`: log lines, responses of the
+HTTP and control servers, metrics, and the output of commands.
 
 The search runs on the event loop for each log line. Its time depends on the length of the text, not on the number or
 length of the values.
@@ -46,8 +46,8 @@ _USER_KEYS = "labels"  # the key of a JSON object whose own keys come from the f
 
 _lock = threading.Lock()
 _all: weakref.WeakSet[Redactor] = weakref.WeakSet()
-_changes = itertools.count(1)
-_latest = 0
+_changes = itertools.count(1)  # numbers the changes of hidden values
+_latest = 0  # the number of the latest change
 
 
 class Redactor:
@@ -99,31 +99,31 @@ class _Search:
 
     def replace(self, text: str) -> str:
         """Return the text with each value replaced. Overlapping values are replaced together."""
-        small = _small(text)
+        lowered = _lowered(text)
         pieces: list[str] = []
         done = 0  # the text up to here is in the pieces
         position = 0
-        while found := self.beginnings.search(small, position):
+        while found := self.beginnings.search(lowered, position):
             start = found.start()
             position = start + 1
-            length, shown = self._longest(small, start, found[0])
+            length, shown = self._longest(lowered, start, found[0])
             if start + length > done:
                 if start >= done or pieces[-1] != shown:  # a repetitive value can overlap itself
                     pieces += [text[done:start], shown]
                 done = start + length
         return "".join((*pieces, text[done:])) if pieces else text
 
-    def _longest(self, small: str, start: int, beginning: str) -> tuple[int, str]:
+    def _longest(self, lowered: str, start: int, beginning: str) -> tuple[int, str]:
         for length, values in self.by_beginning[beginning]:
-            if start + length > len(small):
+            if start + length > len(lowered):
                 continue
-            shown = values.get(small[start : start + length])
-            if shown is not None and (length >= _INSIDE_WORDS or _is_word(small, start, start + length)):
+            shown = values.get(lowered[start : start + length])
+            if shown is not None and (length >= _INSIDE_WORDS or _is_word(lowered, start, start + length)):
                 return length, shown
         return 0, ""
 
 
-_searches: tuple[int, _Search | None] = (0, None)  # the change it was built after, and the search
+_searches: tuple[int, _Search | None] = (0, None)  # the latest change that the search includes, and the search
 
 
 def redact(text: str) -> str:
@@ -198,8 +198,8 @@ def _current() -> _Search | None:
 def _search(values: dict[str, str]) -> _Search:
     lengths: dict[str, dict[int, dict[str, str]]] = {}
     for text, shown in values.items():
-        small = _small(text)
-        lengths.setdefault(small[:_BEGINNING], {}).setdefault(len(small), {}).setdefault(small, shown)
+        lowered = _lowered(text)
+        lengths.setdefault(lowered[:_BEGINNING], {}).setdefault(len(lowered), {}).setdefault(lowered, shown)
     for beginning, found in lengths.items():  # the pattern finds only the longer beginning at a position
         if len(beginning) > _SHORTEST and (shorter := lengths.get(beginning[:_SHORTEST])):
             found.update(shorter)
@@ -222,11 +222,11 @@ def _any_of(words: Collection[str]) -> str:
     return f"(?:{branches}){'?' if '' in words else ''}"
 
 
-def _small(text: str) -> str:
+def _lowered(text: str) -> str:
     """Return the text in lower case, with every character at its old index."""
-    small = text.lower()
-    if len(small) == len(text):
-        return small
+    lowered = text.lower()
+    if len(lowered) == len(text):
+        return lowered
     return "".join(one if len(one) == 1 else letter for letter in text for one in (letter.lower(),))
 
 

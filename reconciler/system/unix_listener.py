@@ -1,4 +1,4 @@
-"""Makes listening unix sockets: created in private, given their mode and group, then published at their path.
+"""Makes listening unix sockets: created in a private directory, given their mode and group, then linked to their path.
 
 bind(2) creates the socket's file with a mode that depends on the umask, which belongs to the whole process. So the
 socket is bound in a directory that no other user can enter. It gets its group and mode and listens there, and is then
@@ -75,8 +75,8 @@ def listen_unix(path: str, mode: int, group: int, backlog: int) -> UnixListener:
             with private_directory(directory) as (private, private_name):
                 if stale is not None:
                     _take_away(directory, name, private, stale)
-                beside = str(Path(path).parent / private_name)
-                with _listening(private, beside, name, mode, group, backlog) as (sock, status, made):
+                private_path = str(Path(path).parent / private_name)
+                with _listening(private, private_path, name, mode, group, backlog) as (sock, status, made):
                     _publish(private, made, directory, name)
                     return UnixListener(sock, path, status, lock)
         except BaseException:
@@ -88,14 +88,14 @@ def listen_unix(path: str, mode: int, group: int, backlog: int) -> UnixListener:
 
 @contextlib.contextmanager
 def _listening(
-    private: int, beside: str, name: str, mode: int, group: int, backlog: int
+    private: int, private_path: str, name: str, mode: int, group: int, backlog: int
 ) -> Iterator[tuple[socket.socket, os.stat_result, str]]:
     """Yield a socket listening in the private directory, its file's status and name. Close it if the block raises."""
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     made = ""
     try:
         sock.setblocking(False)
-        address, made = _address_in(private, beside, name)
+        address, made = _address_in(private, private_path, name)
         sock.bind(address)
         if group >= 0:
             os.chown(made, -1, group, dir_fd=private, follow_symlinks=False)
@@ -110,7 +110,7 @@ def _listening(
         raise
 
 
-def _address_in(private: int, beside: str, name: str) -> tuple[str, str]:
+def _address_in(private: int, private_path: str, name: str) -> tuple[str, str]:
     """Return an address for bind(2), and the name of the file that it makes in the private directory.
 
     `ss` shows this address for the socket, so it ends in the real name if that fits. Linux has a path for an opened
@@ -122,7 +122,7 @@ def _address_in(private: int, beside: str, name: str) -> tuple[str, str]:
         is_through = os.path.samestat(Path(through).stat(), os.fstat(private))
     except OSError:
         is_through = False
-    directory = through if is_through else beside
+    directory = through if is_through else private_path
     whole = f"{directory}/{name}"
     return (whole, name) if len(os.fsencode(whole)) <= LONGEST_PATH else (f"{directory}/s", "s")
 
