@@ -1,8 +1,8 @@
 """The asyncssh client object of one connection, from the first byte to the end of the login.
 
 It answers asyncssh's questions about the host key, keys and passwords, and records how far the login got. If the login
-fails, `greeting` and `refusal` explain it from what the server sent. After the login it stays the owner of the
-connection and passes on to the link's client object what concerns the link.
+fails, `greeting` and `refusal` explain it from what the server sent. After the login it is still the client object that
+asyncssh calls, and forwards debug messages and the end of the connection to the link's client object.
 """
 
 from __future__ import annotations

@@ -46,10 +46,10 @@ async def fingerprints(accesses: Iterable[Access], environ: Mapping[str, str]) -
         *(_answer(path, is_socket=False) for path in paths), *(_answer(path, is_socket=True) for path in sockets)
     )
     found = dict(zip([*paths, *(f"agent {path}" for path in sockets)], answers, strict=True))
-    return {access: _stamp(access, environ, found) for access in wanted}
+    return {access: _combined(access, environ, found) for access in wanted}
 
 
-def _stamp(access: Access, environ: Mapping[str, str], found: Mapping[str, bytes]) -> str:
+def _combined(access: Access, environ: Mapping[str, str], found: Mapping[str, bytes]) -> str:
     digest = hashlib.sha256()
     for path in credential_files(access):
         digest.update(found[path])

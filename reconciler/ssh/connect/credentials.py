@@ -1,7 +1,7 @@
 """Reads the credentials of a hop: from its configured logins to keys in order, and passwords.
 
-Each dial reads everything again, so that a rotated file counts at once: off the event loop, and before the connection
-is made, so that an unreadable key costs the server nothing. Only configured sources are read.
+Each dial reads everything again, so that a rotated file takes effect at once. It reads off the event loop, and before
+the connection is made, so that an unreadable key causes no connection. Only configured sources are read.
 """
 
 from __future__ import annotations
@@ -114,8 +114,8 @@ async def _add(login: Login, hop: Hop, environ: Mapping[str, str], credentials: 
 def _methods(hop: Hop) -> tuple[str, ...]:
     """SSH's authentication methods in the order in which the logins first need them.
 
-    Methods that no login needs come last: nothing is sent for them, but asyncssh asks for them if the server accepts
-    them, so that the failure can name them.
+    Methods that no login needs come last. If the server accepts one of them, asyncssh asks this program for a
+    credential. None is sent, and the failure can name the method.
     """
     methods: dict[str, None] = {}
     for login in hop.logins:
@@ -191,13 +191,13 @@ def _decoded_key(content: bytes, passphrase: str | None, place: str) -> asyncssh
         raise _invalid(f"{place} is a PuTTY key", "convert it (puttygen KEY -O private-openssh)")
     try:
         check_before_decoding(content)
-        # Without OpenSSL's check of the primes: it blocks every thread, for seconds with 4096 bits. ssh skips it too. A
+        # OpenSSL's check of the primes is skipped, as in ssh: it blocks every thread, for seconds with 4096 bits. A
         # wrong key fails to sign.
         key = asyncssh.import_private_key(content, passphrase, unsafe_skip_rsa_key_validation=True)
         check_decoded(key)
     except CostlyKeyError as error:
         raise _invalid(
-            f"the private key {place} needs too much work ({error})", "generate another one with ssh-keygen"
+            f"the private key {place} takes too long to decode ({error})", "generate another one with ssh-keygen"
         ) from None
     except (ArithmeticError, LookupError, RecursionError, TypeError):  # from asyncssh's decoders, for malformed input
         what = f"{place} is not a valid private key (its numbers are inconsistent)"
@@ -221,7 +221,7 @@ def _encrypted(place: str) -> tuple[str, str]:
 
 
 def _safe(error: ValueError) -> str:
-    """The text of asyncssh's error, cut and escaped. It has no content of the key."""
+    """The text of asyncssh's error, cut and escaped. It does not contain parts of the key."""
     return printable(str(error))
 
 

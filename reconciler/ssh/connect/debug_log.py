@@ -1,8 +1,8 @@
 """The log of asyncssh: warnings, and everything about the connections of targets with `logLevel: debug`.
 
 asyncssh has one logger for all connections. A filter on it passes the messages of the connections being watched, with
-the target's name. The level is at most 2, because at 3 asyncssh logs
-passwords. A server decides how much is logged, so each target has a limit.
+the target's name. The level is at most 2, because at 3 asyncssh logs passwords. A server decides how much is logged, so
+each target has a limit.
 """
 
 from __future__ import annotations

@@ -42,7 +42,7 @@ class Dialled:
 
     guard                   limits what it may receive; reports received bytes and key exchanges
     host                    index into access.hop.hosts
-    preferred_host_failure  why it is none of the hosts before that one: the most significant of their failures
+    preferred_host_failure  the most significant failure of the hosts before `host`; None if `host` is the first
     hops                    the connections of the jump hosts, outermost first
     seconds                 duration of the dial
     host_key_verified       False if checking is off for any hop
@@ -64,7 +64,7 @@ class Dialled:
 
     async def still_trusted(self) -> bool:
         """Return True if the host keys of the connection and its jump hosts would still be accepted."""
-        # Call each check, also after a False: it keeps its answer for when its files cannot be read.
+        # No short cut after a False: each check remembers its answer, for a time when its files cannot be read.
         return all([await check.still_trusted() for check in self.checks])
 
 
@@ -79,7 +79,8 @@ async def dial(
 ) -> Dialled:
     """Connect to the first of `access.hop.hosts[:limit]` where the login succeeds. Raises DialFailed.
 
-    `client` is called once, for the connection that is returned; its result gets debug messages and the end of it.
+    `client` is called once, for the connection that is returned. The object that it returns is told of debug messages
+    and of the end of that connection.
     """
     started = time.monotonic()
     quiet()
@@ -200,9 +201,9 @@ async def _reach(way: _Way, endpoint: Endpoint) -> tuple[asyncssh.SSHClientConne
             if certificates and check.foreign_authority_but_known_key:
                 certificates = False  # as ssh does: an unknown authority does not invalidate a known key
             elif auth.needs_strict_kex is not None and strict_kex:
-                strict_kex, failed = False, error  # the server may offer an algorithm that is safe without
+                strict_kex, failed = False, error  # the server may offer algorithms that are safe without it
             elif failed is not None and auth.stage is Stage.KEX:
-                raise failed from None  # it offers nothing else
+                raise failed from None  # the server offers no such algorithm
             else:
                 raise
 
@@ -264,7 +265,7 @@ async def _attempt(
 
 
 async def _check_pinned(auth: AuthClient, connection: asyncssh.SSHClientConnection) -> None:
-    """Pin a new host key if the server asked for no credential, which would have pinned it."""
+    """Pin a new host key, if the login has not done so: a server may accept a login without any credential."""
     is_pinned = False
     try:
         is_pinned = await auth.check.pinned()

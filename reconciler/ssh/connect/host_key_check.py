@@ -35,7 +35,7 @@ _LINE_MAX = 120  # a longer line (RSA) is left out of the message: `tunnels trus
 _LOOK_UP_TIME = 10.0  # seconds of processor time; a file of 16 MiB takes about one
 _PIN_TIME = 10.0  # seconds, waiting for other processes included
 
-# One lookup runs at a time, and they take turns: a slow file must not delay those of other targets.
+# Lookups take turns, one running at a time: a slow file must not delay the lookups of other targets.
 _LOOK_UPS = DaemonThreads(256)
 _TURNS = Turnstile()
 _NOTHING = Knowledge((), (), (), ())
@@ -260,7 +260,7 @@ class HostKeyCheck:
                 lookup_name(self._trust, self._endpoint)
             )  # hashed, so that the configuration does not choose how a line starts
             number = file.add(f"{name} {_public_line(key)}")
-        # A new key exchange on this connection checks again, and must not wait for a lock.
+        # The next key exchange on this connection checks the key again, and must not wait for a lock.
         self._knowledge = replace(self._knowledge, keys=(KnownKey(key, f"{path}:{number}"),))
         return True
 

@@ -23,13 +23,13 @@ from reconciler.ssh.connect.known_hosts import foreign_line
 from reconciler.system import path_lock
 from reconciler.system.file_calls import read
 
-_LOCK_TRIES = 100  # another process holds the lock for reading and writing one small file
-_LOCK_PAUSE = 0.02  # seconds
+# For 2 s in all: another process holds the lock only while it reads and writes one small file.
+_LOCK_TRIES, _LOCK_PAUSE = 100, 0.02  # seconds between two tries
 _NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EBADF)  # a file system without locks
 _TO_DIRECTORY = getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _TO_READ = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_NOFOLLOW | os.O_CLOEXEC
 _TO_MAKE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-_NAME_SHOWN = 200  # bytes of the name that a temporary name contains; it has at most 255
+_NAME_SHOWN = 200  # bytes of the file's name that the temporary name begins with; a name has at most 255 bytes
 
 
 async def contents(paths: tuple[str, ...]) -> dict[str, bytes]:
@@ -58,7 +58,7 @@ class Opened:
         try:
             with os.fdopen(descriptor, "wb") as file:
                 file.write(before + line.encode("ascii") + b"\n")
-                self._dress(file.fileno())
+                self._copy_mode_and_owner(file.fileno())
                 file.flush()
                 os.fsync(file.fileno())
             self._check_unchanged()
@@ -73,7 +73,7 @@ class Opened:
         if _version(_status(self._directory, self._name)) != _version(self.status):
             raise BlockingIOError(errno.EAGAIN, "it was changed meanwhile")
 
-    def _dress(self, descriptor: int) -> None:
+    def _copy_mode_and_owner(self, descriptor: int) -> None:
         """Copy mode and owner of the file that is replaced."""
         if self.status is None:
             return
@@ -111,7 +111,7 @@ def default_path() -> str:
 
 
 def _open_directory(path: str) -> int:
-    """Open a resolved path without following links: a link in it was put there since."""
+    """Open a resolved path without following links: a link in it was created after the path was resolved."""
     descriptor = os.open("/", _TO_DIRECTORY)
     for part in Path(path).parts[1:]:
         above = descriptor
@@ -124,7 +124,7 @@ def _open_directory(path: str) -> int:
 
 @contextlib.contextmanager
 def _locked(directory: int, name: str) -> Iterator[None]:
-    """Lock out other processes that add to this file. Raises BlockingIOError if one of them keeps the lock.
+    """Hold the lock of this file, so that no other process adds to it. Raises BlockingIOError if one keeps the lock.
 
     The lock is a file of this user beside it: known_hosts itself is replaced, and other users could lock a directory
     that they may read. On a file system without locks, a change by another process is detected before the replacement.

@@ -17,13 +17,17 @@ from reconciler.core.spec import Endpoint
 from reconciler.ssh.internals import keepalive
 
 # For each address. sshd drops unauthenticated connections from the tenth on (MaxStartups), and counts a connection for
-# a while after it refused or accepted the login: with 8 at once some of a hundred are dropped, and 6 are as fast.
+# a while after it refused or accepted the login. Measured with a hundred logins: with 8 at a time some are dropped, and
+# 6 at a time take no longer.
 HANDSHAKES_AT_ONCE = 6
 
 
 @contextlib.asynccontextmanager
 async def acquire_slot(endpoint: Endpoint) -> AsyncIterator[contextlib.ExitStack]:
-    """Wait for a slot among the handshakes with this endpoint. `pop_all` on it defers the release."""
+    """Wait for a slot among the handshakes with this endpoint. The end of the block releases it.
+
+    The yielded stack holds the slot: to release it later, take it over with `pop_all` and call `release_slot`.
+    """
     key = id(asyncio.get_running_loop()), endpoint
     gate = _gates.get(key)
     if gate is None:
@@ -37,7 +41,8 @@ async def acquire_slot(endpoint: Endpoint) -> AsyncIterator[contextlib.ExitStack
 def release_slot(place: contextlib.ExitStack, connection: asyncssh.SSHClientConnection, seconds: float) -> None:
     """Release the slot when the server answers a request, or after `seconds`.
 
-    A busy server reports the login before it stops counting.
+    A busy server reports the end of the login before it stops counting the connection. Its answer to a later request
+    shows that it has stopped.
     """
     answer = keepalive.ask(connection)
     limit = asyncio.get_running_loop().call_later(seconds, answer.cancel)

@@ -29,7 +29,7 @@ def kex(connection: asyncssh.SSHClientConnection) -> str:
 def nothing_common(connection: asyncssh.SSHClientConnection) -> tuple[str, list[str]] | None:
     """The kind of algorithm with no common name (asyncssh's word for it), and the server's offer; None if all match.
 
-    A server that detects this first closes the connection without a message, before asyncssh reports it.
+    The failure needs this: a server that sees the mismatch before asyncssh does may close the connection silently.
     """
     offered = offers(connection)
     if offered is None:
@@ -46,6 +46,8 @@ def nothing_common(connection: asyncssh.SSHClientConnection) -> tuple[str, list[
 
 def terrapin(connection: asyncssh.SSHClientConnection) -> tuple[str, str] | None:
     """The field of `algorithms` and the name of a negotiated algorithm that needs strict key exchange and lacks it.
+
+    None if there is no such algorithm.
 
     With ChaCha20, or CBC and an encrypt-then-MAC, an attacker in between can drop the first packets after the key
     exchange unnoticed, unless both sides do strict key exchange (CVE-2023-48795).

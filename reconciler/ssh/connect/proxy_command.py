@@ -27,7 +27,10 @@ _FIX = "correct `proxyCommand`, or what it needs to run"
 
 
 class ProxyCommand(asyncio.SubprocessProtocol):
-    """A running proxy command; `sock` is our end. asyncssh closes it as the "tunnel" of its connection."""
+    """A running proxy command. `sock` is this process's end of its standard input and output.
+
+    It has the methods that asyncssh calls on the `tunnel` of a connection, so that it ends with the connection.
+    """
 
     def __init__(self, program: str) -> None:
         self.program = program
@@ -85,7 +88,7 @@ class ProxyCommand(asyncio.SubprocessProtocol):
             return
 
     async def failure(self, where: str) -> Failure | None:
-        """The failure, if the program has ended or ends within half a second: that is why there is no connection."""
+        """The failure, if the program has ended or ends within half a second: its end is why there is no connection."""
         try:
             async with asyncio.timeout(0.5):
                 await self._exited.wait()

@@ -1,8 +1,7 @@
 """Translates exceptions of asyncssh and the operating system into a `Failure`, for connections that fail or are lost.
 
 Input: the exception, and where it was raised. Output: a reason from the closed set (docs/contract.md), what happened,
-and what to do. Text that came from a server is escaped and cut. `channel_errors` translates for
-channels and listeners.
+and what to do. Text that came from a server is escaped and cut. `channel_errors` translates for channels and listeners.
 """
 
 from __future__ import annotations
@@ -124,7 +123,7 @@ def _not_connected(exc: OSError, where: str) -> Failure:
     if isinstance(exc, socket.gaierror):
         why = printable(exc.strerror or str(exc))
         return Failure(Reason.DNS, f"cannot resolve the name of {where} ({why})", "check the name and the resolver")
-    # Several addresses that failed differently come as one error without a number, which quotes them all.
+    # If several addresses failed with different errors, they are raised as one error without a number that quotes all.
     codes = {exc.errno} if exc.errno else {int(code) for code in re.findall(r"\[Errno (\d+)\]", str(exc))}
     if codes & EXHAUSTED:
         return exhausted(next(iter(codes & EXHAUSTED)))
@@ -167,7 +166,7 @@ def _hop_not_reached(exc: asyncssh.ChannelOpenError, where: str) -> Failure:
 
 
 def from_lost(exc: Exception | None, where: str = "") -> Failure:
-    """The failure for a connection that was up and is lost. None: the server closed it in order."""
+    """The failure for a connection that was up and is lost. `exc` is None if the server closed it without an error."""
     where = where or "the SSH server"
     match exc:
         case None:

@@ -39,8 +39,8 @@ class ServerSilent(TimeoutError):  # noqa: N818 - as above
 
 
 # The reasons by how far the dial got, least first. Of the failures of several hosts, the last in this order is shown
-# and sets the backoff. Reasons that need a person come last: their slow backoff must hold, so that a host that refuses
-# the login is not dialled every 200 ms because another host is down.
+# and sets the backoff. Reasons with guarded backoff (core/backoff.py) come last, so that a host that refuses the login
+# is not dialled every 200 ms because another host is down.
 _BY_PROGRESS = (
     Reason.DNS,
     Reason.UNREACHABLE,

@@ -1,4 +1,4 @@
-"""Error numbers and server messages that tell one cause from another, and escaping of text from elsewhere."""
+"""Error numbers and server messages that tell one cause from another, and escaping of text from outside the program."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from reconciler.core.observed import Failure, Reason
 from reconciler.core.printable import printable as escaped
 from reconciler.system.redaction import redact
 
-TEXT_MAX = 120  # characters of text from elsewhere in a message
+TEXT_MAX = 120  # characters of text from a server, a file or the system in a message
 
 EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 NO_ROUTE = frozenset(
@@ -35,7 +35,7 @@ SAYS_FORWARDING_IS_OFF = re.compile(
 
 
 def printable(text: str) -> str:
-    """Text from elsewhere, fit for a message: values of variables removed, escaped, cut to TEXT_MAX."""
+    """Text from outside the program in the form for a message: values of variables hidden, escaped, cut to TEXT_MAX."""
     return escaped(redact(text), TEXT_MAX)
 
 
