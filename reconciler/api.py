@@ -1,10 +1,10 @@
 """Tunnels for Python programs: `async with open_tunnels("tunnels.yaml") as tunnels: tunnels.port("prod/postgres")`.
 
-Owns an engine while the block runs, in the event loop of the calling program. Input: a file, a
-directory, or the content of a file as a mapping. Output: tunnels that are up and stay up. The block starts no file
-watcher, serves no endpoint and installs no signal handler. It does not change the limit of open files: listeners,
-links and clients together use at most about three quarters of the descriptors that are free under the soft limit when
-the block is entered. A program with many clients raises the limit first (`resource.setrlimit`).
+Owns an engine while the block runs, in the event loop of the calling program. Input: a file, a directory, or the
+content of a file as a mapping. Output: tunnels that are up and stay up. The block starts no file watcher, serves no
+endpoint and installs no signal handler. It does not change the limit of open files: listeners, links and clients
+together use at most about three quarters of the descriptors that are free under the soft limit when the block is
+entered. A program with many clients raises the limit first (`resource.setrlimit`).
 """
 
 from __future__ import annotations

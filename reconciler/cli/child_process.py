@@ -26,14 +26,14 @@ _NOT_IN_A_NAME = re.compile(r"[^A-Z0-9]")
 
 
 async def run_child(app: App, program: tuple[str, ...], within: float) -> int:
-    """Bring the tunnels up, run the program, stop the tunnels, return its exit code."""
+    """Bring the tunnels up, run the program, stop the tunnels. Return the exit code of the program."""
     running = asyncio.create_task(app.run(), name="tunnels")
     try:
         code = await _wait_until_up(app, running, within)
         return code if code is not None else await _run(app, program)
     finally:
         app.end()
-        app.end()
+        app.end()  # the second call: do not wait for clients, because the program has ended
         await running
 
 

@@ -4,7 +4,7 @@ HTTP over a unix socket (docs/contract.md), with the standard library only: prob
 `wait`, so start-up time matters. Failures are raised as `CommandError`, with a message for the user.
 
 The peer's uid is checked before anything is sent. A request may carry secrets (`plan` sends files) and the response is
-trusted, so a socket that another user has put in place of ours must not be used.
+trusted, so a socket that another user has put in place of this user's must not be used.
 """
 
 from __future__ import annotations

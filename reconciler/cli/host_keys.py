@@ -1,6 +1,6 @@
-"""Fetches the host keys of targets and their jump hosts, without a login to the server that has the key.
+"""Fetches the host keys of targets and their jump hosts. Needs no login to a server to get its key.
 
-A server behind a jump host is reached through it. This needs a login to the jump host, with the same checks as `run`.
+A server behind a jump host is reached through it, which needs a login to the jump host, with the same checks as `run`.
 No file is written.
 """
 

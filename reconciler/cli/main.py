@@ -1,7 +1,7 @@
 """The `tunnels` command group. Each command is a module of its name, imported only when it is used.
 
 Exit codes (docs/contract.md): 0 success, 1 failure, 2 wrong usage or invalid file, 3 no running process, 130 Ctrl-C.
-This module handles what ends every command in the same way: Ctrl-C, and an output that cannot be written.
+This module handles what can end any command: Ctrl-C, and an output that cannot be written.
 """
 
 from __future__ import annotations
@@ -131,8 +131,8 @@ def _import(name: str) -> Any:
     """Import a module, also on a system where no file can be written.
 
     asyncssh looks for an optional library when it is imported. Where there is a C compiler, `find_library` makes a
-    temporary file and raises FileNotFoundError if there is no directory for it. Then it is replaced by one that finds
-    nothing.
+    temporary file and raises FileNotFoundError if there is no directory for it. The import is then repeated with a
+    `find_library` that finds nothing.
     """
     try:
         return importlib.import_module(name)

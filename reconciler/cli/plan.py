@@ -137,7 +137,7 @@ def _errors(loaded: Loaded) -> list[str]:
 
 
 def _found(new: Sequence[str], old: Sequence[str]) -> tuple[list[Found], list[Found]]:
-    """Return the contents of all files. A pipe gets the directory of the other side's file.
+    """Return the contents of the new and the old files. A pipe gets the directory of a file that is compared with it.
 
     Otherwise the relative paths in `git show main:etc/tunnels.yaml` would appear to have changed.
     """

@@ -85,9 +85,13 @@ async def _http(app: App, endpoints: Endpoints, stack: contextlib.AsyncExitStack
     except ValueError as error:  # a name that DNS cannot encode
         raise EndpointError(f"cannot listen on {where}: expected an address such as {DEFAULT_LISTEN}") from error
     except OSError as error:
-        consequence = "metrics, health and status page are not served. Set another address with --listen"
         _report_unavailable(
-            f"cannot listen on {where}", error, owner_of_port(where) or "", consequence, is_explicit=is_explicit
+            f"cannot listen on {where}",
+            error,
+            owner_of_port(where) or "",
+            consequence="metrics, health and status page are not served",
+            fix="set another address with --listen",
+            is_explicit=is_explicit,
         )
         _serve_when_free(error, serve, stack)
         return ""
@@ -111,12 +115,15 @@ async def _control(app: App, endpoints: Endpoints, stack: contextlib.AsyncExitSt
     except ValueError as error:  # no file can have this path, such as /
         raise EndpointError(f"cannot listen on the control socket {path}: expected a file path") from error
     except OSError as error:
-        consequence = "status, wait and the other commands do not reach this process. Set another path with --control"
         owner = _listener_of(path)
-        if owner:
-            consequence = "status, wait and the other commands reach that process. Set another path with --control"
+        reached = "reach that process" if owner else "do not reach this process"
         _report_unavailable(
-            f"cannot listen on the control socket {path}".rstrip(), error, owner, consequence, is_explicit=is_explicit
+            f"cannot listen on the control socket {path}".rstrip(),
+            error,
+            owner,
+            consequence=f"status, wait and the other commands {reached}",
+            fix="set another path with --control",
+            is_explicit=is_explicit,
         )
         _serve_when_free(error, serve, stack)
         return ""
@@ -128,12 +135,14 @@ async def _serve(server: Serving, bound: Bound, stack: contextlib.AsyncExitStack
     await server.start(bound.sockets)
 
 
-def _report_unavailable(what: str, error: OSError, owner: str, consequence: str, *, is_explicit: bool) -> None:
+def _report_unavailable(
+    what: str, error: OSError, owner: str, *, consequence: str, fix: str, is_explicit: bool
+) -> None:
     by = f" by {owner}" if owner and error.errno == errno.EADDRINUSE else ""
     message = f"{what}: {error.strerror or error}{by}"
     if is_explicit:
-        raise EndpointError(message) from error
-    log.warning("%s; %s", message, consequence)
+        raise EndpointError(f"{message}; {fix}") from error
+    log.warning("%s; %s: %s", message, consequence, fix)
 
 
 def _serve_when_free(error: OSError, serve: Callable[[], Awaitable[str]], stack: contextlib.AsyncExitStack) -> None:

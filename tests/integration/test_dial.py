@@ -218,7 +218,9 @@ async def test_a_server_that_closes_over_the_offers_is_reported_with_its_offer(
         fake = AsyncsshServerStub(server.port)
         failure = await failure_of(access(hop(fake, trust=trust(TrustMode.OFF), logins=())))
     assert failure.reason is Reason.PROTOCOL
-    assert f"share no {kind} algorithm; it offers only-this-one: set algorithms.{field}" in failure.message
+    assert f"share no {kind} algorithm; it offers only-this-one: name one of these in `algorithms.{field}`" in (
+        failure.message
+    )
 
 
 def kexinit(offers: Sequence[str]) -> bytes:

@@ -161,7 +161,7 @@ async def test_a_control_socket_in_use_is_taken_over_when_it_is_free(tmp_path: P
             assert new.stderr is not None
             line = (await asyncio.wait_for(new.stderr.readline(), 30)).decode()
             assert re.search(rf"WARNING cannot listen on .*{path}: .* by \S+ \(pid {old.pid}\); ", line)
-            assert "status, wait and the other commands reach that process. Set another path with --control" in line
+            assert "status, wait and the other commands reach that process: set another path with --control" in line
             old.send_signal(signal.SIGTERM)
             assert await asyncio.wait_for(old.wait(), 30) == 0
             assert b"control socket at" in await asyncio.wait_for(new.stderr.readline(), 30)

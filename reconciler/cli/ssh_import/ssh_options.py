@@ -45,9 +45,9 @@ _SWITCHES = {
     "M": ("ControlMaster", "yes"),
 }
 _WRAPPERS = frozenset({"nohup", "exec", "setsid", "env"})
-_SKIPPED = re.compile(r"[A-Za-z_][A-Za-z0-9_]*=.*|@[a-z]+|[0-9*/,-]+", re.DOTALL)
-_SHELL = re.compile(r"[0-9]*[<>].*|[&|;].*")
-_UNIT_FILE = re.compile(r"^\s*ExecStart\s*=\s*[-@:+!]*")
+_SKIPPED = re.compile(r"[A-Za-z_][A-Za-z0-9_]*=.*|@[a-z]+|[0-9*/,-]+", re.DOTALL)  # NAME=value, @reboot, crontab times
+_SHELL = re.compile(r"[0-9]*[<>].*|[&|;].*")  # redirections and operators
+_EXEC_START = re.compile(r"^\s*ExecStart\s*=\s*[-@:+!]*")
 _URL = re.compile(r"ssh://(?:(?P<user>[^@]+)@)?(?:\[(?P<v6>[^\]]+)\]|(?P<host>[^@:/\[\]]+))(?::(?P<port>[0-9]+))?/?")
 _VARIABLE = re.compile(r"\$([A-Za-z_][A-Za-z0-9_]*)")
 _PAIR = re.compile(r"([A-Za-z0-9]+)(?:\s*=\s*|\s+)(.*)", re.DOTALL)
@@ -132,7 +132,7 @@ def command_line(words: Sequence[str] | str, where: str) -> SshCommand:
     if isinstance(words, str):
         try:
             # Variables in tunnels.yaml have braces.
-            words = shlex.split(_VARIABLE.sub(r"${\1}", _UNIT_FILE.sub("", words)), comments=True)
+            words = shlex.split(_VARIABLE.sub(r"${\1}", _EXEC_START.sub("", words)), comments=True)
         except ValueError as error:
             raise NotSshError(f"cannot be parsed: {str(error).lower()}") from None
     command = SshCommand(where, "")

@@ -59,7 +59,7 @@ class Translation:
 
 @dataclass(frozen=True, slots=True)
 class Translator:
-    """Translates ssh commands. `config` resolves host names; `commands` allows proxy commands."""
+    """Translates ssh commands. `config` resolves host names. `commands`: translate ProxyCommand too."""
 
     config: SshConfig
     environ: Mapping[str, str]

@@ -22,6 +22,7 @@ LEVELS = ("debug", "info", "warning", "error")
 _QUEUED_MAX = 1 << 20  # bytes of lines that are not yet written
 _FLUSH_TIMEOUT = 1.0  # seconds at exit
 
+# The attributes that every log record has. The others are the fields that the caller gave as `extra`.
 _STANDARD = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
 
 

@@ -102,7 +102,7 @@ def no_common(kind: str, theirs: Iterable[str], where: str) -> Failure:
     field = {"key exchange": "kex", "encryption": "cipher", "MAC": "mac", "host key": "hostKey"}.get(kind, kind)
     offers = printable(", ".join(theirs))
     what = f"{where} and this program share no {kind} algorithm; it offers {offers}"
-    return Failure(Reason.PROTOCOL, what, f"set algorithms.{field}")
+    return Failure(Reason.PROTOCOL, what, f"name one of these in `algorithms.{field}`")
 
 
 def _disconnected(exc: asyncssh.DisconnectError, where: str, stage: Stage) -> Failure:
