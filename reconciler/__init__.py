@@ -1,3 +1,3 @@
-"""SSH tunnels as a file asks for them: compare with what is live, act until the two agree, keep them agreeing."""
+"""Reads tunnels.yaml and keeps SSH tunnels matching it: opens, closes, changes and restarts them."""
 
 __version__ = "0.1.0"

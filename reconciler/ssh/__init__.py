@@ -1,1 +1,1 @@
-"""SSH: dialling, trust, links, listeners and the relay. Everything that knows asyncssh, and nothing above it."""
+"""SSH: dialling, host keys, links, listeners, clients and the relay. Carries out the actions of the planner."""

@@ -25,8 +25,8 @@ export function announceChanges(targets, tunnels) {
     ...tunnels.map((tunnel) => [`tunnel ${tunnel.id}`, tunnel, `target ${tunnel.target}`]),
   ];
   const changed = things.filter(([name, thing]) => phases.has(name) && phases.get(name) !== thing.phase);
-  const moved = new Set(changed.map(([name]) => name));
-  for (const [name, thing, parent] of changed) if (!moved.has(parent)) announce(`${name} is ${thing.phase}`);
+  const changedNames = new Set(changed.map(([name]) => name));
+  for (const [name, thing, parent] of changed) if (!changedNames.has(parent)) announce(`${name} is ${thing.phase}`);
   problems = tunnels.filter(isProblem).length;
   phases = new Map(things.map(([name, thing]) => [name, thing.phase]));
 }

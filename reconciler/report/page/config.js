@@ -33,7 +33,7 @@ function fileNode(file) {
     error.tabIndex = 0; // it can be scrolled with the keyboard
     error.setAttribute('role', 'region');
     error.setAttribute('aria-label', `Errors in ${file.path}`);
-    node.append(error, element('p', 'Its last valid content stays applied.'));
+    node.append(error, element('p', 'Its last valid content stays in use.'));
   }
   return node;
 }

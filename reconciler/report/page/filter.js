@@ -34,7 +34,7 @@ export class Filter {
     return this.#words.length === 0 || this.#hasAllWords(textOf(tunnel, target));
   }
 
-  // Whether to show a target of which no tunnel matches.
+  // Returns true if a target is shown although none of its tunnels matches.
   matchesTarget(target) {
     if (!this.active) return true;
     if (this.#phase !== '' || (this.#problems && !isProblem(target))) return false;

@@ -140,7 +140,7 @@ function arrangeRows() {
   filter.showPhases(status.tunnels);
 }
 
-// By then all targets are closed, and all tunnels without clients.
+// While the process ends, the status has no targets, and only the tunnels that still have clients.
 function endingWords() {
   const clients = status.tunnels.reduce((sum, tunnel) => sum + (tunnel.connections ?? 0), 0);
   return `The process is ending${clients > 0 ? `: it accepts no new clients, and ${count(clients, 'client')} may finish` : ''}.`;

@@ -2,7 +2,7 @@
 
 import { listening } from './format.js';
 
-// The part that a reason is about. All other reasons are about the SSH connection.
+// Reasons by the part of the route that they are about. All other reasons are about the SSH connection.
 const AT_LISTENER = new Set(['local_port_in_use', 'remote_port_in_use', 'bind', 'forbidden_by_server']);
 const AT_DESTINATION = new Set(['destination', 'probe']);
 const CARRIES_NOTHING = new Set(['down', 'unhealthy']);

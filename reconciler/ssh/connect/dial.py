@@ -139,7 +139,10 @@ class _Reached:
 
 @dataclass(frozen=True, slots=True)
 class _Way:
-    """How to reach a hop: over `below`, by `command`, or else by TCP; in `seconds` for each of its hosts."""
+    """How to reach one hop: through the hop `below`, by the proxy command `command`, or else by TCP.
+
+    `seconds` is the time limit for each host of the hop.
+    """
 
     hop: Hop
     credentials: Credentials
