@@ -123,7 +123,7 @@ def _text(found: Found) -> str:
     try:
         return found.data.decode()
     except UnicodeDecodeError:
-        raise _InvalidFileError(f"{found.name}: not valid UTF-8") from None
+        raise _InvalidFileError(f"{found.name} is not UTF-8: save the file as UTF-8") from None
 
 
 def _errors(loaded: Loaded) -> list[str]:

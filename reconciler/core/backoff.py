@@ -44,7 +44,7 @@ def lost(
     """Return the record after a ready link was lost, `up_for` seconds after it came up.
 
     A link that was up for STABLE_AFTER starts a new outage. A link that was up for less continues the count of the old
-    outage, so that a server that accepts and drops connections is not dialed at a high rate.
+    outage, so that a server that accepts and drops connections is not dialled at a high rate.
     """
     if up_for >= STABLE_AFTER or previous is None or previous.access != access:
         return Tries(0, failure, now, now, True, access, fingerprint)

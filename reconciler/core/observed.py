@@ -160,7 +160,7 @@ class LinkState:
     """One SSH connection.
 
     limit                    the dial tries hosts[:limit] only (fewer than all hosts for a fail-back)
-    host                     index of the connected host, -1 while dialing
+    host                     index of the connected host, -1 while dialling
     preferred_host_failure   why the hosts before `host` were not reached; None if `host` is the first
     since                    when the link entered its phase
     trusted                  the host key is still a trusted one
@@ -281,7 +281,7 @@ class Demand:
 
 @dataclass(frozen=True, slots=True)
 class Destination:
-    """The latest result of dialing or probing a tunnel's destination. `failure` is None after a success."""
+    """The latest result of dialling or probing a tunnel's destination. `failure` is None after a success."""
 
     failures: int
     failure: Failure | None

@@ -140,7 +140,7 @@ def _of_tunnel(desired: Desired, name: str) -> _Fields:
 
 
 def _redacted(fields: _Fields) -> _Fields:
-    """Redact the values before they are shortened: half a secret would not be recognized."""
+    """Redact the values before they are shortened: half a secret would not be recognised."""
     return cast("_Fields", redact_json(fields))
 
 

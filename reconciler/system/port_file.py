@@ -2,7 +2,7 @@
 
 A mistyped path must not destroy another file, and content alone is no proof: a pid file is a number and a newline too.
 So a port file has two marks that other programs do not leave by chance: mode 0444, and a modification time without a
-fraction of a second. The marks are in the file itself, so a restarted process recognizes the file of a killed one.
+fraction of a second. The marks are in the file itself, so a restarted process recognises the file of a killed one.
 Anything else at the path stays as it is: a directory, device, pipe, socket, link, empty file or another user's file.
 """
 

@@ -92,7 +92,7 @@ def _plan_target(
         staying = good
     else:
         limit = best + 1 if good else hosts
-        # A fail-back in progress does not count: it may be dialing a dead host while other hosts are reachable.
+        # A fail-back in progress does not count: it may be dialling a dead host while other hosts are reachable.
         dials = sum(link.limit >= limit for link in dialing)
         _dial_missing(target, len(good), dials, limit, observed, draft)
         staying = [link for link in links if link.phase is LinkPhase.READY]  # make before break: includes wrong ones

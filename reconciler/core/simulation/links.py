@@ -13,7 +13,7 @@ from reconciler.core.spec import Desired, Endpoint
 
 
 class SimulatedLinks:
-    """All links by id. A dialing or retiring link is also an entry of `unfinished`, which the simulator owns."""
+    """All links by id. A dialling or retiring link is also an entry of `unfinished`, which the simulator owns."""
 
     def __init__(self, observed: Observed, unfinished: MutableMapping[int | SocketKey, None]) -> None:
         self.by_id = {link.id: link for link in observed.links}
