@@ -1,0 +1,92 @@
+"""The packets that the channels of one link have to send, in the order in which they are sealed.
+
+First control packets, oldest first, then window adjustments, then data by the schedule. Data is never queued here: its
+channel is asked for it when its turn comes, and so the EOF or CLOSE behind it keeps its place.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from reconciler.ssh.channels.messages import HEAD, window_adjust
+from reconciler.ssh.channels.schedule import Schedule
+
+if TYPE_CHECKING:
+    from reconciler.ssh.channels.channel import Channel
+
+
+class Outbox:
+    """`wake` is called when there is something to send and `next_to_send` returned None since the last call."""
+
+    __slots__ = ("_adjustments", "_awake", "_schedule", "_wake", "control")
+
+    def __init__(self, wake: Callable[[], None]) -> None:
+        self.control: deque[bytes] = deque()
+        # One entry for each channel, however often its window is adjusted before the link can send.
+        self._adjustments: dict[Channel, int] = {}
+        self._schedule: Schedule[Channel] = Schedule()
+        self._wake = wake
+        self._awake = False
+
+    def send(self, packet: bytes) -> None:
+        self.control.append(packet)
+        self._signal()
+
+    def adjust(self, channel: Channel, count: int) -> None:
+        self._adjustments[channel] = self._adjustments.get(channel, 0) + count
+        self._signal()
+
+    def forget(self, channel: Channel) -> None:
+        """Drop the adjustment of a channel that is being closed: no packet may follow its CLOSE."""
+        self._adjustments.pop(channel, None)
+
+    def schedule(self, channel: Channel) -> None:
+        """Give a turn to a channel that has bytes to send."""
+        if channel.sendable:
+            self._schedule.add(channel)
+            self._signal()
+
+    def next_control(self) -> bytes | None:
+        """Remove and return the next packet that is not data, None if there is none."""
+        if self.control:
+            return self.control.popleft()
+        if self._adjustments:
+            channel = next(iter(self._adjustments))
+            return window_adjust(channel.peer, self._adjustments.pop(channel))
+        return None
+
+    def next_to_send(self) -> Channel | None:
+        """Return the channel that sends data next, None if there is none."""
+        channel = self._schedule.next()
+        if channel is None:
+            self._awake = False
+        return channel
+
+    def write_packet(self, buffer: memoryview) -> int:
+        """Write the next packet into `buffer`, and return its length, 0 if there is none."""
+        while True:
+            # Again after each `read`, which may have met the end of the client's data: EOF follows.
+            packet = self.next_control()
+            if packet is not None:
+                buffer[: len(packet)] = packet
+                return len(packet)
+            channel = self.next_to_send()
+            if channel is None:
+                return 0
+            count = channel.handler.read(buffer[HEAD : HEAD + channel.sendable])
+            if count:
+                channel.put_head(buffer, 0, count)
+                return HEAD + count
+            channel.wants = False
+
+    def clear(self) -> None:
+        self.control.clear()
+        self._adjustments.clear()
+        self._schedule.clear()
+
+    def _signal(self) -> None:
+        if not self._awake:
+            self._awake = True
+            self._wake()

@@ -1,0 +1,97 @@
+"""The sending side of a channel: the peer's window (RFC 4254 section 5.2) and the channel's turn in the schedule."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from reconciler.ssh.channels.messages import WORD_MAX, put_head
+
+PACKET_MAX: Final = 32 << 10  # bytes of data in one packet, both ways: as OpenSSH's CHAN_TCP_PACKET_DEFAULT
+# A peer that takes less in one packet would make us send a packet for each few bytes.
+PACKET_MIN: Final = 1 << 10
+# What may be on its way to a peer. It reads its packets in order: a small one of a neighbour waits behind all of it.
+AHEAD: Final = 384 << 10  # bytes, on a path without delay
+AHEAD_RATE: Final = 1 << 30  # bytes a second: what a path with a delay may hold beside
+
+
+class SendSide:
+    """What may be sent on a channel. All figures are bytes.
+
+    peer      the peer's number of the channel; known from the confirmation on
+    sendable  most that the next packet may hold: 0 while the window is used up, or while nothing may be sent
+    wants     the handler has bytes to send
+    turn      what is left of its turn
+    round     the round of its turn; -1 before the first
+    listed    it is in a list of the schedule
+    """
+
+    __slots__ = (
+        "_is_full",
+        "_least",
+        "_most",
+        "_packet_max",
+        "_spare",
+        "_window",
+        "listed",
+        "peer",
+        "round",
+        "sendable",
+        "turn",
+        "wants",
+    )
+
+    def __init__(self) -> None:
+        self.peer = 0
+        self.sendable = 0
+        self.wants = False
+        self.listed = False
+        self.turn = 0
+        self.round = -1
+        self._window = 0
+        self._most = 0  # the largest window
+        self._least = WORD_MAX  # the least adjustment
+        self._spare = 0  # part of the window that is not used
+        self._is_full = True  # more is on its way than should be
+        self._packet_max = 0
+
+    def set_limits(self, peer: int, window: int, packet_max: int) -> None:
+        """Set what the peer said when the channel was opened. `packet_max`: at most PACKET_MAX."""
+        self.peer, self._window, self._most, self._packet_max = peer, window, window, packet_max
+
+    def widen(self, count: int, delay: float) -> bool:
+        """Add to the window. Return False if it would exceed 2^32 - 1, which RFC 4254 forbids.
+
+        `delay`: the round trip of the path, in seconds. From the first adjustment on, less than the window is used if
+        the peer adjusts often: a peer that adjusts after each n bytes does so again before 2n are on their way.
+        """
+        if self._window + count > WORD_MAX:
+            return False
+        self._window += count
+        self._most = max(self._most, self._window)
+        self._least = min(self._least, count)
+        unused = max(0, self._most - max(AHEAD + int(delay * AHEAD_RATE), 2 * self._least))
+        if self._is_full:  # the first window was used whole: half of what is adjusted becomes unused
+            self._spare = min(unused, self._spare + count // 2)
+            self._is_full = self._spare < unused
+        else:  # an adjustment lets as much be sent, also if the peer makes its windows smaller
+            self._spare = min(unused, self._window - count)
+        return True
+
+    @property
+    def batch(self) -> int:
+        """Bytes that may be sent in this turn, in several packets."""
+        return min(self.turn, self._window - self._spare)
+
+    def put_head(self, buffer: memoryview, offset: int, count: int) -> None:
+        """Write the head of a data packet at `offset`, before `count` bytes, and count them as sent."""
+        assert 0 < count <= self.sendable
+        put_head(buffer, offset, self.peer, count)
+        self.turn -= count
+        self._window -= count
+        left = self._window - self._spare
+        if left < self.sendable:  # noqa: PLR1730 - min() takes a tenth of the time of this call
+            self.sendable = left
+
+    def allow(self) -> None:
+        """Let the channel send what the window permits."""
+        self.sendable = min(self._window - self._spare, self._packet_max)
