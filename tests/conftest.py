@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from reconciler.ssh.internals.packet_path import PLAIN_VARIABLE
 from support import container, processes
 from support.asyncssh_server import AsyncsshServer
 from support.dropbear import Dropbear, DropbearUnavailableError
@@ -36,6 +37,14 @@ def pytest_configure(config: pytest.Config) -> None:
 def keys(tmp_path: Path) -> Keys:
     """Create key pairs in the test's directory."""
     return Keys(tmp_path / "keys")
+
+
+@pytest.fixture(params=["own packets", "plain packets"])
+def is_plain(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """Run the test both ways: packets of channels pass below asyncssh, or through it."""
+    if request.param == "plain packets":
+        monkeypatch.setenv(PLAIN_VARIABLE, "1")
+    return bool(request.param == "plain packets")
 
 
 @pytest.fixture

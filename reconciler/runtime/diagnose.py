@@ -37,7 +37,6 @@ from reconciler.ssh.connect.dial import DialFailed, dial
 from reconciler.ssh.errors.channel_errors import from_channel_open
 from reconciler.ssh.errors.failure import Stage
 from reconciler.ssh.link.link import Link, LinkClient
-from reconciler.ssh.relay.client_transport import ClientTransport
 
 # Seconds for all steps. The command answers within ten seconds, its start included; then the step under way is
 # reported as failed, whatever its own timeout (up to ten seconds for a destination).
@@ -209,9 +208,7 @@ class _Path:
                     _, writer = await link.open_stream(to)
                     writer.channel.abort()
                 case NearTcp() | NearUnix() as to:
-                    connected = ClientTransport(lambda _: None)
-                    await dial_local(to, link.dial_timeout, connected)
-                    connected.transport.abort()
+                    (await dial_local(to, link.dial_timeout)).close()
                 case Socks():
                     self._ok("destination", "each client names its own, so there is nothing to test")
                     return True

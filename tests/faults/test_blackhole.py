@@ -105,11 +105,11 @@ async def the_outage(tunnels: Running, port: int) -> tuple[int, list[asyncio.Tas
     early = asyncio.create_task(exchange("127.0.0.1", port))  # the dead link takes this client
     verdict = await tunnels.until("server/echo", Phase.DOWN)
     assert verdict.reason == "keepalive", verdict
-    channels = len(link.connection._channels)
+    channels = len(link.channels)
     late = asyncio.create_task(exchange("127.0.0.1", port))
     await eventually(lambda: tunnels.meter("server/echo").held > 0, message="a new client is held")
     peak = rss_bytes()
-    assert len(link.connection._channels) <= channels, "the dead link takes no new client"
+    assert len(link.channels) <= channels, "the dead link takes no new client"
     async with asyncio.timeout(WITHIN):
         while not link.gone:
             peak = max(peak, rss_bytes())

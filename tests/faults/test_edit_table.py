@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -20,7 +20,7 @@ from reconciler.ssh.clients.connection import ListenerClients
 from reconciler.ssh.clients.connector import ClientConnector
 from reconciler.ssh.link.link import Link
 from reconciler.ssh.link.pool import LinkPool
-from reconciler.ssh.relay.client_transport import ClientTransport
+from reconciler.ssh.relay.client_socket import ClientSocket
 from support.clients import Mover, all_move, listening_inodes, moving
 from support.keys import KeyPair, Keys
 from support.services import MIB, EchoServer, GreetingServer, Opening, Streams, connected, exchange
@@ -392,21 +392,20 @@ async def test_a_tunnel_turned_off_in_any_way_refuses_at_once_and_drains(
                 tunnels.engine.resume(["server/one", "server/two"], "the test asks for it")
 
 
-@pytest.mark.parametrize("kind", [local, socks])
 async def test_a_client_accepted_as_its_listener_closes_is_refused(
-    sshd: Sshd, echo: EchoServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: Callable[..., str]
+    sshd: Sshd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """It waits for its handshake. A client that waits for nothing has a channel before the listener closes."""
     accept, port = ClientConnector.accept, free_port()
 
     def accept_and_close(
-        connector: ClientConnector, listener: ListenerClients, client: ClientTransport, origin: Origin
+        connector: ClientConnector, listener: ListenerClients, client: ClientSocket, origin: Origin
     ) -> None:
         accept(connector, listener, client, origin)
         connector.reject_waiting(listener)
 
     monkeypatch.setattr(ClientConnector, "accept", accept_and_close)
-    line = local("one", port, echo.port) if kind is local else socks("one", port)
-    async with running(tmp_path, file(sshd, line)) as tunnels:
+    async with running(tmp_path, file(sshd, socks("one", port))) as tunnels:
         await tunnels.all_up()
         with pytest.raises(ConnectionResetError):
             async with asyncio.timeout(30):

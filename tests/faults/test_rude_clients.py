@@ -93,7 +93,7 @@ async def test_a_vanished_client_is_cut_if_the_server_does_not_report_it(
                 lambda: {client.tunnel.id for client in tunnels.engine.actuator.connections()} == {"server/keep"}
             )
             [link] = tunnels.links
-            await eventually(lambda: len(link.connection._channels) == 1, message="their channels are closed")
+            await eventually(lambda: len(link.channels) == 1, message="their channels are closed")
 
 
 async def test_a_reset_behind_a_jump_host_logs_no_warning(

@@ -20,7 +20,7 @@ from reconciler.ssh.clients import hold_queue
 from reconciler.ssh.link import wake_queue
 from reconciler.ssh.listeners import acceptor
 from reconciler.ssh.listeners.acceptor import Acceptor, ReserveDescriptor
-from reconciler.ssh.relay.client_transport import ClientTransport
+from reconciler.ssh.relay.client_socket import ClientSocket
 from support.services import EchoServer
 from support.sshd import Sshd
 from support.tunnels import Running, file, local, running, socks
@@ -49,7 +49,7 @@ class Listening:
         self._order.append(self)
         return self.budget.take_client(self, "tunnel", "group")
 
-    def _made(self, client: ClientTransport, _origin: Origin) -> None:
+    def _made(self, client: ClientSocket, _origin: Origin) -> None:
         client.reset()
 
 
@@ -178,7 +178,7 @@ async def test_refused_clients_leave_no_reference_cycles(sshd: Sshd, tmp_path: P
             gc.enable()
         names = [type(one).__name__ for one in gc.garbage]
         gc.garbage.clear()
-        kinds = {name: names.count(name) for name in ("ChannelOpenError", "frame", "Task", "Relay", "ClientTransport")}
+        kinds = {name: names.count(name) for name in ("ChannelOpenError", "frame", "Task", "Relay", "ClientSocket")}
         assert max(kinds.values()) < CLIENTS // 4, kinds
 
 

@@ -30,6 +30,8 @@ from support.sshd import Sshd
 from support.tunnels import Server, file, local, remote, running, socks, tunnel
 from support.wait import eventually, free_port
 
+pytestmark = pytest.mark.usefixtures("is_plain")
+
 SERVICE = "127.0.0.1"
 
 

@@ -23,6 +23,8 @@ from support.sshd import Sshd
 from support.tunnels import Running, local, running, target
 from support.wait import eventually, free_port
 
+pytestmark = pytest.mark.usefixtures("is_plain")
+
 MIB = 1 << 20
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from reconciler.core.observed import ClientResult, Phase
 from reconciler.report.exposition import labels
-from reconciler.ssh.relay.client_transport import RESET
+from reconciler.ssh.relay.client_socket import RESET
 from support.endpoints import Client, whole
 from support.metrics import OPENMETRICS, Scraped, complaints, scrape
 from support.services import EchoServer, connected, exchange, refuses

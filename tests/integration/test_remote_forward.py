@@ -15,13 +15,12 @@ import pytest
 
 from reconciler.core.actions import Action, Open
 from reconciler.core.observed import Phase, Reason
-from reconciler.ssh.internals.recv_buffer import RecvBuffer
-from reconciler.ssh.link import remote_listeners
-from reconciler.ssh.link.link import WINDOW_BUDGET, WINDOW_MIN, Link
+from reconciler.ssh.channels.window import WindowBudget
+from reconciler.ssh.link.link import Link
 from support.asyncssh_server import AsyncsshServer
 from support.dropbear import Dropbear
 from support.faults import Blackhole, TcpProxy
-from support.services import MIB, EchoServer, GreetingServer, RefusingPort, connected, exchange, refuses
+from support.services import EchoServer, GreetingServer, RefusingPort, connected, exchange, refuses
 from support.sshd import Sshd
 from support.tunnels import Running, file, local, remote, running, target, tunnel
 from support.wait import eventually, free_port
@@ -75,26 +74,20 @@ async def test_an_edit_moves_the_listener_to_another_port(sshd: Sshd, echo: Echo
             assert await reader.readexactly(1) == b"2"
 
 
-async def test_remote_clients_get_a_window_of_the_link_budget_with_first_data(
+async def test_windows_of_remote_clients_come_from_the_budget_of_the_link(
     sshd: Sshd, echo: EchoServer, tmp_path: Path
 ) -> None:
-    """The server decides how many clients there are, so each starts with a small window."""
+    """The server decides how many clients there are."""
     port, many = free_port(), 150
     async with running(tmp_path, file(sshd, remote("back", port, echo.port))) as tunnels:
         await tunnels.all_up()
         [link] = tunnels.links
         async with contextlib.AsyncExitStack() as clients:
-            pairs = [await clients.enter_async_context(connected("127.0.0.1", port)) for _ in range(many)]
-            await eventually(lambda: len(link.connection._channels) == many)
-            channels = list(link.connection._channels.values())
-            await eventually(lambda: all(isinstance(channel._recv_buf, RecvBuffer) for channel in channels))
-            assert {channel._recv_window for channel in channels} == {remote_listeners.WINDOW}
-            assert sum(channel.get_recv_window() for channel in channels) <= WINDOW_BUDGET + many * WINDOW_MIN
-            reader, writer = pairs[0]
-            writer.write(bytes(MIB))
-            await reader.readexactly(MIB)
-            assert max(channel._recv_window for channel in channels) > remote_listeners.WINDOW
-        await eventually(lambda: link._granted == 0)
+            for _ in range(many):
+                await clients.enter_async_context(connected("127.0.0.1", port))
+            await eventually(lambda: len(link.channels) == many)
+            assert 0 < link.channels.reserved <= WindowBudget().total // 2
+        await eventually(lambda: link.channels.reserved == 0)
 
 
 async def test_a_changed_destination_keeps_the_listener(sshd: Sshd, tmp_path: Path) -> None:

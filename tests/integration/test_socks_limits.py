@@ -12,7 +12,7 @@ import pytest
 from reconciler.core.observed import Phase
 from reconciler.core.rules import guess_limiter
 from reconciler.ssh.clients import connector
-from reconciler.ssh.relay.client_transport import ClientTransport
+from reconciler.ssh.relay.client_socket import ClientSocket
 from support.services import EchoServer, connected
 from support.sshd import Sshd
 from support.tunnels import file, local, running, socks
@@ -42,14 +42,15 @@ async def test_only_the_handshake_of_a_held_client_is_read(
     sshd: Sshd, echo: EchoServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
     """No byte that the client sent is lost."""
-    read: Counter[ClientTransport] = Counter()
-    updated = ClientTransport.buffer_updated
+    read: Counter[ClientSocket] = Counter()
+    receive = ClientSocket.receive
 
-    def counted(client: ClientTransport, nbytes: int) -> None:
-        read[client] += nbytes
-        updated(client, nbytes)
+    async def counted(client: ClientSocket, limit: int) -> bytes:
+        data = await receive(client, limit)
+        read[client] += len(data)
+        return data
 
-    monkeypatch.setattr(ClientTransport, "buffer_updated", counted)
+    monkeypatch.setattr(ClientSocket, "receive", counted)
     port = free_port()
     handshake, answer, line = {
         "socks": (NO_LOGIN + request(echo.port), 2 + 10, socks("one", port)),

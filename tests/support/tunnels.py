@@ -164,9 +164,7 @@ class Running:
         """Wait until no client and no channel of a client is left."""
         meters = [one.clients for one in self.engine.actuator.records.tunnels()]
         await eventually(lambda: all(m.active == 0 and m.held == 0 for m in meters), message="no client is left")
-        await eventually(
-            lambda: not any(link.connection._channels for link in self.links), message="no channel is left"
-        )
+        await eventually(lambda: not any(link.channels for link in self.links), message="no channel is left")
 
     @contextlib.asynccontextmanager
     async def nothing_left_behind(self) -> AsyncIterator[None]:
@@ -183,7 +181,7 @@ class Running:
             await eventually(lambda: len(_descriptors()) <= len(descriptors))
         except AssertionError:
             raise AssertionError(f"descriptors are left: {descriptors} became {_descriptors()}") from None
-        await eventually(lambda: not any(link._granted for link in self.links), message="no window is left")
+        await eventually(lambda: not any(link.channels.reserved for link in self.links), message="no window is left")
 
     def phases(self) -> Mapping[str, Phase]:
         """Return the phase of each tunnel."""

@@ -10,7 +10,7 @@ import pytest
 from reconciler.core.observed import ClientInfo, SocketKey, SocketPhase, SocketState
 from reconciler.core.spec import FarTcp, TunnelSpec
 from reconciler.ssh.clients.connection import ClientConnection, ClientState, ListenerClients
-from reconciler.ssh.relay.client_transport import ClientTransport
+from reconciler.ssh.relay.client_socket import ClientSocket
 from unit.build import local, origin, socks
 
 HANDSHAKE, HELD, OPENING, RELAYING, CLOSED = ClientState
@@ -21,7 +21,7 @@ def listener(owner: TunnelSpec) -> ListenerClients:
 
 
 def connection(owner: TunnelSpec, state: ClientState = HELD) -> ClientConnection:
-    return ClientConnection(1, listener(owner), ClientTransport(lambda _: None), ClientInfo(origin("192.0.2.1")), state)
+    return ClientConnection(1, listener(owner), ClientSocket(), ClientInfo(origin("192.0.2.1")), state)
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 """A client connection: one accepted client of a tunnel and its state, from accept to close.
 
 The connector moves it from state to state, the registry lists it, the flows group it while it has a link. Bytes are
-moved elsewhere: by its `transport` (the socket) and its `relay` (the pump), which exists while it has a link.
+moved elsewhere, by its `relay`, which exists while it has a link.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from reconciler.core.observed import ClientInfo, ClientResult, FlowKey, SocketSt
 from reconciler.core.socks5 import Reply, reply
 from reconciler.core.spec import TunnelSpec
 from reconciler.ssh.link.link import Link
-from reconciler.ssh.relay.client_transport import ClientTransport
+from reconciler.ssh.relay.client_socket import ClientSocket
 from reconciler.ssh.relay.relay import Relay, Throttle
 
 # Seconds that unsent bytes wait for a destination that sent EOF, on servers that do not report that it has gone.
@@ -81,10 +81,10 @@ class ClientConnection:
 
     id            unique in this process
     listener      the socket that accepted it
-    transport     its socket; for a remote tunnel the socket of the destination, which is dialled here
+    socket        its socket; for a remote tunnel the socket of the destination, which is dialled here
     client        its origin and, after a SOCKS handshake, its request
     accepted      when it was accepted (monotonic); `since` is the same as Unix time
-    task          carries it to the state RELAYING; None after that, and for remote tunnels
+    task          runs while it waits: for its SOCKS handshake, a link, a refused client's last reply, a dial here
     link, relay   what carries its bytes, None without a link
     flow          the flow that it belongs to, or belonged to when it was cut; None without a link
     result        how its attempt to connect ended, None until then
@@ -94,7 +94,7 @@ class ClientConnection:
 
     id: int
     listener: ListenerClients
-    transport: ClientTransport
+    socket: ClientSocket
     client: ClientInfo
     state: ClientState
     accepted: float = field(default_factory=time.monotonic)

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from reconciler.core.observed import ClientInfo
 from reconciler.core.rules.origin import Origin
 from reconciler.ssh.clients.connection import ClientConnection, ClientState, ListenerClients
-from reconciler.ssh.relay.client_transport import ClientTransport
+from reconciler.ssh.relay.client_socket import ClientSocket
 
 Audit = Callable[[ClientConnection], None]  # called when a connection opens (RELAYING) and when it ends (CLOSED)
 
@@ -25,10 +25,10 @@ class ConnectionRegistry:
         self._next = 1
 
     def add(
-        self, listener: ListenerClients, transport: ClientTransport, origin: Origin, state: ClientState
+        self, listener: ListenerClients, socket: ClientSocket, origin: Origin, state: ClientState
     ) -> ClientConnection:
         """Add a client that the rules allow."""
-        connection = ClientConnection(self._next, listener, transport, ClientInfo(origin), state)
+        connection = ClientConnection(self._next, listener, socket, ClientInfo(origin), state)
         self._next += 1
         self._connections[connection.id] = connection
         return connection

@@ -17,8 +17,6 @@ from collections import Counter
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
-import asyncssh
-
 from reconciler.core.descriptor_budget import Budget
 from reconciler.core.observed import ClientInfo, ClientResult
 from reconciler.core.rules.admission import forbids
@@ -28,17 +26,19 @@ from reconciler.core.spec import Socks, TunnelSpec
 from reconciler.ssh.clients.accept_check import AcceptCheck
 from reconciler.ssh.clients.connection import ClientConnection, ClientState, ConnectionRejected, ListenerClients
 from reconciler.ssh.clients.connection_registry import ConnectionRegistry
-from reconciler.ssh.clients.destination import dial_local, remote_destination
+from reconciler.ssh.clients.destination import remote_destination
 from reconciler.ssh.clients.destination_health import DestinationHealth
 from reconciler.ssh.clients.flows import Flows
 from reconciler.ssh.clients.hold_queue import HoldQueue
 from reconciler.ssh.clients.refusal_log import cut_summary
+from reconciler.ssh.clients.relays import Relays
+from reconciler.ssh.clients.remote_clients import RemoteClients
 from reconciler.ssh.clients.socks import run_handshake
 from reconciler.ssh.errors.channel_errors import from_channel_open, socks_reply
 from reconciler.ssh.link.link import Link
 from reconciler.ssh.records import Records
-from reconciler.ssh.relay.client_transport import ClientTransport
-from reconciler.ssh.relay.relay import ChannelSession, Relay
+from reconciler.ssh.relay.client_socket import ClientSocket
+from reconciler.ssh.relay.relay import Relay
 
 log = logging.getLogger(__name__)
 
@@ -76,6 +76,8 @@ class ClientConnector:
         self.accept_check = AcceptCheck(budget, lambda target: select_link(target) is not None, records)
         self.destinations = DestinationHealth(environ, changed, records)
         self.hold_queue = HoldQueue(select_link, wait, changed, records)
+        self._relays = Relays(flows, records, self.hold_queue, self.accept_check, registry)
+        self.remote_clients = RemoteClients(self._relays, self.accept_check, self.destinations, registry, records)
         self._loop = asyncio.get_running_loop()
         self._tasks: set[asyncio.Task[object]] = set()
 
@@ -90,6 +92,7 @@ class ClientConnector:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        await self.remote_clients.close()
         await self.destinations.close()
 
     # --- edits -------------------------------------------------------------------------------------------------
@@ -121,63 +124,92 @@ class ClientConnector:
         log.info("tunnel %s: its new rules cut %s", tunnel.id, summary, extra=fields)
         self._cut(tunnel, summary)
 
-    def _finish(self, connection: ClientConnection, result: ClientResult, why: str = "") -> None:
-        """Count the result of a client's attempt to connect, and log it unless `why` is ""."""
-        connection.result = result
-        self.accept_check.refuse(connection.tunnel, result, connection.client.origin, why)
-
     # --- clients of a socket here ------------------------------------------------------------------------------
 
-    def accept(self, listener: ListenerClients, transport: ClientTransport, origin: Origin) -> None:
-        """Check a new client against the rules and start to connect it, or reset it."""
+    def accept(self, listener: ListenerClients, client: ClientSocket, origin: Origin) -> None:
+        """Check a new client against the rules and start to connect it, or reset it.
+
+        It needs a task only while it waits. With a usable link and no handshake, callbacks carry it to its relay.
+        """
         if self.accept_check.refusal(listener, origin) is not None:
-            transport.reset()
+            client.reset()
             return
         is_socks = isinstance(listener.state.owner.route, Socks)
-        state = ClientState.HANDSHAKE if is_socks else ClientState.HELD
-        connection = self._registry.add(listener, transport, origin, state)
-        connection.task = task = self._loop.create_task(self._serve(connection))
-        listener.waiting.add(connection)
+        connection = self._registry.add(
+            listener, client, origin, ClientState.HANDSHAKE if is_socks else ClientState.HELD
+        )
+        link = self.hold_queue.link_for(connection) if not is_socks else None
+        if link is not None:
+            self._open(connection, link, self._hold_until(connection))
+        else:
+            self._wait(connection, None)
+
+    def _hold_until(self, connection: ClientConnection) -> float:
+        return self._loop.time() + connection.tunnel.policy.hold_timeout
+
+    def _wait(self, connection: ClientConnection, deadline: float | None) -> None:
+        """Run the handshake, if it is not over, and hold the client. `deadline`: of the hold, None before its start."""
+        connection.listener.waiting.add(connection)
+        self._run(connection, self._handshake_and_hold(connection, deadline))
+
+    def _run(self, connection: ClientConnection, work: Coroutine[None, None, None]) -> None:
+        connection.task = task = self._loop.create_task(work)
 
         # Not in the task itself: a task cancelled before its first step never runs, and the client would hang.
         def done(task: asyncio.Task[None]) -> None:
-            connection.task = None
-            listener.waiting.discard(connection)
-            if connection.state is not ClientState.RELAYING:
-                self._registry.ended(connection)
+            if connection.task is task:
+                connection.task = None
             if task.cancelled():
-                transport.reset()
+                connection.socket.reset()
+                self._end(connection)
 
         task.add_done_callback(done)
         self._keep_task(task)
+
+    def _end(self, connection: ClientConnection) -> None:
+        """Forget a client that got no channel."""
+        connection.listener.waiting.discard(connection)
+        self._registry.ended(connection)
 
     def _keep_task(self, task: asyncio.Task[Any]) -> None:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _serve(self, connection: ClientConnection) -> None:
+    async def _handshake_and_hold(self, connection: ClientConnection, deadline: float | None) -> None:
         try:
             if connection.state is ClientState.HANDSHAKE:
                 connection.client = await self._run_socks_handshake(connection)
                 self._check_rules(connection)
                 connection.enter(ClientState.HELD)
-            deadline = self._loop.time() + connection.tunnel.policy.hold_timeout
-            while not await self._connect(connection, deadline):
-                pass
+            deadline = deadline or self._hold_until(connection)
+            link = await self.hold_queue.hold(connection, deadline)
         except ConnectionRejected as rejected:
             await self._reject(connection, rejected)
-        except Exception:  # a bug met by one client must be logged, and must not leave the client hanging
-            log.exception("%s: internal error while a client connected: please report it", connection.tunnel.id)
-            connection.transport.reset()
+        except Exception as error:  # noqa: BLE001 - a bug met by one client must not leave the client hanging
+            self._relays.log_fault(connection, error)
+            self._end(connection)
+        else:
+            self._open(connection, link, deadline)
 
     async def _reject(self, connection: ClientConnection, rejected: ConnectionRejected) -> None:
-        self._finish(connection, rejected.result, rejected.why)
+        """Refuse a client, with a reply if there is one."""
+        self._relays.finish(connection, rejected.result, rejected.why)
         if rejected.result is ClientResult.AUTH_FAILED:
             await asyncio.sleep(WRONG_LOGIN_PAUSE)
-        if rejected.reply and not connection.transport.lost:
-            await connection.transport.refuse(rejected.reply, CLOSE_WITHIN)
+        if rejected.reply and not connection.socket.lost:
+            await connection.socket.refuse(rejected.reply, CLOSE_WITHIN)
         else:
-            connection.transport.reset()
+            connection.socket.reset()
+        self._end(connection)
+
+    def _reject_later(self, connection: ClientConnection, rejected: ConnectionRejected) -> None:
+        """Refuse a client from a callback: at once, unless it gets a reply."""
+        if rejected.reply:
+            self._run(connection, self._reject(connection, rejected))
+        else:
+            self._relays.finish(connection, rejected.result, rejected.why)
+            connection.socket.reset()
+            self._end(connection)
 
     async def _run_socks_handshake(self, connection: ClientConnection) -> ClientInfo:
         tunnel = connection.tunnel
@@ -192,126 +224,56 @@ class ClientConnector:
         if why := forbids(connection.tunnel, connection.client):
             raise ConnectionRejected(ClientResult.DENIED, why, connection.reply(Reply.NOT_ALLOWED))
 
-    async def _connect(self, connection: ClientConnection, deadline: float) -> bool:
-        """Try once to open a channel. Returns False if the link died meanwhile: the client then waits again."""
-        link = await self.hold_queue.hold(connection, deadline)
+    def _open(self, connection: ClientConnection, link: Link, deadline: float) -> None:
+        """Open a channel. If the link dies meanwhile, the client waits again, until `deadline`."""
+        try:
+            self._request_channel(connection, link, deadline)
+        except ConnectionRejected as rejected:
+            self._reject_later(connection, rejected)
+        except Exception as error:  # noqa: BLE001 - as in _handshake_and_hold
+            self._relays.log_fault(connection, error)
+            self._end(connection)
+
+    def _request_channel(self, connection: ClientConnection, link: Link, deadline: float) -> None:
         tunnel, client = connection.tunnel, connection.client  # it may have been edited while the client waited
         if isinstance(tunnel.route, Socks) is not (client.requested is not None):  # an edit made it another kind
             raise ConnectionRejected(ClientResult.DENIED, reply=connection.reply(Reply.GENERAL_FAILURE))
         self._check_rules(connection)
         connection.enter(ClientState.OPENING)
-        relay, window = self._start_relay(connection, tunnel, link)
+        relay = self._relays.start(connection, tunnel, link)
         relay.send_on_open = connection.reply(Reply.SUCCEEDED)
         started = self._loop.time()
-        try:
-            await link.open(relay, remote_destination(tunnel.route, client.requested), client.origin, window)
-        except asyncio.CancelledError:
-            relay.open_failed()
-            raise
-        except (asyncssh.ChannelOpenError, asyncssh.Error, OSError) as error:
-            if link.gone and not connection.transport.lost:
-                self._hold_again(connection, relay)
-                return False
-            raise self._open_failed(connection, tunnel, relay, error) from None
-        finally:
-            self._records.target(tunnel.target).dials.observe(self._loop.time() - started)
-        self._opened(connection, tunnel)
-        return True
 
-    def _hold_again(self, connection: ClientConnection, relay: Relay) -> None:
+        def answered(error: Exception | None) -> None:
+            self._records.target(tunnel.target).dials.observe(self._loop.time() - started)
+            if error is None:
+                self._opened(connection, tunnel)
+            elif link.gone:
+                self._hold_again(connection, relay, deadline)
+            else:
+                self._open_failed(connection, tunnel, relay, error)
+
+        link.open(relay, remote_destination(tunnel.route, client.requested), client.origin, answered)
+
+    def _hold_again(self, connection: ClientConnection, relay: Relay, deadline: float) -> None:
         relay.abandon()
+        self._relays.leave(connection)
         connection.drop_link()
         connection.enter(ClientState.HELD)
-        connection.listener.waiting.add(connection)
+        self._wait(connection, deadline)
 
-    def _open_failed(
-        self, connection: ClientConnection, tunnel: TunnelSpec, relay: Relay, error: Exception
-    ) -> ConnectionRejected:
+    def _open_failed(self, connection: ClientConnection, tunnel: TunnelSpec, relay: Relay, error: Exception) -> None:
         failure = from_channel_open(error, connection.to)
         if connection.client.requested is None:  # the destination of one SOCKS client says nothing about the next's
             self.destinations.unreachable(connection.listener, tunnel, failure)
-        relay.open_failed()
+        relay.request = None
         reply = connection.reply(Reply(socks_reply(error)))
-        return ConnectionRejected(ClientResult.DIAL_FAILED, failure.message, reply)
+        self._reject_later(connection, ConnectionRejected(ClientResult.DIAL_FAILED, failure.message, reply))
 
     def _opened(self, connection: ClientConnection, tunnel: TunnelSpec) -> None:
-        """Note that the channel is open. If the client was cut meanwhile, its relay has closed the channel again."""
+        """Note that the channel is open."""
         if connection.client.requested is None and connection.listener.still_leads_to(tunnel):
             self.destinations.reached(connection.listener.state.owner)
-        if not connection.transport.lost:
+        if connection.state is ClientState.OPENING:
             self._registry.opened(connection)
-        self._finish(connection, ClientResult.OK)
-
-    # --- clients of a listener on the server -------------------------------------------------------------------
-
-    async def accept_remote(
-        self, listener: ListenerClients, link: Link, origin: Origin
-    ) -> asyncssh.SSHTCPSession[bytes]:
-        """Serve a client of a listener on the server: check the rules, dial the destination here, return the session.
-
-        Raises ChannelOpenError, which refuses the client's channel.
-        """
-        tunnel = listener.state.owner
-        refusal = self.accept_check.refusal(listener, origin)
-        if refusal is ClientResult.DENIED:
-            raise asyncssh.ChannelOpenError(asyncssh.OPEN_ADMINISTRATIVELY_PROHIBITED, "not allowed")
-        place = self.accept_check.take_place(listener, origin) if refusal is None else None
-        if place is None:
-            raise asyncssh.ChannelOpenError(asyncssh.OPEN_RESOURCE_SHORTAGE, "too many connections")
-        transport = ClientTransport(lambda _: None, place)
-        connection = self._registry.add(listener, transport, origin, ClientState.OPENING)
-        listener.waiting.add(connection)
-        try:
-            await self._dial(connection, tunnel, link)
-        except BaseException:
-            place.give_back()
-            self._registry.ended(connection)
-            raise
-        finally:
-            listener.waiting.discard(connection)
-        if link.gone or forbids(listener.state.owner, connection.client):  # both may have changed during the dial
-            transport.reset()
-            self._registry.ended(connection)
-            raise asyncssh.ChannelOpenError(asyncssh.OPEN_ADMINISTRATIVELY_PROHIBITED, "no longer allowed")
-        if listener.still_leads_to(tunnel):
-            tunnel = listener.state.owner  # it may have been renamed
-            self.destinations.reached(tunnel)
-        relay, window = self._start_relay(connection, tunnel, link)
-        self._registry.opened(connection)
-        self._finish(connection, ClientResult.OK)
-        return ChannelSession(relay, window)
-
-    async def _dial(self, connection: ClientConnection, tunnel: TunnelSpec, link: Link) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._keep_task(task)
-        started = self._loop.time()
-        try:
-            await dial_local(tunnel.route, link.dial_timeout, connection.transport)
-        except OSError as error:
-            failure = from_channel_open(error, str(tunnel.route))
-            self.destinations.unreachable(connection.listener, tunnel, failure)
-            self._finish(connection, ClientResult.DIAL_FAILED, failure.message)
-            raise asyncssh.ChannelOpenError(asyncssh.OPEN_CONNECT_FAILED, "the destination cannot be reached") from None
-        finally:
-            self._records.target(tunnel.target).dials.observe(self._loop.time() - started)
-
-    # --- relays ------------------------------------------------------------------------------------------------
-
-    def _start_relay(self, connection: ClientConnection, tunnel: TunnelSpec, link: Link) -> tuple[Relay, int]:
-        """Give a connection a link. Returns its relay, and the receive window that its channel is to have."""
-        window, clients = link.window(), self._records.tunnel(tunnel.id).clients
-
-        def ended(why: str) -> None:
-            link.release(window)
-            self.hold_queue.mark_used(link.target)
-            self._flows.remove(connection)
-            if connection.state is ClientState.RELAYING:
-                self._registry.ended(connection, why)
-
-        relay = Relay(connection.transport, clients, link.gate, ended)
-        relay.throttle(*clients.throttles(tunnel.policy.bandwidth_limit))
-        connection.assign_link(tunnel, link, relay)
-        connection.listener.waiting.discard(connection)  # from here on it is counted as a flow
-        self._flows.add(connection)
-        return relay, window
+            self._relays.finish(connection, ClientResult.OK)

@@ -12,7 +12,6 @@ import socket
 from typing import assert_never
 
 from reconciler.core.spec import Endpoint, FarTcp, FarUnix, NearTcp, NearUnix, Route, Socks
-from reconciler.ssh.relay.client_transport import ClientTransport
 from reconciler.system import tcp
 
 _QUEUE_FULL_PAUSE = 0.02  # seconds
@@ -33,16 +32,17 @@ def remote_destination(route: Route, requested: FarTcp | None) -> FarTcp | FarUn
             assert_never(route)
 
 
-async def dial_local(route: Route, dial_timeout: float, transport: ClientTransport) -> None:
-    """Connect `transport` to a remote forward's destination. Raises OSError; TimeoutError after `dial_timeout` s."""
-    loop = asyncio.get_running_loop()
+async def dial_local(route: Route, dial_timeout: float) -> socket.socket:
+    """Return a socket that is connected to a remote forward's destination, non-blocking.
+
+    Raises OSError; TimeoutError after `dial_timeout` seconds.
+    """
     async with asyncio.timeout(dial_timeout):
         match route:
             case NearTcp():
-                sock = await tcp.connect(Endpoint(route.host, route.port), is_client=True)
-                await loop.create_connection(lambda: transport, sock=sock)
+                return await tcp.connect(Endpoint(route.host, route.port), is_client=True)
             case NearUnix():
-                await loop.create_unix_connection(lambda: transport, sock=await _connected(route.path))
+                return await _connected(route.path)
             case FarTcp() | FarUnix() | Socks():
                 raise AssertionError("the destination of a local or SOCKS tunnel is dialled through a channel")
             case _:

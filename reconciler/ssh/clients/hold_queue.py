@@ -18,7 +18,7 @@ from reconciler.core.spec import TunnelSpec
 from reconciler.ssh.clients.connection import ClientConnection, ConnectionRejected
 from reconciler.ssh.link.link import Link
 from reconciler.ssh.records import Records
-from reconciler.ssh.relay.client_transport import ClientTransport
+from reconciler.ssh.relay.client_socket import ClientSocket
 
 HELD_CHECK = 1.0  # seconds between two checks whether a held client is still connected
 
@@ -43,23 +43,28 @@ class HoldQueue:
         """Note that a client of the target was present until now."""
         self._records.target(target).last_used = self._loop.time()
 
+    def link_for(self, connection: ClientConnection) -> Link | None:
+        """Return a usable link of the target that the client's tunnel has now, None if there is none."""
+        link = self._select_link(connection.tunnel.target)
+        if link is not None and connection.socket.place is not None:
+            connection.socket.place.move_to(connection.tunnel.target)
+        return link
+
     async def hold(self, connection: ClientConnection, deadline: float) -> Link:
         """Return a usable link as soon as there is one, of the target that the client's tunnel then has.
 
         Raises ConnectionRejected at `deadline` (loop time), or when the client leaves.
         """
-        while (link := self._select_link(connection.tunnel.target)) is None:
+        while (link := self.link_for(connection)) is None:
             now = self._loop.time()
             if now >= deadline:
                 why = f"no SSH connection within its holdTimeout of {connection.tunnel.policy.hold_timeout:g} s"
                 raise ConnectionRejected(ClientResult.HOLD_TIMEOUT, why, connection.reply(Reply.GENERAL_FAILURE))
-            if _has_gone(connection.transport):
+            if _has_gone(connection.socket):
                 raise ConnectionRejected(ClientResult.LEFT)
             with self._holding(connection.tunnel), contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(min(HELD_CHECK, deadline - now)):
                     await self._wait(connection.tunnel.target)
-        if connection.transport.place is not None:
-            connection.transport.place.move_to(connection.tunnel.target)
         return link
 
     @contextlib.contextmanager
@@ -80,9 +85,9 @@ class HoldQueue:
 _TCP_CLOSE = 7  # tcpi_state of a connection that was reset
 
 
-def _has_gone(client: ClientTransport) -> bool:
+def _has_gone(client: ClientSocket) -> bool:
     """Return True if the client has reset its connection. Nothing is read from it, so only TCP_INFO shows that."""
-    sock = client.transport.get_extra_info("socket")
+    sock = client.sock
     if client.lost:
         return True
     if sock is None or sock.family == socket.AF_UNIX or not hasattr(socket, "TCP_INFO"):

@@ -1,6 +1,6 @@
 """The SOCKS handshake on a client's socket: drives core/socks5.py, checks the login, limits the time.
 
-Input: a client's transport from which nothing was read yet. Output: what the client requested, and its user. Bytes
+Input: a client's socket from which nothing was read yet. Output: what the client requested, and its user. Bytes
 after the handshake are not read: they stay in the kernel until there is a channel, however many clients are held.
 """
 
@@ -51,7 +51,7 @@ class _HandshakeDriver:
     """Drives the handshake of one client."""
 
     def __init__(self, connection: ClientConnection, environ: Mapping[str, str], guesses: GuessLimiter) -> None:
-        self._transport = connection.transport
+        self._socket = connection.socket
         self._origin = connection.client.origin
         self._tunnel = connection.tunnel
         self._environ = environ
@@ -61,7 +61,7 @@ class _HandshakeDriver:
 
     async def run(self) -> ClientInfo:
         while True:
-            data = await self._transport.receive(self._handshake.wanted)
+            data = await self._socket.receive(self._handshake.wanted)
             if (client := await self._act(self._handshake.feed(data))) is not None:
                 return client
 
@@ -69,7 +69,7 @@ class _HandshakeDriver:
         for event in events:
             match event:
                 case Send():
-                    self._transport.transport.write(event.data)
+                    self._socket.write((event.data,))
                 case Login():
                     if (client := await self._act(await self._log_in(event))) is not None:
                         return client

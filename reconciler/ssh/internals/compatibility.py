@@ -8,7 +8,6 @@ import asyncssh
 
 from reconciler.ssh.internals import (
     carrier,
-    channel,
     connection_number,
     decompression,
     greeting,
@@ -17,17 +16,15 @@ from reconciler.ssh.internals import (
     keepalive,
     kex_messages,
     packet_guard,
+    packet_path,
     packets,
     parse_budget,
-    recv_buffer,
-    write_pause,
 )
 from reconciler.ssh.internals.keys import algorithm_names, certificates, key_cost, public_keys
 from reconciler.ssh.internals.seam import TESTED, problems
 
 MODULES = (
     carrier,
-    channel,
     connection_number,
     decompression,
     greeting,
@@ -36,10 +33,9 @@ MODULES = (
     keepalive,
     kex_messages,
     packet_guard,
+    packet_path,
     packets,
     parse_budget,
-    recv_buffer,
-    write_pause,
     algorithm_names,
     certificates,
     key_cost,

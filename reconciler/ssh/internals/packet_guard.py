@@ -3,10 +3,8 @@
 It sees each packet that is sent, and each received packet that concerns the whole connection, before asyncssh does
 (packets of a channel, of a key exchange method and of an authentication method go elsewhere). Rules:
 - Packets that carry nothing (such as SSH_MSG_IGNORE) end the connection when thousands arrive.
-- Channels that the server opens are refused beyond `OPENS_MAX` unanswered ones.
 - A key exchange ends within `KEX_MAX` seconds. Meanwhile a server sends no requests (RFC 4253 section 7.1), and
-  asyncssh queues outgoing packets without a limit: so relays stop reading, and answers beyond `DEFERRED_MAX` end the
-  connection.
+  asyncssh queues outgoing packets without a limit: answers beyond `DEFERRED_MAX` end the connection.
 - A packet before the end of the login has at most `LOGIN_PACKET_MAX` bytes, and an SSH_MSG_EXT_INFO at most
   `EXTENSIONS_MAX` entries: asyncssh parses such packets without a pause, and lists of many empty entries are slow.
 - Packets that make asyncssh raise in calls of this program are refused, or repaired if servers are known to send them.
@@ -29,8 +27,6 @@ from reconciler.ssh.internals.seam import Seam
 USELESS_MAX = 10_000  # packets that carry nothing
 USELESS_SECONDS = 10.0  # USELESS_MAX of them in this time, with few other packets, are a flood
 USELESS_SHARE = 0.75  # of all packets. Servers based on asyncssh send one SSH_MSG_IGNORE before each packet: a half.
-OPENS_MAX = 512  # unanswered channels that the server opened
-OPEN_COST = 0.0005  # seconds of later work for a channel: a task, a connection from here
 KEX_MAX = 60.0  # seconds
 DEFERRED_MAX = 10_000  # packets that wait for the end of a key exchange
 # Bytes of data that a channel must accept in one packet. With one byte each, a full buffer is seconds of work.
@@ -42,7 +38,6 @@ EXTENSIONS_MAX = 1024  # as in OpenSSH
 SEAMS = (
     Seam(asyncssh.SSHClientConnection, "send_packet", "self pkttype args handler"),
     Seam(asyncssh.SSHClientConnection, "process_packet", "self pkttype pktid packet"),
-    Seam(asyncssh.SSHClientConnection, "send_channel_open_failure", "self send_chan code reason lang"),
     Seam(asyncssh.SSHClientConnection, "connection_lost", "self exc"),
     Seam(asyncssh.SSHClientConnection, "_max_recv_pktlen"),
 )
@@ -56,7 +51,6 @@ _USELESS = frozenset(
         constants.MSG_GLOBAL_REQUEST,
     }
 )
-_OPENED = frozenset({constants.MSG_CHANNEL_OPEN_CONFIRMATION, constants.MSG_CHANNEL_OPEN_FAILURE})
 
 Result = bool | Awaitable[None]  # what processing a packet returns: False for an unknown type
 
@@ -70,16 +64,14 @@ class Guard:
         self._loop = asyncio.get_running_loop()
         self._send = connection.send_packet
         self._process = connection.process_packet
-        self.exchanging = False  # a key exchange after the first is under way
-        self.exchanged: Callable[[], None] = _nothing  # called when `exchanging` ends
+        self._exchanging = False  # a key exchange after the first is under way
         self.refused: Callable[[str], None] = _ignore_text  # called with the text of a refused request
-        self._theirs = False  # the server has begun a key exchange and not ended it
+        self.server_exchanges_keys = False  # it has begun a key exchange and not ended it
         self._keyed = False  # the first key exchange has ended
         self._deadline: asyncio.TimerHandle | None = None
         self._deferring = False  # asyncssh queues outgoing packets until there are new keys
         self._deferred = 0
         self._requests = 0  # own requests that are not answered yet
-        self._opens = 0  # channels of the server that are not answered yet
         self._useless = 0
         self._useless_from = (0, 0.0)  # sequence number and time of the first of them
         self._rules: dict[int, Callable[[int, int, SSHPacket], Result]] = {
@@ -123,8 +115,6 @@ class Guard:
             self._deferred += 1
         elif pkttype == constants.MSG_GLOBAL_REQUEST:
             self._requests += 1  # asyncssh sends only requests that want a reply
-        elif pkttype in _OPENED:
-            self._opens -= 1
 
     # --- what comes in -----------------------------------------------------------------------------------------
 
@@ -132,13 +122,13 @@ class Guard:
         """Apply the rules to a packet, and pass it on. Raises ProtocolError."""
         if pkttype in _USELESS or pkttype not in _NAMES:
             self._count_useless(pkttype, pktid)
-        if self._theirs and pkttype >= constants.MSG_USERAUTH_REQUEST:
+        if self.server_exchanges_keys and pkttype >= constants.MSG_USERAUTH_REQUEST:
             raise asyncssh.ProtocolError(f"{_name(pkttype)} within a key exchange")
         rule = self._rules.get(pkttype, self._process)
         return rule(pkttype, pktid, packet)
 
     def _kexinit(self, pkttype: int, pktid: int, packet: SSHPacket) -> Result:
-        self._theirs = True
+        self.server_exchanges_keys = True
         self._exchange_begins()
         return self._process(pkttype, pktid, packet)
 
@@ -193,19 +183,9 @@ class Guard:
         return self._process(pkttype, pktid, packet)
 
     def _open(self, pkttype: int, pktid: int, packet: SSHPacket) -> Result:
-        fields = payload(packet)
-        kind = fields.get_string()
-        number, _, size = fields.get_uint32(), fields.get_uint32(), fields.get_uint32()
-        _check_size(size)
-        if not kind.startswith(b"forwarded-"):
-            self._count_useless(pkttype, pktid)
-        self.inbound.charge(OPEN_COST)
-        self._opens += 1
-        if self._opens <= OPENS_MAX:
-            return self._process(pkttype, pktid, packet)
-        why = "too many channels at once"
-        self._connection.send_channel_open_failure(number, asyncssh.OPEN_RESOURCE_SHORTAGE, why, "")
-        return True
+        """Count a request for a channel, which asyncssh refuses: those of our listeners do not come here."""
+        self._count_useless(pkttype, pktid)
+        return self._process(pkttype, pktid, packet)
 
     def _count_useless(self, pkttype: int, pktid: int) -> None:
         now = self._loop.time()
@@ -225,16 +205,14 @@ class Guard:
 
     def _exchange_begins(self) -> None:
         """Start the deadline, except for the first key exchange, which has that of the dial."""
-        if self._keyed and not self.exchanging:
-            self.exchanging = True
+        if self._keyed and not self._exchanging:
+            self._exchanging = True
             why = f"a key exchange takes longer than {KEX_MAX:g} s"
             self._deadline = self._loop.call_later(KEX_MAX, self._end, why)
 
     def _exchange_ends(self) -> None:
-        self._keyed, self._theirs = True, False
-        if self.exchanging:
-            self.exchanging = False
-            self.exchanged()
+        self._keyed, self.server_exchanges_keys = True, False
+        self._exchanging = False
         if self._deadline is not None:
             self._deadline.cancel()
             self._deadline = None
@@ -247,10 +225,6 @@ class Guard:
         """The connection has ended."""
         if self._deadline is not None:
             self._deadline.cancel()
-
-
-def _nothing() -> None:
-    pass
 
 
 def _ignore_text(text: str) -> None:

@@ -14,7 +14,6 @@ the outer one waits too, so that nothing accumulates in that channel.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -55,17 +54,22 @@ class ParseBudget:
         self._stopped = False  # before a packet, because the time was used up
         self._paused = False
         self._held = False  # paused by the connection that this one carries
-        self.working = False
-        self.heard: Callable[[], None] = _nothing  # called when bytes arrive
-        self.worked: Callable[[], None] = _nothing  # called when bytes were parsed
+        self._working = False
+        self._lifted = False
         # asyncssh and the transport call these two by name. data_received is a method of asyncio's Protocol.
         connection._recv_pkthdr = self._next_packet  # type: ignore[method-assign]  # noqa: SLF001 - as above
         connection.data_received = self.data_received  # type: ignore[method-assign]
 
     def data_received(self, data: bytes, datatype: asyncssh.DataType = None) -> None:
         """Accept what the transport read."""
-        self.heard()
-        self._turns.serve(self, data)
+        if self._lifted:
+            self._receive(data, datatype)
+        else:
+            self._turns.serve(self, data)
+
+    def lift(self) -> None:
+        """Limit nothing from now on: a packet path gives asyncssh one packet at a time, within its own limit."""
+        self._lifted = True
 
     def charge(self, seconds: float) -> None:
         """Charge the present turn for work that a packet causes later, in tasks."""
@@ -75,13 +79,12 @@ class ParseBudget:
     def parse(self, data: bytes, end: float) -> None:
         """Parse the rest and this data until `end` (loop time)."""
         self._end = 0.0 if self._answers_unsent() else end
-        self.working, self._stopped = True, False
+        self._working, self._stopped = True, False
         try:
             for start in range(0, len(data) or 1, PIECE):
                 self._receive(data[start : start + PIECE])
         finally:
-            self.working = False
-            self.worked()
+            self._working = False
         if self._stopped:
             self._pause()
             if self._answers_unsent():
@@ -97,9 +100,9 @@ class ParseBudget:
         """Called by asyncssh at the start of each packet. Return False to stop parsing."""
         if self._transport is None:  # the connection has ended; the rest is dropped
             return False
-        if self._held or self._loop.time() >= self._end:
+        if not self._lifted and (self._held or self._loop.time() >= self._end):
             self._stopped = True
-            if not self.working:  # asyncssh continues after a task of its own
+            if not self._working:  # asyncssh continues after a task of its own
                 self._turns.serve_later(self)
             return False
         return bool(self._begin_packet())
@@ -140,7 +143,7 @@ class ParseBudget:
     def release(self) -> None:
         """Continue parsing."""
         self._held = False
-        if not self.working:
+        if not self._working:
             self._turns.serve_later(self)
 
 
@@ -206,10 +209,6 @@ class _Turns:
             self._parse(inbound, b"", asyncio.get_running_loop().time(), seconds)
         if self._waiting:
             self._schedule()
-
-
-def _nothing() -> None:
-    pass
 
 
 _turns: WeakKeyDictionary[asyncio.AbstractEventLoop, _Turns] = WeakKeyDictionary()

@@ -7,11 +7,10 @@ Owns an asyncssh connection from login to its end. Input: the result of `dial`. 
 from __future__ import annotations
 
 import asyncio
+import math
 import socket
 import struct
 from collections.abc import Callable
-from functools import partial
-from typing import Any
 
 import asyncssh
 
@@ -19,23 +18,19 @@ from reconciler.core.descriptor_budget import Place
 from reconciler.core.observed import Failure
 from reconciler.core.rules.origin import Origin, TcpOrigin
 from reconciler.core.spec import FarTcp, FarUnix, TargetSettings
+from reconciler.ssh.channels.messages import DirectTcp, DirectUnix, OpenError
+from reconciler.ssh.channels.mux import LimitError
 from reconciler.ssh.connect import debug_log
 from reconciler.ssh.connect.dial import Dialled
 from reconciler.ssh.errors.connect_errors import from_lost
-from reconciler.ssh.errors.failure import ServerSilent
 from reconciler.ssh.internals import ignore_packets, keepalive
+from reconciler.ssh.link.channel_driver import ChannelDriver
+from reconciler.ssh.link.opening import Done, Opening
 from reconciler.ssh.link.remote_listeners import RemoteListeners
-from reconciler.ssh.link.write_gate import WriteGate
-from reconciler.ssh.relay.relay import ChannelSession, Relay
+from reconciler.ssh.relay.relay import Relay
 
-# A receive window holds one round trip at WINDOW_RATE, so that the window does not slow down a download over 50 ms. A
-# larger one only moves the queue from the server into our memory (measured: 2 MiB is the fastest on loopback, 64 MiB
-# half as fast). Windows come from a budget for each link: a thousand clients that stop reading make us buffer at most
-# the budget and a thousand small windows.
-WINDOW_RATE = 1 << 30  # bytes a second
-WINDOW_DEFAULT = 2 << 20
-WINDOW_MIN = 256 << 10
-WINDOW_BUDGET = 128 << 20
+_RTT, _MIN_RTT, _INFO_SIZE = 68, 148, 152  # in Linux's struct tcp_info
+DELAY_UNKNOWN = 0.03  # seconds, assumed for the first channel of a path that cannot be measured
 SILENT_GRACE = 0.5  # seconds for the keepalive reply: an idle link is silent for a whole interval
 
 
@@ -86,7 +81,6 @@ class Link:
         self.dialled = dialled
         self.connection = dialled.connection
         self.forwards = RemoteListeners(dialled.connection)
-        self.gate = WriteGate(dialled.connection, dialled.guard)
         self._settings = settings
         self._lost = lost
         self._recovered = recovered
@@ -94,11 +88,11 @@ class Link:
         self._last_received = self._loop.time()
         self._silent = False
         self._server_check: asyncio.Task[None] | None = None  # a request that only shows whether the server answers
-        self._granted = 0
         self._closing = False
-        dialled.guard.inbound.heard = self._packet_received
+        self._answer_time: float | None = None  # the least, of requests for channels
         dialled.guard.refused = self.forwards.refused
         ignore_packets.omit(dialled.connection)
+        self.channels = ChannelDriver(dialled.connection, dialled.guard, self.forwards.offer, self._packet_received)
         client.on_lost = self._connection_lost
         client.on_debug = self.forwards.debug_message
         if client.ended:
@@ -154,12 +148,25 @@ class Link:
 
     def rtt(self) -> float | None:
         """Return the kernel's smoothed round trip time in seconds (TCP_INFO.tcpi_rtt), None if it is not available."""
+        return self._tcp_info(_RTT)
+
+    def _delay(self) -> float:
+        """Return the least round trip of the path in seconds, or more.
+
+        The connection's socket leads to the first jump host or to a proxy command only. Then the fastest answer to a
+        request for a channel says most: it includes the server's dial of a destination.
+        """
+        direct = None if self.dialled.hops else self._tcp_info(_MIN_RTT)
+        return direct if direct is not None else self._answer_time or DELAY_UNKNOWN
+
+    def _tcp_info(self, offset: int) -> float | None:
+        """Return a time of TCP_INFO in seconds, None if it is not available."""
         sock = self.connection.get_extra_info("socket")
         # A proxy command is connected by unix sockets, which have no TCP_INFO.
         if sock is None or sock.family == socket.AF_UNIX or not hasattr(socket, "TCP_INFO"):
             return None
-        info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 104)
-        return float(struct.unpack_from("=I", info, 68)[0]) / 1e6
+        info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _INFO_SIZE)
+        return float(struct.unpack_from("=I", info, offset)[0]) / 1e6 if len(info) >= offset + 4 else None
 
     def close(self) -> None:
         """Close the connection in an orderly way. `lost` is not called."""
@@ -173,47 +180,31 @@ class Link:
 
     def _connection_lost(self, exc: Exception | None) -> None:
         debug_log.unwatch(self.connection)
-        if not self._closing:
-            self._closing = True
+        by_itself, self._closing = not self._closing, True
+        self.channels.end()
+        if by_itself:
             self._lost(from_lost(exc, ""))
 
     # --- channels ----------------------------------------------------------------------------------------------
 
-    def window(self) -> int:
-        """Reserve the receive window of a new channel and return it, in bytes; `release` frees it."""
-        wanted = max(WINDOW_DEFAULT, int((self.rtt() or 0.0) * WINDOW_RATE))
-        window = max(WINDOW_MIN, min(wanted, (WINDOW_BUDGET - self._granted) // 2))
-        self._granted += window
-        return window
+    def open(self, relay: Relay, to: FarTcp | FarUnix, origin: Origin, done: Done) -> None:
+        """Open a channel for the relay, and call `done` when it is open, or with the exception.
 
-    def release(self, window: int) -> None:
-        self._granted -= window
-
-    async def open(self, relay: Relay, to: FarTcp | FarUnix, origin: Origin, window: int) -> None:
-        """Open a channel for the relay.
-
-        Raises asyncssh's exceptions, and TimeoutError after the dial timeout; ServerSilent instead if the server, too,
-        sent nothing after a request at half the time. The request to open is never cancelled: that would leak the
-        channel on both sides (docs/asyncssh.md). The relay closes a channel that opens too late.
+        It is a ChannelOpenError; TimeoutError after the dial timeout; ServerSilent instead if the server, too, sent
+        nothing after a request at half the time.
         """
-        request = asyncio.ensure_future(self._request(relay, to, origin, window))
-        limit = self._settings.dial_timeout
-        check_at = self._loop.time() + limit / 2
-        check = self._loop.call_at(check_at, self._check_server)
+        started = self._loop.time()
+
+        def answered(error: Exception | None) -> None:
+            if error is None:
+                self._answer_time = min(self._answer_time or math.inf, self._loop.time() - started)
+            done(error)
+
+        opening = Opening(relay, self._settings.dial_timeout, self._check_server, lambda: self._last_received, answered)
         try:
-            done, _ = await asyncio.wait({request}, timeout=limit)
-        finally:
-            check.cancel()
-            if not request.done():
-                request.add_done_callback(_retrieve_exception)
-        if not done:
-            raise (TimeoutError if self._last_received >= check_at else ServerSilent)(f"no answer within {limit:g} s")
-        try:
-            request.result()
-        finally:
-            # Otherwise the exception, its traceback, this frame and the request form a cycle that keeps all objects of
-            # the client. After some hundred refused clients the cyclic collector stopped the loop for 0.5 to 0.9 s.
-            del request, done
+            opening.begin(self.channels.open(_request(to, origin), opening, self._delay()))
+        except LimitError as error:
+            opening.open_failed(OpenError.RESOURCE_SHORTAGE, str(error))
 
     def _check_server(self) -> None:
         """Send a request that shows whether the server answers at all, or only the destination does not."""
@@ -222,7 +213,10 @@ class Link:
             self._server_check = keepalive.ask(self.connection)
 
     async def open_stream(self, to: FarTcp | FarUnix) -> tuple[asyncssh.SSHReader[bytes], asyncssh.SSHWriter[bytes]]:
-        """Open a channel for a probe. As in `open`, the request is never cancelled. Raises as `open` does."""
+        """Open a channel for a probe. Raises asyncssh's exceptions, and TimeoutError after the dial timeout.
+
+        The request is never cancelled: that would leak the channel on both sides (docs/asyncssh.md).
+        """
         request = asyncio.ensure_future(self._stream(to))
         try:
             done, _ = await asyncio.wait({request}, timeout=self._settings.dial_timeout)
@@ -241,31 +235,16 @@ class Link:
             case FarUnix():
                 return await self.connection.open_unix_connection(to.path)
 
-    async def _request(self, relay: Relay, to: FarTcp | FarUnix, origin: Origin, window: int) -> None:
-        match to:
-            case FarTcp():
-                host, port = (origin.host, origin.port) if isinstance(origin, TcpOrigin) else ("", 0)
-                await self.connection.create_connection(
-                    lambda: self._session(relay), to.host, to.port, host, port, window=window
-                )
-            case FarUnix():
-                # ChannelSession has all methods of a unix channel's session; its declared type is a TCP channel's.
-                factory: Any = partial(self._session, relay)
-                await self.connection.create_unix_connection(factory, to.path, window=window)
 
-    def _session(self, relay: Relay) -> ChannelSession:
-        """Return the session of an open channel. Raises if the connection ended in the same iteration of the loop."""
-        if self.gone:
-            raise asyncssh.ChannelOpenError(asyncssh.OPEN_CONNECT_FAILED, "SSH connection closed")
-        return ChannelSession(relay)
+def _request(to: FarTcp | FarUnix, origin: Origin) -> DirectTcp | DirectUnix:
+    match to:
+        case FarTcp():
+            host, port = (origin.host, origin.port) if isinstance(origin, TcpOrigin) else ("", 0)
+            return DirectTcp(to.host, to.port, host, port)
+        case FarUnix():
+            return DirectUnix(to.path)
 
 
 def _close_late(request: asyncio.Future[tuple[asyncssh.SSHReader[bytes], asyncssh.SSHWriter[bytes]]]) -> None:
     if not request.cancelled() and request.exception() is None:
         request.result()[1].channel.abort()
-
-
-def _retrieve_exception(request: asyncio.Future[None]) -> None:
-    """Retrieve the exception of a late request, or asyncio would log it. A late success was closed by its relay."""
-    if not request.cancelled():
-        request.exception()

@@ -14,19 +14,21 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import asyncssh
 
 from reconciler.core.rules.origin import UNIX, Origin, tcp_origin
 from reconciler.core.spec import Endpoint, RemoteTcp, RemoteUnix
+from reconciler.ssh.channels.channel import Channel
+from reconciler.ssh.channels.handler import ChannelHandler
+from reconciler.ssh.channels.messages import Forward, ForwardedTcp, ForwardedUnix, OpenError
+from reconciler.ssh.channels.mux import Refusal
 from reconciler.ssh.internals.packets import PacketDecodeError
 from reconciler.system.redaction import redact
 
-# The first receive window, in bytes, of a listener's clients. asyncssh has one value for all of them, and the server
-# decides how many there are. With its first data, each client gets a window of the link's budget.
-WINDOW = 256 << 10
 PORT_MAX = 65535
 _DEBUG_MESSAGES_MAX = 32  # debug messages kept for one request: a server may send any number
 _MESSAGE_MAX = 1024  # characters of each
@@ -35,7 +37,7 @@ _LISTENS_EVERYWHERE = re.compile(r'listen address "([^"]*)" overridden by server
 
 log = logging.getLogger(__name__)
 
-Accept = Callable[[Origin], Awaitable[asyncssh.SSHTCPSession[bytes]]]
+Accept = Callable[[Channel, Origin], ChannelHandler | Refusal]  # serves a client, or refuses it
 
 
 class ListenRefusedError(asyncssh.ChannelListenError):
@@ -68,17 +70,14 @@ class RemoteListener:
     address: str = ""
     is_open: bool = False
 
-    async def take(self, origin: Origin) -> asyncssh.SSHTCPSession[bytes]:
+    def take(self, channel: Channel, origin: Origin) -> ChannelHandler | Refusal:
         if self.accept is None:
-            raise asyncssh.ChannelOpenError(asyncssh.OPEN_CONNECT_FAILED, "the listener is closed")
+            return Refusal(OpenError.CONNECT_FAILED, "the listener is closed")
         try:
-            return await self.accept(origin)
-        except (asyncssh.ChannelOpenError, OSError):
-            raise
-        except Exception as error:
-            # An exception here would make asyncssh end the whole connection, with all clients on it.
+            return self.accept(channel, origin)
+        except Exception:  # it would end the whole connection, with all clients on it
             log.exception("internal error while a client on the server connected: please report it")
-            raise asyncssh.ChannelOpenError(asyncssh.OPEN_CONNECT_FAILED, "internal error") from error
+            return Refusal(OpenError.CONNECT_FAILED, "internal error")
 
 
 class RemoteListeners:
@@ -87,6 +86,7 @@ class RemoteListeners:
     def __init__(self, connection: asyncssh.SSHClientConnection) -> None:
         self._connection = connection
         self.cancels = "dropbear" not in str(connection.get_extra_info("server_version", "")).lower()
+        self._by_address: dict[tuple[str, int] | str, RemoteListener] = {}  # as the server names them in requests
         self._closed: dict[RemoteTcp | RemoteUnix, RemoteListener] = {}  # for reuse, if the server does not cancel
         self._recordings: list[list[str]] = []  # the debug messages during each running request
         self._answer_text = ""
@@ -101,6 +101,23 @@ class RemoteListeners:
     def refused(self, text: str) -> None:
         """Record the text of a refusal. RFC 4254 defines no such field, but some servers send one."""
         self._answer_text = redact(text)[:_MESSAGE_MAX]
+
+    def offer(self, channel: Channel, what: Forward) -> ChannelHandler | Refusal:
+        """Serve a client for which the server asks for a channel, or refuse it."""
+        origin: Origin = UNIX
+        forward: RemoteListener | None = None
+        match what:
+            case ForwardedTcp(host, port, origin_host, origin_port):
+                origin = tcp_origin(origin_host, origin_port)
+                # Some servers name port 0 for a listener whose port they assigned (asyncssh has the same fallback).
+                forward = self._by_address.get((host.lower(), port)) or self._by_address.get((host.lower(), 0))
+            case ForwardedUnix(path):
+                forward = self._by_address.get(path)
+            case _:
+                pass
+        if forward is None:
+            return Refusal(OpenError.CONNECT_FAILED, "no such listener")
+        return forward.take(channel, origin)
 
     async def listen(self, listen: RemoteTcp | RemoteUnix, accept: Accept) -> RemoteListener:
         """Ask the server to listen. Raises ListenRefusedError; asyncssh.Error if the connection is lost."""
@@ -122,6 +139,7 @@ class RemoteListeners:
         elif forward.listener is not None:
             forward.listener.close()
             await forward.listener.wait_closed()
+            self._by_address = {key: one for key, one in self._by_address.items() if one is not forward}
         forward.is_open = False  # last: a close that raised can be repeated
 
     async def _ask(self, listen: RemoteTcp | RemoteUnix, accept: Accept) -> RemoteListener:
@@ -139,26 +157,33 @@ class RemoteListeners:
         messages = list[str]()
         self._answer_text = ""
         self._recordings.append(messages)
+        key = _key(forward.listen)
+        before = self._by_address.get(key)
+        self._by_address[key] = forward  # a client may connect before the answer is handled
         try:
             match forward.listen:
                 case RemoteTcp() as listen:
-                    forward.listener = await self._connection.create_server(
-                        lambda host, port: forward.take(tcp_origin(host, port)), listen.host, listen.port, window=WINDOW
-                    )
+                    forward.listener = await self._connection.create_server(_unused, listen.host, listen.port)
                 case RemoteUnix() as listen:
-                    forward.listener = await self._connection.create_unix_server(
-                        lambda: forward.take(UNIX), listen.path, window=WINDOW
-                    )
-        except asyncssh.ChannelListenError:
+                    forward.listener = await self._connection.create_unix_server(_unused, listen.path)
+        except BaseException as error:
+            if before is None:
+                self._by_address.pop(key, None)
+            else:
+                self._by_address[key] = before
+            if isinstance(error, PacketDecodeError):
+                raise asyncssh.ProtocolError("its answer to a request to listen cannot be decoded") from None
+            if not isinstance(error, asyncssh.ChannelListenError):
+                raise
             # A connection that is ending refuses, too. Its end is reported in this iteration and cancels the caller.
             await asyncio.sleep(0)
             raise ListenRefusedError("\n".join(messages), self._answer_text) from None
-        except PacketDecodeError:
-            raise asyncssh.ProtocolError("its answer to a request to listen cannot be decoded") from None
         finally:
             self._recordings = [other for other in self._recordings if other is not messages]
         if (port := forward.listener.get_port()) > PORT_MAX:
             raise asyncssh.ProtocolError(f"it reports port {port} for a listener: expected at most {PORT_MAX}")
+        if isinstance(forward.listen, RemoteTcp):
+            self._by_address[forward.listen.host.lower(), port] = forward
         return messages
 
 
@@ -169,3 +194,12 @@ def _address(forward: RemoteListener, messages: list[str]) -> str:
     everywhere = {match[1] for message in messages if (match := _LISTENS_EVERYWHERE.search(message))}
     port = forward.listener.get_port() if forward.listener is not None else listen.port
     return str(Endpoint("*" if listen.host in everywhere else listen.host, port))
+
+
+def _key(listen: RemoteTcp | RemoteUnix) -> tuple[str, int] | str:
+    return (listen.host.lower(), listen.port) if isinstance(listen, RemoteTcp) else listen.path
+
+
+def _unused(*_: object) -> Any:
+    """Not called: the packets that open channels for listeners do not reach asyncssh."""
+    raise asyncssh.ChannelOpenError(asyncssh.OPEN_CONNECT_FAILED, "no such listener")

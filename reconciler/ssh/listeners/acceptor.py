@@ -1,7 +1,7 @@
 """Accepts clients at listening sockets here, and resets them when the process is out of descriptors.
 
 Owns the read readiness of each listening socket, and one reserve descriptor. Input: listening sockets. Output: a
-`ClientTransport` and an origin for each client that `admit` gives a place; the others are reset.
+`ClientSocket` and an origin for each client that `admit` gives a place; the others are reset.
 
 The descriptor budget (`core/descriptor_budget.py`) leaves room to accept a client and to refuse it. If accept fails
 nevertheless, because the system is full or the limit was lowered, the reserve is closed to accept the client and reset
@@ -25,7 +25,7 @@ from weakref import WeakKeyDictionary
 
 from reconciler.core.descriptor_budget import ClientPlace
 from reconciler.core.rules.origin import UNIX, Origin, UnknownOrigin, tcp_origin
-from reconciler.ssh.relay.client_transport import RESET, ClientTransport
+from reconciler.ssh.relay.client_socket import RESET, ClientSocket
 
 AT_ONCE = 4  # clients accepted in one iteration of the loop, by all acceptors together
 RETRY_AFTER = 0.2  # seconds, if the reserve cannot be opened either, or the listening socket fails
@@ -108,7 +108,7 @@ class Acceptor:
     """Accepts clients at one socket until `close`, which does not close the socket.
 
     admit      returns the place of a new client in the budget; None: the client is reset
-    accepted   called with the transport and the origin of each accepted client
+    accepted   called with the socket and the origin of each accepted client
     exhausted  called when a client was reset because there was no descriptor
     """
 
@@ -118,7 +118,7 @@ class Acceptor:
         reserve: ReserveDescriptor,
         *,
         admit: Callable[[Origin], ClientPlace | None],
-        accepted: Callable[[ClientTransport, Origin], None],
+        accepted: Callable[[ClientSocket, Origin], None],
         exhausted: Callable[[], None],
     ) -> None:
         self._sock = sock
@@ -128,7 +128,6 @@ class Acceptor:
         self._exhausted = exhausted
         self._loop = asyncio.get_running_loop()
         self._queue = _queues.setdefault(self._loop, _AcceptQueue())
-        self._tasks: set[asyncio.Task[object]] = set()
         self._retry: asyncio.TimerHandle | None = None
         self._listen()
 
@@ -160,7 +159,8 @@ class Acceptor:
         if place is None:
             _reset(client)
         else:
-            self._start(client, origin, place)
+            client.setblocking(False)
+            self._accepted(ClientSocket(client, place), origin)
         return True
 
     def _accept_failed(self, error: OSError) -> bool:
@@ -180,22 +180,6 @@ class Acceptor:
         if self._sock.family == socket.AF_UNIX:
             return UNIX
         return tcp_origin(*peer[:2]) if isinstance(peer, tuple) and len(peer) >= 2 else UnknownOrigin()
-
-    def _start(self, client: socket.socket, origin: Origin, place: ClientPlace) -> None:
-        client.setblocking(False)
-        connecting = self._loop.connect_accepted_socket(
-            lambda: ClientTransport(lambda transport: self._accepted(transport, origin), place), client
-        )
-        task: asyncio.Task[object] = self._loop.create_task(connecting)
-        self._tasks.add(task)
-
-        def connected(task: asyncio.Task[object]) -> None:
-            self._tasks.discard(task)
-            if task.cancelled() or task.exception() is not None:  # no transport owns the socket
-                client.close()
-                place.give_back()
-
-        task.add_done_callback(connected)
 
     def _reset_next(self) -> bool:
         """Accept the next client on the reserve and reset it. Returns False if that was not possible."""

@@ -86,7 +86,7 @@ class RemoteOpener:
 
     async def _request(self, listener: Listener, listen: RemoteTcp | RemoteUnix, link: Link) -> None:
         listener.forward = await link.forwards.listen(
-            listen, lambda origin: self._connector.accept_remote(listener, link, origin)
+            listen, lambda channel, origin: self._connector.remote_clients.accept(listener, link, channel, origin)
         )
         listener.carrier = link
 

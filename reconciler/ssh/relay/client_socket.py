@@ -1,0 +1,247 @@
+"""The socket of a client connection: accepted here, or connected to a destination from here.
+
+Owns the descriptor, its place in the budget, and the bytes that the client has not taken. Input: calls of its relay, or
+of the SOCKS handshake. Output: readiness and the end of the socket, to its relay. Nothing is read unless something asks
+for it: the data of a held client stays in the kernel, which limits it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import struct
+from collections.abc import Sequence
+from typing import Protocol
+
+from reconciler.core.descriptor_budget import ClientPlace
+
+RESET = struct.pack("ii", 1, 0)  # SO_LINGER on, 0 s: close sends RST, which a client cannot mistake for EOF
+EOF = -1  # what `read_into` returns at the end of the client's bytes
+_LEFT = "the client left during the handshake"
+_PIECES_MAX = 256  # of one sendmsg: the system refuses more than 1,024 (IOV_MAX)
+_DISCARDED = 64 << 10  # bytes of one read that is not used
+
+
+class SocketOwner(Protocol):
+    """Receives the events of a socket: a relay."""
+
+    def client_readable(self) -> None: ...
+
+    def client_took(self, count: int) -> None:
+        """The client took `count` bytes that it had not taken at once."""
+
+    def client_lost(self) -> None: ...
+
+
+class ClientSocket:
+    """A socket.
+
+    place  its place in the descriptor budget, given back when it is closed
+    relay  receives its events, None before there is one
+    lost   it is closed
+    """
+
+    __slots__ = (
+        "_closing",
+        "_eof",
+        "_fd",
+        "_loop",
+        "_unsent",
+        "_watched",
+        "_writing",
+        "lost",
+        "place",
+        "relay",
+        "sock",
+    )
+
+    def __init__(self, sock: socket.socket | None = None, place: ClientPlace | None = None) -> None:
+        """`sock`: non-blocking and connected; None: `attach` is called later."""
+        self.place = place
+        self.relay: SocketOwner | None = None
+        self.lost = False
+        self._unsent = bytearray()
+        self._watched = False  # for bytes to read
+        self._writing = False  # watched for room
+        self._eof = False  # EOF follows the unsent bytes
+        self._closing = False  # the end follows the unsent bytes
+        self.sock: socket.socket | None = None
+        self._loop: asyncio.AbstractEventLoop
+        if sock is not None:
+            self.attach(sock)
+
+    def attach(self, sock: socket.socket) -> None:
+        """Use a socket that is connected and non-blocking."""
+        self.sock = sock
+        self._fd = sock.fileno()  # for the loop: it formats the repr of an unknown socket
+        self._loop = asyncio.get_running_loop()
+        if sock.family != socket.AF_UNIX:
+            with contextlib.suppress(OSError):  # macOS: fails if the client has reset the connection
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+    # --- reading -----------------------------------------------------------------------------------------------
+
+    def watch(self) -> None:
+        """Tell the relay when there are bytes to read, again and again until `unwatch`."""
+        if not self._watched and self.sock is not None and self.relay is not None and not self._closing:
+            self._watched = True
+            self._loop.add_reader(self._fd, self.relay.client_readable)
+
+    def unwatch(self) -> None:
+        if self._watched:
+            self._watched = False
+            self._loop.remove_reader(self._fd)
+
+    def read_into(self, buffer: memoryview) -> int:
+        """Return how many bytes were read, 0 if there are none for now or the socket is lost, EOF at their end."""
+        assert self.sock is not None
+        if self.lost:
+            return 0
+        try:
+            return self.sock.recv_into(buffer) or EOF
+        except (BlockingIOError, InterruptedError):
+            return 0
+        except OSError:
+            self._close()
+            return 0
+
+    async def receive(self, limit: int) -> bytes:
+        """Read 1 to `limit` bytes before there is a relay. Raises ConnectionResetError if the client leaves."""
+        assert self.sock is not None
+        while not self.lost:
+            try:
+                data = self.sock.recv(limit)
+            except (BlockingIOError, InterruptedError):
+                await self._readable()
+            except OSError:
+                break
+            else:
+                if data:
+                    return data
+                break
+        raise ConnectionResetError(_LEFT)
+
+    async def _readable(self) -> None:
+        """Return when there are bytes to read, EOF or an error."""
+        readable = asyncio.Event()
+        self._watched = True
+        self._loop.add_reader(self._fd, readable.set)
+        try:
+            await readable.wait()
+        finally:
+            self.unwatch()
+
+    # --- writing -----------------------------------------------------------------------------------------------
+
+    @property
+    def unsent(self) -> int:
+        """Bytes that the client has not taken."""
+        return len(self._unsent)
+
+    def write(self, pieces: Sequence[bytes | memoryview]) -> int:
+        """Write the pieces, and keep a copy of what the client does not take. Return how many bytes it took."""
+        if self.lost or self._closing or self.sock is None:
+            return 0
+        if self._unsent:
+            for piece in pieces:
+                self._unsent += piece
+            return 0
+        if len(pieces) > _PIECES_MAX:
+            pieces = (b"".join(pieces),)
+        try:
+            taken = self.sock.send(pieces[0]) if len(pieces) == 1 else self.sock.sendmsg(pieces)
+        except (BlockingIOError, InterruptedError):
+            taken = 0
+        except OSError:
+            self._close()
+            return 0
+        left = taken
+        for piece in pieces:
+            if left < len(piece):
+                self._unsent += piece[left:]
+            left = max(0, left - len(piece))
+        if self._unsent:
+            self._writing = True
+            self._loop.add_writer(self._fd, self._write_more)
+        return taken
+
+    def _write_more(self) -> None:
+        assert self.sock is not None
+        try:
+            taken = self.sock.send(self._unsent)
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError:
+            self._close()
+            return
+        del self._unsent[:taken]
+        if not self._unsent:
+            self._unsent = bytearray()  # the emptied one keeps its memory
+            self._writing = False
+            self._loop.remove_writer(self._fd)
+            self._after_unsent()
+        if self.relay is not None and taken:
+            self.relay.client_took(taken)
+
+    def _after_unsent(self) -> None:
+        if self._closing:
+            self._close()
+        elif self._eof and self.sock is not None:
+            # This fails for a socket that was reset just now; its loss is found by the next call.
+            with contextlib.suppress(OSError):
+                self.sock.shutdown(socket.SHUT_WR)
+
+    def write_eof(self) -> None:
+        """Send EOF after what is unsent."""
+        if not self._eof and not self.lost and not self._closing:
+            self._eof = True
+            if not self._unsent:
+                self._after_unsent()
+
+    # --- the end -----------------------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Close after what is unsent. Nothing is read any more."""
+        if not self.lost and not self._closing:
+            self.unwatch()
+            self._closing = True
+            if not self._unsent:
+                self._close()
+
+    def reset(self) -> None:
+        """Close at once: with RST on TCP. The client of a unix socket sees EOF."""
+        if self.sock is not None and not self.lost and self.sock.family != socket.AF_UNIX:
+            with contextlib.suppress(OSError):  # macOS: fails if the client has reset the connection
+                self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+        self._close()
+
+    async def refuse(self, reply: bytes, grace: float) -> None:
+        """Send a last reply, then discard what the client sends until it closes, for at most `grace` seconds.
+
+        Closing a socket with unread data resets it, and a reset may lose the reply.
+        """
+        self.unwatch()
+        self.write((reply,))
+        self.write_eof()
+        with contextlib.suppress(TimeoutError, ConnectionResetError):
+            async with asyncio.timeout(grace):
+                while True:
+                    await self.receive(_DISCARDED)
+        self._close()
+
+    def _close(self) -> None:
+        if self.lost:
+            return
+        self.unwatch()
+        self.lost = True
+        if self.sock is not None:
+            if self._writing:
+                self._loop.remove_writer(self._fd)
+            self.sock.close()
+        self._unsent = bytearray()
+        if self.place is not None:
+            self.place.give_back()
+        relay, self.relay = self.relay, None  # the reference cycle would last until a full collection
+        if relay is not None:
+            relay.client_lost()

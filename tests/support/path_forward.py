@@ -1,0 +1,203 @@
+"""A local forward over a `PacketPath`: one listener, one direct-tcpip channel for each client. Enough for tests.
+
+It has no limits, no timeouts and no fairness. Input: an asyncssh connection that has logged in. The program's own
+channels are in `reconciler/ssh/`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import struct
+from collections.abc import AsyncIterator
+from typing import Any
+
+import asyncssh
+
+from reconciler.ssh.internals.asyncssh_state import FIRST_CHANNEL
+from reconciler.ssh.internals.packet_path import PacketPath
+from reconciler.ssh.internals.packet_writer import HEAD_ROOM, PADDING_ROOM
+
+WINDOW = 2 << 20
+OPEN, CONFIRMATION, FAILURE, ADJUST, DATA, EOF, CLOSE = 90, 91, 92, 93, 94, 96, 97
+_FIELDS = struct.Struct(">BII")
+_DATA_HEAD = _FIELDS.size
+_READ = 256 << 10
+_memory = memoryview(bytearray(HEAD_ROOM + _DATA_HEAD + _READ + PADDING_ROOM))
+_START = HEAD_ROOM + _DATA_HEAD
+
+
+class PathForward:
+    """The handler of a path, and the channels of its clients."""
+
+    def __init__(self, connection: asyncssh.SSHClientConnection, to: int, *, plain: bool = False) -> None:
+        self.path = PacketPath(connection, self, plain=plain)
+        self.to = to
+        self._next = FIRST_CHANNEL
+        self._channels: dict[int, _Client] = {}
+        self._touched: dict[_Client, None] = {}
+
+    @contextlib.asynccontextmanager
+    async def listening(self) -> AsyncIterator[int]:
+        """Listen, and yield the port."""
+        server = await asyncio.get_running_loop().create_server(lambda: _Client(self), "127.0.0.1", 0)
+        try:
+            yield server.sockets[0].getsockname()[1]
+        finally:
+            server.close()
+            for client in list(self._channels.values()):
+                client.abort()
+
+    def open(self, client: _Client) -> int:
+        number = self._next
+        self._next += 1
+        self._channels[number] = client
+        here, there = _string(b"127.0.0.1"), _string(b"127.0.0.1")
+        address = there + self.to.to_bytes(4) + here + (0).to_bytes(4)
+        fields = struct.pack(">III", number, WINDOW, 32 << 10)
+        self.path.send([(bytes([OPEN]) + _string(b"direct-tcpip") + fields + address, b"")])
+        return number
+
+    def forget(self, number: int) -> None:
+        del self._channels[number]
+
+    # --- the path's handler ------------------------------------------------------------------------------------
+
+    def heard(self) -> None:
+        pass
+
+    def received(self, kind: int, payload: memoryview) -> bool:
+        if kind == OPEN or (client := self._channels.get(int.from_bytes(payload[1:5]))) is None:
+            return False
+        client.process(kind, payload)
+        self._touched[client] = None
+        return True
+
+    def batch_ended(self) -> None:
+        touched, self._touched = self._touched, {}
+        for client in touched:
+            client.deliver()
+
+    def writable(self) -> None:
+        for client in list(self._channels.values()):
+            client.go_on()
+
+
+class _Client(asyncio.BufferedProtocol):
+    """A client and its channel."""
+
+    def __init__(self, forward: PathForward) -> None:
+        self._forward = forward
+        self._path = forward.path
+        self._transport: Any = None
+        self._number = self._peer = -1
+        self._window = self._size = 0  # what the server takes
+        self._consumed = 0
+        self._undelivered: list[memoryview] = []
+        self._paused = True
+        self._full = False
+        self._closed = self._eof_sent = self._eof_received = False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = transport
+        self._transport.pause_reading()
+        self._number = self._forward.open(self)
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return _memory[_START : _START + min(_READ, self._window)]
+
+    def buffer_updated(self, nbytes: int) -> None:
+        self._window -= nbytes
+        end = _START + nbytes
+        pieces = [
+            (_FIELDS.pack(DATA, self._peer, min(self._size, end - start)), start, min(start + self._size, end))
+            for start in range(_START, end, self._size)
+        ]
+        self._path.send_in_place(pieces, _memory)
+        self._stop_or_go()
+
+    def go_on(self) -> None:
+        if self._size:
+            self._stop_or_go()
+
+    def _stop_or_go(self) -> None:
+        stop = self._path.full or not self._window or self._closed
+        if stop is not self._paused and not self._eof_received:
+            self._paused = stop
+            self._transport.pause_reading() if stop else self._transport.resume_reading()
+
+    def eof_received(self) -> bool:
+        self._eof_received = True
+        self._path.send([(bytes([EOF]) + self._peer.to_bytes(4), b"")])
+        return True
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._close()
+
+    def abort(self) -> None:
+        self._transport.abort()
+
+    def _close(self) -> None:
+        if not self._closed and self._peer >= 0:
+            self._closed = True
+            self._path.send([(bytes([CLOSE]) + self._peer.to_bytes(4), b"")])
+
+    def process(self, kind: int, payload: memoryview) -> None:
+        match kind:
+            case 91:
+                _, self._peer, self._window, self._size = struct.unpack_from(">IIII", payload, 1)
+                self._stop_or_go()
+            case 92:
+                self._forward.forget(self._number)
+                self._transport.abort()
+            case 93:
+                self._window += int.from_bytes(payload[5:9])
+                self._stop_or_go()
+            case 94:
+                self._undelivered.append(payload[9:])
+            case 96:
+                self.deliver()
+                self._transport.write_eof()
+            case 97:
+                self.deliver()
+                self._close()
+                self._forward.forget(self._number)
+                self._transport.close()
+            case _:
+                raise AssertionError(f"unexpected message {kind}")
+
+    def deliver(self) -> None:
+        views, self._undelivered = self._undelivered, []
+        if not views:
+            return
+        length = sum(map(len, views))
+        if self._transport.is_closing():
+            return
+        if not self._transport.get_write_buffer_size():
+            with contextlib.suppress(OSError):
+                sent = self._transport.get_extra_info("socket")._sock.sendmsg(views)
+                while views and sent >= len(views[0]):
+                    sent -= len(views.pop(0))
+                if views:
+                    views[0] = views[0][sent:]
+        if views:
+            self._transport.write(b"".join(views))
+        self._consumed += length
+        if not self._full:
+            self._adjust()
+
+    def _adjust(self) -> None:
+        if self._consumed >= WINDOW // 8 and not self._closed:
+            consumed, self._consumed = self._consumed, 0
+            self._path.send([(_FIELDS.pack(ADJUST, self._peer, consumed), b"")])
+
+    def pause_writing(self) -> None:
+        self._full = True
+
+    def resume_writing(self) -> None:
+        self._full = False
+        self._adjust()
+
+
+def _string(text: bytes) -> bytes:
+    return len(text).to_bytes(4) + text
