@@ -65,7 +65,7 @@ async def test_our_packets_and_asyncsshs_count_alike(sshd: Sshd, cipher: str) ->
 
         ignored = b"\x02" + (100).to_bytes(4) + bytes(100)  # SSH_MSG_IGNORE
         before = counted()
-        forward.path.send([(ignored, b"")])
+        forward.send(ignored)
         ours = counted()
         connection.send_packet(2, ignored[1:])
         theirs = counted()
@@ -109,12 +109,12 @@ async def test_asyncssh_gives_packets_for_own_numbers_to_an_object_of_another_cl
 
         state.on_plain_packet = received
         number = (FIRST_CHANNEL + 5).to_bytes(4)
-        state.send_packet(b"\x5a" + SESSION + number + SIZES, memoryview(b""))
+        state.send_packet(memoryview(b"\x5a" + SESSION + number + SIZES))
         await eventually(lambda: got)
         kind, payload = got[0]
         assert kind == payload[0] == 91
         assert payload[1:5] == number
-        state.send_packet(b"\x61" + payload[5:9], memoryview(b""))  # CHANNEL_CLOSE
+        state.send_packet(memoryview(b"\x61" + payload[5:9]))  # CHANNEL_CLOSE
         await eventually(lambda: got[-1] == (97, b"\x61" + number))
         assert not connection._channels
         connection.close()
@@ -125,8 +125,8 @@ async def test_a_number_below_the_own_ones_that_is_not_in_use_ends_the_connectio
     async with login(sshd) as connection:
         state = AsyncsshState(connection)
         state.on_plain_packet = lambda kind, _payload: kind == 91
-        state.send_packet(b"\x5a" + SESSION + bytes(4) + SIZES, memoryview(b""))
-        state.send_packet(b"\x61" + bytes(4), memoryview(b""))
+        state.send_packet(memoryview(b"\x5a" + SESSION + bytes(4) + SIZES))
+        state.send_packet(memoryview(b"\x61" + bytes(4)))
         error = await client_of(connection).ended
         assert isinstance(error, asyncssh.ProtocolError)
         assert "Invalid channel number" in error.reason

@@ -162,12 +162,12 @@ async def test_packets_are_written_where_they_are_sealed_a_limited_number_at_onc
             room[: len(payload)] = payload
             return len(payload)
 
-        assert path.send_from(write)
+        assert path.send(write)
         assert 300 < left < 400
         while left:
-            path.send_from(write)
+            path.send(write)
             await asyncio.sleep(0)
-        assert not path.send_from(write)
+        assert not path.send(write)
         connection_below: Any = connection
         await connection_below._make_global_request(b"keepalive@openssh.com")  # the server accepted all
 
@@ -300,6 +300,6 @@ async def test_a_closed_connection_takes_packets_without_an_error(sshd: Sshd) ->
     async with login(sshd) as connection:
         forward = PathForward(connection, 1)
         connection.abort()
-        forward.path.send([(b"\x5e" + bytes(8), b"data")])
+        forward.send(b"\x5e" + bytes(8) + b"data")
         await client_of(connection).ended
-        forward.path.send([(b"\x5e" + bytes(8), b"data")])
+        forward.send(b"\x5e" + bytes(8) + b"data")

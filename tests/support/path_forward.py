@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import struct
+from collections import deque
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -16,15 +17,12 @@ import asyncssh
 
 from reconciler.ssh.internals.asyncssh_state import FIRST_CHANNEL
 from reconciler.ssh.internals.packet_path import PacketPath
-from reconciler.ssh.internals.packet_writer import HEAD_ROOM, PADDING_ROOM
 
 WINDOW = 2 << 20
 OPEN, CONFIRMATION, FAILURE, ADJUST, DATA, EOF, CLOSE = 90, 91, 92, 93, 94, 96, 97
 _FIELDS = struct.Struct(">BII")
-_DATA_HEAD = _FIELDS.size
 _READ = 256 << 10
-_memory = memoryview(bytearray(HEAD_ROOM + _DATA_HEAD + _READ + PADDING_ROOM))
-_START = HEAD_ROOM + _DATA_HEAD
+_memory = memoryview(bytearray(_READ))
 
 
 class PathForward:
@@ -36,6 +34,7 @@ class PathForward:
         self._next = FIRST_CHANNEL
         self._channels: dict[int, _Client] = {}
         self._touched: dict[_Client, None] = {}
+        self._unsent: deque[bytes] = deque()
 
     @contextlib.asynccontextmanager
     async def listening(self) -> AsyncIterator[int]:
@@ -55,8 +54,18 @@ class PathForward:
         here, there = _string(b"127.0.0.1"), _string(b"127.0.0.1")
         address = there + self.to.to_bytes(4) + here + (0).to_bytes(4)
         fields = struct.pack(">III", number, WINDOW, 32 << 10)
-        self.path.send([(bytes([OPEN]) + _string(b"direct-tcpip") + fields + address, b"")])
+        self.send(bytes([OPEN]) + _string(b"direct-tcpip") + fields + address)
         return number
+
+    def send(self, *packets: bytes) -> None:
+        self._unsent.extend(packets)
+        if self.path.send(self._write):
+            asyncio.get_running_loop().call_soon(self.send)
+
+    def _write(self, room: memoryview) -> int:
+        packet = self._unsent.popleft() if self._unsent else b""
+        room[: len(packet)] = packet
+        return len(packet)
 
     def forget(self, number: int) -> None:
         del self._channels[number]
@@ -79,6 +88,7 @@ class PathForward:
             client.deliver()
 
     def writable(self) -> None:
+        self.send()
         for client in list(self._channels.values()):
             client.go_on()
 
@@ -104,16 +114,13 @@ class _Client(asyncio.BufferedProtocol):
         self._number = self._forward.open(self)
 
     def get_buffer(self, sizehint: int) -> memoryview:
-        return _memory[_START : _START + min(_READ, self._window)]
+        return _memory[: min(_READ, self._window)]
 
     def buffer_updated(self, nbytes: int) -> None:
         self._window -= nbytes
-        end = _START + nbytes
-        pieces = [
-            (_FIELDS.pack(DATA, self._peer, min(self._size, end - start)), start, min(start + self._size, end))
-            for start in range(_START, end, self._size)
-        ]
-        self._path.send_in_place(pieces, _memory)
+        starts = range(0, nbytes, self._size)
+        pieces = [bytes(_memory[start : min(start + self._size, nbytes)]) for start in starts]
+        self._forward.send(*(_FIELDS.pack(DATA, self._peer, len(piece)) + piece for piece in pieces))
         self._stop_or_go()
 
     def go_on(self) -> None:
@@ -128,7 +135,7 @@ class _Client(asyncio.BufferedProtocol):
 
     def eof_received(self) -> bool:
         self._eof_received = True
-        self._path.send([(bytes([EOF]) + self._peer.to_bytes(4), b"")])
+        self._forward.send(bytes([EOF]) + self._peer.to_bytes(4))
         return True
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -140,7 +147,7 @@ class _Client(asyncio.BufferedProtocol):
     def _close(self) -> None:
         if not self._closed and self._peer >= 0:
             self._closed = True
-            self._path.send([(bytes([CLOSE]) + self._peer.to_bytes(4), b"")])
+            self._forward.send(bytes([CLOSE]) + self._peer.to_bytes(4))
 
     def process(self, kind: int, payload: memoryview) -> None:
         match kind:
@@ -189,7 +196,7 @@ class _Client(asyncio.BufferedProtocol):
     def _adjust(self) -> None:
         if self._consumed >= WINDOW // 8 and not self._closed:
             consumed, self._consumed = self._consumed, 0
-            self._path.send([(_FIELDS.pack(ADJUST, self._peer, consumed), b"")])
+            self._forward.send(_FIELDS.pack(ADJUST, self._peer, consumed))
 
     def pause_writing(self) -> None:
         self._full = True

@@ -1,11 +1,11 @@
 """The connection protocol of SSH for forwarding (RFC 4254 sections 5 and 7), without IO: packets and bytes in, calls
 and packets out. The link that drives it is elsewhere: it opens and seals packets, and owns sockets and time.
 
-    opened packet --> Mux.receive --> Channel --> Handler.data, eof, closed, opened, open_failed
+    opened packet --> Mux.receive --> Channel --> ChannelHandler.data, eof, closed, opened, open_failed
                                          |
     sealed packet <-- Mux.write_packet <-+-- Outbox <-- Channel.accept, refuse, send_eof, close, take
                           |
-                          '--> Handler.read: the client's bytes, straight into the buffer that is sealed
+                          '--> ChannelHandler.read: the client's bytes, straight into the buffer that is sealed
 
 Receiving. The link sets `mux.now` once in each turn, then calls `mux.receive(payload)` with a memoryview of each opened
 payload of types 90 to 100 that is the mux's (`mux.owns(number)`). Data reaches the handler as a slice of it, valid
@@ -14,13 +14,8 @@ during the call: the handler writes it to the client, copies what the client doe
 `LinkViolationError` if the link must end.
 
 Sending. `wake` says that there is something to send. The link then calls `mux.write_packet(buffer)`, and seals what it
-wrote, until it returns 0 or the link's socket is full. The buffer holds HEAD + PACKET_MAX bytes. A link that reads more
-from a client than one packet does these steps again and again, until the second gives None:
-  1. `mux.next_control()` until None, and seal each packet;
-  2. `mux.next_to_send()` for a channel;
-  3. read at most `channel.batch` bytes; if there were none, set `channel.wants = False`;
-  4. for at most `channel.sendable` of them at a time, `channel.put_head(buffer, offset, count)`, and seal.
-While a key exchange runs the link asks for no packets.
+wrote, until it returns 0 or the link's socket is full. The buffer holds HEAD + PACKET_MAX bytes. While a key exchange
+runs the link asks for no packets.
 
 A handler that reads clients by readiness calls `channel.ready()` when its socket is readable, and stops watching the
 socket until `read` has found it empty. At the client's EOF it calls `channel.send_eof()`. When both sides have sent EOF

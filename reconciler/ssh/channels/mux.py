@@ -2,8 +2,7 @@
 
 The link calls
   receive(packet)        with each payload of types 90 to 100 whose channel, or whose request, is the mux's
-  write_packet(buffer)   for the next payload to seal, until it returns 0; or `next_control` and `next_to_send` instead,
-                         to read several packets' data with one system call
+  write_packet(buffer)   for the next payload to seal, until it returns 0
   end(reason)            when the connection is lost
 and sets `now` (seconds) once in each turn of its loop, and `budget.delay` when it knows the path. The mux calls `wake`
 when there is something to send: within any call, so `wake` only schedules the sending. `receive` raises
@@ -99,8 +98,6 @@ class Mux:
         self.now = 0.0
         self.outbox = Outbox(wake)
         self.write_packet = self.outbox.write_packet
-        self.next_control = self.outbox.next_control
-        self.next_to_send = self.outbox.next_to_send
         self.budget = budget
         self.send_max = send_max
         self._offer = offer

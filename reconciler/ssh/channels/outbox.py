@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class Outbox:
-    """`wake` is called when there is something to send and `next_to_send` returned None since the last call."""
+    """`wake` is called when there is something to send and `write_packet` returned 0 since the last call."""
 
     __slots__ = ("_adjustments", "_awake", "_schedule", "_wake", "control")
 
@@ -48,7 +48,7 @@ class Outbox:
             self._schedule.add(channel)
             self._signal()
 
-    def next_control(self) -> bytes | None:
+    def _next_control(self) -> bytes | None:
         """Remove and return the next packet that is not data, None if there is none."""
         if self.control:
             return self.control.popleft()
@@ -57,7 +57,7 @@ class Outbox:
             return window_adjust(channel.peer, self._adjustments.pop(channel))
         return None
 
-    def next_to_send(self) -> Channel | None:
+    def _next_to_send(self) -> Channel | None:
         """Return the channel that sends data next, None if there is none."""
         channel = self._schedule.next()
         if channel is None:
@@ -68,11 +68,11 @@ class Outbox:
         """Write the next packet into `buffer`, and return its length, 0 if there is none."""
         while True:
             # Again after each `read`, which may have met the end of the client's data: EOF follows.
-            packet = self.next_control()
+            packet = self._next_control()
             if packet is not None:
                 buffer[: len(packet)] = packet
                 return len(packet)
-            channel = self.next_to_send()
+            channel = self._next_to_send()
             if channel is None:
                 return 0
             count = channel.handler.read(buffer[HEAD : HEAD + channel.sendable])

@@ -77,11 +77,6 @@ class SendSide:
             self._spare = min(unused, self._window - count)
         return True
 
-    @property
-    def batch(self) -> int:
-        """Bytes that may be sent in this turn, in several packets."""
-        return min(self.turn, self._window - self._spare)
-
     def put_head(self, buffer: memoryview, offset: int, count: int) -> None:
         """Write the head of a data packet at `offset`, before `count` bytes, and count them as sent."""
         assert 0 < count <= self.sendable

@@ -208,9 +208,9 @@ class AsyncsshState:
 
     # --- packets through asyncssh ------------------------------------------------------------------------------
 
-    def send_packet(self, head: bytes, payload: memoryview) -> None:
+    def send_packet(self, payload: memoryview) -> None:
         """Send a packet through asyncssh, which may keep it until there are new keys."""
-        self._connection.send_packet(head[0], head[1:], bytes(payload))
+        self._connection.send_packet(payload[0], bytes(payload[1:]))
 
     def _process_packet(self, kind: int, seq: int, packet: SSHPacket) -> Any:
         """Offer the packets that open channels. asyncssh itself handles them by their number later."""

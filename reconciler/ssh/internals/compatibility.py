@@ -6,6 +6,7 @@ from functools import cache
 
 import asyncssh
 
+from reconciler.core.text import and_more
 from reconciler.ssh.internals import (
     carrier,
     connection_number,
@@ -49,5 +50,4 @@ def incompatibility() -> str:
     found = [
         f"{problem} ({module.__name__.rpartition('.')[2]})" for module in MODULES for problem in problems(module.SEAMS)
     ]
-    more = f" and {len(found) - 1} more" if len(found) > 1 else ""
-    return f"asyncssh {asyncssh.__version__} {found[0]}{more}, tested with {TESTED}" if found else ""
+    return f"asyncssh {asyncssh.__version__} {and_more(found, 1)}, tested with {TESTED}" if found else ""

@@ -15,7 +15,7 @@ import asyncio
 import contextlib
 import logging
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from functools import cache
 from typing import Any, Protocol, cast
 from weakref import WeakKeyDictionary
@@ -138,26 +138,12 @@ class PacketPath(asyncio.BufferedProtocol):
         """True if packets sent now would only be kept: the socket is full, or a key exchange is running."""
         return self._socket_full or self._state.exchanging
 
-    def send(self, packets: Iterable[tuple[bytes, bytes | bytearray | memoryview]]) -> None:
-        """Send packets in one system call: of each, the message number with its fields, and what follows them.
-
-        Within `received` and `batch_ended`, they are written after `batch_ended`.
-        """
-        for head, payload in packets:
-            self._writer.add(head, payload)
-        self._flush()
-
-    def send_in_place(self, pieces: Iterable[tuple[bytes, int, int]], memory: memoryview) -> None:
-        """Send packets whose payloads are parts of `memory`: head, start and end. See `PacketWriter.add_in_place`."""
-        for head, start, end in pieces:
-            self._writer.add_in_place(head, memory, start, end)
-        self._flush()
-
-    def send_from(self, write: Callable[[memoryview], int]) -> bool:
+    def send(self, write: Callable[[memoryview], int]) -> bool:
         """Send the packets that `write` writes into the memory where they are sealed, one at each call.
 
         `write` returns the length of a payload, which starts with the message number, and 0 if there is none. Return
-        True if there may be more in the next turn of the loop: a call sends a limited number of bytes.
+        True if there may be more in the next turn of the loop: a call sends a limited number of bytes. Within
+        `received` and `batch_ended`, packets are sealed, and written after `batch_ended`.
         """
         sent = 0
         while sent < SEALED_MAX and not self.full:
@@ -165,7 +151,7 @@ class PacketPath(asyncio.BufferedProtocol):
             if not count:
                 self._flush()
                 return False
-            self._writer.add_written(count)
+            self._writer.add(count)
             sent += count
         self._flush()
         return not self.full

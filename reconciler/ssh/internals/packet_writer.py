@@ -16,9 +16,9 @@ from reconciler.ssh.internals.codec_aead import LENGTH, TAG, Codec, padding
 
 SEALED_MAX = 256 << 10  # bytes that are written at once
 PAYLOAD_MAX = 256 << 10  # bytes of a packet
-HEAD_ROOM = 1  # bytes that a body has before the head
-PADDING_ROOM = 20  # bytes that a body has after its payload, at most
-_BODY_MAX = HEAD_ROOM + PAYLOAD_MAX + PADDING_ROOM
+_HEAD_ROOM = 1  # bytes of a body before its payload: the length of its padding
+_PADDING_ROOM = 20  # most bytes of a body after its payload
+_BODY_MAX = _HEAD_ROOM + PAYLOAD_MAX + _PADDING_ROOM
 
 
 class WriterState(Protocol):
@@ -28,7 +28,7 @@ class WriterState(Protocol):
     def send_seq(self) -> int: ...
     def send_codec(self) -> Codec | None: ...
     def count_sent(self, body: int) -> None: ...
-    def send_packet(self, head: bytes, payload: memoryview) -> None: ...
+    def send_packet(self, payload: memoryview) -> None: ...
 
 
 class SendBuffer:
@@ -56,42 +56,28 @@ class PacketWriter:
         self._state = state
         self._write = write
         self._buffer = buffer
-        self.room = buffer.body[HEAD_ROOM : HEAD_ROOM + PAYLOAD_MAX]  # for `add_written`, until another packet is added
-        self._padding = os.urandom(PADDING_ROOM)  # the cipher makes it different for each packet
+        self.room = buffer.body[_HEAD_ROOM : _HEAD_ROOM + PAYLOAD_MAX]  # for the payload of the next packet
+        self._padding = os.urandom(_PADDING_ROOM)  # the cipher makes it different for each packet
 
-    def add(self, head: bytes, payload: bytes | bytearray | memoryview = b"") -> None:
-        """Seal a packet: its message number and fields, and what follows them."""
+    def add(self, length: int) -> None:
+        """Seal the packet whose payload of `length` bytes, with the message number, is written to `room`."""
+        payload = self.room[:length]
         codec = self._state.send_codec()
         if codec is None:
-            self._state.send_packet(head, memoryview(payload))
+            self._state.send_packet(payload)
             return
-        length = len(head) + len(payload)
-        self.room[: len(head)] = head
-        self.room[len(head) : length] = payload
-        self._seal(codec, self._buffer.body, HEAD_ROOM, HEAD_ROOM + length)
-
-    def add_written(self, length: int) -> None:
-        """Seal the packet whose payload is written to `room`."""
-        codec = self._state.send_codec()
-        if codec is None:
-            self._state.send_packet(bytes(self.room[:length]), self.room[:0])
-            return
-        self._seal(codec, self._buffer.body, HEAD_ROOM, HEAD_ROOM + length)
-
-    def add_in_place(self, head: bytes, memory: memoryview, start: int, end: int) -> None:
-        """Seal a packet whose payload is `memory[start:end]`, without a copy of it.
-
-        Overwrites the bytes before it: HEAD_ROOM and the length of `head`. Those after it, PADDING_ROOM at most, keep
-        their values, so that a large read can be sealed in pieces, from its start to its end.
-        """
-        codec = self._state.send_codec()
-        if codec is None:
-            self._state.send_packet(head, memory[start:end])
-            return
-        after = bytes(memory[end : end + PADDING_ROOM])
-        memory[start - len(head) : start] = head
-        self._seal(codec, memory, start - len(head), end)
-        memory[end : end + PADDING_ROOM] = after
+        buffer = self._buffer
+        buffer.claim(self)
+        pad, end = padding(codec, length), _HEAD_ROOM + length
+        buffer.body[0] = pad
+        buffer.body[end : end + pad] = self._padding[:pad]
+        body = buffer.body[: end + pad]
+        frame_end = buffer.used + LENGTH + len(body) + TAG
+        codec.seal(self._state.send_seq, body, buffer.frames[buffer.used : frame_end])
+        buffer.used = frame_end
+        self._state.count_sent(len(body))
+        if frame_end >= SEALED_MAX:
+            self.flush()
 
     def flush(self) -> None:
         """Write what is sealed."""
@@ -99,18 +85,3 @@ class PacketWriter:
         if buffer.writer is self and buffer.used:
             used, buffer.used = buffer.used, 0
             self._write(buffer.frames[:used])
-
-    def _seal(self, codec: Codec, memory: memoryview, start: int, end: int) -> None:
-        """Seal the payload `memory[start:end]`, and overwrite what is around it with the rest of the body."""
-        buffer = self._buffer
-        buffer.claim(self)
-        pad = padding(codec, end - start)
-        memory[start - HEAD_ROOM] = pad
-        memory[end : end + pad] = self._padding[:pad]
-        body = memory[start - HEAD_ROOM : end + pad]
-        frame_end = buffer.used + LENGTH + len(body) + TAG
-        codec.seal(self._state.send_seq, body, buffer.frames[buffer.used : frame_end])
-        buffer.used = frame_end
-        self._state.count_sent(len(body))
-        if frame_end >= SEALED_MAX:
-            self.flush()

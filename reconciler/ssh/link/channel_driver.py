@@ -82,7 +82,7 @@ class ChannelDriver:
         """Send what the channels have to send, as far as the connection takes it."""
         self._mux.now = self._loop.time()
         try:
-            if not self._path.full and self._path.send_from(self._mux.write_packet):
+            if not self._path.full and self._path.send(self._mux.write_packet):
                 self._schedule()
         except Exception:
             # A bug. Without the end of the connection, all its channels would wait for each other without end.
