@@ -21,6 +21,7 @@ from support.netns import Namespace
 from support.processes import tied_to_parent
 
 MTU = 9000
+BUFFER_MAX = 64 << 20  # bytes of a TCP socket in the namespace
 QUEUE = 10_000  # packets that the kernel keeps while the copying process is busy
 TUNSETIFF, IFF_TUN, IFF_NO_PI = 0x400454CA, 0x0001, 0x1000
 
@@ -48,6 +49,8 @@ class DelayedNamespace(Namespace):
             _set_up([], self._device, self.here, self.there)
             _set_up(["ip", "netns", "exec", self.name], self._far, self.there, self.here)
             self._inside("ip", "link", "set", "lo", "up")
+            for name in ("tcp_rmem", "tcp_wmem"):  # with Linux' usual 4 MiB, plain TCP moves no more than `ssh -L` here
+                self._inside("sysctl", "-qw", f"net.ipv4.{name}=4096 131072 {BUFFER_MAX}")
         except BaseException:
             self.__exit__()
             raise
