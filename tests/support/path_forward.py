@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import struct
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import asyncssh
@@ -62,10 +62,12 @@ class PathForward:
         if self.path.send(self._write):
             asyncio.get_running_loop().call_soon(self.send)
 
-    def _write(self, room: memoryview) -> int:
-        packet = self._unsent.popleft() if self._unsent else b""
-        room[: len(packet)] = packet
-        return len(packet)
+    def _write(self, rooms: Sequence[memoryview]) -> Sequence[int]:
+        if not self._unsent:
+            return ()
+        packet = self._unsent.popleft()
+        rooms[0][: len(packet)] = packet
+        return (len(packet),)
 
     def forget(self, number: int) -> None:
         del self._channels[number]

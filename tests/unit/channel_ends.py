@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from struct import pack
 
 from reconciler.ssh.channels import messages
@@ -45,10 +46,13 @@ class Recorder(ChannelHandler):
         if not self.slow:
             self.take(len(data))
 
-    def read(self, buffer: memoryview) -> int:
-        count = min(len(buffer), len(self.unsent))
-        buffer[:count] = self.unsent[:count]
-        del self.unsent[:count]
+    def read(self, space: Sequence[memoryview]) -> int:
+        count = 0
+        for view in space:
+            part = self.unsent[: len(view)]
+            view[: len(part)] = part
+            del self.unsent[: len(part)]
+            count += len(part)
         if self.ends and not self.unsent and not count:
             self.channel.send_eof()
         return count
@@ -88,7 +92,7 @@ class End:
             frozenset(Forward.__args__),
             **options,
         )
-        self._buffer = bytearray(HEAD + PACKET_MAX)
+        self._rooms = [memoryview(bytearray(HEAD + PACKET_MAX)) for _ in range(3)]
 
     def _woken(self) -> None:
         self.wakes += 1
@@ -119,8 +123,8 @@ class End:
     def packets(self, limit: int = 1 << 30) -> list[bytes]:
         """Return the packets that the mux has to send."""
         found: list[bytes] = []
-        while len(found) < limit and (count := self.mux.write_packet(memoryview(self._buffer))):
-            found.append(bytes(self._buffer[:count]))
+        while len(found) < limit and (lengths := self.mux.write_packets(self._rooms)):
+            found += [bytes(room[:length]) for room, length in zip(self._rooms, lengths, strict=False)]
         return found
 
     def kinds(self) -> list[Packet]:

@@ -26,6 +26,7 @@ def encryptions(name: str) -> tuple[Encryption, Encryption]:
 def codec_of(encryption: Encryption) -> Codec:
     codec = codec_for(encryption)
     assert codec is not None
+    codec.begin()
     return codec
 
 
@@ -41,10 +42,12 @@ def sealed(codec: Codec, seq: int, body: bytes) -> bytes:
 
 
 def opened(codec: Codec, seq: int, frame: bytes) -> bytes | None:
-    body = bytearray(codec.length(seq, memoryview(frame)[:LENGTH]))
-    if not codec.open(seq, memoryview(frame), memoryview(body)):
+    body = bytearray(codec.length(seq, memoryview(frame), 0))
+    codec.begin()
+    if not codec.open(seq, memoryview(frame), 0, memoryview(body)):
         return None
     codec.advance()
+    codec.end()
     return bytes(body)
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import random
 import sys
 from struct import pack
 
 import pytest
 
 from reconciler.ssh.channels import messages, mux
-from reconciler.ssh.channels.messages import DirectTcp, Forward, ForwardedUnix, OpenError, Packet
+from reconciler.ssh.channels.messages import HEAD, DirectTcp, Forward, ForwardedUnix, OpenError, Packet
 from reconciler.ssh.channels.mux import LimitError, Limits, LinkViolationError, Mux, Refusal
 from reconciler.ssh.channels.numbers import LATE_FOR_EACH, LATE_MAX, RESTING
 from reconciler.ssh.channels.send_side import PACKET_MAX, PACKET_MIN
@@ -82,6 +83,36 @@ def test_a_link_may_send_smaller_packets_than_its_peer_says() -> None:
     handler = end.opened()
     handler.write(bytes(PACKET_MAX))
     assert [len(packet) - 9 for packet in end.packets()] == [PACKET_MAX - 1, 1]
+
+
+def test_a_client_with_much_data_is_read_for_several_packets_at_once() -> None:
+    end = End()
+    handler = end.opened(window=8 * PACKET_MAX)
+    content = random.Random(1).randbytes(5 * PACKET_MAX + 10)
+    handler.write(content)
+    rooms = [memoryview(bytearray(HEAD + PACKET_MAX)) for _ in range(3)]
+    counts, sent = list[int](), b""
+    while lengths := end.mux.write_packets(rooms):
+        counts.append(len(lengths))
+        sent += b"".join(bytes(room[HEAD:length]) for room, length in zip(rooms, lengths, strict=False))
+    assert counts == [1, 3, 2]
+    assert sent == content
+
+
+def test_a_channel_is_read_for_no_more_packets_than_its_window_permits() -> None:
+    end = End()
+    handler = end.opened(window=3 * PACKET_MAX + 100)
+    handler.write(bytes(8 * PACKET_MAX))
+    assert [len(packet) - HEAD for packet in end.packets()] == [PACKET_MAX, PACKET_MAX, PACKET_MAX, 100]
+
+
+def test_the_budget_knows_how_many_channels_there_are() -> None:
+    end = End(budget=(budget := WindowBudget()))
+    first, _second = end.opened(), end.opened()
+    assert budget.channels == 2
+    first.channel.close()
+    end.receive(packet_of(P.CLOSE, first.channel.number))
+    assert budget.channels == 1
 
 
 def test_one_adjustment_is_sent_for_all_that_was_taken() -> None:
@@ -206,8 +237,8 @@ def test_only_kinds_of_channels_that_are_accepted_are_offered() -> None:
     client.receive(memoryview(session))
     assert offered == [ForwardedUnix("/a")]
     unknown = "unknown channel type"
-    buffer = memoryview(bytearray(256))
-    assert [bytes(buffer[: client.write_packet(buffer)]) for _ in range(4)] == [
+    room = memoryview(bytearray(256))
+    assert [bytes(room[: sum(client.write_packets([room]))]) for _ in range(4)] == [
         messages.open_failure(0, OpenError.UNKNOWN_TYPE, unknown),
         messages.open_failure(1, OpenError.PROHIBITED, "no"),
         messages.open_failure(8, OpenError.UNKNOWN_TYPE, unknown),
@@ -236,7 +267,7 @@ def test_a_request_that_takes_tiny_packets_is_refused() -> None:
 
 
 def test_data_beyond_the_window_ends_its_channel() -> None:
-    end = End(budget=WindowBudget(usual=PACKET_MAX))
+    end = End(budget=WindowBudget(usual=PACKET_MAX, alone=PACKET_MAX))
     handler, neighbour = end.opened(slow=True), end.opened()
     end.receive(data(handler.channel.number, bytes(PACKET_MAX)))
     end.receive(data(handler.channel.number, b"x"))
@@ -276,7 +307,7 @@ def test_extended_data_is_dropped_and_the_window_given_back() -> None:
 
 
 def test_extended_data_beyond_the_window_ends_its_channel() -> None:
-    end = End(budget=WindowBudget(usual=PACKET_MAX))
+    end = End(budget=WindowBudget(usual=PACKET_MAX, alone=PACKET_MAX))
     handler, neighbour = end.opened(slow=True), end.opened()
     end.receive(data(handler.channel.number, bytes(PACKET_MAX)))
     end.receive(extended_data(handler.channel.number, b"x"))

@@ -27,7 +27,7 @@ def sent(schedule: Schedule[SendSide], packets: int, size: int = PACKET_MAX) -> 
     for _ in range(packets):
         chosen = schedule.next()
         assert chosen is not None
-        chosen.put_head(HEAD, 0, min(size, chosen.sendable))
+        chosen.put_heads([HEAD], PACKET_MAX, min(size, chosen.sendable))
         order.append(chosen)
     return order
 
@@ -48,7 +48,7 @@ def test_packet_sizes_do_not_change_the_shares() -> None:
         chosen = schedule.next()
         assert chosen is not None
         size = 100 if chosen is small else PACKET_MAX
-        chosen.put_head(HEAD, 0, size)
+        chosen.put_heads([HEAD], PACKET_MAX, size)
         totals[chosen] += size
     assert abs(totals[small] - totals[large]) <= 2 * (QUANTUM + PACKET_MAX)
 
@@ -75,7 +75,7 @@ def test_a_sender_that_stops_and_starts_gets_its_share_and_no_more() -> None:
     for _ in range(1000):
         chosen = schedule.next()
         assert chosen is not None
-        chosen.put_head(HEAD, 0, PACKET_MAX)
+        chosen.put_heads([HEAD], PACKET_MAX, PACKET_MAX)
         totals[chosen] += 1
         if chosen is sly:
             sly.wants = False

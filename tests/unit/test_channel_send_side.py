@@ -1,4 +1,4 @@
-"""How much of the peer's window is used: all of it at first, less when the peer adjusts often."""
+"""How much of the peer's window is used: all of it at first, less beside other channels when the peer adjusts often."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def sent(side: SendSide) -> int:
     """Send all that may be sent, and return how much that was."""
     total = 0
     while count := side.sendable:
-        side.put_head(BUFFER, 0, count)
+        side.put_heads([BUFFER], count, count)
         total += count
     return total
 
@@ -46,6 +46,15 @@ def test_little_is_on_its_way_to_a_peer_that_adjusts_often() -> None:
         assert more >= part // 2
         on_its_way += more - part
     assert on_its_way == AHEAD
+
+
+def test_a_channel_without_neighbours_uses_the_whole_window() -> None:
+    side, part = opened(2 * MIB), 96 << 10
+    sent(side)
+    for _ in range(100):
+        assert side.widen(part, 0.0, alone=True)
+        side.allow()
+        assert sent(side) == part
 
 
 def test_a_long_path_is_used_whole() -> None:

@@ -136,6 +136,16 @@ def test_a_slow_client_gets_a_small_window() -> None:
     assert budget.reserved == budget.usual
 
 
+def test_a_window_is_large_while_its_channel_is_alone_and_small_again_beside_others() -> None:
+    budget = WindowBudget(channels=1)
+    download = Download(budget, Path(1000 * MIB, 0.00005))
+    download.run(0.2)
+    assert download.window.size >= budget.alone
+    budget.channels = 2
+    download.run(0.2)
+    assert download.window.size < budget.alone
+
+
 def test_a_client_that_stops_holds_no_more_than_its_window() -> None:
     budget = WindowBudget()
     download = Download(budget, Path(100 * MIB, 0.0), takes=0.0)

@@ -10,9 +10,8 @@ from asyncssh.encryption import Encryption
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reconciler.ssh.internals.asyncssh_state import BODY_MAX
-from reconciler.ssh.internals.codec_aead import LENGTH, TAG, Codec, codec_for, padding
-from reconciler.ssh.internals.packet_reader import PacketReader
+from reconciler.ssh.internals.codec_aead import BODY_MAX, LENGTH, Codec, codec_for, padding
+from reconciler.ssh.internals.packet_reader import CHECKED, PacketReader
 from unit.ciphers import CIPHERS, codec_of, each_cipher, encryptions, opened_by_asyncssh, sealed
 
 DATA, GLOBAL_REQUEST, OWN_CHANNEL, ASYNCSSH_CHANNEL = 94, 80, 1, 2
@@ -37,26 +36,21 @@ class Asyncssh:
     def recv_codec(self) -> Codec | None:
         return codec_for(self._encryption)
 
-    def count_received(self) -> None:
-        self.recv_seq += 1
+    def count_received(self, seq: int) -> None:
+        self.recv_seq = seq
 
-    def frame_length(self, codec: Codec, start: memoryview) -> int:
-        body = codec.length(self.recv_seq, start)
-        return LENGTH + body + TAG if body <= BODY_MAX else 0
-
-    def hand_over(self, data: memoryview) -> bool:
+    def hand_over(self, data: memoryview) -> None:
         if self._encryption is None:
             self.raw += data
-            return True
+            return
         body = opened_by_asyncssh(self._encryption, self.recv_seq, bytes(data))
         if not body:
             self.transport = None
             self.is_idle = False
-            return False
+            return
         self.got.append(("asyncssh", body[1 : -body[0]]))
         self.recv_seq += 1
         self.is_idle = self.recv_seq != self.waits_after
-        return self.is_idle
 
     def refuse_length(self, start: memoryview) -> None:
         self.transport = None
@@ -174,11 +168,11 @@ def test_nothing_is_read_while_asyncssh_handles_a_packet_in_a_task(name: str) ->
 def test_it_stops_when_the_time_is_used_up(name: str) -> None:
     sender, receiver = encryptions(name)
     asyncssh = Asyncssh(receiver)
-    frames = packets(codec_of(sender), [bytes([DATA, OWN_CHANNEL])] * 3)
+    frames = packets(codec_of(sender), [bytes([DATA, OWN_CHANNEL])] * (3 * CHECKED))
     stream = b"".join(frames)
     reader = PacketReader(asyncssh, asyncssh.received)
-    done = reader.read(memoryview(stream), memoryview(bytearray(len(stream))), lambda: len(asyncssh.got) < 2)
-    assert done == len(frames[0]) + len(frames[1])
+    done = reader.read(memoryview(stream), memoryview(bytearray(len(stream))), lambda: len(asyncssh.got) < 2 * CHECKED)
+    assert done == sum(map(len, frames[: 2 * CHECKED]))
 
 
 @pytest.mark.parametrize("name", CIPHERS[:2])  # with ChaCha20 the length is encrypted

@@ -37,8 +37,9 @@ class Asyncssh:
         self.by_asyncssh.append(bytes(payload))
 
     def add(self, payload: bytes) -> None:
-        self.writer.room[: len(payload)] = payload
-        self.writer.add(len(payload))
+        room = self.send_seq % len(self.writer.rooms)
+        self.writer.rooms[room][: len(payload)] = payload
+        self.writer.add(room, len(payload))
 
     def opened(self) -> list[bytes]:
         """Return the payloads of all that is written."""
@@ -48,7 +49,7 @@ class Asyncssh:
 def payloads(peer: Encryption, codec: Codec, stream: bytes) -> list[bytes]:
     found: list[bytes] = []
     while stream:
-        length = LENGTH + codec.length(len(found), memoryview(stream)[:LENGTH]) + TAG
+        length = LENGTH + codec.length(len(found), memoryview(stream), 0) + TAG
         body = opened_by_asyncssh(peer, len(found), stream[:length])
         assert body
         found.append(body[1 : -body[0]])

@@ -145,7 +145,8 @@ class Channel(SendSide):
 
     def _adjusted(self, packet: memoryview, after: ChannelState) -> None:
         (count,) = messages.parse_words(packet, 1)
-        if not self.widen(count, self._owner.budget.delay):
+        budget = self._owner.budget
+        if not self.widen(count, budget.delay, alone=budget.channels == 1):
             self.violate(f"the peer adjusted a window by {count}, beyond 2^32 - 1 bytes")
         elif after is ChannelState.OPEN or after is ChannelState.EOF_RECEIVED:
             self._update_sendable()

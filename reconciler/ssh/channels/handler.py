@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
@@ -29,8 +30,10 @@ class ChannelHandler(Protocol):
     def data(self, data: memoryview) -> None:
         """Take received bytes. `data` is valid during the call. Call `Channel.take` when the client has them."""
 
-    def read(self, buffer: memoryview) -> int:
-        """Write bytes to send into `buffer`, which is not empty. Return their count, 0 if there are none for now.
+    def read(self, space: Sequence[memoryview]) -> int:
+        """Write bytes to send into `space`: views of one size, at least one, filled in their order.
+
+        Return the count of bytes, 0 if there are none for now.
 
         After 0 the handler calls `Channel.ready` when there are bytes again.
         """

@@ -2,7 +2,7 @@
 
 The link calls
   receive(packet)        with each payload of types 90 to 100 whose channel, or whose request, is the mux's
-  write_packet(buffer)   for the next payload to seal, until it returns 0
+  write_packets(rooms)   for the next payloads to seal, until there are none
   end(reason)            when the connection is lost
 and sets `now` (seconds) once in each turn of its loop, and `budget.delay` when it knows the path. The mux calls `wake`
 when there is something to send: within any call, so `wake` only schedules the sending. `receive` raises
@@ -37,7 +37,7 @@ _DATA = Packet.DATA.value
 _KINDS = frozenset(kind.value for kind in Packet)
 _LEAST = 5  # bytes: the type and a number
 _OPEN, _EOF_SENT = ChannelState.OPEN, ChannelState.EOF_SENT
-_TWO_WORDS = Struct(">II")
+_DATA_HEAD = Struct(">BII")
 _WORD = Struct(">I")
 
 
@@ -97,7 +97,7 @@ class Mux:
     ) -> None:
         self.now = 0.0
         self.outbox = Outbox(wake)
-        self.write_packet = self.outbox.write_packet
+        self.write_packets = self.outbox.write_packets
         self.budget = budget
         self.send_max = send_max
         self._offer = offer
@@ -137,9 +137,9 @@ class Mux:
     def receive(self, packet: memoryview) -> None:
         """Handle a packet: its payload, valid during the call. Raises LinkViolationError."""
         # The path of data, which is nearly all packets: no call but the handler's.
-        if len(packet) >= HEAD and packet[0] == _DATA:
-            number, count = _TWO_WORDS.unpack_from(packet, 1)
-            channel = self._channels.get(number)
+        if len(packet) >= HEAD:
+            kind, number, count = _DATA_HEAD.unpack_from(packet)
+            channel = self._channels.get(number) if kind == _DATA else None
             if channel is not None and ((state := channel.state) is _OPEN or state is _EOF_SENT):
                 window = channel.window
                 if 0 < count <= window.left and count <= PACKET_MAX and count == len(packet) - HEAD:
@@ -175,6 +175,7 @@ class Mux:
 
     def remove(self, channel: Channel) -> None:
         del self._channels[channel.number]
+        self.budget.channels = len(self._channels)
         self._numbers.free(channel.number)
 
     # -----------------------------------------------------------------------------------------------------------
@@ -245,5 +246,6 @@ class Mux:
 
     def _add(self) -> Channel:
         number = self._numbers.take()
+        self.budget.channels = len(self._channels) + 1
         channel = self._channels[number] = Channel(self, number, ReceiveWindow(self.budget))
         return channel

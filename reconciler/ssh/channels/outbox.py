@@ -7,7 +7,7 @@ channel is asked for it when its turn comes, and so the EOF or CLOSE behind it k
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from reconciler.ssh.channels.messages import HEAD, window_adjust
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class Outbox:
-    """`wake` is called when there is something to send and `write_packet` returned 0 since the last call."""
+    """`wake` is called when there is something to send and `write_packets` returned none since the last call."""
 
     __slots__ = ("_adjustments", "_awake", "_schedule", "_wake", "control")
 
@@ -64,21 +64,25 @@ class Outbox:
             self._awake = False
         return channel
 
-    def write_packet(self, buffer: memoryview) -> int:
-        """Write the next packet into `buffer`, and return its length, 0 if there is none."""
+    def write_packets(self, rooms: Sequence[memoryview]) -> Sequence[int]:
+        """Write the next packets, each into a room of its own. Return the lengths of those in the first rooms.
+
+        There are none if there is nothing to send, and several if a client has more data than one packet holds.
+        """
         while True:
             # Again after each `read`, which may have met the end of the client's data: EOF follows.
             packet = self._next_control()
             if packet is not None:
-                buffer[: len(packet)] = packet
-                return len(packet)
+                rooms[0][: len(packet)] = packet
+                return (len(packet),)
             channel = self._next_to_send()
             if channel is None:
-                return 0
-            count = channel.handler.read(buffer[HEAD : HEAD + channel.sendable])
+                return ()
+            most = channel.sendable
+            space = [room[HEAD : HEAD + most] for room in rooms[: channel.packets]]
+            count = channel.handler.read(space)
             if count:
-                channel.put_head(buffer, 0, count)
-                return HEAD + count
+                return [HEAD + one for one in channel.put_heads(rooms, most, count)]
             channel.wants = False
 
     def clear(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 from reconciler.ssh.channels.messages import WORD_MAX, put_head
@@ -9,8 +10,9 @@ from reconciler.ssh.channels.messages import WORD_MAX, put_head
 PACKET_MAX: Final = 32 << 10  # bytes of data in one packet, both ways: as OpenSSH's CHAN_TCP_PACKET_DEFAULT
 # A peer that takes less in one packet would make us send a packet for each few bytes.
 PACKET_MIN: Final = 1 << 10
-# What may be on its way to a peer. It reads its packets in order: a small one of a neighbour waits behind all of it.
-AHEAD: Final = 384 << 10  # bytes, on a path without delay
+# What may be on its way to a peer, on each of several channels. The peer reads its packets in order: a small one of a
+# neighbour waits behind all of it. A channel alone uses the whole window: then a loop that is late delays nothing.
+AHEAD: Final = 256 << 10  # bytes, on a path without delay
 AHEAD_RATE: Final = 1 << 30  # bytes a second: what a path with a delay may hold beside
 
 
@@ -26,6 +28,7 @@ class SendSide:
     """
 
     __slots__ = (
+        "_is_filled",
         "_is_full",
         "_least",
         "_most",
@@ -52,24 +55,26 @@ class SendSide:
         self._least = WORD_MAX  # the least adjustment
         self._spare = 0  # part of the window that is not used
         self._is_full = True  # more is on its way than should be
+        self._is_filled = False  # the client had as much data as the last packets could hold
         self._packet_max = 0
 
     def set_limits(self, peer: int, window: int, packet_max: int) -> None:
         """Set what the peer said when the channel was opened. `packet_max`: at most PACKET_MAX."""
         self.peer, self._window, self._most, self._packet_max = peer, window, window, packet_max
 
-    def widen(self, count: int, delay: float) -> bool:
+    def widen(self, count: int, delay: float, *, alone: bool = False) -> bool:
         """Add to the window. Return False if it would exceed 2^32 - 1, which RFC 4254 forbids.
 
-        `delay`: the round trip of the path, in seconds. From the first adjustment on, less than the window is used if
-        the peer adjusts often: a peer that adjusts after each n bytes does so again before 2n are on their way.
+        `delay`: the round trip of the path, in seconds. `alone`: the link has no other channel. Else, from the first
+        adjustment on, less than the window is used if the peer adjusts often: a peer that adjusts after each n bytes
+        does so again before 2n are on their way.
         """
         if self._window + count > WORD_MAX:
             return False
         self._window += count
         self._most = max(self._most, self._window)
         self._least = min(self._least, count)
-        unused = max(0, self._most - max(AHEAD + int(delay * AHEAD_RATE), 2 * self._least))
+        unused = 0 if alone else max(0, self._most - max(AHEAD + int(delay * AHEAD_RATE), 2 * self._least))
         if self._is_full:  # the first window was used whole: half of what is adjusted becomes unused
             self._spare = min(unused, self._spare + count // 2)
             self._is_full = self._spare < unused
@@ -77,15 +82,31 @@ class SendSide:
             self._spare = min(unused, self._window - count)
         return True
 
-    def put_head(self, buffer: memoryview, offset: int, count: int) -> None:
-        """Write the head of a data packet at `offset`, before `count` bytes, and count them as sent."""
-        assert 0 < count <= self.sendable
-        put_head(buffer, offset, self.peer, count)
+    @property
+    def packets(self) -> int:
+        """How many packets to read at once, at least 1: several if the client filled the last ones."""
+        if not self._is_filled:
+            return 1
+        return max(1, (self._window - self._spare) // self._packet_max)
+
+    def put_heads(self, rooms: Sequence[memoryview], most: int, count: int) -> list[int]:
+        """Write the heads of data packets, whose `count` bytes fill all rooms but the last one with `most` each.
+
+        Count the bytes as sent, and return those of each packet.
+        """
+        lengths = [most] * (count // most)
+        self._is_filled = count % most == 0
+        if not self._is_filled:
+            lengths.append(count % most)
+        for room, length in zip(rooms, lengths, strict=False):
+            put_head(room, 0, self.peer, length)
         self.turn -= count
         self._window -= count
         left = self._window - self._spare
+        assert left >= 0
         if left < self.sendable:  # noqa: PLR1730 - min() takes a tenth of the time of this call
             self.sendable = left
+        return lengths
 
     def allow(self) -> None:
         """Let the channel send what the window permits."""

@@ -33,7 +33,7 @@ GAIN: Final = 2.0
 PERIOD: Final = 0.002  # seconds: shorter measurements mostly show the batches of the event loop
 IDLE: Final = 4  # periods without data after which a measurement says nothing
 PARTS: Final = 4  # an adjustment is a quarter of the window: few packets, and the rest covers its way
-ADJUST_MAX: Final = 128 << 10  # bytes: larger adjustments would make the peer send in bursts
+ADJUST_MAX: Final = 256 << 10  # bytes: larger adjustments would make the peer send in bursts
 OPENS: Final = 32
 START_RATE: Final = 64 << 20  # bytes a second, assumed for a new channel
 
@@ -42,23 +42,32 @@ START_RATE: Final = 64 << 20  # bytes a second, assumed for a new channel
 class WindowBudget:
     """The memory that the windows of one link may use, in bytes, and the delay of its path in seconds.
 
-    least   the smallest window
-    usual   the smallest window of a channel that moves data, while the budget lasts. With a smaller one there is an
-            adjustment for each packet; with a larger one many downloads make a longer queue.
-    most    the largest window
+    least     the smallest window
+    usual     the smallest window of a channel that moves data beside others, while the budget lasts. With a smaller one
+              there is an adjustment for each packet; with a larger one many downloads make a longer queue.
+    alone     the same for a channel without neighbours, whose queue delays nothing
+    most      the largest window
+    channels  how many channels the link has
     """
 
     total: int = 128 << 20
     least: int = 4 << 10
     usual: int = 512 << 10
+    alone: int = 2 << 20
     most: int = 64 << 20
     delay: float = 0.0
     slack: float = 0.00025
     reserved: int = 0
+    channels: int = 0
+
+    @property
+    def floor(self) -> int:
+        """The smallest window of a channel that moves data, at present."""
+        return self.alone if self.channels == 1 else self.usual
 
     def first(self) -> int:
         """Reserve the window of a new channel, and return it."""
-        wanted = min(self.most, max(self.usual, int(START_RATE * (self.delay + self.slack))))
+        wanted = min(self.most, max(self.floor, int(START_RATE * (self.delay + self.slack))))
         window = max(self.least, min(wanted, (self.total // 2 - self.reserved) // OPENS))
         self.reserved += window
         return window
@@ -116,7 +125,7 @@ class ReceiveWindow:
         budget = self._budget
         rate = self._taken / elapsed
         wanted = int(GAIN * rate * (budget.delay + budget.slack))
-        wanted = min(budget.most, max(budget.usual, wanted))
+        wanted = min(budget.most, max(budget.floor, wanted))
         if wanted < self.size and elapsed > IDLE * max(PERIOD, budget.delay):
             return
         # What the peer may still send stays reserved, although the window is smaller.

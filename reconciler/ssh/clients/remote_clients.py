@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from collections.abc import Sequence
 
 from reconciler.core.observed import ClientResult
 from reconciler.core.rules.admission import forbids
@@ -51,7 +52,7 @@ class OfferedChannel:
 
     def data(self, data: memoryview) -> None: ...
 
-    def read(self, buffer: memoryview) -> int:
+    def read(self, space: Sequence[memoryview]) -> int:
         return 0
 
     def eof(self) -> None: ...

@@ -17,13 +17,11 @@ from typing import Any, cast
 import asyncssh
 from asyncssh.packet import SSHPacket
 
-from reconciler.ssh.internals.codec_aead import LENGTH, TAG, Codec, codec_for
+from reconciler.ssh.internals.codec_aead import BODY_MAX, SEQ_MASK, Codec, codec_for
 from reconciler.ssh.internals.seam import Seam
 
-SEQ_MASK = 0xFFFFFFFF
 FIRST_CHANNEL = 1 << 30  # the least number of an own channel. asyncssh numbers its channels from 0
 HEARD_PAUSE = 0.05  # seconds between two restarts of the keepalive timer
-BODY_MAX = 256 << 10  # bytes: OpenSSH's PACKET_MAX_SIZE, and asyncssh's default
 
 _CONNECTION = asyncssh.SSHClientConnection
 # What packets below asyncssh need. What the plain way needs as well is in `packet_path`.
@@ -148,9 +146,9 @@ class AsyncsshState:
     def send_seq(self) -> int:
         return self._connection._send_seq  # type: ignore[no-any-return]
 
-    def count_received(self) -> None:
-        """Count a packet that was opened below asyncssh."""
-        self._connection._recv_seq = (self._connection._recv_seq + 1) & SEQ_MASK
+    def count_received(self, seq: int) -> None:
+        """Set the sequence number of the next packet, after packets that were opened below asyncssh."""
+        self._connection._recv_seq = seq
 
     def count_sent(self, body: int) -> None:
         """Count a packet that was sealed below asyncssh, with a body of this length."""
@@ -183,10 +181,9 @@ class AsyncsshState:
         connection._recv_handler = connection._recv_pkthdr
         return held
 
-    def hand_over(self, data: memoryview) -> bool:
-        """Give asyncssh bytes as they were received. Return True if it can take the next packet at once."""
+    def hand_over(self, data: memoryview) -> None:
+        """Give asyncssh bytes as they were received."""
         self._connection.data_received(bytes(data))
-        return self.is_idle
 
     def refuse_length(self, start: memoryview) -> None:
         """Let asyncssh end the connection because of a packet that is too long."""
@@ -200,11 +197,6 @@ class AsyncsshState:
             self._connection._force_close(error)
         else:
             self._connection.internal_error()
-
-    def frame_length(self, codec: Codec, start: memoryview) -> int:
-        """Return the length of the frame that starts with these bytes, 0 if it is over the limit."""
-        body = codec.length(self._connection._recv_seq, start[:LENGTH])
-        return LENGTH + body + TAG if body <= BODY_MAX else 0
 
     # --- packets through asyncssh ------------------------------------------------------------------------------
 

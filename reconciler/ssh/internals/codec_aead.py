@@ -1,8 +1,8 @@
 """AEAD ciphers for whole SSH packets, without a copy: AES-GCM (RFC 5647) and OpenSSH's chacha20-poly1305.
 
-A codec opens or seals the packets of one direction under one key, into memory of the caller. It keeps no counter of its
-own: the nonce of AES-GCM stands in asyncssh's cipher object and is advanced there, and that of ChaCha20 is the sequence
-number. So asyncssh and a codec may take turns, packet by packet.
+A codec opens or seals the packets of one direction under one key, into memory of the caller. The nonce of AES-GCM
+stands in asyncssh's cipher object, and that of ChaCha20 is the sequence number. So asyncssh and a codec may take turns:
+`begin` loads the nonce for a series of packets to open, and `end` stores it before asyncssh uses the cipher again.
 
 asyncssh creates an AESGCM object for each packet, and joins and slices bytes; this costs more than AES itself.
 
@@ -26,7 +26,11 @@ from cryptography.hazmat.primitives.poly1305 import Poly1305
 from reconciler.ssh.internals.seam import Seam
 
 LENGTH, TAG = 4, 16  # bytes before and after the body
+SEQ_MASK = 0xFFFFFFFF  # of sequence numbers
+BODY_MAX = 256 << 10  # bytes: OpenSSH's PACKET_MAX_SIZE, and asyncssh's default
 PADDING_MIN = 4
+_NONCE = struct.Struct(">4sQ")  # of AES-GCM (RFC 5647 section 7.1): a fixed part, and a count
+_COUNT_MASK = 0xFFFFFFFFFFFFFFFF
 _UINT32 = struct.Struct(">I")
 _UINT64 = struct.Struct(">Q")
 _BLOCK_ZERO = bytes(64)  # ChaCha20's block 0 makes the key of Poly1305, and the body begins with block 1
@@ -35,7 +39,6 @@ SEAMS = (
     Seam(GCMEncryption, "_cipher"),
     Seam(GCMCipher, "_key"),
     Seam(GCMCipher, "_iv"),
-    Seam(GCMCipher, "_update_iv", "self"),
     Seam(ChachaEncryption, "_cipher"),
     Seam(ChachaCipher, "_key"),
     Seam(ChachaCipher, "_adkey"),
@@ -51,13 +54,20 @@ class Codec(Protocol):
 
     block: int  # the body's length is a multiple of it
 
-    def length(self, seq: int, start: memoryview) -> int:
-        """Return the length of a body, not authenticated yet, from the first 4 bytes of its frame."""
+    def begin(self) -> None:
+        """Begin to open packets: take the nonce over from asyncssh."""
 
-    def open(self, seq: int, frame: memoryview, body: memoryview) -> bool:
-        """Write the decrypted body to `body`, which has its exact size. Return False for a wrong tag.
+    def end(self) -> None:
+        """End it: give the nonce back to asyncssh."""
 
-        It does not advance the nonce: the caller may leave this packet to asyncssh, which decrypts it again.
+    def length(self, seq: int, data: memoryview, at: int) -> int:
+        """Return the length of the body, not authenticated yet, of the frame that starts at `at`."""
+
+    def open(self, seq: int, data: memoryview, at: int, body: memoryview) -> bool:
+        """Write the decrypted body of the frame at `at` to `body`, which has its exact size.
+
+        Return False for a wrong tag. It does not advance the nonce: the caller may leave this packet to asyncssh, which
+        decrypts it again.
         """
 
     def advance(self) -> None:
@@ -75,23 +85,40 @@ class GcmCodec:
     def __init__(self, cipher: Any) -> None:
         """`cipher`: asyncssh's `GCMCipher`, with the key and the nonce."""
         self._cipher = cipher
-        self._aead = AESGCM(cipher._key)  # noqa: SLF001 - asyncssh gives no access to the key and the nonce
-        self.advance = cipher._update_iv  # noqa: SLF001 - as above
+        aead = AESGCM(cipher._key)  # noqa: SLF001 - asyncssh gives no access to the key and the nonce
+        self._decrypt, self._encrypt = aead.decrypt_into, aead.encrypt_into
+        self._fixed, self._count = b"", 0
 
-    def length(self, seq: int, start: memoryview) -> int:
-        return int.from_bytes(start)
+    def begin(self) -> None:
+        self._fixed, self._count = _NONCE.unpack(self._cipher._iv)  # noqa: SLF001 - as above
 
-    def open(self, seq: int, frame: memoryview, body: memoryview) -> bool:
+    def end(self) -> None:
+        self._cipher._iv = _NONCE.pack(self._fixed, self._count)  # noqa: SLF001 - as above
+
+    def length(self, seq: int, data: memoryview, at: int) -> int:
+        length: int = _UINT32.unpack_from(data, at)[0]
+        return length
+
+    def open(self, seq: int, data: memoryview, at: int, body: memoryview) -> bool:
+        start = at + LENGTH
+        nonce = _NONCE.pack(self._fixed, self._count)
         try:
-            self._aead.decrypt_into(self._cipher._iv, frame[LENGTH:], frame[:LENGTH], body)  # noqa: SLF001 - as above
+            self._decrypt(nonce, data[start : start + len(body) + TAG], data[at:start], body)
         except InvalidTag:
             return False
         return True
 
+    def advance(self) -> None:
+        """Add one to the second part of the nonce, modulo 2^64 (RFC 5647 section 7.1)."""
+        self._count = self._count + 1 & _COUNT_MASK
+
     def seal(self, seq: int, body: memoryview, frame: memoryview) -> None:
         _UINT32.pack_into(frame, 0, len(body))
-        self._aead.encrypt_into(self._cipher._iv, body, frame[:LENGTH], frame[LENGTH:])  # noqa: SLF001 - as above
-        self.advance()
+        cipher = self._cipher
+        nonce = cipher._iv  # noqa: SLF001 - as above
+        self._encrypt(nonce, body, frame[:LENGTH], frame[LENGTH:])
+        fixed, count = _NONCE.unpack(nonce)
+        cipher._iv = _NONCE.pack(fixed, count + 1 & _COUNT_MASK)  # noqa: SLF001 - as above
 
 
 class ChachaCodec:
@@ -104,21 +131,28 @@ class ChachaCodec:
         self._body = _stream(cipher._key)  # noqa: SLF001 - asyncssh gives no access to the keys
         self._length = _stream(cipher._adkey)  # noqa: SLF001 - as above
 
-    def length(self, seq: int, start: memoryview) -> int:
+    def length(self, seq: int, data: memoryview, at: int) -> int:
         self._length.reset_nonce(_nonce(seq))
-        return int.from_bytes(self._length.update(start))
+        return int.from_bytes(self._length.update(data[at : at + LENGTH]))
 
-    def open(self, seq: int, frame: memoryview, body: memoryview) -> bool:
+    def open(self, seq: int, data: memoryview, at: int, body: memoryview) -> bool:
         key = self._begin_body(seq)
+        end = at + LENGTH + len(body)
         try:
-            Poly1305.verify_tag(key, frame[:-TAG], bytes(frame[-TAG:]))
+            Poly1305.verify_tag(key, data[at:end], bytes(data[end : end + TAG]))
         except InvalidSignature:
             return False
-        self._body.update_into(frame[LENGTH:-TAG], body)
+        self._body.update_into(data[at + LENGTH : end], body)
         return True
 
-    def advance(self) -> None:
+    def begin(self) -> None:
         """Do nothing: the nonce is the sequence number."""
+
+    def end(self) -> None:
+        """Do nothing: see `begin`."""
+
+    def advance(self) -> None:
+        """Do nothing: see `begin`."""
 
     def seal(self, seq: int, body: memoryview, frame: memoryview) -> None:
         self._length.reset_nonce(_nonce(seq))

@@ -15,7 +15,7 @@ import asyncio
 import contextlib
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any, Protocol, cast
 from weakref import WeakKeyDictionary
@@ -23,14 +23,14 @@ from weakref import WeakKeyDictionary
 import asyncssh
 
 from reconciler.ssh.internals import asyncssh_state, codec_aead, seam
-from reconciler.ssh.internals.asyncssh_state import BODY_MAX, AsyncsshState
-from reconciler.ssh.internals.codec_aead import LENGTH, TAG, codec_for
+from reconciler.ssh.internals.asyncssh_state import AsyncsshState
+from reconciler.ssh.internals.codec_aead import BODY_MAX, LENGTH, TAG, codec_for
 from reconciler.ssh.internals.packet_reader import PacketReader
 from reconciler.ssh.internals.packet_writer import SEALED_MAX, PacketWriter, SendBuffer
 from reconciler.ssh.internals.seam import Seam
 from reconciler.ssh.internals.turn_budget import TurnBudget
 
-READ_MAX = 256 << 10  # bytes of one read
+READ_MAX = 512 << 10  # bytes of one read
 UNSENT_MAX = 16 << 20  # unsent bytes beyond which nothing is read, because it could cause another answer
 PLAIN_VARIABLE = "TUNNELS_PLAIN_PACKETS"  # set for tests: every packet passes through asyncssh
 
@@ -109,7 +109,7 @@ class PacketPath(asyncio.BufferedProtocol):
         self._state.on_idle = self._go_on_later
         self._state.on_new_keys = self._keys_changed
         self._state.on_plain_packet = self._received
-        self._reader = PacketReader(self._state, self._received)
+        self._reader = PacketReader(self._state, handler.received)
         self._writer = PacketWriter(self._state, self._write, self._buffers.send)
         self._state.before_write = self._writer.flush
         self._rest = b""  # received and not processed: an incomplete packet, or what the time did not suffice for
@@ -138,21 +138,22 @@ class PacketPath(asyncio.BufferedProtocol):
         """True if packets sent now would only be kept: the socket is full, or a key exchange is running."""
         return self._socket_full or self._state.exchanging
 
-    def send(self, write: Callable[[memoryview], int]) -> bool:
-        """Send the packets that `write` writes into the memory where they are sealed, one at each call.
+    def send(self, write: Callable[[Sequence[memoryview]], Sequence[int]]) -> bool:
+        """Send the packets that `write` writes into the memory where they are sealed, each into a room of its own.
 
-        `write` returns the length of a payload, which starts with the message number, and 0 if there is none. Return
-        True if there may be more in the next turn of the loop: a call sends a limited number of bytes. Within
-        `received` and `batch_ended`, packets are sealed, and written after `batch_ended`.
+        `write` returns the lengths of the payloads in the first rooms, none if there is no packet. A payload starts
+        with the message number. Return True if there may be more in the next turn of the loop: a call sends a limited
+        number of bytes. Within `received` and `batch_ended`, packets are sealed, and written after `batch_ended`.
         """
         sent = 0
         while sent < SEALED_MAX and not self.full:
-            count = write(self._writer.room)
-            if not count:
+            lengths = write(self._writer.rooms)
+            if not lengths:
                 self._flush()
                 return False
-            self._writer.add(count)
-            sent += count
+            for room, length in enumerate(lengths):
+                self._writer.add(room, length)
+                sent += length
         self._flush()
         return not self.full
 
@@ -243,7 +244,9 @@ class PacketPath(asyncio.BufferedProtocol):
         self._until -= seconds
 
     def _may_go_on(self) -> bool:
-        return self._loop.time() < self._until and self._transport.get_write_buffer_size() <= UNSENT_MAX
+        if self._state.transport is None or self._transport.get_write_buffer_size() > UNSENT_MAX:
+            return False
+        return self._loop.time() < self._until
 
     def _pause_or_resume(self) -> None:
         """Stop reading the socket while the rest has packets that can be processed without another byte."""

@@ -11,9 +11,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
-from reconciler.ssh.internals.codec_aead import LENGTH, TAG, Codec
+from reconciler.ssh.internals.codec_aead import BODY_MAX, LENGTH, SEQ_MASK, TAG, Codec
 
 CHANNEL_FIRST, CHANNEL_LAST = 90, 100  # the messages of RFC 4254 section 5
+CHECKED = 4  # packets after which `may_go_on` is asked again
+BODY_MIN = 2  # bytes: the length of the padding, and a message number
 HEADER = 16  # bytes with which asyncssh reads the length of any packet
 
 
@@ -28,9 +30,8 @@ class ReaderState(Protocol):
     def recv_seq(self) -> int: ...
     def opens(self) -> bool: ...
     def recv_codec(self) -> Codec | None: ...
-    def count_received(self) -> None: ...
-    def frame_length(self, codec: Codec, start: memoryview) -> int: ...
-    def hand_over(self, data: memoryview) -> bool: ...
+    def count_received(self, seq: int) -> None: ...
+    def hand_over(self, data: memoryview) -> None: ...
     def refuse_length(self, start: memoryview) -> None: ...
 
 
@@ -52,31 +53,20 @@ class PacketReader:
         `plain` is at least as long as `data`. Payloads are views of it: the next call overwrites them.
         """
         state = self._state
-        at, used = 0, 0
-        if not state.is_idle:
-            return 0
-        # Both change with a packet of asyncssh's only.
-        codec, opens = state.recv_codec(), state.opens()
-        while len(data) - at >= LENGTH and state.transport is not None:
+        at = used = 0
+        while state.is_idle:
+            codec = state.recv_codec()
             if codec is None:
-                state.hand_over(data[at:])
+                if at < len(data):
+                    state.hand_over(data[at:])
                 return len(data)
-            length = state.frame_length(codec, data[at : at + LENGTH])
-            if not length:
-                if len(data) - at >= HEADER:
-                    state.refuse_length(data[at : at + HEADER])
+            has_time = True
+            if state.opens():
+                at, used, has_time = self._read_own(codec, data, at, plain, used, may_go_on)
+            after = self._hand_over(codec, data, at) if has_time else at
+            if after == at:
                 return at
-            if length > len(data) - at:
-                return at
-            frame = data[at : at + length]
-            body = plain[used : used + length - LENGTH - TAG]
-            at += length
-            if opens and self._open(codec, frame, body):
-                used += len(body)
-            else:
-                if not state.hand_over(frame):
-                    return at
-                codec, opens = state.recv_codec(), state.opens()
+            at = after
             if not may_go_on():
                 return at
         return at
@@ -88,19 +78,57 @@ class PacketReader:
             return len(data) > 0
         if len(data) < LENGTH:
             return False
-        length = self._state.frame_length(codec, data[:LENGTH])
-        return bool(length) and length <= len(data)
+        length = codec.length(self._state.recv_seq, data, 0)
+        return length <= BODY_MAX and LENGTH + length + TAG <= len(data)
 
-    def _open(self, codec: Codec, frame: memoryview, body: memoryview) -> bool:
-        """Open a packet and give it to the handler. Return False if it is asyncssh's, or not valid."""
-        state = self._state
-        if len(body) < 2 or not codec.open(state.recv_seq, frame, body):
-            return False
-        end = len(body) - body[0]
-        if end < 2 or not CHANNEL_FIRST <= (kind := body[1]) <= CHANNEL_LAST:
-            return False
-        if not self._received(kind, body[1:end]):
-            return False
-        codec.advance()
-        state.count_received()
-        return True
+    def _hand_over(self, codec: Codec, data: memoryview, at: int) -> int:
+        """Give the frame at `at` to asyncssh. Return where it ends, `at` if it is incomplete or too long."""
+        if len(data) - at < LENGTH:
+            return at
+        length = codec.length(self._state.recv_seq, data, at)
+        after = at + LENGTH + length + TAG
+        if length > BODY_MAX:
+            if len(data) - at >= HEADER:
+                self._state.refuse_length(data[at : at + HEADER])
+            return at
+        if after > len(data):
+            return at
+        self._state.hand_over(data[at:after])
+        return after
+
+    def _read_own(
+        self, codec: Codec, data: memoryview, at: int, plain: memoryview, used: int, may_go_on: Callable[[], bool]
+    ) -> tuple[int, int, bool]:
+        """Give the packets from `at` on to the handler, up to one that is asyncssh's, not valid, or incomplete.
+
+        `used`: bytes of `plain` that hold payloads. Return both, and False when `may_go_on` returned False.
+        """
+        # This is the path of data: no call that another line could replace, and counters are stored once.
+        received, end, unchecked = self._received, len(data), 0
+        seq = self._state.recv_seq
+        codec.begin()
+        try:
+            while end - at >= LENGTH:
+                length = codec.length(seq, data, at)
+                after = at + LENGTH + length + TAG
+                if after > end or not BODY_MIN <= length <= BODY_MAX:
+                    break
+                body = plain[used : used + length]
+                if not codec.open(seq, data, at, body):
+                    break
+                stop = length - body[0]
+                if stop < BODY_MIN or not CHANNEL_FIRST <= (kind := body[1]) <= CHANNEL_LAST:
+                    break
+                if not received(kind, body[1:stop]):
+                    break
+                codec.advance()
+                seq = seq + 1 & SEQ_MASK
+                at, used, unchecked = after, used + length, unchecked + 1
+                if unchecked == CHECKED:
+                    unchecked = 0
+                    if not may_go_on():
+                        return at, used, False
+        finally:
+            codec.end()
+            self._state.count_received(seq)
+        return at, used, True

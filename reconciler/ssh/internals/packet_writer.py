@@ -15,7 +15,8 @@ from typing import Protocol
 from reconciler.ssh.internals.codec_aead import LENGTH, TAG, Codec, padding
 
 SEALED_MAX = 256 << 10  # bytes that are written at once
-PAYLOAD_MAX = 256 << 10  # bytes of a packet
+PAYLOAD_MAX = 64 << 10  # bytes of a packet
+ROOMS = 4  # packets that are written before they are sealed: so many are read from a client with one system call
 _HEAD_ROOM = 1  # bytes of a body before its payload: the length of its padding
 _PADDING_ROOM = 20  # most bytes of a body after its payload
 _BODY_MAX = _HEAD_ROOM + PAYLOAD_MAX + _PADDING_ROOM
@@ -36,7 +37,8 @@ class SendBuffer:
 
     def __init__(self) -> None:
         self.frames = memoryview(bytearray(SEALED_MAX + LENGTH + _BODY_MAX + TAG))
-        self.body = memoryview(bytearray(_BODY_MAX))
+        self.bodies = tuple(memoryview(bytearray(_BODY_MAX)) for _ in range(ROOMS))
+        self.rooms = tuple(body[_HEAD_ROOM : _HEAD_ROOM + PAYLOAD_MAX] for body in self.bodies)
         self.used = 0
         self.writer: PacketWriter | None = None
 
@@ -56,22 +58,21 @@ class PacketWriter:
         self._state = state
         self._write = write
         self._buffer = buffer
-        self.room = buffer.body[_HEAD_ROOM : _HEAD_ROOM + PAYLOAD_MAX]  # for the payload of the next packet
+        self.rooms = buffer.rooms  # for the payloads of the next packets
         self._padding = os.urandom(_PADDING_ROOM)  # the cipher makes it different for each packet
 
-    def add(self, length: int) -> None:
-        """Seal the packet whose payload of `length` bytes, with the message number, is written to `room`."""
-        payload = self.room[:length]
+    def add(self, room: int, length: int) -> None:
+        """Seal the packet whose payload of `length` bytes, with the message number, is in this one of the rooms."""
         codec = self._state.send_codec()
         if codec is None:
-            self._state.send_packet(payload)
+            self._state.send_packet(self.rooms[room][:length])
             return
         buffer = self._buffer
         buffer.claim(self)
         pad, end = padding(codec, length), _HEAD_ROOM + length
-        buffer.body[0] = pad
-        buffer.body[end : end + pad] = self._padding[:pad]
-        body = buffer.body[: end + pad]
+        body = buffer.bodies[room][: end + pad]
+        body[0] = pad
+        body[end:] = self._padding[:pad]
         frame_end = buffer.used + LENGTH + len(body) + TAG
         codec.seal(self._state.send_seq, body, buffer.frames[buffer.used : frame_end])
         buffer.used = frame_end

@@ -24,6 +24,7 @@ from reconciler.ssh.internals.packet_path import PacketPath
 from reconciler.ssh.relay.relay import LINK_LOST, Relay
 
 _FIRST_BYTE = FIRST_CHANNEL >> 24  # the least first byte of the number of an own channel
+_OPEN = Packet.OPEN.value
 _LEAST = 5  # bytes: the message number and the channel's
 OPEN_COST = 0.0005  # seconds of later work for a channel that the server opens: a connection from here
 _FORWARDED = b"forwarded-"  # types of channels that a server opens for its listeners: these are ours
@@ -82,7 +83,7 @@ class ChannelDriver:
         """Send what the channels have to send, as far as the connection takes it."""
         self._mux.now = self._loop.time()
         try:
-            if not self._path.full and self._path.send(self._mux.write_packet):
+            if not self._path.full and self._path.send(self._mux.write_packets):
                 self._schedule()
         except Exception:
             # A bug. Without the end of the connection, all its channels would wait for each other without end.
@@ -116,7 +117,7 @@ class ChannelDriver:
         self._heard()
 
     def received(self, kind: int, payload: memoryview) -> bool:
-        if kind == Packet.OPEN:
+        if kind == _OPEN:
             if bytes(payload[5 : 5 + len(_FORWARDED)]) != _FORWARDED:
                 return False
             self._charge(OPEN_COST)

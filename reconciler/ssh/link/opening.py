@@ -7,7 +7,7 @@ one call of `done`.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import asyncssh
 
@@ -80,7 +80,7 @@ class Opening:
 
     def data(self, data: memoryview) -> None: ...
 
-    def read(self, buffer: memoryview) -> int:
+    def read(self, space: Sequence[memoryview]) -> int:
         return 0
 
     def eof(self) -> None: ...

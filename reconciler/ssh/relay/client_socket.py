@@ -93,13 +93,13 @@ class ClientSocket:
             self._watched = False
             self._loop.remove_reader(self._fd)
 
-    def read_into(self, buffer: memoryview) -> int:
+    def read_into(self, space: Sequence[memoryview]) -> int:
         """Return how many bytes were read, 0 if there are none for now or the socket is lost, EOF at their end."""
         assert self.sock is not None
         if self.lost:
             return 0
         try:
-            return self.sock.recv_into(buffer) or EOF
+            return (self.sock.recv_into(space[0]) if len(space) == 1 else self.sock.recvmsg_into(space)[0]) or EOF
         except (BlockingIOError, InterruptedError):
             return 0
         except OSError:

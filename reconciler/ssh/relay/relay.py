@@ -13,7 +13,7 @@ take. The server may send more only for bytes that it took.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from reconciler.ssh.channels.channel import Channel
@@ -149,11 +149,13 @@ class Relay:
         if self.channel.wants:  # it is read when its turn comes
             self.client.unwatch()
 
-    def read(self, buffer: memoryview) -> int:
+    def read(self, space: Sequence[memoryview]) -> int:
         assert self.channel is not None
         if self._waits_up or self._channel_closed:
             return 0
-        count = self.client.read_into(buffer)
+        if self._rate_up is not None:
+            space = space[:1]  # a slow rate would make a long pause after several
+        count = self.client.read_into(space)
         if count > 0:
             self.sent += count
             self.totals.sent += count
@@ -162,7 +164,7 @@ class Relay:
                 self.channel.wants = False
                 self.client.unwatch()
                 asyncio.get_running_loop().call_later(pause, self._go_on_up)
-            elif count < len(buffer):
+            elif count < len(space) * len(space[0]):
                 self.channel.wants = False
                 self.client.watch()
             return count
@@ -194,9 +196,6 @@ class Relay:
         """Not called: see `opened`."""
 
     def data(self, data: memoryview) -> None:
-        count = len(data)
-        self.received += count
-        self.totals.received += count
         if not self._pieces:
             self._driver.deliver_later(self)
         self._pieces.append(data)
@@ -205,6 +204,9 @@ class Relay:
         """Write the data of one read with one call: a packet is 32 KiB, and a read may hold eight."""
         if self._pieces:
             pieces, self._pieces = self._pieces, []
+            count = sum(map(len, pieces))
+            self.received += count
+            self.totals.received += count
             if taken := self.client.write(pieces):
                 self._took(taken)
 
