@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import zlib
 
-from reconciler.core.observed import Failure, Reason, Tries
+from reconciler.core.observed import Failure, Now, Reason, Tries
 from reconciler.core.spec import Access, Reconnect
 
 QUICK = frozenset({Reason.REFUSED, Reason.UNREACHABLE, Reason.CLOSED_BY_SERVER, Reason.KEEPALIVE})
@@ -81,6 +81,12 @@ def next_link_try(tries: Tries, reconnect: Reconnect, name: str, held: bool, fin
         if held:
             delay = min(delay, HELD_MAX)
     return tries.at + delay * _jitter(name, tries.failures)
+
+
+def next_dial(tries: Tries, reconnect: Reconnect, name: str, held: bool, fingerprint: str, now: Now) -> float:
+    """Return when to dial again (monotonic): by `next_link_try`, or sooner if the failure ends by itself."""
+    due, ends_at = next_link_try(tries, reconnect, name, held, fingerprint), tries.last.ends_at
+    return due if ends_at is None else min(due, now.mono + ends_at - now.wall)
 
 
 def next_socket_try(tries: Tries, name: str) -> float:

@@ -104,11 +104,13 @@ class Failure:
     reason    one of a closed set, for programs
     what      what happened, for people
     fix       what to do about it; "" means the default text of the reason. `advice` returns the text in both cases
+    ends_at   when it ends by itself (wall), for a certificate that becomes valid; None if that is not known
     """
 
     reason: Reason
     what: str
     fix: str = ""
+    ends_at: float | None = None
 
     @property
     def advice(self) -> str:
@@ -122,7 +124,7 @@ class Failure:
     @property
     def needs_action(self) -> bool:
         """True if no retry succeeds until a person changes something."""
-        return self.reason in NEEDS_ACTION
+        return self.reason in NEEDS_ACTION and self.ends_at is None
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,13 +15,11 @@ from dataclasses import dataclass
 from reconciler.core.actions import Action
 from reconciler.core.observed import Now, Observed
 from reconciler.core.off import EXPIRED, NO_TARGET, Off
-from reconciler.core.planner.draft import Draft
+from reconciler.core.planner.draft import WALL_CHECK_EVERY, Draft
 from reconciler.core.planner.flows import plan_flows
 from reconciler.core.planner.links import plan_links
 from reconciler.core.planner.sockets import plan_sockets
 from reconciler.core.spec import Desired, TunnelSpec
-
-WALL_CHECK_EVERY = 60.0  # seconds; the wall clock can jump, so an expiry is checked at least this often
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 from reconciler.core.addresses import is_loopback
-from reconciler.core.backoff import next_fault_try, next_link_try, next_socket_try
+from reconciler.core.backoff import next_dial, next_fault_try, next_socket_try
 from reconciler.core.observed import (
     Destination,
     Failure,
@@ -42,6 +42,7 @@ class Verdict:
     next_try   monotonic seconds, None if none is due
     failures   how many in a row
     off        why it is off, or will be when its clients have drained
+    passes     the problem ends by itself, at `next_try`
     """
 
     phase: Phase
@@ -50,10 +51,11 @@ class Verdict:
     next_try: float | None = None
     failures: int = 0
     off: Off | None = None
+    passes: bool = False
 
     @property
     def needs_action(self) -> bool:
-        return self.reason is not None and Failure(self.reason, "").needs_action
+        return self.reason is not None and not self.passes and Failure(self.reason, "").needs_action
 
     @property
     def is_trouble(self) -> bool:
@@ -215,6 +217,7 @@ def _target_verdict(
             f"still using the old connection, the new one failed: {tries.last.message}",
             _next_try(target, tries, observed, now),
             tries.failures,
+            passes=tries.last.ends_at is not None,
         )
     if ready:
         interval = target.settings.keepalive_interval
@@ -222,7 +225,8 @@ def _target_verdict(
         return Verdict(Phase.DOWN, Reason.KEEPALIVE, message)
     if tries is not None and not (_is_idle(target, links, observed, now) and not tries.last.needs_action):
         due = _next_try(target, tries, observed, now)
-        return Verdict(Phase.DOWN, tries.last.reason, tries.last.message, due, tries.failures)
+        passes = tries.last.ends_at is not None
+        return Verdict(Phase.DOWN, tries.last.reason, tries.last.message, due, tries.failures, passes=passes)
     if any(link.phase is LinkPhase.DIALING for link in links):
         return Verdict(Phase.CONNECTING)
     if target.on_demand is not None:
@@ -255,7 +259,7 @@ def _next_try(target: TargetSpec, tries: Tries, observed: Observed, now: Now) ->
     demand = observed.demand.get(target.name)
     held = demand is not None and demand.held > 0
     fingerprint = observed.fingerprints.get(target.name, "")
-    return max(now.mono, next_link_try(tries, target.settings.reconnect, target.name, held, fingerprint))
+    return max(now.mono, next_dial(tries, target.settings.reconnect, target.name, held, fingerprint, now))
 
 
 # --- tunnels ----------------------------------------------------------------------------------------------------

@@ -15,10 +15,11 @@ from pathlib import Path
 
 import asyncssh
 import pytest
+import yaml
 
 from integration.dialling import OURS, access, dialled, failure_of, hop, key_login, settings, strict, trust, works
 from reconciler.core.observed import Reason
-from reconciler.core.spec import Access, Endpoint, TrustMode
+from reconciler.core.spec import Access, Algorithms, Endpoint, TrustMode
 from reconciler.ssh.connect.dial import credential_files, dial, fingerprint
 from reconciler.ssh.connect.login_limiter import HANDSHAKES_AT_ONCE
 from reconciler.ssh.internals.carrier import JumpChannel
@@ -185,8 +186,8 @@ async def test_no_common_key_exchange_names_what_the_server_offers(tmp_path: Pat
         async with dialled(access(hop(sshd, algorithms=old))) as result:
             assert await works(result.connection)
     assert failure.reason is Reason.PROTOCOL
-    assert "diffie-hellman-group14-sha1" in failure.message
-    assert "algorithms.kex" in failure.message
+    assert "share no key exchange; the server offers kex: diffie-hellman-group14-sha1: update" in failure.message
+    assert "`algorithms: {kex: [diffie-hellman-group14-sha1]}`" in failure.message
 
 
 async def test_no_common_host_key_type_names_what_the_server_offers(tmp_path: Path) -> None:
@@ -199,13 +200,58 @@ async def test_no_common_host_key_type_names_what_the_server_offers(tmp_path: Pa
         async with dialled(access(hop(sshd, trust=off, algorithms=old))) as result:
             assert await works(result.connection)
     assert failure.reason is Reason.PROTOCOL
-    assert "it offers ssh-rsa" in failure.message
-    assert "algorithms.hostKey" in failure.message
+    assert "share no host key type; the server offers hostKey: ssh-rsa: update" in failure.message
+    assert "`algorithms: {hostKey: [ssh-rsa]}`" in failure.message
+
+
+@pytest.mark.filterwarnings("ignore:Diffie-Hellman over finite fields:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:Diffie-Hellman over finite fields:UserWarning")
+async def test_all_missing_algorithms_are_listed_with_yaml_that_logs_in(tmp_path: Path) -> None:
+    rsa = Keys(tmp_path).make("rsa", kind="ssh-rsa")
+    options = {
+        "HostKey": str(rsa.private),
+        "HostKeyAlgorithms": "ssh-rsa",
+        "KexAlgorithms": "diffie-hellman-group1-sha1,diffie-hellman-group14-sha1",
+        "Ciphers": "3des-cbc,aes128-cbc,aes256-cbc",
+        "MACs": "hmac-md5,hmac-sha1-96",
+    }
+    off = trust(TrustMode.OFF)
+    async with Sshd(tmp_path / "sshd", options=options) as sshd:
+        failure = await failure_of(access(hop(sshd, trust=off)))
+        assert failure.reason is Reason.PROTOCOL
+        assert (
+            "share no key exchange and no host key type and no cipher and no MAC; the server offers" in failure.message
+        )
+        assert "cipher: 3des-cbc, aes128-cbc, aes256-cbc; mac: hmac-md5, hmac-sha1-96" in failure.message
+        pasted = yaml.safe_load(failure.advice.split("`")[1])["algorithms"]
+        chosen = Algorithms(*(tuple(pasted[kind]) for kind in ("cipher", "kex", "mac", "hostKey")))
+        async with dialled(access(hop(sshd, trust=off, algorithms=chosen))) as result:
+            assert await works(result.connection)
+        # What the file names already stays in the YAML, and is no longer missing.
+        some = replace(OURS, cipher=("aes256-ctr",), kex=chosen.kex)
+        failure = await failure_of(access(hop(sshd, trust=off, algorithms=some)))
+        assert "share no host key type and no cipher and no MAC;" in failure.message
+        assert "{cipher: [aes256-ctr, aes256-cbc], kex: [diffie-hellman-group14-sha1], mac: [" in failure.advice
+
+
+@pytest.mark.parametrize("mac", ["hmac-sha1", "umac-64@openssh.com"])
+async def test_a_mac_that_ssh_offers_is_offered(tmp_path: Path, mac: str) -> None:
+    async with (
+        Sshd(tmp_path / "sshd", options={"Ciphers": "aes256-ctr", "MACs": mac}) as sshd,
+        dialled(access(hop(sshd))) as result,
+    ):
+        assert await works(result.connection)
 
 
 @pytest.mark.parametrize(
     ("index", "kind", "field"),
-    [(0, "key exchange", "kex"), (1, "host key", "hostKey"), (2, "encryption", "cipher"), (4, "MAC", "mac")],
+    [
+        (0, "key exchange", "kex"),
+        (1, "host key type", "hostKey"),
+        (2, "cipher", "cipher"),
+        (4, "MAC", "mac"),
+        (6, "compression", "compression"),
+    ],
 )
 async def test_a_server_that_closes_over_the_offers_is_reported_with_its_offer(
     index: int, kind: str, field: str
@@ -218,9 +264,8 @@ async def test_a_server_that_closes_over_the_offers_is_reported_with_its_offer(
         fake = AsyncsshServerStub(server.port)
         failure = await failure_of(access(hop(fake, trust=trust(TrustMode.OFF), logins=())))
     assert failure.reason is Reason.PROTOCOL
-    assert f"share no {kind} algorithm; it offers only-this-one: name one of these in `algorithms.{field}`" in (
-        failure.message
-    )
+    assert f"share no {kind}; the server offers {field}: only-this-one: update the server: " in failure.message
+    assert failure.message.endswith(f"this program supports none of these for {field}")
 
 
 def kexinit(offers: Sequence[str]) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import re
 import shlex
 import stat
@@ -54,6 +55,43 @@ async def test_an_unknown_key_is_refused_with_its_fingerprint_and_the_line_to_ad
     failure = await refused(sshd, strict(tmp_path / "none"))
     assert sshd.host_key.fingerprint in failure.message
     assert f"{name(sshd)} {sshd.host_public_key}" in failure.message
+
+
+async def test_a_known_hosts_file_changed_by_a_secret_store_is_read(sshd: Sshd, tmp_path: Path) -> None:
+    file = tmp_path / "known"
+    other = f"other.example {sshd.host_public_key}\n"
+    text = f"{name(sshd)} {sshd.host_public_key} a comment\n"
+    for content in (
+        (text + other).encode("utf-8-sig"),
+        (text + other).encode("utf-16"),
+        base64.b64encode((other + text).encode()),
+        (other + text).replace("\n", "\\n").encode(),
+        f'"{other}{text}"'.encode(),
+    ):
+        file.write_bytes(content)
+        await trusted(sshd, strict(file))
+
+
+async def test_what_is_no_known_hosts_line_is_named_where_the_key_is_unknown(sshd: Sshd, tmp_path: Path) -> None:
+    file = tmp_path / "known"
+    file.write_text(f"# a comment\n{sshd.host_public_key}\n")
+    failure = await refused(sshd, strict(file))
+    assert f"; line 2 of {file} is a key without the name of its host: compare it" in failure.message
+    file.write_bytes(sshd.client_key.read_bytes())
+    assert f"; line 1 of {file} is not a known_hosts line" in (await refused(sshd, strict(file))).message
+    line = f"{sshd.host_public_key} a comment"
+    file.write_text(f"a.example {line} {name(sshd)} {line}")
+    assert f"; line 1 of {file} contains several hosts: its line ends" in (await refused(sshd, strict(file))).message
+
+
+async def test_no_key_is_pinned_in_a_file_with_escaped_line_ends(sshd: Sshd, tmp_path: Path) -> None:
+    """With another line, those that are there would not be found any more."""
+    file = tmp_path / "known"
+    before = f"a.example {sshd.host_public_key} me\\nb.example {sshd.host_public_key}"
+    file.write_text(before)
+    failure = await refused(sshd, trust(TrustMode.ACCEPT_NEW, file))
+    assert "(it is encoded, or its line ends are missing)" in failure.message
+    assert file.read_text() == before
 
 
 async def test_without_known_hosts_files_the_home_directory_is_not_read(

@@ -46,7 +46,13 @@ class Keys:
         return pair
 
     def certify(
-        self, pair: KeyPair, authority: KeyPair, *, principals: Sequence[str] = (), valid_before: str | int = "+1h"
+        self,
+        pair: KeyPair,
+        authority: KeyPair,
+        *,
+        principals: Sequence[str] = (),
+        valid_after: int = 0,
+        valid_before: str | int = "+1h",
     ) -> Path:
         """Write `NAME-cert.pub`, a user certificate for `pair`, and return its path."""
         signer = asyncssh.read_private_key(authority.private)
@@ -54,7 +60,7 @@ class Keys:
             asyncssh.read_public_key(pair.public),
             pair.private.name,
             principals=list(principals),
-            valid_after=0,
+            valid_after=valid_after,
             valid_before=valid_before,
         )
         path = pair.private.with_name(pair.private.name + "-cert.pub")

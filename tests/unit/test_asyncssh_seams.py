@@ -41,7 +41,7 @@ from reconciler.ssh.internals import (
     seam,
 )
 from reconciler.ssh.internals.greeting import Greeting
-from reconciler.ssh.internals.keys import algorithm_names, certificates, public_keys
+from reconciler.ssh.internals.keys import algorithm_names, certificates, public_keys, signatures
 from reconciler.ssh.internals.parse_budget import ParseBudget
 from reconciler.ssh.internals.seam import Seam
 from support.wait import eventually
@@ -268,7 +268,7 @@ async def test_the_offers_of_both_sides_are_kept(connection: Any) -> None:
     offered = kex_messages.offers(connection)
     assert offered is not None
     ours, theirs = offered
-    assert len(ours) == len(theirs) == 6
+    assert len(ours) == len(theirs) == 8
     assert "curve25519-sha256" in ours[0]
     assert "kex-strict-s-v00@openssh.com" in theirs[0]
     assert "ssh-ed25519" in theirs[1]
@@ -385,25 +385,46 @@ def test_supported_algorithms_are_listed(kind: str, name: str) -> None:
 def test_a_certificate_shows_its_key_and_validity() -> None:
     key = asyncssh.generate_private_key("ssh-ed25519")
     for_user = key.generate_user_certificate(key, "id", valid_after=10, valid_before=20)
-    assert certificates.validity(for_user) == certificates.Validity(for_users=True, after=10, before=20)
-    for_host = key.generate_host_certificate(key, "id")
-    assert certificates.validity(for_host) == certificates.Validity(for_users=False, after=0, before=None)
+    found = certificates.contents(for_user)
+    assert found is not None
+    assert (found.for_users, found.after, found.before, found.key) == (True, 10, 20, public_keys.encoded(key))
+    for_host = certificates.contents(key.generate_host_certificate(key, "id"))
+    assert for_host is not None
+    assert (for_host.for_users, for_host.after, for_host.before) == (False, 0, None)
     assert public_keys.encoded(certificates.certified_key(for_user)) == public_keys.encoded(key)
     certified, plain = asyncssh.load_keypairs([(key, for_user)])
     assert certificates.is_certified(certified)
-    found = certificates.of_pair(certified)
-    assert found is not None
-    assert certificates.validity(found) == certificates.validity(for_user)
+    assert certificates.of_pair(certified) == found
     assert certificates.of_pair(plain) is None
     assert public_keys.encoded(plain) == public_keys.encoded(key)
 
 
-def test_an_rsa_key_signs_with_sha512_first() -> None:
+@pytest.mark.parametrize("kind", ["ssh-rsa", "ecdsa-sha2-nistp521", "ssh-ed25519"])
+def test_a_certificate_of_each_kind_is_parsed(kind: str) -> None:
+    key = asyncssh.generate_private_key(kind)
+    made = key.generate_user_certificate(
+        key, "id", principals=["a", "b"], force_command="x", source_address=["10.0.0.0/8"], permit_port_forwarding=False
+    )
+    found = certificates.parsed(made.public_data)
+    assert found.key == public_keys.encoded(key)
+    assert (found.principals, found.before) == (("a", "b"), None)
+    assert found.critical == (("force-command", "x"), ("source-address", "10.0.0.0/8"))
+    assert "permit-pty" in found.extensions
+    assert "permit-port-forwarding" not in found.extensions
+
+
+def test_a_key_signs_as_chosen_and_reports_a_failure_to_sign() -> None:
     key = asyncssh.generate_private_key("ssh-rsa", key_size=1024)
     (pair,) = asyncssh.load_keypairs([key])
-    public_keys.prefer_sha512(pair)
-    assert pair.sig_algorithms[0] == b"rsa-sha2-512"
-    assert set(pair.sig_algorithms) == {name.encode() for name in public_keys.signature_names(key)}
+    signer, failures = signatures.Signer(pair), list[str]()
+    assert set(signer.names) == set(public_keys.signature_names(key))
+    for name in ("rsa-sha2-256", "rsa-sha2-512", "ssh-rsa"):
+        signer.choose(name, failures.append)
+        assert (pair.algorithm.decode(), name.encode() in pair.sign(b"data")) == (name, True)
+    pair.sig_algorithm = b"unknown"
+    with pytest.raises(ValueError, match="Unrecognized"):
+        pair.sign(b"data")
+    assert len(failures) == 1
 
 
 # --- texts ------------------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import asyncssh
 import pytest
 import yaml
 
@@ -167,6 +168,29 @@ async def test_a_variable_with_a_base64_key_is_never_shown() -> None:
     shown = (failed.value.failure.message, loaded.desired, loaded.warnings, to_json(loaded.desired))
     assert key not in " ".join(map(repr, shown))
     assert "the path in $B" in failed.value.failure.message
+
+
+@pytest.mark.parametrize("change", ["base64", "one line", "certificate"])
+def test_a_variable_that_is_a_key_is_not_taken_for_a_path(change: str) -> None:
+    key = asyncssh.generate_private_key("ssh-ed25519")
+    text = key.export_private_key().decode()
+    certificate = key.generate_user_certificate(key, "id").export_certificate().decode().strip()
+    value = {
+        "base64": base64.b64encode(text.encode()).decode(),
+        "one line": text.replace("\n", " "),
+        "certificate": text,
+    }
+    fields = "privateKey: '${K}', certificate: '${C}'"
+    environ = ENVIRON | {"K": value[change], "C": certificate}
+    loaded = load_text(f"targets: {{p: {{host: h, {fields}, tunnels: [{{local: '1:h:2'}}]}}}}", environ=environ)
+    [login] = loaded.desired.targets["p"].access.hop.logins
+    assert login == KeyLogin(FromEnv("K"), None, FromEnv("C"))
+
+
+def test_a_key_on_a_hardware_token_is_an_error() -> None:
+    text = "targets: {p: {host: h, privateKey: 'pkcs11:token=a;object=b', tunnels: [{local: '1:h:2'}]}}"
+    [error] = load_text(text, environ=ENVIRON).errors
+    assert "keys of hardware tokens (PKCS #11) are not read: add the token to an SSH agent" in str(error)
 
 
 def test_host_key_fields_set_the_trust() -> None:

@@ -7,7 +7,7 @@ import base64
 import asyncssh
 import pytest
 
-from reconciler.ssh.connect.credentials import _decoded_key
+from reconciler.ssh.connect.keys.private_keys import decoded
 from reconciler.ssh.errors.failure import DialFailed
 from reconciler.ssh.internals.keys.key_cost import CostlyKeyError, check_before_decoding, check_decoded
 from support.costly_keys import bcrypt_key, pkcs8_key, rsa_key
@@ -44,8 +44,7 @@ def test_ordinary_keys_of_every_form_pass(form: str, kind: str, passphrase: str 
     except asyncssh.KeyExportError:
         pytest.skip("there is no such form of it")
     check_before_decoding(content)
-    decoded = asyncssh.import_private_key(content, passphrase)
-    check_decoded(decoded)
+    check_decoded(asyncssh.import_private_key(content, passphrase))
 
 
 def test_an_rsa_key_larger_than_ssh_reads_is_refused() -> None:
@@ -66,4 +65,4 @@ def nested(depth: int) -> bytes:
 @pytest.mark.parametrize("content", [nested(3000), armoured(nested(3000)), pkcs8_key(2**32 - 2048)])
 def test_a_key_with_invalid_numbers_is_not_a_valid_key(content: bytes) -> None:
     with pytest.raises(DialFailed, match="is not a valid private key"):
-        _decoded_key(content, "secret", "the key")
+        decoded(content, "secret", "the key")

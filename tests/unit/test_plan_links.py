@@ -21,6 +21,27 @@ def kill(world: World) -> None:
     world.lose(world.links(LinkPhase.READY)[0].id, CLOSED)
 
 
+def test_a_failure_that_ends_by_itself_is_retried_at_that_moment(world: World) -> None:
+    world.edit(target(), local())
+    starts = world.now().wall + 30
+    world.finish(world.link().id, Failure(Reason.CERTIFICATE_EXPIRED, "not valid yet", ends_at=starts))
+    assert told(world.passes()) == []
+    assert world.wake_at() - world.now().mono == pytest.approx(30)
+    assert told(world.wait(29)) == []
+    assert told(world.wait(1)) == ["dial prod"]
+
+
+def test_a_failure_that_ends_in_days_is_retried_by_backoff_and_watches_the_clock(world: World) -> None:
+    world.edit(target(), local())
+    starts = world.now().wall + 1e6
+    for _ in range(3):
+        world.finish(world.link().id, Failure(Reason.CERTIFICATE_EXPIRED, "not valid yet", ends_at=starts))
+        world.passes()
+        assert world.wake_at() - world.now().mono <= 60
+        while not world.links():
+            world.wait(world.wake_at() - world.now().mono)
+
+
 # --- coming back ---
 
 

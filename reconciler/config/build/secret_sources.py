@@ -20,6 +20,7 @@ from reconciler.config.problem import ErrorCode, Location, WarningCode
 from reconciler.config.schema.values import InvalidValueError, UnsetVariableError, filled
 from reconciler.config.schema.variables import Variables
 from reconciler.config.syntax.nodes import Entry, Items, Node, Scalar, Table
+from reconciler.core.key_text import is_key
 from reconciler.core.secret import FromEnv, FromFile, Inline, Secret, Source
 from reconciler.system.file_calls import FILES
 from reconciler.system.read_file import NotRegularFileError, open_regular
@@ -91,7 +92,7 @@ class Sources:
         return bool(node.unset) or not node.text or self.is_literal(node.text)
 
     def is_literal(self, text: str) -> bool:
-        return _KEY_BEGINS in text or "\n" in text.strip()
+        return _KEY_BEGINS in text or "\n" in text.strip() or is_key(text)
 
     def _named(self, fields: Fields, name: str, node: Table) -> Source | None:
         match [entry for entry in node if not entry.key.startswith("x-")]:
@@ -119,6 +120,9 @@ class Sources:
         return Inline(Secret(node.text))
 
     def _path_or_key(self, fields: Fields, name: str, node: Scalar) -> Source:
+        if node.text.lower().startswith("pkcs11:"):
+            agent = "add the token to an SSH agent (ssh-add -s LIBRARY), and name the .pub file of its key"
+            raise InvalidValueError(f"keys of hardware tokens (PKCS #11) are not read: {agent}", node)
         if self.is_literal(node.text):
             return self._literal(fields, name, node)
         # The variable may hold a key without line breaks, as in base64, by mistake.

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from reconciler.core.actions import Action
 from reconciler.core.observed import Now
 
+WALL_CHECK_EVERY = 60.0  # seconds; the wall clock can jump, so times of it are checked at least this often
+
 
 @dataclass(slots=True)
 class Draft:

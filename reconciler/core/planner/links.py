@@ -10,9 +10,9 @@ from collections.abc import Iterable
 
 from reconciler.core.actions import ACCESS_CHANGED, ASKED_FOR, Dial, Retire, Tune
 from reconciler.core.addresses import is_remote
-from reconciler.core.backoff import next_link_try
+from reconciler.core.backoff import next_dial
 from reconciler.core.observed import LinkPhase, LinkState, Observed
-from reconciler.core.planner.draft import Draft
+from reconciler.core.planner.draft import WALL_CHECK_EVERY, Draft
 from reconciler.core.spec import Desired, TargetSpec, TunnelSpec
 
 FAIL_BACK_EVERY = 60.0  # seconds between two logins that check whether a preferred host is back
@@ -116,7 +116,9 @@ def _dial_missing(target: TargetSpec, good: int, dialing: int, limit: int, obser
     demand = observed.demand.get(target.name)
     held = demand is not None and demand.held > 0
     fingerprint = observed.fingerprints.get(target.name, "")
-    if draft.due(next_link_try(tries, target.settings.reconnect, target.name, held, fingerprint)):
+    if tries.last.ends_at is not None:
+        draft.wake(draft.now.mono + WALL_CHECK_EVERY)
+    if draft.due(next_dial(tries, target.settings.reconnect, target.name, held, fingerprint, draft.now)):
         count = 1 if tries.failures else missing
         draft.start.extend([Dial(target, limit, f"retry after failure: {tries.last.reason}")] * count)
 

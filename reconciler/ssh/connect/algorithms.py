@@ -7,6 +7,7 @@ exchanges, MACs and signatures. The `algorithms` of a target replaces an offer, 
 from __future__ import annotations
 
 import platform
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
@@ -39,6 +40,11 @@ _MAC = (
     "umac-128@openssh.com",
     "hmac-sha2-256",
     "hmac-sha2-512",
+    # ssh offers these too, and some servers have no other: unlike its signatures, SHA-1 in an HMAC is not broken.
+    "umac-64-etm@openssh.com",
+    "hmac-sha1-etm@openssh.com",
+    "umac-64@openssh.com",
+    "hmac-sha1",
 )
 _SIGNATURES = (
     "ssh-ed25519",
@@ -53,10 +59,16 @@ _SIGNATURES = (
 )
 
 
+def chosen(algorithms: Algorithms, kind: str) -> tuple[str, ...]:
+    """The names of this kind in the file."""
+    return dict(zip(KINDS, (algorithms.cipher, algorithms.kex, algorithms.mac, algorithms.host_key), strict=True))[kind]
+
+
 def unknown(algorithms: Algorithms) -> tuple[str, ...]:
     """The names in `algorithms` that are not supported, as `kind: name`."""
-    chosen = zip(KINDS, (algorithms.cipher, algorithms.kex, algorithms.mac, algorithms.host_key), strict=True)
-    return tuple(f"{kind}: {name}" for kind, names in chosen for name in names if name not in supported(kind))
+    return tuple(
+        f"{kind}: {name}" for kind in KINDS for name in chosen(algorithms, kind) if name not in supported(kind)
+    )
 
 
 def kex_offer(algorithms: Algorithms) -> list[str]:
@@ -82,9 +94,16 @@ def mac_offer(algorithms: Algorithms, *, strict_kex: bool = True) -> list[str]:
 
 
 def signature_offer(algorithms: Algorithms) -> list[str]:
-    """Signatures for the login. A server that needs ssh-rsa for its own key needs it for the client's key too."""
-    old = ["ssh-rsa"] if "ssh-rsa" in algorithms.host_key else []
-    return _available("hostKey", _SIGNATURES) + old
+    """Signatures for the login. A server that needs an old one for its own key needs it for the client's key too."""
+    old = [name for name in algorithms.host_key if name not in _SIGNATURES and "-cert-v0" not in name]
+    return _available("hostKey", (*_SIGNATURES, *old))
+
+
+def yaml(algorithms: Algorithms, **changed: Sequence[str]) -> str:
+    """The field `algorithms` with these kinds changed, as YAML to paste."""
+    names = {kind: chosen(algorithms, kind) for kind in KINDS}
+    fields = [f"{kind}: [{', '.join(given)}]" for kind, given in (names | changed).items() if given]
+    return f"algorithms: {{{', '.join(fields)}}}"
 
 
 def compression_offer(compress: bool) -> list[str]:

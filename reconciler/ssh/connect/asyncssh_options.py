@@ -9,6 +9,7 @@ from typing import Any
 
 from reconciler.core.observed import Failure, Reason
 from reconciler.core.spec import Hop, TrustMode
+from reconciler.core.text import and_more
 from reconciler.ssh.connect import algorithms
 from reconciler.ssh.connect.host_key_check import HostKeyCheck
 from reconciler.ssh.errors.failure import DialFailed
@@ -35,8 +36,8 @@ def options(
     if lacking := incompatibility():
         raise DialFailed(Failure(Reason.INTERNAL, lacking, f"install asyncssh {TESTED}, and report it"))
     if unknown := algorithms.unknown(hop.algorithms):
-        what = f"`algorithms` names {unknown[0]}, which is not supported"
-        raise DialFailed(Failure(Reason.PROTOCOL, what, "correct the name, or leave it out"))
+        what = f"`algorithms` names what is not supported ({and_more(unknown, 4)})"
+        raise DialFailed(Failure(Reason.PROTOCOL, what, "correct each name, or leave it out"))
     name_the_user_for_asyncssh()
     decompression.install()
     group_exchange.install()

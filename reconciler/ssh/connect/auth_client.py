@@ -14,14 +14,17 @@ import asyncssh
 
 from reconciler.core.observed import Failure, Reason
 from reconciler.core.spec import Algorithms
+from reconciler.ssh.connect import algorithms as offers
 from reconciler.ssh.connect.credentials import Credentials, Offer
 from reconciler.ssh.connect.debug_log import unwatch, watch
 from reconciler.ssh.connect.host_key_check import HostKeyCheck
-from reconciler.ssh.connect.negotiated import terrapin
+from reconciler.ssh.connect.keys.attempts import KeyAttempts, labels
+from reconciler.ssh.connect.negotiated import host_key, terrapin
 from reconciler.ssh.errors.failure import Stage
 from reconciler.ssh.errors.patterns import printable
 from reconciler.ssh.internals import kex_messages
 from reconciler.ssh.internals.greeting import Greeting
+from reconciler.ssh.internals.keys.signatures import announced
 from reconciler.ssh.internals.packet_guard import Guard
 from reconciler.ssh.internals.parse_budget import ParseBudget
 
@@ -57,14 +60,14 @@ class AuthClient(asyncssh.SSHClient):
         self._algorithms = algorithms
         self._debug = debug
         self.below = below
-        self.offered: list[Offer] = []
         self.latest: Offer | None = None  # the last key offered, None if a password was sent after it
         self.password_sent = False
         self._greeting: Greeting | None = None
         self._has = {"key": bool(credentials.keys), "password": bool(credentials.passwords)}
         self._unmet: dict[str, None] = {}  # methods the server accepts next for which no credential is left
         self._question = ""  # a prompt that no program can answer
-        self._keys = list(credentials.keys)
+        self._keys = KeyAttempts(credentials.keys, offers.signature_offer(algorithms))
+        self._accepted: list[str] = []  # the credentials that the server accepted and found not enough
         self._passwords = list(credentials.passwords)
         self._passwords_by_keyboard = list(credentials.passwords)
         self._connection: asyncssh.SSHClientConnection | None = None
@@ -95,7 +98,8 @@ class AuthClient(asyncssh.SSHClient):
     def forget(self) -> None:
         """Drop keys and passwords: the next dial reads them again."""
         self.latest = None
-        for kept in (self.offered, self._keys, self._passwords, self._passwords_by_keyboard):
+        self._keys.forget()
+        for kept in (self._passwords, self._passwords_by_keyboard):
             kept.clear()
 
     # asyncssh.SSHClient: the connection
@@ -104,6 +108,7 @@ class AuthClient(asyncssh.SSHClient):
         self._connection = conn
         below = self.below.guard.inbound if self.below is not None and self.below.guard is not None else None
         self.guard = Guard(conn, ParseBudget(conn, below))
+        self.guard.partial_success = self._accepted_one
         self._greeting = Greeting(conn)
         if self._debug:
             watch(conn, self._debug)
@@ -149,13 +154,20 @@ class AuthClient(asyncssh.SSHClient):
         """The next key, one at a time, so that the last one offered is the one that the server accepted."""
         if not await self.check.pinned():
             return None
-        if not self._keys:
+        offer = self._keys.next(announced(self._connection)) if self._connection is not None else None
+        if offer is None:
             self._unmet["publickey"] = None
             return None
-        self.latest = self._keys.pop(0)
-        self.offered.append(self.latest)
+        self.latest = offer
         self._unmet.clear()
         return [self.latest.pair]
+
+    def _accepted_one(self) -> None:
+        """The server accepts the last credential, and requires another one too."""
+        if self.latest is not None:
+            self._keys.accepted()
+        self._accepted.append(self.latest.label if self.latest is not None else "the password")
+        self._unmet.clear()
 
     async def password_auth_requested(self) -> str | None:
         if not await self.check.pinned():
@@ -213,15 +225,30 @@ class AuthClient(asyncssh.SSHClient):
             after = f" after {tried}" if tried else ""
             what = f"{where} asks {user} `{printable(self._question.strip())}`{after}, which no program can answer"
             return Failure(Reason.AUTH, what, "allow this user to log in without it")
+        if (found := self._keys.failure(where, user, self._with_sha1)) is not None:
+            return found
+        if self._accepted and wants:
+            return self._not_enough(where, user)
         if not tried:
             return self._nothing_fits(where, user, wants)
-        if wants and self.latest is not None and "publickey" not in self._unmet:
-            what = f"{where} accepts {self.latest.label} from {user}, and requires {wants} too"
-            return Failure(Reason.AUTH, what, "add `password`, or allow this user to log in with the key alone")
         what = f"{where} refused the login of {user} with {tried}"
-        if not self.offered:
+        if not self._keys.offered:
             return Failure(Reason.AUTH, what, "correct `user` or `password`")
         return Failure(Reason.AUTH, what)
+
+    def _not_enough(self, where: str, user: str) -> Failure:
+        has = " and ".join(dict.fromkeys(self._accepted))
+        second = "another key" if "publickey" in self._unmet else ""
+        others = [method for method in self._unmet if method != "publickey"]
+        what = f"{where} accepts {has} from {user}, and requires {' or '.join(filter(None, [second, *others]))} too"
+        add = ["add that key to `privateKey`"] * bool(second) + ["add `password`"] * bool(others)
+        return Failure(Reason.AUTH, what, f"{' or '.join(add)}, or allow this user to log in without it")
+
+    def _with_sha1(self) -> str:
+        """The YAML that allows RSA keys with SHA-1, and the host key that the server has."""
+        presented = host_key(self._connection) if self._connection is not None else ""
+        names = self._algorithms.host_key or tuple(filter(None, (presented,)))
+        return offers.yaml(self._algorithms, hostKey=(*(name for name in names if name != "ssh-rsa"), "ssh-rsa"))
 
     def _nothing_fits(self, where: str, user: str, wants: str) -> Failure:
         has = " and ".join(f"a {name}" for name, there in self._has.items() if there)
@@ -234,6 +261,5 @@ class AuthClient(asyncssh.SSHClient):
         return Failure(Reason.AUTH, what, f"add {' or '.join(dict.fromkeys(add))}")
 
     def _tried(self) -> str:
-        keys = [offer.label for offer in self.offered]
-        tried = [*keys[:2], f"{len(keys) - 2} more"] if len(keys) > 3 else keys
-        return ", ".join([*tried, "a password"] if self.password_sent else tried)
+        keys = [labels(self._keys.offered)] if self._keys.offered else []
+        return ", ".join([*keys, "a password"] if self.password_sent else keys)

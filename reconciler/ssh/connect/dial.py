@@ -11,27 +11,39 @@ import asyncio
 import contextlib
 import socket
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import asyncssh
 
+from reconciler.core.backoff import GUARDED
 from reconciler.core.observed import Failure, Reason
-from reconciler.core.spec import Access, Endpoint, Hop, TargetSettings, TrustMode
-from reconciler.ssh.connect import proxy_command
+from reconciler.core.spec import Access, Algorithms, Endpoint, Hop, TargetSettings, TrustMode
+from reconciler.ssh.connect import algorithms, proxy_command
 from reconciler.ssh.connect.asyncssh_options import options
 from reconciler.ssh.connect.auth_client import AuthClient
 from reconciler.ssh.connect.credential_fingerprint import credential_files, fingerprint, fingerprints
 from reconciler.ssh.connect.credentials import Credentials, collect
 from reconciler.ssh.connect.debug_log import quiet
 from reconciler.ssh.connect.host_key_check import HostKeyCheck
+from reconciler.ssh.connect.keys.user_certificates import forwarding_refusal
 from reconciler.ssh.connect.login_limiter import acquire_slot, release_slot
-from reconciler.ssh.connect.negotiated import nothing_common
-from reconciler.ssh.errors.connect_errors import from_dial, from_lost, no_common
+from reconciler.ssh.connect.negotiated import Missing, nothing_common
+from reconciler.ssh.errors.channel_errors import uncertified
+from reconciler.ssh.errors.connect_errors import from_dial, from_lost
 from reconciler.ssh.errors.failure import DialFailed, Stage, most_significant
+from reconciler.ssh.errors.patterns import printable
 from reconciler.ssh.internals.carrier import JumpChannel, close_with
 from reconciler.ssh.internals.packet_guard import Guard
 from reconciler.system import tcp
+
+_KINDS = {
+    "kex": "key exchange",
+    "hostKey": "host key type",
+    "cipher": "cipher",
+    "mac": "MAC",
+    "compression": "compression",
+}
 
 __all__ = ["DialFailed", "Dialled", "credential_files", "dial", "fingerprint", "fingerprints"]
 
@@ -47,6 +59,7 @@ class Dialled:
     seconds                 duration of the dial
     host_key_verified       False if checking is off for any hop
     certificate_expires     end of the certificate that logged in to the target (wall)
+    no_forwarding           why that certificate allows no forward, "" if it does
     warnings                problems with the files of the credentials
     checks                  the checks of the host keys, outermost first
     """
@@ -59,6 +72,7 @@ class Dialled:
     seconds: float
     host_key_verified: bool
     certificate_expires: float | None
+    no_forwarding: str
     warnings: tuple[str, ...]
     checks: tuple[HostKeyCheck, ...] = field(repr=False)
 
@@ -99,7 +113,7 @@ async def dial(
             top.auth.hand_over(client())
             guard = top.auth.guard
             assert guard is not None  # it was made with the connection
-            logged_in_with = top.auth.latest
+            logged_in_with, no_forwarding = top.auth.latest, top.no_forwarding
             for reached in hop_chain:
                 reached.auth.forget()
         except BaseException:
@@ -115,6 +129,7 @@ async def dial(
         seconds=time.monotonic() - started,
         host_key_verified=all(hop.trust.mode is not TrustMode.OFF for hop in hops),
         certificate_expires=logged_in_with.expires if logged_in_with else None,
+        no_forwarding=no_forwarding,
         warnings=tuple(warning for each in credentials for warning in each.warnings),
         checks=tuple(reached.auth.check for reached in hop_chain),
     )
@@ -135,6 +150,11 @@ class _Reached:
     auth: AuthClient
     host: int
     preferred_host_failure: Failure | None
+
+    @property
+    def no_forwarding(self) -> str:
+        """Why the certificate of the login allows no forward, "" if it does."""
+        return forwarding_refusal(self.auth.latest)
 
 
 @dataclass(frozen=True, slots=True)
@@ -296,9 +316,13 @@ async def _why(
         if failure is not None:
             return failure
     failure = _explained(exc, way, where, auth) or from_dial(exc, where, auth.stage, way.seconds)
-    if failure.reason is Reason.AUTH and way.credentials.unusable is not None:
-        return way.credentials.unusable
-    return failure
+    if failure.reason is Reason.FORBIDDEN_BY_SERVER and way.below is not None and way.below.no_forwarding:
+        return uncertified(f"the jump host does not allow a connection to {where}", way.below.no_forwarding)
+    unusable = way.credentials.unusable
+    if failure.reason is not Reason.AUTH or unusable is None:
+        return failure
+    # The server has refused a login, so the next one must not follow as soon as for a file that cannot be read.
+    return unusable if unusable.reason in GUARDED else replace(unusable, reason=Reason.AUTH)
 
 
 def _explained(exc: Exception, way: _Way, where: str, auth: AuthClient) -> Failure | None:
@@ -307,9 +331,24 @@ def _explained(exc: Exception, way: _Way, where: str, auth: AuthClient) -> Failu
         case Stage.BANNER:
             return auth.greeting(where)
         case Stage.KEX if not isinstance(exc, TimeoutError):
-            found = nothing_common(auth.connection) if auth.connection is not None else None
-            return no_common(*found, where) if found is not None else None
+            found = nothing_common(auth.connection) if auth.connection is not None else []
+            return _no_common(found, where, way.hop.algorithms) if found else None
         case Stage.LOGIN if isinstance(exc, asyncssh.PermissionDenied):
             return auth.refusal(where, way.hop.user)
         case _:
             return None
+
+
+def _no_common(missing: Sequence[Missing], where: str, chosen: Algorithms) -> Failure:
+    """The failure for offers that share nothing in these kinds, with the YAML that accepts what the server has."""
+    kinds = " and no ".join(_KINDS[one.field] for one in missing)
+    offers = "; ".join(f"{one.field}: {printable(', '.join(one.theirs))}" for one in missing)
+    what = f"{where} and this program share no {kinds}; the server offers {offers}"
+    if hopeless := [one.field for one in missing if not one.best]:
+        fix = f"update the server: this program supports none of these for {' and '.join(hopeless)}"
+        return Failure(Reason.PROTOCOL, what, fix)
+    changed = {
+        one.field: (*algorithms.chosen(chosen, one.field), one.best) for one in missing if one.field != "compression"
+    }
+    fields = [algorithms.yaml(chosen, **changed)] * bool(changed) + ["compress: true"] * (len(changed) < len(missing))
+    return Failure(Reason.PROTOCOL, what, f"update the server, or accept what it has with `{'` and `'.join(fields)}`")

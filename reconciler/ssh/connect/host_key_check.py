@@ -211,7 +211,8 @@ class HostKeyCheck:
         return f"run ssh-keygen -R {shlex.quote(name)} -f {shlex.quote(file)}, and add the new key"
 
     def _refuse_unknown(self, key: asyncssh.SSHKey) -> bool:
-        what = f"the host key of {self.where} is unknown ({_shown(key)})"
+        odd = f"; {self._knowledge.odd}" if self._knowledge.odd else ""
+        what = f"the host key of {self.where} is unknown ({_shown(key)}){odd}"
         line = f"{lookup_name(self._trust, self._endpoint)} {_public_line(key)}"
         if not self._trust.known_hosts or len(line) > _LINE_MAX:
             add = "put it into `hostKeys` (`tunnels trust` prints what to paste)"

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import asyncssh
 
+from reconciler.core import key_text
 from reconciler.core.spec import Endpoint, Trust, TrustMode
 from reconciler.ssh.connect.known_hosts_lines import Deadline, Line, TooMuchError, decoded, lines_of, matches
 from reconciler.ssh.internals.keys import public_keys
@@ -24,6 +25,9 @@ _MARKERS = ("@cert-authority", "@revoked")
 _LOGIN_OPTION = re.compile(
     r"restrict|cert-authority|(no-)?(pty|user-rc|(agent|port|x11)-forwarding|(touch|verify)-required)"
 )
+_BARE_KEY = re.compile(r"(?:ssh|ecdsa|sk-ssh|sk-ecdsa)-[a-z0-9.@-]+[ \t]+AAAA")
+_ENTRY = re.compile(r"[ \t](?:ssh|ecdsa|sk-ssh|sk-ecdsa)-[a-z0-9.@-]+[ \t]+AAAA")
+_ODD_MAX = 1 << 16  # bytes
 _FULL_LINE = re.compile(r"[^\n]+")
 # The key starts with the length of its type's name, hence AAAA. Without a type: a line of SSH version 1.
 _KNOWN_HOSTS_LINE = re.compile(
@@ -45,12 +49,16 @@ class KnownKey:
 
 @dataclass(frozen=True, slots=True)
 class Knowledge:
-    """The known keys of one host. `elsewhere` are keys for the host's name without its port."""
+    """The known keys of one host. `elsewhere` are keys for the host's name without its port.
+
+    odd   if no key was found: what the first line is that is not a known_hosts line (`line 1 of PATH ...`), else ""
+    """
 
     keys: tuple[KnownKey, ...]
     authorities: tuple[KnownKey, ...]
     revoked: tuple[KnownKey, ...]
     elsewhere: tuple[KnownKey, ...]
+    odd: str = field(default="", compare=False)
 
 
 def look_up(trust: Trust, endpoint: Endpoint, files: Mapping[str, bytes], deadline: Deadline) -> Knowledge:
@@ -114,7 +122,21 @@ def _in_files(trust: Trust, endpoint: Endpoint, files: Mapping[str, bytes], dead
         authorities=authorities,
         revoked=_keys(line for line in (*own, *by_bare_name) if line.marker == "@revoked"),
         elsewhere=() if keys else _keys(line for line in by_bare_name if not line.marker),
+        odd="" if keys or authorities else _odd_line(files),
     )
+
+
+def _odd_line(files: Mapping[str, bytes]) -> str:
+    """Name the first line that is not a known_hosts line, in the files that are not large."""
+    for path, content in files.items():
+        text = key_text.known_hosts(content).decode("utf-8", "replace") if len(content) < _ODD_MAX else ""
+        if "\n" not in text.strip() and len(_ENTRY.findall(text)) > 1:
+            return f"line 1 of {path} contains several hosts: its line ends were replaced by spaces"
+        if number := foreign_line(text):
+            line = text.split("\n")[number - 1].strip()
+            what = "is a key without the name of its host" if _BARE_KEY.match(line) else "is not a known_hosts line"
+            return f"line {number} of {path} {what}"
+    return ""
 
 
 def lower(name: str) -> str:

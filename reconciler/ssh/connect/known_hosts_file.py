@@ -8,6 +8,7 @@ configuration would choose which files exist. All functions block.
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import errno
 import os
@@ -18,6 +19,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from reconciler.core import key_text
 from reconciler.ssh.connect.credential_fingerprint import KNOWN_HOSTS_MAX
 from reconciler.ssh.connect.known_hosts import foreign_line
 from reconciler.system import path_lock
@@ -169,6 +171,9 @@ def _read(directory: int, name: str) -> tuple[bytes, os.stat_result | None]:
         raise ValueError(f"it is larger than {KNOWN_HOSTS_MAX >> 20} MiB")
     if number := foreign_line(content.decode("utf-8", "replace")):
         raise ValueError(f"line {number} is not a known_hosts line")
+    if key_text.known_hosts(content) not in (content, content.removeprefix(codecs.BOM_UTF8)):
+        # Lines in another form would not be found beside an added one.
+        raise ValueError("it is encoded, or its line ends are missing")
     return content, status
 
 

@@ -26,6 +26,7 @@ from dataclasses import dataclass
 
 import asyncssh
 
+from reconciler.core import key_text
 from reconciler.ssh.internals.keys.certificates import certified_key
 
 _MARKERS = {b"@cert-authority": "@cert-authority", b"@revoked": "@revoked"}
@@ -79,6 +80,7 @@ class Line:
 
 def lines_of(content: bytes, path: str, deadline: Deadline) -> Iterator[Line]:
     """The lines that name a key; comments and invalid lines are skipped."""
+    content = key_text.known_hosts(content)
     number, counted = 1, 0
     for found in _FULL_LINE.finditer(content):
         deadline.spend()

@@ -2,14 +2,31 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import asyncssh
 
 from reconciler.ssh.internals.kex_messages import offers
+from reconciler.ssh.internals.keys.algorithm_names import supported
 
 # The markers of RFC 8308 and of OpenSSH's strict kex are in the list of algorithms, and are not algorithms.
 _MARKERS = ("ext-info-", "kex-strict-")
-# The order of the lists; ciphers and MACs have one for each direction.
-_NEGOTIATED = ("key exchange", "host key", "encryption", "encryption", "MAC", "MAC")
+# The order of the lists; from the ciphers on there is one for each direction.
+_FIELDS = ("kex", "hostKey", "cipher", "cipher", "mac", "mac", "compression", "compression")
+_WITHOUT_MAC = ("aes128-gcm", "aes256-gcm", "chacha20")
+
+
+@dataclass(frozen=True, slots=True)
+class Missing:
+    """A kind of algorithm (a field of `algorithms`, or `compression`) without a common name, and the server's offer."""
+
+    field: str
+    theirs: tuple[str, ...]
+
+    @property
+    def best(self) -> str:
+        """The strongest that the server has and this program supports, "" if there is none."""
+        return next((name for name in supported(self.field) if name in self.theirs and name != "none"), "")
 
 
 def cipher(connection: asyncssh.SSHClientConnection) -> str:
@@ -26,22 +43,33 @@ def kex(connection: asyncssh.SSHClientConnection) -> str:
     return next((name for name in ours if name in theirs and not name.startswith(_MARKERS)), "")
 
 
-def nothing_common(connection: asyncssh.SSHClientConnection) -> tuple[str, list[str]] | None:
-    """The kind of algorithm with no common name (asyncssh's word for it), and the server's offer; None if all match.
+def host_key(connection: asyncssh.SSHClientConnection) -> str:
+    """The type of host key that the server presented, "" if it is unknown."""
+    offered = offers(connection)
+    if offered is None:
+        return ""
+    (_, ours, *_), (_, theirs, *_) = offered
+    return next((name for name in ours if name in theirs), "")
+
+
+def nothing_common(connection: asyncssh.SSHClientConnection) -> list[Missing]:
+    """Every kind of algorithm with no common name, empty if all match.
 
     The failure needs this: a server that sees the mismatch before asyncssh does may close the connection silently.
     """
     offered = offers(connection)
     if offered is None:
-        return None
-    cipher_needs_mac = True
-    for kind, ours, theirs in zip(_NEGOTIATED, *offered, strict=False):
-        common = [name for name in ours if name in theirs]
-        if kind == "encryption":
-            cipher_needs_mac = not common or not common[0].startswith(("aes128-gcm", "aes256-gcm", "chacha20"))
-        if not common and (kind != "MAC" or cipher_needs_mac):
-            return kind, [name for name in theirs if not name.startswith(_MARKERS)]
-    return None
+        return []
+    found: dict[str, Missing] = {}
+    cipher = ""
+    for field, ours, theirs in zip(_FIELDS, *offered, strict=False):
+        common = [name for name in ours if name in theirs and not name.startswith(_MARKERS)]
+        missing = Missing(field, tuple(name for name in theirs if not name.startswith(_MARKERS)))
+        if field == "cipher":
+            cipher = common[0] if common else missing.best
+        if not common and not (field == "mac" and cipher.startswith(_WITHOUT_MAC)):
+            found.setdefault(field, missing)
+    return list(found.values())
 
 
 def terrapin(connection: asyncssh.SSHClientConnection) -> tuple[str, str] | None:

@@ -33,7 +33,9 @@ async def read_bytes(source: Source, environ: Mapping[str, str], what: str) -> b
 async def read_text(source: Source, environ: Mapping[str, str], what: str) -> str:
     """The content of a password's or passphrase's source, without the line end that editors leave."""
     try:
-        return (await read_bytes(source, environ, what)).decode("utf-8").rstrip("\r\n")
+        content = await read_bytes(source, environ, what)
+        is_utf16 = content.startswith((b"\xff\xfe", b"\xfe\xff"))  # as PowerShell writes text
+        return content.decode("utf-16" if is_utf16 else "utf-8-sig").rstrip("\r\n")
     except UnicodeDecodeError:
         raise _unreadable(f"cannot use {what} in {source} (it is not UTF-8 text)") from None
 

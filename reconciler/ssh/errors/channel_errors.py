@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import socket
+from typing import TypeVar
 
 import asyncssh
 
@@ -29,6 +30,29 @@ from reconciler.ssh.errors.patterns import (
 )
 from reconciler.system.port_owner import owner_of_port
 
+_Error = TypeVar("_Error", bound=BaseException | None)
+
+
+class UncertifiedForwardError(asyncssh.ChannelOpenError):
+    """The server does not allow a forward, because the certificate of the login does not. `why` names both."""
+
+    def __init__(self, error: asyncssh.ChannelOpenError, why: str) -> None:
+        super().__init__(error.code, error.reason, error.lang)
+        self.why = why
+
+
+def with_certificate(error: _Error, why: str) -> _Error | UncertifiedForwardError:
+    """The error of a forward: another one, if the certificate of the login allows no forward (`why`)."""
+    if why and isinstance(error, asyncssh.ChannelOpenError) and error.code == asyncssh.OPEN_ADMINISTRATIVELY_PROHIBITED:
+        return UncertifiedForwardError(error, why)
+    return error
+
+
+def uncertified(what: str, why: str) -> Failure:
+    """The failure of a forward that the certificate of the login does not allow."""
+    return Failure(Reason.FORBIDDEN_BY_SERVER, f"{what}: {why}", "have one signed with permit-port-forwarding")
+
+
 # --- channels ---------------------------------------------------------------------------------------------------
 
 
@@ -41,6 +65,8 @@ def from_channel_open(exc: BaseException, destination: str) -> Failure:
         case TimeoutError():
             what = f"{destination} did not answer in time"
             return Failure(Reason.DESTINATION, what, "check that the service runs, and the firewalls in front of it")
+        case UncertifiedForwardError():
+            return uncertified(f"the SSH server does not allow connections to {destination}", exc.why)
         case asyncssh.ChannelOpenError():
             return _channel_refused(exc, destination)
         case asyncssh.DisconnectError():

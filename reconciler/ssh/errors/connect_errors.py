@@ -10,7 +10,6 @@ import errno
 import os
 import re
 import socket
-from collections.abc import Iterable
 
 import asyncssh
 
@@ -47,7 +46,7 @@ def from_dial(exc: BaseException, where: str, stage: Stage = Stage.CONNECT, seco
         case asyncssh.ConnectionLost() | ConnectionResetError() | BrokenPipeError() | ConnectionAbortedError():
             return _closed(where, stage)
         case asyncssh.KeyExchangeFailed():
-            return _no_common_algorithm(exc, where)
+            return Failure(Reason.PROTOCOL, f"the key exchange with {where} failed ({printable(exc.reason)})")
         case asyncssh.DisconnectError():
             return _disconnected(exc, where, stage)
         case OSError():
@@ -85,24 +84,6 @@ def _closed(where: str, stage: Stage) -> Failure:
             # Not "closed by server": that is retried every 200 ms, and this may be the answer to a wrong key.
             what = f"{where} closed the connection during the login"
             return Failure(Reason.SERVER_BUSY, what, "see the server's log")
-
-
-def _no_common_algorithm(exc: asyncssh.KeyExchangeFailed, where: str) -> Failure:
-    # No regular expression: the text quotes the server's offer, which is as long as a packet may be, and the server is
-    # not authenticated yet.
-    kind, found, lists = exc.reason.removeprefix("No matching ").partition(" algorithm found, sent ")
-    _, both, theirs = lists.partition(" and received ")
-    if not found or not both:
-        return Failure(Reason.PROTOCOL, f"the key exchange with {where} failed ({printable(exc.reason)})")
-    return no_common(kind, theirs.split(","), where)
-
-
-def no_common(kind: str, theirs: Iterable[str], where: str) -> Failure:
-    """The failure for offers that share nothing. `kind` is asyncssh's word for what was negotiated."""
-    field = {"key exchange": "kex", "encryption": "cipher", "MAC": "mac", "host key": "hostKey"}.get(kind, kind)
-    offers = printable(", ".join(theirs))
-    what = f"{where} and this program share no {kind} algorithm; it offers {offers}"
-    return Failure(Reason.PROTOCOL, what, f"name one of these in `algorithms.{field}`")
 
 
 def _disconnected(exc: asyncssh.DisconnectError, where: str, stage: Stage) -> Failure:

@@ -21,7 +21,7 @@ from reconciler.ssh.internals import (
     packets,
     parse_budget,
 )
-from reconciler.ssh.internals.keys import algorithm_names, certificates, key_cost, public_keys
+from reconciler.ssh.internals.keys import algorithm_names, certificates, key_cost, public_keys, signatures
 from reconciler.ssh.internals.seam import TESTED, problems
 
 MODULES = (
@@ -41,6 +41,7 @@ MODULES = (
     certificates,
     key_cost,
     public_keys,
+    signatures,
 )
 
 

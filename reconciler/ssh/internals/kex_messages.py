@@ -10,8 +10,8 @@ import asyncssh
 
 from reconciler.ssh.internals.seam import Seam
 
-NameLists = list[list[str]]  # of an SSH_MSG_KEXINIT: key exchange, host key, two ciphers, two MACs
-_LISTS = 6
+NameLists = list[list[str]]  # of an SSH_MSG_KEXINIT: key exchange, host key, two ciphers, two MACs, two compressions
+_LISTS = 8
 SEAMS = (Seam(asyncssh.SSHClientConnection, "get_hash_prefix", "self"),)
 
 
@@ -30,7 +30,7 @@ def offers(connection: asyncssh.SSHClientConnection) -> tuple[NameLists, NameLis
 
 
 def _name_lists(kexinit: bytes) -> NameLists:
-    """Decode an SSH_MSG_KEXINIT up to the MACs (RFC 4253 section 7.1): a type, a cookie of 16 bytes, name lists."""
+    """Decode the lists of an SSH_MSG_KEXINIT (RFC 4253 section 7.1), which follow a type and a cookie of 16 bytes."""
     return [found.decode("ascii", "replace").split(",") for found in _strings(kexinit[17:], _LISTS)]
 
 

@@ -66,6 +66,7 @@ class Guard:
         self._process = connection.process_packet
         self._exchanging = False  # a key exchange after the first is under way
         self.refused: Callable[[str], None] = _ignore_text  # called with the text of a refused request
+        self.partial_success: Callable[[], None] = _ignore  # called when a credential is accepted and not enough
         self.server_exchanges_keys = False  # it has begun a key exchange and not ended it
         self._keyed = False  # the first key exchange has ended
         self._deadline: asyncio.TimerHandle | None = None
@@ -77,6 +78,7 @@ class Guard:
         self._rules: dict[int, Callable[[int, int, SSHPacket], Result]] = {
             constants.MSG_UNIMPLEMENTED: self._unimplemented,
             constants.MSG_EXT_INFO: self._extensions,
+            constants.MSG_USERAUTH_FAILURE: self._credential_refused,
             constants.MSG_USERAUTH_SUCCESS: self._logged_in,
             constants.MSG_KEXINIT: self._kexinit,
             constants.MSG_NEWKEYS: self._newkeys,
@@ -150,6 +152,13 @@ class Guard:
         result = self._process(pkttype, pktid, packet)
         self._limits._max_recv_pktlen = self._packet_max  # noqa: SLF001 - as in __init__
         return result
+
+    def _credential_refused(self, pkttype: int, pktid: int, packet: SSHPacket) -> Result:
+        fields = payload(packet)
+        fields.get_string()  # the methods that can continue
+        if fields.get_boolean():
+            self.partial_success()
+        return self._process(pkttype, pktid, packet)
 
     def _extensions(self, pkttype: int, pktid: int, packet: SSHPacket) -> Result:
         if (count := payload(packet).get_uint32()) > EXTENSIONS_MAX:
@@ -225,6 +234,10 @@ class Guard:
         """The connection has ended."""
         if self._deadline is not None:
             self._deadline.cancel()
+
+
+def _ignore() -> None:
+    pass
 
 
 def _ignore_text(text: str) -> None:

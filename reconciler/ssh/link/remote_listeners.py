@@ -45,12 +45,14 @@ class ListenRefusedError(asyncssh.ChannelListenError):
 
     debug_text   its debug messages during the request, which may give the reason
     answer_text  the text of its answer, if it has one
+    forbidden    why the certificate of the login allows no forward, "" if it does
     """
 
-    def __init__(self, debug_text: str, answer_text: str = "") -> None:
+    def __init__(self, debug_text: str, answer_text: str = "", forbidden: str = "") -> None:
         super().__init__("the server refuses to listen")
         self.debug_text = debug_text
         self.answer_text = answer_text
+        self.forbidden = forbidden
 
 
 @dataclass(slots=True, eq=False)
@@ -83,8 +85,10 @@ class RemoteListener:
 class RemoteListeners:
     """The listeners of one connection. `cancels`: False if the server does not stop listening before the end."""
 
-    def __init__(self, connection: asyncssh.SSHClientConnection) -> None:
+    def __init__(self, connection: asyncssh.SSHClientConnection, forbidden: str = "") -> None:
+        """`forbidden`: why the certificate of the login allows no forward."""
         self._connection = connection
+        self._forbidden = forbidden
         self.cancels = "dropbear" not in str(connection.get_extra_info("server_version", "")).lower()
         self._by_address: dict[tuple[str, int] | str, RemoteListener] = {}  # as the server names them in requests
         self._closed: dict[RemoteTcp | RemoteUnix, RemoteListener] = {}  # for reuse, if the server does not cancel
@@ -177,7 +181,7 @@ class RemoteListeners:
                 raise
             # A connection that is ending refuses, too. Its end is reported in this iteration and cancels the caller.
             await asyncio.sleep(0)
-            raise ListenRefusedError("\n".join(messages), self._answer_text) from None
+            raise ListenRefusedError("\n".join(messages), self._answer_text, self._forbidden) from None
         finally:
             self._recordings = [other for other in self._recordings if other is not messages]
         if (port := forward.listener.get_port()) > PORT_MAX:

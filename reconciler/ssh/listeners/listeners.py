@@ -22,7 +22,7 @@ from reconciler.core.spec import LocalTcp, LocalUnix, RemoteTcp, RemoteUnix, Tun
 from reconciler.core.status import stands_by
 from reconciler.core.subject import Subject
 from reconciler.ssh.clients.connector import ClientConnector
-from reconciler.ssh.errors.channel_errors import from_listen
+from reconciler.ssh.errors.channel_errors import from_listen, uncertified
 from reconciler.ssh.link.link import Link
 from reconciler.ssh.link.remote_listeners import ListenRefusedError
 from reconciler.ssh.listeners.address_records import AddressRecords, Listener
@@ -208,6 +208,8 @@ class Listeners:
 def _failure(listener: Listener, error: OSError | asyncssh.Error | ListenRefusedError) -> Failure:
     """Return why a listener could not be opened."""
     listen, unreleased = listener.state.key.listen, listener.address.unreleased
+    if isinstance(error, ListenRefusedError) and error.forbidden:
+        return uncertified(f"the SSH server refuses to listen on {listen}", error.forbidden)
     debug_text, answer = (error.debug_text, error.answer_text) if isinstance(error, ListenRefusedError) else ("", "")
     failure = from_listen(error, str(listen), local=not is_remote(listen), said=debug_text, why=answer)
     if failure.reason is Reason.REMOTE_PORT_IN_USE and unreleased is not None and not unreleased.gone:

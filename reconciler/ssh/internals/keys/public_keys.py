@@ -1,8 +1,9 @@
-"""The public part of keys, and the signatures that they make. asyncssh's documented API has neither."""
+"""The public part of keys. asyncssh's documented API does not have it."""
 
 from __future__ import annotations
 
 import asyncssh
+from asyncssh import sk
 
 from reconciler.ssh.internals.seam import Seam
 
@@ -10,9 +11,8 @@ SEAMS = (
     Seam(asyncssh.SSHKey, "public_data"),
     Seam(asyncssh.SSHKey, "sig_algorithms"),
     Seam(asyncssh.SSHKeyPair, "public_data"),
-    Seam(asyncssh.SSHKeyPair, "sig_algorithms"),
+    Seam(sk, "sk_available"),
 )
-_RSA_SHA512 = b"rsa-sha2-512"
 
 
 def encoded(key: asyncssh.SSHKey | asyncssh.SSHKeyPair) -> bytes:
@@ -25,11 +25,6 @@ def signature_names(key: asyncssh.SSHKey) -> tuple[str, ...]:
     return tuple(name.decode("ascii") for name in key.sig_algorithms)
 
 
-def prefer_sha512(pair: asyncssh.SSHKeyPair) -> None:
-    """Let an RSA key sign with SHA-512, as ssh does.
-
-    asyncssh prefers SHA-256, which hardened servers refuse without announcing it.
-    """
-    names = pair.sig_algorithms
-    if _RSA_SHA512 in names:
-        pair.sig_algorithms = (_RSA_SHA512, *(name for name in names if name != _RSA_SHA512))
+def needs_missing_hardware(key: asyncssh.SSHKey) -> bool:
+    """Return True if only a FIDO device can sign with the key, and asyncssh cannot access one here."""
+    return key.get_algorithm().startswith("sk-") and not sk.sk_available

@@ -1,0 +1,87 @@
+"""Certificates and forwards in the running program: what a certificate forbids, and when it becomes valid."""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+from integration.dialling import access, failure_of, hop
+from reconciler.core.observed import Phase, Reason
+from reconciler.core.secret import FromFile
+from reconciler.core.spec import KeyLogin
+from support.keys import KeyPair, Keys
+from support.services import EchoServer, exchange
+from support.sshd import Sshd
+from support.tunnels import file, local, remote, running
+from support.wait import eventually, free_port
+
+NO_FORWARDING = ("-O", "clear", "-O", "permit-pty")
+
+
+@contextlib.asynccontextmanager
+async def sshd_with_authority(directory: Path, keys: Keys) -> AsyncIterator[tuple[Sshd, KeyPair]]:
+    """A server that takes certificates only, and its authority."""
+    authority = keys.make("ca")
+    options = {"TrustedUserCAKeys": str(authority.public)}
+    async with Sshd(directory / "sshd", options=options, client=keys.make("stranger")) as sshd:
+        yield sshd, authority
+
+
+def signed(key: KeyPair, authority: KeyPair, *arguments: str) -> Path:
+    """Sign the key with these arguments of ssh-keygen, and return the path of the certificate."""
+    command = ["ssh-keygen", "-q", "-s", str(authority.private), "-I", "us", *arguments, str(key.public)]
+    subprocess.run(command, check=True)
+    return key.private.with_name(f"{key.private.name}-cert.pub")
+
+
+async def test_a_certificate_without_forwarding_is_named(tmp_path: Path, keys: Keys, echo: EchoServer) -> None:
+    async with sshd_with_authority(tmp_path, keys) as (sshd, authority):
+        key, port = keys.make("id"), free_port()
+        certificate = signed(key, authority, "-n", sshd.user, *NO_FORWARDING)
+        said = f"the certificate {certificate} does not allow forwarding (it has no permit-port-forwarding)"
+        tunnels_of = (local("here", port, echo.port), remote("there", free_port(), echo.port))
+        text = file(sshd, *tunnels_of, privateKey=key.private, certificate=certificate)
+        async with running(tmp_path, text) as tunnels:
+            verdict = await tunnels.until("server/there", Phase.DOWN)
+            assert verdict.reason is Reason.FORBIDDEN_BY_SERVER
+            assert "the SSH server refuses to listen on" in verdict.message
+            assert f"{said}: have one signed with permit-port-forwarding" in verdict.message
+            await tunnels.until("server/here", Phase.UP)
+            for _ in range(3):
+                with contextlib.suppress(ConnectionResetError):
+                    assert await exchange("127.0.0.1", port) == b""
+            verdict = await tunnels.until("server/here", Phase.UNHEALTHY)
+            assert f"does not allow connections to 127.0.0.1:{echo.port}: {said}" in verdict.message
+
+
+async def test_a_jump_host_that_a_certificate_does_not_let_forward_is_explained(
+    tmp_path: Path, keys: Keys, sshd: Sshd
+) -> None:
+    async with sshd_with_authority(tmp_path / "jump", keys) as (jump, authority):
+        key = keys.make("id")
+        certificate = signed(key, authority, "-n", jump.user, *NO_FORWARDING)
+        login = KeyLogin(FromFile(str(key.private)), None, FromFile(str(certificate)))
+        failure = await failure_of(access(hop(sshd), hop(jump, logins=(login,))))
+    assert failure.reason is Reason.FORBIDDEN_BY_SERVER
+    assert "the jump host does not allow a connection to" in failure.message
+    assert f"{certificate} does not allow forwarding" in failure.message
+
+
+async def test_a_target_is_up_when_its_certificate_becomes_valid(tmp_path: Path, keys: Keys, echo: EchoServer) -> None:
+    async with sshd_with_authority(tmp_path, keys) as (sshd, authority):
+        key, starts = keys.make("id"), int(time.time()) + 2
+        certificate = keys.certify(key, authority, principals=[sshd.user], valid_after=starts)
+        text = file(sshd, local("echo", free_port(), echo.port), privateKey=key.private, certificate=certificate)
+        async with running(tmp_path, text) as tunnels:
+            verdict = await tunnels.until("server/echo", Phase.DOWN)
+            assert verdict.reason is Reason.CERTIFICATE_EXPIRED
+            assert f"the certificate {certificate} is not valid before" in verdict.message
+            assert not verdict.needs_action
+            now = tunnels.engine.loop.now()
+            assert verdict.next_try is not None
+            assert abs(verdict.next_try - now.mono - (starts - now.wall)) < 0.1  # not a limit: the two are equal
+            await tunnels.all_up(within=30)  # by backoff, it would be a minute
+            await eventually(lambda: "Accepted publickey" in sshd.log_text())
