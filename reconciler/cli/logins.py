@@ -106,4 +106,6 @@ async def _log_in(target: TargetSpec, environ: Mapping[str, str]) -> LoginResult
     notes = [f"login to {access.hop.hosts[dialled.host]} as {access.hop.user} succeeded ({dialled.seconds:.2f} s)"]
     if not dialled.host_key_verified:
         notes.append("host keys are not checked")
+    if dialled.said:
+        notes.append(f"the server says {dialled.said}")
     return LoginResult(target.name, "", "; ".join([*notes, *dialled.warnings]))

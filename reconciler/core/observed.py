@@ -166,6 +166,7 @@ class LinkState:
     preferred_host_failure   why the hosts before `host` were not reached; None if `host` is the first
     since                    when the link entered its phase
     trusted                  the host key is still a trusted one
+    remark                   what the server said at the end of the login, "" if nothing
     """
 
     id: int
@@ -178,6 +179,7 @@ class LinkState:
     phase: LinkPhase
     since: float
     trusted: bool
+    remark: str = ""
 
 
 @dataclass(frozen=True, slots=True)

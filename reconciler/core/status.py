@@ -210,7 +210,8 @@ def _target_verdict(
     if live:
         right = [link for link in live if link.access == target.access and link.trusted]
         if right or tries is None:
-            return Verdict(Phase.UP, message=_fallback_message(right, tries))
+            notes = [_fallback_message(right, tries), _remark(right)]
+            return Verdict(Phase.UP, message="; ".join(filter(None, notes)))
         return Verdict(
             Phase.UP,
             tries.last.reason,
@@ -245,6 +246,12 @@ def _fallback_message(links: list[LinkState], tries: Tries | None) -> str:
     last = tries.last if tries is not None and tries.at > best.since else best.preferred_host_failure
     retry = f"retrying {preferred} every {FAIL_BACK_EVERY:g} s{f'; last failure: {last.message}' if last else ''}"
     return f"on {hosts[best.host]}, host {best.host + 1} of {len(hosts)}: {retry}"
+
+
+def _remark(links: list[LinkState]) -> str:
+    """Return what the server said at the latest login, "" if nothing."""
+    latest = max(links, key=lambda link: link.since, default=None)
+    return f"the server says {latest.remark}" if latest is not None and latest.remark else ""
 
 
 def _is_idle(target: TargetSpec, links: list[LinkState], observed: Observed, now: Now) -> bool:

@@ -41,6 +41,7 @@ from reconciler.ssh.link.link import Link, LinkClient
 # Seconds for all steps. The command answers within ten seconds, its start included; then the step under way is
 # reported as failed, whatever its own timeout (up to ten seconds for a destination).
 WITHIN = 9.0
+DIALS_WITHIN = 0.95  # the part of it for the logins: then a dial says which of its own steps was not finished
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +58,7 @@ async def diagnose(tunnel: TunnelSpec, engine: Engine) -> list[Step]:
     """Return the steps up to the first that fails. All are `ok` only if the tunnel is up or in standby."""
     path = _Path(tunnel, engine)
     try:
-        async with asyncio.timeout(WITHIN):
+        async with asyncio.timeout_at(path.deadline):
             await path.test()
     except TimeoutError:
         path.fail(path.at, Failure(Reason.TIMEOUT, f"{path.where} did not answer within {WITHIN:g} s in all"))
@@ -73,6 +74,8 @@ class _Path:
         self.engine = engine
         self.actuator = engine.actuator
         self.now = engine.loop.now
+        started = asyncio.get_running_loop().time()
+        self.deadline, self.dial_deadline = started + WITHIN, started + WITHIN * DIALS_WITHIN
         self.at, self.where = "tunnel", tunnel.id
         self.steps: list[Step] = []
 
@@ -171,7 +174,8 @@ class _Path:
                 return None
             self._ok(f"{name}: connect", f"{hop.hosts[link.host]} answers")
             self._ok(f"{name}: host key", _checked(hop))
-            self._ok(f"{name}: log in", f"as {hop.user}, {link.dialled.seconds * 1000:.0f} ms in all")
+            said = f"; the server says {link.dialled.said}" if link.dialled.said else ""
+            self._ok(f"{name}: log in", f"as {hop.user}, {link.dialled.seconds * 1000:.0f} ms in all{said}")
         return link
 
     async def _connect(self, access: Access) -> Link:
@@ -183,6 +187,7 @@ class _Path:
             name=target.name,
             client=lambda: client,
             environ=self.engine.environ,
+            deadline=self.dial_deadline,
         )
         return Link(0, target.name, dialled, client, target.settings, lost=lambda _: None, recovered=lambda: None)
 
@@ -195,7 +200,15 @@ class _Path:
         target, _ = self._status()
         in_service = "The live connection stays in service." if self.actuator.usable(self.target.name) else ""
         step = f"{name}: {_step(failed.stage, failed.failure.reason)}"
-        self.fail(step, failed.failure, in_service, self._next(target.verdict.next_try))
+        limit = self._own_limit() if failed.failure.reason is Reason.TIMEOUT else ""
+        self.fail(step, failed.failure, limit, in_service, self._next(target.verdict.next_try))
+
+    def _own_limit(self) -> str:
+        """Return a sentence if the limit of this test ended a dial, "" if it was `connectTimeout`."""
+        if asyncio.get_running_loop().time() < self.dial_deadline:
+            return ""
+        seconds = self.target.settings.connect_timeouts[-1]
+        return f"This test waits no longer; `connectTimeout` is {seconds:g} s."
 
     # --- destination -------------------------------------------------------------------------------------------
 

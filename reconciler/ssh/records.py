@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Collection, Container
 from dataclasses import dataclass, field
 
@@ -35,6 +35,7 @@ class TargetRecord:
     fingerprint           of the files that it names, now; "" until they are checked, and while there are no tries
     waiting               completed when a link may have become usable, oldest first (an ordered set)
     restarted_at          when a failing probe last restarted it (monotonic)
+    words_logged          the texts that the server sent during logins, and that were logged last
     held                  how many clients wait for a usable link
     last_used             when a client was last present (monotonic); -inf for never
     """
@@ -49,6 +50,7 @@ class TargetRecord:
     fingerprint: str = ""
     waiting: dict[asyncio.Future[None], None] = field(default_factory=dict)
     restarted_at: float = float("-inf")
+    words_logged: deque[str] = field(default_factory=lambda: deque(maxlen=16))
     held: int = 0
     last_used: float = float("-inf")
 

@@ -426,15 +426,3 @@ async def test_a_wrong_password_is_given_once_for_each_method_and_never_shown(ss
     assert failure.reason is Reason.AUTH
     assert "hunter2" not in failure.message
     assert tries == ["hunter2", "hunter2"]
-
-
-async def test_a_prompt_for_a_code_is_not_answered_with_the_password(sshd: Sshd, tmp_path: Path) -> None:
-    tries: list[str] = []
-    async with password_server(tmp_path, tries, keyboard=True, prompt="Verification code: ") as endpoint:
-        login = PasswordLogin(Inline(Secret("secret")))
-        to = hop(sshd, hosts=(endpoint,), logins=(login,), trust=strict(tmp_path / "known"))
-        failure = await failure_of(access(to))
-    assert failure.reason is Reason.AUTH
-    assert "asks" in failure.message
-    assert "`Verification code:`" in failure.message
-    assert tries == []

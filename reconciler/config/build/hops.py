@@ -6,10 +6,12 @@ A target and an inline jump host both have these fields.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import TypeVar
 
 from reconciler.config.build.credential_checks import warn_of_unusable_credentials
 from reconciler.config.build.fields import Fields
+from reconciler.config.build.pasted_hosts import correction, is_plain
 from reconciler.config.build.secret_sources import Sources, is_socket, unreadable
 from reconciler.config.options import Options, process_user
 from reconciler.config.problem import ErrorCode, WarningCode
@@ -27,7 +29,6 @@ from reconciler.config.schema.values import (
     switch,
     text,
 )
-from reconciler.config.schema.violations import quoted
 from reconciler.config.syntax.nodes import Items, Node, Scalar
 from reconciler.core.secret import FromFile, Source
 from reconciler.core.spec import (
@@ -42,12 +43,10 @@ from reconciler.core.spec import (
     TrustMode,
 )
 
+_T = TypeVar("_T")
 _DEFAULT_AGENT = ""  # $SSH_AUTH_SOCK
 # Values of `agent` that are text, as YAML is read here, but meant as true or false and not as the path of a socket.
 _NO_SOCKETS = frozenset({"yes", "no", "on", "off", "true", "false"})
-# accept-new writes the name of a server into known_hosts. White space and control characters would end the name or its
-# line, and with `* ? ! , | @ #` it would match other hosts as well. No name or address needs any of these.
-_NOT_IN_HOSTS = re.compile(r"(?![\w.:%-])[\s\x00-\x9f]")
 _NAME = r"(?:[A-Za-z0-9][A-Za-z0-9._-]{0,252}|(?:[0-9A-Fa-f]{0,4}:){2,7}[0-9A-Fa-f:.]{0,15}(?:%[A-Za-z0-9._-]{1,32})?)"
 _ALIAS = re.compile(rf"{_NAME}|\[{_NAME}\]:[0-9]{{1,5}}")
 
@@ -95,31 +94,31 @@ def _hosts(fields: Fields) -> tuple[Endpoint, ...]:
 
 
 def _host_alone(node: Node) -> str:
-    """Parse a host. For `user@host:port` the message shows the separate fields."""
-    try:
-        return _plain(host(node))
-    except InvalidValueError:
-        given = node.value if isinstance(node, Scalar) and not node.variables else None
-        if not isinstance(given, str):
-            raise
-        user, at, server = given.rpartition("@")
-        if ":" in user:
-            message = "`host` holds a password: set `host`, `user` and `password: {file: ...}` as separate fields"
-            raise InvalidValueError(message) from None
-        name, colon, number = server.partition(":")
-        parts = [f"`user: {user}`"] * bool(at) + [f"`host: {name}`"] + [f"`port: {number}`"] * bool(colon)
-        if name and not _NOT_IN_HOSTS.search(name) and len(parts) > 1 and ":" not in number:
-            raise InvalidValueError(f"invalid host {quoted(given)}: expected {' and '.join(parts)}") from None
-        raise
+    return _corrected(lambda given: _plain(host(given)), node, "host")
 
 
 def _host_and_port(node: Node) -> tuple[str, int | None]:
-    name, own_port = host_and_port(node)
-    return _plain(name), own_port
+    def parse(given: Node) -> tuple[str, int | None]:
+        name, own_port = host_and_port(given)
+        return _plain(name), own_port
+
+    return _corrected(parse, node, "hosts")
+
+
+def _corrected(parse: Callable[[Node], _T], node: Node, field: str) -> _T:
+    """Parse a host. For a pasted form (`user@host:port`, a URL) the message shows the fields to write."""
+    try:
+        return parse(node)
+    except InvalidValueError as error:
+        given = node.value if isinstance(node, Scalar) and not node.variables else None
+        message = correction(given, field) if isinstance(given, str) and not error.message else ""
+        if not message:
+            raise
+        raise InvalidValueError(message) from None
 
 
 def _plain(name: str) -> str:
-    if _NOT_IN_HOSTS.search(name):
+    if not is_plain(name):
         raise InvalidValueError
     return name
 

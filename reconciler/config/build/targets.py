@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from reconciler.config.build.fields import Field, Fields
 from reconciler.config.build.hops import connect_timeout, hop, warn_of_milliseconds
 from reconciler.config.build.merge import TargetEntry, hop_fields
+from reconciler.config.build.pasted_hosts import HoldsPasswordError, pasted
 from reconciler.config.build.secret_sources import Sources
 from reconciler.config.diagnostics import Report
 from reconciler.config.options import Options
@@ -21,7 +22,6 @@ from reconciler.config.schema.values import command, duration, interval_or_ms, n
 from reconciler.config.schema.violations import did_you_mean, dotted, quoted, sentence
 from reconciler.config.syntax.nodes import Items, Node, Scalar, Table
 from reconciler.core.off import DISABLED
-from reconciler.core.secret import may_hold_secret
 from reconciler.core.spec import Access, Hop, Reconnect, TargetSettings, TargetSpec
 
 _MAX_COMPARED = 10_000  # names; beyond this, no suggestion is made
@@ -180,11 +180,13 @@ class Targets:
         return path
 
     def _no_target(self, name: str) -> str:
-        if may_hold_secret(name):
+        try:
+            written = _inline(name)
+        except HoldsPasswordError:
             return "`jumpHost` holds a password: write {host: ..., user: ..., password: {file: ...}}"
         self._compared += len(self.definitions)
         similar = did_you_mean(name, self.definitions) if self._compared <= _MAX_COMPARED else ""
-        hint = f'did you mean "{similar}"?' if similar else f"define it, or write {_inline(name)}"
+        hint = f'did you mean "{similar}"?' if similar else f"define it{written}"
         return f"unknown target {quoted(name)}: {hint}"
 
     def _too_far(self, place: Location, name: str) -> None:
@@ -200,13 +202,12 @@ class Targets:
 
 
 def _inline(name: str) -> str:
-    """Rewrite a jump host in the notation of ssh, `user@host:port`, as fields."""
-    user, _, place = name.rpartition("@")
-    host, colon, number = place.rpartition(":")
-    if not colon or not number.isdecimal() or ":" in host:
-        host, number = place, ""
-    fields = {"host": host, "port": number, "user": user}
-    return "{" + ", ".join(f"{field}: {value}" for field, value in fields.items() if value) + "}"
+    """Rewrite jump hosts in the notation of ssh, `user@host:port,...`, as fields. Raises HoldsPasswordError."""
+    parts = name.split(",")
+    found = [one.inline() for part in parts if (one := pasted(part)) is not None]
+    if len(found) < len(parts):
+        return ""
+    return f", or write {found[0]}" if len(found) == 1 else f", or write `jumpHosts: [{', '.join(found)}]`"
 
 
 def _jumps(fields: Fields, name: str) -> Iterator[tuple[Location, Node]]:

@@ -22,6 +22,7 @@ from reconciler.config.problem import ErrorCode, Location, Problem
 from reconciler.config.schema.document import Schema, Words, definition, resolved, schema, words_in
 from reconciler.config.syntax.nodes import Entry, Items, Node, Scalar, Table, is_null, plain
 from reconciler.config.syntax.yaml_reader import MAX_PROBLEMS, typed
+from reconciler.core.printable import printable
 from reconciler.core.secret import may_hold_secret
 
 _SIMPLE_KEY = re.compile(r"[A-Za-z0-9_$-]+")
@@ -75,7 +76,8 @@ def quoted(text: str) -> str:
     """Return a value in quotes for a message: cut if it is long, and hidden if it may hold a password or a token."""
     if may_hold_secret(text):
         return _HIDDEN
-    return json.dumps(text if len(text) <= _MAX_SHOWN else text[:_MAX_SHOWN] + "…", ensure_ascii=False)
+    shown = json.dumps(text if len(text) <= _MAX_SHOWN else text[:_MAX_SHOWN] + "…", ensure_ascii=False)
+    return printable(shown)
 
 
 def sentence(node: Node, words: Words, choices: Sequence[str] = (), numbers: bool = False) -> str:

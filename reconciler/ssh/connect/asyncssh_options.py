@@ -13,7 +13,7 @@ from reconciler.core.text import and_more
 from reconciler.ssh.connect import algorithms
 from reconciler.ssh.connect.host_key_check import HostKeyCheck
 from reconciler.ssh.errors.failure import DialFailed
-from reconciler.ssh.internals import decompression, group_exchange
+from reconciler.ssh.internals import decompression, group_exchange, login_text
 from reconciler.ssh.internals.compatibility import incompatibility
 from reconciler.ssh.internals.seam import TESTED
 
@@ -41,6 +41,7 @@ def options(
     name_the_user_for_asyncssh()
     decompression.install()
     group_exchange.install()
+    login_text.install()
     offers = hop.algorithms
     interval, count = keepalive
     return {

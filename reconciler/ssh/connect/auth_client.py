@@ -1,25 +1,29 @@
 """The asyncssh client object of one connection, from the first byte to the end of the login.
 
 It answers asyncssh's questions about the host key, keys and passwords, and records how far the login got. If the login
-fails, `greeting` and `refusal` explain it from what the server sent. After the login it is still the client object that
+fails, `greeting` and `record` explain it from what the server sent. After the login it is still the client object that
 asyncssh calls, and forwards debug messages and the end of the connection to the link's client object.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import cast
 
 import asyncssh
 
 from reconciler.core.observed import Failure, Reason
 from reconciler.core.spec import Algorithms
 from reconciler.ssh.connect import algorithms as offers
-from reconciler.ssh.connect.credentials import Credentials, Offer
+from reconciler.ssh.connect.credentials import Credentials
 from reconciler.ssh.connect.debug_log import unwatch, watch
 from reconciler.ssh.connect.host_key_check import HostKeyCheck
-from reconciler.ssh.connect.keys.attempts import KeyAttempts, labels
+from reconciler.ssh.connect.keyboard import PROMPT_MAX, PROMPTS_SHOWN
+from reconciler.ssh.connect.keys.attempts import KeyAttempts
+from reconciler.ssh.connect.login_record import LoginRecord
 from reconciler.ssh.connect.negotiated import host_key, terrapin
+from reconciler.ssh.connect.server_words import ServerWords, shortened
 from reconciler.ssh.errors.failure import Stage
 from reconciler.ssh.errors.patterns import printable
 from reconciler.ssh.internals import kex_messages
@@ -28,7 +32,6 @@ from reconciler.ssh.internals.keys.signatures import announced
 from reconciler.ssh.internals.packet_guard import Guard
 from reconciler.ssh.internals.parse_budget import ParseBudget
 
-_ONE_TIME = ("code", "token", "otp", "verification", "pin")
 _TLS = (b"\x15\x03", b"\x16\x03")  # the first bytes of TLS alerts and handshakes
 # OpenSSH sends `Exceeded MaxStartups` or `Not allowed at this time`; other servers vary. A text that begins
 # with a number or HTTP/ (`421 Too many connections`) belongs to another protocol.
@@ -49,10 +52,12 @@ class AuthClient(asyncssh.SSHClient):
         debug: str = "",
         *,
         algorithms: Algorithms,
+        heard: Callable[[str], None],
     ) -> None:
         """`below`: the client of the jump host that carries this connection.
         `debug`: the name under which asyncssh's log of this connection is written, "" for no log.
         `algorithms`: those that the file names for this hop.
+        `heard`: called with each text that the server sends during the login.
         """
         self.check = check
         # Set if the negotiated algorithms need strict key exchange and the server does not support it.
@@ -60,16 +65,11 @@ class AuthClient(asyncssh.SSHClient):
         self._algorithms = algorithms
         self._debug = debug
         self.below = below
-        self.latest: Offer | None = None  # the last key offered, None if a password was sent after it
-        self.password_sent = False
         self._greeting: Greeting | None = None
-        self._has = {"key": bool(credentials.keys), "password": bool(credentials.passwords)}
-        self._unmet: dict[str, None] = {}  # methods the server accepts next for which no credential is left
-        self._question = ""  # a prompt that no program can answer
         self._keys = KeyAttempts(credentials.keys, offers.signature_offer(algorithms))
-        self._accepted: list[str] = []  # the credentials that the server accepted and found not enough
+        self.record = LoginRecord(credentials, self._keys)
         self._passwords = list(credentials.passwords)
-        self._passwords_by_keyboard = list(credentials.passwords)
+        self.words = ServerWords(credentials.passwords, heard)
         self._connection: asyncssh.SSHClientConnection | None = None
         self.guard: Guard | None = None
         self._logging_in = False
@@ -97,10 +97,9 @@ class AuthClient(asyncssh.SSHClient):
 
     def forget(self) -> None:
         """Drop keys and passwords: the next dial reads them again."""
-        self.latest = None
-        self._keys.forget()
-        for kept in (self._passwords, self._passwords_by_keyboard):
-            kept.clear()
+        self.record.forget()
+        self.words.forget()
+        self._passwords.clear()
 
     # asyncssh.SSHClient: the connection
 
@@ -108,7 +107,7 @@ class AuthClient(asyncssh.SSHClient):
         self._connection = conn
         below = self.below.guard.inbound if self.below is not None and self.below.guard is not None else None
         self.guard = Guard(conn, ParseBudget(conn, below))
-        self.guard.partial_success = self._accepted_one
+        self.guard.partial_success = self.record.accepted_in_part
         self._greeting = Greeting(conn)
         if self._debug:
             watch(conn, self._debug)
@@ -156,51 +155,49 @@ class AuthClient(asyncssh.SSHClient):
             return None
         offer = self._keys.next(announced(self._connection)) if self._connection is not None else None
         if offer is None:
-            self._unmet["publickey"] = None
+            self.record.nothing_left("publickey")
             return None
-        self.latest = offer
-        self._unmet.clear()
-        return [self.latest.pair]
-
-    def _accepted_one(self) -> None:
-        """The server accepts the last credential, and requires another one too."""
-        if self.latest is not None:
-            self._keys.accepted()
-        self._accepted.append(self.latest.label if self.latest is not None else "the password")
-        self._unmet.clear()
+        self.record.key_offered(offer)
+        self.words.credential_sent()
+        return [offer.pair]
 
     async def password_auth_requested(self) -> str | None:
         if not await self.check.pinned():
             return None
         if not self._passwords:
-            self._unmet["password"] = None
+            self.record.nothing_left("password")
             return None
-        return self._send(self._passwords.pop(0))
+        self.record.password_given()
+        self.words.credential_sent()
+        return self._passwords.pop(0)
+
+    def password_change_requested(self, prompt: str, lang: str) -> tuple[str, str]:
+        """Decline to change the password: the new one would have to be written to where the old one comes from."""
+        self.record.change_wanted(self._shown(prompt))
+        return cast("tuple[str, str]", NotImplemented)  # what asyncssh takes for a refusal
 
     async def kbdint_auth_requested(self) -> str | None:
-        if not await self.check.pinned():
-            return None
-        if not self._passwords_by_keyboard:
-            self._unmet["keyboard-interactive"] = None
+        """Begin, also without a password: the server may ask nothing."""
+        if not await self.check.pinned() or not self.record.keyboard.may_begin():
             return None
         return ""
 
     def kbdint_challenge_received(
         self, name: str, instructions: str, lang: str, prompts: Sequence[tuple[str, bool]]
     ) -> list[str] | None:
-        """Answer a prompt for a password. A program cannot answer a prompt for a one-time code."""
-        if not prompts:
-            return []  # a message to read
-        prompt, echo = prompts[0]
-        if len(prompts) > 1 or echo or any(word in prompt.lower() for word in _ONE_TIME):
-            self._question = prompt
-            return None
-        return [self._send(self._passwords_by_keyboard.pop(0))] if self._passwords_by_keyboard else None
+        self.words.add(name, instructions, is_question=bool(prompts))
+        shown = [(self._shown(text), is_shown) for text, is_shown in prompts[:PROMPTS_SHOWN]]
+        answers = self.record.keyboard.answer(shown)
+        if answers:
+            self.record.password_given()
+            self.words.credential_sent()
+        return answers
 
-    def _send(self, password: str) -> str:
-        self.password_sent, self.latest = True, None
-        self._unmet.clear()
-        return password
+    def auth_banner_received(self, msg: str, lang: str) -> None:
+        self.words.add(msg)
+
+    def _shown(self, prompt: str) -> str:
+        return shortened(self.words.clean(prompt), PROMPT_MAX) or "(an empty prompt)"
 
     # why the login failed
 
@@ -219,47 +216,11 @@ class AuthClient(asyncssh.SSHClient):
         return Failure(Reason.PROTOCOL, f"{where} answered {answer}, which is not SSH", "correct the port")
 
     def refusal(self, where: str, user: str) -> Failure:
-        """The failure of a login, explained by the methods the server accepted and asked for."""
-        wants, tried = " or ".join(self._unmet), self._tried()
-        if self._question:
-            after = f" after {tried}" if tried else ""
-            what = f"{where} asks {user} `{printable(self._question.strip())}`{after}, which no program can answer"
-            return Failure(Reason.AUTH, what, "allow this user to log in without it")
-        if (found := self._keys.failure(where, user, self._with_sha1)) is not None:
-            return found
-        if self._accepted and wants:
-            return self._not_enough(where, user)
-        if not tried:
-            return self._nothing_fits(where, user, wants)
-        what = f"{where} refused the login of {user} with {tried}"
-        if not self._keys.offered:
-            return Failure(Reason.AUTH, what, "correct `user` or `password`")
-        return Failure(Reason.AUTH, what)
-
-    def _not_enough(self, where: str, user: str) -> Failure:
-        has = " and ".join(dict.fromkeys(self._accepted))
-        second = "another key" if "publickey" in self._unmet else ""
-        others = [method for method in self._unmet if method != "publickey"]
-        what = f"{where} accepts {has} from {user}, and requires {' or '.join(filter(None, [second, *others]))} too"
-        add = ["add that key to `privateKey`"] * bool(second) + ["add `password`"] * bool(others)
-        return Failure(Reason.AUTH, what, f"{' or '.join(add)}, or allow this user to log in without it")
+        """The failure of a login that the server refused."""
+        return self.record.refusal(where, user, self._with_sha1)
 
     def _with_sha1(self) -> str:
         """The YAML that allows RSA keys with SHA-1, and the host key that the server has."""
         presented = host_key(self._connection) if self._connection is not None else ""
         names = self._algorithms.host_key or tuple(filter(None, (presented,)))
         return offers.yaml(self._algorithms, hostKey=(*(name for name in names if name != "ssh-rsa"), "ssh-rsa"))
-
-    def _nothing_fits(self, where: str, user: str, wants: str) -> Failure:
-        has = " and ".join(f"a {name}" for name, there in self._has.items() if there)
-        ours = f"has only {has}" if has else "has no login"
-        if not wants:
-            what = f"{where} accepts neither key nor password from {user}; the file {ours} for it"
-            return Failure(Reason.AUTH, what, "allow one of them on the server (PubkeyAuthentication)")
-        add = ["`privateKey` or `agent`" if method == "publickey" else "`password`" for method in self._unmet]
-        what = f"{where} accepts {wants} from {user}; the file {ours} for it"
-        return Failure(Reason.AUTH, what, f"add {' or '.join(dict.fromkeys(add))}")
-
-    def _tried(self) -> str:
-        keys = [labels(self._keys.offered)] if self._keys.offered else []
-        return ", ".join([*keys, "a password"] if self.password_sent else keys)

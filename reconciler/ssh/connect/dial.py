@@ -9,17 +9,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import socket
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 import asyncssh
 
 from reconciler.core.backoff import GUARDED
 from reconciler.core.observed import Failure, Reason
-from reconciler.core.spec import Access, Algorithms, Endpoint, Hop, TargetSettings, TrustMode
-from reconciler.ssh.connect import algorithms, proxy_command
+from reconciler.core.spec import Access, Endpoint, Hop, TargetSettings, TrustMode
+from reconciler.ssh.connect import proxy_command
 from reconciler.ssh.connect.asyncssh_options import options
 from reconciler.ssh.connect.auth_client import AuthClient
 from reconciler.ssh.connect.credential_fingerprint import credential_files, fingerprint, fingerprints
@@ -28,24 +29,19 @@ from reconciler.ssh.connect.debug_log import quiet
 from reconciler.ssh.connect.host_key_check import HostKeyCheck
 from reconciler.ssh.connect.keys.user_certificates import forwarding_refusal
 from reconciler.ssh.connect.login_limiter import acquire_slot, release_slot
-from reconciler.ssh.connect.negotiated import Missing, nothing_common
+from reconciler.ssh.connect.negotiated import no_common, nothing_common
 from reconciler.ssh.errors.channel_errors import uncertified
 from reconciler.ssh.errors.connect_errors import from_dial, from_lost
 from reconciler.ssh.errors.failure import DialFailed, Stage, most_significant
-from reconciler.ssh.errors.patterns import printable
 from reconciler.ssh.internals.carrier import JumpChannel, close_with
 from reconciler.ssh.internals.packet_guard import Guard
 from reconciler.system import tcp
 
-_KINDS = {
-    "kex": "key exchange",
-    "hostKey": "host key type",
-    "cipher": "cipher",
-    "mac": "MAC",
-    "compression": "compression",
-}
-
 __all__ = ["DialFailed", "Dialled", "credential_files", "dial", "fingerprint", "fingerprints"]
+
+
+def _ignore(text: str) -> None:
+    pass
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +57,8 @@ class Dialled:
     certificate_expires     end of the certificate that logged in to the target (wall)
     no_forwarding           why that certificate allows no forward, "" if it does
     warnings                problems with the files of the credentials
+    said                    what the server said after the last credential, "" if nothing
+    command                 the proxy command that carries it, None without one
     checks                  the checks of the host keys, outermost first
     """
 
@@ -74,6 +72,8 @@ class Dialled:
     certificate_expires: float | None
     no_forwarding: str
     warnings: tuple[str, ...]
+    said: str
+    command: proxy_command.ProxyCommand | None
     checks: tuple[HostKeyCheck, ...] = field(repr=False)
 
     async def still_trusted(self) -> bool:
@@ -90,11 +90,15 @@ async def dial(
     name: str,
     client: Callable[[], asyncssh.SSHClient],
     environ: Mapping[str, str],
+    heard: Callable[[str], None] = _ignore,
+    deadline: float = math.inf,
 ) -> Dialled:
     """Connect to the first of `access.hop.hosts[:limit]` where the login succeeds. Raises DialFailed.
 
     `client` is called once, for the connection that is returned. The object that it returns is told of debug messages
     and of the end of that connection.
+    `heard` is called at once with what a server says during its login, because that may be a link to visit.
+    `deadline` (of the event loop's clock) ends the dial before its time limits do.
     """
     started = time.monotonic()
     quiet()
@@ -107,13 +111,14 @@ async def dial(
         hop_chain: list[_Reached] = []
         try:
             for each in credentials:
-                hop_chain.append(await _reach_any(_way(access, settings, each, hop_chain, name), limit))
+                way = _way(access, settings, each, hop_chain, name, heard, deadline)
+                hop_chain.append(await _reach_any(way, limit))
             top = hop_chain[-1]
             _check_alive(top, str(access.hop.hosts[top.host]))
             top.auth.hand_over(client())
             guard = top.auth.guard
             assert guard is not None  # it was made with the connection
-            logged_in_with, no_forwarding = top.auth.latest, top.no_forwarding
+            logged_in_with, no_forwarding, said = top.auth.record.latest, top.no_forwarding, top.auth.words.last
             for reached in hop_chain:
                 reached.auth.forget()
         except BaseException:
@@ -131,6 +136,8 @@ async def dial(
         certificate_expires=logged_in_with.expires if logged_in_with else None,
         no_forwarding=no_forwarding,
         warnings=tuple(warning for each in credentials for warning in each.warnings),
+        said=said,
+        command=hop_chain[0].command,
         checks=tuple(reached.auth.check for reached in hop_chain),
     )
 
@@ -148,20 +155,21 @@ def _check_alive(reached: _Reached, where: str) -> None:
 class _Reached:
     connection: asyncssh.SSHClientConnection
     auth: AuthClient
+    command: proxy_command.ProxyCommand | None
     host: int
     preferred_host_failure: Failure | None
 
     @property
     def no_forwarding(self) -> str:
         """Why the certificate of the login allows no forward, "" if it does."""
-        return forwarding_refusal(self.auth.latest)
+        return forwarding_refusal(self.auth.record.latest)
 
 
 @dataclass(frozen=True, slots=True)
 class _Way:
     """How to reach one hop: through the hop `below`, by the proxy command `command`, or else by TCP.
 
-    `seconds` is the time limit for each host of the hop.
+    `seconds` is the time limit for each host of the hop, `deadline` that of the dial.
     """
 
     hop: Hop
@@ -172,13 +180,21 @@ class _Way:
     command: tuple[str, ...]
     keepalive: tuple[float, int]
     debug: str
+    heard: Callable[[str], None]
+    deadline: float
 
     def where(self, endpoint: Endpoint) -> str:
         return f"{self.label}({endpoint})" if self.label else str(endpoint)
 
 
 def _way(
-    access: Access, settings: TargetSettings, credentials: Credentials, hop_chain: list[_Reached], name: str
+    access: Access,
+    settings: TargetSettings,
+    credentials: Credentials,
+    hop_chain: list[_Reached],
+    name: str,
+    heard: Callable[[str], None],
+    deadline: float,
 ) -> _Way:
     number = len(hop_chain)
     last = number == len(access.via)
@@ -192,6 +208,8 @@ def _way(
         # If a jump host stops answering, so does what it carries: the keepalive of the target's connection finds both.
         keepalive=(settings.keepalive_interval, settings.keepalive_count_max) if last else (0.0, 1),
         debug=name if settings.log_level == "debug" else "",
+        heard=heard,
+        deadline=deadline,
     )
 
 
@@ -200,16 +218,18 @@ async def _reach_any(way: _Way, limit: int) -> _Reached:
     failed: dict[Failure, Stage | None] = {}
     for host, endpoint in enumerate(way.hop.hosts if way.label else way.hop.hosts[:limit]):
         try:
-            connection, auth = await _reach(way, endpoint)
+            connection, auth, command = await _reach(way, endpoint)
         except DialFailed as error:
             failed.setdefault(error.failure, error.stage)
         else:
-            return _Reached(connection, auth, host, most_significant(failed) if failed else None)
+            return _Reached(connection, auth, command, host, most_significant(failed) if failed else None)
     failure = most_significant(failed)
     raise DialFailed(failure, failed[failure])
 
 
-async def _reach(way: _Way, endpoint: Endpoint) -> tuple[asyncssh.SSHClientConnection, AuthClient]:
+async def _reach(
+    way: _Way, endpoint: Endpoint
+) -> tuple[asyncssh.SSHClientConnection, AuthClient, proxy_command.ProxyCommand | None]:
     """Connect and log in to this host."""
     certificates = strict_kex = True
     failed: DialFailed | None = None
@@ -219,7 +239,7 @@ async def _reach(way: _Way, endpoint: Endpoint) -> tuple[asyncssh.SSHClientConne
         certificates = certificates and check.wants_certificate
         try:
             tried = _attempt(way, endpoint, auth, certificates=certificates, strict_kex=strict_kex)
-            return await tried, auth
+            connection, command = await tried
         except DialFailed as error:
             if certificates and check.foreign_authority_but_known_key:
                 certificates = False  # as ssh does: an unknown authority does not invalidate a known key
@@ -229,51 +249,61 @@ async def _reach(way: _Way, endpoint: Endpoint) -> tuple[asyncssh.SSHClientConne
                 raise failed from None  # the server offers no such algorithm
             else:
                 raise
+        else:
+            return connection, auth, command
 
 
 async def _auth_client(way: _Way, endpoint: Endpoint) -> AuthClient:
     check = await HostKeyCheck.prepare(way.hop.trust, endpoint, way.where(endpoint))
     return AuthClient(
-        check, way.credentials, way.below.auth if way.below else None, way.debug, algorithms=way.hop.algorithms
+        check,
+        way.credentials,
+        way.below.auth if way.below else None,
+        way.debug,
+        algorithms=way.hop.algorithms,
+        heard=lambda text: way.heard(f"{check.where} says `{text}`"),
     )
 
 
 async def _attempt(
     way: _Way, endpoint: Endpoint, auth: AuthClient, *, certificates: bool, strict_kex: bool
-) -> asyncssh.SSHClientConnection:
+) -> tuple[asyncssh.SSHClientConnection, proxy_command.ProxyCommand | None]:
     """One connection, one handshake, one login, within the hop's time. Raises DialFailed; leaves nothing open."""
     where = way.where(endpoint)
     command: proxy_command.ProxyCommand | None = None
     sock: socket.socket | None = None
+    seconds = way.seconds
     try:
-        async with acquire_slot(endpoint) as place, asyncio.timeout(way.seconds):
-            if way.command:
-                command = await proxy_command.start(way.command, endpoint, way.hop.user, where)
-                sock = command.sock
-            elif way.below is None:
-                sock = await tcp.connect(endpoint)
-            connection = await asyncssh.connect(
-                endpoint.host,
-                endpoint.port,
-                sock=sock,
-                tunnel=JumpChannel(way.below.connection) if way.below else None,
-                client_factory=lambda: auth,
-                **options(
-                    way.hop,
-                    way.credentials.methods,
-                    auth.check,
-                    way.keepalive,
-                    certificates=certificates,
-                    strict_kex=strict_kex,
-                ),
-            )
-            await _check_pinned(auth, connection)
-            release_slot(place.pop_all(), connection, way.seconds)
+        async with acquire_slot(endpoint) as place:
+            seconds = min(seconds, max(0.0, way.deadline - asyncio.get_running_loop().time()))
+            async with asyncio.timeout(seconds):
+                if way.command:
+                    command = await proxy_command.start(way.command, endpoint, way.hop.user, where)
+                    sock = command.sock
+                elif way.below is None:
+                    sock = await tcp.connect(endpoint)
+                connection = await asyncssh.connect(
+                    endpoint.host,
+                    endpoint.port,
+                    sock=sock,
+                    tunnel=JumpChannel(way.below.connection) if way.below else None,
+                    client_factory=lambda: auth,
+                    **options(
+                        way.hop,
+                        way.credentials.methods,
+                        auth.check,
+                        way.keepalive,
+                        certificates=certificates,
+                        strict_kex=strict_kex,
+                    ),
+                )
+                await _check_pinned(auth, connection)
+                release_slot(place.pop_all(), connection, way.seconds)
     except BaseException as exc:
         if sock is not None and auth.connection is None:  # else the transport owns it and has closed it
             sock.close()
         stage = auth.stage
-        failure = None if isinstance(exc, asyncio.CancelledError) else await _why(exc, way, where, auth, command)
+        failure = await _why(exc, way, where, auth, command, seconds)
         if command is not None:
             command.close()
         if failure is None:
@@ -283,8 +313,9 @@ async def _attempt(
     if way.below is not None:
         close_with(connection, way.below.connection)
     elif command is not None:
+        command.logged_in()
         close_with(connection, command)
-    return connection
+    return connection, command
 
 
 async def _check_pinned(auth: AuthClient, connection: asyncssh.SSHClientConnection) -> None:
@@ -300,9 +331,14 @@ async def _check_pinned(auth: AuthClient, connection: asyncssh.SSHClientConnecti
 
 
 async def _why(
-    exc: BaseException, way: _Way, where: str, auth: AuthClient, command: proxy_command.ProxyCommand | None
+    exc: BaseException,
+    way: _Way,
+    where: str,
+    auth: AuthClient,
+    command: proxy_command.ProxyCommand | None,
+    seconds: float,
 ) -> Failure | None:
-    """The failure for what an attempt raised; None for what is not a failure of a dial."""
+    """The failure for what an attempt raised; None for what is not a failure of a dial. `seconds`: its time limit."""
     if not isinstance(exc, Exception):
         return None
     if isinstance(exc, DialFailed):
@@ -315,14 +351,17 @@ async def _why(
         failure = await command.failure(where)
         if failure is not None:
             return failure
-    failure = _explained(exc, way, where, auth) or from_dial(exc, where, auth.stage, way.seconds)
+    failure = _explained(exc, way, where, auth) or from_dial(exc, where, auth.stage, seconds)
     if failure.reason is Reason.FORBIDDEN_BY_SERVER and way.below is not None and way.below.no_forwarding:
         return uncertified(f"the jump host does not allow a connection to {where}", way.below.no_forwarding)
     unusable = way.credentials.unusable
-    if failure.reason is not Reason.AUTH or unusable is None:
-        return failure
-    # The server has refused a login, so the next one must not follow as soon as for a file that cannot be read.
-    return unusable if unusable.reason in GUARDED else replace(unusable, reason=Reason.AUTH)
+    if failure.reason is Reason.AUTH and unusable is not None:
+        # The server has refused a login: the next one must not follow as soon as for a file that cannot be read.
+        return unusable if unusable.reason in GUARDED else replace(unusable, reason=Reason.AUTH)
+    is_end = isinstance(exc, ConnectionError | asyncssh.ConnectionLost)
+    if command is not None and (is_end or auth.stage <= Stage.BANNER):
+        failure = command.explain(failure)
+    return auth.words.explain(failure)
 
 
 def _explained(exc: Exception, way: _Way, where: str, auth: AuthClient) -> Failure | None:
@@ -332,23 +371,8 @@ def _explained(exc: Exception, way: _Way, where: str, auth: AuthClient) -> Failu
             return auth.greeting(where)
         case Stage.KEX if not isinstance(exc, TimeoutError):
             found = nothing_common(auth.connection) if auth.connection is not None else []
-            return _no_common(found, where, way.hop.algorithms) if found else None
-        case Stage.LOGIN if isinstance(exc, asyncssh.PermissionDenied):
+            return no_common(found, where, way.hop.algorithms) if found else None
+        case Stage.LOGIN if isinstance(exc, asyncssh.PermissionDenied) or auth.record.is_last_try(exc):
             return auth.refusal(where, way.hop.user)
         case _:
             return None
-
-
-def _no_common(missing: Sequence[Missing], where: str, chosen: Algorithms) -> Failure:
-    """The failure for offers that share nothing in these kinds, with the YAML that accepts what the server has."""
-    kinds = " and no ".join(_KINDS[one.field] for one in missing)
-    offers = "; ".join(f"{one.field}: {printable(', '.join(one.theirs))}" for one in missing)
-    what = f"{where} and this program share no {kinds}; the server offers {offers}"
-    if hopeless := [one.field for one in missing if not one.best]:
-        fix = f"update the server: this program supports none of these for {' and '.join(hopeless)}"
-        return Failure(Reason.PROTOCOL, what, fix)
-    changed = {
-        one.field: (*algorithms.chosen(chosen, one.field), one.best) for one in missing if one.field != "compression"
-    }
-    fields = [algorithms.yaml(chosen, **changed)] * bool(changed) + ["compress: true"] * (len(changed) < len(missing))
-    return Failure(Reason.PROTOCOL, what, f"update the server, or accept what it has with `{'` and `'.join(fields)}`")

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import asyncssh
 
+from reconciler.core.observed import Failure, Reason
+from reconciler.core.spec import Algorithms
+from reconciler.ssh.connect import algorithms
+from reconciler.ssh.errors.patterns import printable
 from reconciler.ssh.internals.kex_messages import offers
 from reconciler.ssh.internals.keys.algorithm_names import supported
 
@@ -14,6 +19,14 @@ _MARKERS = ("ext-info-", "kex-strict-")
 # The order of the lists; from the ciphers on there is one for each direction.
 _FIELDS = ("kex", "hostKey", "cipher", "cipher", "mac", "mac", "compression", "compression")
 _WITHOUT_MAC = ("aes128-gcm", "aes256-gcm", "chacha20")
+
+_KINDS = {
+    "kex": "key exchange",
+    "hostKey": "host key type",
+    "cipher": "cipher",
+    "mac": "MAC",
+    "compression": "compression",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,3 +103,18 @@ def terrapin(connection: asyncssh.SSHClientConnection) -> tuple[str, str] | None
         if cipher.endswith("-cbc") and "-etm@" in mac:
             return "mac", mac
     return None
+
+
+def no_common(missing: Sequence[Missing], where: str, chosen: Algorithms) -> Failure:
+    """The failure for offers that share nothing in these kinds, with the YAML that accepts what the server has."""
+    kinds = " and no ".join(_KINDS[one.field] for one in missing)
+    theirs = "; ".join(f"{one.field}: {printable(', '.join(one.theirs))}" for one in missing)
+    what = f"{where} and this program share no {kinds}; the server offers {theirs}"
+    if hopeless := [one.field for one in missing if not one.best]:
+        fix = f"update the server: this program supports none of these for {' and '.join(hopeless)}"
+        return Failure(Reason.PROTOCOL, what, fix)
+    changed = {
+        one.field: (*algorithms.chosen(chosen, one.field), one.best) for one in missing if one.field != "compression"
+    }
+    fields = [algorithms.yaml(chosen, **changed)] * bool(changed) + ["compress: true"] * (len(changed) < len(missing))
+    return Failure(Reason.PROTOCOL, what, f"update the server, or accept what it has with `{'` and `'.join(fields)}`")

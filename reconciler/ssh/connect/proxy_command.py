@@ -13,6 +13,7 @@ import re
 import signal
 import socket
 from collections.abc import Sequence
+from dataclasses import replace
 
 from reconciler.core.observed import Failure, Reason
 from reconciler.core.spec import Endpoint
@@ -23,6 +24,7 @@ from reconciler.system.descriptors import with_given_limit
 _GRACE = 2.0  # seconds between SIGTERM and SIGKILL
 _DYING = 0.1  # seconds until killed children are reaped again
 _TAIL = 2048  # bytes of standard error that are kept
+_PIPE = 1 << 16  # bytes that a pipe holds
 _FIX = "correct `proxyCommand`, or what it needs to run"
 
 
@@ -37,6 +39,7 @@ class ProxyCommand(asyncio.SubprocessProtocol):
         self.sock: socket.socket
         self._transport: asyncio.SubprocessTransport | None = None
         self._errors = b""
+        self._is_cut = False  # the start of the errors is missing
         self._exited = asyncio.Event()
         self._kill: asyncio.TimerHandle | None = None
 
@@ -48,10 +51,12 @@ class ProxyCommand(asyncio.SubprocessProtocol):
 
     def pipe_data_received(self, fd: int, data: bytes | str) -> None:
         if fd == 2 and isinstance(data, bytes):  # standard error
+            self._is_cut = self._is_cut or len(self._errors) + len(data) > _TAIL
             self._errors = (self._errors + data)[-_TAIL:]
 
     def process_exited(self) -> None:
         self._exited.set()
+        self._read_errors()
         if self._kill is not None:
             self._kill.cancel()
         # Kill children that outlived the program: the group has no other members now.
@@ -97,13 +102,35 @@ class ProxyCommand(asyncio.SubprocessProtocol):
         status = self._transport.get_returncode() if self._transport is not None else None
         if status == 0:  # nc exits so when the server closes: the program did not fail
             return None
-        lines = self._errors.decode("utf-8", "replace").split("\n")
-        if len(self._errors) == _TAIL:  # a cut line may hold half of a value that is hidden
-            lines = lines[1:]
-        last_line = next((line.strip() for line in reversed(lines) if line.strip()), "")
+        last_line = self._last_line()
         ended = f"was ended by signal {-status}" if status is not None and status < 0 else f"ended with status {status}"
         what = f"the proxy command {self.program} for {where} {ended}"
-        return Failure(Reason.UNREACHABLE, f"{what} ({printable(last_line)})" if last_line else what, _FIX)
+        return Failure(Reason.UNREACHABLE, f"{what} ({last_line})" if last_line else what, _FIX)
+
+    def logged_in(self) -> None:
+        """Drop the standard error of the connecting: it does not explain the end of the connection."""
+        self._errors, self._is_cut = b"", False
+
+    def explain(self, failure: Failure) -> Failure:
+        """Return the failure of the connection with the last line of the program's standard error, if there is one."""
+        self._read_errors()
+        last_line = self._last_line()
+        what = f"{failure.what}; the proxy command {self.program} says `{last_line}`"
+        return replace(failure, what=what) if last_line else failure
+
+    def _read_errors(self) -> None:
+        """Read what the event loop has not read yet: the end of the connection may be noticed first."""
+        transport = self._transport.get_pipe_transport(2) if self._transport is not None else None
+        pipe = transport.get_extra_info("pipe") if transport is not None and not transport.is_closing() else None
+        if pipe is not None:
+            with contextlib.suppress(OSError):  # nothing to read, or closed
+                self.pipe_data_received(2, os.read(pipe.fileno(), _PIPE))
+
+    def _last_line(self) -> str:
+        lines = self._errors.decode("utf-8", "replace").split("\n")
+        if self._is_cut:  # a cut line may hold half of a value that is hidden
+            lines = lines[1:]
+        return printable(next((line.strip() for line in reversed(lines) if line.strip()), ""))
 
 
 async def start(command: Sequence[str], endpoint: Endpoint, user: str, where: str) -> ProxyCommand:

@@ -56,7 +56,7 @@ def from_dial(exc: BaseException, where: str, stage: Stage = Stage.CONNECT, seco
 
 
 def _timed_out(where: str, stage: Stage, seconds: float) -> Failure:
-    limit = f"{seconds:g} s" if seconds else "the time limit"
+    limit = f"{round(seconds, 1) or seconds:g} s" if seconds else "the time limit"
     what, fix = {
         Stage.CONNECT: (f"did not answer within {limit}", "check its address, the route and the firewalls"),
         Stage.BANNER: (
@@ -67,7 +67,10 @@ def _timed_out(where: str, stage: Stage, seconds: float) -> Failure:
             f"did not finish the key exchange within {limit}",
             "check the load of the server, and whether the path drops large packets (MTU)",
         ),
-        Stage.LOGIN: (f"did not finish the login within {limit}", "see the server's log"),
+        Stage.LOGIN: (
+            f"did not finish the login within {limit}",
+            "raise `connectTimeout` if its login takes longer, or see the server's log",
+        ),
     }[stage]
     return Failure(Reason.TIMEOUT, f"{where} {what}", fix)
 

@@ -20,6 +20,7 @@ from typing import Any
 import asyncssh
 from asyncssh import constants
 
+from reconciler.ssh.internals import login_text
 from reconciler.ssh.internals.packets import SSHPacket, payload
 from reconciler.ssh.internals.parse_budget import ParseBudget
 from reconciler.ssh.internals.seam import Seam
@@ -80,6 +81,7 @@ class Guard:
             constants.MSG_EXT_INFO: self._extensions,
             constants.MSG_USERAUTH_FAILURE: self._credential_refused,
             constants.MSG_USERAUTH_SUCCESS: self._logged_in,
+            constants.MSG_USERAUTH_BANNER: self._banner,
             constants.MSG_KEXINIT: self._kexinit,
             constants.MSG_NEWKEYS: self._newkeys,
             constants.MSG_GLOBAL_REQUEST: self._request,
@@ -147,6 +149,9 @@ class Guard:
         if fields.get_boolean():
             self._connection.send_packet(constants.MSG_REQUEST_FAILURE)
         return True
+
+    def _banner(self, pkttype: int, pktid: int, packet: SSHPacket) -> Result:
+        return self._process(pkttype, pktid, login_text.banner(packet))
 
     def _logged_in(self, pkttype: int, pktid: int, packet: SSHPacket) -> Result:
         result = self._process(pkttype, pktid, packet)

@@ -184,7 +184,8 @@ class Link:
         by_itself, self._closing = not self._closing, True
         self.channels.end()
         if by_itself:
-            self._lost(from_lost(exc, ""))
+            failure = from_lost(exc, "")
+            self._lost(self.dialled.command.explain(failure) if self.dialled.command is not None else failure)
 
     # --- channels ----------------------------------------------------------------------------------------------
 

@@ -8,6 +8,7 @@ and `lost` when a link has ended with everything on it.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from types import MappingProxyType
@@ -25,6 +26,8 @@ from reconciler.ssh.link.link_record import LinkRecord
 from reconciler.ssh.link.wake_queue import WakeQueue
 from reconciler.ssh.records import Records, TargetRecord
 from reconciler.system.fault_log import FaultLog
+
+log = logging.getLogger(__name__)
 
 # Descriptors of a connection: its socket; with a proxy command its pipe, its standard error and its process.
 _BY_TCP, _BY_COMMAND = 1, 3
@@ -109,6 +112,7 @@ class LinkPool:
                 name=target.name,
                 client=lambda: client,
                 environ=self._environ,
+                heard=lambda text: _log_words(record.target, text),
             )
             await self._check_trust_of_others(record.target, dialled)
         except DialFailed as error:
@@ -144,6 +148,7 @@ class LinkPool:
             phase=LinkPhase.READY,
             host=dialled.host,
             preferred_host_failure=dialled.preferred_host_failure,
+            remark=dialled.said,
             since=self._loop.time(),
         )
         record.target.connects.observe(dialled.seconds)
@@ -293,6 +298,14 @@ class LinkPool:
             spec = desired.targets.get(target.name)
             if target.tries is not None and (spec is None or spec.access != target.tries.access):
                 target.clear_tries()
+
+
+def _log_words(target: TargetRecord, text: str) -> None:
+    """Log what a server says during a login, unless it said the same lately: most say it at each login."""
+    if text in target.words_logged:
+        return
+    target.words_logged.append(text)
+    log.info("target %s: %s", target.name, text, extra={"target": target.name})
 
 
 def _agents(access: Access) -> int:
