@@ -80,7 +80,7 @@ async def open_tunnels(
     `within`: seconds until all tunnels must be up. Raises ConfigError if the source is not valid, and
     TunnelsNotUpError. The end of the block cuts live clients.
     """
-    environ = os.environ if environ is None else environ
+    environ = dict(os.environ) if environ is None else environ
     loaded = await asyncio.to_thread(_load, source, environ, options)
     if loaded.errors:
         raise ConfigError(*(replace(problem, message=redact(problem.message)) for problem in loaded.errors))

@@ -58,6 +58,6 @@ def files(command: Callable[..., None]) -> Callable[..., None]:
             allow_env=allow_env or None,
             allow_commands=allow_commands,
         )
-        command(config=Config(paths, environ=os.environ, options=options), **others)
+        command(config=Config(paths, environ=dict(os.environ), options=options), **others)
 
     return with_config

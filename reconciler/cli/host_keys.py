@@ -45,7 +45,8 @@ class Server:
     @property
     def key(self) -> tuple[object, ...]:
         """The identity of the server: two targets with equal keys share it."""
-        return self.endpoint, self.hop.trust, self.target.access.via[: self.number], self.target.access.proxy_command
+        access = self.target.access
+        return self.endpoint, self.hop.trust, access.via[: self.number], access.proxy_command, access.outbound
 
     @property
     def seconds(self) -> float:
@@ -142,7 +143,7 @@ async def _jump_connection(
         yield None
         return
     jump = access.via[server.number - 1]
-    jump_access = Access(jump, access.via[: server.number - 1], access.proxy_command)
+    jump_access = Access(jump, access.via[: server.number - 1], access.proxy_command, access.outbound)
     try:
         dialled = await dial(
             jump_access, settings, len(jump.hosts), name=server.target.name, client=asyncssh.SSHClient, environ=environ
@@ -172,7 +173,7 @@ async def _socket(server: Server, *, direct: bool) -> AsyncIterator[socket.socke
             program.close()
             await program.wait_closed()
     else:
-        sock = await tcp.connect(server.endpoint)
+        sock = await tcp.connect(server.endpoint, server.target.access.outbound)
         try:
             yield sock
         finally:

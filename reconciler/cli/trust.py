@@ -36,7 +36,7 @@ def command(config: Config) -> None:
     Exits 1 if a key cannot be fetched.
     """
     paths, names = _split(config.paths)
-    loaded = Config(paths, environ=os.environ, options=config.options).reload()
+    loaded = Config(paths, environ=dict(os.environ), options=config.options).reload()
     for error in loaded.errors:
         print_message("error", error)
     if not loaded.usable:

@@ -71,10 +71,17 @@ class Report:
         found = [f"${{{name}}}" for name in dict.fromkeys(node.unset) if name not in refused]
         if not found:
             return
-        names = and_more(found, _MAX_SHOWN)
-        self.warn(place, f"{names} is not set", WarningCode.UNSET_VARIABLE, *beside)
-        message = f"{place}: {place.path}: {names} is not set: set it in the environment of this process"
-        self.broken.setdefault(target, message)
+        what = f"{and_more(found, _MAX_SHOWN)} is not set"
+        self.warn(place, what, WarningCode.UNSET_VARIABLE, *beside)
+        self._break(target, place, f"{what}: set it in the environment of this process")
+
+    def unknown_directory(self, place: Location, message: str, target: str, *beside: Table) -> None:
+        """Add a warning about a path whose `~` is unknown, and mark its target as broken."""
+        self.warn(place, message, WarningCode.UNSET_VARIABLE, *beside)
+        self._break(target, place, message)
+
+    def _break(self, target: str, place: Location, message: str) -> None:
+        self.broken.setdefault(target, f"{place}: {place.path}: {message}")
 
 
 def bounded(problems: Iterable[Problem]) -> tuple[Problem, ...]:

@@ -15,6 +15,7 @@ from typing import assert_never
 from reconciler.config.build.policy import beyond_loopback
 from reconciler.config.problem import WarningCode
 from reconciler.config.schema.values import shown_duration, shown_rate
+from reconciler.core.outbound import ANY_ADDRESS, Outbound
 from reconciler.core.rules import metadata
 from reconciler.core.secret import FromEnv, FromFile, Inline, Source
 from reconciler.core.spec import (
@@ -84,7 +85,8 @@ def _dollars_doubled(value: object) -> object:
 
 def _target(target: TargetSpec, others: Iterable[TargetSpec]) -> Json:
     settings, access = target.settings, target.access
-    made: Json = {"type": "ssh", **_hop(access.hop, settings.connect_timeouts[-1])}
+    own = ANY_ADDRESS if access.via else access.outbound
+    made: Json = {"type": "ssh", **_hop(access.hop, settings.connect_timeouts[-1], own)}
     if access.via:
         made["jumpHosts"] = _jumps(target, others)
     elif access.proxy_command:
@@ -117,9 +119,10 @@ def _jumps(target: TargetSpec, others: Iterable[TargetSpec]) -> list[object]:
     `proxyCommand`.
     """
     access, timeouts = target.access, target.settings.connect_timeouts
-    jumps: list[object] = [_hop(hop, timeout) for hop, timeout in zip(access.via, timeouts[:-1], strict=True)]
+    starts = (access.outbound, *[ANY_ADDRESS] * (len(access.via) - 1))
+    jumps: list[object] = [_hop(*jump) for jump in zip(access.via, timeouts[:-1], starts, strict=True)]
     if access.proxy_command:
-        first = Access(hop=access.via[0], via=(), proxy_command=access.proxy_command)
+        first = Access(access.via[0], (), access.proxy_command, access.outbound)
         named = (
             other.name
             for other in others
@@ -129,7 +132,7 @@ def _jumps(target: TargetSpec, others: Iterable[TargetSpec]) -> list[object]:
     return jumps
 
 
-def _hop(hop: Hop, connect_timeout: float) -> Json:
+def _hop(hop: Hop, connect_timeout: float, outbound: Outbound) -> Json:
     algorithms = {
         "cipher": hop.algorithms.cipher,
         "kex": hop.algorithms.kex,
@@ -141,6 +144,8 @@ def _hop(hop: Hop, connect_timeout: float) -> Json:
         "user": hop.user,
         **_logins(hop.logins),
         **_trust(hop.trust),
+        "addressFamily": outbound.family.value,
+        **({"bindAddress": outbound.bind_address} if outbound.bind_address else {}),
         "connectTimeout": shown_duration(connect_timeout),
         "compress": hop.compress,
         "algorithms": {name: list(offered) for name, offered in algorithms.items() if offered},

@@ -60,20 +60,39 @@ def process_user() -> str:
         return ""
 
 
+class UnknownHomeError(LookupError):
+    """`~` or `~user` at the start of a path stands for no directory. The message says why, and what to do."""
+
+
 def home(environ: Mapping[str, str]) -> str:
-    """Return the home directory, for `~`."""
-    if from_environment := environ.get("HOME"):
+    """Return the home directory, for `~`. Raises UnknownHomeError."""
+    from_environment = environ.get("HOME", "")
+    if from_environment.startswith("/"):
         return from_environment
     try:
-        return pwd.getpwuid(os.getuid()).pw_dir
+        found = pwd.getpwuid(os.getuid()).pw_dir
     except KeyError:
-        return "/"
+        found = ""
+    if not found.startswith("/"):
+        variable = "HOME is not an absolute path" if from_environment else "HOME is not set"
+        why = f"`~` is unknown, {variable} and uid {os.getuid()} has no home directory in passwd"
+        raise UnknownHomeError(f"{why}: write an absolute path, or set HOME in the environment of this process")
+    return found
 
 
 def absolute(path: str, directory: str, environ: Mapping[str, str]) -> str:
-    """Make a path absolute: `~` is the home directory, a relative path starts from `directory`."""
-    if path == "~" or path.startswith("~/"):
-        path = home(environ) + path[1:]
-    elif path.startswith("~"):
-        path = os.path.expanduser(path)  # noqa: PTH111 - Path.expanduser raises for an unknown user
-    return os.path.normpath(Path(directory) / path)
+    """Make a path absolute: `~` is the home directory, a relative path starts from `directory`.
+
+    Raises UnknownHomeError.
+    """
+    if path.startswith("~"):
+        user, slash, rest = path[1:].partition("/")
+        path = (_home_of(user) if user else home(environ)).rstrip("/") + slash + rest
+    return os.path.normpath(Path(directory) / (path or "/"))
+
+
+def _home_of(user: str) -> str:
+    try:
+        return pwd.getpwnam(user).pw_dir
+    except (KeyError, ValueError):
+        raise UnknownHomeError(f"`~{user}` is unknown, there is no such user: write an absolute path") from None

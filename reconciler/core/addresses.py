@@ -106,7 +106,7 @@ def _keys(listen: Listen) -> Iterator[_Key]:
     yield from ((base, "named", name) for name in _named(listen.host))
     for family in _families(listen.host):
         yield (base, "family", family)
-        if _is_any(listen.host):
+        if is_any(listen.host):
             yield (base, "any", family)
 
 
@@ -118,7 +118,7 @@ def _keys_of_others(listen: Listen) -> Iterator[_Key]:
         return
     yield from ((base, "named", name) for name in _named(listen.host))
     for family in _families(listen.host):
-        yield (base, "family" if _is_any(listen.host) else "any", family)
+        yield (base, "family" if is_any(listen.host) else "any", family)
 
 
 def _base_key(listen: Listen) -> object:
@@ -137,7 +137,7 @@ def _base_key(listen: Listen) -> object:
 def _hosts_meet(one: str, other: str) -> bool:
     if _named(one) & _named(other):
         return True
-    return bool(_families(one) & _families(other)) and (_is_any(one) or _is_any(other))
+    return bool(_families(one) & _families(other)) and (is_any(one) or is_any(other))
 
 
 def _named(host: str) -> frozenset[str]:
@@ -145,7 +145,8 @@ def _named(host: str) -> frozenset[str]:
     return frozenset({"127.0.0.1", "::1", host}) if host == "localhost" else frozenset({host})
 
 
-def _is_any(host: str) -> bool:
+def is_any(host: str) -> bool:
+    """Return True if a listener on that host takes clients on all interfaces."""
     return host in ("0.0.0.0", "::", "*", "")  # noqa: S104 - the names of "all interfaces"; nothing is bound here
 
 

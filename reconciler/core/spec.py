@@ -18,6 +18,7 @@ from types import MappingProxyType
 from typing import Self, TypeVar
 
 from reconciler.core.off import Off
+from reconciler.core.outbound import Outbound
 from reconciler.core.secret import Source
 
 _T = TypeVar("_T")
@@ -108,13 +109,15 @@ class Hop:
 class Access:
     """Everything that needs another SSH connection when it changes.
 
-    `via` are the jump hosts, outermost first. `generation` counts requested restarts: a restart is thus a change of
-    access, and the planner handles it like any other.
+    `via` are the jump hosts, outermost first. `outbound` is for the connection to the first of them, or to `hop`.
+    `generation` counts requested restarts: a restart is thus a change of access, and the planner handles it like any
+    other.
     """
 
     hop: Hop
     via: tuple[Hop, ...]
     proxy_command: tuple[str, ...]
+    outbound: Outbound
     generation: int = 0
 
 

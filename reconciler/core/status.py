@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 
-from reconciler.core.addresses import is_loopback
+from reconciler.core.addresses import is_any, is_loopback
 from reconciler.core.backoff import next_dial, next_fault_try, next_socket_try
 from reconciler.core.observed import (
     Destination,
@@ -316,14 +316,19 @@ def _with_retry(tunnel: TunnelSpec, failure: Failure) -> str:
     return f"{failure.message} ({retry})"
 
 
+_NARROWED = "sshd without GatewayPorts listens on loopback only, without an error (`tunnels diagnose` finds out)"
+
+
 def _interface_note(listen: Listen, bound: str) -> str:
     """Return a note if the server listens, or may listen, on other interfaces than configured; "" otherwise."""
     if not isinstance(listen, RemoteTcp):
         return ""
+    if is_any(listen.host):
+        return f"all interfaces are requested, which is not confirmed: {_NARROWED}"
     if bound.startswith("*:"):
         return f"the server listens on all interfaces, not only on {listen.host}: check GatewayPorts in its sshd_config"
     if not is_loopback(listen.host):
-        return f"{listen.host} is not confirmed: sshd without GatewayPorts listens on loopback only, without an error"
+        return f"{listen.host} is not confirmed: {_NARROWED}"
     return ""
 
 

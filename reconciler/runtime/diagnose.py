@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 import asyncssh
 
-from reconciler.core.addresses import is_remote
+from reconciler.core.addresses import is_loopback, is_remote
 from reconciler.core.observed import Failure, Phase, Reason, SocketPhase
 from reconciler.core.off import OffCause
 from reconciler.core.spec import (
@@ -24,6 +24,7 @@ from reconciler.core.spec import (
     Hop,
     NearTcp,
     NearUnix,
+    RemoteTcp,
     Socks,
     TrustMode,
     TunnelSpec,
@@ -37,6 +38,7 @@ from reconciler.ssh.connect.dial import DialFailed, dial
 from reconciler.ssh.errors.channel_errors import from_channel_open
 from reconciler.ssh.errors.failure import Stage
 from reconciler.ssh.link.link import Link, LinkClient
+from reconciler.ssh.link.server_interfaces import Interfaces, interfaces
 
 # Seconds for all steps. The command answers within ten seconds, its start included; then the step under way is
 # reported as failed, whatever its own timeout (up to ten seconds for a destination).
@@ -91,6 +93,7 @@ class _Path:
         try:
             if remote:
                 self._listen("listen on the server")
+                await self._interfaces(server)
             self.at, self.where = "destination", str(self.tunnel.route)
             reached = await self._reach(self.actuator.usable(self.target.name) or server)
         finally:
@@ -156,6 +159,30 @@ class _Path:
         elif failed:
             self.fail(step, failed[0].last, self._next(status.verdict.next_try))
 
+    async def _interfaces(self, server: Link) -> None:
+        """Add where the server listens, if it is asked to listen beyond loopback and this can be found out."""
+        listen = self.tunnel.listen
+        if not isinstance(listen, RemoteTcp) or is_loopback(listen.host):
+            return
+        self.at, self.where = "interfaces", self.target.name
+        try:
+            found = await interfaces(server)
+        except (OSError, asyncssh.Error):
+            return  # the next step shows the cause
+        match found:
+            case Interfaces.LOOPBACK:
+                what = f"the server listens on its loopback only, not on {listen.host}"
+                fix = "set `GatewayPorts clientspecified` in its sshd_config"
+                if server.dialled.server.is_dropbear:
+                    fix = "start Dropbear with -a"
+                self.fail("interfaces", Failure(Reason.BIND, what, f"{fix}, or set `remoteHost: 127.0.0.1`"))
+            case Interfaces.REQUESTED:
+                self._ok("interfaces", f"the server listens on {listen.host}")
+            case Interfaces.ALL:
+                self._ok("interfaces", "the server listens on all interfaces")
+            case None:
+                pass
+
     # --- the hops ----------------------------------------------------------------------------------------------
 
     async def _log_in(self) -> Link | None:
@@ -172,7 +199,8 @@ class _Path:
             except DialFailed as failed:
                 self._stopped(name, hop, failed)
                 return None
-            self._ok(f"{name}: connect", f"{hop.hosts[link.host]} answers")
+            source = self.target.access.outbound.bind_address if number == 0 else ""
+            self._ok(f"{name}: connect", f"{hop.hosts[link.host]} answers{f', from {source}' if source else ''}")
             self._ok(f"{name}: host key", _checked(hop))
             said = f"; the server says {link.dialled.said}" if link.dialled.said else ""
             self._ok(f"{name}: log in", f"as {hop.user}, {link.dialled.seconds * 1000:.0f} ms in all{said}")
@@ -226,7 +254,7 @@ class _Path:
                     self._ok("destination", "each client names its own, so there is nothing to test")
                     return True
         except (asyncssh.ChannelOpenError, asyncssh.Error, OSError) as error:
-            self.fail("destination", from_channel_open(error, where))
+            self.fail("destination", from_channel_open(error, where, link.dialled.server))
             return False
         self._ok("destination", f"{where} answers")
         return True

@@ -11,6 +11,7 @@ import socket
 
 from aiohappyeyeballs import AddrInfoType, start_connection
 
+from reconciler.core.outbound import ANY_ADDRESS, Outbound
 from reconciler.core.rules import metadata
 from reconciler.core.spec import Endpoint
 from reconciler.system.resolver import addresses
@@ -23,20 +24,45 @@ RACERS_MAX = 32
 _racers: set[socket.socket] = set()
 
 
-async def connect(endpoint: Endpoint, *, is_client: bool = False) -> socket.socket:
+class NoAddressError(socket.gaierror):
+    """The name could not be resolved to an address of the family that `outbound` prescribes."""
+
+    def __init__(self, error: socket.gaierror, outbound: Outbound) -> None:
+        super().__init__(*error.args)
+        self.outbound = outbound
+
+
+class LocalAddressError(OSError):
+    """A socket could not be bound to the local address."""
+
+    def __init__(self, error: OSError, address: str) -> None:
+        super().__init__(*error.args)
+        self.address = address
+
+
+async def connect(endpoint: Endpoint, outbound: Outbound = ANY_ADDRESS, *, is_client: bool = False) -> socket.socket:
     """Return a connected, non-blocking socket. Raises gaierror if the name has no address, else OSError.
 
     `is_client`: the connection is for a client of a tunnel. Then a host name must not resolve to a link-local address
     or a cloud metadata service. Addresses of that kind in the file are checked when it is loaded.
     """
-    infos = await addresses(endpoint)
+    try:
+        infos = await addresses(endpoint, outbound.reachable)
+    except socket.gaierror as error:
+        if not outbound.reason:
+            raise
+        raise NoAddressError(error, outbound) from error
     if is_client and not metadata.kind_of_text(endpoint.host):
         infos = _permitted(infos)
-    attempts = _Attempts()
+    attempts = _Attempts(outbound.bind_address)
     try:
         sock = await start_connection(
             infos, happy_eyeballs_delay=_NEXT_ADDRESS_AFTER, interleave=1, socket_factory=attempts.make
         )
+    except OSError:
+        if attempts.bind_error is not None:
+            raise LocalAddressError(attempts.bind_error, outbound.bind_address) from attempts.bind_error
+        raise
     finally:
         _racers.difference_update(attempts.sockets)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -44,10 +70,16 @@ async def connect(endpoint: Endpoint, *, is_client: bool = False) -> socket.sock
 
 
 class _Attempts:
-    """The sockets of one connection attempt. A socket made while another is open is a racer."""
+    """The sockets of one connection attempt. A socket made while another is open is a racer.
 
-    def __init__(self) -> None:
+    bind_address  the local address of the sockets; "" lets the system choose
+    bind_error    why a socket could not be bound to it
+    """
+
+    def __init__(self, bind_address: str) -> None:
         self.sockets: list[socket.socket] = []
+        self.bind_address = bind_address
+        self.bind_error: OSError | None = None
 
     def make(self, info: AddrInfoType) -> socket.socket:
         """Make a socket for an address. Raises OSError if there are too many racers; the address is then skipped."""
@@ -61,7 +93,27 @@ class _Attempts:
         self.sockets.append(sock)
         if is_racer:
             _racers.add(sock)
+        if self.bind_address:
+            self._bind(sock)
         return sock
+
+    def _bind(self, sock: socket.socket) -> None:
+        try:
+            sock.bind(_socket_address(self.bind_address, sock.family))
+        except OSError as error:
+            self.bind_error = error
+            sock.close()
+            raise
+
+
+def _socket_address(address: str, family: int) -> tuple[str | int, ...]:
+    """Return the address in the form for `bind`: the zone of an IPv6 address is the number of an interface there."""
+    try:
+        found = socket.getaddrinfo(address, 0, family, socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
+    except socket.gaierror as error:  # no interface has the name of the zone
+        raise OSError(errno.EADDRNOTAVAIL, os.strerror(errno.EADDRNOTAVAIL)) from error
+    *_, socket_address = found[0]
+    return tuple(part for part in socket_address if not isinstance(part, bytes))
 
 
 def _is_open(sock: socket.socket) -> bool:

@@ -91,6 +91,8 @@ _TARGET = _optional(
         "strictHostKeyChecking": st.sampled_from([True, False, "accept-new"]),
         "jumpHost": _HOP | _NAMES,
         "jumpHosts": st.lists(_HOP | _NAMES, min_size=1, max_size=3),
+        "addressFamily": st.sampled_from(["any", "inet", "inet6"]),
+        "bindAddress": st.sampled_from(["127.0.0.2", "::1"]),
         "proxyCommand": st.just(["nc", "%h", "%p"]),
         "connectTimeout": _DURATIONS,
         "keepaliveInterval": _DURATIONS,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -11,6 +11,7 @@ import asyncssh
 import pytest
 
 from reconciler.core.observed import Failure
+from reconciler.core.outbound import ANY_ADDRESS, Outbound
 from reconciler.core.secret import FromFile
 from reconciler.core.spec import (
     Access,
@@ -66,8 +67,8 @@ def trust(mode: TrustMode, *known_hosts: Path, host_keys: tuple[str, ...] = (), 
     return Trust(mode, host_keys, tuple(str(path) for path in known_hosts), alias)
 
 
-def access(target: Hop, *via: Hop, proxy_command: tuple[str, ...] = ()) -> Access:
-    return Access(target, via, proxy_command)
+def access(target: Hop, *via: Hop, proxy_command: tuple[str, ...] = (), outbound: Outbound = ANY_ADDRESS) -> Access:
+    return Access(target, via, proxy_command, outbound)
 
 
 def settings(timeout: float = 10.0, keepalive: float = 0.0) -> TargetSettings:
@@ -81,7 +82,7 @@ async def dialled(
     limit: int = 99,
     connect_timeout: float = 10.0,
     environ: Mapping[str, str] | None = None,
-    client: type[asyncssh.SSHClient] = asyncssh.SSHClient,
+    client: Callable[[], asyncssh.SSHClient] = asyncssh.SSHClient,
 ) -> AsyncIterator[Dialled]:
     result = await dial(to, settings(connect_timeout), limit, name="test", client=client, environ=environ or {})
     try:

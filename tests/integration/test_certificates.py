@@ -41,20 +41,20 @@ async def test_a_certificate_without_forwarding_is_named(tmp_path: Path, keys: K
     async with sshd_with_authority(tmp_path, keys) as (sshd, authority):
         key, port = keys.make("id"), free_port()
         certificate = signed(key, authority, "-n", sshd.user, *NO_FORWARDING)
-        said = f"the certificate {certificate} does not allow forwarding (it has no permit-port-forwarding)"
+        said = f"the certificate {certificate} lacks permit-port-forwarding"
         tunnels_of = (local("here", port, echo.port), remote("there", free_port(), echo.port))
         text = file(sshd, *tunnels_of, privateKey=key.private, certificate=certificate)
         async with running(tmp_path, text) as tunnels:
             verdict = await tunnels.until("server/there", Phase.DOWN)
             assert verdict.reason is Reason.FORBIDDEN_BY_SERVER
-            assert "the SSH server refuses to listen on" in verdict.message
-            assert f"{said}: have one signed with permit-port-forwarding" in verdict.message
+            assert "the SSH server does not allow listening on" in verdict.message
+            assert f"({said}): have a certificate issued with that extension" in verdict.message
             await tunnels.until("server/here", Phase.UP)
             for _ in range(3):
                 with contextlib.suppress(ConnectionResetError):
                     assert await exchange("127.0.0.1", port) == b""
             verdict = await tunnels.until("server/here", Phase.UNHEALTHY)
-            assert f"does not allow connections to 127.0.0.1:{echo.port}: {said}" in verdict.message
+            assert f"does not allow connections to 127.0.0.1:{echo.port} ({said})" in verdict.message
 
 
 async def test_a_jump_host_that_a_certificate_does_not_let_forward_is_explained(
@@ -67,7 +67,7 @@ async def test_a_jump_host_that_a_certificate_does_not_let_forward_is_explained(
         failure = await failure_of(access(hop(sshd), hop(jump, logins=(login,))))
     assert failure.reason is Reason.FORBIDDEN_BY_SERVER
     assert "the jump host does not allow a connection to" in failure.message
-    assert f"{certificate} does not allow forwarding" in failure.message
+    assert f"{certificate} lacks permit-port-forwarding" in failure.message
 
 
 async def test_a_target_is_up_when_its_certificate_becomes_valid(tmp_path: Path, keys: Keys, echo: EchoServer) -> None:

@@ -21,6 +21,7 @@ SCENARIOS = [
     "tests/integration/test_local_forward.py::test_either_side_may_send_eof_first_and_still_receive",
     "tests/integration/test_local_forward.py::test_psql_works_through_a_local_forward",
     "tests/integration/test_run.py",
+    "tests/integration/test_home_directory.py",
 ]
 # Every command that may run on a read-only machine, and its exit code there.
 _COMMANDS = r"""

@@ -13,6 +13,7 @@ import pytest
 from reconciler.config.load import load_text
 from reconciler.core.observed import Phase, SocketPhase
 from reconciler.runtime.diagnose import WITHIN
+from support.dropbear import Dropbear
 from support.endpoints import Whole, whole
 from support.faults import Blackhole
 from support.keys import Keys
@@ -252,17 +253,48 @@ async def test_a_remote_port_that_is_taken_and_one_that_is_forbidden(
             assert "AllowTcpForwarding" in fix
 
 
-async def test_a_listener_that_the_server_may_have_narrowed_says_so_as_status_does(
+async def test_a_listener_that_the_server_has_narrowed_to_loopback(
     sshd: Sshd, echo: EchoServer, tmp_path: Path
 ) -> None:
-    there = free_port()
-    async with whole(tmp_path, file(sshd, remote("back", there, echo.port, remoteHost="0.0.0.0"))) as it:
+    wide, named = free_port(), free_port()
+    text = file(
+        sshd,
+        remote("wide", wide, echo.port, remoteHost="'*'"),
+        remote("named", named, echo.port, remoteHost="192.0.2.7"),
+        remote("near", free_port(), echo.port),
+    )
+    async with whole(tmp_path, text) as it:
         await it.tunnels.all_up()
-        [told] = (await it.control.get("/api/v1/status"))["tunnels"]
-        steps = await diagnosed(it, "server/back")
-        assert steps.wrong == []
-        assert "sshd without GatewayPorts listens on loopback only" in told["message"]
-        assert steps.detail["listen on the server"] == f"0.0.0.0:{there} ({told['message']})"
+        told = {one["name"]: one["message"] for one in (await it.control.get("/api/v1/status"))["tunnels"]}
+        narrowed = "sshd without GatewayPorts listens on loopback only, without an error"
+        unknown = f"not confirmed: {narrowed} (`tunnels diagnose` finds out)"
+        assert told == {
+            "wide": f"all interfaces are requested, which is {unknown}",
+            "named": f"192.0.2.7 is {unknown}",
+            "near": None,
+        }
+        for name, host in (("wide", "*"), ("named", "192.0.2.7")):
+            detail, fix = (await diagnosed(it, f"server/{name}")).only_wrong("interfaces")
+            assert f"the server listens on its loopback only, not on {host}." in detail
+            assert fix == "set `GatewayPorts clientspecified` in its sshd_config, or set `remoteHost: 127.0.0.1`"
+        assert "interfaces" not in (await diagnosed(it, "server/near")).names
+
+
+@pytest.mark.parametrize(("ports", "host"), [("yes", "all interfaces"), ("clientspecified", "0.0.0.0")])
+async def test_a_listener_that_is_not_narrowed(ports: str, host: str, echo: EchoServer, tmp_path: Path) -> None:
+    async with Sshd(tmp_path / "sshd", options={"GatewayPorts": ports}) as sshd:
+        async with whole(tmp_path, file(sshd, remote("back", free_port(), echo.port, remoteHost="0.0.0.0"))) as it:
+            await it.tunnels.all_up()
+            steps = await diagnosed(it, "server/back")
+            assert steps.wrong == []
+            assert steps.detail["interfaces"] == f"the server listens on {host}"
+
+
+async def test_a_dropbear_that_listens_on_loopback_only(dropbear: Dropbear, echo: EchoServer, tmp_path: Path) -> None:
+    async with whole(tmp_path, file(dropbear, remote("back", free_port(), echo.port, remoteHost="0.0.0.0"))) as it:
+        await it.tunnels.all_up()
+        _, fix = (await diagnosed(it, "server/back")).only_wrong("interfaces")
+        assert fix == "start Dropbear with -a, or set `remoteHost: 127.0.0.1`"
 
 
 async def test_a_standby_passes(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> None:

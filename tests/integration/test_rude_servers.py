@@ -289,7 +289,7 @@ async def test_a_server_that_does_not_know_keepalives_is_alive_nevertheless(asyn
     ("kind", "payload", "reason", "said"),
     [
         (REQUEST_FAILURE, String(b"by order of the admin"), Reason.FORBIDDEN_BY_SERVER, "`by order of the admin`"),
-        (REQUEST_FAILURE, b"", Reason.REMOTE_PORT_IN_USE, "not allowed"),
+        (REQUEST_FAILURE, b"", Reason.FORBIDDEN_BY_SERVER, "does not say why"),
         (REQUEST_SUCCESS, b"\0\0", Reason.PROTOCOL, "cannot be decoded"),
         (REQUEST_SUCCESS, UInt32(70_000), Reason.PROTOCOL, "port 70000"),
     ],

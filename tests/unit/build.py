@@ -9,6 +9,7 @@ from typing import Any, assert_never
 from reconciler.core.actions import Action, Assign, Close, Cut, Dial, Drain, Move, Open, Retire, Tune
 from reconciler.core.observed import EMPTY, Failure, LinkPhase, LinkState, Now, Reason, SocketState
 from reconciler.core.off import Off
+from reconciler.core.outbound import ANY_ADDRESS
 from reconciler.core.plan import make_plan
 from reconciler.core.rules.origin import Origin, tcp_origin
 from reconciler.core.secret import FromFile
@@ -91,7 +92,7 @@ def access(*hosts: str, user: str = "deploy", generation: int = 0) -> Access:
         compress=False,
         strict_key_permissions=False,
     )
-    return Access(hop, (), (), generation)
+    return Access(hop, (), (), ANY_ADDRESS, generation)
 
 
 def target(

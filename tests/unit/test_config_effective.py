@@ -58,6 +58,9 @@ targets:
     host: deep
     password: {{env: PW}}
     jumpHosts: [inner, {{host: inline, port: 2, user: i, privateKey: [/k, /x.pub]}}]
+  bound: {{host: b, agent: true, addressFamily: inet6, bindAddress: "[fd00::0:1]"}}
+  through-bound: {{host: t, agent: true, jumpHost: bound}}
+  inline-bound: {{host: t, agent: true, jumpHosts: [{{host: j, agent: true, bindAddress: 127.0.0.2}}, plain]}}
   plain: {{host: plain, privateKey: x, jumpHosts: [{{hosts: ["a:1", "b:2"], agent: true, user: u}}]}}
 """
 
@@ -65,7 +68,7 @@ targets:
 def test_chained_jump_hosts_keep_their_meaning_when_printed() -> None:
     assert_round_trip(CHAIN)
     desired = load(CHAIN)
-    assert [len(target.access.via) for target in desired.targets.values()] == [0, 0, 1, 2, 4, 1]
+    assert [len(target.access.via) for target in desired.targets.values()] == [0, 0, 1, 2, 4, 0, 1, 3, 1]
     assert load(json.dumps(to_json(desired))).targets["deep"].access.proxy_command == ("nc", "%h", "$x")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -334,6 +335,41 @@ def test_a_default_jump_host_does_not_go_through_itself() -> None:
     assert via == {"a": [], "b": ["a"], "c": ["a", "b"]}
 
 
+OUTBOUND = """
+defaults:
+  target: {agent: true, addressFamily: inet, bindAddress: 127.0.0.9}
+targets:
+  direct: {host: direct}
+  own: {host: own, bindAddress: 127.0.0.2}
+  behind: {host: behind, jumpHost: own}
+  deep: {host: deep, jumpHosts: [{host: inline, bindAddress: 127.0.0.3}, own, {host: last}]}
+  command: {host: command, proxyCommand: [nc]}
+  behind-command: {host: h, jumpHost: command}
+  six: {host: "fd00::1", jumpHost: own}
+"""
+
+
+def test_the_first_connection_of_a_path_has_the_local_address_of_its_server() -> None:
+    targets = load(OUTBOUND, allow_commands=True).desired.targets
+    assert {name: (str(t.access.outbound.family), t.access.outbound.bind_address) for name, t in targets.items()} == {
+        "direct": ("inet", "127.0.0.9"),
+        "own": ("inet", "127.0.0.2"),
+        "behind": ("inet", "127.0.0.2"),
+        "deep": ("inet", "127.0.0.3"),
+        "command": ("any", ""),
+        "behind-command": ("any", ""),
+        "six": ("inet", "127.0.0.2"),
+    }
+
+
+@pytest.mark.parametrize(
+    ("given", "address"),
+    [("'::1'", "::1"), ("'[::1]'", "::1"), ("fe80::1%eth0", "fe80::1%eth0"), ("'${ADDRESS:-127.0.0.2}'", "127.0.0.2")],
+)
+def test_a_local_address_may_have_brackets_or_a_zone(given: str, address: str) -> None:
+    assert target(f"bindAddress: {given}").access.outbound.bind_address == address
+
+
 # --- tunnels ---------------------------------------------------------------------------------------------------
 
 
@@ -499,6 +535,37 @@ targets:
     }
     assert [str(problem.code) for problem in loaded.warnings] == ["unset-variable", "unset-variable"]
     assert not load_text(text, environ={}, options=Options(strict=True)).usable
+
+
+@pytest.mark.parametrize("home", [{}, {"HOME": ""}, {"HOME": "relative"}])
+def test_a_tilde_without_a_home_directory_breaks_only_its_target(
+    home: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "getuid", lambda: 12_345)
+    text = """
+targets:
+  tilde: {host: a, privateKey: ~/id, tunnels: [{name: x, local: "1:h:2"}]}
+  other-user: {host: b, privateKey: [/id, {file: ~no-such-user/id}], knownHosts: /k}
+  absolute: {host: c, privateKey: /id}
+"""
+    loaded = load_text(text, environ=home, options=Options(user="me"))
+    assert loaded.valid
+    assert loaded.broken.keys() == {"tilde", "other-user"}
+    variable = "HOME is not an absolute path" if home.get("HOME") else "HOME is not set"
+    assert loaded.broken["tilde"] == (
+        f"tunnels.yaml:3:32: targets.tilde.privateKey: `~` is unknown, {variable} and uid 12345 has no home directory "
+        "in passwd: write an absolute path, or set HOME in the environment of this process"
+    )
+    assert loaded.broken["other-user"] == (
+        "tunnels.yaml:4:50: targets.other-user.privateKey: `~no-such-user` is unknown, there is no such user: "
+        "write an absolute path"
+    )
+    assert loaded.desired.targets["absolute"].access.hop.trust.known_hosts == (), "the default is below `~`"
+
+
+def test_a_tilde_below_the_root_has_one_slash() -> None:
+    found = load_text("targets: {a: {host: a, privateKey: ~/id}}", environ={"HOME": "/"}).desired
+    assert found.targets["a"].access.hop.logins == (KeyLogin(FromFile("/id"), None, None),)
 
 
 def test_an_unset_variable_changes_no_other_field() -> None:

@@ -10,11 +10,16 @@ import asyncssh
 import pytest
 
 from reconciler.core.observed import Failure, Reason
-from reconciler.ssh.errors.channel_errors import from_channel_open, from_listen, socks_reply
+from reconciler.core.spec import RemoteTcp
+from reconciler.ssh.errors.channel_errors import from_channel_open, socks_reply
 from reconciler.ssh.errors.connect_errors import from_dial, from_lost
 from reconciler.ssh.errors.failure import Stage, most_significant
+from reconciler.ssh.errors.forwarding import UNKNOWN_SERVER
+from reconciler.ssh.errors.listen_errors import from_local_listen, from_remote_listen
 from reconciler.ssh.errors.patterns import printable
 from reconciler.system.port_owner import owner_of_port
+
+ON_SERVER = RemoteTcp("prod", "127.0.0.1", 80)
 
 DIALS = [
     (ConnectionRefusedError(errno.ECONNREFUSED, "x"), Stage.CONNECT, Reason.REFUSED),
@@ -113,7 +118,7 @@ def test_a_local_port_in_use_names_its_holder() -> None:
         host, port = taken.getsockname()
         with pytest.raises(OSError, match="in use") as raised:
             socket.create_server((host, port))
-        failure = from_listen(raised.value, f"{host}:{port}", local=True)
+        failure = from_local_listen(raised.value, f"{host}:{port}")
     assert failure.reason is Reason.LOCAL_PORT_IN_USE
     assert "this process itself" in failure.message
 
@@ -126,7 +131,7 @@ def test_a_port_of_an_outgoing_connection_names_no_program() -> None:
         with socket.create_server(("127.0.0.2", port)):
             with pytest.raises(OSError, match="in use") as raised:
                 socket.create_server(("127.0.0.1", port))
-            failure = from_listen(raised.value, f"127.0.0.1:{port}", local=True)
+            failure = from_local_listen(raised.value, f"127.0.0.1:{port}")
     assert failure.reason is Reason.LOCAL_PORT_IN_USE
     assert "is in use by an earlier or outgoing connection; no program listens on it: wait" in failure.message
     assert "stop it" not in failure.message
@@ -187,7 +192,10 @@ def test_the_fix_of_a_failure_replaces_the_default() -> None:
     ids=str,
 )
 def test_a_listener_that_was_not_opened(exc: Exception, local: bool, said: str, reason: Reason) -> None:
-    assert from_listen(exc, "127.0.0.1:80", local=local, said=said).reason is reason
+    if local:
+        assert from_local_listen(exc, "127.0.0.1:80").reason is reason
+    else:
+        assert from_remote_listen(exc, ON_SERVER, UNKNOWN_SERVER, said=said).reason is reason
 
 
 def test_text_of_a_server_is_escaped_and_cut() -> None:
@@ -219,7 +227,24 @@ def test_every_system_error_has_a_message() -> None:
             from_dial(error, "x"),
             from_lost(error, "x"),
             from_channel_open(error, "x"),
-            from_listen(error, "127.0.0.1:1", local=True),
-            from_listen(error, "127.0.0.1:1", local=False),
+            from_local_listen(error, "127.0.0.1:1"),
+            from_remote_listen(error, ON_SERVER, UNKNOWN_SERVER),
         ):
             assert failure.message
+
+
+@pytest.mark.parametrize(
+    ("number", "what", "fix"),
+    [
+        (errno.ENOENT, "there is no socket /run/db on this machine", "start the service there, or correct the path"),
+        (errno.ECONNREFUSED, "/run/db refuses connections", "start the service there, or correct the address"),
+        (
+            errno.EACCES,
+            "cannot connect to /run/db (Permission denied)",
+            "check that it is a socket, and that this process may write to it and enter its directory",
+        ),
+    ],
+)
+def test_a_unix_socket_of_this_machine_that_cannot_be_reached(number: int, what: str, fix: str) -> None:
+    failure = from_channel_open(OSError(number, os.strerror(number)), "/run/db")
+    assert (failure.what, failure.advice) == (what, fix)

@@ -177,6 +177,8 @@ def file(target: str, tunnel: str = "local: '5432:db:5432'") -> Desired:
             "host: b, hostKeys: ['ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIFxLrj1Zc4SvyiDNoIzSBUBQgJUUhtvQf9hJbYdN6o1o']",
             "knownHosts /root/known_hosts -> (none), hostKeys (none) -> ssh-ed25519 AAAAC3NzaC1lZ...tvQf9hJbYdN6o1o",
         ),
+        ("host: b", "host: b, bindAddress: 127.0.0.2", "bindAddress (none) -> 127.0.0.2"),
+        ("host: b, addressFamily: inet6", "host: b", "addressFamily inet6 -> any"),
         ("host: b", "host: b, password: literal", "password (none) -> ***"),
         ("host: b, password: literal", "host: b, password: other", "a secret in the file"),
     ],

@@ -14,7 +14,7 @@ from reconciler.config.deadline import check
 from reconciler.config.diagnostics import Report
 from reconciler.config.problem import ErrorCode, Location
 from reconciler.config.schema.document import Schema, default, property_of, resolved, words_in
-from reconciler.config.schema.values import InvalidValueError, UnsetVariableError
+from reconciler.config.schema.values import InvalidValueError, UnknownDirectoryError, UnsetVariableError
 from reconciler.config.schema.violations import choices_in, dotted, sentence
 from reconciler.config.syntax.nodes import Entry, Items, Node, Scalar, Table
 
@@ -122,6 +122,10 @@ class Fields:
         except UnsetVariableError as unset:
             self.invalid_fields.add(name)
             self.report.unset(self._where(name, unset.node), unset.node, self.target, *self.beside(name))
+        except UnknownDirectoryError as unknown:
+            self.invalid_fields.add(name)
+            where = self._where(name, unknown.node)
+            self.report.unknown_directory(where, str(unknown), self.target, *self.beside(name))
         return absent
 
     def wrong(self, name: str, wrong: InvalidValueError) -> None:

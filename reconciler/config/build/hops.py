@@ -17,6 +17,7 @@ from reconciler.config.options import Options, process_user
 from reconciler.config.problem import ErrorCode, WarningCode
 from reconciler.config.schema.values import (
     InvalidValueError,
+    UnknownDirectoryError,
     each,
     filled,
     host,
@@ -239,10 +240,19 @@ def _trust(fields: Fields, sources: Sources) -> Trust:
     host_keys = fields.find("hostKeys", each(host_key), ())
     known_hosts: tuple[str, ...] = ()
     if "knownHosts" in fields or not host_keys or mode is TrustMode.ACCEPT_NEW:
-        known_hosts = fields.read("knownHosts", lambda node: _paths(node, sources))
+        known_hosts = _known_hosts(fields, sources)
     if "knownHosts" in fields and "knownHosts" not in fields.invalid_fields and mode is TrustMode.STRICT:
         _warn_of_unreadable(fields, known_hosts)
     return Trust(mode, host_keys, known_hosts, fields.find("hostKeyAlias", _alias, ""))
+
+
+def _known_hosts(fields: Fields, sources: Sources) -> tuple[str, ...]:
+    if "knownHosts" in fields:
+        return fields.find("knownHosts", lambda node: _paths(node, sources), ())
+    try:
+        return fields.read("knownHosts", lambda node: _paths(node, sources))
+    except UnknownDirectoryError:  # without a home directory, the default has no meaning
+        return ()
 
 
 def _alias(node: Node) -> str:

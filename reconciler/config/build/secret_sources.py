@@ -15,9 +15,9 @@ from pathlib import Path
 
 from reconciler.config.build.fields import Fields
 from reconciler.config.deadline import check
-from reconciler.config.options import Options, absolute
+from reconciler.config.options import Options, UnknownHomeError, absolute
 from reconciler.config.problem import ErrorCode, Location, WarningCode
-from reconciler.config.schema.values import InvalidValueError, UnsetVariableError, filled
+from reconciler.config.schema.values import InvalidValueError, UnknownDirectoryError, UnsetVariableError, filled, scalar
 from reconciler.config.schema.variables import Variables
 from reconciler.config.syntax.nodes import Entry, Items, Node, Scalar, Table
 from reconciler.core.key_text import is_key
@@ -41,7 +41,10 @@ class Sources:
 
     def path(self, node: Node) -> str:
         """Return a path of the file as an absolute path."""
-        return absolute(filled(node), self.directory, self.environ)
+        try:
+            return absolute(filled(node), self.directory, self.environ)
+        except UnknownHomeError as error:
+            raise UnknownDirectoryError(scalar(node), str(error)) from None
 
     def secret(self, fields: Fields, name: str) -> Source | None:
         """Return the source of a password or passphrase."""

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from reconciler.config.build.fields import Field, Fields
 from reconciler.config.build.hops import connect_timeout, hop, warn_of_milliseconds
 from reconciler.config.build.merge import TargetEntry, hop_fields
+from reconciler.config.build.outbound import check_hosts, outbound, refuse_outbound
 from reconciler.config.build.pasted_hosts import HoldsPasswordError, pasted
 from reconciler.config.build.secret_sources import Sources
 from reconciler.config.diagnostics import Report
@@ -22,6 +23,7 @@ from reconciler.config.schema.values import command, duration, interval_or_ms, n
 from reconciler.config.schema.violations import did_you_mean, dotted, quoted, sentence
 from reconciler.config.syntax.nodes import Items, Node, Scalar, Table
 from reconciler.core.off import DISABLED
+from reconciler.core.outbound import ANY_ADDRESS, Outbound
 from reconciler.core.spec import Access, Hop, Reconnect, TargetSettings, TargetSpec
 
 _MAX_COMPARED = 10_000  # names; beyond this, no suggestion is made
@@ -31,12 +33,16 @@ _MAX_HOPS = 16  # bounds the recursion that resolves a path
 
 @dataclass(frozen=True, slots=True)
 class _Path:
-    """The path to a server: through `via`, outermost first. `timeouts` has one more, that of the server itself."""
+    """The path to a server: through `via`, outermost first. `timeouts` has one more, that of the server itself.
+
+    `outbound` is for the first connection.
+    """
 
     hop: Hop
     via: tuple[Hop, ...]
     timeouts: tuple[float, ...]
     proxy_command: tuple[str, ...]
+    outbound: Outbound
 
 
 class Targets:
@@ -83,7 +89,7 @@ class Targets:
         enabled = fields.read("enabled", switch)
         return TargetSpec(
             name=name,
-            access=Access(hop=path.hop, via=path.via, proxy_command=path.proxy_command),
+            access=Access(path.hop, path.via, path.proxy_command, path.outbound),
             settings=settings,
             connections=fields.read("sshConnections", whole(1, 16)),
             on_demand=idle if on_demand else None,
@@ -122,10 +128,12 @@ class Targets:
         fields = self._fields(entry)
         via: dict[Hop, float] = {}
         proxy = self._proxy_command(fields)
+        first: Outbound | None = None
         for place, node in _jumps(fields, entry.name):
-            before, last = self._jump(place, node, entry, trail)
+            before, last = self._jump(place, node, entry, trail, is_first=first is None)
             if last is None:
                 continue
+            first = first or last.outbound
             if last.proxy_command and via:
                 message = "a target with `proxyCommand` can only be the first jump host: move it to the front"
                 self.report.error(place, message, ErrorCode.CONFLICT)
@@ -137,10 +145,23 @@ class Targets:
                 via.clear()  # a placeholder: the paths through this target are counted from here
                 break
         own = hop(fields, self._sources(entry), self.options)
-        return _Path(own, tuple(via), (*via.values(), connect_timeout(fields)), proxy)
+        start = self._outbound(fields, own, first, proxy)
+        return _Path(own, tuple(via), (*via.values(), connect_timeout(fields)), proxy, start)
+
+    def _outbound(self, fields: Fields, own: Hop, first: Outbound | None, proxy: tuple[str, ...]) -> Outbound:
+        """Return how the first connection of a path is made. `first` is that of its first jump host."""
+        given = outbound(fields)
+        if first is not None:
+            refuse_outbound(fields, given, "behind a jump host", "set it on the first jump host")
+            return first
+        if proxy:
+            refuse_outbound(fields, given, "with `proxyCommand`, which makes the connection", "remove it")
+            return ANY_ADDRESS
+        check_hosts(fields, own.hosts, given)
+        return given
 
     def _jump(
-        self, place: Location, node: Node, entry: TargetEntry, trail: tuple[str, ...]
+        self, place: Location, node: Node, entry: TargetEntry, trail: tuple[str, ...], *, is_first: bool
     ) -> tuple[tuple[tuple[Hop, float], ...], _Path | None]:
         """Return the hops before a jump host, and the jump host itself; None if it is invalid, which is reported."""
         match node:
@@ -156,7 +177,12 @@ class Targets:
                 if "host" not in fields and "hosts" not in fields:
                     self.report.error(place, "no host: add `host`", ErrorCode.MISSING)
                 found = hop(fields, self._sources(entry), self.options)
-                return (), _Path(found, (), (connect_timeout(fields),), ())
+                start = outbound(fields)
+                if is_first:
+                    check_hosts(fields, found.hosts, start)
+                else:
+                    refuse_outbound(fields, start, "behind another jump host", "set it on the first jump host")
+                return (), _Path(found, (), (connect_timeout(fields),), (), start)
             case _:
                 self.report.wrong_value(place, sentence(node, words("target", "jumpHost")))
         return (), None

@@ -62,6 +62,14 @@ class UnsetVariableError(Exception):
         super().__init__(", ".join(node.unset))
 
 
+class UnknownDirectoryError(Exception):
+    """The value is a path that starts with `~`, which stands for no directory here. The message says why."""
+
+    def __init__(self, node: Scalar, message: str) -> None:
+        super().__init__(message)
+        self.node = node
+
+
 def scalar(node: Node) -> Scalar:
     """Return the node if it is a scalar with a value."""
     if not isinstance(node, Scalar):

@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from enum import Enum, auto
 from pathlib import Path
 
-from reconciler.config.options import absolute
+from reconciler.config.options import UnknownHomeError, absolute
 from reconciler.config.problem import ErrorCode, Location, Problem
 from reconciler.config.syntax.yaml_reader import MAX_BYTES, TOO_LARGE
 from reconciler.system.file_calls import FILES, read_here
@@ -59,7 +59,10 @@ def default_paths(environ: Mapping[str, str]) -> tuple[str, ...]:
         return (named,)
     if Path("tunnels.yaml").is_file():
         return ("tunnels.yaml",)
-    config_home = environ.get("XDG_CONFIG_HOME") or absolute("~/.config", "/", environ)
+    try:
+        config_home = environ.get("XDG_CONFIG_HOME") or absolute("~/.config", "/", environ)
+    except UnknownHomeError:
+        return ()
     directory = Path(config_home) / "tunnels"
     return (str(directory),) if os.path.isdir(directory) else ()  # noqa: PTH112 - Path.is_dir raises if the name is too long
 

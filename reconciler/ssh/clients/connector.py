@@ -251,7 +251,7 @@ class ClientConnector:
             elif link.gone:
                 self._hold_again(connection, relay, deadline)
             else:
-                self._open_failed(connection, tunnel, relay, error)
+                self._open_failed(connection, tunnel, link, relay, error)
 
         link.open(relay, remote_destination(tunnel.route, client.requested), client.origin, answered)
 
@@ -262,8 +262,10 @@ class ClientConnector:
         connection.enter(ClientState.HELD)
         self._wait(connection, deadline)
 
-    def _open_failed(self, connection: ClientConnection, tunnel: TunnelSpec, relay: Relay, error: Exception) -> None:
-        failure = from_channel_open(error, connection.to)
+    def _open_failed(
+        self, connection: ClientConnection, tunnel: TunnelSpec, link: Link, relay: Relay, error: Exception
+    ) -> None:
+        failure = from_channel_open(error, connection.to, link.dialled.server)
         if connection.client.requested is None:  # the destination of one SOCKS client says nothing about the next's
             self.destinations.unreachable(connection.listener, tunnel, failure)
         relay.request = None

@@ -78,7 +78,8 @@ def options(
 def name_the_user_for_asyncssh() -> None:
     """Set LOGNAME and HOME if the uid of the process has no passwd entry, as in many containers.
 
-    asyncssh reads both and raises without them, although it is given the user and every path.
+    asyncssh reads both and raises without them, although it is given the user and every path. The files are loaded with
+    a copy of the environment: `~` in them stays unknown.
     """
     try:
         getpass.getuser()

@@ -21,10 +21,12 @@ from reconciler.ssh.connect.debug_log import unwatch, watch
 from reconciler.ssh.connect.host_key_check import HostKeyCheck
 from reconciler.ssh.connect.keyboard import PROMPT_MAX, PROMPTS_SHOWN
 from reconciler.ssh.connect.keys.attempts import KeyAttempts
+from reconciler.ssh.connect.keys.user_certificates import forwarding_refusal
 from reconciler.ssh.connect.login_record import LoginRecord
 from reconciler.ssh.connect.negotiated import host_key, terrapin
 from reconciler.ssh.connect.server_words import ServerWords, shortened
 from reconciler.ssh.errors.failure import Stage
+from reconciler.ssh.errors.forwarding import ServerFacts
 from reconciler.ssh.errors.patterns import printable
 from reconciler.ssh.internals import kex_messages
 from reconciler.ssh.internals.greeting import Greeting
@@ -76,6 +78,7 @@ class AuthClient(asyncssh.SSHClient):
         self._link: asyncssh.SSHClient | None = None
         self.lost = False
         self.error: Exception | None = None
+        self.server = ServerFacts()
 
     @property
     def connection(self) -> asyncssh.SSHClientConnection | None:
@@ -94,6 +97,12 @@ class AuthClient(asyncssh.SSHClient):
         self._link = link
         if self._connection is not None:
             link.connection_made(self._connection)
+
+    def auth_completed(self) -> None:
+        if self._connection is not None:
+            self.server.version = str(self._connection.get_extra_info("server_version", ""))
+            self.server.user = str(self._connection.get_extra_info("username", ""))
+        self.server.uncertified = forwarding_refusal(self.record.latest)
 
     def forget(self) -> None:
         """Drop keys and passwords: the next dial reads them again."""
@@ -122,6 +131,7 @@ class AuthClient(asyncssh.SSHClient):
             self._link.connection_lost(exc)
 
     def debug_msg_received(self, msg: str, lang: str, always_display: bool) -> None:
+        self.server.note(msg)
         if self._link is not None:
             self._link.debug_msg_received(msg, lang, always_display)
 

@@ -19,6 +19,7 @@ import asyncssh
 
 from reconciler.core.backoff import GUARDED
 from reconciler.core.observed import Failure, Reason
+from reconciler.core.outbound import Outbound
 from reconciler.core.spec import Access, Endpoint, Hop, TargetSettings, TrustMode
 from reconciler.ssh.connect import proxy_command
 from reconciler.ssh.connect.asyncssh_options import options
@@ -27,12 +28,11 @@ from reconciler.ssh.connect.credential_fingerprint import credential_files, fing
 from reconciler.ssh.connect.credentials import Credentials, collect
 from reconciler.ssh.connect.debug_log import quiet
 from reconciler.ssh.connect.host_key_check import HostKeyCheck
-from reconciler.ssh.connect.keys.user_certificates import forwarding_refusal
 from reconciler.ssh.connect.login_limiter import acquire_slot, release_slot
 from reconciler.ssh.connect.negotiated import no_common, nothing_common
-from reconciler.ssh.errors.channel_errors import uncertified
 from reconciler.ssh.errors.connect_errors import from_dial, from_lost
 from reconciler.ssh.errors.failure import DialFailed, Stage, most_significant
+from reconciler.ssh.errors.forwarding import UNKNOWN_SERVER, ServerFacts
 from reconciler.ssh.internals.carrier import JumpChannel, close_with
 from reconciler.ssh.internals.packet_guard import Guard
 from reconciler.system import tcp
@@ -55,11 +55,11 @@ class Dialled:
     seconds                 duration of the dial
     host_key_verified       False if checking is off for any hop
     certificate_expires     end of the certificate that logged in to the target (wall)
-    no_forwarding           why that certificate allows no forward, "" if it does
     warnings                problems with the files of the credentials
     said                    what the server said after the last credential, "" if nothing
     command                 the proxy command that carries it, None without one
     checks                  the checks of the host keys, outermost first
+    server                  what the server said at login
     """
 
     connection: asyncssh.SSHClientConnection
@@ -70,11 +70,11 @@ class Dialled:
     seconds: float
     host_key_verified: bool
     certificate_expires: float | None
-    no_forwarding: str
     warnings: tuple[str, ...]
     said: str
     command: proxy_command.ProxyCommand | None
     checks: tuple[HostKeyCheck, ...] = field(repr=False)
+    server: ServerFacts
 
     async def still_trusted(self) -> bool:
         """Return True if the host keys of the connection and its jump hosts would still be accepted."""
@@ -118,7 +118,7 @@ async def dial(
             top.auth.hand_over(client())
             guard = top.auth.guard
             assert guard is not None  # it was made with the connection
-            logged_in_with, no_forwarding, said = top.auth.record.latest, top.no_forwarding, top.auth.words.last
+            logged_in_with, said = top.auth.record.latest, top.auth.words.last
             for reached in hop_chain:
                 reached.auth.forget()
         except BaseException:
@@ -134,11 +134,11 @@ async def dial(
         seconds=time.monotonic() - started,
         host_key_verified=all(hop.trust.mode is not TrustMode.OFF for hop in hops),
         certificate_expires=logged_in_with.expires if logged_in_with else None,
-        no_forwarding=no_forwarding,
         warnings=tuple(warning for each in credentials for warning in each.warnings),
         said=said,
         command=hop_chain[0].command,
         checks=tuple(reached.auth.check for reached in hop_chain),
+        server=top.auth.server,
     )
 
 
@@ -159,11 +159,6 @@ class _Reached:
     host: int
     preferred_host_failure: Failure | None
 
-    @property
-    def no_forwarding(self) -> str:
-        """Why the certificate of the login allows no forward, "" if it does."""
-        return forwarding_refusal(self.auth.record.latest)
-
 
 @dataclass(frozen=True, slots=True)
 class _Way:
@@ -178,6 +173,7 @@ class _Way:
     seconds: float
     below: _Reached | None
     command: tuple[str, ...]
+    outbound: Outbound
     keepalive: tuple[float, int]
     debug: str
     heard: Callable[[str], None]
@@ -205,6 +201,7 @@ def _way(
         seconds=settings.connect_timeouts[number],
         below=hop_chain[-1] if hop_chain else None,
         command=access.proxy_command if not hop_chain else (),
+        outbound=access.outbound,
         # If a jump host stops answering, so does what it carries: the keepalive of the target's connection finds both.
         keepalive=(settings.keepalive_interval, settings.keepalive_count_max) if last else (0.0, 1),
         debug=name if settings.log_level == "debug" else "",
@@ -281,7 +278,7 @@ async def _attempt(
                     command = await proxy_command.start(way.command, endpoint, way.hop.user, where)
                     sock = command.sock
                 elif way.below is None:
-                    sock = await tcp.connect(endpoint)
+                    sock = await tcp.connect(endpoint, way.outbound)
                 connection = await asyncssh.connect(
                     endpoint.host,
                     endpoint.port,
@@ -351,9 +348,8 @@ async def _why(
         failure = await command.failure(where)
         if failure is not None:
             return failure
-    failure = _explained(exc, way, where, auth) or from_dial(exc, where, auth.stage, seconds)
-    if failure.reason is Reason.FORBIDDEN_BY_SERVER and way.below is not None and way.below.no_forwarding:
-        return uncertified(f"the jump host does not allow a connection to {where}", way.below.no_forwarding)
+    jump_host = way.below.auth.server if way.below else UNKNOWN_SERVER
+    failure = _explained(exc, way, where, auth) or from_dial(exc, where, auth.stage, seconds, jump_host)
     unusable = way.credentials.unusable
     if failure.reason is Reason.AUTH and unusable is not None:
         # The server has refused a login: the next one must not follow as soon as for a file that cannot be read.

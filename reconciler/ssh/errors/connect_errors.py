@@ -15,6 +15,7 @@ import asyncssh
 
 from reconciler.core.observed import Failure, Reason
 from reconciler.ssh.errors.failure import DialFailed, Stage
+from reconciler.ssh.errors.forwarding import UNKNOWN_SERVER, Kind, ServerFacts, forbidden
 from reconciler.ssh.errors.patterns import (
     EXHAUSTED,
     FILTERED,
@@ -26,19 +27,26 @@ from reconciler.ssh.errors.patterns import (
     exhausted,
     printable,
 )
+from reconciler.system import tcp
 
 # --- dialling ---------------------------------------------------------------------------------------------------
 
 
-def from_dial(exc: BaseException, where: str, stage: Stage = Stage.CONNECT, seconds: float = 0.0) -> Failure:
-    """The failure of a dial. `where` names the hop; `seconds` was its time limit."""
+def from_dial(
+    exc: BaseException,
+    where: str,
+    stage: Stage = Stage.CONNECT,
+    seconds: float = 0.0,
+    jump_host: ServerFacts = UNKNOWN_SERVER,
+) -> Failure:
+    """The failure of a dial. `where` names the hop; `seconds` was its time limit; `jump_host` is the hop before it."""
     match exc:
         case DialFailed():
             return exc.failure
         case TimeoutError():
             return _timed_out(where, stage, seconds)
         case asyncssh.ChannelOpenError():
-            return _hop_not_reached(exc, where)
+            return _hop_not_reached(exc, where, jump_host)
         case asyncssh.PermissionDenied() | asyncssh.IllegalUserName():
             return Failure(Reason.AUTH, f"{where} refused the login")
         case asyncssh.HostKeyNotVerifiable():
@@ -104,6 +112,17 @@ def _disconnected(exc: asyncssh.DisconnectError, where: str, stage: Stage) -> Fa
 
 
 def _not_connected(exc: OSError, where: str) -> Failure:
+    if isinstance(exc, tcp.NoAddressError):
+        protocol, why = exc.outbound.reachable.protocol, printable(exc.strerror or str(exc))
+        what = f"cannot resolve the name of {where} to an {protocol} address ({why})"
+        return Failure(Reason.DNS, what, f"check the name and the resolver, or change {exc.outbound.reason}")
+    if isinstance(exc, tcp.LocalAddressError):
+        why = printable(exc.strerror or str(exc))
+        if exc.errno == errno.EADDRNOTAVAIL:
+            why = "this machine has no such address"
+        what = f"cannot connect to {where} from {exc.address} ({why})"
+        fix = "correct `bindAddress`, or bring up the interface that has the address"
+        return Failure(Reason.UNREACHABLE, what, fix)
     if isinstance(exc, socket.gaierror):
         why = printable(exc.strerror or str(exc))
         return Failure(Reason.DNS, f"cannot resolve the name of {where} ({why})", "check the name and the resolver")
@@ -123,14 +142,13 @@ def _not_connected(exc: OSError, where: str) -> Failure:
     return Failure(Reason.UNREACHABLE, f"cannot connect to {where} ({printable(str(exc))})")
 
 
-def _hop_not_reached(exc: asyncssh.ChannelOpenError, where: str) -> Failure:
+def _hop_not_reached(exc: asyncssh.ChannelOpenError, where: str, jump_host: ServerFacts) -> Failure:
     """The failure for a jump host that could not, or would not, connect to `where`."""
     text = printable(exc.reason)
     if SAYS_CLOSED.search(exc.reason):
         return Failure(Reason.CLOSED_BY_SERVER, f"the jump host before {where} closed its connection", "see its log")
     if exc.code == asyncssh.OPEN_ADMINISTRATIVELY_PROHIBITED:
-        what = f"the jump host does not allow a connection to {where} ({text})"
-        return Failure(Reason.FORBIDDEN_BY_SERVER, what, "see AllowTcpForwarding and PermitOpen in its sshd_config")
+        return forbidden(f"the jump host does not allow a connection to {where}", jump_host, Kind.CONNECT)
     if exc.code == asyncssh.OPEN_RESOURCE_SHORTAGE:
         what = f"the jump host has no resources for a connection to {where} ({text})"
         return Failure(Reason.SERVER_BUSY, what, "see the log of the jump host")

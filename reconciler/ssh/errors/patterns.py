@@ -29,9 +29,6 @@ SAYS_TIMEOUT = re.compile(r"timed? ?out", re.IGNORECASE)
 SAYS_NO_NETWORK = re.compile(r"network is unreachable|network unreachable", re.IGNORECASE)
 SAYS_NO_ROUTE = re.compile(r"no route|unreachable|host is down", re.IGNORECASE)
 SAYS_CLOSED = re.compile(r"^SSH connection closed", re.IGNORECASE)  # a message of asyncssh itself
-SAYS_FORWARDING_IS_OFF = re.compile(
-    r"disabled (port|streamlocal) forwarding|forwarding (is )?(disabled|refused)", re.IGNORECASE
-)
 
 
 def printable(text: str) -> str:

@@ -22,7 +22,6 @@ from reconciler.ssh.channels.messages import DirectTcp, DirectUnix, OpenError
 from reconciler.ssh.channels.mux import LimitError
 from reconciler.ssh.connect import debug_log
 from reconciler.ssh.connect.dial import Dialled
-from reconciler.ssh.errors.channel_errors import with_certificate
 from reconciler.ssh.errors.connect_errors import from_lost
 from reconciler.ssh.internals import ignore_packets, keepalive
 from reconciler.ssh.link.channel_driver import ChannelDriver
@@ -81,7 +80,7 @@ class Link:
         self.host = dialled.host
         self.dialled = dialled
         self.connection = dialled.connection
-        self.forwards = RemoteListeners(dialled.connection, dialled.no_forwarding)
+        self.forwards = RemoteListeners(dialled.connection, dialled.server)
         self._settings = settings
         self._lost = lost
         self._recovered = recovered
@@ -200,7 +199,7 @@ class Link:
         def answered(error: Exception | None) -> None:
             if error is None:
                 self._answer_time = min(self._answer_time or math.inf, self._loop.time() - started)
-            done(with_certificate(error, self.dialled.no_forwarding))
+            done(error)
 
         opening = Opening(relay, self._settings.dial_timeout, self._check_server, lambda: self._last_received, answered)
         try:
@@ -228,8 +227,6 @@ class Link:
         if not done:
             request.add_done_callback(_close_late)
             raise TimeoutError(f"no answer within {self._settings.dial_timeout:g} s")
-        if (error := request.exception()) is not None:
-            raise with_certificate(error, self.dialled.no_forwarding)
         return request.result()
 
     async def _stream(self, to: FarTcp | FarUnix) -> tuple[asyncssh.SSHReader[bytes], asyncssh.SSHWriter[bytes]]:

@@ -111,7 +111,7 @@ class Prober:
             except NoRoomError:
                 raise
             except (asyncssh.ChannelOpenError, asyncssh.Error, OSError) as error:
-                return from_channel_open(error, str(tunnel.route))
+                return from_channel_open(error, str(tunnel.route), link.dialled.server)
 
         try:
             async with asyncio.timeout(health.timeout):

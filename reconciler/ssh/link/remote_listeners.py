@@ -2,7 +2,8 @@
 
 Owns the requests to listen and to cancel (RFC 4254 section 7.1). Input: an address and the callback for its clients.
 Output: `RemoteListener`s, or ListenRefusedError with the server's debug messages. How servers differ:
-- A refusal carries no reason. OpenSSH sends a debug message before it if forwarding is off.
+- A refusal carries no reason. OpenSSH sends a debug message before it if forwarding is off, and at login the options of
+  the key (errors/forwarding.py).
 - OpenSSH with `GatewayPorts yes` listens on every interface, whatever the request; a debug message says so. With `no`
   it listens on loopback only, and no message says so.
 - Dropbear refuses to cancel: its port stays bound until the connection ends. A closed listener of it is kept here,
@@ -26,6 +27,7 @@ from reconciler.ssh.channels.channel import Channel
 from reconciler.ssh.channels.handler import ChannelHandler
 from reconciler.ssh.channels.messages import Forward, ForwardedTcp, ForwardedUnix, OpenError
 from reconciler.ssh.channels.mux import Refusal
+from reconciler.ssh.errors.forwarding import ServerFacts
 from reconciler.ssh.internals.packets import PacketDecodeError
 from reconciler.system.redaction import redact
 
@@ -45,14 +47,14 @@ class ListenRefusedError(asyncssh.ChannelListenError):
 
     debug_text   its debug messages during the request, which may give the reason
     answer_text  the text of its answer, if it has one
-    forbidden    why the certificate of the login allows no forward, "" if it does
+    server       what it said at login
     """
 
-    def __init__(self, debug_text: str, answer_text: str = "", forbidden: str = "") -> None:
+    def __init__(self, debug_text: str, answer_text: str, server: ServerFacts) -> None:
         super().__init__("the server refuses to listen")
+        self.server = server
         self.debug_text = debug_text
         self.answer_text = answer_text
-        self.forbidden = forbidden
 
 
 @dataclass(slots=True, eq=False)
@@ -85,11 +87,10 @@ class RemoteListener:
 class RemoteListeners:
     """The listeners of one connection. `cancels`: False if the server does not stop listening before the end."""
 
-    def __init__(self, connection: asyncssh.SSHClientConnection, forbidden: str = "") -> None:
-        """`forbidden`: why the certificate of the login allows no forward."""
+    def __init__(self, connection: asyncssh.SSHClientConnection, server: ServerFacts) -> None:
         self._connection = connection
-        self._forbidden = forbidden
-        self.cancels = "dropbear" not in str(connection.get_extra_info("server_version", "")).lower()
+        self._server = server
+        self.cancels = not server.is_dropbear
         self._by_address: dict[tuple[str, int] | str, RemoteListener] = {}  # as the server names them in requests
         self._closed: dict[RemoteTcp | RemoteUnix, RemoteListener] = {}  # for reuse, if the server does not cancel
         self._recordings: list[list[str]] = []  # the debug messages during each running request
@@ -181,7 +182,7 @@ class RemoteListeners:
                 raise
             # A connection that is ending refuses, too. Its end is reported in this iteration and cancels the caller.
             await asyncio.sleep(0)
-            raise ListenRefusedError("\n".join(messages), self._answer_text, self._forbidden) from None
+            raise ListenRefusedError("\n".join(messages), self._answer_text, self._server) from None
         finally:
             self._recordings = [other for other in self._recordings if other is not messages]
         if (port := forward.listener.get_port()) > PORT_MAX:

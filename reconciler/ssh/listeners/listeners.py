@@ -14,7 +14,7 @@ from dataclasses import replace
 import asyncssh
 
 from reconciler.core import backoff
-from reconciler.core.addresses import is_choice, is_remote
+from reconciler.core.addresses import is_choice
 from reconciler.core.descriptor_budget import Budget
 from reconciler.core.faults import internal
 from reconciler.core.observed import Failure, Reason, SocketKey, SocketPhase
@@ -22,7 +22,8 @@ from reconciler.core.spec import LocalTcp, LocalUnix, RemoteTcp, RemoteUnix, Tun
 from reconciler.core.status import stands_by
 from reconciler.core.subject import Subject
 from reconciler.ssh.clients.connector import ClientConnector
-from reconciler.ssh.errors.channel_errors import from_listen, uncertified
+from reconciler.ssh.errors.forwarding import UNKNOWN_SERVER
+from reconciler.ssh.errors.listen_errors import from_local_listen, from_remote_listen
 from reconciler.ssh.link.link import Link
 from reconciler.ssh.link.remote_listeners import ListenRefusedError
 from reconciler.ssh.listeners.address_records import AddressRecords, Listener
@@ -208,10 +209,12 @@ class Listeners:
 def _failure(listener: Listener, error: OSError | asyncssh.Error | ListenRefusedError) -> Failure:
     """Return why a listener could not be opened."""
     listen, unreleased = listener.state.key.listen, listener.address.unreleased
-    if isinstance(error, ListenRefusedError) and error.forbidden:
-        return uncertified(f"the SSH server refuses to listen on {listen}", error.forbidden)
-    debug_text, answer = (error.debug_text, error.answer_text) if isinstance(error, ListenRefusedError) else ("", "")
-    failure = from_listen(error, str(listen), local=not is_remote(listen), said=debug_text, why=answer)
+    if isinstance(listen, LocalTcp | LocalUnix):
+        return from_local_listen(error, str(listen))
+    if isinstance(error, ListenRefusedError):
+        failure = from_remote_listen(error, listen, error.server, said=error.debug_text, why=error.answer_text)
+    else:
+        failure = from_remote_listen(error, listen, UNKNOWN_SERVER)
     if failure.reason is Reason.REMOTE_PORT_IN_USE and unreleased is not None and not unreleased.gone:
         text = "this server releases a port only when the old connection ends, after its last client"
         failure = replace(failure, what=f"{failure.what}; {text}")

@@ -98,7 +98,7 @@ def forwarding_refusal(offer: Offer | None) -> str:
     found = offer.certificate if offer is not None else None
     if offer is None or found is None or _FORWARDING in found.extensions:
         return ""
-    return f"{offer.label} does not allow forwarding (it has no {_FORWARDING})"
+    return f"{offer.label} lacks {_FORWARDING}"
 
 
 def _date(wall: float) -> str:
