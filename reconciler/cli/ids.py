@@ -9,7 +9,7 @@ from http import HTTPStatus
 
 from reconciler.cli.client import CommandError, Control, RequestRefusedError
 from reconciler.cli.responses import FileJson, StatusJson, TunnelJson
-from reconciler.core.text import and_more
+from reconciler.core.text.forms import and_more
 
 _SHOWN = 5
 

@@ -28,7 +28,7 @@ try:
     from click.shell_completion import CompletionItem
 
     from reconciler import __version__
-    from reconciler.core.printable import printable
+    from reconciler.core.text.printable import printable
 except KeyboardInterrupt:  # the imports take most of the start-up time
     sys.exit(_INTERRUPTED)
 

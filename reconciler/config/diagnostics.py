@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from reconciler.config.problem import ErrorCode, Location, Problem, WarningCode, by_place
 from reconciler.config.syntax.nodes import Items, Scalar, Table
 from reconciler.config.syntax.yaml_reader import MAX_PROBLEMS
-from reconciler.core.text import and_more
+from reconciler.core.text.forms import and_more
 
 _MAX_SHOWN = 8  # variables in one message
 

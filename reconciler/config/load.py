@@ -25,7 +25,7 @@ from reconciler.config.schema.violations import violations
 from reconciler.config.syntax.config_files import Found, Listing, default_paths, digest, listing, read_all, revision
 from reconciler.config.syntax.yaml_reader import MAX_PROBLEMS, read
 from reconciler.core.spec import NOTHING, Desired
-from reconciler.core.text import and_more
+from reconciler.core.text.forms import and_more
 from reconciler.system.redaction import Redactor
 
 _SHOWN_ERRORS = 3

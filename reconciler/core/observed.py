@@ -292,6 +292,7 @@ class Destination:
 
 
 _NO_FAULTS: Mapping[str, Tries] = MappingProxyType({})
+_NO_LOSSES: Mapping[str, Failure] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -305,7 +306,8 @@ class Observed:
     demand                by target
     fingerprints          by target: the state of the credential and trust files that it names
     destinations, probes  by tunnel id, once there is a result
-    stalled               links on which nothing was received for a keepalive interval
+    stalled               links that may be dead: nothing was received for a keepalive interval, or on a request
+    repeated_losses       by target: why its connections are lost again and again, if that is known
     faults                by target name or tunnel id: actions that raised an internal error
     """
 
@@ -320,6 +322,7 @@ class Observed:
     probes: Mapping[str, Destination]
     stalled: frozenset[int]
     faults: Mapping[str, Tries] = field(default_factory=lambda: _NO_FAULTS)
+    repeated_losses: Mapping[str, Failure] = field(default_factory=lambda: _NO_LOSSES)
 
 
 EMPTY = Observed(

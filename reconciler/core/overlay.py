@@ -13,7 +13,7 @@ from fnmatch import fnmatchcase
 
 from reconciler.core.off import Off, OffCause
 from reconciler.core.spec import Desired, TunnelSpec
-from reconciler.core.text import and_more
+from reconciler.core.text.forms import and_more
 
 _SHOWN = 5
 

@@ -210,7 +210,8 @@ def _target_verdict(
     if live:
         right = [link for link in live if link.access == target.access and link.trusted]
         if right or tries is None:
-            notes = [_fallback_message(right, tries), _remark(right)]
+            lost = observed.repeated_losses.get(target.name)
+            notes = [_fallback_message(right, tries), lost.message if lost is not None else "", _remark(right)]
             return Verdict(Phase.UP, message="; ".join(filter(None, notes)))
         return Verdict(
             Phase.UP,
@@ -221,9 +222,7 @@ def _target_verdict(
             passes=tries.last.ends_at is not None,
         )
     if ready:
-        interval = target.settings.keepalive_interval
-        message = f"no data received from the server for {interval:g} s: new clients wait until it answers"
-        return Verdict(Phase.DOWN, Reason.KEEPALIVE, message)
+        return _in_doubt(target, tries, observed, now)
     if tries is not None and not (_is_idle(target, links, observed, now) and not tries.last.needs_action):
         due = _next_try(target, tries, observed, now)
         passes = tries.last.ends_at is not None
@@ -234,6 +233,15 @@ def _target_verdict(
         last = f"; last failure: {tries.last.message}" if tries is not None else ""
         return Verdict(Phase.STANDBY, message=f"connects when the first client arrives{last}")
     return Verdict(Phase.PENDING)
+
+
+def _in_doubt(target: TargetSpec, tries: Tries | None, observed: Observed, now: Now) -> Verdict:
+    """Return the verdict of a target whose connections may all be dead."""
+    message = "no data received from the server: new clients wait until it answers, or another connection is made"
+    if tries is None:
+        return Verdict(Phase.DOWN, Reason.KEEPALIVE, message)
+    message = f"{message}; the other connection failed: {tries.last.message}"
+    return Verdict(Phase.DOWN, Reason.KEEPALIVE, message, _next_try(target, tries, observed, now), tries.failures)
 
 
 def _fallback_message(links: list[LinkState], tries: Tries | None) -> str:

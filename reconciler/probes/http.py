@@ -14,8 +14,8 @@ from urllib.parse import quote
 
 from reconciler.core.interfaces import Opener, Stream
 from reconciler.core.observed import Failure, Reason
-from reconciler.core.printable import printable
 from reconciler.core.spec import FarTcp, FarUnix, Health, NearTcp, NearUnix, Route, Socks
+from reconciler.core.text.printable import printable
 from reconciler.system.redaction import redact
 
 _HEAD_LIMIT = 65536

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from reconciler.core.observed import Phase
 from reconciler.core.status import Status, Verdict
 from reconciler.core.subject import Subject
-from reconciler.core.text import phase_text
+from reconciler.core.text.forms import phase_text
 from reconciler.report.changes import Change
 from reconciler.system.redaction import redact
 

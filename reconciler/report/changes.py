@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from reconciler.core.observed import Phase, Reason
 from reconciler.core.status import Status, TargetStatus, TunnelStatus, Verdict
 from reconciler.core.subject import Subject
-from reconciler.core.text import phase_text
+from reconciler.core.text.forms import phase_text
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from reconciler.core.histogram import Distribution
 from reconciler.core.observed import ClientResult, Phase, Reason
 from reconciler.core.off import OffCause
-from reconciler.core.text import phase_text
+from reconciler.core.text.forms import phase_text
 
 # Phases in which a tunnel is not expected to be up; and all phases that are no failure.
 NOT_EXPECTED_UP = frozenset({Phase.OFF, Phase.STANDBY})

@@ -17,7 +17,7 @@ from reconciler.core.overlay import NoSuchTunnelError, matches, matching
 from reconciler.core.spec import TunnelSpec
 from reconciler.core.status import TunnelStatus
 from reconciler.core.subject import Subject
-from reconciler.core.text import and_more, phase_text
+from reconciler.core.text.forms import and_more, phase_text
 from reconciler.report.control import WaitFailedError
 from reconciler.report.events import Event, Events
 from reconciler.report.snapshot import NOT_EXPECTED_UP, Json, Snapshot, iso

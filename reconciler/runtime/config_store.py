@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 from reconciler.config.load import Config, Loaded
 from reconciler.core.subject import CONFIG
-from reconciler.core.text import and_more
+from reconciler.core.text.forms import and_more
 from reconciler.report.events import Event
 
 log = logging.getLogger(__name__)

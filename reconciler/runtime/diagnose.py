@@ -30,7 +30,7 @@ from reconciler.core.spec import (
     TunnelSpec,
 )
 from reconciler.core.status import NEEDS_ACTION_TEXT, TargetStatus, TunnelStatus, make_status
-from reconciler.core.text import phase_text
+from reconciler.core.text.forms import phase_text
 from reconciler.report.snapshot import iso
 from reconciler.runtime.engine import Engine
 from reconciler.ssh.clients.destination import dial_local
@@ -204,6 +204,9 @@ class _Path:
             self._ok(f"{name}: host key", _checked(hop))
             said = f"; the server says {link.dialled.said}" if link.dialled.said else ""
             self._ok(f"{name}: log in", f"as {hop.user}, {link.dialled.seconds * 1000:.0f} ms in all{said}")
+        lost = self.actuator.observe().repeated_losses.get(self.target.name)
+        if lost is not None:
+            self._ok("server: connection", lost.message)
         return link
 
     async def _connect(self, access: Access) -> Link:
@@ -246,8 +249,7 @@ class _Path:
         try:
             match self.tunnel.route:
                 case FarTcp() | FarUnix() as to:
-                    _, writer = await link.open_stream(to)
-                    writer.channel.abort()
+                    (await link.open_stream(to)).close()
                 case NearTcp() | NearUnix() as to:
                     (await dial_local(to, link.dial_timeout)).close()
                 case Socks():

@@ -16,6 +16,7 @@ from typing import assert_never
 from reconciler.core.actions import Action, Assign, Close, Cut, Dial, Drain, Move, Open, Retire, Tune
 from reconciler.core.descriptor_budget import Budget
 from reconciler.core.interfaces import Probe
+from reconciler.core.losses import pattern
 from reconciler.core.observed import Demand, FlowKey, LinkPhase, Observed, SocketKey
 from reconciler.core.plan import is_wanted
 from reconciler.core.spec import NOTHING, Desired, TunnelSpec
@@ -163,6 +164,7 @@ class SshActuator:
                 {one.id: one.probe.result for one in self.records.tunnels() if one.probe and one.probe.result}
             ),
             stalled=self._links.stalled(),
+            repeated_losses=MappingProxyType({one.name: lost for one in targets if (lost := pattern(one.losses))}),
             faults=MappingProxyType(
                 {one.id: one.cancel_tries for one in self.records.tunnels() if one.cancel_tries is not None}
             ),

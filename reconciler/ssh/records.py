@@ -14,6 +14,7 @@ from collections.abc import Collection, Container
 from dataclasses import dataclass, field
 
 from reconciler.core.histogram import Histogram
+from reconciler.core.losses import REPEATED, Loss
 from reconciler.core.observed import ClientResult, Destination, Reason, Tries
 from reconciler.core.rules.guess_limiter import GuessLimiter
 from reconciler.core.spec import Desired, TunnelSpec
@@ -32,6 +33,7 @@ class TargetRecord:
     failures, connects, dials, probes   counters of the metrics
     certificate_expires   of the certificate that logged in last (Unix time)
     tries                 the failed tries to connect since the target was last up for long enough
+    losses                its last lost connections, oldest first
     fingerprint           of the files that it names, now; "" until they are checked, and while there are no tries
     waiting               completed when a link may have become usable, oldest first (an ordered set)
     restarted_at          when a failing probe last restarted it (monotonic)
@@ -47,6 +49,7 @@ class TargetRecord:
     probes: Histogram = field(default_factory=lambda: Histogram(DIAL_BOUNDS))
     certificate_expires: float | None = None
     tries: Tries | None = None
+    losses: deque[Loss] = field(default_factory=lambda: deque(maxlen=REPEATED))
     fingerprint: str = ""
     waiting: dict[asyncio.Future[None], None] = field(default_factory=dict)
     restarted_at: float = float("-inf")

@@ -12,7 +12,7 @@ import pytest
 
 from reconciler.core.observed import Phase
 from support.netns import Namespace, SshdThere
-from support.services import MIB, EchoServer, Sink, exchange
+from support.services import MIB, EchoServer, Sink, connected, exchange
 from support.sshd import Sshd
 from support.tunnels import Running, file, running
 from support.wait import WITHIN, eventually, free_port, rss_bytes
@@ -118,3 +118,45 @@ async def the_outage(tunnels: Running, port: int) -> tuple[int, list[asyncio.Tas
     await eventually(lambda: tunnels.meter("server/echo").held == 2, message="both clients wait for another link")
     assert not early.done()
     return max(peak, rss_bytes()), [early, late]
+
+
+async def test_a_second_connection_serves_clients_while_the_first_is_in_doubt(tmp_path: Path) -> None:
+    if not Namespace.possible():
+        pytest.skip("only root can make a network namespace")
+    with Namespace() as namespace:
+        async with SshdThere(tmp_path / "sshd", namespace) as sshd, EchoServer(host=namespace.here) as echo:
+            port = free_port()
+            text = file(
+                sshd,
+                f"      - {{name: echo, local: '{port}:{namespace.here}:{echo.port}', holdTimeout: 60s}}\n",
+                keepaliveInterval=f"{INTERVAL:g}s",
+                keepaliveCountMax=1000,
+            )
+            async with running(tmp_path, text) as tunnels, connected_once_up(tunnels, port) as (reader, writer):
+                [link] = tunnels.links
+                ours = link.connection.get_extra_info("sockname")[1]
+                namespace.drop_connection(ours)
+                try:
+                    clients = [asyncio.create_task(exchange("127.0.0.1", port)) for _ in range(3)]
+                    assert await asyncio.wait_for(asyncio.gather(*clients), WITHIN) == [b"ping"] * 3
+                    assert await exchange("127.0.0.1", port) == b"ping"
+                    assert link in tunnels.links
+                    assert len(tunnels.links) == 2
+                    await tunnels.until("server/echo", Phase.UP)
+                finally:
+                    namespace.restore_connection(ours)
+                writer.write(b"late")
+                assert await reader.readexactly(4) == b"late"  # the client of the first connection lives
+                await eventually(lambda: tunnels.links == [link], message="one connection is enough")
+
+
+@contextlib.asynccontextmanager
+async def connected_once_up(
+    tunnels: Running, port: int
+) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+    """Connect a client when all tunnels are up."""
+    await tunnels.all_up()
+    async with connected("127.0.0.1", port) as (reader, writer):
+        writer.write(b"ping")
+        assert await reader.readexactly(4) == b"ping"
+        yield reader, writer

@@ -280,6 +280,40 @@ async def window_beyond_its_size(conn: Any, _: random.Random) -> None:
     await repeat(conn, ADJUST, UInt32(channel_of(conn, random.Random(1))) + UInt32(0xFFFFFFFF), most=400)
 
 
+async def odd_answers(conn: Any, rng: random.Random) -> None:
+    """Answer global requests in any way, or not at all."""
+    process = conn.process_packet
+
+    def answer(kind: int, sequence: int, packet: Any) -> Any:
+        if kind != GLOBAL_REQUEST:
+            return process(kind, sequence, packet)
+        for _ in range(rng.choice((0, 1, 1, 1, 2))):
+            reply = rng.choice((UNIMPLEMENTED, REQUEST_SUCCESS, REQUEST_FAILURE))
+            data = rng.choice((b"", UInt32(sequence), UInt32(number(rng)), String(text(rng)), text(rng)))
+            conn.send_packet(reply, UInt32(sequence + rng.choice((0, 1, 7))) if reply == UNIMPLEMENTED else data)
+        return True
+
+    conn.process_packet = answer
+    await asyncio.sleep(rng.choice((0.2, SECONDS)))
+
+
+async def late_packets(conn: Any, rng: random.Random) -> None:
+    """Close channels, and go on as if they were open."""
+    await until_channel(conn)
+    await asyncio.sleep(0.05)
+    used = [chan._send_chan for chan in conn._channels.values() if chan._send_chan is not None]
+    for chan in used:
+        conn.send_packet(CLOSE, UInt32(chan))
+    for _ in range(rng.choice((1, 20, 200))):
+        kind = rng.choice((ADJUST, DATA, EXTENDED, EOF, CLOSE, REQUEST, 99, 100))
+        payload = {ADJUST: UInt32(1), DATA: String(b"late"), EXTENDED: UInt32(1) + String(b"late")}.get(kind, b"")
+        if kind == REQUEST:
+            payload = String(b"x") + Boolean(True)
+        for chan in used:
+            conn.send_packet(kind, UInt32(chan) + payload)
+        await asyncio.sleep(0)
+
+
 # --- attacks during the login -----------------------------------------------------------------------------------
 
 
@@ -395,6 +429,8 @@ AFTER_LOGIN: tuple[Attack, ...] = (
     many_channels,
     requests_of_channels,
     window_beyond_its_size,
+    odd_answers,
+    late_packets,
 )
 BEFORE_LOGIN: tuple[Attack, ...] = (banners, questions, random_login, random_packets, lists_in_the_login)
 ALL: tuple[Any, ...] = (*AFTER_LOGIN, *AFTER_LOGIN, *BEFORE_LOGIN, no_ssh, no_ssh)

@@ -24,6 +24,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # this file runs as a script
 
 from fuzz.ssh_attacks import AFTER_LOGIN, ALL, BEFORE_LOGIN, IGNORE, Attack, never_answers, no_ssh
 
+ECHO_PORT = 7
+
 
 class Session(asyncssh.SSHServer):
     """One connection: accepts every login and remote forward, and runs its attack during or after the login."""
@@ -55,8 +57,10 @@ class Session(asyncssh.SSHServer):
     def server_requested(self, listen_host: str, listen_port: int) -> bool:
         return True
 
-    def connection_requested(self, *_: object) -> Any:
-        return self._never() if self._attack is never_answers else Echo()
+    def connection_requested(self, _host: str, port: int, *_: object) -> Any:
+        if self._attack is never_answers:
+            return self._never()
+        return Echo() if port == ECHO_PORT else True  # True: connect, as a jump host does
 
     async def _never(self) -> None:
         await asyncio.sleep(60)

@@ -615,6 +615,9 @@ async def test_a_channel_that_opens_after_a_cancel_is_closed() -> None:
     class Below:
         logger = None
 
+        def __init__(self) -> None:
+            self._channels: dict[int, Channel] = {}
+
         async def create_connection(self, *_: object, **__: object) -> tuple[Channel, None]:
             await answer
             return Channel(), None

@@ -54,8 +54,7 @@ async def refused(server: Server, path: Path, **fields: Any) -> dict[str, Failur
     async with linked(server, **fields) as link:
         for name, to in (("connect", FarTcp("prod", "127.0.0.1", server.port)), ("unix", FarUnix("prod", str(path)))):
             try:
-                _, writer = await link.open_stream(to)
-                writer.channel.abort()
+                (await link.open_stream(to)).close()
             except asyncssh.ChannelOpenError as error:
                 found[name] = from_channel_open(error, str(to), link.dialled.server)
         for name, listen in (

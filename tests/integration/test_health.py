@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from reconciler.core.observed import Phase
-from reconciler.core.spec import FarTcp, FarUnix
+from reconciler.core.spec import FarTcp
+from reconciler.ssh.link import channel_stream
 from support.asyncssh_server import AsyncsshServer
 from support.dropbear import Dropbear
 from support.services import EchoServer, TcpService, connected, exchange
@@ -68,14 +68,13 @@ async def test_a_probe_cancelled_as_its_channel_opens_leaves_no_channel(
     async with running(tmp_path, file(sshd, local("db", free_port(), echo.port))) as tunnels:
         await tunnels.all_up()
         [link] = tunnels.links
-        stream = link._stream
+        opened = channel_stream._Buffers.opened
 
-        async def given_up(to: FarTcp | FarUnix) -> Any:
-            opened = await stream(to)
+        def given_up(handler: channel_stream._Buffers) -> None:
+            opened(handler)
             probe.cancel()
-            return opened
 
-        monkeypatch.setattr(link, "_stream", given_up)
+        monkeypatch.setattr(channel_stream._Buffers, "opened", given_up)
         probe = asyncio.create_task(link.open_stream(FarTcp("server", "127.0.0.1", echo.port)))
         await asyncio.wait({probe})
         assert probe.cancelled()

@@ -8,7 +8,6 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
-import asyncssh
 import pytest
 from asyncssh import compression, connection
 from asyncssh.packet import Boolean, String, UInt32
@@ -25,7 +24,7 @@ from reconciler.ssh.link.link import LinkClient
 from support.asyncssh_server import AsyncsshServer
 from support.services import EchoServer
 from support.sshd import Sshd
-from support.tunnels import file, local, remote, running
+from support.tunnels import file, local, running
 from support.wait import eventually, free_port
 
 IGNORE, UNIMPLEMENTED, DEBUG, EXT_INFO = 2, 3, 4, 7
@@ -264,56 +263,7 @@ async def test_a_packet_is_limited_until_the_login_has_ended(
     assert (failure.reason, "Max packet size" in failure.message) == (Reason.PROTOCOL, True)
 
 
-# --- answers that some servers give -------------------------------------------------------------------------------
-
-
-async def test_a_server_that_does_not_know_keepalives_is_alive_nevertheless(asyncssh_server: AsyncsshServer) -> None:
-    async with connected(asyncssh_server) as (ours, theirs):
-        process = theirs.process_packet
-
-        def old(kind: int, number: int, packet: Any) -> Any:
-            if kind != GLOBAL_REQUEST:
-                return process(kind, number, packet)
-            theirs.send_packet(UNIMPLEMENTED, UInt32(number))
-            return True
-
-        theirs.process_packet = old
-        ours.connection.set_keepalive(0.05, 1)
-        with pytest.raises(asyncssh.ChannelListenError):  # its answer is not mistaken for another one's
-            await ours.connection.create_server(lambda *_: asyncssh.SSHTCPSession(), "127.0.0.1", 0)
-        await asyncio.sleep(0.5)  # ten intervals, of which two without an answer end a connection
-        assert not Ended.latest.ended
-
-
-@pytest.mark.parametrize(
-    ("kind", "payload", "reason", "said"),
-    [
-        (REQUEST_FAILURE, String(b"by order of the admin"), Reason.FORBIDDEN_BY_SERVER, "`by order of the admin`"),
-        (REQUEST_FAILURE, b"", Reason.FORBIDDEN_BY_SERVER, "does not say why"),
-        (REQUEST_SUCCESS, b"\0\0", Reason.PROTOCOL, "cannot be decoded"),
-        (REQUEST_SUCCESS, UInt32(70_000), Reason.PROTOCOL, "port 70000"),
-    ],
-)
-async def test_an_invalid_reply_to_a_listen_request_is_reported(
-    asyncssh_server: AsyncsshServer,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    kind: int,
-    payload: bytes,
-    reason: Reason,
-    said: str,
-) -> None:
-    def answer(self: Any, _: object) -> None:
-        self._global_request_queue.pop(0)
-        self.send_packet(kind, payload)
-
-    monkeypatch.setattr(connection.SSHServerConnection, "_report_global_response", answer)
-    async with running(tmp_path, file(asyncssh_server, remote("r", 0, 1))) as tunnels:
-        await eventually(lambda: (found := tunnels.verdict("server/r")) is not None and found.reason is not None)
-        verdict = tunnels.verdict("server/r")
-        assert verdict is not None
-        assert verdict.reason is reason
-        assert said in verdict.message
+# --- the log ----------------------------------------------------------------------------------------------------------
 
 
 async def test_a_server_does_not_decide_how_much_is_logged(

@@ -2,10 +2,10 @@
 
 import asyncio
 import socket
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self, cast
+from typing import Any, Self, cast
 
 import asyncssh
 
@@ -41,6 +41,9 @@ class AsyncsshServer:
         self.password = password
         self.banner_delay = banner_delay
         self.refuse_listeners = False  # answer requests for remote forwards with failure
+        # Answers a packet in place of asyncssh: called with the server's side, the packet's type, its sequence number
+        # and its payload, after the type. Returns False to have asyncssh answer.
+        self.answer: Callable[[Any, int, int, bytes], bool] | None = None
         self.requests: list[Request] = []
         self.logins = 0
         self.client = client or keys.make("client")
@@ -135,6 +138,15 @@ class AsyncsshServer:
 
     def opened(self, connection: asyncssh.SSHServerConnection) -> None:
         self._connections.add(connection)
+        theirs: Any = connection
+        process = theirs.process_packet
+
+        def answer(kind: int, number: int, packet: Any) -> Any:
+            if self.answer is not None and self.answer(theirs, kind, number, packet.get_full_payload()[1:]):
+                return True
+            return process(kind, number, packet)
+
+        theirs.process_packet = answer
 
     def closed(self, connection: asyncssh.SSHServerConnection) -> None:
         self._connections.discard(connection)

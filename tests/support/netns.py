@@ -42,6 +42,16 @@ class Namespace:
     def restore(self) -> None:
         self._inside("ip", "route", "del", "blackhole", f"{self.here}/32")
 
+    def drop_connection(self, port: int) -> None:
+        """Drop every packet to this port of this machine: those of one connection."""
+        self._inside("ip", "rule", "add", *self._connection(port))
+
+    def restore_connection(self, port: int) -> None:
+        self._inside("ip", "rule", "del", *self._connection(port))
+
+    def _connection(self, port: int) -> tuple[str, ...]:
+        return "pref", "1", "to", self.here, "ipproto", "tcp", "dport", str(port), "blackhole"
+
     def _inside(self, *command: str) -> None:
         _run("ip", "netns", "exec", self.name, *command)
 

@@ -32,9 +32,9 @@ from reconciler.ssh.internals import (
     compatibility,
     connection_number,
     decompression,
+    global_requests,
     group_exchange,
     ignore_packets,
-    keepalive,
     kex_messages,
     packet_guard,
     packets,
@@ -217,26 +217,63 @@ def _file(module: ModuleType) -> str:
 # --- what they mean: connections --------------------------------------------------------------------------------
 
 
-async def test_keepalive_waits_for_the_answer(connection: Any, server: Server) -> None:
-    await keepalive.ask(connection)
+def ask(connection: Any) -> asyncio.Task[Any]:
+    """Send a request that each server answers."""
+    return asyncio.ensure_future(connection._make_global_request(b"keepalive@openssh.com"))
+
+
+async def test_a_request_waits_for_its_answer(connection: Any, server: Server) -> None:
+    guard = packet_guard.Guard(connection, ParseBudget(connection))
+    reply = await guard.requests.ping()
     assert MSG_GLOBAL_REQUEST in server.received
+    assert reply.outcome is global_requests.Outcome.ACCEPTED
 
 
-async def test_keepalive_ends_with_the_connection(connection: Any, server: Server) -> None:
+async def test_the_requests_of_asyncssh_get_their_answers(connection: Any) -> None:
+    guard = packet_guard.Guard(connection, ParseBudget(connection))
+    connection._keepalive_count = 2
+    await connection._make_keepalive_request()
+    assert (connection._keepalive_count, guard.requests.answered) == (0, 1)
+    connection._keepalive_count = 2
+    guard.requests.heard(1.0)
+    assert connection._keepalive_count == 0
+
+
+async def test_a_request_ends_with_the_connection(connection: Any, server: Server) -> None:
+    guard = packet_guard.Guard(connection, ParseBudget(connection))
     server.connection.process_packet = lambda *_: True  # it answers nothing
-    asked = keepalive.ask(connection)
+    asked = guard.requests.ping()
     await eventually(lambda: MSG_GLOBAL_REQUEST in server.received)
     assert not asked.done()
-    connection.abort()
-    await asked
+    guard.close()
+    assert (await asked).outcome is global_requests.Outcome.LOST
+    assert (await guard.requests.ping()).outcome is global_requests.Outcome.LOST
+
+
+async def test_a_request_knows_the_sequence_number_of_its_packet(connection: Any, server: Server) -> None:
+    guard = packet_guard.Guard(connection, ParseBudget(connection))
+    numbers: list[int] = []
+    process = server.connection.process_packet
+
+    def refuse(kind: int, number: int, packet: Any) -> Any:
+        if kind == MSG_GLOBAL_REQUEST:
+            numbers.append(number)
+            return True
+        return process(kind, number, packet)
+
+    server.connection.process_packet = refuse
+    guard.requests.ping(), guard.requests.ping()
+    sent = [one.number for one in guard.requests._waiting]
+    await eventually(lambda: len(numbers) == 2)
+    assert sent == numbers
 
 
 async def test_no_ignore_packets_are_sent(connection: Any, server: Server) -> None:
-    await keepalive.ask(connection)
+    await ask(connection)
     assert MSG_IGNORE in server.received
     server.received.clear()
     ignore_packets.omit(connection)
-    await keepalive.ask(connection)
+    await ask(connection)
     assert MSG_IGNORE not in server.received
 
 
@@ -317,22 +354,17 @@ async def test_log_messages_start_with_the_number_of_the_connection(
 
 async def test_parsing_stops_before_a_packet_and_goes_on(connection: Any) -> None:
     budget = ParseBudget(connection)
-    await keepalive.ask(connection)
+    await ask(connection)
     budget.hold()
-    asked = keepalive.ask(connection)
+    asked = ask(connection)
     connection.data_received(b"")
     assert not asked.done()
     budget.release()
     await asked
 
 
-async def test_the_guard_counts_requests_and_limits_packets_before_the_login(connection: Any, server: Server) -> None:
-    guard = packet_guard.Guard(connection, ParseBudget(connection))
-    asked = keepalive.ask(connection)
-    await asyncio.sleep(0)
-    assert guard._requests == 1
-    await asked
-    assert guard._requests == 0
+async def test_the_guard_limits_packets_before_the_login(connection: Any, server: Server) -> None:
+    packet_guard.Guard(connection, ParseBudget(connection))
     server.connection.send_debug("x" * packet_guard.LOGIN_PACKET_MAX)
     with contextlib.suppress(asyncssh.Error):
         await connection.wait_closed()

@@ -9,6 +9,7 @@ from struct import pack
 import pytest
 
 from reconciler.ssh.channels import messages, mux
+from reconciler.ssh.channels.channel import EXCESS
 from reconciler.ssh.channels.messages import HEAD, DirectTcp, Forward, ForwardedUnix, OpenError, Packet
 from reconciler.ssh.channels.mux import LimitError, Limits, LinkViolationError, Mux, Refusal
 from reconciler.ssh.channels.numbers import LATE_FOR_EACH, LATE_MAX, RESTING
@@ -270,17 +271,30 @@ def test_data_beyond_the_window_ends_its_channel() -> None:
     end = End(budget=WindowBudget(usual=PACKET_MAX, alone=PACKET_MAX))
     handler, neighbour = end.opened(slow=True), end.opened()
     end.receive(data(handler.channel.number, bytes(PACKET_MAX)))
+    end.receive(data(handler.channel.number, bytes(PACKET_MAX // EXCESS)))  # as OpenSSH allows
+    assert handler.channel.state is ChannelState.OPEN
     end.receive(data(handler.channel.number, b"x"))
     assert ends_alone(end, handler, neighbour) == "the peer sent 1 bytes beyond a window of 0"
-    assert len(handler.received) == PACKET_MAX
+    assert len(handler.received) == PACKET_MAX + PACKET_MAX // EXCESS
 
 
-def test_a_packet_beyond_the_maximum_ends_its_channel() -> None:
+def test_what_exceeds_the_window_is_missing_in_the_next_adjustment() -> None:
+    end = End(budget=WindowBudget(usual=PACKET_MAX, alone=PACKET_MAX))
+    handler = end.opened(slow=True)
+    end.receive(data(handler.channel.number, bytes(PACKET_MAX)))
+    end.receive(data(handler.channel.number, b"more"))
+    handler.channel.take(PACKET_MAX)
+    [adjustment] = end.packets()
+    assert int.from_bytes(adjustment[5:]) == handler.channel.window.left + 4
+    assert handler.channel.window.left + handler.channel.window.held == handler.channel.window.size
+
+
+def test_a_packet_beyond_the_maximum_is_taken() -> None:
+    """OpenSSH logs it, and takes it too."""
     end = End()
-    handler, neighbour = end.opened(), end.opened()
+    handler = end.opened()
     end.receive(data(handler.channel.number, bytes(PACKET_MAX + 1)))
-    assert ends_alone(end, handler, neighbour) == "the peer sent 32769 bytes in a packet: expected at most 32768"
-    assert handler.received == b""
+    assert len(handler.received) == PACKET_MAX + 1
 
 
 def test_a_window_beyond_its_maximum_ends_its_channel() -> None:
@@ -310,7 +324,7 @@ def test_extended_data_beyond_the_window_ends_its_channel() -> None:
     end = End(budget=WindowBudget(usual=PACKET_MAX, alone=PACKET_MAX))
     handler, neighbour = end.opened(slow=True), end.opened()
     end.receive(data(handler.channel.number, bytes(PACKET_MAX)))
-    end.receive(extended_data(handler.channel.number, b"x"))
+    end.receive(extended_data(handler.channel.number, bytes(PACKET_MAX // EXCESS + 1)))
     assert "beyond a window" in ends_alone(end, handler, neighbour)
 
 

@@ -38,7 +38,7 @@ def while_open(state: ChannelState, *, eof: ChannelState | None) -> dict[Packet,
         P.FAILURE: stays(state),
     }
     if eof is None:
-        return after | dict.fromkeys((P.DATA, P.EXTENDED_DATA, P.EOF), VIOLATION)
+        return after | dict.fromkeys((P.DATA, P.EXTENDED_DATA, P.EOF), stays(state))
     return after | {P.EOF: stays(eof, "eof")}
 
 

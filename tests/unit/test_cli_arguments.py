@@ -8,7 +8,7 @@ import pytest
 from click.testing import CliRunner
 
 from reconciler.cli.main import main
-from reconciler.core.printable import printable
+from reconciler.core.text.printable import printable
 
 ODD = {
     "empty": "",

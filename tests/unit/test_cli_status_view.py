@@ -8,7 +8,7 @@ from typing import Any, cast
 from reconciler.cli.responses import StatusJson, TargetJson, TunnelJson
 from reconciler.cli.terminal.status_view import lines
 from reconciler.cli.terminal.table import Cell, Column, shortened, size, span, table
-from reconciler.core.printable import printable
+from reconciler.core.text.printable import printable
 
 NOW = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
 

@@ -10,7 +10,7 @@ from urllib.parse import quote
 import asyncssh
 import pytest
 
-from reconciler.core import key_text
+from reconciler.core.text import key_text
 from reconciler.ssh.internals.keys.public_keys import encoded
 
 Change = Callable[[str], bytes]

@@ -491,3 +491,80 @@ def test_a_removed_remote_listener_closes_and_the_connection_goes_when_it_is_clo
     assert world.under_way() == (world.socket().key,)
     world.settle()
     assert world.links() == []
+
+
+# --- a connection in doubt ---
+
+
+def test_a_replacement_is_dialled_while_a_connection_is_in_doubt(world: World) -> None:
+    world.settled(target(), local())
+    [old] = world.links()
+    world.stalled.add(old.id)
+    assert told(world.all_well()) == ["dial prod"]
+    assert len(world.links(LinkPhase.READY)) == 2
+    assert told(world.wait(3600)) == []  # the one in doubt ends by itself
+
+
+def test_the_one_that_answers_first_is_kept(world: World) -> None:
+    world.settled(target(), local())
+    [old] = world.links()
+    world.stalled.add(old.id)
+    assert told(world.passes()) == ["dial prod"]
+    world.stalled.clear()
+    assert told(world.all_well()) == ["retire 2"]
+    assert world.link() == old
+
+
+def test_one_of_two_is_retired_when_both_answer(world: World) -> None:
+    world.settled(target(), local())
+    [old] = world.links()
+    world.stalled.add(old.id)
+    world.all_well()
+    world.stalled.clear()
+    assert told(world.all_well()) == ["retire 2"]
+    assert world.link() == old  # without clients, the older one
+
+
+def test_a_failed_replacement_is_retried_with_backoff(world: World) -> None:
+    world.settled(target(), local())
+    [old] = world.links()
+    world.stalled.add(old.id)
+    assert told(world.passes()) == ["dial prod"]
+    waits = []
+    for _ in range(4):
+        world.finish(world.links(LinkPhase.DIALING)[0].id, TIMEOUT)
+        assert told(world.passes()) == []
+        waits.append(world.wake_at() - world.now().mono)
+        assert told(world.wait(waits[-1])) == ["dial prod"]
+    assert waits == sorted(waits)
+    assert waits[-1] > waits[0]
+
+
+def test_connections_that_all_fall_silent_are_replaced_once(world: World) -> None:
+    world.settled(target(connections=2), local())
+    for _ in range(3):
+        world.stalled.update(link.id for link in world.links())
+        world.all_well()
+    assert len(world.links()) == 4
+
+
+def test_a_host_in_doubt_is_replaced_by_the_next_one_and_comes_back(world: World) -> None:
+    world.settled(target(hosts=("a", "b")), local())
+    [old] = world.links()
+    world.stalled.add(old.id)
+    world.unreachable.add(Endpoint("a", 22))
+    world.all_well()
+    assert sorted(link.host for link in world.links(LinkPhase.READY)) == [0, 1]
+    world.stalled.clear()
+    assert told(world.all_well()) == ["retire 2"]
+    assert world.link() == old
+
+
+def test_a_remote_listener_stays_on_a_connection_in_doubt_and_another_goes_to_the_new_one(world: World) -> None:
+    world.settled(target(), remote("prod/one", 1))
+    [old] = world.links()
+    world.stalled.add(old.id)
+    world.all_well()
+    assert world.socket().link == old.id
+    world.settled(target(), remote("prod/one", 1), remote("prod/two", 2))
+    assert world.socket_of("prod/two").link != old.id

@@ -12,7 +12,7 @@ from click.testing import CliRunner
 
 from reconciler.cli.main import main
 from reconciler.cli.terminal import logs
-from reconciler.core.printable import printable
+from reconciler.core.text.printable import printable
 
 HIDDEN = [
     *range(0x20),

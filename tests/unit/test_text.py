@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from reconciler.core.observed import Phase, Reason
-from reconciler.core.text import and_more, phase_text
+from reconciler.core.text.forms import and_more, phase_text
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from queue import SimpleQueue
 from typing import cast
 
-from reconciler.core.printable import printable as escaped
+from reconciler.core.text.printable import printable as escaped
 from reconciler.system.redaction import redact, redact_json
 
 FORMATS = ("text", "json")

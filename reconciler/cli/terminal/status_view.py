@@ -24,7 +24,7 @@ from reconciler.cli.terminal.table import (
     wrapped,
 )
 from reconciler.core.status import NEEDS_ACTION_TEXT
-from reconciler.core.text import and_more
+from reconciler.core.text.forms import and_more
 
 NOT_EXPECTED_UP = frozenset({"off", "standby", "draining"})  # phases in which a tunnel is not up and need not be
 _FAILED = frozenset({"down", "unhealthy"})

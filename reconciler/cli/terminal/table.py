@@ -16,7 +16,7 @@ from typing import IO, Any, NamedTuple
 
 import click
 
-from reconciler.core.printable import printable
+from reconciler.core.text.printable import printable
 from reconciler.system.redaction import redact
 
 _GAP = "  "

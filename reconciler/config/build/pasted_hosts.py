@@ -13,8 +13,8 @@ from urllib.parse import unquote
 from reconciler.config.schema.values import MAX_PORT, InvalidValueError, host
 from reconciler.config.schema.violations import quoted
 from reconciler.config.syntax.nodes import Scalar
-from reconciler.core.printable import printable
 from reconciler.core.secret import may_hold_secret
+from reconciler.core.text.printable import printable
 
 # accept-new writes the name of a server into known_hosts. White space and control characters would end the name or its
 # line, and with `* ? ! , | @ #` it would match other hosts as well. No name or address needs any of these.

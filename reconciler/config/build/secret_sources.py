@@ -20,8 +20,8 @@ from reconciler.config.problem import ErrorCode, Location, WarningCode
 from reconciler.config.schema.values import InvalidValueError, UnknownDirectoryError, UnsetVariableError, filled, scalar
 from reconciler.config.schema.variables import Variables
 from reconciler.config.syntax.nodes import Entry, Items, Node, Scalar, Table
-from reconciler.core.key_text import is_key
 from reconciler.core.secret import FromEnv, FromFile, Inline, Secret, Source
+from reconciler.core.text.key_text import is_key
 from reconciler.system.file_calls import FILES
 from reconciler.system.read_file import NotRegularFileError, open_regular
 

@@ -22,8 +22,8 @@ from reconciler.config.problem import ErrorCode, Location, Problem
 from reconciler.config.schema.document import Schema, Words, definition, resolved, schema, words_in
 from reconciler.config.syntax.nodes import Entry, Items, Node, Scalar, Table, is_null, plain
 from reconciler.config.syntax.yaml_reader import MAX_PROBLEMS, typed
-from reconciler.core.printable import printable
 from reconciler.core.secret import may_hold_secret
+from reconciler.core.text.printable import printable
 
 _SIMPLE_KEY = re.compile(r"[A-Za-z0-9_$-]+")
 _SHOWN_KEY = re.compile(r"[^:@=]{0,63}")  # the keys of `{password:pw}` and `user:pw@host: {}` are misplaced values

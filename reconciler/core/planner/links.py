@@ -1,6 +1,8 @@
 """Plans the links: which connections to dial, tune and retire.
 
-Make before break: links with a wrong access are retired only when enough links with the right access are ready.
+Make before break: links with a wrong access are retired only when enough links with the right access are ready. A link
+on which nothing is received may be dead, or not: its replacement is dialled while it is in doubt, and the link that
+answers first serves the clients. It is kept until it ends. If it answers again, one of them is one too many.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from reconciler.core.observed import LinkPhase, LinkState, Observed
 from reconciler.core.planner.draft import WALL_CHECK_EVERY, Draft
 from reconciler.core.spec import Desired, TargetSpec, TunnelSpec
 
+IN_DOUBT = "nothing is received on its connection"
 FAIL_BACK_EVERY = 60.0  # seconds between two logins that check whether a preferred host is back
 
 
@@ -72,8 +75,10 @@ def _plan_target(
     # Hosts are numbered by preference. A link to a host after the best connected one is not good: a fail-back has
     # replaced it.
     hosts = len(target.access.hop.hosts)
-    best = min((link.host for link in ready), default=hosts - 1)
-    good = [link for link in ready if link.host <= best]
+    sure = [link for link in ready if link.id not in observed.stalled]
+    best = min((link.host for link in sure), default=hosts - 1)
+    good = [link for link in sure if link.host <= best]
+    in_doubt = [link for link in ready if link.host <= best and link not in good]
     dialing = [link for link in right if link.phase is LinkPhase.DIALING]
 
     outdated = (link for link in links if link.phase is LinkPhase.DIALING and link not in dialing)
@@ -81,7 +86,8 @@ def _plan_target(
     if len(good) >= target.connections:
         surplus = sorted(good, key=lambda link: (clients_on.get(link.id, 0), -link.id))
         surplus = surplus[: len(good) - target.connections]
-        retired = [k for k in links if k.phase is LinkPhase.READY and (k not in good or k in surplus)]
+        kept = [link for link in (*good, *in_doubt) if link not in surplus]
+        retired = [link for link in links if link.phase is LinkPhase.READY and link not in kept]
         _retire(retired, "another connection has taken over", draft)
         good = [link for link in good if link not in surplus]
         # A dial to a host that is more preferred than the best connected one is a fail-back. Any other is not needed.
@@ -89,26 +95,32 @@ def _plan_target(
         fail_back = not any(link.limit <= best for link in dialing)
         if best > 0 and fail_back and _fail_back_due(target, good, observed, draft):
             draft.start.append(Dial(target, best, "checking whether a preferred host is back"))
-        staying = good
+        staying = kept
     else:
         limit = best + 1 if good else hosts
         # A fail-back in progress does not count: it may be dialling a dead host while other hosts are reachable.
         dials = sum(link.limit >= limit for link in dialing)
-        _dial_missing(target, len(good), dials, limit, observed, draft)
-        staying = [link for link in links if link.phase is LinkPhase.READY]  # make before break: includes wrong ones
+        missing = target.connections - len(good) - dials
+        if in_doubt:  # a server whose connections all fall silent does not get any number of them
+            missing = min(missing, 2 * target.connections - len(ready) - dials)
+        _dial_missing(target, missing, dials, limit, IN_DOUBT if in_doubt else ASKED_FOR, observed, draft)
+        # Make before break: includes wrong ones. The first gets the remote listeners.
+        staying = [link for link in links if link.phase is LinkPhase.READY]
+        staying.sort(key=lambda link: link.id in observed.stalled)
     for link in staying:
         if link.settings != target.settings:
             draft.change.append(Tune(link.id, target.name, target.settings, "its settings changed"))
     return staying
 
 
-def _dial_missing(target: TargetSpec, good: int, dialing: int, limit: int, observed: Observed, draft: Draft) -> None:
-    missing = target.connections - good - dialing
+def _dial_missing(
+    target: TargetSpec, missing: int, dialing: int, limit: int, why: str, observed: Observed, draft: Draft
+) -> None:
     if missing <= 0:
         return
     tries = observed.link_tries.get(target.name)
     if tries is None or tries.access != target.access:
-        why = ASKED_FOR if tries is None else ACCESS_CHANGED
+        why = why if tries is None else ACCESS_CHANGED
         draft.start.extend([Dial(target, limit, why)] * missing)
         return
     if dialing and tries.failures:

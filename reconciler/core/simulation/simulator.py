@@ -25,6 +25,7 @@ class Simulator:
     instant        what can finish does so at once; otherwise on `finish` or `settle`
     unreachable    SSH servers that cannot be reached
     busy           addresses that another program holds
+    stalled        links that may be dead
     fingerprints   as in `Observed`
     touched        the live clients that the latest action affected; removing a deadline affects none
     """
@@ -33,6 +34,7 @@ class Simulator:
         self.instant = instant
         self.unreachable: set[Endpoint] = set()
         self.busy: set[Listen] = set()
+        self.stalled = set(observed.stalled)
         self.fingerprints = dict(observed.fingerprints)
         self.touched: frozenset[Client] = frozenset()
         self._desired = NOTHING
@@ -69,7 +71,7 @@ class Simulator:
             fingerprints=MappingProxyType(dict(self.fingerprints)),
             destinations=MappingProxyType({}),
             probes=MappingProxyType({}),
-            stalled=frozenset(),
+            stalled=frozenset(self.stalled & self._links.by_id.keys()),
         )
 
     def apply(self, action: Action) -> None:

@@ -17,7 +17,7 @@ function differs(node, key, value) {
   return true;
 }
 
-// Invisible characters could hide text or reverse its order. The same set as in core/printable.py.
+// Invisible characters could hide text or reverse its order. The same set as in core/text/printable.py.
 const HIDDEN = /[\p{C}\p{Zl}\p{Zp}\p{Default_Ignorable_Code_Point}\u2800]|(?! )\p{Zs}/gu;
 
 export function printable(text) {

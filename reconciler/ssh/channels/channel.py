@@ -7,7 +7,7 @@ A packet that violates the protocol ends this channel alone: it is closed, and t
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import ClassVar, assert_never
+from typing import ClassVar, Final, assert_never
 
 from reconciler.ssh.channels import messages
 from reconciler.ssh.channels.fields import MalformedError, PacketFields
@@ -16,6 +16,8 @@ from reconciler.ssh.channels.messages import OpenError, Packet
 from reconciler.ssh.channels.send_side import PACKET_MAX, PACKET_MIN, SendSide
 from reconciler.ssh.channels.states import CALLED, RECEIVED, Call, ChannelState
 from reconciler.ssh.channels.window import ReceiveWindow
+
+EXCESS: Final = 10  # a peer may exceed its window by one part in ten
 
 
 class Channel(SendSide):
@@ -151,13 +153,17 @@ class Channel(SendSide):
         elif after is ChannelState.OPEN or after is ChannelState.EOF_RECEIVED:
             self._update_sendable()
 
-    def _bad_data(self, packet: memoryview, after: ChannelState) -> None:
-        """Refuse data that `Mux.receive` did not pass on, or drop it if it was on its way when we sent CLOSE."""
+    def _other_data(self, packet: memoryview, after: ChannelState) -> None:
+        """Handle data that `Mux.receive` did not pass on. As in OpenSSH, a packet may be larger than we asked for.
+
+        Data after EOF is dropped. So is data that was on its way when we sent CLOSE.
+        """
         if after is not ChannelState.CLOSING:
             fields = PacketFields(packet, 5)
-            count = len(fields.string())
+            data = fields.string()
             fields.end()
-            self._count(count)
+            if self._count(len(data)) and data and (after is ChannelState.OPEN or after is ChannelState.EOF_SENT):
+                self.handler.data(data)
 
     def _extended_data(self, packet: memoryview, after: ChannelState) -> None:
         """Drop extended data, as OpenSSH does for channels without a stderr (channel_input_extended_data).
@@ -168,21 +174,23 @@ class Channel(SendSide):
             self.take(count)
 
     def _count(self, count: int) -> bool:
-        """Count received bytes. Return False, and end the channel, if they are too many."""
-        if count > PACKET_MAX:
-            self.violate(f"the peer sent {count} bytes in a packet: expected at most {PACKET_MAX}")
-        elif count > self.window.left:
-            self.violate(f"the peer sent {count} bytes beyond a window of {self.window.left}")
-        else:
-            self.window.left -= count
-            self.window.held += count
-            return True
-        return False
+        """Count received bytes. Return False, and end the channel, if they are too many.
+
+        A peer may exceed its window by a tenth, as with OpenSSH: some count a packet after they have sent it.
+        """
+        window = self.window
+        if count > window.left + window.size // EXCESS:
+            self.violate(f"the peer sent {count} bytes beyond a window of {max(0, window.left)}")
+            return False
+        window.left -= count
+        window.held += count
+        return True
 
     def _eof(self, packet: memoryview, after: ChannelState) -> None:
         messages.parse_words(packet, 0)
+        is_first = after is not self.state
         self._become(after)
-        if after is not ChannelState.CLOSING:
+        if is_first and after is not ChannelState.CLOSING:
             self.handler.eof()
 
     def _request(self, packet: memoryview, after: ChannelState) -> None:
@@ -237,7 +245,7 @@ class Channel(SendSide):
         Packet.OPEN_CONFIRMATION: _confirmed,
         Packet.OPEN_FAILURE: _failed,
         Packet.WINDOW_ADJUST: _adjusted,
-        Packet.DATA: _bad_data,
+        Packet.DATA: _other_data,
         Packet.EXTENDED_DATA: _extended_data,
         Packet.EOF: _eof,
         Packet.CLOSE: _closed,

@@ -56,15 +56,16 @@ def _stays(state: ChannelState, *packets: Packet) -> dict[Packet, ChannelState]:
 
 
 # The next state for each packet that the peer may send in a state. Any other packet violates the protocol. SUCCESS and
-# FAILURE answer requests, which we do not send: they are ignored, as OpenSSH does (channel_input_status_confirm).
+# FAILURE answer requests, which we do not send: they are ignored, as OpenSSH does (channel_input_status_confirm). So is
+# what follows EOF.
 RECEIVED: Final[dict[ChannelState, dict[Packet, ChannelState]]] = {
     _S.OPENING: {_P.OPEN_CONFIRMATION: _S.OPEN, _P.OPEN_FAILURE: _S.CLOSED},
     _S.ABANDONED: {_P.OPEN_CONFIRMATION: _S.CLOSING, _P.OPEN_FAILURE: _S.CLOSED},
     _S.OFFERED: {},
     _S.OPEN: _stays(_S.OPEN, *_DATA, *_STAYS) | {_P.EOF: _S.EOF_RECEIVED} | _ENDS,
     _S.EOF_SENT: _stays(_S.EOF_SENT, *_DATA, *_STAYS) | {_P.EOF: _S.EOF_BOTH} | _ENDS,
-    _S.EOF_RECEIVED: _stays(_S.EOF_RECEIVED, *_STAYS) | _ENDS,
-    _S.EOF_BOTH: _stays(_S.EOF_BOTH, *_STAYS) | _ENDS,
+    _S.EOF_RECEIVED: _stays(_S.EOF_RECEIVED, *_DATA, *_STAYS, _P.EOF) | _ENDS,
+    _S.EOF_BOTH: _stays(_S.EOF_BOTH, *_DATA, *_STAYS, _P.EOF) | _ENDS,
     _S.CLOSING: _stays(_S.CLOSING, *_DATA, *_STAYS, _P.EOF) | _ENDS,
     _S.CLOSED: {},
 }

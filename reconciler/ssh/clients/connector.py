@@ -6,7 +6,7 @@ channel request) and its listener. Output: a connection in `Flows`, or a rejecte
     accept -> rules -> (handshake) -> hold until a link is usable -> open the channel -> relay
 
 While the link is down, a client waits here for at most its tunnel's `holdTimeout`. If the link dies while the channel
-opens, the client waits again.
+opens, or the server sends nothing, the client waits again.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ from reconciler.ssh.clients.relays import Relays
 from reconciler.ssh.clients.remote_clients import RemoteClients
 from reconciler.ssh.clients.socks import run_handshake
 from reconciler.ssh.errors.channel_errors import from_channel_open, socks_reply
+from reconciler.ssh.errors.failure import ServerSilent
 from reconciler.ssh.link.link import Link
 from reconciler.ssh.records import Records
 from reconciler.ssh.relay.client_socket import ClientSocket
@@ -250,6 +251,8 @@ class ClientConnector:
                 self._opened(connection, tunnel)
             elif link.gone:
                 self._hold_again(connection, relay, deadline)
+            elif isinstance(error, ServerSilent):  # its hold begins now: until now there seemed to be a link
+                self._hold_again(connection, relay, self._hold_until(connection))
             else:
                 self._open_failed(connection, tunnel, link, relay, error)
 

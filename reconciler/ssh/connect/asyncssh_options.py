@@ -9,7 +9,7 @@ from typing import Any
 
 from reconciler.core.observed import Failure, Reason
 from reconciler.core.spec import Hop, TrustMode
-from reconciler.core.text import and_more
+from reconciler.core.text.forms import and_more
 from reconciler.ssh.connect import algorithms
 from reconciler.ssh.connect.host_key_check import HostKeyCheck
 from reconciler.ssh.errors.failure import DialFailed

@@ -295,7 +295,8 @@ async def _attempt(
                     ),
                 )
                 await _check_pinned(auth, connection)
-                release_slot(place.pop_all(), connection, way.seconds)
+                assert auth.guard is not None  # it was made with the connection
+                release_slot(place.pop_all(), auth.guard.requests, way.seconds)
     except BaseException as exc:
         if sock is not None and auth.connection is None:  # else the transport owns it and has closed it
             sock.close()

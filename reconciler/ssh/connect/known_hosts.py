@@ -12,8 +12,8 @@ from dataclasses import dataclass, field, replace
 
 import asyncssh
 
-from reconciler.core import key_text
 from reconciler.core.spec import Endpoint, Trust, TrustMode
+from reconciler.core.text import key_text
 from reconciler.ssh.connect.known_hosts_lines import Deadline, Line, TooMuchError, decoded, lines_of, matches
 from reconciler.ssh.internals.keys import public_keys
 

@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from reconciler.core import key_text
+from reconciler.core.text import key_text
 from reconciler.ssh.connect.credential_fingerprint import KNOWN_HOSTS_MAX
 from reconciler.ssh.connect.known_hosts import foreign_line
 from reconciler.system import path_lock

@@ -26,7 +26,7 @@ from dataclasses import dataclass
 
 import asyncssh
 
-from reconciler.core import key_text
+from reconciler.core.text import key_text
 from reconciler.ssh.internals.keys.certificates import certified_key
 
 _MARKERS = {b"@cert-authority": "@cert-authority", b"@revoked": "@revoked"}

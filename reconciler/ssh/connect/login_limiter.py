@@ -11,15 +11,14 @@ import contextlib
 from collections.abc import AsyncIterator
 from weakref import WeakValueDictionary
 
-import asyncssh
-
 from reconciler.core.spec import Endpoint
-from reconciler.ssh.internals import keepalive
+from reconciler.ssh.internals.global_requests import GlobalRequests
 
 # For each address. sshd drops unauthenticated connections from the tenth on (MaxStartups), and counts a connection for
 # a while after it refused or accepted the login. Measured with a hundred logins: with 8 at a time some are dropped, and
 # 6 at a time take no longer.
 HANDSHAKES_AT_ONCE = 6
+ANSWER_WITHIN = 5.0  # seconds: some servers answer no such requests, and the next login must not wait long for them
 
 
 @contextlib.asynccontextmanager
@@ -38,14 +37,14 @@ async def acquire_slot(endpoint: Endpoint) -> AsyncIterator[contextlib.ExitStack
         yield place
 
 
-def release_slot(place: contextlib.ExitStack, connection: asyncssh.SSHClientConnection, seconds: float) -> None:
-    """Release the slot when the server answers a request, or after `seconds`.
+def release_slot(place: contextlib.ExitStack, requests: GlobalRequests, seconds: float) -> None:
+    """Release the slot when the server answers a request, or after `seconds`, at most ANSWER_WITHIN.
 
     A busy server reports the end of the login before it stops counting the connection. Its answer to a later request
     shows that it has stopped.
     """
-    answer = keepalive.ask(connection)
-    limit = asyncio.get_running_loop().call_later(seconds, answer.cancel)
+    answer = requests.ping()
+    limit = asyncio.get_running_loop().call_later(min(seconds, ANSWER_WITHIN), answer.cancel)
     answer.add_done_callback(lambda _: limit.cancel())
     answer.add_done_callback(lambda _: place.close())
 

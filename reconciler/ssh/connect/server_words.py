@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 from reconciler.core.observed import Failure
-from reconciler.core.printable import printable
+from reconciler.core.text.printable import printable
 from reconciler.system.redaction import redact
 
 KEPT_MAX = 4096  # characters of all texts of one login

@@ -63,6 +63,13 @@ def from_dial(
             return _unexpected(exc, where, "dialling")
 
 
+# Its version fits into the smallest packet, and what follows does not.
+_LARGE_PACKETS = (
+    "the path may drop full-size packets: lower the MTU of the network interface here, or set a short list such as "
+    "`algorithms: {kex: [curve25519-sha256]}`; or the server hangs: check its load"
+)
+
+
 def _timed_out(where: str, stage: Stage, seconds: float) -> Failure:
     limit = f"{round(seconds, 1) or seconds:g} s" if seconds else "the time limit"
     what, fix = {
@@ -72,8 +79,8 @@ def _timed_out(where: str, stage: Stage, seconds: float) -> Failure:
             "check that an SSH server listens there and does not hang",
         ),
         Stage.KEX: (
-            f"did not finish the key exchange within {limit}",
-            "check the load of the server, and whether the path drops large packets (MTU)",
+            f"sent its version, then hung in the key exchange for {limit}",
+            _LARGE_PACKETS,
         ),
         Stage.LOGIN: (
             f"did not finish the login within {limit}",
@@ -86,7 +93,10 @@ def _timed_out(where: str, stage: Stage, seconds: float) -> Failure:
 def _closed(where: str, stage: Stage) -> Failure:
     match stage:
         case Stage.CONNECT | Stage.BANNER:
-            fix = "wait, or see MaxStartups and PerSourcePenalties in its sshd_config"
+            fix = (
+                "it accepts no more logins now (MaxStartups, PerSourcePenalties in its sshd_config), or it is a load "
+                "balancer or port forward without a server behind it: wait, or see their logs"
+            )
             return Failure(Reason.SERVER_BUSY, f"{where} closed the connection before its banner", fix)
         case Stage.KEX:
             what = f"{where} closed the connection in the key exchange"
@@ -167,12 +177,19 @@ def _hop_not_reached(exc: asyncssh.ChannelOpenError, where: str, jump_host: Serv
 # --- a link that was up -----------------------------------------------------------------------------------------
 
 
-def from_lost(exc: Exception | None, where: str = "") -> Failure:
-    """The failure for a connection that was up and is lost. `exc` is None if the server closed it without an error."""
+def from_lost(exc: Exception | None, where: str = "", *, answers: bool = True) -> Failure:
+    """The failure for a connection that was up and is lost. `exc` is None if the server closed it without an error.
+
+    `answers`: False if the server never answered a request for the whole connection, such as a keepalive.
+    """
     where = where or "the SSH server"
     match exc:
         case None:
             return Failure(Reason.CLOSED_BY_SERVER, f"{where} closed the connection")
+        case asyncssh.ConnectionLost() if "keepalive" in exc.reason and not answers:
+            what = f"{where} sent nothing, and has never answered a keepalive request"
+            fix = "check the network; if it supports no such requests, set `keepaliveInterval: 0s`"
+            return Failure(Reason.KEEPALIVE, what, fix)
         case asyncssh.ConnectionLost() if "keepalive" in exc.reason:
             return Failure(Reason.KEEPALIVE, f"{where} stopped answering")
         case asyncssh.ConnectionLost() | ConnectionResetError() | BrokenPipeError() | ConnectionAbortedError():
@@ -186,7 +203,8 @@ def from_lost(exc: Exception | None, where: str = "") -> Failure:
             | asyncssh.CompressionError()
             | asyncssh.HostKeyNotVerifiable()
         ):
-            return Failure(Reason.PROTOCOL, f"{where} violated the SSH protocol ({printable(exc.reason)})")
+            what = f"{where} violated the SSH protocol ({printable(exc.reason)})"
+            return Failure(Reason.PROTOCOL, what, "update the server, or report this to its maker")
         case asyncssh.DisconnectError():
             return Failure(Reason.CLOSED_BY_SERVER, f"{where} closed the connection ({printable(exc.reason)})")
         case TimeoutError():  # from the kernel, for data that was not acknowledged (TCP_USER_TIMEOUT)

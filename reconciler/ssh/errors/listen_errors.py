@@ -67,17 +67,28 @@ def _taken(address: str) -> Failure:
 
 
 def from_remote_listen(
-    exc: BaseException, listen: RemoteTcp | RemoteUnix, server: ServerFacts, *, said: str = "", why: str = ""
+    exc: BaseException,
+    listen: RemoteTcp | RemoteUnix,
+    server: ServerFacts,
+    *,
+    said: str = "",
+    why: str = "",
+    supported: bool = True,
 ) -> Failure:
     """The failure of a listener on a server.
 
-    said   debug messages that the server sent meanwhile
-    why    the reason that it gave with its refusal
+    said       debug messages that the server sent meanwhile
+    why        the reason that it gave with its refusal
+    supported  False if it does not know the request
     """
     match exc:
+        case asyncssh.ChannelListenError() if not supported:
+            what = f"the SSH server does not support remote forwards, such as {listen}"
+            return Failure(Reason.FORBIDDEN_BY_SERVER, what, "use a server that supports them, such as OpenSSH")
         case TimeoutError():
             what = f"the SSH server did not answer the request to listen on {listen}"
-            return Failure(Reason.TIMEOUT, what, "check the network, and whether the server hangs")
+            fix = "check whether the server supports remote forwards, and whether it hangs"
+            return Failure(Reason.TIMEOUT, what, fix)
         case asyncssh.ChannelListenError() if why:
             what = f"the SSH server refuses to listen on {listen} (`{printable(why)}`)"
             return Failure(Reason.FORBIDDEN_BY_SERVER, what)

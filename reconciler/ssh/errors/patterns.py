@@ -8,7 +8,7 @@ import re
 
 from reconciler.core.descriptor_budget import REMEDY
 from reconciler.core.observed import Failure, Reason
-from reconciler.core.printable import printable as escaped
+from reconciler.core.text.printable import printable as escaped
 from reconciler.system.redaction import redact
 
 TEXT_MAX = 120  # characters of text from a server, a file or the system in a message

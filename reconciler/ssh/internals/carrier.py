@@ -1,14 +1,15 @@
 """What carries an SSH connection instead of a TCP socket: a channel of a jump host, or a proxy command.
 
 asyncssh calls it a tunnel. It documents only that another connection can be one, with a channel of the default window
-that a cancelled connect leaves behind, and that stays open when the connection ends.
+that a cancelled connect leaves behind, and that stays open when the connection ends. It ends the whole connection for a
+packet that arrives late for a channel; one that was closed because of another host must not end the dial.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol, cast
 
 import asyncssh
 from asyncssh import connection as asyncssh_connection
@@ -28,7 +29,12 @@ SEAMS = (
         "create_connection",
         "self session_factory remote_host remote_port",
     ),
+    Seam(asyncssh.SSHClientConnection, "_channels"),
+    Seam(asyncssh.SSHClientConnection, "_next_recv_chan"),
+    Seam(asyncssh.SSHTCPChannel, "process_packet", "self pkttype pktid packet"),
+    Seam(asyncssh.SSHTCPChannel, "log_received_packet", "self pkttype pktid packet note"),
 )
+_LATE_MAX = 4096  # packets that are ignored on one connection
 
 
 class Carrier(Protocol):
@@ -50,6 +56,9 @@ class JumpChannel:
     def __init__(self, below: asyncssh.SSHClientConnection) -> None:
         self._below = below
         self.logger = below.logger
+        ours = cast("Any", below)  # asyncssh has no public access to its channels
+        if not isinstance(ours._channels, _Channels):  # noqa: SLF001 - as above
+            ours._channels = _Channels(ours)  # noqa: SLF001 - as above
 
     async def create_connection(
         self, session_factory: Callable[[], asyncssh.SSHTCPSession[bytes]], remote_host: str, remote_port: int
@@ -68,3 +77,46 @@ class JumpChannel:
 def _close_late(opening: asyncio.Task[_Opened]) -> None:
     if not opening.cancelled() and opening.exception() is None:
         opening.result()[0].abort()
+
+
+class _Channels(dict[int, Any]):
+    """asyncssh's channels by their number. Late packets for closed and closing ones are ignored, up to a limit."""
+
+    def __init__(self, connection: Any) -> None:
+        super().__init__(connection._channels)  # noqa: SLF001 - asyncssh has no public access to its channels
+        self._connection = connection
+        self._late = 0
+
+    def __getitem__(self, number: int) -> _Tolerant:
+        channel = self.get(number)
+        if channel is None and number >= self._connection._next_recv_chan:  # noqa: SLF001 - as above
+            raise KeyError(number)
+        return _Tolerant(channel, self.count_late)
+
+    def count_late(self) -> None:
+        """Count a late packet. Raises ProtocolError for a flood of them."""
+        self._late += 1
+        if self._late > _LATE_MAX:
+            raise asyncssh.ProtocolError(f"more than {_LATE_MAX} packets for closed channels")
+
+
+class _Tolerant:
+    """The packet handler of a channel, None for one that is closed."""
+
+    def __init__(self, channel: Any, count_late: Callable[[], None]) -> None:
+        self._channel = channel
+        self._count_late = count_late
+
+    def process_packet(self, *packet: Any) -> Any:
+        if self._channel is not None:
+            try:
+                return self._channel.process_packet(*packet)
+            except asyncssh.ProtocolError:
+                if not self._channel.is_closing():
+                    raise
+        self._count_late()
+        return True
+
+    def log_received_packet(self, *packet: Any) -> None:
+        if self._channel is not None:
+            self._channel.log_received_packet(*packet)

@@ -6,15 +6,15 @@ from functools import cache
 
 import asyncssh
 
-from reconciler.core.text import and_more
+from reconciler.core.text.forms import and_more
 from reconciler.ssh.internals import (
     carrier,
     connection_number,
     decompression,
+    global_requests,
     greeting,
     group_exchange,
     ignore_packets,
-    keepalive,
     kex_messages,
     login_text,
     packet_guard,
@@ -29,10 +29,10 @@ MODULES = (
     carrier,
     connection_number,
     decompression,
+    global_requests,
     greeting,
     group_exchange,
     ignore_packets,
-    keepalive,
     kex_messages,
     login_text,
     packet_guard,

@@ -7,7 +7,7 @@ It sees each packet that is sent, and each received packet that concerns the who
   asyncssh queues outgoing packets without a limit: answers beyond `DEFERRED_MAX` end the connection.
 - A packet before the end of the login has at most `LOGIN_PACKET_MAX` bytes, and an SSH_MSG_EXT_INFO at most
   `EXTENSIONS_MAX` entries: asyncssh parses such packets without a pause, and lists of many empty entries are slow.
-- Packets that make asyncssh raise in calls of this program are refused, or repaired if servers are known to send them.
+- Answers to requests of this side go to `GlobalRequests`.
 A violation raises ProtocolError: asyncssh then ends this connection, and no other.
 """
 
@@ -21,6 +21,7 @@ import asyncssh
 from asyncssh import constants
 
 from reconciler.ssh.internals import login_text
+from reconciler.ssh.internals.global_requests import GlobalRequests
 from reconciler.ssh.internals.packets import SSHPacket, payload
 from reconciler.ssh.internals.parse_budget import ParseBudget
 from reconciler.ssh.internals.seam import Seam
@@ -66,14 +67,13 @@ class Guard:
         self._send = connection.send_packet
         self._process = connection.process_packet
         self._exchanging = False  # a key exchange after the first is under way
-        self.refused: Callable[[str], None] = _ignore_text  # called with the text of a refused request
         self.partial_success: Callable[[], None] = _ignore  # called when a credential is accepted and not enough
         self.server_exchanges_keys = False  # it has begun a key exchange and not ended it
         self._keyed = False  # the first key exchange has ended
         self._deadline: asyncio.TimerHandle | None = None
         self._deferring = False  # asyncssh queues outgoing packets until there are new keys
         self._deferred = 0
-        self._requests = 0  # own requests that are not answered yet
+        self.requests = GlobalRequests(connection)
         self._useless = 0
         self._useless_from = (0, 0.0)  # sequence number and time of the first of them
         self._rules: dict[int, Callable[[int, int, SSHPacket], Result]] = {
@@ -85,8 +85,8 @@ class Guard:
             constants.MSG_KEXINIT: self._kexinit,
             constants.MSG_NEWKEYS: self._newkeys,
             constants.MSG_GLOBAL_REQUEST: self._request,
-            constants.MSG_REQUEST_SUCCESS: self._success,
-            constants.MSG_REQUEST_FAILURE: self._failure,
+            constants.MSG_REQUEST_SUCCESS: self._reply,
+            constants.MSG_REQUEST_FAILURE: self._reply,
             constants.MSG_CHANNEL_OPEN: self._open,
             constants.MSG_CHANNEL_OPEN_CONFIRMATION: self._confirmation,
         }
@@ -118,7 +118,7 @@ class Guard:
         elif waits and self._deferring:  # asyncssh sends it again when there are new keys
             self._deferred += 1
         elif pkttype == constants.MSG_GLOBAL_REQUEST:
-            self._requests += 1  # asyncssh sends only requests that want a reply
+            self.requests.sent()
 
     # --- what comes in -----------------------------------------------------------------------------------------
 
@@ -171,22 +171,14 @@ class Guard:
         return self._process(pkttype, pktid, packet)
 
     def _unimplemented(self, pkttype: int, pktid: int, packet: SSHPacket) -> Result:
-        if not self._requests:
-            return self._process(pkttype, pktid, packet)
-        # Old servers do not support global requests, and answer them so, in order.
-        self._requests -= 1
-        return self._process(constants.MSG_REQUEST_FAILURE, pktid, SSHPacket(b""))
+        self.requests.unimplemented(payload(packet))
+        return True
 
-    def _success(self, pkttype: int, pktid: int, packet: SSHPacket) -> Result:
-        self._requests -= 1
-        return self._process(pkttype, pktid, packet)
-
-    def _failure(self, pkttype: int, pktid: int, packet: SSHPacket) -> Result:
-        self._requests -= 1
-        # Some servers add a reason, which asyncssh treats as an error of this side.
-        if text := _reply_text(packet):
-            self.refused(text)
-        return self._process(pkttype, pktid, SSHPacket(b""))
+    def _reply(self, pkttype: int, pktid: int, packet: SSHPacket) -> Result:
+        """Give a reply to its request. One without a request is ignored, as in OpenSSH."""
+        if not self.requests.replied(pkttype, packet.get_remaining_payload()):
+            self._count_useless(pkttype, pktid)
+        return True
 
     def _confirmation(self, pkttype: int, pktid: int, packet: SSHPacket) -> Result:
         """Check the fields: two channel numbers, the window, the largest packet, and nothing else."""
@@ -237,15 +229,12 @@ class Guard:
 
     def close(self) -> None:
         """The connection has ended."""
+        self.requests.end()
         if self._deadline is not None:
             self._deadline.cancel()
 
 
 def _ignore() -> None:
-    pass
-
-
-def _ignore_text(text: str) -> None:
     pass
 
 
@@ -256,11 +245,3 @@ def _name(pkttype: int) -> str:
 def _check_size(size: int) -> None:
     if size < PACKET_MIN:
         raise asyncssh.ProtocolError(f"a channel that takes no more than {size} bytes in a packet")
-
-
-def _reply_text(packet: SSHPacket) -> str:
-    """The text in a reply that should have none: an SSH string, or plain bytes."""
-    rest = packet.get_remaining_payload()
-    if len(rest) >= 4 and int.from_bytes(rest[:4]) <= len(rest) - 4:
-        rest = rest[4 : 4 + int.from_bytes(rest[:4])]
-    return rest.decode("utf-8", "replace")

@@ -16,15 +16,18 @@ import asyncssh
 
 from reconciler.core.descriptor_budget import Place
 from reconciler.core.observed import Failure
-from reconciler.core.rules.origin import Origin, TcpOrigin
+from reconciler.core.rules.origin import UNIX, Origin, TcpOrigin
 from reconciler.core.spec import FarTcp, FarUnix, TargetSettings
 from reconciler.ssh.channels.messages import DirectTcp, DirectUnix, OpenError
 from reconciler.ssh.channels.mux import LimitError
 from reconciler.ssh.connect import debug_log
 from reconciler.ssh.connect.dial import Dialled
 from reconciler.ssh.errors.connect_errors import from_lost
-from reconciler.ssh.internals import ignore_packets, keepalive
+from reconciler.ssh.errors.failure import ServerSilent
+from reconciler.ssh.internals import ignore_packets
+from reconciler.ssh.internals.global_requests import Answer
 from reconciler.ssh.link.channel_driver import ChannelDriver
+from reconciler.ssh.link.channel_stream import ChannelStream
 from reconciler.ssh.link.opening import Done, Opening
 from reconciler.ssh.link.remote_listeners import RemoteListeners
 from reconciler.ssh.relay.relay import Relay
@@ -62,7 +65,8 @@ class Link:
 
     number     its id in the observed state
     lost       called once with the failure when the connection ends without our request
-    recovered  called when data arrives after the link counted as stalled
+    doubted    called when the link may be dead: see `stalled`
+    recovered  called when data arrives after that
     """
 
     def __init__(
@@ -74,23 +78,27 @@ class Link:
         settings: TargetSettings,
         lost: Callable[[Failure], None],
         recovered: Callable[[], None],
+        doubted: Callable[[], None] = lambda: None,
     ) -> None:
         self.number = number
         self.target = target
         self.host = dialled.host
         self.dialled = dialled
         self.connection = dialled.connection
-        self.forwards = RemoteListeners(dialled.connection, dialled.server)
+        self.forwards = RemoteListeners(dialled.server, dialled.guard.requests, lambda: self.dial_timeout)
+        self._requests = dialled.guard.requests
         self._settings = settings
         self._lost = lost
         self._recovered = recovered
+        self._doubted = doubted
         self._loop = asyncio.get_running_loop()
         self._last_received = self._loop.time()
         self._silent = False
-        self._server_check: asyncio.Task[None] | None = None  # a request that only shows whether the server answers
+        self._grace = SILENT_GRACE
+        self._openings = set[Opening]()
+        self._server_check: asyncio.Future[Answer] | None = None  # a request that only shows whether the server answers
         self._closing = False
         self._answer_time: float | None = None  # the least, of requests for channels
-        dialled.guard.refused = self.forwards.refused
         ignore_packets.omit(dialled.connection)
         self.channels = ChannelDriver(dialled.connection, dialled.guard, self.forwards.offer, self._packet_received)
         client.on_lost = self._connection_lost
@@ -101,10 +109,24 @@ class Link:
     # --- the connection ----------------------------------------------------------------------------------------
 
     def _packet_received(self) -> None:
-        self._last_received = self._loop.time()
+        now = self._loop.time()
+        self._requests.heard(now)
         if self._silent:
             self._silent = False
+            # It answers late, but it answers: do not doubt it again for the same delay.
+            interval = self._settings.keepalive_interval
+            late = now - self._last_received - interval
+            self._grace = max(self._grace, min(2 * late, interval))
             self._recovered()
+        self._last_received = now
+
+    def doubt(self) -> None:
+        """Give the link no clients until the server sends something. Those that wait for a channel wait for a link."""
+        if not self._silent:
+            self._silent = True
+            self._doubted()
+        for opening in tuple(self._openings):
+            opening.fail(ServerSilent("the SSH server sent nothing"))
 
     async def is_trusted(self) -> bool:
         """Return True if its host key, and those of its jump hosts, are still trusted."""
@@ -114,6 +136,11 @@ class Link:
     def gone(self) -> bool:
         """True if the connection has ended or is being closed."""
         return self._closing
+
+    @property
+    def idle(self) -> float:
+        """Seconds since the last bytes from the server."""
+        return self._loop.time() - self._last_received
 
     @property
     def closes_dead_channels(self) -> bool:
@@ -131,10 +158,11 @@ class Link:
 
     @property
     def stalled(self) -> bool:
-        """True if nothing arrived for one keepalive interval: the link may be dead, so it gets no new clients."""
+        """True if nothing arrived for one keepalive interval, or in answer to a request: the link may be dead."""
         interval = self._settings.keepalive_interval
-        if interval and self._loop.time() - self._last_received > interval + SILENT_GRACE:
-            self._silent = True
+        if not self._silent and interval and self._loop.time() - self._last_received > interval + self._grace:
+            self._loop.call_soon(self.doubt)
+            return True
         return self._silent
 
     def apply_settings(self, settings: TargetSettings) -> None:
@@ -183,7 +211,7 @@ class Link:
         by_itself, self._closing = not self._closing, True
         self.channels.end()
         if by_itself:
-            failure = from_lost(exc, "")
+            failure = from_lost(exc, "", answers=self._requests.answered > 0)
             self._lost(self.dialled.command.explain(failure) if self.dialled.command is not None else failure)
 
     # --- channels ----------------------------------------------------------------------------------------------
@@ -191,17 +219,20 @@ class Link:
     def open(self, relay: Relay, to: FarTcp | FarUnix, origin: Origin, done: Done) -> None:
         """Open a channel for the relay, and call `done` when it is open, or with the exception.
 
-        It is a ChannelOpenError; TimeoutError after the dial timeout; ServerSilent instead if the server, too, sent
-        nothing after a request at half the time.
+        It is a ChannelOpenError; TimeoutError after the dial timeout; ServerSilent instead if the server, too, sends
+        nothing: the link is then in doubt.
         """
         started = self._loop.time()
 
         def answered(error: Exception | None) -> None:
             if error is None:
                 self._answer_time = min(self._answer_time or math.inf, self._loop.time() - started)
+            elif isinstance(error, ServerSilent):
+                self.doubt()
             done(error)
 
-        opening = Opening(relay, self._settings.dial_timeout, self._check_server, lambda: self._last_received, answered)
+        limit, pending = self._settings.dial_timeout, self._openings
+        opening = Opening(relay, limit, self._check_server, lambda: self._last_received, pending, answered)
         try:
             opening.begin(self.channels.open(_request(to, origin), opening, self._delay()))
         except LimitError as error:
@@ -211,30 +242,19 @@ class Link:
         """Send a request that shows whether the server answers at all, or only the destination does not."""
         if (self._server_check is None or self._server_check.done()) and not self.gone:
             # Not the keepalive's own timer: its interval may be longer than the dial timeout.
-            self._server_check = keepalive.ask(self.connection)
+            self._server_check = self._requests.ping()
 
-    async def open_stream(self, to: FarTcp | FarUnix) -> tuple[asyncssh.SSHReader[bytes], asyncssh.SSHWriter[bytes]]:
-        """Open a channel for a probe. Raises asyncssh's exceptions, and TimeoutError after the dial timeout.
-
-        The request is never cancelled: that would leak the channel on both sides (docs/asyncssh.md).
-        """
-        request = asyncio.ensure_future(self._stream(to))
+    async def open_stream(self, to: FarTcp | FarUnix) -> ChannelStream:
+        """Open a channel for a probe. Raises ChannelOpenError, and TimeoutError after the dial timeout."""
+        stream = ChannelStream(self.channels.ready)
         try:
-            done, _ = await asyncio.wait({request}, timeout=self._settings.dial_timeout)
-        except asyncio.CancelledError:
-            request.add_done_callback(_close_late)  # also if it opened in this iteration of the loop
-            raise
-        if not done:
-            request.add_done_callback(_close_late)
-            raise TimeoutError(f"no answer within {self._settings.dial_timeout:g} s")
-        return request.result()
-
-    async def _stream(self, to: FarTcp | FarUnix) -> tuple[asyncssh.SSHReader[bytes], asyncssh.SSHWriter[bytes]]:
-        match to:
-            case FarTcp():
-                return await self.connection.open_connection(to.host, to.port)
-            case FarUnix():
-                return await self.connection.open_unix_connection(to.path)
+            await stream.open(
+                lambda handler: self.channels.open(_request(to, UNIX), handler, self._delay()),
+                self._settings.dial_timeout,
+            )
+        except LimitError as error:
+            raise asyncssh.ChannelOpenError(OpenError.RESOURCE_SHORTAGE, str(error)) from None
+        return stream
 
 
 def _request(to: FarTcp | FarUnix, origin: Origin) -> DirectTcp | DirectUnix:
@@ -244,8 +264,3 @@ def _request(to: FarTcp | FarUnix, origin: Origin) -> DirectTcp | DirectUnix:
             return DirectTcp(to.host, to.port, host, port)
         case FarUnix():
             return DirectUnix(to.path)
-
-
-def _close_late(request: asyncio.Future[tuple[asyncssh.SSHReader[bytes], asyncssh.SSHWriter[bytes]]]) -> None:
-    if not request.cancelled() and request.exception() is None:
-        request.result()[1].channel.abort()

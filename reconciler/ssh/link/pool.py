@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from types import MappingProxyType
 
-from reconciler.core import backoff
+from reconciler.core import backoff, losses
 from reconciler.core.descriptor_budget import Budget
 from reconciler.core.faults import internal
 from reconciler.core.observed import Failure, LinkPhase, LinkState
@@ -141,7 +141,8 @@ class LinkPool:
             client,
             target.settings,
             lost=lambda failure: self._link_lost(number, failure),
-            recovered=lambda: self._link_recovered(record.target),
+            recovered=lambda: self._link_recovered(record),
+            doubted=self._changed,
         )
         record.state = replace(
             record.state,
@@ -199,8 +200,10 @@ class LinkPool:
         """Return when a link of this target may have become usable."""
         await self._wake_queue.wait(self._records.target(target))
 
-    def _link_recovered(self, target: TargetRecord) -> None:
-        self._wake_queue.wake(target)
+    def _link_recovered(self, record: LinkRecord) -> None:
+        if record.state.phase is LinkPhase.READY and self._is_wanted(record.state):
+            record.target.clear_tries()  # of dials while it was in doubt
+            self._wake_queue.wake(record.target)
         self._changed()
 
     # --- the end of a link -------------------------------------------------------------------------------------
@@ -214,6 +217,10 @@ class LinkPool:
             now = self._loop.time()
             target.failures[failure.reason] += 1
             if state.trusted and self._is_wanted(state):
+                idle = record.link.idle if record.link is not None else 0.0
+                interval = state.settings.keepalive_interval
+                target.losses.append(losses.Loss(failure, idle, now - state.since, interval))
+                failure = losses.pattern(target.losses) or failure
                 target.tries = backoff.lost(
                     target.tries, failure, now, now - state.since, state.access, record.fingerprint
                 )
@@ -257,7 +264,7 @@ class LinkPool:
         return MappingProxyType({n: record.link for n, record in self._links.items() if record.link is not None})
 
     def stalled(self) -> frozenset[int]:
-        """Return the numbers of the links from which nothing arrived for a keepalive interval."""
+        """Return the numbers of the links that may be dead."""
         return frozenset(number for number, link in self.links().items() if link.stalled)
 
     async def check_files(self) -> bool:
@@ -289,6 +296,9 @@ class LinkPool:
         }
         for target in over:
             target.clear_tries()
+        for record in self._links.values():
+            if record.state.phase is LinkPhase.READY and losses.is_over(record.target.losses, now - record.state.since):
+                record.target.losses.clear()
         return bool(over)
 
     def set_desired(self, desired: Desired) -> None:

@@ -135,7 +135,7 @@ class Prober:
     async def _open(self, tunnel: TunnelSpec, link: Link) -> Stream:
         match tunnel.route:
             case FarTcp() | FarUnix() as to:
-                return _ChannelStream(*await link.open_stream(to))
+                return await link.open_stream(to)
             case NearTcp() | NearUnix() as to:
                 place = self._budget.take_client(_PROBES, "probes", tunnel.target)
                 if place is None:
@@ -166,26 +166,6 @@ def _stop(record: TunnelRecord) -> None:
 def _probe_inputs(tunnel: TunnelSpec) -> tuple[str, Route, Health | None]:
     """Return the parts of a tunnel that its probe depends on."""
     return tunnel.target, tunnel.route, tunnel.policy.health
-
-
-class _ChannelStream:
-    """A channel as a `Stream`."""
-
-    def __init__(self, reader: asyncssh.SSHReader[bytes], writer: asyncssh.SSHWriter[bytes]) -> None:
-        self._reader = reader
-        self._writer = writer
-
-    async def read(self, limit: int) -> bytes:
-        try:
-            return await self._reader.read(limit)
-        except asyncssh.Error as error:
-            raise OSError(str(error)) from error
-
-    def write(self, data: bytes) -> None:
-        self._writer.write(data)
-
-    def close(self) -> None:
-        self._writer.channel.abort()
 
 
 class _SocketStream:

@@ -1,9 +1,10 @@
 """The listeners that an SSH server keeps for one of our connections.
 
 Owns the requests to listen and to cancel (RFC 4254 section 7.1). Input: an address and the callback for its clients.
-Output: `RemoteListener`s, or ListenRefusedError with the server's debug messages. How servers differ:
+Output: `RemoteListener`s, or ListenRefusedError with what the server says about it. How servers differ:
 - A refusal carries no reason. OpenSSH sends a debug message before it if forwarding is off, and at login the options of
-  the key (errors/forwarding.py).
+  the key (errors/forwarding.py). Others add a text to it.
+- A server without remote forwards answers SSH_MSG_UNIMPLEMENTED, a refusal, or nothing.
 - OpenSSH with `GatewayPorts yes` listens on every interface, whatever the request; a debug message says so. With `no`
   it listens on loopback only, and no message says so.
 - Dropbear refuses to cancel: its port stays bound until the connection ends. A closed listener of it is kept here,
@@ -16,8 +17,7 @@ import asyncio
 import logging
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
 import asyncssh
 
@@ -28,7 +28,8 @@ from reconciler.ssh.channels.handler import ChannelHandler
 from reconciler.ssh.channels.messages import Forward, ForwardedTcp, ForwardedUnix, OpenError
 from reconciler.ssh.channels.mux import Refusal
 from reconciler.ssh.errors.forwarding import ServerFacts
-from reconciler.ssh.internals.packets import PacketDecodeError
+from reconciler.ssh.internals.global_requests import Answer, GlobalRequests, Outcome
+from reconciler.ssh.internals.packets import String, UInt32
 from reconciler.system.redaction import redact
 
 PORT_MAX = 65535
@@ -45,16 +46,18 @@ Accept = Callable[[Channel, Origin], ChannelHandler | Refusal]  # serves a clien
 class ListenRefusedError(asyncssh.ChannelListenError):
     """The server refuses to listen.
 
-    debug_text   its debug messages during the request, which may give the reason
-    answer_text  the text of its answer, if it has one
-    server       what it said at login
+    debug_text    its debug messages during the request, which may give the reason
+    answer_text   the text of its answer, if it has one
+    server        what it said at login
+    is_supported  False if it does not know the request
     """
 
-    def __init__(self, debug_text: str, answer_text: str, server: ServerFacts) -> None:
+    def __init__(self, debug_text: str, answer_text: str, server: ServerFacts, *, is_supported: bool = True) -> None:
         super().__init__("the server refuses to listen")
         self.server = server
         self.debug_text = debug_text
         self.answer_text = answer_text
+        self.is_supported = is_supported
 
 
 @dataclass(slots=True, eq=False)
@@ -63,14 +66,14 @@ class RemoteListener:
 
     listen    the address that was requested
     accept    serves its clients, which are refused while this is None
-    listener  asyncssh's listener
-    address   the address that the server listens on
+    bound     the same, with the port that the server chose
+    address   the address that the server listens on, as text
     is_open   it was requested, and is not closed yet
     """
 
     listen: RemoteTcp | RemoteUnix
     accept: Accept | None
-    listener: asyncssh.SSHListener | None = None
+    bound: RemoteTcp | RemoteUnix
     address: str = ""
     is_open: bool = False
 
@@ -85,16 +88,21 @@ class RemoteListener:
 
 
 class RemoteListeners:
-    """The listeners of one connection. `cancels`: False if the server does not stop listening before the end."""
+    """The listeners of one connection.
 
-    def __init__(self, connection: asyncssh.SSHClientConnection, server: ServerFacts) -> None:
-        self._connection = connection
+    limit    returns the seconds for the answer to a request
+    cancels  False if the server does not stop listening before the end
+    """
+
+    def __init__(self, server: ServerFacts, requests: GlobalRequests, limit: Callable[[], float]) -> None:
         self._server = server
+        self._requests = requests
+        self._limit = limit
         self.cancels = not server.is_dropbear
         self._by_address: dict[tuple[str, int] | str, RemoteListener] = {}  # as the server names them in requests
         self._closed: dict[RemoteTcp | RemoteUnix, RemoteListener] = {}  # for reuse, if the server does not cancel
         self._recordings: list[list[str]] = []  # the debug messages during each running request
-        self._answer_text = ""
+        self._unanswered = set[RemoteTcp | RemoteUnix]()
         self._alone = asyncio.Lock()
 
     def debug_message(self, message: str) -> None:
@@ -102,10 +110,6 @@ class RemoteListeners:
         for messages in self._recordings:
             if len(messages) < _DEBUG_MESSAGES_MAX:
                 messages.append(redact(message)[:_MESSAGE_MAX])
-
-    def refused(self, text: str) -> None:
-        """Record the text of a refusal. RFC 4254 defines no such field, but some servers send one."""
-        self._answer_text = redact(text)[:_MESSAGE_MAX]
 
     def offer(self, channel: Channel, what: Forward) -> ChannelHandler | Refusal:
         """Serve a client for which the server asks for a channel, or refuse it."""
@@ -139,72 +143,112 @@ class RemoteListeners:
         forward.accept = None
         if not forward.is_open:
             return
-        if not self.cancels:
-            self._closed[forward.listen] = forward
-        elif forward.listener is not None:
-            forward.listener.close()
-            await forward.listener.wait_closed()
+        if self.cancels:
+            reply = await self._requests.send(*_cancel(forward.bound))
+            self.cancels = reply.outcome is not Outcome.UNSUPPORTED
+        if self.cancels:
             self._by_address = {key: one for key, one in self._by_address.items() if one is not forward}
-        forward.is_open = False  # last: a close that raised can be repeated
+        else:
+            self._closed[forward.listen] = forward
+        forward.is_open = False
 
     async def _ask(self, listen: RemoteTcp | RemoteUnix, accept: Accept) -> RemoteListener:
-        forward = RemoteListener(listen, accept)
+        forward = RemoteListener(listen, accept, listen)
+        was_unanswered = listen in self._unanswered
         try:
             messages = await self._request(forward)
-        except ListenRefusedError:
+        except ListenRefusedError as refused:
+            if not refused.is_supported or refused.answer_text:
+                raise
             # Several requests may be running. Repeated alone, the debug messages belong to this one.
             async with self._alone:
+                if was_unanswered:
+                    await self._requests.send(*_cancel(listen))  # the server may listen because of that request
                 messages = await self._request(forward)
-        forward.address = _address(forward, messages)
+        forward.address = _address(forward.bound, messages)
         return forward
 
     async def _request(self, forward: RemoteListener) -> list[str]:
         messages = list[str]()
-        self._answer_text = ""
         self._recordings.append(messages)
         key = _key(forward.listen)
         before = self._by_address.get(key)
         self._by_address[key] = forward  # a client may connect before the answer is handled
         try:
-            match forward.listen:
-                case RemoteTcp() as listen:
-                    forward.listener = await self._connection.create_server(_unused, listen.host, listen.port)
-                case RemoteUnix() as listen:
-                    forward.listener = await self._connection.create_unix_server(_unused, listen.path)
-        except BaseException as error:
+            reply = await self._answer(forward.listen)
+            forward.bound = await _accepted(forward.listen, reply, messages, self._server)
+        except BaseException:
             if before is None:
                 self._by_address.pop(key, None)
             else:
                 self._by_address[key] = before
-            if isinstance(error, PacketDecodeError):
-                raise asyncssh.ProtocolError("its answer to a request to listen cannot be decoded") from None
-            if not isinstance(error, asyncssh.ChannelListenError):
-                raise
-            # A connection that is ending refuses, too. Its end is reported in this iteration and cancels the caller.
-            await asyncio.sleep(0)
-            raise ListenRefusedError("\n".join(messages), self._answer_text, self._server) from None
+            raise
         finally:
             self._recordings = [other for other in self._recordings if other is not messages]
-        if (port := forward.listener.get_port()) > PORT_MAX:
-            raise asyncssh.ProtocolError(f"it reports port {port} for a listener: expected at most {PORT_MAX}")
-        if isinstance(forward.listen, RemoteTcp):
-            self._by_address[forward.listen.host.lower(), port] = forward
+        self._by_address[_key(forward.bound)] = forward
         return messages
 
+    async def _answer(self, listen: RemoteTcp | RemoteUnix) -> Answer:
+        """Ask the server to listen. Raises TimeoutError without an answer."""
+        request = self._requests.send(*_forward(listen))
+        self._unanswered.add(listen)  # also if this is cancelled
+        await asyncio.wait({request}, timeout=self._limit())
+        if not request.done():
+            self._requests.give_up(request)
+            raise TimeoutError(f"no answer within {self._limit():g} s")
+        self._unanswered.discard(listen)
+        return request.result()
 
-def _address(forward: RemoteListener, messages: list[str]) -> str:
-    listen = forward.listen
+
+async def _accepted(
+    listen: RemoteTcp | RemoteUnix, reply: Answer, messages: list[str], server: ServerFacts
+) -> RemoteTcp | RemoteUnix:
+    """Return the address that the server listens on. What follows the port in a reply is ignored, as OpenSSH does."""
+    match reply.outcome:
+        case Outcome.ACCEPTED if isinstance(listen, RemoteTcp) and not listen.port:
+            port = int.from_bytes(reply.data[:4]) if len(reply.data) >= 4 else 0
+            if not port:
+                raise asyncssh.ProtocolError("it names no port for a listener whose port it chooses")
+            if port > PORT_MAX:
+                raise asyncssh.ProtocolError(f"it reports port {port} for a listener: expected at most {PORT_MAX}")
+            return replace(listen, port=port)
+        case Outcome.ACCEPTED:
+            return listen
+        case Outcome.LOST:
+            await asyncio.sleep(0)  # the end of the connection is reported in this iteration, and cancels the caller
+            raise asyncssh.ConnectionLost("the connection has ended")
+        case _:
+            text = redact(_text(reply.data))[:_MESSAGE_MAX]
+            supported = reply.outcome is Outcome.REFUSED
+            raise ListenRefusedError("\n".join(messages), text, server, is_supported=supported)
+
+
+def _text(data: bytes) -> str:
+    """Return the text in a refusal, which RFC 4254 does not provide for: an SSH string, or plain bytes."""
+    if len(data) >= 4 and int.from_bytes(data[:4]) <= len(data) - 4:
+        data = data[4 : 4 + int.from_bytes(data[:4])]
+    return data.decode("utf-8", "replace").strip("\0 \r\n\t")
+
+
+def _forward(listen: RemoteTcp | RemoteUnix) -> tuple[bytes, ...]:
+    """Return the name and the fields of the request to listen (RFC 4254 section 7.1, OpenSSH's PROTOCOL 2.4)."""
+    if isinstance(listen, RemoteUnix):
+        return b"streamlocal-forward@openssh.com", String(listen.path)
+    return b"tcpip-forward", String(listen.host), UInt32(listen.port)
+
+
+def _cancel(listen: RemoteTcp | RemoteUnix) -> tuple[bytes, ...]:
+    """Return the name and the fields of the request to stop listening."""
+    name, *fields = _forward(listen)
+    return b"cancel-" + name, *fields
+
+
+def _address(listen: RemoteTcp | RemoteUnix, messages: list[str]) -> str:
     if isinstance(listen, RemoteUnix):
         return listen.path
     everywhere = {match[1] for message in messages if (match := _LISTENS_EVERYWHERE.search(message))}
-    port = forward.listener.get_port() if forward.listener is not None else listen.port
-    return str(Endpoint("*" if listen.host in everywhere else listen.host, port))
+    return str(Endpoint("*" if listen.host in everywhere else listen.host, listen.port))
 
 
 def _key(listen: RemoteTcp | RemoteUnix) -> tuple[str, int] | str:
     return (listen.host.lower(), listen.port) if isinstance(listen, RemoteTcp) else listen.path
-
-
-def _unused(*_: object) -> Any:
-    """Not called: the packets that open channels for listeners do not reach asyncssh."""
-    raise asyncssh.ChannelOpenError(asyncssh.OPEN_CONNECT_FAILED, "no such listener")

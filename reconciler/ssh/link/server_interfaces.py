@@ -51,10 +51,9 @@ async def interfaces(link: Link) -> Interfaces | None:
 async def _answers(link: Link, port: int) -> bool:
     """Return True if the server reaches the listener on its loopback: a system may bind addresses that it lacks."""
     try:
-        _, writer = await link.open_stream(FarTcp(link.target, "127.0.0.1", port))
+        (await link.open_stream(FarTcp(link.target, "127.0.0.1", port))).close()
     except (asyncssh.ChannelOpenError, TimeoutError):
         return False
-    writer.channel.abort()
     return True
 
 

@@ -212,7 +212,14 @@ def _failure(listener: Listener, error: OSError | asyncssh.Error | ListenRefused
     if isinstance(listen, LocalTcp | LocalUnix):
         return from_local_listen(error, str(listen))
     if isinstance(error, ListenRefusedError):
-        failure = from_remote_listen(error, listen, error.server, said=error.debug_text, why=error.answer_text)
+        failure = from_remote_listen(
+            error,
+            listen,
+            error.server,
+            said=error.debug_text,
+            why=error.answer_text,
+            supported=error.is_supported,
+        )
     else:
         failure = from_remote_listen(error, listen, UNKNOWN_SERVER)
     if failure.reason is Reason.REMOTE_PORT_IN_USE and unreleased is not None and not unreleased.gone:

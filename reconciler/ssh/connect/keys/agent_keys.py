@@ -10,10 +10,10 @@ from pathlib import Path
 
 import asyncssh
 
-from reconciler.core import key_text
 from reconciler.core.observed import Failure, Reason
 from reconciler.core.secret import FromFile
 from reconciler.core.spec import AgentLogin
+from reconciler.core.text import key_text
 from reconciler.ssh.connect.keys.offer import Offer
 from reconciler.ssh.connect.keys.private_keys import invalid, text_of_error
 from reconciler.ssh.connect.keys.user_certificates import UnusableError, check_validity

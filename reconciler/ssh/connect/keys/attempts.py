@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from reconciler.core.observed import Failure, Reason
-from reconciler.core.text import and_more
+from reconciler.core.text.forms import and_more
 from reconciler.ssh.connect.keys import user_certificates
 from reconciler.ssh.connect.keys.offer import Offer
 from reconciler.ssh.errors.patterns import printable

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from reconciler.core.key_text import text_of
+from reconciler.core.text.key_text import text_of
 
 _HEAD = 1 << 16  # bytes that are searched
 _ANOTHER = "check that it is the file as ssh-keygen wrote it, or name another"

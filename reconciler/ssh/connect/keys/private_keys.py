@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import asyncssh
 
-from reconciler.core import key_text
 from reconciler.core.observed import Failure, Reason
+from reconciler.core.text import key_text
 from reconciler.ssh.connect.keys.foreign_keys import named
 from reconciler.ssh.connect.keys.user_certificates import UnusableError
 from reconciler.ssh.errors.failure import DialFailed

@@ -11,9 +11,9 @@ from datetime import UTC, datetime
 
 import asyncssh
 
-from reconciler.core import key_text
 from reconciler.core.observed import Failure, Reason
-from reconciler.core.text import and_more
+from reconciler.core.text import key_text
+from reconciler.core.text.forms import and_more
 from reconciler.ssh.connect.keys.offer import Offer
 from reconciler.ssh.errors.patterns import printable
 from reconciler.ssh.internals.keys import certificates, public_keys
