@@ -88,10 +88,12 @@ def _ports(listen: LocalTcp, previous: int) -> list[int]:
 
 
 async def _addresses(host: str) -> list[tuple[socket.AddressFamily, str]]:
-    """Return every address of the host, as ssh does: localhost may have one of each IP version."""
+    """Return every address of the host, as ssh does."""
     if host in ("*", ""):
         wildcards = [(socket.AF_INET, "0.0.0.0"), (socket.AF_INET6, "::")]  # noqa: S104 - the configuration says "*"
         return wildcards if socket.has_ipv6 else wildcards[:1]
+    if host.lower() == "localhost":  # not looked up (RFC 6761): many /etc/hosts have no ::1 under this name
+        return [(socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")]
     infos = await asyncio.get_running_loop().getaddrinfo(host, 0, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     return list(dict.fromkeys((family, str(address[0])) for family, _, _, _, address in infos))
 

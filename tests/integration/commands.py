@@ -88,11 +88,11 @@ class Program:
 
 
 @contextlib.asynccontextmanager
-async def program(directory: Path, text: str) -> AsyncIterator[Program]:
+async def program(directory: Path, text: str, *options: str) -> AsyncIterator[Program]:
     """Start `tunnels run` on a file with this text, with a control socket and no HTTP."""
     file, control = directory / "tunnels.yaml", directory / "control.sock"
     file.write_text(text)
-    async with process("run", "--control", control, "--listen", "none", file) as started:
+    async with process("run", "--control", control, "--listen", "none", *options, file) as started:
         reader = asyncio.create_task(_drain(started))
         try:
             await eventually(partial(has_listener, control), within=WITHIN, message="the control socket is served")

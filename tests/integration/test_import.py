@@ -48,10 +48,10 @@ async def test_a_command_line_becomes_a_target_with_its_tunnels(tmp_path: Path) 
             "keepaliveInterval": "30s",
             "keepaliveCountMax": 3,
             "tunnels": [
-                {"local": "5432:db.internal:5432"},
-                {"local": "6379:redis:6379"},
+                {"local": "localhost:5432:db.internal:5432"},
+                {"local": "localhost:6379:redis:6379"},
                 {"remote": "0.0.0.0:9000:localhost:3000"},
-                {"socks": "1080"},
+                {"socks": "localhost:1080"},
             ],
         }
     }
@@ -67,21 +67,21 @@ AUTOSSH_PORT=0 /usr/bin/autossh -M 20000 -f -N -L 5432:db:5432 u@a.example.com >
 ExecStart=/usr/bin/ssh -NL 7000:x:1 ssh://u@b.example.com:2200
 """
     result, targets = await imported(stdin=script, home=tmp_path)
-    assert result.code == 1
-    assert result.err == "not translated: line 3: not an ssh or autossh command\n"
-    assert [one["local"] for one in targets["a.example.com"]["tunnels"]] == ["5432:db:5432", "5433:db:5433"]
+    assert result.code == 0, result.err
+    assert [one["local"] for one in targets["a.example.com"]["tunnels"]] == [
+        "localhost:5432:db:5432",
+        "localhost:5433:db:5433",
+    ]
     assert targets["b.example.com"]["port"] == 2200
 
 
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
-        ("-X", "-X: no counterpart"),
+        ("-B eth1", "BindInterface: no counterpart"),
         ("-R 9100", "a SOCKS server on the remote side"),
-        ("-L nonsense", 'invalid forward "nonsense"'),
-        ("-L 1:h:2", "another tunnel already listens on 127.0.0.1:1"),
-        ("-F other", "-F other: add --ssh-config other"),
-        ("-o PermitLocalCommand=no -o LocalCommand=ls", "-o LocalCommand: no counterpart"),
+        ("-L 1:h:2", "another tunnel already listens on localhost:1"),
+        ("-o PermitLocalCommand=yes -o LocalCommand=ls", "LocalCommand: no counterpart"),
     ],
 )
 async def test_an_option_without_counterpart_is_reported_and_the_rest_translated(
@@ -134,8 +134,8 @@ Host *
     ForwardAgent no
 """)
     result, targets = await imported("--ssh-config", config, home=tmp_path)
-    assert result.code == 1
-    assert result.err == "not translated: Host old: HostKeyAlgorithms: no counterpart\n"
+    assert (result.code, result.err) == (0, "")
+    assert targets["old"]["algorithms"]["hostKey"][-1] == "ssh-rsa"
     assert list(targets) == ["prod", "old"]
     assert targets["prod"]["user"] == "deploy"
     assert targets["prod"]["privateKey"] == "~/.ssh/id_ed25519"
@@ -147,9 +147,9 @@ Host *
     }
     assert targets["old"]["jumpHost"]["host"] == "gw.example.com"
     assert targets["prod"]["tunnels"] == [
-        {"local": "5432:db.internal:5432"},
+        {"local": "localhost:5432:db.internal:5432"},
         {"local": "127.0.0.1:6379:redis:6379"},
-        {"socks": "1080"},
+        {"socks": "localhost:1080"},
     ]
     _, targets = await imported("--ssh-config", config, "--", "ssh", "-NL", "1:h:2", "shell", home=tmp_path)
     assert targets["shell"]["host"] == "shell.example.com", "an alias is resolved"
@@ -186,3 +186,47 @@ async def test_an_imported_file_runs(sshd: Sshd, echo: EchoServer, tmp_path: Pat
     async with program(tmp_path, result.out) as run:
         assert (await run.ran("wait")).code == 0
         assert await exchange("127.0.0.1", port) == b"ping"
+
+
+# --- what ssh is asked ------------------------------------------------------------------------------------------
+
+
+async def test_a_program_of_match_exec_runs_only_if_permitted(tmp_path: Path) -> None:
+    ran_by_ssh, config, part = tmp_path / "was-run", tmp_path / "config", tmp_path / "part"
+    config.write_text(
+        f'Include {part}\nHost prod\n  LocalForward 5432 db:5432\nMat"ch" e"xec" "touch {ran_by_ssh}"\n  Port 2222\n'
+    )
+    part.write_text(f'Match !host other EXEC="touch {ran_by_ssh}"\n  User part\n')
+    for arguments in ([], ["--", "ssh", "prod"]):
+        result, targets = await imported("--ssh-config", config, *arguments, home=tmp_path)
+        assert result.code == 1
+        assert targets["prod"].get("port") is None
+        assert result.err.count("`Match exec` runs a program: allow it with --allow-commands") == 2
+        assert not ran_by_ssh.exists()
+    part.write_text("")
+    result, targets = await imported("--allow-commands", "--ssh-config", config, home=tmp_path)
+    assert (result.code, targets["prod"]["port"], ran_by_ssh.exists()) == (0, 2222, True)
+
+
+async def test_a_machine_without_ssh_is_named(tmp_path: Path) -> None:
+    result = await ran("import", "--", "ssh", "-NL", "1:h:2", "a", env={"PATH": str(tmp_path)})
+    assert (result.code, result.out) == (1, "")
+    assert "ssh is not installed" in result.err
+
+
+async def test_the_sentence_of_ssh_names_the_file_of_the_user(tmp_path: Path) -> None:
+    config = tmp_path / "config"
+    config.write_text("Host prod\n  LocalForwrad 1 h:2\n")
+    result, _ = await imported("--ssh-config", config, home=tmp_path)
+    assert (result.code, result.out) == (1, "")
+    assert f"{config}: line 2: Bad configuration option: localforwrad" in result.err
+
+
+async def test_a_command_may_name_its_own_ssh_config(tmp_path: Path) -> None:
+    config = tmp_path / "config"
+    config.write_text("Host prod\n  HostName prod.example\n")
+    result, targets = await imported("--", f"ssh -F {config} -E {tmp_path}/log -NL 1:h:2 prod", home=tmp_path)
+    assert (result.code, targets["prod"]["host"]) == (0, "prod.example")
+    assert not (tmp_path / "log").exists()
+    result, _ = await imported("--", f"ssh -F {config}.missing -NL 1:h:2 prod", home=tmp_path)
+    assert "cannot be read: no such file" in result.err

@@ -6,7 +6,6 @@ Processor time of the thread is measured at two sizes of which one is four times
 from __future__ import annotations
 
 import ast
-import contextlib
 import gc
 import importlib
 import itertools
@@ -17,12 +16,14 @@ import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 import pytest
 
 import reconciler
-from reconciler.cli.ssh_import.ssh_options import NotSshError, command_line, lines_of, ssh_config
+from reconciler.cli.ssh_import.config_files import copy_of
+from reconciler.cli.ssh_import.sources.find import find_commands
 from reconciler.config.load import Config, load_text
 from reconciler.config.options import Options
 from reconciler.config.syntax.config_files import Found
@@ -273,14 +274,12 @@ def test_a_file_that_expands_beyond_the_limit_changes_nothing() -> None:
 # --- the other scanners -----------------------------------------------------------------------------------------
 
 
-def imported(line: str) -> None:
-    with contextlib.suppress(NotSshError):
-        command_line(line, "")
-
-
-def imported_lines(text: str) -> None:
-    for _, line in lines_of(text):
-        imported(line)
+def copied(text: str) -> None:
+    """Copy an ssh_config as `tunnels import` does."""
+    with TemporaryDirectory() as directory:
+        file = Path(directory, "given")
+        file.write_text(text)
+        copy_of([str(file)], Path(directory), commands=False)
 
 
 def ruled(check: Callable[[str], None], rule: str) -> None:
@@ -298,9 +297,8 @@ def hidden(text: str) -> str:
 
 
 SCANNERS: dict[str, Callable[[str], object]] = {
-    "import of a line": imported,
-    "import of lines": imported_lines,
-    "import of ssh_config": lambda text: ssh_config([("f", text)]),
+    "import of ssh_config": copied,
+    "commands in a text": lambda text: find_commands(text, ""),
     "a destination rule": lambda text: ruled(check_destination_rule, text),
     "a source rule": lambda text: ruled(check_source_rule, text),
     "a Host header": lambda text: is_host_allowed(text, ("a.example",)),

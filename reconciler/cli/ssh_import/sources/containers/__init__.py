@@ -1,0 +1,1 @@
+"""Containers: Dockerfiles, compose files, Kubernetes manifests, `docker run`."""

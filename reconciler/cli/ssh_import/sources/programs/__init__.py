@@ -1,0 +1,1 @@
+"""Programs: ssh, and those that start another program."""

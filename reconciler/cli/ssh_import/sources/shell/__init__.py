@@ -1,0 +1,1 @@
+"""Reads shell text: words, commands, and which programs they start. Runs nothing."""

@@ -1,0 +1,77 @@
+"""The variables of shell text. What is assigned under a condition is not known afterwards."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+
+from reconciler.cli.ssh_import.sources.values import Argument, Unknown, WorkBudget, no_value
+
+Value = Argument | tuple[Argument, ...]  # a tuple is an array
+
+
+class Scope:
+    """Variables, exported names and positional parameters."""
+
+    def __init__(self, environ: Mapping[str, Argument], budget: WorkBudget) -> None:
+        self.positional: tuple[Argument, ...] | None = None  # None: not known
+        self.zero: Argument | None = None  # $0
+        self.exported: dict[str, None] = {}
+        self.exports_all = False
+        self.sourced = ""  # a file that the text reads variables from
+        self._environ = environ
+        self._variables: dict[str, Value] = {}
+        self._budget = budget
+        self._journals: list[dict[str, Value | None]] = []
+
+    def get(self, name: str) -> Value | None:
+        """Return the value, None if the variable is not set in the text or its environment."""
+        return self._variables.get(name, self._environ.get(name))
+
+    def set(self, name: str, value: Value) -> None:
+        if self._journals:
+            self._journals[-1].setdefault(name, self._variables.get(name))
+        self._variables[name] = value
+        if self.exports_all:
+            self.exported[name] = None
+
+    def missing(self, name: str) -> Unknown:
+        hint = f", it may be set in {self.sourced}" if self.sourced else ""
+        return no_value(f"${{{name}}}" if name.isdecimal() and len(name) > 1 else f"${name}", hint)
+
+    def environment(self) -> dict[str, Argument]:
+        """Return the variables that the text exports."""
+        self._budget.spend(len(self.exported))
+        found = ((name, self._variables.get(name)) for name in self.exported)
+        return {name: value for name, value in found if isinstance(value, Argument)}
+
+    # --- conditions -----------------------------------------------------------------------------------------------
+
+    def attempt(self, work: Callable[[], object]) -> dict[str, Value]:
+        """Do work, undo its assignments, and return them."""
+        self._journals.append({})
+        try:
+            work()
+        finally:
+            before = self._journals.pop()
+            changes = {name: self._variables[name] for name in before}
+            self._budget.spend(len(before))
+            for name, value in before.items():
+                if value is None:
+                    del self._variables[name]
+                else:
+                    self._variables[name] = value
+        return changes
+
+    def join(self, branches: Iterable[dict[str, Value]]) -> None:
+        """Assign what the branches of a condition assign, of which one is taken."""
+        changes = list(branches)
+        for name in {name: None for one in changes for name in one}:
+            base = self.get(name)
+            self._budget.spend(len(changes))
+            values = [one.get(name, base) for one in changes]
+            first = values[0]
+            if first is not None and all(value == first for value in values):
+                self.set(name, first)
+            else:
+                reason = f"`${name}` depends on a condition: write its value in its place"
+                self.set(name, Argument(f"${{{name}}}", Unknown(reason, name)))

@@ -1,0 +1,1 @@
+ssh -N -L 8080:web:nosuchservice bastion.example

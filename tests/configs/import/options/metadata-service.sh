@@ -1,0 +1,1 @@
+ssh -N -L 8080:169.254.169.254:80 bastion.example

@@ -1,0 +1,1 @@
+ssh -N -L 8443:web:https -p ssh -o "ConnectTimeout none" bastion.example

@@ -1,0 +1,1 @@
+ssh -N -L 5439:db:postgresql bastion.example

@@ -1,0 +1,1 @@
+ssh -W db:5432 bastion.example

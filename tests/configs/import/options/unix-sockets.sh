@@ -1,0 +1,1 @@
+ssh -N -L /run/here.sock:/var/run/docker.sock -L 9999:/var/run/x.sock -L '/run/a b\:c.sock:db:5432' -R /run/there.sock:localhost:3000 -R 2221:/run/local.sock -D 1080 -o StreamLocalBindMask=0111 bastion.example
