@@ -79,7 +79,7 @@ async def test_a_remote_forward_does_not_follow_a_name_to_metadata(
     """The file gives a host name, and the resolver decides to which address it leads."""
     resolved = ["169.254.169.254"]
 
-    async def addresses(_endpoint: object) -> list[object]:
+    async def addresses(_endpoint: object, _outbound: object) -> list[object]:
         return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, echo.port)) for address in resolved]
 
     port = free_port()
