@@ -10,6 +10,7 @@ import asyncio
 import time
 from dataclasses import dataclass, field
 from enum import Enum, auto
+from typing import Protocol
 
 from reconciler.core.observed import ClientInfo, ClientResult, FlowKey, SocketState
 from reconciler.core.socks5 import Reply, reply
@@ -48,6 +49,13 @@ _NEXT = {
 }
 
 
+class _Handshake(Protocol):
+    """A SOCKS handshake, as the connection sees it."""
+
+    def cut(self) -> None:
+        """End it now."""
+
+
 class ConnectionRejected(Exception):  # noqa: N818 - a decision about a client, not an error
     """The client gets no channel.
 
@@ -84,7 +92,8 @@ class ClientConnection:
     socket        its socket; for a remote tunnel the socket of the destination, which is dialled here
     client        its origin and, after a SOCKS handshake, its request
     accepted      when it was accepted (monotonic); `since` is the same as Unix time
-    task          runs while it waits: for its SOCKS handshake, a link, a refused client's last reply, a dial here
+    task          runs while it waits: for a SOCKS login, a link, a refused client's last reply, a dial here
+    handshake     its SOCKS handshake, until that ends
     link, relay   what carries its bytes, None without a link
     flow          the flow that it belongs to, or belonged to when it was cut; None without a link
     result        how its attempt to connect ended, None until then
@@ -100,6 +109,7 @@ class ClientConnection:
     accepted: float = field(default_factory=time.monotonic)
     since: float = field(default_factory=time.time)
     task: asyncio.Task[None] | None = None
+    handshake: _Handshake | None = None
     link: Link | None = None
     relay: Relay | None = None
     flow: FlowKey | None = None
@@ -175,6 +185,8 @@ class ClientConnection:
             self.relay.cut(why)
         elif self.task is not None:
             self.task.cancel()
+        elif self.handshake is not None:
+            self.handshake.cut()
 
     def overdue(self, now: float) -> str:
         """Return why it has been without traffic for too long at `now` (loop time), "" if it has not."""

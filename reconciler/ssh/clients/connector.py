@@ -15,6 +15,7 @@ import asyncio
 import logging
 from collections import Counter
 from collections.abc import Callable, Coroutine, Mapping
+from functools import partial
 from typing import Any
 
 from reconciler.core.descriptor_budget import Budget
@@ -33,7 +34,7 @@ from reconciler.ssh.clients.hold_queue import HoldQueue
 from reconciler.ssh.clients.refusal_log import cut_summary
 from reconciler.ssh.clients.relays import Relays
 from reconciler.ssh.clients.remote_clients import RemoteClients
-from reconciler.ssh.clients.socks import run_handshake
+from reconciler.ssh.clients.socks import SocksHandshake
 from reconciler.ssh.errors.channel_errors import from_channel_open, socks_reply
 from reconciler.ssh.errors.failure import ServerSilent
 from reconciler.ssh.link.link import Link
@@ -136,22 +137,62 @@ class ClientConnector:
             client.reset()
             return
         is_socks = isinstance(listener.state.owner.route, Socks)
-        connection = self._registry.add(
-            listener, client, origin, ClientState.HANDSHAKE if is_socks else ClientState.HELD
-        )
-        link = self.hold_queue.link_for(connection) if not is_socks else None
-        if link is not None:
-            self._open(connection, link, self._hold_until(connection))
+        state = ClientState.HANDSHAKE if is_socks else ClientState.HELD
+        connection = self._registry.add(listener, client, origin, state)
+        if is_socks:
+            self._begin_handshake(connection)
         else:
-            self._wait(connection, None)
+            self._connect(connection)
+
+    def _connect(self, connection: ClientConnection) -> None:
+        """Open a channel on a usable link, or hold the client until there is one."""
+        deadline = self._hold_until(connection)
+        link = self.hold_queue.link_for(connection)
+        if link is not None:
+            self._open(connection, link, deadline)
+        else:
+            self._wait(connection, deadline)
 
     def _hold_until(self, connection: ClientConnection) -> float:
         return self._loop.time() + connection.tunnel.policy.hold_timeout
 
-    def _wait(self, connection: ClientConnection, deadline: float | None) -> None:
-        """Run the handshake, if it is not over, and hold the client. `deadline`: of the hold, None before its start."""
+    def _begin_handshake(self, connection: ClientConnection) -> None:
         connection.listener.waiting.add(connection)
-        self._run(connection, self._handshake_and_hold(connection, deadline))
+        guesses = self._records.tunnel(connection.tunnel.id).clients.guesses
+        connection.handshake = SocksHandshake(
+            connection,
+            self._environ,
+            guesses,
+            partial(self._run, connection),
+            partial(self._handshake_ended, connection),
+        )
+
+    def _handshake_ended(self, connection: ClientConnection, outcome: ClientInfo | Exception | None) -> None:
+        connection.handshake = None
+        match outcome:
+            case ClientInfo():
+                connection.client = outcome
+                if why := forbids(connection.tunnel, outcome):
+                    reply = connection.reply(Reply.NOT_ALLOWED)
+                    self._reject_later(connection, ConnectionRejected(ClientResult.DENIED, why, reply))
+                    return
+                connection.enter(ClientState.HELD)
+                self._connect(connection)
+            case ConnectionRejected():
+                if outcome.result is ClientResult.AUTH_FAILED:
+                    self.destinations.check_passwords(connection.tunnel)
+                self._reject_later(connection, outcome)
+            case Exception():
+                self._relays.log_fault(connection, outcome)
+                self._end(connection)
+            case None:
+                connection.socket.reset()
+                self._end(connection)
+
+    def _wait(self, connection: ClientConnection, deadline: float) -> None:
+        """Hold the client until there is a usable link, at most until `deadline`."""
+        connection.listener.waiting.add(connection)
+        self._run(connection, self._hold(connection, deadline))
 
     def _run(self, connection: ClientConnection, work: Coroutine[None, None, None]) -> None:
         connection.task = task = self._loop.create_task(work)
@@ -176,13 +217,8 @@ class ClientConnector:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _handshake_and_hold(self, connection: ClientConnection, deadline: float | None) -> None:
+    async def _hold(self, connection: ClientConnection, deadline: float) -> None:
         try:
-            if connection.state is ClientState.HANDSHAKE:
-                connection.client = await self._run_socks_handshake(connection)
-                self._check_rules(connection)
-                connection.enter(ClientState.HELD)
-            deadline = deadline or self._hold_until(connection)
             link = await self.hold_queue.hold(connection, deadline)
         except ConnectionRejected as rejected:
             await self._reject(connection, rejected)
@@ -212,15 +248,6 @@ class ClientConnector:
             connection.socket.reset()
             self._end(connection)
 
-    async def _run_socks_handshake(self, connection: ClientConnection) -> ClientInfo:
-        tunnel = connection.tunnel
-        try:
-            return await run_handshake(connection, self._environ, self._records.tunnel(tunnel.id).clients.guesses)
-        except ConnectionRejected as rejected:
-            if rejected.result is ClientResult.AUTH_FAILED:
-                self.destinations.check_passwords(tunnel)
-            raise
-
     def _check_rules(self, connection: ClientConnection) -> None:
         if why := forbids(connection.tunnel, connection.client):
             raise ConnectionRejected(ClientResult.DENIED, why, connection.reply(Reply.NOT_ALLOWED))
@@ -231,7 +258,7 @@ class ClientConnector:
             self._request_channel(connection, link, deadline)
         except ConnectionRejected as rejected:
             self._reject_later(connection, rejected)
-        except Exception as error:  # noqa: BLE001 - as in _handshake_and_hold
+        except Exception as error:  # noqa: BLE001 - as in _hold
             self._relays.log_fault(connection, error)
             self._end(connection)
 

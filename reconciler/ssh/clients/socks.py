@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Callable, Coroutine, Mapping
 
 from reconciler.core.observed import ClientInfo, ClientResult, Failure
 from reconciler.core.rules.guess_limiter import GuessLimiter
@@ -17,20 +17,10 @@ from reconciler.core.spec import FarTcp, SocksUser, TunnelSpec
 from reconciler.ssh.clients.connection import ClientConnection, ConnectionRejected
 from reconciler.ssh.connect.secret_source import read_text
 from reconciler.ssh.errors.failure import DialFailed
+from reconciler.ssh.relay.client_socket import EOF
 
 HANDSHAKE_TIME = 10.0  # seconds for the whole handshake
 TOO_MANY = "too many wrong passwords from its address: retry in a few seconds"
-
-
-async def run_handshake(connection: ClientConnection, environ: Mapping[str, str], guesses: GuessLimiter) -> ClientInfo:
-    """Run the handshake. Raises ConnectionRejected."""
-    try:
-        async with asyncio.timeout(HANDSHAKE_TIME):
-            return await _HandshakeDriver(connection, environ, guesses).run()
-    except TimeoutError:
-        raise ConnectionRejected(ClientResult.DENIED) from None
-    except ConnectionError:
-        raise ConnectionRejected(ClientResult.LEFT) from None
 
 
 async def unreadable_password(tunnel: TunnelSpec, environ: Mapping[str, str]) -> Failure | None:
@@ -47,53 +37,132 @@ async def _password_of(user: SocksUser, environ: Mapping[str, str]) -> str:
     return await read_text(user.password, environ, f"the SOCKS password of {user.name}")
 
 
-class _HandshakeDriver:
-    """Drives the handshake of one client."""
+class SocksHandshake:
+    """The handshake of one client, which owns the events of its socket until then. It needs a task only for a login.
 
-    def __init__(self, connection: ClientConnection, environ: Mapping[str, str], guesses: GuessLimiter) -> None:
+    Calls `ended` once: with what the client requested, the reason why it gets no channel, an exception that is a defect
+    of this program, or None after `cut`.
+    """
+
+    __slots__ = (
+        "_connection",
+        "_deadline",
+        "_ended",
+        "_environ",
+        "_guesses",
+        "_handshake",
+        "_loop",
+        "_run",
+        "_socket",
+        "_timer",
+        "_tunnel",
+        "_user",
+    )
+
+    def __init__(
+        self,
+        connection: ClientConnection,
+        environ: Mapping[str, str],
+        guesses: GuessLimiter,
+        run: Callable[[Coroutine[None, None, None]], None],
+        ended: Callable[[ClientInfo | Exception | None], None],
+    ) -> None:
+        """`run`: runs a coroutine as the task of the connection."""
+        self._connection = connection
         self._socket = connection.socket
-        self._origin = connection.client.origin
         self._tunnel = connection.tunnel
         self._environ = environ
         self._guesses = guesses
+        self._run = run
+        self._ended: Callable[[ClientInfo | Exception | None], None] | None = ended
         self._user: SocksUser | None = None
         self._handshake = Handshake(needs_auth=bool(self._tunnel.policy.users))
+        self._loop = asyncio.get_running_loop()
+        self._deadline = self._loop.time() + HANDSHAKE_TIME
+        self._timer = self._loop.call_at(self._deadline, self._end, ConnectionRejected(ClientResult.DENIED))
+        self._socket.relay = self
+        self._socket.watch()
 
-    async def run(self) -> ClientInfo:
-        while True:
-            data = await self._socket.receive(self._handshake.wanted)
-            if (client := await self._act(self._handshake.feed(data))) is not None:
-                return client
+    def cut(self) -> None:
+        """End it: the client is reset by the caller."""
+        self._end(None)
 
-    async def _act(self, events: list[Event]) -> ClientInfo | None:
+    # --- events of the socket ----------------------------------------------------------------------------------
+
+    def client_readable(self) -> None:
+        """Read no more than the handshake: the bytes after it stay in the kernel."""
+        try:
+            while self._ended is not None and (wanted := self._handshake.wanted):
+                buffer = bytearray(wanted)
+                count = self._socket.read_into([memoryview(buffer)])
+                if count == EOF:
+                    self._end(ConnectionRejected(ClientResult.LEFT))
+                if count <= 0:
+                    return
+                self._act(self._handshake.feed(bytes(buffer[:count])))
+        except Exception as error:  # noqa: BLE001 - a bug met by one client must not leave the client hanging
+            self._end(error)
+
+    def client_took(self, count: int) -> None:
+        """Do nothing: the replies are short."""
+
+    def client_lost(self) -> None:
+        self._end(ConnectionRejected(ClientResult.LEFT))
+
+    # -----------------------------------------------------------------------------------------------------------
+
+    def _act(self, events: list[Event]) -> None:
         for event in events:
             match event:
                 case Send():
                     self._socket.write((event.data,))
                 case Login():
-                    if (client := await self._act(await self._log_in(event))) is not None:
-                        return client
+                    self._socket.unwatch()
+                    self._timer.cancel()
+                    self._run(self._log_in(event))
                 case Connect():
                     assert not event.rest, "bytes after the handshake were read"
                     requested = FarTcp(self._tunnel.target, event.host, event.port)
-                    return ClientInfo(self._origin, requested, self._user)
+                    self._end(ClientInfo(self._connection.client.origin, requested, self._user))
                 case Refused():
                     result = ClientResult.AUTH_FAILED if event.login else ClientResult.DENIED
-                    raise ConnectionRejected(result, event.why, event.data)
-        return None
+                    self._end(ConnectionRejected(result, event.why, event.data))
 
-    async def _log_in(self, login: Login) -> list[Event]:
+    def _end(self, outcome: ClientInfo | Exception | None) -> None:
+        if self._ended is None:
+            return
+        ended, self._ended = self._ended, None
+        self._timer.cancel()
+        self._socket.unwatch()
+        self._socket.relay = None
+        ended(outcome)
+
+    async def _log_in(self, login: Login) -> None:
+        try:
+            async with asyncio.timeout_at(self._deadline):
+                events = await self._checked(login)
+            self._act(events)
+        except TimeoutError:
+            self._end(ConnectionRejected(ClientResult.DENIED))
+        except Exception as error:  # noqa: BLE001 - as in `client_readable`
+            self._end(error)
+        else:
+            if self._ended is not None:
+                self._timer = self._loop.call_at(self._deadline, self._end, ConnectionRejected(ClientResult.DENIED))
+                self._socket.watch()
+
+    async def _checked(self, login: Login) -> list[Event]:
         # Read the files first: between `admit` and `settle` the correct logins of others would count as guesses.
         candidates = await self._candidates(login)
-        loop, key = asyncio.get_running_loop(), hash((login.username, login.password))
-        guess = self._guesses.admit(self._origin, key, loop.time())
+        key = hash((login.username, login.password))
+        guess = self._guesses.admit(self._connection.client.origin, key, self._loop.time())
         if guess is None:
             return self._handshake.accept_login(ok=False, why=TOO_MANY)
         if guess.wait:
             await asyncio.sleep(guess.wait)
         matching = [user for user, password in candidates if login.password.same_text(password)]
         self._user = next((user for user in matching if user.name == login.username), None)
-        self._guesses.settle(guess, right=self._user is not None, now=loop.time())
+        self._guesses.settle(guess, right=self._user is not None, now=self._loop.time())
         return self._handshake.accept_login(self._user is not None)
 
     async def _candidates(self, login: Login) -> list[tuple[SocksUser, str]]:
