@@ -27,6 +27,12 @@ HOMES: dict[str, Mapping[str, str]] = {
 }
 
 
+@pytest.fixture(autouse=True)
+def no_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Remove the HOME that this program sets for asyncssh in its own process, which may be this one."""
+    monkeypatch.delenv("HOME", raising=False)
+
+
 @pytest.mark.parametrize("home", HOMES)
 async def test_absolute_paths_need_no_home_directory(sshd: Sshd, echo: EchoServer, tmp_path: Path, home: str) -> None:
     config, control = tmp_path / "tunnels.yaml", tmp_path / "control"
@@ -51,7 +57,7 @@ async def test_an_unknown_tilde_names_the_field_and_what_to_write(sshd: Sshd, tm
     config.write_text(
         "targets:\n" + "".join(target(sshd, name.lower(), **{name: "~/file"}) + local("x", 0, 1) for name in fields)
     )
-    refused = await ran("check", "--connect", config)
+    refused = await ran("check", "--connect", config, env={})
     assert refused.code == 2
     for field in fields:
         assert f"targets.{field.lower()}.{field}: `~` is unknown, HOME is not set and uid " in refused.err

@@ -16,6 +16,7 @@ from reconciler.core.secret import may_hold_secret
 
 _SECONDS = 20.0  # ssh may look up names (CanonicalizeHostname) and run programs (Match exec)
 _CHARACTERS = 240  # of a message of ssh
+_QUOTED = re.compile(r"\"[^\"]*\"|'[^']*'")
 _NOISE = re.compile(r"Pseudo-terminal will not|Cannot forward agent|usage:|\[-")
 
 
@@ -111,5 +112,6 @@ def _sentence(said: str) -> str:
     """Return the first line of ssh's messages that says what is wrong, without words that may be secrets."""
     lines = [line.strip() for line in said.splitlines() if line.strip()]
     line = next((line for line in lines if not _NOISE.match(line)), "invalid arguments")
-    words = ("..." if "@" in word and may_hold_secret(word) else word for word in line.split())
+    # It quotes parts of what it was given, which may be a password in the wrong place.
+    words = ("..." if may_hold_secret(word) else word for word in _QUOTED.sub("...", line).split())
     return f"ssh refuses it ({' '.join(words)[:_CHARACTERS]})"
