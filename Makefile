@@ -20,11 +20,13 @@ PROJECT := $(VENV)/.project-$(VERSION)
 DEV := $(VENV)/.dev-$(VERSION)
 AUDIT := .venv-audit/.installed-$(VERSION)
 SBOM ?= sbom.json
+ENGINE ?= docker
+IMAGE ?= tunnel-reconciler
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help demo test pytest lint coverage bench bench-compare fuzz container-test soak audit sbom lock clean system-packages
+.PHONY: help demo test pytest lint coverage bench bench-compare fuzz container-test soak audit sbom image image-test lock clean system-packages
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -76,6 +78,20 @@ audit: $(AUDIT) ## Check requirements/run.txt against the index of security advi
 
 sbom: $(PROJECT) ## Write sbom.json, a CycloneDX bill of materials of the locked dependencies (SBOM names the file)
 	@$(BIN)/python requirements/sbom.py >$(SBOM).part && mv $(SBOM).part $(SBOM)
+
+# The version is read from its one place. The time is that of the commit, so that two builds have the same labels.
+image: ## Build the container image (ENGINE names docker, podman or buildah; IMAGE its name)
+	@version=$$(sed -n 's/^__version__ = "\(.*\)"$$/\1/p' reconciler/__init__.py) && \
+	$(ENGINE) build --build-arg VERSION="$$version" --build-arg REVISION="$$(git rev-parse HEAD)" \
+	    --build-arg CREATED="$$(git log -1 --format=%cI)" --tag "$(IMAGE):$$version" $(ARGS) .
+
+# buildah builds without an engine, and with this isolation also inside a container.
+image-test: $(PROJECT) $(DEV) ## Build the image with buildah and run every command in its root, as root (ARGS for the build)
+	@BUILDAH_ISOLATION=chroot $(MAKE) --no-print-directory image ENGINE=buildah IMAGE=localhost/tunnel-reconciler-test
+	@version=$$(sed -n 's/^__version__ = "\(.*\)"$$/\1/p' reconciler/__init__.py) && \
+	container=$$(buildah from "localhost/tunnel-reconciler-test:$$version") && \
+	trap 'buildah rm "$$container" >/dev/null' EXIT && root=$$(buildah mount "$$container") && \
+	TUNNELS_TEST_IMAGE_ROOT="$$root" $(BIN)/pytest tests/integration/test_container_conditions.py -k in_the_image
 
 lock: ## Upgrade all locked versions in requirements/
 	@test -x .venv-lock/bin/uv || { $(PYTHON) -m venv .venv-lock && .venv-lock/bin/pip --quiet install uv; }

@@ -22,7 +22,7 @@ from urllib.parse import urlencode
 import click
 
 from reconciler.cli.terminal.table import print_message
-from reconciler.report.socket_paths import socket_paths, trusted_uids
+from reconciler.report.socket_paths import how_to_make_a_place, socket_paths, trusted_uids, why_no_place
 from reconciler.system.peer_credentials import peer_uid
 
 _RESPONSE_TIMEOUT = 15.0  # seconds; slower requests pass their own
@@ -71,6 +71,7 @@ class Control:
     def __init__(self, path: str = "", environ: Mapping[str, str] = os.environ) -> None:
         self.is_named = bool(path)
         self.paths = (path,) if path else socket_paths(environ)
+        self._environ = environ
 
     def get(self, path: str, *, within: float = _RESPONSE_TIMEOUT, **query: str) -> Any:
         """Send a GET request and return the JSON of the response. Raises CommandError."""
@@ -140,10 +141,16 @@ class Control:
                 foreign = foreign or refusal
         if foreign is not None:
             raise foreign
-        hint = "" if self.is_named else ", or name its control socket with --control or $TUNNELS_CONTROL"
-        raise NotRunningError(
-            f"no running process found at {', '.join(failures)}: start one with `tunnels run FILE`{hint}"
-        )
+        raise NotRunningError(f"no running process found at {', '.join(failures)}: {self._advice()}")
+
+    def _advice(self) -> str:
+        """Return what to do if no process was found."""
+        start = "start one with `tunnels run FILE`"
+        if self.is_named:
+            return start
+        if problem := why_no_place(self._environ):
+            return f"a process here has no control socket, because {problem}; {how_to_make_a_place()} and restart it"
+        return f"{start}, or name its control socket with --control or $TUNNELS_CONTROL"
 
     def _refusal(self, connection: _Connection, path: str) -> ForeignSocketError | None:
         """Return an error if the process that listens at `path` is not trusted, else None."""

@@ -10,8 +10,9 @@ import click
 from reconciler.cli.client import CommandError
 from reconciler.cli.param_types import DURATION
 from reconciler.cli.terminal import logs
-from reconciler.demo.show import DemoError, show
+from reconciler.demo.show import show
 from reconciler.system.descriptors import raise_soft_limit
+from reconciler.system.temporary_directory import NoTemporaryDirectoryError
 
 
 @click.command("demo")
@@ -30,5 +31,5 @@ def command(exit_after: float | None) -> None:
     logs.set_up("error")  # the demo prints changes itself; mistakes in the file are errors
     try:
         sys.exit(asyncio.run(show(click.echo, exit_after)))
-    except DemoError as error:
+    except NoTemporaryDirectoryError as error:
         raise CommandError(str(error)) from None

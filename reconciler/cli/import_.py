@@ -6,9 +6,7 @@ import io
 import os
 import shlex
 import sys
-import tempfile
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 from typing import TextIO
 
 import click
@@ -23,6 +21,7 @@ from reconciler.cli.ssh_import.translate import Translation, Translator
 from reconciler.cli.ssh_import.tunnels_file import TunnelsFile
 from reconciler.cli.terminal.table import clean
 from reconciler.config.syntax.yaml_reader import MAX_BYTES, TOO_LARGE
+from reconciler.system.temporary_directory import NoTemporaryDirectoryError, temporary_directory
 
 
 @click.command("import", context_settings={"allow_interspersed_args": False, "ignore_unknown_options": True})
@@ -56,10 +55,10 @@ def command(configs: tuple[str, ...], allow_commands: bool, words: tuple[str, ..
     """
     try:
         ssh = openssh()
-        with tempfile.TemporaryDirectory(prefix="tunnels-import-") as directory:
-            translator = Translator(ssh, Path(directory), configs, os.environ, allow_commands)
+        with temporary_directory("tunnels-import-") as directory:
+            translator = Translator(ssh, directory, configs, os.environ, allow_commands)
             sys.exit(_import(translator, words))
-    except (NoSshError, UnreadableConfigError) as error:
+    except (NoSshError, NoTemporaryDirectoryError, UnreadableConfigError) as error:
         raise CommandError(str(error)) from None
 
 

@@ -5,9 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import tempfile
 from collections.abc import Callable
-from pathlib import Path
 
 from reconciler.config.load import Config
 from reconciler.core.observed import Phase
@@ -15,6 +13,7 @@ from reconciler.demo.world import World, world
 from reconciler.report.changes import Change
 from reconciler.runtime.app import App
 from reconciler.ssh.connect.asyncssh_options import name_the_user_for_asyncssh
+from reconciler.system.temporary_directory import temporary_directory
 
 INTRO = """\
 The demo runs an SSH server and a web service behind it, both inside this process.
@@ -31,19 +30,14 @@ Press Ctrl-C to stop the demo and delete its files.
 """
 
 
-class DemoError(Exception):
-    """The demo cannot run here. The message says what is missing."""
-
-
 async def show(print_line: Callable[[str], None], exit_after: float | None) -> int:
-    """Run until Ctrl-C, or for `exit_after` seconds. Returns the exit code: 1 if the tunnel never came up."""
+    """Run until Ctrl-C, or for `exit_after` seconds. Returns the exit code: 1 if the tunnel never came up.
+
+    Raises NoTemporaryDirectoryError.
+    """
     name_the_user_for_asyncssh()
-    try:
-        temporary = tempfile.TemporaryDirectory(prefix="tunnels-demo-")
-    except OSError as error:
-        raise DemoError(f"no usable directory for temporary files ({error.strerror}): set TMPDIR") from None
-    with temporary as directory:
-        async with world(Path(directory)) as servers:
+    with temporary_directory("tunnels-demo-") as directory:
+        async with world(directory) as servers:
             return await _run(servers, print_line, exit_after)
 
 

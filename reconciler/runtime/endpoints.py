@@ -20,7 +20,7 @@ from pathlib import Path
 from reconciler.core.spec import LocalTcp, LocalUnix
 from reconciler.report import control, http_routes
 from reconciler.report.http_server import Serving
-from reconciler.report.socket_paths import place_to_listen
+from reconciler.report.socket_paths import how_to_make_a_place, place_to_listen
 from reconciler.runtime.app import App
 from reconciler.runtime.commands import Commands
 from reconciler.system.bind import Bound, bind
@@ -117,12 +117,13 @@ async def _control(app: App, endpoints: Endpoints, stack: contextlib.AsyncExitSt
     except OSError as error:
         owner = _listener_of(path)
         reached = "reach that process" if owner else "do not reach this process"
+        other_path = "set another path with --control"
         _report_unavailable(
             f"cannot listen on the control socket {path}".rstrip(),
             error,
             owner,
             consequence=f"status, wait and the other commands {reached}",
-            fix="set another path with --control",
+            fix=other_path if path else f"{how_to_make_a_place()}, or {other_path}",
             is_explicit=is_explicit,
         )
         _serve_when_free(error, serve, stack)

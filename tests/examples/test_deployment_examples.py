@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -14,6 +15,9 @@ from typing import Any
 
 import pytest
 import yaml
+
+from reconciler import __version__
+from support.wait import free_port
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"
@@ -267,6 +271,47 @@ def test_the_image_runs_as_a_numeric_user_from_a_configurable_base() -> None:
     assert said["CMD"] == '["run", "/etc/tunnels"]'
     last_stage = instructions()[[word for word, _ in instructions()].index("FROM", 2) :]
     assert "RUN" not in {word for word, _ in last_stage}, "the final stage needs no shell"
+
+
+def test_the_labels_of_the_image_have_the_version_of_the_program(tmp_path: Path) -> None:
+    """The program that builds the image gets the version as an argument, and the build compares it with the program."""
+    engine = tmp_path / "engine"
+    engine.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
+    engine.chmod(0o755)
+    command = ["make", "--no-print-directory", "image", f"ENGINE={engine}", "IMAGE=own/name"]
+    words = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True, timeout=60).stdout.split("\n")
+    given = dict(word.split("=", 1) for word in words if "=" in word)
+    assert given["VERSION"] == __version__
+    assert f"own/name:{__version__}" in words
+    final = instructions()[[word for word, _ in instructions()].index("FROM", 2) :]
+    declared = {rest.partition("=")[0] for word, rest in final if word == "ARG"}
+    labels = next(rest for word, rest in final if word == "LABEL")
+    assert set(re.findall(r"\$\{(\w+)\}", labels)) == declared == {*given, "BASE"}
+    assert any(word == "RUN" and "--version" in rest and "${VERSION}" in rest for word, rest in instructions())
+
+
+def test_the_image_contains_its_bill_of_materials() -> None:
+    (written,) = [rest for word, rest in instructions() if word == "RUN" and "sbom.py" in rest]
+    program, _, path = written.partition(" requirements/sbom.py >")
+    assert program == "/opt/tunnels/bin/python", "the licences are those of the packages in the image"
+    assert path.startswith("/opt/tunnels/")
+    assert path.endswith(".cdx.json"), "scanners recognise a bill of materials by its name"
+
+
+def test_the_health_check_of_the_image_asks_the_process(tmp_path: Path) -> None:
+    words = json.loads(dict(instructions())["HEALTHCHECK"].partition("CMD ")[2])
+    port = free_port()
+    check_health = [sys.executable, *(word.replace("9722", str(port)) for word in words[1:])]
+    config = tmp_path / "tunnels.yaml"
+    config.write_text("targets: {}\n")
+    # A proxy in the environment of the container must not get the request.
+    environ = {**os.environ, "http_proxy": "http://127.0.0.1:1"}
+    run = [sys.executable, "-m", "reconciler", "run", str(config), "--control", "none"]
+    run += ["--listen", f"127.0.0.1:{port}", "--", *check_health]
+    beside = subprocess.run(run, env=environ, capture_output=True, text=True, check=False, timeout=60)
+    assert beside.returncode == 0, beside.stderr
+    alone = subprocess.run(check_health, env=environ, capture_output=True, check=False, timeout=60)
+    assert alone.returncode != 0
 
 
 def test_the_wheel_that_the_image_installs_has_the_page_and_the_schema_in_it(tmp_path: Path) -> None:

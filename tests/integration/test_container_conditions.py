@@ -5,15 +5,25 @@ A share of the integration tests runs under them here; `make container-test` run
 
 from __future__ import annotations
 
+import asyncio
+import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
-from support import container
+from reconciler.cli.main import COMMANDS
+from support import command_runner, container
+from support.command_runner import Result
 from support.processes import tied_to_parent
+from support.services import EchoServer
+from support.sshd import Sshd
+from support.tunnels import file, local
+from support.wait import free_port
 
 ROOT = Path(__file__).parents[2]
 WITHIN = 300.0  # seconds, ten times the usual
@@ -23,30 +33,36 @@ SCENARIOS = [
     "tests/integration/test_run.py",
     "tests/integration/test_home_directory.py",
 ]
-# Every command that may run on a read-only machine, and its exit code there.
-_COMMANDS = r"""
-cd /
-unset TMPDIR
-mkdir "$PYTEST_DEBUG_TEMPROOT/bin-with-compiler" && ln -s /bin/false "$PYTEST_DEBUG_TEMPROOT/bin-with-compiler/gcc"
-PATH="$PYTEST_DEBUG_TEMPROOT/bin-with-compiler:$PATH"
-file="$PYTEST_DEBUG_TEMPROOT/tunnels.yaml"
-printf 'targets:\n  a: {host: 127.0.0.1, port: 1, user: u, password: p, tunnels: [{local: "0:h:1"}]}\n' >"$file"
-tunnels() { echo "== $1"; "$PYTHON" -m reconciler "$@" 2>&1; echo "-- $?"; }
-export PYTHONPATH="$ROOT"
-tunnels status
-tunnels wait --timeout 0s
-tunnels events
-tunnels connections
-tunnels reload
-tunnels pause a
-tunnels schema
-tunnels check "$file"
-tunnels plan "$file"
-tunnels trust "$file"
-tunnels import -- ssh -L 1:h:2 u@h
-tunnels demo --exit-after 1s
-tunnels run --listen none "$file" -- true --timeout 1s
-"""
+FILE = str(container.FILES / "tunnels.yaml")
+HEALTH_CHECK = yaml.safe_load((ROOT / "examples/compose/compose.yaml").read_text())["services"]["tunnels"][
+    "healthcheck"
+]
+# All commands but `run`, in lists of commands that run at the same time.
+PHASES = [
+    [HEALTH_CHECK["test"][2:]],
+    [
+        ["status"],
+        ["connections"],
+        ["events"],
+        ["port", "server/echo"],
+        ["diagnose", "server/echo"],
+        ["check", "--connect", FILE],
+        ["plan", FILE],
+        ["trust", FILE],
+        ["import", "--", "ssh", "-L", "1:h:2", "u@h"],
+        ["schema"],
+        ["completion", "bash"],
+        ["demo", "--exit-after", "1s"],
+    ],
+    [["reload"], ["restart", "--all"]],
+    [["pause", "--all"]],
+    [["resume", "--all"]],
+]
+_NEED_THE_PROCESS = frozenset(
+    {"wait", "status", "connections", "events", "port", "diagnose", "reload", "restart", "pause", "resume"}
+)
+_NEED_FILES = frozenset({"import", "demo"})
+IMAGE_ROOT = os.environ.get("TUNNELS_TEST_IMAGE_ROOT", "")  # make image-test sets it
 
 
 @pytest.fixture(autouse=True)
@@ -68,16 +84,68 @@ def test_the_conditions_are_those_of_a_container() -> None:
     assert not Path("/x").exists()
 
 
-def test_every_command_works_or_reports_what_is_missing() -> None:
-    done = ran("sh", "-c", f"PYTHON={sys.executable} ROOT={ROOT}\n{_COMMANDS}")
-    ended = {part.partition("\n")[0]: part for part in done.stdout.split("== ") if part}
-    assert "Traceback" not in done.stdout, done.stdout[-4000:]
-    codes = {name: int(part.rpartition("-- ")[2]) for name, part in ended.items()}
-    works = dict.fromkeys(["schema", "check", "plan", "import"], 0)
-    nothing_there = dict.fromkeys(["wait", "events", "connections", "reload", "pause", "trust", "run"], 1)
-    assert codes == works | nothing_there | {"status": 3, "demo": 1}
-    assert "set TMPDIR" in ended["demo"]
-    assert "is writable" in ended["run"]
+@pytest.fixture
+def files(tmp_path: Path) -> Path:
+    """The directory of tunnels.yaml and its key."""
+    directory = tmp_path / "files"
+    directory.mkdir()
+    return directory
+
+
+async def every_command(
+    server: Sshd, echo: EchoServer, files: Path, *, has_run_tunnels: bool, root: str = "/"
+) -> dict[str, Result]:
+    """Run every command beside a running process, in the conditions of the image."""
+    shutil.copy(server.client_key, files)
+    shutil.copy(command_runner.__file__, files / "runner.py")
+    fields = {
+        "privateKey": container.FILES / server.client_key.name,
+        "knownHosts": None,
+        "hostKeys": f"['{server.host_public_key}']",
+    }
+    (files / "tunnels.yaml").write_text(file(server, local("echo", 0, echo.port), **fields))
+    work = {"process": ["run", "--listen", f"127.0.0.1:{free_port()}", FILE], "phases": PHASES}
+    python = [f"PYTHONPATH={ROOT}", sys.executable] if root == "/" else ["python"]
+    words = ["env", "-C", "/", *python, str(container.FILES / "runner.py"), json.dumps(work)]
+    command = container.as_image(*words, files=files, has_run_tunnels=has_run_tunnels, root=Path(root))
+    done = await asyncio.to_thread(
+        subprocess.run, tied_to_parent(command), capture_output=True, text=True, check=False, timeout=WITHIN
+    )
+    assert done.returncode == 0, done.stderr
+    results = {name: Result(*result) for name, result in json.loads(done.stdout).items()}
+    assert results.keys() == COMMANDS.keys()
+    for name, result in results.items():
+        assert "Traceback" not in result.output, f"{name}: {result.output}"
+    return results
+
+
+async def test_only_temporary_files_are_missing_with_run_tunnels(sshd: Sshd, echo: EchoServer, files: Path) -> None:
+    results = await every_command(sshd, echo, files, has_run_tunnels=True)
+    failed = {name for name, result in results.items() if result.code != 0}
+    assert failed == _NEED_FILES, {name: results[name] for name in failed}
+    for name in _NEED_FILES:
+        assert "error: cannot create a temporary directory: " in results[name].output
+        assert "set TMPDIR" in results[name].output
+    assert "WARNING" not in results["run"].output
+
+
+async def test_without_a_writable_directory_commands_name_run_tunnels(
+    sshd: Sshd, echo: EchoServer, files: Path
+) -> None:
+    results = await every_command(sshd, echo, files, has_run_tunnels=False)
+    codes = {name: result.code for name, result in results.items()}
+    assert codes == dict.fromkeys(COMMANDS, 0) | dict.fromkeys(_NEED_THE_PROCESS | _NEED_FILES, 1) | {"status": 3}
+    for name in _NEED_THE_PROCESS | {"run"}:
+        assert "none of /run/tunnels, /tmp, /var/tmp is writable" in results[name].output, results[name].output
+        assert f"make /run/tunnels writable for uid {container.UID}" in results[name].output
+
+
+@pytest.mark.skipif(not IMAGE_ROOT, reason="make image-test builds the image and runs it")
+async def test_every_command_works_in_the_image_with_run_tunnels(sshd: Sshd, echo: EchoServer, files: Path) -> None:
+    results = await every_command(sshd, echo, files, has_run_tunnels=True, root=IMAGE_ROOT)
+    assert {name for name, result in results.items() if result.code != 0} == _NEED_FILES, results
+    assert "ssh is not installed" in results["import"].output
+    assert "set TMPDIR" in results["demo"].output
 
 
 @pytest.mark.timeout(WITHIN + 60)

@@ -3,6 +3,9 @@
 Run as root: `python tests/support/container.py COMMAND...`. The command sees the machine's files. All are read-only
 except one directory, which PYTEST_DEBUG_TEMPROOT names (pytest puts its temporary files there).
 
+`as_image` runs a command as `docker run --read-only` does: nothing is writable except /run/tunnels, or nothing at all.
+The command finds a copy of a directory at FILES. It sees the machine's files, or those of an image's root directory.
+
 Servers and clients of the tests (sshd, initdb, ssh-keygen) refuse to work for a user without a name. PATH has wrappers
 of them that give the user a name by libnss_wrapper, as the container image of PostgreSQL does. The program under test
 has no wrapper. TUNNELS_TEST_USER is the user's name.
@@ -26,6 +29,9 @@ _NEED_A_NAME = [
     *("sshd", "ssh", "ssh-keygen", "ssh-keyscan", "ssh-agent", "ssh-add", "dropbear", "dropbearkey"),
     *("initdb", "postgres", "pg_isready", "psql", "redis-server"),
 ]
+FILES = Path("/run/files")
+IMAGE_PATH = "/opt/tunnels/bin:/usr/local/bin:/usr/bin:/bin"  # as in the Dockerfile
+_AS_IMAGE = {"--tmpfs-run-tunnels": True, "--no-tmpfs": False}  # is /run/tunnels writable?
 _KERNELS = ("/proc", "/sys", "/dev")  # file systems that hold no files
 _INSIDE = "TUNNELS_TEST_INSIDE_NAMESPACE"
 
@@ -48,6 +54,12 @@ _UNSHARE = ("unshare", "--mount", "--propagation", "private")
 def command(*words: str) -> list[str]:
     """Return the command that runs `words` under these conditions."""
     return [sys.executable, __file__, *words]
+
+
+def as_image(*words: str, files: Path, has_run_tunnels: bool, root: Path = Path("/")) -> list[str]:
+    """Return the command that runs `words` with a copy of `files` at FILES, and no other writable directory."""
+    option = next(name for name, value in _AS_IMAGE.items() if value is has_run_tunnels)
+    return command(option, str(files), str(root), *words)
 
 
 def user_name() -> str:
@@ -102,25 +114,54 @@ def main(words: list[str]) -> int:
 
 def _enter(directory: Path, words: list[str]) -> None:
     """Set up the conditions, become the user, and exec the command. Does not return."""
+    image = words[0] if words[0] in _AS_IMAGE else ""
+    writable, root = directory, Path("/")
+    if image:
+        files, root, words = Path(words[1]), Path(words[2]), words[3:]
+        directory, writable = _set_up_run(files, root, has_tunnels=_AS_IMAGE[image])
+    else:
+        _mount("-t", "tmpfs", "-o", f"mode=755,uid={UID},gid={UID}", "tmpfs", str(directory))
     _let_others_pass((Path(sys.base_prefix), Path(sys.prefix), Path(__file__).parents[2]))
-    _mount("-t", "tmpfs", "-o", f"mode=755,uid={UID},gid={UID}", "tmpfs", str(directory))
     binaries = _wrappers(directory)
     for place in _writable_mounts():
-        if place != str(directory) and not place.startswith(_KERNELS):
+        if place != str(writable) and not place.startswith(_KERNELS):
             _mount("-o", "remount,bind,ro", place)
     environ = {
-        "PATH": f"{binaries}:{os.environ['PATH']}",
+        "PATH": f"{binaries}:{os.environ['PATH']}" if root == Path("/") else IMAGE_PATH,
         "LANG": "C.UTF-8",
         "PYTHONDONTWRITEBYTECODE": "1",
-        "PYTEST_DEBUG_TEMPROOT": str(directory),
-        "TMPDIR": str(directory),
         "TUNNELS_TEST_USER": USER,
     }
-    drop = ["setpriv", f"--reuid={UID}", f"--regid={UID}", "--clear-groups", "--no-new-privs"]
+    if not image:
+        environ |= {"PYTEST_DEBUG_TEMPROOT": str(directory), "TMPDIR": str(directory)}
+    chroot = shutil.which("chroot", path=f"{os.environ['PATH']}:/usr/sbin") or "chroot"
+    drop = [chroot, str(root), "setpriv", f"--reuid={UID}", f"--regid={UID}", "--clear-groups", "--no-new-privs"]
     drop += ["--bounding-set=-all", "--inh-caps=-all", "--"]
     # The kernel forgets the parent's death signal when credentials change.
     drop += ["setpriv", "--pdeathsig=KILL", "--"]
     os.execvpe(drop[0], [*drop, *words], environ)  # noqa: S606 - the words are an argument list, not a shell's
+
+
+def _set_up_run(files: Path, root: Path, *, has_tunnels: bool) -> tuple[Path, Path]:
+    """Replace /run of this root. Returns the directory for the wrappers, and that which stays writable."""
+    if root != Path("/"):
+        _mount("--bind", str(root), str(root))
+        for kernel in ("proc", "dev"):
+            _mount("--rbind", f"/{kernel}", str(root / kernel))
+    run = root / "run"
+    for place in reversed(_writable_mounts()):
+        if place.startswith(f"{run}/"):
+            subprocess.run(["umount", "--lazy", place], check=True)
+    _mount("-t", "tmpfs", "-o", "mode=755", "tmpfs", str(run))
+    copied = shutil.copytree(files, root / FILES.relative_to("/"))
+    for path in (copied, *copied.rglob("*")):
+        os.chown(path, UID, UID)
+    wrappers, tunnels = run / "wrappers", run / "tunnels"
+    wrappers.mkdir()
+    if has_tunnels:
+        tunnels.mkdir()
+        _mount("-t", "tmpfs", "-o", f"mode=700,uid={UID},gid={UID}", "tmpfs", str(tunnels))
+    return wrappers, tunnels
 
 
 def _mount(*words: str) -> None:
@@ -158,6 +199,8 @@ def _wrappers(directory: Path) -> Path:
     """Return a directory of wrapped commands, for which the user has a name."""
     binaries = directory / "bin"
     binaries.mkdir()
+    # When it is imported, asyncssh looks for a library by a compiler if there is one, which needs temporary files.
+    (binaries / "gcc").symlink_to("/bin/false")
     passwd, group = directory / "passwd", directory / "group"
     passwd.write_text(f"root:x:0:0::/root:/bin/sh\n{USER}:x:{UID}:{UID}::{directory}:/bin/sh\n")
     group.write_text(f"root:x:0:\n{USER}:x:{UID}:\n")

@@ -7,7 +7,6 @@ import json
 import os
 import re
 import socket
-import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -267,12 +266,12 @@ def test_root_does_not_trust_the_owner_of_an_unnamed_directory() -> None:
 def test_no_control_socket_is_made_in_another_users_directory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     with shared_directory(0o755, NOBODY) as theirs:
         monkeypatch.setattr(socket_paths, "_SYSTEM", theirs)
-        assert place_to_listen({"XDG_RUNTIME_DIR": str(theirs)}) == f"{tmp_path}/tunnels-{os.getuid()}/tunnels.sock"
+        environ = {"XDG_RUNTIME_DIR": str(theirs), "TMPDIR": str(tmp_path)}
+        assert place_to_listen(environ) == f"{tmp_path}/tunnels-{os.getuid()}/tunnels.sock"
         assert f"not using {theirs} for the control socket: it belongs to uid {NOBODY}" in caplog.text
         (tmp_path / f"tunnels-{os.getuid()}").rmdir()
         (tmp_path / f"tunnels-{os.getuid()}").symlink_to(theirs)
         with pytest.raises(PermissionError, match="belongs to another user"):
-            place_to_listen({})
+            place_to_listen(environ)
