@@ -24,14 +24,14 @@ def chosen(status: StatusJson, patterns: Sequence[str]) -> list[TunnelJson]:
     """Return the tunnels that the patterns match, all if there are no patterns.
 
     Raises CommandError for a pattern that matches none. The message includes the errors of invalid files, because the
-    tunnel may be in one of them.
+    tunnel may be in one of them, and the shard, because another process may serve the tunnel.
     """
     tunnels = status["tunnels"]
     for pattern in patterns:
         if not any(matches(tunnel["id"], [pattern]) for tunnel in tunnels):
             known = _known([tunnel["id"] for tunnel in tunnels])
             invalid = "".join(map(_invalid, status["config"]["files"]))
-            raise CommandError(f'no tunnel matches "{pattern}": {known}{invalid}')
+            raise CommandError(f'no tunnel matches "{pattern}": {known}{_shard(status)}{invalid}')
     return [tunnel for tunnel in tunnels if not patterns or matches(tunnel["id"], patterns)]
 
 
@@ -44,6 +44,11 @@ def explained(control: Control, patterns: Sequence[str]) -> Iterator[None]:
         if error.status == HTTPStatus.NOT_FOUND:
             chosen(control.get("/api/v1/status"), patterns)
         raise
+
+
+def _shard(status: StatusJson) -> str:
+    shard = status.get("shard")
+    return f"; this process is shard {shard}, and another shard may have the tunnel" if shard else ""
 
 
 def _invalid(file: FileJson) -> str:

@@ -58,6 +58,7 @@ class StatusJson(TypedDict):
     config: ConfigJson
     ending: NotRequired[bool]
     fault: NotRequired[str]
+    shard: NotRequired[str]
     targets: list[TargetJson]
     tunnels: list[TunnelJson]
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import re
+import os
+import socket
 import sys
 
 import click
@@ -16,7 +17,7 @@ from reconciler.cli.param_types import DURATION
 from reconciler.cli.terminal import logs
 from reconciler.cli.terminal.table import print_message
 from reconciler.config.load import Config
-from reconciler.core.overlay import Shard
+from reconciler.core.shard import InvalidShardError, Shard, parse_shard
 from reconciler.runtime.app import App
 from reconciler.runtime.endpoints import DEFAULT_LISTEN, EndpointError, Endpoints, serving
 from reconciler.system.daemon_threads import DaemonThreads
@@ -49,17 +50,19 @@ class _Run(click.Command):
 
 
 class _Shard(click.ParamType[Shard]):
-    """Converts `0/3` to the first of three shards."""
+    """Converts `0/3` to the first of three shards. For `3`, the shard is the ordinal in the name of the pod."""
 
     name = "shard"
 
     def convert(self, value: str | Shard, param: click.Parameter | None, ctx: click.Context | None) -> Shard:
         if isinstance(value, Shard):
             return value
-        found = re.fullmatch(r"([0-9]{1,6})/([0-9]{1,6})", value, re.ASCII)
-        if found is None or int(found[1]) >= int(found[2]):
-            self.fail(f"invalid shard {value!r}: expected I/N with I below N, such as 0/3, 1/3 or 2/3", param, ctx)
-        return Shard(int(found[1]), int(found[2]))
+        # The host name of a StatefulSet's pod is the pod's name, except with hostNetwork.
+        pod = os.environ.get("POD_NAME") or socket.gethostname().partition(".")[0]
+        try:
+            return parse_shard(value, pod)
+        except InvalidShardError as error:
+            self.fail(str(error), param, ctx)
 
 
 def _names(_ctx: click.Context, _param: click.Parameter, value: str) -> tuple[str, ...]:
@@ -111,7 +114,15 @@ def _names(_ctx: click.Context, _param: click.Parameter, value: str) -> tuple[st
     callback=_names,
     help="Host names under which the status page may be requested.",
 )
-@click.option("--shard", type=_Shard(), metavar="I/N", help="Run only part I of N of the targets, counted from 0.")
+@click.option(
+    "--shard",
+    type=_Shard(),
+    metavar="[I/]N",
+    envvar="TUNNELS_SHARD",
+    show_envvar=True,
+    help="Run only part I of N of the targets, counted from 0. I may be a name that ends with -I; without it, I comes "
+    "from the name of the StatefulSet's pod: $POD_NAME or the host name.",
+)
 @click.option(
     "--timeout",
     type=DURATION,

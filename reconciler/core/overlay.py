@@ -6,12 +6,12 @@ that no longer exists has no effect.
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 
 from reconciler.core.off import Off, OffCause
+from reconciler.core.shard import Shard
 from reconciler.core.spec import Desired, TunnelSpec
 from reconciler.core.text.forms import and_more
 
@@ -20,18 +20,6 @@ _SHOWN = 5
 
 class NoSuchTunnelError(Exception):
     """Raised when a pattern matches no tunnel. The message lists the tunnels that exist."""
-
-
-@dataclass(frozen=True, slots=True)
-class Shard:
-    """One of `count` processes that share the targets of one file; `index` is 0 for the first."""
-
-    index: int
-    count: int
-
-    def has(self, target: str) -> bool:
-        """Return True if the target belongs to this shard. The answer is the same on every machine and version."""
-        return zlib.crc32(target.encode()) % self.count == self.index
 
 
 @dataclass(slots=True)
@@ -51,10 +39,8 @@ class Overlay:
     def _of_shard(self, files: Desired) -> Desired:
         if self.shard is None:
             return files
-        return Desired.of(
-            (target for target in files.targets.values() if self.shard.has(target.name)),
-            (tunnel for tunnel in files.tunnels.values() if self.shard.has(tunnel.target)),
-        )
+        targets = {name: target for name, target in files.targets.items() if self.shard.has(name)}
+        return Desired.of(targets.values(), (tunnel for tunnel in files.tunnels.values() if tunnel.target in targets))
 
     def _paused(self, desired: Desired) -> Desired:
         return Desired.of(

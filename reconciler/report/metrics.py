@@ -216,6 +216,11 @@ def _process(page: Page, snapshot: Snapshot) -> None:
         "Number of configured tunnels.",
         [("", sum(not one.leaving for one in snapshot.tunnels))],
     )
+    page.gauge(
+        "tunnels_shards",
+        "Number of shards, with the number of this one as label; absent without --shard.",
+        [(labels({"shard": str(shard.index)}), shard.count)] if (shard := snapshot.shard) is not None else [],
+    )
     build = {"version": snapshot.version, "python": platform.python_version()}
     page.gauge("tunnels_build_info", "Versions of the program and of Python.", [(labels(build), 1)])
     page.gauge(

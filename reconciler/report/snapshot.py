@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from reconciler.core.histogram import Distribution
 from reconciler.core.observed import ClientResult, Phase, Reason
 from reconciler.core.off import OffCause
+from reconciler.core.shard import Shard
 from reconciler.core.text.forms import phase_text
 
 # Phases in which a tunnel is not expected to be up; and all phases that are no failure.
@@ -141,7 +142,7 @@ class Liveness:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """The targets, the tunnels, the configuration and the process at the time `at`."""
+    """The targets, the tunnels, the configuration and the process at the time `at`. `shard`: None for all targets."""
 
     at: float
     version: str
@@ -150,6 +151,7 @@ class Snapshot:
     tunnels: tuple[TunnelSnapshot, ...]
     reconciles: Distribution
     liveness: Liveness
+    shard: Shard | None = None
 
     def troubles(self, *, critical: bool) -> list[TunnelSnapshot]:
         """Return the tunnels that should be up and are not. `critical`: only the critical ones."""
@@ -182,11 +184,13 @@ def to_json(snapshot: Snapshot) -> Json:
 
     `ending` is present only if true: then the tunnels are closed or draining. `fault`, a sentence, is present only if
     passes of the reconcile loop fail: then the status of targets and tunnels is that of the last successful pass.
+    `shard` is present only with `--shard`.
     """
     config = snapshot.config
     return {
         **({"ending": True} if snapshot.liveness.ending else {}),
         **({"fault": snapshot.liveness.fault} if snapshot.liveness.fault else {}),
+        **({"shard": str(snapshot.shard)} if snapshot.shard is not None else {}),
         "config": {
             "files": [{"path": f.path, "valid": f.valid, "error": f.error or None} for f in config.files],
             "revision": config.revision or None,

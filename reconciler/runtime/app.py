@@ -17,8 +17,8 @@ from typing import Any
 from reconciler.config.load import Config, Loaded
 from reconciler.config.watch import Watcher
 from reconciler.core.observed import Now, Observed
-from reconciler.core.overlay import Shard
 from reconciler.core.plan import Plan
+from reconciler.core.shard import Shard
 from reconciler.core.status import Status
 from reconciler.report.change_log import ChangeLogger
 from reconciler.report.changes import Change, ChangeTracker
@@ -79,6 +79,13 @@ class App:
                 return 0
             if not loaded.usable or (self.config.options.strict and not loaded.valid):
                 return 2
+            if (shard := self.engine.shard) is not None:
+                log.info(
+                    "shard %s serves %d of %d targets",
+                    shard,
+                    len(self.engine.desired.targets),
+                    len(loaded.desired.targets),
+                )
             return await self._converge()
         finally:
             await self.engine.close()

@@ -16,8 +16,9 @@ from types import MappingProxyType
 from reconciler.core.actions import Assign
 from reconciler.core.descriptor_budget import Budget
 from reconciler.core.observed import EMPTY, Now, Observed, Reason
-from reconciler.core.overlay import Overlay, Shard
+from reconciler.core.overlay import Overlay
 from reconciler.core.plan import Plan
+from reconciler.core.shard import Shard
 from reconciler.core.spec import NOTHING, Desired, TunnelSpec
 from reconciler.core.status import Status, is_settled, make_status
 from reconciler.core.subject import Subject
@@ -110,6 +111,11 @@ class Engine:
         return not self._is_closed
 
     # --- desired state -----------------------------------------------------------------------------------------
+
+    @property
+    def shard(self) -> Shard | None:
+        """The part of the targets that this process serves, None for all."""
+        return self._overlay.shard
 
     @property
     def desired(self) -> Desired:

@@ -52,6 +52,7 @@ class SnapshotBuilder:
             ),
             reconciles=engine.loop.passes.frozen(),
             liveness=liveness,
+            shard=engine.shard,
         )
 
     def _config(self, loaded: Loaded | None, *, settled: bool, watching: bool) -> ConfigSnapshot:

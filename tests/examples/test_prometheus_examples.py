@@ -43,6 +43,7 @@ METRICS = {
     "tunnels_config_info",
     "tunnels_config_watch_active",
     "tunnels_configured",
+    "tunnels_shards",
     "tunnels_build_info",
     "tunnels_event_loop_lag_seconds",
     "tunnels_config_reloads_total",
@@ -87,6 +88,13 @@ def test_each_alert_has_a_test() -> None:
     cases = yaml.safe_load((PROMETHEUS / "rules_test.yml").read_text())["tests"]
     fired = {one["alertname"] for case in cases for one in case["alert_rule_test"] if one["exp_alerts"]}
     assert fired == alerts
+
+
+def test_each_query_in_the_documentation_has_a_test() -> None:
+    text = (EXAMPLES.parent / "docs" / "shards.md").read_text()
+    queries = {query.strip() for query in re.findall(r"^```promql$(.*?)^```$", text, re.DOTALL | re.MULTILINE)}
+    cases = yaml.safe_load((PROMETHEUS / "rules_test.yml").read_text())["tests"]
+    assert queries == {one["expr"] for case in cases for one in case.get("promql_expr_test", ())}
 
 
 def strings(value: Any, key: str) -> Iterator[str]:

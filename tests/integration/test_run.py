@@ -139,18 +139,6 @@ async def test_sigterm_is_forwarded_to_the_program(sshd: Sshd, echo: EchoServer,
         assert await asyncio.wait_for(process.wait(), 30) == 3
 
 
-async def test_each_target_is_in_exactly_one_shard(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> None:
-    names = [f"t{number}" for number in range(6)]
-    where = written(tmp_path, "targets:\n" + "".join(target(sshd, n) + local("x", 0, echo.port) for n in names))
-    code = "import os; print(*sorted(n[7:9] for n in os.environ if n.startswith('TUNNEL_') and n.endswith('_PORT')))"
-    found: list[str] = []
-    for index in range(2):
-        _, out, err = await ran(where, *NOWHERE, "--shard", f"{index}/2", "--", sys.executable, "-c", code)
-        assert out, err
-        found += out.lower().split()
-    assert sorted(found) == names
-
-
 async def test_a_control_socket_in_use_is_taken_over_when_it_is_free(tmp_path: Path) -> None:
     where = written(tmp_path, "targets: {}\n")
     environ = {"XDG_RUNTIME_DIR": str(tmp_path)}

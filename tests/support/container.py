@@ -135,7 +135,8 @@ def _enter(directory: Path, words: list[str]) -> None:
     if not image:
         environ |= {"PYTEST_DEBUG_TEMPROOT": str(directory), "TMPDIR": str(directory)}
     chroot = shutil.which("chroot", path=f"{os.environ['PATH']}:/usr/sbin") or "chroot"
-    drop = [chroot, str(root), "setpriv", f"--reuid={UID}", f"--regid={UID}", "--clear-groups", "--no-new-privs"]
+    drop = [chroot, str(root)] * (root != Path("/"))  # it changes the working directory
+    drop += ["setpriv", f"--reuid={UID}", f"--regid={UID}", "--clear-groups", "--no-new-privs"]
     drop += ["--bounding-set=-all", "--inh-caps=-all", "--"]
     # The kernel forgets the parent's death signal when credentials change.
     drop += ["setpriv", "--pdeathsig=KILL", "--"]
