@@ -32,6 +32,8 @@ _HEAD_MAX = 44  # columns; the text is indented below its head only if the head 
 _TEXT_MIN = 30
 _WIDE = 1_000_000  # columns where there is no terminal: one line for each step
 _INVALID = 2
+# A step that opens a tunnel shows its two addresses. A change of these fields is not shown again.
+_ADDRESS_FIELDS = frozenset({"localHost", "localPort", "localSocket", "remoteHost", "remotePort", "remoteSocket"})
 
 
 class _InvalidFileError(CommandError):
@@ -51,7 +53,7 @@ class _PlanResult:
 @files
 @click.option("--from", "old", metavar="OLD", multiple=True, help="Compare with OLD; - is stdin (may be repeated).")
 @click.option("--exit-code", is_flag=True, help="Exit 1 if there is something to do.")
-@shared_options.output("the steps: action, subject, why, number of live clients affected.")
+@shared_options.output("the steps: action, subject, why, changed fields, number of live clients affected.")
 @shared_options.control
 def command(config: Config, old: tuple[str, ...], exit_code: bool, output: str, control: Control) -> None:
     r"""Show what the running process would change for FILE..., without changing it.
@@ -108,7 +110,16 @@ def _from_running(control: Control, new: Sequence[Found], loaded: Loaded, *, str
     for warning in answer["warnings"]:
         print_message("warning", warning)
     planned: list[PlannedStepJson] = answer["actions"]
-    steps = [PlanStep(one["action"], Subject.parse(one["subject"]), one["why"], one["clients"]) for one in planned]
+    steps = [
+        PlanStep(
+            one["action"],
+            Subject.parse(one["subject"]),
+            one["why"],
+            one["clients"],
+            tuple(one.get("changes", ())),  # a process of an older version sends none
+        )
+        for one in planned
+    ]
     # A process of an older version sends no total.
     clients = answer.get("clients", sum(step.clients for step in steps))
     return _PlanResult(steps, answer["errors"], clients)
@@ -179,16 +190,16 @@ def _load(config: Config, found: Sequence[Found]) -> Loaded:
 def _lines(steps: Sequence[PlanStep], desired: Desired, clients: int) -> list[str]:
     if not steps:
         return ["Nothing to do."]
-    rows = Counter((step.action, step.subject, step.why, step.clients) for step in steps)
-    actions = [f"{row[0]} x{times}" if times > 1 else row[0] for row, times in rows.items()]
-    widest = max(map(len, actions)), max(len(subject.name) for _, subject, *_ in rows)
+    rows = Counter(steps)
+    actions = [f"{step.action} x{times}" if times > 1 else step.action for step, times in rows.items()]
+    widest = max(map(len, actions)), max(len(step.subject.name) for step in rows)
     lines = []
-    for (action, subject, why, live), shown in zip(rows, actions, strict=True):
-        sign = _SIGNS.get(action, "~")
-        cut = " cut" if action == "assign" else ""  # an assign affects only the clients that its new rules cut
-        touched = f" ({count(live, 'live client')}{cut})" if live else ""
-        head = f"{sign} {shown:{widest[0]}} {clean(subject.name):{widest[1]}}  "
-        lines += _hanging(head, clean(_detail(action, subject, why, desired)) + touched)
+    for step, shown in zip(rows, actions, strict=True):
+        sign = _SIGNS.get(step.action, "~")
+        cut = " cut" if step.action == "assign" else ""  # an assign affects only the clients that its new rules cut
+        touched = f" ({count(step.clients, 'live client')}{cut})" if step.clients else ""
+        head = f"{sign} {shown:{widest[0]}} {clean(step.subject.name):{widest[1]}}  "
+        lines += _hanging(head, clean(_detail(step, desired)) + touched)
     return [*lines, "", _sum(steps, clients)]
 
 
@@ -202,14 +213,15 @@ def _hanging(head: str, text: str) -> list[str]:
     return [coloured(lines[0][:1], _COLOURS[head[:1]]) + lines[0][1:], *lines[1:]]
 
 
-def _detail(action: str, subject: Subject, why: str, desired: Desired) -> str:
+def _detail(step: PlanStep, desired: Desired) -> str:
     """Return the addresses for a step that opens something, and the reason for any other step."""
-    tunnel, target = desired.tunnels.get(subject.name), desired.targets.get(subject.name)
-    if action == "open" and tunnel is not None:
-        return f"{tunnel.listen} -> {tunnel.route}"
-    if action == "dial" and target is not None and why == ASKED_FOR:
+    tunnel, target = desired.tunnels.get(step.subject.name), desired.targets.get(step.subject.name)
+    if step.action == "open" and tunnel is not None:
+        others = [change for change in step.changes if change.partition(" ")[0] not in _ADDRESS_FIELDS]
+        return f"{tunnel.listen} -> {tunnel.route}" + ("; " + ", ".join(others) if others else "")
+    if step.action == "dial" and target is not None and step.why == ASKED_FOR:
         return ", ".join(str(host) for host in target.access.hop.hosts)
-    return why
+    return step.why
 
 
 def _sum(steps: Sequence[PlanStep], clients: int) -> str:

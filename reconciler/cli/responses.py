@@ -98,9 +98,13 @@ class StepJson(TypedDict):
 
 
 class PlannedStepJson(TypedDict):
-    """One step of a plan: the action name in lower case; `subject` as in events, "target prod" or "tunnel prod/pg"."""
+    """One step of a plan: the action name in lower case; `subject` as in events, "target prod" or "tunnel prod/pg".
+
+    `changes`: the changed fields as text.
+    """
 
     action: str
     subject: str
     why: str
     clients: int
+    changes: NotRequired[list[str]]

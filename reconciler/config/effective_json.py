@@ -53,14 +53,25 @@ def to_json(desired: Desired) -> Json:
     """Return the configuration as JSON in the format of tunnels.yaml."""
     tunnels: dict[str, list[Json]] = {name: [] for name in desired.targets}
     for tunnel in desired.tunnels.values():
-        tunnels.setdefault(tunnel.target, []).append(_tunnel(tunnel))
+        tunnels.setdefault(tunnel.target, []).append(tunnel_fields(tunnel))
     targets = {
-        name: _target(target, desired.targets.values()) | {"tunnels": tunnels[name]}
+        name: _escaped(_target(target, desired.targets.values())) | {"tunnels": tunnels[name]}
         for name, target in desired.targets.items()
     }
-    made = _dollars_doubled({"version": 1, "targets": targets})
-    assert isinstance(made, dict)
-    return made
+    return {"version": 1, "targets": targets}
+
+
+def target_fields(target: TargetSpec) -> Json:
+    """Return the fields of a target, without its tunnels."""
+    return _escaped(_target(target, [target]))
+
+
+def tunnel_fields(tunnel: TunnelSpec) -> Json:
+    return _escaped(_tunnel(tunnel))
+
+
+def _escaped(fields: Json) -> Json:
+    return {key: _dollars_doubled(value) for key, value in fields.items()}
 
 
 class _Reference(str):

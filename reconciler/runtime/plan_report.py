@@ -1,50 +1,50 @@
 """Describes a plan: what each action does, to which target or tunnel, why, and how many live clients it affects.
 
 Serves `tunnels plan`, for a running process and for two sets of files. The actions are the planner's own, carried out
-in the simulator. Changes of a tunnel or target are named field by field, with the field names of the file.
+in the simulator. Changes of a tunnel or target are named field by field, with the field names and values of the file.
 """
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from itertools import takewhile
-from typing import cast
 
-import yaml
-
-from reconciler.config.effective_json import to_json
-from reconciler.core.actions import ACCESS_CHANGED, Action, Assign, Dial, Tune, subject_of
+from reconciler.core.actions import ACCESS_CHANGED, Assign, Close, Dial, Open, Tune, subject_of
 from reconciler.core.observed import EMPTY, Now, Observed
 from reconciler.core.plan import is_wanted
 from reconciler.core.simulation.clients import Client
-from reconciler.core.simulation.plan import SimulatedStep, apply_until_settled, converge, simulate_plan
+from reconciler.core.simulation.plan import SimulatedStep, converge, simulate_edit
 from reconciler.core.simulation.simulator import Simulator
-from reconciler.core.spec import Desired, Endpoint, TargetSettings, TargetSpec
+from reconciler.core.spec import Desired, TargetSettings, TargetSpec
 from reconciler.core.subject import Subject
 from reconciler.report.snapshot import Json
-from reconciler.system.redaction import redact_json
-
-_VALUE_MAX = 40  # characters shown of a value
-_LIST_MAX = 100  # characters shown of a list or mapping
+from reconciler.runtime.changed_fields import target_changes, tunnel_changes
 
 
 @dataclass(frozen=True, slots=True)
 class PlanStep:
     """One step. `action` is the name of an action in lower case.
 
-    `clients`: how many live clients it drains, cuts (also by a changed rule) or moves to another link.
+    `clients`: how many live clients it drains, cuts (also by a changed rule) or moves to another link. `changes`: the
+    changed fields of the target or tunnel, each as text (`holdTimeout 10s -> 30s`); `why` names them too, except where
+    a tunnel gets another listener.
     """
 
     action: str
     subject: Subject
     why: str
     clients: int
+    changes: tuple[str, ...] = ()
 
     def to_json(self) -> Json:
-        return {"action": self.action, "subject": str(self.subject), "why": self.why, "clients": self.clients}
+        return {
+            "action": self.action,
+            "subject": str(self.subject),
+            "why": self.why,
+            "clients": self.clients,
+            "changes": list(self.changes),
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,58 +60,82 @@ def between(old: Desired, new: Desired) -> PlanReport:
     now = Now(0.0, time.time())
     world = Simulator(EMPTY, now, instant=True)
     converge(world, old)
-    return _report(old, new, apply_until_settled(world, new))
+    return report_plan(old, new, world.observe(), now)
 
 
 def report_plan(old: Desired, new: Desired, observed: Observed, now: Now) -> PlanReport:
-    """Report what a process that works towards `old` would do with `new`."""
-    report = _report(old, new, simulate_plan(new, observed, now))
-    return replace(report, steps=(*_given_up(old, new, observed, now), *report.steps))
-
-
-def _given_up(old: Desired, new: Desired, observed: Observed, now: Now) -> Iterator[PlanStep]:
-    """Yield a step for each tunnel of `old` that never opened, and that `new` does not want at its address.
-
-    There is no socket to close, so the planner has no action for it.
-    """
-    there = {(socket.owner.id, socket.key.listen) for socket in observed.sockets.values()}
-    for tunnel in old.tunnels.values():
-        if is_wanted(tunnel, old, now.wall) and (tunnel.id, tunnel.listen) not in there:
-            successor = new.tunnels.get(tunnel.id)
-            if successor is None or successor.listen != tunnel.listen or not is_wanted(successor, new, now.wall):
-                yield PlanStep("close", Subject("tunnel", tunnel.id), "no tunnel needs it; it is not open yet", 0)
-
-
-def _report(old: Desired, new: Desired, simulated: Iterable[SimulatedStep]) -> PlanReport:
+    """Report what a process that works towards `old` would do with `new`, and would not do with `old`."""
     steps: list[PlanStep] = []
     affected: set[Client] = set()
+    simulated = simulate_edit(old, new, observed, now)
     for step in simulated:
-        action = step.action
         affected |= step.clients
-        name = type(action).__name__.lower()
-        steps.append(PlanStep(name, subject_of(action), _why(action, old, new), len(step.clients)))
+        why, changes = _why(step, old, new, observed, now.wall)
+        text = f"{why}: {', '.join(changes)}" if changes and not isinstance(step.action, Open) else why
+        name = type(step.action).__name__.lower()
+        steps.append(PlanStep(name, subject_of(step.action), text, len(step.clients), changes))
+    steps += _without_action(old, new, simulated, now.wall)
     return PlanReport(tuple(steps), len(affected))
 
 
-# --- why: changed fields, as the file names them ----------------------------------------------------------------
+# --- why ----------------------------------------------------------------------------------------------------------
 
 
-def _why(action: Action, old: Desired, new: Desired) -> str:
+def _why(
+    step: SimulatedStep, old: Desired, new: Desired, observed: Observed, wall: float
+) -> tuple[str, tuple[str, ...]]:
+    """Return the reason for a step, and the changes of its target or tunnel that it applies."""
+    action = step.action
     match action:
-        case Assign(tunnel=tunnel) if tunnel.id in old.tunnels and old.tunnels[tunnel.id] != tunnel:
-            return f"{action.why}: {_changed(_of_tunnel(old, tunnel.id), _of_tunnel(new, tunnel.id))}"
+        case Assign(tunnel=tunnel):
+            before = old.tunnels.get(tunnel.id)
+            if before is None or not is_wanted(before, old, wall):
+                before = step.previous  # the tunnel was renamed
+            return action.why, tunnel_changes(before, tunnel) if before is not None else ()
+        case Open(tunnel=tunnel) if tunnel.id in old.tunnels:
+            return action.why, tunnel_changes(old.tunnels[tunnel.id], tunnel)
+        case Close(key=key) if key not in observed.sockets:
+            return "no tunnel needs it; it is not open yet", ()
         case Tune(target=name, settings=settings) if name in old.targets and name in new.targets:
-            before = old.targets[name]
-            settings = _fitting(settings, before)
-            if before.settings == settings:  # only timeouts of jump hosts changed: `Dial` reports them
-                return action.why
-            return f"{action.why}: {_changed(_of_target(before), _of_target(replace(before, settings=settings)))}"
+            before_target = old.targets[name]
+            # Without a difference, only timeouts of jump hosts changed: `Dial` reports them.
+            after_target = replace(before_target, settings=_fitting(settings, before_target))
+            return action.why, target_changes(before_target, after_target)
         case Dial(target=target) if target.name in old.targets and old.targets[target.name].access != target.access:
-            before = old.targets[target.name]
-            after = replace(before, access=target.access, settings=_fitting(before.settings, target))
-            return f"{ACCESS_CHANGED}: {_changed(_of_target(before), _of_target(after))}"
+            before_target = old.targets[target.name]
+            after_target = replace(
+                before_target, access=target.access, settings=_fitting(before_target.settings, target)
+            )
+            return ACCESS_CHANGED, target_changes(before_target, after_target)
         case _:
-            return action.why
+            return action.why, ()
+
+
+def _without_action(old: Desired, new: Desired, simulated: Iterable[SimulatedStep], wall: float) -> Iterator[PlanStep]:
+    """Yield a step for each target with a change that needs no action now.
+
+    For example the number of connections, or the host of a target that is connected on demand and is not in use.
+    """
+    dialled, tuned = set[str](), set[str]()
+    for step in simulated:
+        match step.action:
+            case Dial(target=target):
+                dialled.add(target.name)
+            case Tune(target=name):
+                tuned.add(name)
+            case _:
+                pass
+    in_use = _targets_in_use(old, wall) & _targets_in_use(new, wall)
+    for name in sorted(in_use):
+        before, after = old.targets[name], new.targets[name]
+        shape = before if name in dialled else after
+        settings = _fitting((before if name in tuned else after).settings, shape)
+        if changes := target_changes(before, replace(after, access=shape.access, settings=settings)):
+            yield PlanStep("tune", Subject("target", name), f"its settings changed: {', '.join(changes)}", 0, changes)
+
+
+def _targets_in_use(desired: Desired, wall: float) -> set[str]:
+    return {tunnel.target for tunnel in desired.tunnels.values() if is_wanted(tunnel, desired, wall)}
 
 
 def _fitting(settings: TargetSettings, target: TargetSpec) -> TargetSettings:
@@ -120,146 +144,3 @@ def _fitting(settings: TargetSettings, target: TargetSpec) -> TargetSettings:
     if len(timeouts) == len(settings.connect_timeouts):
         return settings
     return replace(settings, connect_timeouts=(*timeouts[:-1], settings.connect_timeouts[-1]))
-
-
-_Fields = Mapping[str, object]
-
-
-def _of_target(target: TargetSpec) -> _Fields:
-    [fields] = cast("dict[str, dict[str, object]]", to_json(Desired.of([target], []))["targets"]).values()
-    return _redacted({field: value for field, value in fields.items() if field != "tunnels"})
-
-
-def _of_tunnel(desired: Desired, name: str) -> _Fields:
-    tunnel = desired.tunnels[name]
-    content = to_json(Desired.of([desired.targets[tunnel.target]], [tunnel]))
-    [target] = cast("dict[str, dict[str, list[dict[str, object]]]]", content["targets"]).values()
-    [fields] = target["tunnels"]
-    users = cast("list[dict[str, object]]", fields.get("auth", []))
-    return _redacted(fields | ({"auth": {str(user["username"]): user["password"] for user in users}} if users else {}))
-
-
-def _redacted(fields: _Fields) -> _Fields:
-    """Redact the values before they are shortened: half a secret would not be recognised."""
-    return cast("_Fields", redact_json(fields))
-
-
-def _changed(one: _Fields, other: _Fields) -> str:
-    """Return the changed fields as text: `remoteHost db1 -> db2, holdTimeout 10s -> 30s`."""
-    if ("hosts" in one) != ("hosts" in other):
-        one, other = _with_hosts(one), _with_hosts(other)
-    changes = [text for field in {**one, **other} for text in _differences(field, one.get(field), other.get(field))]
-    return ", ".join(changes) or "a secret in the file"  # redacted, the old and the new value look the same
-
-
-def _with_hosts(fields: _Fields) -> _Fields:
-    """Return the fields of a target with one host in the form for several hosts."""
-    if "hosts" in fields:
-        return fields
-    host = Endpoint(str(fields["host"]), cast("int", fields["port"]))
-    return {"hosts": [str(host)], **{name: value for name, value in fields.items() if name not in ("host", "port")}}
-
-
-def _differences(name: str, one: object, other: object) -> Iterator[str]:
-    """Yield `holdTimeout 10s -> 30s`; for long lists and mappings the parts: `health.interval 30s -> 1m`."""
-    if one == other:
-        return
-    before, after = _shown(one), _shown(other)
-    if len(before) <= _VALUE_MAX and len(after) <= _VALUE_MAX:
-        yield f"{name} {before} -> {after}"
-        return
-    match one, other:
-        case dict(), dict():
-            for key in {**one, **other}:
-                yield from _differences(f"{name}.{key}", one.get(key), other.get(key))
-        case [dict(), *_], [dict(), *_] if len(one) == len(other):
-            for number, (old, new) in enumerate(zip(one, other, strict=True)):
-                yield from _differences(f"{name}[{number}]", old, new)
-        case list(), list() if any(part in one for part in other):
-            yield from _members(name, one, other)
-        case str(), str():
-            common = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(before, after, strict=False)))
-            start = max(0, common - _VALUE_MAX // 2)  # skip the common prefix: both values could look the same
-            yield f"{name} {_window(before, start)} -> {_window(after, start)}"
-        case _:
-            yield f"{name} {_shown(one, whole=False)} -> {_shown(other, whole=False)}"
-
-
-def _members(name: str, one: Sequence[object], other: Sequence[object]) -> Iterator[str]:
-    """Yield what was added to a list and what was removed, which is easier to read than two long lists."""
-    for verb, parts in (
-        ("added", [part for part in other if part not in one]),
-        ("removed", [part for part in one if part not in other]),
-    ):
-        if parts:
-            yield f"{name} {verb} {_shown(parts, whole=False)}"
-    if all(part in one for part in other) and all(part in other for part in one):
-        yield f"{name} reordered, {_shown(other[0], whole=False)} first"
-
-
-# --- values -----------------------------------------------------------------------------------------------------
-
-
-def _shown(value: object, *, whole: bool = True) -> str:
-    """Format a value as in the file. Not `whole`: elide the middle of long texts and the end of long lists."""
-    match value:
-        case None | "":
-            return "(none)"
-        case list() | dict() if not value:
-            return "(none)"
-        case bool():
-            return str(value).lower()
-        case [one]:
-            return _shown(one, whole=whole)
-        case list() | dict():
-            return _inside(value, whole)
-        case _:
-            return str(value) if whole else _elided(str(value))
-
-
-def _inside(value: object, whole: bool) -> str:
-    """Format a part of a list or mapping, quoted where YAML needs quotes."""
-    match value:
-        case list():
-            return f"[{_joined([_inside(one, whole) for one in value], whole)}]"
-        case dict():
-            return f"{{{_joined([f'{key}: {_inside(one, whole)}' for key, one in value.items()], whole)}}}"
-        case "***":  # a secret
-            return "***"
-        case _:
-            return _scalar(value, whole)
-
-
-def _scalar(value: object, whole: bool) -> str:
-    text: str = yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, width=math.inf)
-    text = text.removesuffix("\n").removesuffix("\n...")
-    if text == value and any(mark in text for mark in ",[]{}"):
-        text = f"'{text}'"
-    return text if whole else _elided(text)
-
-
-def _joined(parts: Sequence[str], whole: bool) -> str:
-    fits = len(parts)
-    while not whole and fits > 1 and sum(map(len, parts[:fits])) > _LIST_MAX:
-        fits -= 1
-    return ", ".join([*parts[:fits], *([f"{len(parts) - fits} more"] if fits < len(parts) else [])])
-
-
-def _elided(text: str) -> str:
-    """Elide the middle of a long text: keys differ at the end."""
-    end = text[-15:]
-    return text if len(text) <= _VALUE_MAX else f"{_prefix(text, 25)}...{end[end.find(' ', 0, 8) + 1 :]}"
-
-
-def _window(text: str, start: int) -> str:
-    """Return the part of a text from `start`, cut at word boundaries."""
-    if start:
-        start += max(0, text[start - 1 : start + _VALUE_MAX // 4].find(" "))
-    return (
-        f"{'...' if start else ''}{_prefix(text[start:], _VALUE_MAX)}{'...' if len(text) > start + _VALUE_MAX else ''}"
-    )
-
-
-def _prefix(text: str, size: int) -> str:
-    space = text.rfind(" ", size // 2, size + 1)
-    return text[:space] if len(text) > size and space > 0 else text[:size]

@@ -11,7 +11,7 @@ import pytest
 from integration.commands import program, ran
 from support.services import EchoServer, connected
 from support.sshd import Sshd
-from support.tunnels import file, local
+from support.tunnels import file, local, remote, target
 from support.wait import eventually, free_port
 
 OLD = """
@@ -60,6 +60,28 @@ async def test_a_plan_between_two_files_names_each_step_and_field(tmp_path: Path
     ]
     assert (await ran("plan", new, "--from", old, "--exit-code")).code == 1
     assert (await ran("plan", new, "--from", old)).out == plan.out, "stable"
+
+
+async def test_a_renamed_tunnel_does_not_hide_a_new_destination(tmp_path: Path) -> None:
+    old, new = files(tmp_path)
+    renamed = OLD.replace(
+        'name: db, local: "5432:db1:5432"', 'name: pg, local: "5432:evil:5432", bandwidthLimit: 2MiB/s'
+    )
+    new.write_text(renamed.replace('"5434:x:2"', '"5435:y:2", allow: [10.0.0.0/8]'))
+    plan = await ran("plan", new, "--from", old)
+    assert [" ".join(line.split()) for line in plan.out.splitlines()] == [
+        "- close prod/moves no tunnel listens there any more",
+        "+ open prod/moves 127.0.0.1:5435 -> y:2; allow (none) -> 10.0.0.0/8",
+        "~ assign prod/pg it takes over the listener of prod/db: remoteHost db1 -> evil, bandwidthLimit none -> 2MiB/s",
+        "",
+        "0 tunnels to open, 2 to change, 0 to close.",
+    ]
+    found = (await ran("plan", new, "--from", old, "--output", "json")).json
+    assert [one["changes"] for one in found["actions"]] == [
+        [],
+        ["localPort 5434 -> 5435", "remoteHost x -> y", "allow (none) -> 10.0.0.0/8"],
+        ["remoteHost db1 -> evil", "bandwidthLimit none -> 2MiB/s"],
+    ]
 
 
 async def test_json_has_the_same_steps(tmp_path: Path) -> None:
@@ -128,6 +150,33 @@ async def test_a_removed_tunnel_that_never_opened_is_in_the_plan(sshd: Sshd, ech
             "\n"
             "0 tunnels to open, 0 to change, 1 to close.\n"
         )
+
+
+async def test_an_unchanged_file_has_no_steps_while_tunnels_are_down(
+    sshd: Sshd, echo: EchoServer, tmp_path: Path
+) -> None:
+    """One tunnel listens, one has a taken port, and one has a target that refuses connections."""
+    text = file(sshd, local("up", free_port(), echo.port), local("taken", echo.port, echo.port))
+    text += target(sshd, "dead", port=free_port())
+    text += local("far", free_port(), echo.port) + remote("near", 8080, echo.port)
+    new = tmp_path / "new.yaml"
+    async with program(tmp_path, text) as run:
+        await run.ran("wait", "server/up")
+
+        async def others_are_down() -> bool:
+            tunnels = (await run.ran("status", "--output", "json")).json["tunnels"]
+            return [one["phase"] for one in tunnels].count("down") == 3
+
+        await eventually(others_are_down)
+        new.write_text(text)
+        same = await run.ran("plan", new, "--exit-code")
+        assert (same.code, same.out) == (0, "Nothing to do.\n")
+        new.write_text(text.replace("near, type: remote", "other, type: remote, holdTimeout: 1s"))
+        plan = await run.ran("plan", new, "--exit-code")
+        assert plan.code == 1
+        assert plan.out.splitlines()[:-2] == [
+            "~ assign dead/other  it takes over the listener of dead/near: holdTimeout 10s -> 1s"
+        ]
 
 
 async def test_a_client_on_a_replaced_connection_is_counted_once(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> None:

@@ -154,11 +154,17 @@ async def test_the_route_is_drawn_from_the_listener_to_the_destination(tab: Tab,
         ("staging/web", ["✕", "web.internal:80"]),
         ("prod/replica", ["✕", "✕"]),
         ("staging/browse", []),
+        ("prod/disabled", ["✕", "✕"]),
+        ("staging/disabled", []),
     ],
 )
 async def test_the_broken_part_of_a_route_is_marked(
     tab: Tab, failing: FakeServer, tunnel_id: str, broken: list[str]
 ) -> None:
+    for target in ("prod", "staging"):
+        failing.world.tunnels.append(
+            tunnel(target, "disabled", "127.0.0.1:5999", "x:1", phase="off", reason="disabled")
+        )
     await opened(tab, failing)
     marked = f"[...{row(tunnel_id)}.querySelectorAll('.route [data-broken]')].map(part => part.textContent)"
     assert await tab.run(marked) == broken
@@ -349,6 +355,26 @@ async def test_only_problems_shows_what_is_down_or_unhealthy(tab: Tab, failing: 
     assert await tab.run("document.getElementById('problems').ariaPressed") == "true"
     failing.tell(failing.world.turn("staging/web", "up"))
     await tab.until(f"document.querySelectorAll('.tunnel').length === {len(trouble) - 1}")
+
+
+async def test_the_title_counts_what_only_problems_shows(tab: Tab, failing: FakeServer) -> None:
+    await opened(tab, failing)
+    trouble = [one["id"] for one in failing.world.tunnels if one["phase"] in ("down", "unhealthy")]
+    assert await tab.run("document.getElementById('problem-count').textContent") == str(len(trouble))
+    assert await tab.run("document.title") == f"{len(trouble)} problems · tunnels"
+
+
+async def test_a_failed_target_without_a_failed_tunnel_is_one_problem(tab: Tab, well: FakeServer) -> None:
+    for one in well.world.tunnels:
+        if one["target"] == "staging":
+            one["phase"] = "off"
+    await opened(tab, well)
+    assert await tab.run("document.title") == "no problems · tunnels"
+    well.world.turn("staging", "down", "refused", REFUSED)
+    await tab.until("document.title === '1 problem · tunnels'")
+    assert await tab.run("document.getElementById('problem-count').textContent") == "1"
+    announced = "document.getElementById('announce').textContent"
+    await tab.until(f"{announced} === 'target staging is down. 1 target with problems'")
 
 
 async def test_a_filter_is_in_the_url(tab: Tab, failing: FakeServer) -> None:

@@ -15,7 +15,7 @@ from reconciler.cli.main import main
 from reconciler.config.effective_json import to_json
 from reconciler.config.load import load_text
 from reconciler.config.options import Options
-from reconciler.config.schema.values import SHORTEST
+from reconciler.config.schema.values import SHORTEST, shown_rate
 from reconciler.core.spec import Desired
 
 ROOT = Path(__file__).parents[2]
@@ -39,6 +39,26 @@ def load(text: str) -> Desired:
     loaded = load_text(text, environ=ENVIRON, options=OPTIONS, directory="/etc/tunnels")
     assert [str(problem) for problem in loaded.errors] == []
     return loaded.desired
+
+
+@pytest.mark.parametrize(
+    ("bytes_a_second", "expected"),
+    [
+        (0, "none"),
+        (1, "1B/s"),
+        (500, "500B/s"),
+        (1000, "1kB/s"),
+        (1024, "1KiB/s"),
+        (1_500_000, "1.5MB/s"),
+        (2 << 20, "2MiB/s"),
+        (3 << 19, "1.5MiB/s"),
+        (512 << 10, "512KiB/s"),
+        (10**10, "10GB/s"),
+        (1_234_567, "1234567B/s"),
+    ],
+)
+def test_a_rate_is_shown_in_its_shortest_form(bytes_a_second: int, expected: str) -> None:
+    assert shown_rate(bytes_a_second) == expected
 
 
 def assert_round_trip(text: str) -> None:

@@ -18,7 +18,9 @@ from reconciler.core.addresses import Addresses, is_choice
 from reconciler.core.observed import DrainCause, Failure, LinkPhase, LinkState, Now, Observed, Reason, SocketPhase
 from reconciler.core.off import DISABLED, Off, OffCause
 from reconciler.core.plan import is_wanted, make_plan
+from reconciler.core.simulation.plan import simulate_edit
 from reconciler.core.spec import Desired, Endpoint, FarTcp, RemoteTcp, TargetSpec, TunnelSpec
+from reconciler.runtime.plan_report import report_plan
 from unit.build import AUTH, CLOSED, REFUSED, START, TIMEOUT, World, local, remote, target
 
 TARGETS = ("a", "b")
@@ -257,6 +259,9 @@ class Histories(RuleBasedStateMachine):
 
     def _pass(self) -> bool:
         desired, observed, now = self.desired, self.world.observe(), self.world.now()
+        assert simulate_edit(desired, desired, observed, now) == (), "an unchanged file has no steps"
+        if desired != self.world.asked:
+            _check_plan_shows_each_change(self.world.asked, desired, observed, now)
         self.world.asked = desired
         self.world.set_desired(desired)
         plan = make_plan(desired, observed, now)
@@ -317,6 +322,20 @@ def _named(spec: TunnelSpec, id_: str) -> TunnelSpec:
     listen = replace(spec.listen, target=target_name) if isinstance(spec.listen, RemoteTcp) else spec.listen
     route = replace(spec.route, target=target_name) if isinstance(spec.route, FarTcp) else spec.route
     return replace(spec, id=id_, target=target_name, name=name, listen=listen, route=route)
+
+
+def _check_plan_shows_each_change(old: Desired, new: Desired, observed: Observed, now: Now) -> None:
+    """Check that `tunnels plan` has a step for each tunnel that opens, closes or changes, and each changed target."""
+    steps = report_plan(old, new, observed, now).steps
+    before, after = _wanted(old, now), _wanted(new, now)
+    shown = {step.subject.name for step in steps if step.action in ("open", "assign")}
+    assert shown >= {id_ for id_, tunnel in after.items() if before.get(id_) != tunnel}
+    lost = {tunnel.listen for tunnel in before.values()} - {tunnel.listen for tunnel in after.values()}
+    closed = {step.subject.name for step in steps if step.action == "close"}
+    assert closed >= {tunnel.id for tunnel in before.values() if tunnel.listen in lost and not is_choice(tunnel.listen)}
+    in_use = {tunnel.target for tunnel in before.values()} & {tunnel.target for tunnel in after.values()}
+    shown = {step.subject.name for step in steps if step.action in ("dial", "tune")}
+    assert shown >= {name for name in in_use if old.targets[name] != new.targets[name]}
 
 
 def _wanted(desired: Desired, now: Now) -> dict[str, TunnelSpec]:

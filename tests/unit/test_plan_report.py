@@ -8,9 +8,9 @@ from reconciler.config.load import load_text
 from reconciler.core.observed import ClientInfo
 from reconciler.core.off import DISABLED
 from reconciler.core.secret import FromFile
-from reconciler.core.spec import Desired, FarTcp, SocksUser, TunnelSpec
+from reconciler.core.spec import Desired, FarTcp, SocksUser, TargetSpec, TunnelSpec
 from reconciler.runtime.plan_report import between, report_plan
-from unit.build import START, World, local, origin, remote, socks, target
+from unit.build import AUTH, REFUSED, START, World, local, origin, remote, socks, target
 from unit.build import desired as desired_of
 
 LONG = "a sentence that is much longer than what is shown of a value"
@@ -127,14 +127,115 @@ def test_a_tunnel_that_is_not_open_yet_is_closed_where_nothing_wants_it() -> Non
     old, other = remote("prod/old"), remote("prod/other", 8081)
     world.edit(target(), old, other)
     assert world.sockets() == [], "no link yet"
-    assert touched(world, other)[0] == ["close prod/old 0", "open prod/other 0"]
-    assert touched(world, remote("prod/old", 9), other)[0] == [
-        "close prod/old 0",
-        "open prod/old 0",
-        "open prod/other 0",
-    ]
+    assert touched(world, other)[0] == ["close prod/old 0"]
+    assert touched(world, remote("prod/old", 9), other)[0] == ["close prod/old 0", "open prod/old 0"]
     world.edit(target(), remote("prod/old", off=DISABLED), other)
-    assert touched(world, other)[0] == ["open prod/other 0"], "a disabled tunnel is not closed"
+    assert touched(world, other)[0] == [], "a disabled tunnel is not closed"
+
+
+def test_a_tunnel_that_is_down_shows_its_old_name_and_its_changes() -> None:
+    world = World()
+    world.edit(target(), local(), remote())
+    world.finish(1, AUTH)
+    world.finish(world.socket().key, REFUSED)
+    new = desired_of(target(), local("prod/new", to="other"), remote(to=9))
+    plan = report_plan(world.asked, new, world.observe(), START)
+    assert {step.subject.name: (step.action, step.why) for step in plan.steps} == {
+        "prod/new": ("assign", "it takes over the listener of prod/db: remoteHost db -> other"),
+        "prod/web": ("assign", "its settings changed: localPort 3000 -> 9"),
+    }
+
+
+def test_held_clients_and_links_of_the_simulator_are_not_affected() -> None:
+    world = World()
+    world.edit(target(), local())
+    world.finish(1, AUTH)
+    world.finish(world.socket().key)
+    assert world.arrive("prod/db") is None
+    plan = report_plan(world.asked, desired_of(target(user="other"), local(to="other")), world.observe(), START)
+    assert ([step.action for step in plan.steps], plan.clients) == (["assign", "dial"], 0)
+
+
+# --- renamed and moved tunnels, changes without an action --------------------------------------------------------
+
+
+def changed(old: Desired, new: Desired) -> list[str]:
+    return [f"{step.action} {step.subject.name}: {step.why}" for step in between(old, new).steps]
+
+
+def test_a_renamed_tunnel_shows_its_old_name_and_every_changed_field() -> None:
+    old = desired_of(target(), local("prod/old"), remote("prod/rem"), socks("prod/socks"))
+    new = desired_of(
+        target(),
+        local("prod/new", to="elsewhere", deny=("10.0.0.0/8",), bandwidth_limit=2 << 20, hold_timeout=30.0),
+        remote("prod/mer", to=4000),
+        local("prod/plain", 1080),
+    )
+    takes_over = "it takes over the listener of"
+    fields = (
+        "remoteHost db -> elsewhere, deny (none) -> 10.0.0.0/8, holdTimeout 10s -> 30s, bandwidthLimit none -> 2MiB/s"
+    )
+    other = "type socks -> local, remoteHost (none) -> db, remotePort (none) -> 5432"
+    assert changed(old, new) == [
+        f"assign prod/mer: {takes_over} prod/rem: localPort 3000 -> 4000",
+        f"assign prod/new: {takes_over} prod/old: {fields}",
+        f"assign prod/plain: {takes_over} prod/socks: {other}",
+    ]
+
+
+def test_a_rename_alone_shows_the_old_name_alone() -> None:
+    assert changed(desired_of(target(), local("prod/old")), desired_of(target(), local("prod/new"))) == [
+        "assign prod/new: it takes over the listener of prod/old"
+    ]
+
+
+def test_a_tunnel_that_moves_to_another_target_shows_both() -> None:
+    old = desired_of(target(), target("stage"), local("prod/db"), local("stage/other", 1))
+    new = desired_of(target(), target("stage"), local("stage/db"), local("stage/other", 1))
+    assert "assign stage/db: it takes over the listener of prod/db: target prod -> stage" in changed(old, new)
+
+
+def test_a_tunnel_that_was_disabled_is_compared_with_the_one_it_replaces() -> None:
+    old = desired_of(target(), local("prod/a"), local("prod/b", to="evil", off=DISABLED))
+    new = desired_of(target(), local("prod/a", off=DISABLED), local("prod/b", to="evil"))
+    assert changed(old, new) == ["assign prod/b: it takes over the listener of prod/a: remoteHost db -> evil"]
+
+
+def test_two_tunnels_that_swap_their_names_show_their_destinations() -> None:
+    old = desired_of(target(), local("prod/a", 1, to="db1"), local("prod/b", 2, to="db2"))
+    new = desired_of(target(), local("prod/b", 1, to="db1"), local("prod/a", 2, to="db2"))
+    assert changed(old, new) == [
+        "assign prod/a: it takes over the listener of prod/b: localPort 1 -> 2, remoteHost db1 -> db2",
+        "assign prod/b: it takes over the listener of prod/a: localPort 2 -> 1, remoteHost db2 -> db1",
+    ]
+
+
+def test_a_tunnel_that_opens_elsewhere_lists_its_changes() -> None:
+    old = desired_of(target(), local(allow=("10.0.0.0/8",)), remote(off=DISABLED))
+    new = desired_of(target(), local(port=5433, to="db2"), remote(to=9))
+    steps = {step.subject.name: step.changes for step in between(old, new).steps if step.action == "open"}
+    assert steps == {
+        "prod/db": ("localPort 5432 -> 5433", "remoteHost db -> db2", "allow 10.0.0.0/8 -> (none)"),
+        "prod/web": ("localPort 3000 -> 9", "enabled false -> true"),
+    }
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        (target(on_demand=60.0), target(on_demand=60.0, hosts=("b",)), "host prod.example.com -> b"),
+        (target(on_demand=60.0), target(on_demand=60.0, keepalive_interval=60.0), "keepaliveInterval 10s -> 1m"),
+        (target(on_demand=60.0), target(on_demand=120.0), "idleTimeout 1m -> 2m"),
+        (target(connections=1), target(connections=2), "sshConnections 1 -> 2"),
+        (target(connections=2), target(connections=1), "sshConnections 2 -> 1"),
+    ],
+)
+def test_a_change_of_a_target_that_needs_no_action_is_a_step(old: TargetSpec, new: TargetSpec, expected: str) -> None:
+    assert f"tune prod: its settings changed: {expected}" in changed(desired_of(old, local()), desired_of(new, local()))
+
+
+def test_a_change_of_a_target_without_tunnels_is_no_step() -> None:
+    assert changed(desired_of(target()), desired_of(target(connections=2))) == []
 
 
 def touched(world: World, *tunnels: TunnelSpec) -> tuple[list[str], int]:

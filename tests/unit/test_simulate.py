@@ -9,14 +9,14 @@ from reconciler.core.interfaces import Actuator, Clock
 from reconciler.core.observed import EMPTY, FlowKey, LinkPhase, Now, Observed, SocketKey, SocketPhase
 from reconciler.core.plan import make_plan
 from reconciler.core.simulation.impossible import ImpossibleError
-from reconciler.core.simulation.plan import converge, simulate_plan
+from reconciler.core.simulation.plan import converge, simulate_edit
 from reconciler.core.simulation.simulator import Simulator
-from reconciler.core.spec import Desired, FarTcp, LocalTcp
+from reconciler.core.spec import NOTHING, Desired, FarTcp, LocalTcp
 from unit.build import AUTH, REFUSED, START, World, desired, local, remote, target, told
 
 
-def simulated(desired: Desired, observed: Observed, now: Now) -> tuple[Action, ...]:
-    return tuple(step.action for step in simulate_plan(desired, observed, now))
+def simulated(old: Desired, new: Desired, observed: Observed) -> tuple[Action, ...]:
+    return tuple(step.action for step in simulate_edit(old, new, observed, START))
 
 
 def test_it_is_an_actuator_and_a_clock() -> None:
@@ -28,7 +28,7 @@ def test_it_is_an_actuator_and_a_clock() -> None:
 
 
 def test_from_nothing_every_action_is_predicted_in_order() -> None:
-    steps = simulated(desired(target(), local(), remote()), EMPTY, START)
+    steps = simulated(NOTHING, desired(target(), local(), remote()), EMPTY)
     assert told(steps) == [
         "dial prod",
         "open 127.0.0.1:5432 for prod/db",
@@ -41,7 +41,7 @@ def test_only_the_differences_between_two_files_are_predicted() -> None:
     world.settled(target(), local(), remote())
     world.arrive("prod/db")
     before = world.observe()
-    steps = simulated(desired(target(generation=1), local(to="new"), remote()), before, START)
+    steps = simulated(world.asked, desired(target(generation=1), local(to="new"), remote()), before)
     assert sorted(told(steps)) == [
         "assign 127.0.0.1:5432 to prod/db",
         "dial prod",
@@ -55,23 +55,54 @@ def test_only_the_differences_between_two_files_are_predicted() -> None:
 def test_nothing_is_predicted_if_desired_and_observed_agree() -> None:
     world = World()
     world.settled(target(), local(), remote())
-    assert simulated(world.asked, world.observe(), START) == ()
+    assert simulated(world.asked, world.asked, world.observe()) == ()
 
 
 def test_a_rename_is_predicted_to_keep_its_clients() -> None:
     world = World()
     world.settled(target(), local("prod/old"))
     world.arrive("prod/old")
-    steps = simulated(desired(target(), local("prod/new")), world.observe(), START)
+    steps = simulated(world.asked, desired(target(), local("prod/new")), world.observe())
     assert told(steps) == ["assign 127.0.0.1:5432 to prod/new"]
 
 
-def test_backoff_is_ignored_in_a_prediction() -> None:
+def test_a_retry_of_what_is_down_is_not_predicted() -> None:
     world = World()
-    world.edit(target(), local())
+    world.edit(target(), local(), remote())
     world.finish(1, AUTH)
-    world.finish(world.socket().key, REFUSED)
-    assert told(simulated(world.asked, world.observe(), START)) == ["dial prod", "open 127.0.0.1:5432 for prod/db"]
+    world.finish(KEY, REFUSED)
+    assert simulated(world.asked, world.asked, world.observe()) == ()
+    world.elapse(1000)
+    assert simulated(world.asked, world.asked, world.observe()) == (), "also when the retry is due"
+
+
+def test_a_retry_of_one_of_two_connections_is_not_predicted() -> None:
+    world = World()
+    world.settled(target(connections=2), local())
+    world.lose(2, REFUSED)
+    assert simulated(world.asked, world.asked, world.observe()) == ()
+    assert told(simulated(world.asked, desired(target(user="other", connections=2), local()), world.observe())) == [
+        "dial prod",
+        "dial prod",
+        "retire 1",
+    ]
+
+
+def test_an_edit_of_what_is_down_is_predicted() -> None:
+    world = World()
+    world.edit(target(), local(), remote())
+    world.finish(1, AUTH)
+    world.finish(KEY, REFUSED)
+    before = world.observe()
+    other_user = desired(target(user="other"), local(), remote())
+    assert told(simulated(world.asked, other_user, before)) == ["dial prod"]
+    elsewhere = desired(target(), local(to="new"), remote(to=9))
+    assert sorted(told(simulated(world.asked, elsewhere, before))) == [
+        "assign 127.0.0.1:5432 to prod/db",
+        "assign 127.0.0.1:8080 on prod to prod/web",
+    ]
+    slower = desired(target(keepalive_interval=60.0), local(), remote())
+    assert [type(action) for action in simulated(world.asked, slower, before)] == [Tune]
 
 
 def test_a_failed_edit_that_was_reverted_is_predicted_again() -> None:
@@ -79,18 +110,29 @@ def test_a_failed_edit_that_was_reverted_is_predicted_again() -> None:
     world.settled(target(), local())
     world.edit(target(user="wrong"), local())
     world.finish(2, AUTH)
-    assert simulated(world.asked, world.observe(), START) == (), "the file asks for nothing new"
+    assert simulated(world.asked, world.asked, world.observe()) == (), "the file asks for nothing new"
     world.edit(target(), local())
-    assert simulated(world.asked, world.observe(), START) == ()
-    steps = simulated(desired(target(user="wrong"), local()), world.observe(), START)
+    assert simulated(world.asked, world.asked, world.observe()) == ()
+    steps = simulated(world.asked, desired(target(user="wrong"), local()), world.observe())
     assert told(steps) == ["dial prod", "retire 1"]
     assert told(world.edit(target(user="wrong"), local())) == ["dial prod"], "at once"
 
 
-def test_work_in_progress_is_predicted_to_succeed() -> None:
+def test_work_in_progress_is_not_predicted_again() -> None:
     world = World()
     world.edit(target(), remote())
-    assert told(simulated(world.asked, world.observe(), START)) == ["open 127.0.0.1:8080 on prod for prod/web"]
+    assert simulated(world.asked, world.asked, world.observe()) == ()
+    world.settled(target(), local(), remote())
+    world.arrive("prod/db")
+    world.edit(target(user="other"), local(), remote())
+    assert simulated(world.asked, world.asked, world.observe()) == (), "the old connection is still in service"
+
+
+def test_the_previous_owner_of_a_listener_is_in_the_step() -> None:
+    world = World()
+    world.settled(target(), local("prod/old"))
+    [step] = simulate_edit(world.asked, desired(target(), local("prod/new")), world.observe(), START)
+    assert step.previous == local("prod/old")
 
 
 def test_a_planner_that_contradicts_itself_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:

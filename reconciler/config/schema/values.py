@@ -219,18 +219,24 @@ def rate(node: Node) -> int:
     matched = _RATE.fullmatch(found) if isinstance(found, str) else None
     if matched is None:
         raise InvalidValueError
-    bytes_a_second = int(float(matched[1]) * _BYTES[matched[2]])
+    bytes_a_second = _bytes_a_second(matched)
     if bytes_a_second < 1:
         raise InvalidValueError("too low: expected at least 1B/s, or `none` for no limit")
     return bytes_a_second
 
 
 def shown_rate(bytes_a_second: int) -> str:
-    """Format a rate: in bytes, or in the first unit that makes the number short enough."""
+    """Format a rate: the shortest text that `rate` parses to the same number, without decimals if there are several."""
     if not bytes_a_second:
         return "none"
-    spelled = (f"{bytes_a_second // size}{unit}/s" for unit, size in _BYTES.items() if bytes_a_second % size == 0)
-    return next((text for text in spelled if _RATE.fullmatch(text)), f"{bytes_a_second}B/s")
+    spelled = (f"{bytes_a_second / size:.3f}".rstrip("0").rstrip(".") + f"{unit}/s" for unit, size in _BYTES.items())
+    matches = ((text, _RATE.fullmatch(text)) for text in spelled)
+    exact = [text for text, matched in matches if matched is not None and _bytes_a_second(matched) == bytes_a_second]
+    return min(exact, key=lambda text: (len(text), "." in text), default=f"{bytes_a_second}B/s")
+
+
+def _bytes_a_second(matched: re.Match[str]) -> int:
+    return int(float(matched[1]) * _BYTES[matched[2]])
 
 
 port = whole(1, MAX_PORT)

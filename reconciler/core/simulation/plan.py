@@ -1,41 +1,66 @@
 """The effect of an edit before it is applied: plan and apply in turn against a simulator.
 
-Input: the desired state and the observed state. Output: the actions in order, each with the live clients it affects.
+Input: the desired states before and after the edit, and the observed state. Output: the actions in order, each with the
+live clients it affects.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Container
 from dataclasses import dataclass, replace
 
-from reconciler.core.actions import Action
-from reconciler.core.observed import LinkPhase, Now, Observed
+from reconciler.core.actions import Action, Assign, Cut, Drain, Move, Retire
+from reconciler.core.observed import LinkPhase, Now, Observed, SocketKey, Tries
 from reconciler.core.plan import make_plan
 from reconciler.core.simulation.clients import Client
 from reconciler.core.simulation.impossible import ImpossibleError
 from reconciler.core.simulation.simulator import Simulator
-from reconciler.core.spec import Desired
+from reconciler.core.spec import Desired, TunnelSpec
 
 MAX_PASSES = 100  # a plan settles in three or four passes; a planner that needs more contradicts itself
 
 
 @dataclass(frozen=True, slots=True)
 class SimulatedStep:
-    """An action and the live clients that it affects."""
+    """An action and the live clients that it affects. `previous` is the owner of an assigned listener before."""
 
     action: Action
     clients: frozenset[Client]
+    previous: TunnelSpec | None
 
 
-def simulate_plan(desired: Desired, observed: Observed, now: Now) -> tuple[SimulatedStep, ...]:
-    """Return all actions from `observed` to `desired`, in order, if each succeeds at once and no time passes.
+def simulate_edit(old: Desired, new: Desired, observed: Observed, now: Now) -> tuple[SimulatedStep, ...]:
+    """Return the actions of an edit from `old` to `new`, in order, if each succeeds at once and no time passes.
 
-    Backoff is ignored, except for a connection that replaces one still in service: its earlier failure is not an effect
-    of this edit. Draining clients remain until the end.
+    What `old` still lacks is completed first, so a retry, or a connection in progress, is not an action of the edit.
+    Actions on links and clients that exist only in the simulator are left out. Draining clients remain until the end.
     """
     up = {link.target for link in observed.links if link.phase is LinkPhase.READY}
-    tries = {name: tries for name, tries in observed.link_tries.items() if name in up}
+    tries = {name: _never_due(tries) for name, tries in observed.link_tries.items() if name in up}
     simulator = Simulator(replace(observed, link_tries=tries, socket_tries={}), now, instant=True)
-    return apply_until_settled(simulator, desired)
+    converge(simulator, old)
+    links = {link.id for link in observed.links}
+    steps = apply_until_settled(simulator, new)
+    return tuple(step for step in steps if _is_real(step.action, links, observed.sockets))
+
+
+def _never_due(tries: Tries) -> Tries:
+    """Return failed tries without a next one: what replaces a link in service is not tried as if it succeeded."""
+    return replace(tries, at=math.inf, last=replace(tries.last, ends_at=None))
+
+
+def _is_real(action: Action, links: Container[int], sockets: Container[SocketKey]) -> bool:
+    """Return False for an action on a link, a listener or clients that are not there."""
+    match action:
+        case Retire(link=link):
+            return link in links
+        case Drain(flow=flow) | Cut(flow=flow):
+            return flow.link in links
+        case Move(key=key):
+            return key in sockets
+        case _:
+            return True
 
 
 def converge(simulator: Simulator, desired: Desired) -> tuple[Action, ...]:
@@ -48,11 +73,13 @@ def apply_until_settled(simulator: Simulator, desired: Desired) -> tuple[Simulat
     simulator.set_desired(desired)
     done: list[SimulatedStep] = []
     for _ in range(MAX_PASSES):
-        actions = make_plan(desired, simulator.observe(), simulator.now()).actions
+        observed = simulator.observe()
+        actions = make_plan(desired, observed, simulator.now()).actions
         if not actions:
             return tuple(done)
         for action in actions:
             simulator.apply(action)
-            done.append(SimulatedStep(action, simulator.touched))
+            previous = observed.sockets[action.key].owner if isinstance(action, Assign) else None
+            done.append(SimulatedStep(action, simulator.touched, previous))
         simulator.check()
     raise ImpossibleError(f"the plan does not settle: after {MAX_PASSES} passes it still asks for {done[-1].action}")

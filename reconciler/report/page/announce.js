@@ -9,7 +9,7 @@ const FIRST_MS = 300; // changes within this time are announced together
 const NAMED = 3; // further changes are only counted
 
 let phases = new Map();
-let problems = 0;
+let problems = 'no problems';
 let waiting = [];
 let timer = 0;
 
@@ -27,14 +27,19 @@ export function announceChanges(targets, tunnels) {
   const changed = things.filter(([name, thing]) => phases.has(name) && phases.get(name) !== thing.phase);
   const changedNames = new Set(changed.map(([name]) => name));
   for (const [name, thing, parent] of changed) if (!changedNames.has(parent)) announce(`${name} is ${thing.phase}`);
-  problems = tunnels.filter(isProblem).length;
+  problems = problemWords(targets.filter(isProblem).length, tunnels.filter(isProblem).length);
   phases = new Map(things.map(([name, thing]) => [name, thing.phase]));
+}
+
+function problemWords(targets, tunnels) {
+  if (tunnels > 0) return `${count(tunnels, 'tunnel')} with problems`;
+  return targets > 0 ? `${count(targets, 'target')} with problems` : 'no problems';
 }
 
 function flush() {
   const sentences = waiting.slice(0, NAMED);
   if (waiting.length > NAMED) sentences.push(`and ${count(waiting.length - NAMED, 'other change')}`);
-  sentences.push(problems > 0 ? `${count(problems, 'tunnel')} with problems` : 'no problems');
+  sentences.push(problems);
   byId('announce').textContent = printable(sentences.join('. '));
   waiting = [];
   timer = setTimeout(() => {

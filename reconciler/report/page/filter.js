@@ -2,7 +2,7 @@
 // linked from an alert: #q=prod&problems=1.
 
 import { arrange, byId, fromTemplate, setData, setHidden, setPhase, setPressed, setText } from './dom.js';
-import { isProblem } from './rows.js';
+import { countProblems, isProblem } from './rows.js';
 import { count, listening } from './format.js';
 
 const PHASES = ['down', 'unhealthy', 'connecting', 'pending', 'draining', 'standby', 'off', 'up'];
@@ -45,8 +45,8 @@ export class Filter {
     return this.#words.every((word) => text.includes(word));
   }
 
-  // One button for each phase, with its number of tunnels.
-  showPhases(tunnels) {
+  // One button for each phase, with its number of tunnels, and one for the problems.
+  showPhases(targets, tunnels) {
     const counts = new Map();
     for (const tunnel of tunnels) counts.set(tunnel.phase, (counts.get(tunnel.phase) ?? 0) + 1);
     const shown = [...PHASES, ...[...counts.keys()].filter((phase) => !PHASES.includes(phase))].filter(
@@ -59,7 +59,7 @@ export class Filter {
       return chip;
     });
     arrange(byId('phases'), chips);
-    const problems = tunnels.filter(isProblem).length;
+    const problems = countProblems(targets, tunnels);
     setText(byId('problem-count'), String(problems));
     setData(byId('problems'), 'some', problems > 0 ? 'yes' : '');
     setPressed(byId('problems'), this.#problems);

@@ -6,7 +6,7 @@ import { isInvalid, showConfig } from './config.js';
 import { arrange, byId, setData, setHidden, setText } from './dom.js';
 import { Events } from './events.js';
 import { Filter } from './filter.js';
-import { TargetRow, TunnelRow, isProblem } from './rows.js';
+import { TargetRow, TunnelRow, countProblems } from './rows.js';
 import { showTraffic } from './traffic.js';
 import { clock, count, millis, span } from './format.js';
 
@@ -137,7 +137,7 @@ function arrangeRows() {
   arrange(byId('targets'), shown.map((target) => targets.get(target.name).node));
   setHidden(byId('nothing'), shown.length > 0);
   setText(byId('nothing'), shown.length > 0 ? '' : status.ending ? endingWords() : filter.emptyWords(status.tunnels.length));
-  filter.showPhases(status.tunnels);
+  filter.showPhases(status.targets, status.tunnels);
 }
 
 // While the process ends, the status has no targets, and only the tunnels that still have clients.
@@ -155,7 +155,7 @@ const ICONS = {
 let icon = '';
 
 function showTitle() {
-  const bad = [...(status?.targets ?? []), ...(status?.tunnels ?? [])].filter(isProblem).length;
+  const bad = countProblems(status?.targets ?? [], status?.tunnels ?? []);
   const invalid = isInvalid(status?.config);
   const live = status?.ending ? 'ending' : bad > 0 ? count(bad, 'problem') : invalid ? 'invalid file' : 'no problems';
   const words = lostAt !== null ? 'disconnected' : live;

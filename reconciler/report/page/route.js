@@ -44,13 +44,14 @@ function stopsOf(tunnel, target) {
 
 // The index of the broken stop (-1: none), and the broken wires, each by the index of the stop it leads to.
 function brokenAt(tunnel, target, stops) {
-  if (!CARRIES_NOTHING.has(tunnel.phase)) return { stop: -1, wires: [] };
-  const listener = AT_LISTENER.has(tunnel.reason);
+  const failed = CARRIES_NOTHING.has(tunnel.phase);
+  const listener = failed && AT_LISTENER.has(tunnel.reason);
+  const destination = failed && AT_DESTINATION.has(tunnel.reason);
   const last = stops.length - 1;
-  if (AT_DESTINATION.has(tunnel.reason)) return { stop: last, wires: [last] };
-  // A failed SSH connection breaks all of its hops.
-  const ssh = [...stops.keys()].filter((index) => stops[index].ssh);
-  return { stop: listener ? 0 : -1, wires: listener && target?.phase !== 'down' ? [] : ssh };
+  // A failed SSH connection breaks all of its hops, in the route of a tunnel that is off too.
+  const ssh = target?.phase === 'down' || (failed && !listener && !destination);
+  const wires = ssh ? [...stops.keys()].filter((index) => stops[index].ssh) : [];
+  return { stop: listener ? 0 : destination ? last : -1, wires: destination ? [...wires, last] : wires };
 }
 
 function stopNode(stop, broken) {

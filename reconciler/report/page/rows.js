@@ -8,6 +8,13 @@ export function isProblem(thing) {
   return thing.phase === 'down' || thing.phase === 'unhealthy' || Boolean(thing.needsAction);
 }
 
+// The number of problems, in the title and beside "only problems": each tunnel, and each target without such a tunnel.
+export function countProblems(targets, tunnels) {
+  const bad = tunnels.filter(isProblem);
+  const counted = new Set(bad.map((tunnel) => tunnel.target));
+  return bad.length + targets.filter((target) => isProblem(target) && !counted.has(target.name)).length;
+}
+
 export class TargetRow {
   constructor() {
     this.node = fromTemplate('target-template');
