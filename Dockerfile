@@ -19,7 +19,7 @@ RUN python -m venv --without-pip /opt/tunnels
 RUN /opt/build/bin/python -m pip install --require-hashes --only-binary=:all: -r requirements/build.txt
 RUN /opt/build/bin/python -m pip --python /opt/tunnels/bin/python install --require-hashes --only-binary=:all: --compile -r requirements/run.txt
 
-COPY LICENSE README.md pyproject.toml ./
+COPY LICENSE README.md hatch_build.py pyproject.toml ./
 COPY schemas/ schemas/
 COPY reconciler/ reconciler/
 RUN /opt/build/bin/python -m pip wheel --no-deps --no-index --no-build-isolation --wheel-dir dist .

@@ -14,7 +14,7 @@ from reconciler.cli.logins import KeyInspector, LoginResult, log_in_to_all
 from reconciler.cli.terminal.table import clean, count, is_unicode, print_message
 from reconciler.config.effective_json import to_json
 from reconciler.config.load import Config, Loaded, load_files
-from reconciler.config.syntax.config_files import default_paths
+from reconciler.config.syntax.config_files import default_paths, listing
 from reconciler.system.redaction import redact_json
 
 _SECONDS = 300.0  # of processor time: an encrypted key takes up to one second to open
@@ -22,7 +22,9 @@ _SECONDS = 300.0  # of processor time: an encrypted key takes up to one second t
 
 @click.command("check")
 @files
-@click.option("--each", is_flag=True, help="Check each file by itself instead of merging them.")
+@click.option(
+    "--each", is_flag=True, help="Check each file by itself, those of directories too, instead of merging them."
+)
 @click.option("--connect", is_flag=True, help="Also log in to every target, without opening tunnels.")
 @shared_options.output("the configuration with all defaults filled in, and its revision.")
 def command(config: Config, each: bool, connect: bool, output: str) -> None:
@@ -38,7 +40,7 @@ def command(config: Config, each: bool, connect: bool, output: str) -> None:
     """
     load_options = replace(config.options, inspector=KeyInspector(config.environ), seconds=_SECONDS)
     all_paths = config.paths or default_paths(config.environ)
-    groups = [(path,) for path in all_paths] if each and all_paths else [all_paths]
+    groups = [(name,) for path in all_paths for name in _each(path)] if each and all_paths else [all_paths]
     is_ok = True
     documents = []
     for paths in groups:
@@ -54,6 +56,11 @@ def command(config: Config, each: bool, connect: bool, output: str) -> None:
     if output == "json":
         click.echo(_json_text(documents if each else documents[0]))
     sys.exit(0 if is_ok else 2)
+
+
+def _each(path: str) -> tuple[str, ...]:
+    """Return the files of a path argument. Loading a path that has none reports why."""
+    return listing(path).names or (path,)
 
 
 def _json_text(value: object) -> str:

@@ -13,9 +13,12 @@ from typing import Any
 import pytest
 import yaml
 
+from reconciler.core.observed import Reason
+
 EXAMPLES = Path(__file__).parents[2] / "examples"
 PROMETHEUS = EXAMPLES / "prometheus"
 DASHBOARD = EXAMPLES / "grafana" / "dashboard.json"
+RUNBOOK = EXAMPLES.parent / "docs" / "runbook.md"
 
 # The metrics of docs/contract.md.
 METRICS = {
@@ -83,11 +86,9 @@ def test_the_rules_fire_when_they_should_and_not_otherwise() -> None:
 
 
 def test_each_alert_has_a_test() -> None:
-    rules = yaml.safe_load((PROMETHEUS / "rules.yml").read_text())
-    alerts = {rule["alert"] for group in rules["groups"] for rule in group["rules"]}
     cases = yaml.safe_load((PROMETHEUS / "rules_test.yml").read_text())["tests"]
     fired = {one["alertname"] for case in cases for one in case["alert_rule_test"] if one["exp_alerts"]}
-    assert fired == alerts
+    assert fired == {rule["alert"] for rule in alerts()}
 
 
 def test_each_query_in_the_documentation_has_a_test() -> None:
@@ -119,12 +120,77 @@ def test_every_metric_that_is_used_exists(file: str) -> None:
     assert used <= METRICS
 
 
-def test_the_dashboard_has_variables_for_source_target_and_tunnel() -> None:
+def alerts() -> list[dict[str, Any]]:
+    rules = yaml.safe_load((PROMETHEUS / "rules.yml").read_text())
+    return [rule for group in rules["groups"] for rule in group["rules"]]
+
+
+def headings(page: Path) -> set[str]:
+    """Return the anchors of the sections of a page, as GitHub names them."""
+    found = re.findall(r"^#+ (.+)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", one).replace(" ", "-").lower() for one in found}
+
+
+@pytest.mark.parametrize("alert", [rule["alert"] for rule in alerts()])
+def test_each_alert_links_to_its_section_of_the_runbook(alert: str) -> None:
+    (rule,) = (one for one in alerts() if one["alert"] == alert)
+    page, _, anchor = rule["annotations"]["runbook_url"].partition("#")
+    assert anchor == alert.lower()
+    assert anchor in headings(EXAMPLES.parent / page)
+
+
+def test_the_runbook_has_no_section_for_an_alert_that_is_gone() -> None:
+    names = re.findall(r"^## (Tunnel\w+)$", RUNBOOK.read_text(), re.MULTILINE)
+    assert names == [rule["alert"] for rule in alerts()]
+
+
+def test_the_runbook_explains_each_reason_once() -> None:
+    rows = re.findall(r"^\| (`.*?) \|", RUNBOOK.read_text(), re.MULTILINE)
+    assert sorted(re.findall(r"`(\w+)`", " ".join(rows))) == sorted(Reason)
+
+
+def test_the_command_in_the_rules_makes_absolute_links(tmp_path: Path) -> None:
+    """A pager shows the link away from the repository."""
+    rules = tmp_path / "rules.yml"
+    rules.write_text((PROMETHEUS / "rules.yml").read_text())
+    (command,) = re.findall(r"^# +(sed .*)$", rules.read_text(), re.MULTILINE)
+    subprocess.run(["sh", "-ec", command], cwd=tmp_path, check=True)
+    links = set(strings(yaml.safe_load(rules.read_text()), "runbook_url"))
+    assert len(links) == len(alerts())
+    assert all(link.startswith("https://git.example.com/tunnels/blob/main/docs/runbook.md#") for link in links)
+
+
+def test_the_dashboard_has_variables_for_source_instance_target_and_tunnel() -> None:
     dashboard = json.loads(DASHBOARD.read_text())
-    assert [one["name"] for one in dashboard["templating"]["list"]] == ["datasource", "target", "tunnel"]
+    variables = [one["name"] for one in dashboard["templating"]["list"]]
+    assert variables == ["datasource", "instance", "target", "tunnel"]
     panels = [panel for panel in dashboard["panels"] if panel["type"] != "row"]
     assert {panel["datasource"]["uid"] for panel in panels} == {"${datasource}"}
     assert len({panel["id"] for panel in dashboard["panels"]}) == len(dashboard["panels"])
+
+
+def test_every_panel_of_the_dashboard_has_a_description() -> None:
+    panels = json.loads(DASHBOARD.read_text())["panels"]
+    assert [panel["title"] for panel in panels if not panel.get("description", "").endswith(".")] == []
+
+
+def test_every_query_of_the_dashboard_selects_the_instance() -> None:
+    dashboard = json.loads(DASHBOARD.read_text())
+    queries = [*strings(dashboard, "expr"), *strings(dashboard, "query")]
+    for query in queries:
+        selectors = re.findall(r"\b(?:ssh|tunnels)_\w+(.{22})?", query)
+        if query != "label_values(tunnels_build_info, instance)":
+            assert all(one.startswith('{instance=~"$instance"') for one in selectors), query
+
+
+def test_prometheus_accepts_every_query_of_the_dashboard(tmp_path: Path) -> None:
+    expressions = set(strings(json.loads(DASHBOARD.read_text()), "expr"))
+    named = enumerate(one.replace("$__rate_interval", "5m") for one in sorted(expressions))
+    rules = [{"record": f"query_{number}", "expr": expression} for number, expression in named]
+    assert rules
+    file = tmp_path / "rules.yml"
+    file.write_text(yaml.safe_dump({"groups": [{"name": "dashboard", "rules": rules}]}))
+    promtool("check", "rules", str(file))
 
 
 def test_no_panels_of_the_dashboard_overlap() -> None:

@@ -36,6 +36,22 @@ async def test_check_distinguishes_valid_and_invalid_files(tmp_path: Path) -> No
     assert "Traceback" not in err
 
 
+async def test_check_each_judges_the_files_of_a_directory_by_themselves(tmp_path: Path) -> None:
+    """Two teams may use the same names and ports: their files go to different machines."""
+    (tmp_path / "teams").mkdir()
+    (tmp_path / "empty").mkdir()
+    valid = "targets: {prod: {host: a, tunnels: [{type: local, localPort: 5432, remotePort: 5432}]}}\n"
+    for name in ("teams/a.yaml", "teams/b.yml"):
+        (tmp_path / name).write_text(valid)
+    code, out, _ = await commands.ran("check", "--each", tmp_path / "teams")
+    assert (code, out.count(": valid, 1 target and 1 tunnel\n")) == (0, 2)
+    (tmp_path / "teams/a.yaml").write_text(valid.replace("5432", "abc", 1))
+    code, out, err = await commands.ran("check", "--each", tmp_path / "empty", tmp_path / "teams", tmp_path / "missing")
+    assert (code, out.count(": valid")) == (2, 1)
+    for name in ("empty: no *.yaml", "teams/a.yaml:1:", "missing: cannot be read"):
+        assert f"error: {tmp_path / name}" in err
+
+
 @pytest.mark.parametrize("kind", SPECIAL)
 async def test_check_reports_special_files_at_any_path(tmp_path: Path, kind: str) -> None:
     """A pipe without a writer is waited for, up to a limit: `check <(command)` is a pipe."""
