@@ -22,14 +22,19 @@ from reconciler.config.options import Options
 from reconciler.config.problem import ConfigError
 from reconciler.core.observed import Phase
 from reconciler.core.status import TunnelStatus
+from reconciler.core.text.forms import progress
 from reconciler.runtime.engine import Engine
 from reconciler.system.redaction import redact
+from reconciler.system.terminal_line import TerminalLine, terminal_line
 
 __all__ = ["ConfigError", "Tunnels", "TunnelsNotUpError", "open_tunnels"]
 
 
 class TunnelsNotUpError(Exception):
-    """Not all tunnels came up in time. The message has a line for each tunnel, with its phase and message."""
+    """Not all tunnels came up in time, or a retry helps none of the missing ones.
+
+    The message has a line for each tunnel, with its phase and message.
+    """
 
 
 class Tunnels:
@@ -57,14 +62,29 @@ class Tunnels:
         return int(self[tunnel].bound.rpartition(":")[2])
 
     async def until_up(self, within: float) -> None:
-        """Wait until all tunnels are up, except those in phase off or standby. Raises TunnelsNotUpError."""
+        """Wait until all tunnels are up, except those in phase off or standby.
+
+        Raises TunnelsNotUpError, at once if a retry helps none of the missing tunnels. Shows the progress on stderr if
+        that is a terminal.
+        """
         try:
-            async with asyncio.timeout(within):
-                while not self._engine.is_status_current or any(map(_is_awaited, self.all())):
-                    await self._engine.passed()
+            with terminal_line() as line:
+                async with asyncio.timeout(within):
+                    while not self._engine.is_status_current or (missing := list(filter(_is_awaited, self.all()))):
+                        if self._engine.is_status_current:
+                            self._show_or_give_up(missing, line)
+                        await self._engine.passed()
         except TimeoutError:
-            lines = [f"{one.id}: {one.verdict.phase} {one.verdict.message}".rstrip() for one in self.all()]
-            raise TunnelsNotUpError(f"not up after {within:g} s:\n" + redact("\n".join(lines))) from None
+            raise self._not_up(f"not up after {within:g} s") from None
+
+    def _show_or_give_up(self, missing: list[TunnelStatus], line: TerminalLine) -> None:
+        if all(one.verdict.needs_action for one in missing):
+            raise self._not_up("no retry helps until this is fixed")
+        line.show(progress(sum(one.verdict.phase is Phase.UP for one in self.all()), [one.id for one in missing]))
+
+    def _not_up(self, what: str) -> TunnelsNotUpError:
+        lines = [f"{one.id}: {one.verdict.phase} {one.verdict.message}".rstrip() for one in self.all()]
+        return TunnelsNotUpError(f"{what}:\n" + redact("\n".join(lines)))
 
 
 @contextlib.asynccontextmanager

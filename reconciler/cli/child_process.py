@@ -19,6 +19,7 @@ from reconciler.report.control import WaitFailedError
 from reconciler.runtime.app import App
 from reconciler.runtime.commands import Commands
 from reconciler.system.descriptors import with_given_limit
+from reconciler.system.terminal_line import terminal_line
 
 _NOT_UP, _NOT_FOUND, _NOT_EXECUTABLE = 1, 127, 126  # the last two as in shells
 _KILLED = 128  # plus the number of the signal
@@ -39,8 +40,9 @@ async def run_child(app: App, program: tuple[str, ...], within: float) -> int:
 
 async def _wait_until_up(app: App, running: asyncio.Task[int], within: float) -> int | None:
     """Return None once all tunnels are up, else the exit code."""
-    waiting = asyncio.create_task(Commands(app).wait("", (), within))
-    await asyncio.wait({running, waiting}, return_when=asyncio.FIRST_COMPLETED)
+    with terminal_line() as line:
+        waiting = asyncio.create_task(Commands(app).wait("", (), within, line.show))
+        await asyncio.wait({running, waiting}, return_when=asyncio.FIRST_COMPLETED)
     if not waiting.done():
         waiting.cancel()
         await asyncio.gather(waiting, return_exceptions=True)

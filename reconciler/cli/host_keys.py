@@ -68,6 +68,11 @@ class FetchedKey:
     state: str = ""
     failure: Failure | None = None
 
+    @classmethod
+    def of(cls, server: Server, fetched: FetchedKey) -> FetchedKey:
+        """Return the key of the same server, as a host of another target."""
+        return replace(fetched, server=server)
+
     @property
     def key_type(self) -> str:
         return self.line.partition(" ")[0]

@@ -35,6 +35,7 @@ except KeyboardInterrupt:  # the imports take most of the start-up time
 # The commands in the order of the help text, each with its help line. Listing them imports none of them.
 COMMANDS = {
     "run": "Open the tunnels of the file and keep them matching it",
+    "init": "Write a first file to edit",
     "check": "Validate files and report every mistake",
     "plan": "Show what a file would change, without changing it",
     "status": "Show which tunnels are up, which are not, and why",
@@ -49,6 +50,7 @@ COMMANDS = {
     "events": "Show what changed, when, and why",
     "trust": "Fetch host keys to compare and pin",
     "import": "Translate ssh command lines or ssh_config to a tunnels.yaml",
+    "explain": "Explain a field of tunnels.yaml",
     "schema": "Print the JSON Schema of tunnels.yaml",
     "demo": "Try tunnels against an embedded SSH server",
     "completion": "Print a shell completion script",

@@ -153,8 +153,9 @@ def command(
     once. Exits 2 if no file is valid at the start.
 
     With -- CMD, runs CMD once all tunnels are up, and exits when CMD does, with its exit code; exits 1 if the tunnels
-    are not up within --timeout. For tunnel prod/pg-main, CMD gets TUNNEL_PROD_PG_MAIN_HOST and TUNNEL_PROD_PG_MAIN_PORT
-    in its environment (upper case, with _ for characters other than letters and digits).
+    are not up within --timeout, or at once if each tunnel that is missing needs action. For tunnel prod/pg-main, CMD
+    gets TUNNEL_PROD_PG_MAIN_HOST and TUNNEL_PROD_PG_MAIN_PORT in its environment (upper case, with _ for characters
+    other than letters and digits).
 
     \b
     tunnels run tunnels.yaml

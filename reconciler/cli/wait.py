@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import click
 
 from reconciler.cli import shared_options
 from reconciler.cli.client import CommandError, Control, RequestRefusedError
-from reconciler.cli.ids import explained
+from reconciler.cli.ids import explained, matches
 from reconciler.cli.param_types import DURATION
+from reconciler.cli.responses import TunnelJson
+from reconciler.core.text.forms import progress
+from reconciler.system.terminal_line import TerminalLine, terminal_line
 
 _RETRY = 0.1  # seconds between attempts while no process listens yet
 _ENDED = 503  # the process ended during the request
+_INTERVAL = 0.5  # seconds between two updates of the progress
 _SLACK = 5.0  # seconds; the process responds at the timeout, perhaps slightly later
 
 
@@ -37,14 +44,48 @@ def command(ids: tuple[str, ...], revision: str | None, timeout: float, control:
     tunnels wait 'prod/*' --timeout 2m
     tunnels wait --revision "$(tunnels check --output json tunnels.yaml | jq -r .revision)"
 
-    Exits 0 when they are up, 1 on timeout, and 1 at once if the revision was rejected.
+    On a terminal, shows how many are up. Exits 0 when they are up, and 1 on timeout. Exits 1 at once if the revision
+    was rejected, or if each tunnel that is missing needs action: no retry helps, as with a wrong key.
     """
     if revision == "":
         raise click.BadParameter(
             "expected a revision as printed by `check --output json`, got an empty value", param_hint="--revision"
         )
-    with explained(control, ids):
+    with explained(control, ids), _progress_shown(ids, control):
         _wait(ids, revision, timeout, control)
+
+
+@contextmanager
+def _progress_shown(ids: tuple[str, ...], control: Control) -> Iterator[None]:
+    """Show the progress on a terminal while the block runs."""
+    with terminal_line() as line:
+        ended = threading.Event()
+        thread = threading.Thread(target=_show_progress, args=(ids, control, line, ended), daemon=True)
+        if line.is_shown:
+            thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            if line.is_shown:
+                thread.join(_INTERVAL)
+
+
+def _show_progress(ids: tuple[str, ...], control: Control, line: TerminalLine, ended: threading.Event) -> None:
+    while not ended.wait(_INTERVAL):
+        try:
+            tunnels = control.get("/api/v1/status")["tunnels"]
+        except CommandError:  # the process may be starting: `_wait` reports what lasts
+            continue
+        chosen = [one for one in tunnels if not ids or matches(one["id"], ids)]
+        missing = [one["id"] for one in chosen if not one["up"] and _is_awaited(one, ids)]
+        if missing and not ended.is_set():
+            line.show(progress(sum(one["up"] for one in chosen), missing))
+
+
+def _is_awaited(tunnel: TunnelJson, ids: tuple[str, ...]) -> bool:
+    """Return True if the process waits for this tunnel: one that is off counts only if `ids` has its full id."""
+    return tunnel["id"] in ids if tunnel["phase"] == "off" else tunnel["phase"] != "standby"
 
 
 def _wait(ids: tuple[str, ...], revision: str | None, timeout: float, control: Control) -> None:

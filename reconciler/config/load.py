@@ -105,6 +105,7 @@ class Config:
     def reload(self) -> Loaded:
         """Read everything again. Blocks as long as the disk does. Raises nothing, whatever the content."""
         self.paths = self.paths or default_paths(self.environ)
+        self.options = replace(self.options, paths=self.paths)
         problems = []
         if not self.paths:
             message = (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pwd
+import shlex
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,8 @@ from typing import Protocol
 from reconciler.config.deadline import SECONDS
 from reconciler.core.spec import Hop, Login
 from reconciler.system.redaction import Redactor
+
+_READ_ONCE = frozenset({"-", "/dev/stdin"})
 
 
 class Inspector(Protocol):
@@ -38,6 +41,7 @@ class Options:
     inspector         checks keys and algorithms; None: they are not checked
     seconds           the limit of processor time to parse one file, or to build all of them
     hidden            collects the values of variables, which are never shown; None: each `Config` makes its own
+    paths             the files and directories that are loaded, for messages; empty if they cannot be read again
     """
 
     strict: bool = False
@@ -50,6 +54,14 @@ class Options:
     inspector: Inspector | None = None
     seconds: float = SECONDS
     hidden: Redactor | None = None
+    paths: tuple[str, ...] = ()
+
+    def trust_command(self, target: str) -> str:
+        """Return the command that fetches and pins the host keys of a target; "" if the files cannot be read again."""
+        if not self.paths or any(path in _READ_ONCE or path.startswith("/dev/fd/") for path in self.paths):
+            return ""
+        options = ["--allow-commands"] if self.allow_commands else []
+        return shlex.join(["tunnels", "trust", *options, *self.paths, target])
 
 
 def process_user() -> str:

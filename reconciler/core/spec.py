@@ -12,7 +12,7 @@ the only source of defaults.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from types import MappingProxyType
 from typing import Self, TypeVar
@@ -74,12 +74,16 @@ class TrustMode(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Trust:
-    """Which host keys are trusted. Pinned keys take precedence over known_hosts; `alias` replaces the host name."""
+    """Which host keys are trusted. Pinned keys take precedence over known_hosts; `alias` replaces the host name.
+
+    `command` is the `tunnels trust` command that pins the keys, for messages; "" if the files cannot be read again.
+    """
 
     mode: TrustMode
     host_keys: tuple[str, ...]
     known_hosts: tuple[str, ...]
     alias: str
+    command: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True, slots=True)

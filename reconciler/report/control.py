@@ -6,7 +6,7 @@ A peer must have the uid of this process, or be root. Errors are `{"error": "a s
     GET  /api/v1/status                                    see docs/contract.md
     GET  /api/v1/events[?follow=1]                         {"events": [...]}, or server-sent events
     GET  /api/v1/connections                               {"connections": [...]}
-    GET  /api/v1/wait?revision=R&ids=a,b&timeout=30        {"ok": true}; 404, 408, 409: R was rejected, 503: ended
+    GET  /api/v1/wait?revision=R&ids=a,b&timeout=30        {"ok": true}; 404, 408, 409: no retry helps, 503: ended
     GET  /api/v1/diagnose?id=X                             {"steps": [...]}
     POST /api/v1/restart {"ids": [...], "now": false}      {"done": [...]}; 404
     POST /api/v1/pause   {"ids": [...], "seconds": null}
@@ -38,7 +38,10 @@ SECONDS_MAX = 10 * 366 * 86_400.0  # ten years
 
 
 class WaitFailedError(Exception):
-    """`wait` failed: the revision was rejected (`status` 409), the process has ended (503), or it timed out (408)."""
+    """`wait` failed: `status` is 408 if it timed out, 503 if the process has ended.
+
+    409: the revision was rejected, or a retry helps none of the missing tunnels.
+    """
 
     def __init__(self, status: int, message: str) -> None:
         super().__init__(message)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 
 from reconciler.config.load import Config
@@ -17,7 +17,7 @@ from reconciler.core.overlay import NoSuchTunnelError, matches, matching
 from reconciler.core.spec import TunnelSpec
 from reconciler.core.status import TunnelStatus
 from reconciler.core.subject import Subject
-from reconciler.core.text.forms import and_more, phase_text
+from reconciler.core.text.forms import and_more, phase_text, progress
 from reconciler.report.control import WaitFailedError
 from reconciler.report.events import Event, Events
 from reconciler.report.snapshot import NOT_EXPECTED_UP, Json, Snapshot, iso
@@ -117,18 +117,23 @@ class Commands:
 
     # --- waiting -----------------------------------------------------------------------------------------------
 
-    async def wait(self, revision: str, ids: Sequence[str], seconds: float) -> None:
-        """Wait until these tunnels (all, if none is named) are up and that revision is loaded and converged."""
+    async def wait(
+        self, revision: str, ids: Sequence[str], seconds: float, show: Callable[[str], None] = lambda _: None
+    ) -> None:
+        """Wait until these tunnels (all, if none is named) are up and that revision is loaded and converged.
+
+        Gives up as soon as a retry helps none of the missing tunnels. `show` is called with the progress.
+        """
         why = ""
         try:
             async with asyncio.timeout(seconds):
-                while why := self._not_yet(revision, ids):
+                while why := self._not_yet(revision, ids, show):
                     if not await self._engine.passed():
                         raise WaitFailedError(503, "the process has ended")
         except TimeoutError:
             raise WaitFailedError(408, f"timed out after {seconds:g} s: {why}") from None
 
-    def _not_yet(self, revision: str, ids: Sequence[str]) -> str:
+    def _not_yet(self, revision: str, ids: Sequence[str], show: Callable[[str], None]) -> str:
         if self._app.is_ending:
             return "the process is ending"
         loaded, status = self._app.loaded, self._engine.status
@@ -144,11 +149,15 @@ class Commands:
             if not any(matches(tunnel.spec, [pattern]) for tunnel in status.tunnels):
                 matching([pattern], self._engine.desired)  # raises unless the next pass adds the tunnel to the status
                 return f"{pattern} does not exist yet"
+        awaited = [one for one in status.tunnels if _is_awaited(one, ids)]
         waiting = [
-            f"{one.id} is {phase_text(one.verdict.phase, one.verdict.reason, one.verdict.message)}"
-            for one in status.tunnels
-            if _is_awaited(one, ids)
+            f"{one.id} is {phase_text(one.verdict.phase, one.verdict.reason, one.verdict.message)}" for one in awaited
         ]
+        if awaited:
+            up = sum(t.verdict.phase is Phase.UP for t in status.tunnels if not ids or matches(t.spec, ids))
+            show(progress(up, [one.id for one in awaited]))
+        if awaited and all(one.verdict.needs_action for one in awaited):
+            raise WaitFailedError(409, f"no retry helps until this is fixed: {and_more(waiting, _SHOWN, '; ')}")
         return and_more(waiting, _SHOWN, "; ")
 
     # --- diagnosing --------------------------------------------------------------------------------------------

@@ -39,6 +39,8 @@ COMMANDS = [
     *([name, option, "ODD", "bad.yaml"] for name in ("check", "trust") for option in ("--secrets-dir", "--allow-env")),
     ["plan", "--from", "ODD", "bad.yaml"],
     ["trust", "bad.yaml", "ODD"],
+    ["trust", "bad.yaml", "--write", "ODD"],
+    ["trust", "--write", "ODD"],
     ["import", "--ssh-config", "ODD"],
     ["import", "--", "ODD"],
     ["import", "--", "ssh", "-N", "-L", "1:h:2", "ODD"],
@@ -56,6 +58,8 @@ COMMANDS = [
     ["demo", "--exit-after", "/ODD"],
     ["completion", "ODD"],
     ["schema", "ODD"],
+    ["init", "--", "ODD"],
+    ["explain", "--", "ODD"],
     ["ODD"],
     ["--ODD"],
 ]

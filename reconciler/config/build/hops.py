@@ -59,7 +59,7 @@ def hop(fields: Fields, sources: Sources, options: Options) -> Hop:
         hosts=_hosts(fields),
         user=_user(fields, options),
         logins=_logins(fields, sources),
-        trust=_trust(fields, sources),
+        trust=_trust(fields, sources, options),
         algorithms=_algorithms(algorithms) if algorithms else Algorithms((), (), (), ()),
         compress=fields.read("compress", switch),
         strict_key_permissions=fields.read("strictKeyPermissions", switch),
@@ -231,7 +231,7 @@ def _agent_fault(socket: str, sources: Sources) -> str:
     return f"{socket}: {fault}" if fault else ""
 
 
-def _trust(fields: Fields, sources: Sources) -> Trust:
+def _trust(fields: Fields, sources: Sources, options: Options) -> Trust:
     mode = fields.read("strictHostKeyChecking", _trust_mode)
     if mode is TrustMode.OFF:
         message = "host keys are not checked, so the server can be impersonated: pin its keys with `hostKeys`"
@@ -243,7 +243,8 @@ def _trust(fields: Fields, sources: Sources) -> Trust:
         known_hosts = _known_hosts(fields, sources)
     if "knownHosts" in fields and "knownHosts" not in fields.invalid_fields and mode is TrustMode.STRICT:
         _warn_of_unreadable(fields, known_hosts)
-    return Trust(mode, host_keys, known_hosts, fields.find("hostKeyAlias", _alias, ""))
+    alias = fields.find("hostKeyAlias", _alias, "")
+    return Trust(mode, host_keys, known_hosts, alias, options.trust_command(fields.target))
 
 
 def _known_hosts(fields: Fields, sources: Sources) -> tuple[str, ...]:

@@ -64,12 +64,13 @@ def _section(title: str, description: str, properties: Schema) -> str:
 def _row(name: str, subschema: Schema) -> Iterator[str]:
     yield f"`{name}`"
     yield str(subschema.get("x-expected") or "a mapping")
-    yield _default(subschema)
+    yield default_text(subschema)
     yield subschema["description"]
     yield " ".join(f"`{_written(example)}`" for example in subschema.get("examples", ())[:2])
 
 
-def _default(subschema: Schema) -> str:
+def default_text(subschema: Schema) -> str:
+    """Return the default of a field as Markdown; "" if it has none or a computed one."""
     if subschema.get("default", "") == "" and "x-default" not in subschema:
         return ""
     others = [f"`{_written(value)}` ({kind})" for kind, value in subschema.get("x-default", {}).items()]

@@ -205,7 +205,7 @@ class HostKeyCheck:
 
     def _how_to_forget(self, known: KnownKey) -> str:
         if known.place == PINNED:
-            return "replace it in `hostKeys` (`tunnels trust` prints it)"
+            return f"replace it in `hostKeys` (`{self._trust.command or 'tunnels trust'}` prints it)"
         file, _, _ = known.place.rpartition(":")
         name = lookup_name(self._trust, self._endpoint)
         return f"run ssh-keygen -R {shlex.quote(name)} -f {shlex.quote(file)}, and add the new key"
@@ -214,7 +214,10 @@ class HostKeyCheck:
         odd = f"; {self._knowledge.odd}" if self._knowledge.odd else ""
         what = f"the host key of {self.where} is unknown ({_shown(key)}){odd}"
         line = f"{lookup_name(self._trust, self._endpoint)} {_public_line(key)}"
-        if not self._trust.known_hosts or len(line) > _LINE_MAX:
+        if self._trust.command:
+            how = "--known-hosts" if not self._trust.host_keys else "--write FILE"
+            add = f"pin it: `{self._trust.command} {how}`"
+        elif not self._trust.known_hosts or len(line) > _LINE_MAX:
             add = "put it into `hostKeys` (`tunnels trust` prints what to paste)"
         else:
             add = f"add this line to {self._trust.known_hosts[0]}: {line}"
