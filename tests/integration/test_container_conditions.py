@@ -50,6 +50,8 @@ PHASES = [
         ["plan", FILE],
         ["trust", FILE],
         ["import", "--", "ssh", "-L", "1:h:2", "u@h"],
+        ["explain", "holdTimeout"],
+        ["init", "-"],
         ["schema"],
         ["completion", "bash"],
         ["demo", "--exit-after", "1s"],
@@ -104,7 +106,8 @@ async def every_command(
         "hostKeys": f"['{server.host_public_key}']",
     }
     (files / "tunnels.yaml").write_text(file(server, local("echo", 0, echo.port), **fields))
-    work = {"process": ["run", "--listen", f"127.0.0.1:{free_port()}", FILE], "phases": PHASES}
+    first = [[["wait", "--timeout", "100s"]]] if has_run_tunnels else []
+    work = {"process": ["run", "--listen", f"127.0.0.1:{free_port()}", FILE], "phases": [*first, *PHASES]}
     python = [f"PYTHONPATH={ROOT}", sys.executable] if root == "/" else ["python"]
     words = ["env", "-C", "/", *python, str(container.FILES / "runner.py"), json.dumps(work)]
     command = container.as_image(*words, files=files, has_run_tunnels=has_run_tunnels, root=Path(root))
