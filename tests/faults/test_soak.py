@@ -124,17 +124,18 @@ class Soak:
 
 
 def svg(samples: list[Sample]) -> str:
-    """Return a drawing of memory, descriptors and tasks over time."""
+    """Return a drawing of memory, descriptors and tasks over time, with the first, the middle and the last figure."""
     parts = []
     for row, figure in enumerate(("memory", "descriptors", "tasks")):
         values = [float(getattr(one, figure)) for one in samples]
+        starts, middle, ends = values[0], values[len(values) // 2], values[-1]
         top = max(values) * 1.1
         points = " ".join(
             f"{40 + 740 * one.at / samples[-1].at:.1f},{150 + 170 * row - 130 * value / top:.1f}"
             for one, value in zip(samples, values, strict=True)
         )
         parts.append(
-            f'<text x="40" y="{15 + 170 * row}">{figure}: {values[0]:.0f} to {values[-1]:.0f}</text>'
+            f'<text x="40" y="{15 + 170 * row}">{figure}: {starts:.0f}, {middle:.0f}, {ends:.0f}</text>'
             f'<line x1="40" x2="780" y1="{150 + 170 * row}" y2="{150 + 170 * row}" stroke="#bbb"/>'
             f'<polyline fill="none" stroke="#06c" points="{points}"/>'
         )

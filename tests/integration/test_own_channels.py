@@ -15,7 +15,7 @@ from asyncssh.packet import String, UInt32
 from reconciler.core.observed import Phase
 from reconciler.ssh.channels.window import WindowBudget
 from support.asyncssh_server import AsyncsshServer
-from support.services import MIB, EchoServer, SinkSource, connected, download, half_close_server_first, upload
+from support.services import MIB, EchoServer, SinkSource, check_transfers, connected
 from support.sshd import Sshd
 from support.tunnels import Running, file, local, remote, running
 from support.wait import eventually, free_port
@@ -29,15 +29,6 @@ SLOW = 200  # clients that read nothing
 pytestmark = pytest.mark.usefixtures("is_plain")
 
 
-async def check_bytes(port: int) -> None:
-    """Move bytes up, down, and with a half-close, at once."""
-    (up_sent, up_came), (down_sent, down_came), closed = await asyncio.gather(
-        upload("127.0.0.1", port, SIZE), download("127.0.0.1", port, SIZE), half_close_server_first("127.0.0.1", port)
-    )
-    assert (up_sent, down_sent) == (up_came, down_came)
-    assert closed
-
-
 @pytest.mark.parametrize("cipher", CIPHERS)
 async def test_the_bytes_are_the_same_with_each_cipher(sshd: Sshd, tmp_path: Path, is_plain: bool, cipher: str) -> None:
     near, far = free_port(), free_port()
@@ -48,7 +39,7 @@ async def test_the_bytes_are_the_same_with_each_cipher(sshd: Sshd, tmp_path: Pat
             [link] = tunnels.links
             assert link.connection.get_extra_info("send_cipher") == cipher
             assert link.channels._path.is_plain is (is_plain or cipher == "aes256-ctr")
-            await asyncio.gather(check_bytes(near), check_bytes(far))
+            await asyncio.gather(check_transfers(near, SIZE), check_transfers(far, SIZE))
             await tunnels.no_client_is_connected()
 
 
@@ -71,7 +62,7 @@ async def test_new_keys_every_megabyte_under_load_keep_the_bytes(tmp_path: Path,
                 exchanges()
 
             connection._send_deferred_packets = count
-            await check_bytes(port)
+            await check_transfers(port, SIZE)
             assert len(ended) > SIZE // (2 * MIB)
             assert tunnels.links == [link]
 

@@ -311,3 +311,15 @@ async def half_close_server_first(host: str, port: int, size: int = MIB, opening
         sent = await send_pattern(writer, size)
         writer.write_eof()
         return sent
+
+
+async def check_transfers(port: int, size: int, opening: Opening = by_tcp) -> None:
+    """Move `size` bytes up, down, and after a half-close of each side, at once, and compare the checksums."""
+    (up_sent, up_came), (down_sent, down_came), (late_sent, late_came), closed = await asyncio.gather(
+        upload("127.0.0.1", port, size, opening),
+        download("127.0.0.1", port, size, opening),
+        half_close_client_first("127.0.0.1", port, opening=opening),
+        half_close_server_first("127.0.0.1", port, opening=opening),
+    )
+    assert (up_sent, down_sent, late_sent) == (up_came, down_came, late_came)
+    assert closed

@@ -1,8 +1,13 @@
-"""A real OpenSSH server on loopback with its own key, configuration and port. Needs no root."""
+"""A real OpenSSH server on loopback with its own key, configuration and port. Needs no root.
+
+It is the first sshd in PATH, or the one of the system. To test another one, put its directory and that of its ssh,
+ssh-keygen, ssh-agent and ssh-add first in PATH.
+"""
 
 import os
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
@@ -23,11 +28,19 @@ def sshd_binary() -> str:
     return found
 
 
+def _make_privilege_separation_directory() -> None:
+    if os.geteuid() == 0:
+        _PRIVILEGE_SEPARATION_DIRECTORY.mkdir(mode=0o755, exist_ok=True)
+
+
 @cache
-def _knows(option: str, host_key: Path) -> bool:
-    """Return True if this sshd knows the option."""
-    command = [sshd_binary(), "-t", "-f", "/dev/null", "-h", str(host_key), "-o", option]
-    return subprocess.run(command, capture_output=True, check=False).returncode == 0
+def sshd_takes(option: str) -> bool:
+    """Return True if this sshd knows the option and takes its value."""
+    _make_privilege_separation_directory()
+    with tempfile.TemporaryDirectory() as directory:
+        host_key = Keys(Path(directory)).make("host").private
+        command = [sshd_binary(), "-t", "-f", "/dev/null", "-h", str(host_key), "-o", option]
+        return subprocess.run(command, capture_output=True, check=False).returncode == 0
 
 
 class Sshd(ServerProcess):
@@ -84,8 +97,7 @@ class Sshd(ServerProcess):
         self.host_key = Keys(self._directory).make("host")
 
     def command(self) -> list[str]:
-        if os.geteuid() == 0:
-            _PRIVILEGE_SEPARATION_DIRECTORY.mkdir(mode=0o755, exist_ok=True)
+        _make_privilege_separation_directory()
         config = self._directory / "sshd_config"
         config.write_text("".join(f"{key} {value}\n" for key, value in self._configuration().items()))
         return tied_to_parent([sshd_binary(), "-D", "-e", "-f", str(config)])
@@ -110,7 +122,7 @@ class Sshd(ServerProcess):
             "MaxSessions": "10000",
             "PrintMotd": "no",
         }
-        if _knows("PerSourcePenalties=no", self.host_key.private):
+        if sshd_takes("PerSourcePenalties=no"):
             # Tests fail to log in on purpose, all from one address.
             defaults["PerSourcePenalties"] = "no"
         # The test's options replace the defaults. A `Match` block must be last, and is.

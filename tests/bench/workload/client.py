@@ -20,6 +20,7 @@ from hashlib import sha256
 BLOCK = bytes(range(256)) * 4096  # as the service sends
 FOREVER = 1 << 60  # bytes
 BATCH = 100  # clients
+SMALL = 32 << 10  # bytes
 FLOWS = 16 << 20  # bytes of a flood until it is `ready`
 
 
@@ -159,7 +160,10 @@ def hold(clients: Clients, count: int, verb: str) -> dict[str, object]:
     request = "echo\nx" if verb == "echo" else f"{verb} {FOREVER}"
     held = list[socket.socket]()
     while len(held) < count:  # in batches: a burst of thousands would measure timeouts
-        new = [clients.connect(request) for _ in range(min(BATCH, count - len(held)))]
+        new = [clients.connect() for _ in range(min(BATCH, count - len(held)))]
+        for client in new:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, SMALL)  # thousands of full ones starve the kernel
+            client.sendall(f"{request}\n".encode())
         for client in new:
             exactly(client, 1)
         held += new
