@@ -17,7 +17,7 @@ from reconciler.config.schema.violations import did_you_mean
 from reconciler.config.syntax.yaml_reader import typed
 from reconciler.core.text.forms import and_more
 
-_INDEX = re.compile(r"\[[^\]]*\]")
+_INDEX = re.compile(r"\[[^\[\]]*\]")
 _PLAIN = re.compile(r"[\w./~][\w./~:@+-]*[\w]|\w")
 _STEPS_MAX = 24  # of a path
 _SHOWN = 12
