@@ -246,6 +246,7 @@ class SshActuator:
 
     def _check_links(self) -> None:
         outages = self._links.end_outages()
+        self._links.doubt_stalled()
         before, self._stalled = self._stalled, self._links.stalled()
         if before != self._stalled or outages:
             self._changed()

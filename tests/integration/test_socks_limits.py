@@ -181,6 +181,24 @@ async def test_many_correct_passwords_at_once_are_not_delayed(sshd: Sshd, tmp_pa
         assert len(tunnels.meter("server/proxy").guesses) == 0
 
 
+async def test_a_client_that_is_cut_during_its_login_is_not_counted_as_one_that_left(
+    sshd: Sshd, tmp_path: Path
+) -> None:
+    port = free_port()
+    async with running(tmp_path, file(sshd, socks("proxy", port, auth=user(tmp_path)))) as tunnels:
+        await tunnels.all_up()
+        actuator = tunnels.engine.actuator
+        clients = [asyncio.create_task(guess(port, f"wrong {number}")) for number in range(CLIENTS)]
+        logging_in = await eventually(lambda: [one for one in actuator.connections() if one.handshake and one.task])
+        for one in logging_in:
+            one.cut("its listener is closing")
+        ends = await asyncio.gather(*clients, return_exceptions=True)
+        answered = ends.count(REFUSED_LOGIN)
+        assert answered == CLIENTS - len(logging_in)
+        await eventually(lambda: not actuator.connections())
+        assert tunnels.results("server/proxy") == {"auth_failed": answered}
+
+
 async def guess(port: int, password: str, *, source: str = "127.0.0.1") -> bytes:
     """Return the proxy's replies to the greeting and to this login."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port, local_addr=(source, 0))

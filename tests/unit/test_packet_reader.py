@@ -36,7 +36,7 @@ class Asyncssh:
     def recv_codec(self) -> Codec | None:
         return codec_for(self._encryption)
 
-    def count_received(self, seq: int) -> None:
+    def set_recv_seq(self, seq: int) -> None:
         self.recv_seq = seq
 
     def hand_over(self, data: memoryview) -> None:

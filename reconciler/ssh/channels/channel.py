@@ -148,7 +148,7 @@ class Channel(SendSide):
     def _adjusted(self, packet: memoryview, after: ChannelState) -> None:
         (count,) = messages.parse_words(packet, 1)
         budget = self._owner.budget
-        if not self.widen(count, budget.delay, alone=budget.channels == 1):
+        if not self.widen(count, budget.delay, alone=budget.is_for_one):
             self.violate(f"the peer adjusted a window by {count}, beyond 2^32 - 1 bytes")
         elif after is ChannelState.OPEN or after is ChannelState.EOF_RECEIVED:
             self._update_sendable()

@@ -52,6 +52,25 @@ class ChannelHandler(Protocol):
         """
 
 
+class WaitingHandler(ChannelHandler):
+    """A handler that has no client yet: it sends nothing, and takes nothing."""
+
+    def opened(self) -> None: ...
+
+    def open_failed(self, code: int, reason: str) -> None: ...
+
+    def data(self, data: memoryview) -> None: ...
+
+    def read(self, space: Sequence[memoryview]) -> int:
+        return 0
+
+    def eof(self) -> None: ...
+
+    def closed(self, reason: str) -> None: ...
+
+    def gone(self) -> None: ...
+
+
 class ChannelOwner(Protocol):
     """The mux, as its channels see it.
 

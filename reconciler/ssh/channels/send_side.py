@@ -10,8 +10,9 @@ from reconciler.ssh.channels.messages import WORD_MAX, put_head
 PACKET_MAX: Final = 32 << 10  # bytes of data in one packet, both ways: as OpenSSH's CHAN_TCP_PACKET_DEFAULT
 # A peer that takes less in one packet would make us send a packet for each few bytes.
 PACKET_MIN: Final = 1 << 10
-# What may be on its way to a peer, on each of several channels. The peer reads its packets in order: a small one of a
-# neighbour waits behind all of it. A channel alone uses the whole window: then a loop that is late delays nothing.
+# What may be on its way to a peer, on each of several channels. The peer reads its packets in order, so a small packet
+# of one channel waits behind all bytes of the others. The only channel of a link uses its whole window: no other waits
+# behind it, and the peer has data to read while this side is busy.
 AHEAD: Final = 256 << 10  # bytes, on a path without delay
 AHEAD_RATE: Final = 1 << 30  # bytes a second: what a path with a delay may hold beside
 
@@ -55,7 +56,7 @@ class SendSide:
         self._least = WORD_MAX  # the least adjustment
         self._spare = 0  # part of the window that is not used
         self._is_full = True  # more is on its way than should be
-        self._is_filled = False  # the client had as much data as the last packets could hold
+        self._is_filled = False  # the client filled all packets of the last read
         self._packet_max = 0
 
     def set_limits(self, peer: int, window: int, packet_max: int) -> None:
@@ -84,15 +85,15 @@ class SendSide:
 
     @property
     def packets(self) -> int:
-        """How many packets to read at once, at least 1: several if the client filled the last ones."""
+        """How many packets the client may fill with the next read. Several, if it filled those of the last read."""
         if not self._is_filled:
             return 1
         return max(1, (self._window - self._spare) // self._packet_max)
 
     def put_heads(self, rooms: Sequence[memoryview], most: int, count: int) -> list[int]:
-        """Write the heads of data packets, whose `count` bytes fill all rooms but the last one with `most` each.
+        """Write the heads of data packets, and count their bytes as sent. Return the bytes of each packet.
 
-        Count the bytes as sent, and return those of each packet.
+        `count`: the bytes of all. Each packet has `most` of them, and the last one has the rest.
         """
         lengths = [most] * (count // most)
         self._is_filled = count % most == 0

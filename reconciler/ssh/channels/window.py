@@ -45,9 +45,9 @@ class WindowBudget:
     least     the smallest window
     usual     the smallest window of a channel that moves data beside others, while the budget lasts. With a smaller one
               there is an adjustment for each packet; with a larger one many downloads make a longer queue.
-    alone     the same for a channel without neighbours, whose queue delays nothing
+    alone     the same for the only channel of a link
     most      the largest window
-    channels  how many channels the link has
+    channels  how many channels the link has now
     """
 
     total: int = 128 << 20
@@ -61,9 +61,14 @@ class WindowBudget:
     channels: int = 0
 
     @property
+    def is_for_one(self) -> bool:
+        """True while the link has one channel: its queue delays no other."""
+        return self.channels == 1
+
+    @property
     def floor(self) -> int:
         """The smallest window of a channel that moves data, at present."""
-        return self.alone if self.channels == 1 else self.usual
+        return self.alone if self.is_for_one else self.usual
 
     def first(self) -> int:
         """Reserve the window of a new channel, and return it."""

@@ -172,12 +172,13 @@ class ClientConnector:
         match outcome:
             case ClientInfo():
                 connection.client = outcome
-                if why := forbids(connection.tunnel, outcome):
-                    reply = connection.reply(Reply.NOT_ALLOWED)
-                    self._reject_later(connection, ConnectionRejected(ClientResult.DENIED, why, reply))
-                    return
-                connection.enter(ClientState.HELD)
-                self._connect(connection)
+                try:
+                    self._check_rules(connection)
+                except ConnectionRejected as rejected:
+                    self._reject_later(connection, rejected)
+                else:
+                    connection.enter(ClientState.HELD)
+                    self._connect(connection)
             case ConnectionRejected():
                 if outcome.result is ClientResult.AUTH_FAILED:
                     self.destinations.check_passwords(connection.tunnel)
@@ -186,8 +187,7 @@ class ClientConnector:
                 self._relays.log_fault(connection, outcome)
                 self._end(connection)
             case None:
-                connection.socket.reset()
-                self._end(connection)
+                self._abandon(connection)
 
     def _wait(self, connection: ClientConnection, deadline: float) -> None:
         """Hold the client until there is a usable link, at most until `deadline`."""
@@ -201,12 +201,18 @@ class ClientConnector:
         def done(task: asyncio.Task[None]) -> None:
             if connection.task is task:
                 connection.task = None
-            if task.cancelled():
-                connection.socket.reset()
-                self._end(connection)
+            if task.cancelled() and connection.handshake is not None:
+                connection.handshake.cut()
+            elif task.cancelled():
+                self._abandon(connection)
 
         task.add_done_callback(done)
         self._keep_task(task)
+
+    def _abandon(self, connection: ClientConnection) -> None:
+        """Reset a client that is not counted: it was cut."""
+        connection.socket.reset()
+        self._end(connection)
 
     def _end(self, connection: ClientConnection) -> None:
         """Forget a client that got no channel."""

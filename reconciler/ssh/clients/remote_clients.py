@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Sequence
 
 from reconciler.core.observed import ClientResult
 from reconciler.core.rules.admission import forbids
 from reconciler.core.rules.origin import Origin
 from reconciler.core.spec import TunnelSpec
 from reconciler.ssh.channels.channel import Channel
+from reconciler.ssh.channels.handler import WaitingHandler
 from reconciler.ssh.channels.messages import OpenError
 from reconciler.ssh.channels.mux import Refusal
 from reconciler.ssh.clients.accept_check import AcceptCheck
@@ -28,7 +28,7 @@ from reconciler.ssh.records import Records
 from reconciler.ssh.relay.client_socket import ClientSocket
 
 
-class OfferedChannel:
+class OfferedChannel(WaitingHandler):
     """The handler of a channel that a server asks for, while the destination is dialled."""
 
     def __init__(self, channel: Channel) -> None:
@@ -43,21 +43,6 @@ class OfferedChannel:
 
     def closed(self, reason: str) -> None:
         self.is_closed = True
-
-    # The others are not called before the channel is accepted.
-
-    def opened(self) -> None: ...
-
-    def open_failed(self, code: int, reason: str) -> None: ...
-
-    def data(self, data: memoryview) -> None: ...
-
-    def read(self, space: Sequence[memoryview]) -> int:
-        return 0
-
-    def eof(self) -> None: ...
-
-    def gone(self) -> None: ...
 
 
 class RemoteClients:

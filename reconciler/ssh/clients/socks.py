@@ -38,10 +38,10 @@ async def _password_of(user: SocksUser, environ: Mapping[str, str]) -> str:
 
 
 class SocksHandshake:
-    """The handshake of one client, which owns the events of its socket until then. It needs a task only for a login.
+    """The handshake of one client. It receives the events of the client's socket, and needs a task only for a login.
 
-    Calls `ended` once: with what the client requested, the reason why it gets no channel, an exception that is a defect
-    of this program, or None after `cut`.
+    It calls `ended` once: with what the client requested, the reason why the client gets no channel, an exception that
+    is a defect of this program, or None after `cut`.
     """
 
     __slots__ = (
@@ -84,7 +84,7 @@ class SocksHandshake:
         self._socket.watch()
 
     def cut(self) -> None:
-        """End it: the client is reset by the caller."""
+        """End the handshake. The receiver of `ended` resets the client."""
         self._end(None)
 
     # --- events of the socket ----------------------------------------------------------------------------------

@@ -146,8 +146,8 @@ class AsyncsshState:
     def send_seq(self) -> int:
         return self._connection._send_seq  # type: ignore[no-any-return]
 
-    def count_received(self, seq: int) -> None:
-        """Set the sequence number of the next packet, after packets that were opened below asyncssh."""
+    def set_recv_seq(self, seq: int) -> None:
+        """Set the sequence number of the next received packet, after packets that were opened below asyncssh."""
         self._connection._recv_seq = seq
 
     def count_sent(self, body: int) -> None:

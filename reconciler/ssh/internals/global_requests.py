@@ -17,6 +17,7 @@ from typing import Any, cast
 import asyncssh
 from asyncssh.constants import MSG_GLOBAL_REQUEST, MSG_REQUEST_FAILURE, MSG_REQUEST_SUCCESS
 
+from reconciler.ssh.internals.codec_aead import SEQ_MASK
 from reconciler.ssh.internals.packets import Boolean, PacketDecodeError, SSHPacket, String
 from reconciler.ssh.internals.seam import Seam
 
@@ -48,7 +49,11 @@ class Answer:
 
 @dataclass(slots=True, eq=False)
 class _Waiting:
-    """A request without an answer. `number`: the sequence number of its packet, None before it is sent at `sent_at`."""
+    """A request without an answer.
+
+    number   the sequence number of its packet, None until the packet is sent
+    sent_at  when that was (loop time)
+    """
 
     future: asyncio.Future[Answer]
     number: int | None = None
@@ -68,7 +73,7 @@ class GlobalRequests:
         self._connection._make_global_request = self._make  # noqa: SLF001 - asyncssh calls it by this name
 
     def send(self, name: bytes, *fields: bytes) -> asyncio.Future[Answer]:
-        """Send a request. The future is always set, and may be cancelled."""
+        """Send a request. The future gets a result in any case, at the latest when the connection ends."""
         future: asyncio.Future[Answer] = self._loop.create_future()
         if self._ended:
             future.set_result(Answer(Outcome.LOST))
@@ -78,7 +83,7 @@ class GlobalRequests:
         return future
 
     def ping(self) -> asyncio.Future[Answer]:
-        """Send a request that shows whether the server answers: asyncssh does so at its keepalive interval only."""
+        """Send a request that shows whether the server answers. asyncssh sends one at its keepalive interval only."""
         return self.send(b"keepalive@openssh.com")
 
     async def _make(self, request: bytes, *args: bytes) -> tuple[int, SSHPacket]:
@@ -87,7 +92,7 @@ class GlobalRequests:
         return kind, SSHPacket(reply.data)
 
     def heard(self, now: float) -> None:
-        """Bytes arrived: the server is alive. asyncssh counts unanswered keepalives since the last answer to one."""
+        """Note that bytes arrived, so the server is alive, although asyncssh counts answers to keepalives only."""
         self._heard_at = now
         self._connection._keepalive_count = 0  # noqa: SLF001 - as above
 
@@ -98,7 +103,7 @@ class GlobalRequests:
                 self._end(self._waiting.popleft(), Outcome.UNSUPPORTED)
 
     def end(self) -> None:
-        """The connection has ended."""
+        """End all requests: the connection has ended."""
         self._ended = True
         while self._waiting:
             self._end(self._waiting.popleft(), Outcome.LOST)
@@ -106,11 +111,11 @@ class GlobalRequests:
     # --- calls of the guard, for packets --------------------------------------------------------------------------
 
     def sent(self) -> None:
-        """A request was sent just now. Requests are sent in their order, perhaps after a key exchange."""
+        """Note that a request was sent just now: the first one without a number. A key exchange may delay requests."""
         waiting = next((one for one in self._waiting if one.number is None), None)
         if waiting is not None:
             waiting.sent_at = self._loop.time()
-            waiting.number = (self._connection._send_seq - 1) & 0xFFFFFFFF  # noqa: SLF001 - as above
+            waiting.number = (self._connection._send_seq - 1) & SEQ_MASK  # noqa: SLF001 - as above
 
     def replied(self, kind: int, data: bytes) -> bool:
         """Return False if no request waits for this reply."""
@@ -124,7 +129,8 @@ class GlobalRequests:
     def unimplemented(self, packet: SSHPacket) -> None:
         """End the request that the server does not know.
 
-        tinyssh names the number after that of the request. So the number of none is taken for the first one before it.
+        tinyssh names the number after that of the request. So a number that no request has stands for the first request
+        before it.
         """
         sent = [one for one in self._waiting if one.number is not None]
         try:
@@ -145,4 +151,4 @@ class GlobalRequests:
 
 
 def _precedes(waiting: _Waiting, number: int) -> bool:
-    return waiting.number is not None and 0 < (number - waiting.number) & 0xFFFFFFFF < _SEQ_HALF
+    return waiting.number is not None and 0 < (number - waiting.number) & SEQ_MASK < _SEQ_HALF

@@ -25,12 +25,10 @@ class ReaderState(Protocol):
     @property
     def is_idle(self) -> bool: ...
     @property
-    def transport(self) -> object | None: ...
-    @property
     def recv_seq(self) -> int: ...
     def opens(self) -> bool: ...
     def recv_codec(self) -> Codec | None: ...
-    def count_received(self, seq: int) -> None: ...
+    def set_recv_seq(self, seq: int) -> None: ...
     def hand_over(self, data: memoryview) -> None: ...
     def refuse_length(self, start: memoryview) -> None: ...
 
@@ -103,7 +101,7 @@ class PacketReader:
 
         `used`: bytes of `plain` that hold payloads. Return both, and False when `may_go_on` returned False.
         """
-        # This is the path of data: no call that another line could replace, and counters are stored once.
+        # Nearly all packets pass here. So this method avoids calls, and stores the counters once for all its packets.
         received, end, unchecked = self._received, len(data), 0
         seq = self._state.recv_seq
         codec.begin()
@@ -130,5 +128,5 @@ class PacketReader:
                         return at, used, False
         finally:
             codec.end()
-            self._state.count_received(seq)
+            self._state.set_recv_seq(seq)
         return at, used, True

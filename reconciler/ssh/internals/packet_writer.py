@@ -16,7 +16,7 @@ from reconciler.ssh.internals.codec_aead import LENGTH, TAG, Codec, padding
 
 SEALED_MAX = 256 << 10  # bytes that are written at once
 PAYLOAD_MAX = 64 << 10  # bytes of a packet
-ROOMS = 4  # packets that are written before they are sealed: so many are read from a client with one system call
+ROOMS = 4  # packets that one system call may read from a client
 _HEAD_ROOM = 1  # bytes of a body before its payload: the length of its padding
 _PADDING_ROOM = 20  # most bytes of a body after its payload
 _BODY_MAX = _HEAD_ROOM + PAYLOAD_MAX + _PADDING_ROOM
@@ -62,7 +62,7 @@ class PacketWriter:
         self._padding = os.urandom(_PADDING_ROOM)  # the cipher makes it different for each packet
 
     def add(self, room: int, length: int) -> None:
-        """Seal the packet whose payload of `length` bytes, with the message number, is in this one of the rooms."""
+        """Seal the packet in the room of this number. Its payload, with the message number, has `length` bytes."""
         codec = self._state.send_codec()
         if codec is None:
             self._state.send_packet(self.rooms[room][:length])

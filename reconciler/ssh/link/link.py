@@ -160,10 +160,7 @@ class Link:
     def stalled(self) -> bool:
         """True if nothing arrived for one keepalive interval, or in answer to a request: the link may be dead."""
         interval = self._settings.keepalive_interval
-        if not self._silent and interval and self._loop.time() - self._last_received > interval + self._grace:
-            self._loop.call_soon(self.doubt)
-            return True
-        return self._silent
+        return self._silent or (interval > 0 and self.idle > interval + self._grace)
 
     def apply_settings(self, settings: TargetSettings) -> None:
         """Apply the settings that change in place."""

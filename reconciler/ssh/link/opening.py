@@ -7,11 +7,12 @@ one call of `done`.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import asyncssh
 
 from reconciler.ssh.channels.channel import Channel
+from reconciler.ssh.channels.handler import WaitingHandler
 from reconciler.ssh.errors.failure import ServerSilent
 from reconciler.ssh.relay.relay import Relay
 
@@ -21,7 +22,7 @@ ASK_AFTER = 2.0  # seconds without an answer after which the server is asked whe
 ANSWER_WITHIN = 3.0  # seconds in which it then sends something, whatever it is
 
 
-class Opening:
+class Opening(WaitingHandler):
     """One request. A channel that opens after the end of the time is closed at once: see `State.ABANDONED`.
 
     limit          seconds for the answer
@@ -100,17 +101,6 @@ class Opening:
 
     def open_failed(self, code: int, reason: str) -> None:
         self._end()(asyncssh.ChannelOpenError(code, reason))
-
-    def data(self, data: memoryview) -> None: ...
-
-    def read(self, space: Sequence[memoryview]) -> int:
-        return 0
-
-    def eof(self) -> None: ...
-
-    def closed(self, reason: str) -> None: ...
-
-    def gone(self) -> None: ...
 
 
 def _ignored(_error: Exception | None) -> None:

@@ -263,6 +263,12 @@ class LinkPool:
         """Return the live links by number, retiring ones included."""
         return MappingProxyType({n: record.link for n, record in self._links.items() if record.link is not None})
 
+    def doubt_stalled(self) -> None:
+        """Let the clients of links that may be dead wait for another link."""
+        for link in self.links().values():
+            if link.stalled:
+                link.doubt()
+
     def stalled(self) -> frozenset[int]:
         """Return the numbers of the links that may be dead."""
         return frozenset(number for number, link in self.links().items() if link.stalled)

@@ -64,18 +64,25 @@ class ListenRefusedError(asyncssh.ChannelListenError):
 class RemoteListener:
     """A listener on the server.
 
-    listen    the address that was requested
-    accept    serves its clients, which are refused while this is None
-    bound     the same, with the port that the server chose
-    address   the address that the server listens on, as text
-    is_open   it was requested, and is not closed yet
+    listen              the address that was requested
+    accept              serves its clients, which are refused while this is None
+    bound               `listen`, with the port that the server chose
+    listens_everywhere  the server says that it listens on every interface
+    is_open             it was requested, and is not closed yet
     """
 
     listen: RemoteTcp | RemoteUnix
     accept: Accept | None
     bound: RemoteTcp | RemoteUnix
-    address: str = ""
+    listens_everywhere: bool = False
     is_open: bool = False
+
+    @property
+    def address(self) -> str:
+        """The address that the server listens on, as text."""
+        if isinstance(self.bound, RemoteUnix):
+            return self.bound.path
+        return str(Endpoint("*" if self.listens_everywhere else self.bound.host, self.bound.port))
 
     def take(self, channel: Channel, origin: Origin) -> ChannelHandler | Refusal:
         if self.accept is None:
@@ -165,7 +172,7 @@ class RemoteListeners:
                 if was_unanswered:
                     await self._requests.send(*_cancel(listen))  # the server may listen because of that request
                 messages = await self._request(forward)
-        forward.address = _address(forward.bound, messages)
+        forward.listens_everywhere = _listens_everywhere(listen, messages)
         return forward
 
     async def _request(self, forward: RemoteListener) -> list[str]:
@@ -243,11 +250,9 @@ def _cancel(listen: RemoteTcp | RemoteUnix) -> tuple[bytes, ...]:
     return b"cancel-" + name, *fields
 
 
-def _address(listen: RemoteTcp | RemoteUnix, messages: list[str]) -> str:
-    if isinstance(listen, RemoteUnix):
-        return listen.path
+def _listens_everywhere(listen: RemoteTcp | RemoteUnix, messages: list[str]) -> bool:
     everywhere = {match[1] for message in messages if (match := _LISTENS_EVERYWHERE.search(message))}
-    return str(Endpoint("*" if listen.host in everywhere else listen.host, listen.port))
+    return isinstance(listen, RemoteTcp) and listen.host in everywhere
 
 
 def _key(listen: RemoteTcp | RemoteUnix) -> tuple[str, int] | str:

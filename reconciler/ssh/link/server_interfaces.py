@@ -40,10 +40,10 @@ async def interfaces(link: Link) -> Interfaces | None:
     except ListenRefusedError as refused:
         return None if refused.debug_text or server.is_dropbear else Interfaces.REQUESTED
     try:
-        if not forward.address.startswith(_NO_MACHINE):
+        if forward.listens_everywhere:
             return Interfaces.ALL
-        port = int(forward.address.rpartition(":")[2])
-        return Interfaces.LOOPBACK if await _answers(link, port) else None
+        assert isinstance(forward.bound, RemoteTcp)
+        return Interfaces.LOOPBACK if await _answers(link, forward.bound.port) else None
     finally:
         await link.forwards.close(forward)
 

@@ -18,13 +18,12 @@ from reconciler.core.descriptor_budget import ClientPlace
 
 RESET = struct.pack("ii", 1, 0)  # SO_LINGER on, 0 s: close sends RST, which a client cannot mistake for EOF
 EOF = -1  # what `read_into` returns at the end of the client's bytes
-_LEFT = "the client left during the handshake"
 _PIECES_MAX = 256  # of one sendmsg: the system refuses more than 1,024 (IOV_MAX)
 _DISCARDED = 64 << 10  # bytes of one read that is not used
 
 
 class SocketOwner(Protocol):
-    """Receives the events of a socket: a relay."""
+    """Receives the events of a socket: a relay, or a SOCKS handshake."""
 
     def client_readable(self) -> None: ...
 
@@ -106,21 +105,12 @@ class ClientSocket:
             self._close()
             return 0
 
-    async def receive(self, limit: int) -> bytes:
-        """Read 1 to `limit` bytes before there is a relay. Raises ConnectionResetError if the client leaves."""
-        assert self.sock is not None
-        while not self.lost:
-            try:
-                data = self.sock.recv(limit)
-            except (BlockingIOError, InterruptedError):
+    async def _discard_all(self) -> None:
+        """Read until the client closes its side or leaves, and drop the bytes."""
+        buffer = memoryview(bytearray(_DISCARDED))
+        while not self.lost and (count := self.read_into([buffer])) != EOF:
+            if not count and not self.lost:
                 await self._readable()
-            except OSError:
-                break
-            else:
-                if data:
-                    return data
-                break
-        raise ConnectionResetError(_LEFT)
 
     async def _readable(self) -> None:
         """Return when there are bytes to read, EOF or an error."""
@@ -224,10 +214,9 @@ class ClientSocket:
         self.unwatch()
         self.write((reply,))
         self.write_eof()
-        with contextlib.suppress(TimeoutError, ConnectionResetError):
+        with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(grace):
-                while True:
-                    await self.receive(_DISCARDED)
+                await self._discard_all()
         self._close()
 
     def _close(self) -> None:
