@@ -1,7 +1,7 @@
-"""Finds what the lost connections of a target have in common: how long they were idle, or how old they were. Pure.
+"""Finds the likely cause if the connections of a target are lost at the same idle time or age, several times in a row.
 
-A firewall that forgets idle connections, a load balancer with a timeout and a server with a limit show as losses at the
-same time again and again. Each loss alone says only that the server closed the connection.
+A firewall that forgets idle connections, a load balancer with a timeout and a server with a limit cause such losses.
+Each loss alone says only that the server closed the connection. Pure.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from dataclasses import dataclass, replace
 from reconciler.core.observed import Failure, Reason
 
 REPEATED = 3  # losses in a row
-# The times of losses may differ by so many seconds, or by this share of them.
+# Times are equal if they differ by at most so many seconds, or by this share of the longest.
 SPREAD, SPREAD_SHARE = 0.5, 0.05
-SHORTEST = 1.0  # seconds: what ends sooner was not idle, and a limit of the age would make every use impossible
-KEEPALIVE_LONG = 30.0  # seconds: firewalls do not forget what was used more recently
+SHORTEST = 1.0  # seconds: a connection that ends sooner was not idle, and no server limits the age to less
+KEEPALIVE_LONG = 30.0  # seconds: firewalls do not forget connections that were used more recently
 FORGOTTEN_AFTER = 3.0  # a connection that lives this many times as long as the lost ones shows that the cause is gone
 
 
@@ -36,7 +36,7 @@ class Loss:
 
 
 def pattern(losses: Sequence[Loss]) -> Failure | None:
-    """Return the last loss with the likely cause of all, None if they have nothing in common."""
+    """Return the last failure with the likely cause of all losses, None if they have nothing in common."""
     if len(losses) < REPEATED:
         return None
     last = list(losses)[-REPEATED:]  # a deque has no slices
@@ -103,6 +103,6 @@ def _seconds(seconds: Sequence[float]) -> str:
 
 
 def _shorter(seconds: float) -> str:
-    """Return a duration of the file format: a third, so that a lost packet does not matter."""
+    """Return a third of a duration, in the form of the file: one lost keepalive does not matter then."""
     third = seconds / 3
     return f"{math.floor(third)}s" if third >= 1 else f"{math.floor(third * 10) * 100}ms"

@@ -306,8 +306,8 @@ class Observed:
     demand                by target
     fingerprints          by target: the state of the credential and trust files that it names
     destinations, probes  by tunnel id, once there is a result
-    stalled               links that may be dead: nothing was received for a keepalive interval, or on a request
-    repeated_losses       by target: why its connections are lost again and again, if that is known
+    stalled               links in doubt: nothing was received for a keepalive interval, or in answer to a request
+    repeated_losses       by target: the last failure with the likely cause, if its connections are lost repeatedly
     faults                by target name or tunnel id: actions that raised an internal error
     """
 

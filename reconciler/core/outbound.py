@@ -1,4 +1,4 @@
-"""How the connections of this machine to SSH servers leave it: from which address, and to which kind of addresses."""
+"""How connections to SSH servers leave this machine: from which local address, and to which address family."""
 
 from __future__ import annotations
 

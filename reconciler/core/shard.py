@@ -30,7 +30,7 @@ class Shard:
     def has(self, target: str) -> bool:
         """Return True if the target belongs to this shard. The answer is the same on every machine and version.
 
-        The search ends at the first shard with a higher score, so it compares about ln(count) scores for most targets.
+        The search ends at the first shard with a higher score, so it compares about ln(count) scores on average.
         """
         own = _score(self.index, target)
         return all(_score(other, target) <= own for other in range(self.count))
@@ -50,13 +50,11 @@ def parse_shard(text: str, pod: str) -> Shard:
             f"invalid shard {text!r}: expected I/N, such as 0/3 or tunnels-0/3, or N alone in a pod of a StatefulSet"
         )
     count = int(found["of"] or found["count"])
+    if not count:
+        raise InvalidShardError(f"invalid shard {text!r}: expected at least one shard")
     index = int(found["index"]) if found["index"] else _ordinal(found["pod"] or pod)
     if index >= count:
-        raise InvalidShardError(
-            f"shard {index} of {count} does not exist: expected an ordinal from 0 to {count - 1}"
-            if count
-            else f"invalid shard {text!r}: expected at least one shard"
-        )
+        raise InvalidShardError(f"shard {index} of {count} does not exist: expected an ordinal from 0 to {count - 1}")
     return Shard(index, count)
 
 

@@ -39,10 +39,10 @@ UNHEALTHY_AFTER = 3  # dial failures in a row, for a tunnel without a probe
 class Verdict:
     """A phase, with the reason and message for any problem.
 
-    next_try   monotonic seconds, None if none is due
-    failures   how many in a row
-    off        why it is off, or will be when its clients have drained
-    passes     the problem ends by itself, at `next_try`
+    next_try        monotonic seconds, None if none is due
+    failures        how many in a row
+    off             why it is off, or will be when its clients have drained
+    ends_by_itself  the problem ends at `next_try` without an action of a person
     """
 
     phase: Phase
@@ -51,11 +51,11 @@ class Verdict:
     next_try: float | None = None
     failures: int = 0
     off: Off | None = None
-    passes: bool = False
+    ends_by_itself: bool = False
 
     @property
     def needs_action(self) -> bool:
-        return self.reason is not None and not self.passes and Failure(self.reason, "").needs_action
+        return self.reason is not None and not self.ends_by_itself and Failure(self.reason, "").needs_action
 
     @property
     def is_trouble(self) -> bool:
@@ -219,14 +219,20 @@ def _target_verdict(
             f"still using the old connection, the new one failed: {tries.last.message}",
             _next_try(target, tries, observed, now),
             tries.failures,
-            passes=tries.last.ends_at is not None,
+            ends_by_itself=tries.last.ends_at is not None,
         )
     if ready:
         return _in_doubt(target, tries, observed, now)
     if tries is not None and not (_is_idle(target, links, observed, now) and not tries.last.needs_action):
         due = _next_try(target, tries, observed, now)
-        passes = tries.last.ends_at is not None
-        return Verdict(Phase.DOWN, tries.last.reason, tries.last.message, due, tries.failures, passes=passes)
+        return Verdict(
+            Phase.DOWN,
+            tries.last.reason,
+            tries.last.message,
+            due,
+            tries.failures,
+            ends_by_itself=tries.last.ends_at is not None,
+        )
     if any(link.phase is LinkPhase.DIALING for link in links):
         return Verdict(Phase.CONNECTING)
     if target.on_demand is not None:
@@ -236,7 +242,7 @@ def _target_verdict(
 
 
 def _in_doubt(target: TargetSpec, tries: Tries | None, observed: Observed, now: Now) -> Verdict:
-    """Return the verdict of a target whose connections may all be dead."""
+    """Return the verdict of a target if nothing is received on any of its connections."""
     message = "no data received from the server: new clients wait until it answers, or another connection is made"
     if tries is None:
         return Verdict(Phase.DOWN, Reason.KEEPALIVE, message)

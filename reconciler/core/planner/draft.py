@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from reconciler.core.actions import Action
 from reconciler.core.observed import Now
 
-WALL_CHECK_EVERY = 60.0  # seconds; the wall clock can jump, so times of it are checked at least this often
+WALL_CHECK_EVERY = 60.0  # seconds; the wall clock can jump, so wall-clock times are checked at least this often
 
 
 @dataclass(slots=True)

@@ -1,8 +1,9 @@
 """Plans the links: which connections to dial, tune and retire.
 
 Make before break: links with a wrong access are retired only when enough links with the right access are ready. A link
-on which nothing is received may be dead, or not: its replacement is dialled while it is in doubt, and the link that
-answers first serves the clients. It is kept until it ends. If it answers again, one of them is one too many.
+on which nothing is received is in doubt: it may be dead. Another link is dialled meanwhile, and the first one that
+answers serves the clients. A link in doubt is kept until it ends. If it answers again, the one with fewer clients is
+retired.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ FAIL_BACK_EVERY = 60.0  # seconds between two logins that check whether a prefer
 def plan_links(
     desired: Desired, observed: Observed, wanted: dict[str, TunnelSpec], draft: Draft
 ) -> dict[str, list[LinkState]]:
-    """Plan to dial, tune and retire. Return the ready links of each target that stay in service, the oldest first."""
+    """Plan to dial, tune and retire. Return the ready links that stay in service, by target; those in doubt last."""
     by_target: defaultdict[str, list[LinkState]] = defaultdict(list)
     for link in observed.links:
         if link.phase is not LinkPhase.RETIRING:
@@ -78,7 +79,7 @@ def _plan_target(
     sure = [link for link in ready if link.id not in observed.stalled]
     best = min((link.host for link in sure), default=hosts - 1)
     good = [link for link in sure if link.host <= best]
-    in_doubt = [link for link in ready if link.host <= best and link not in good]
+    in_doubt = [link for link in ready if link.id in observed.stalled and link.host <= best]
     dialing = [link for link in right if link.phase is LinkPhase.DIALING]
 
     outdated = (link for link in links if link.phase is LinkPhase.DIALING and link not in dialing)
@@ -86,22 +87,21 @@ def _plan_target(
     if len(good) >= target.connections:
         surplus = sorted(good, key=lambda link: (clients_on.get(link.id, 0), -link.id))
         surplus = surplus[: len(good) - target.connections]
-        kept = [link for link in (*good, *in_doubt) if link not in surplus]
-        retired = [link for link in links if link.phase is LinkPhase.READY and link not in kept]
-        _retire(retired, "another connection has taken over", draft)
         good = [link for link in good if link not in surplus]
+        staying = [*good, *in_doubt]
+        retired = [link for link in links if link.phase is LinkPhase.READY and link not in staying]
+        _retire(retired, "another connection has taken over", draft)
         # A dial to a host that is more preferred than the best connected one is a fail-back. Any other is not needed.
         _retire((link for link in dialing if link.limit > best), "enough connections are up", draft)
         fail_back = not any(link.limit <= best for link in dialing)
         if best > 0 and fail_back and _fail_back_due(target, good, observed, draft):
             draft.start.append(Dial(target, best, "checking whether a preferred host is back"))
-        staying = kept
     else:
         limit = best + 1 if good else hosts
         # A fail-back in progress does not count: it may be dialling a dead host while other hosts are reachable.
         dials = sum(link.limit >= limit for link in dialing)
         missing = target.connections - len(good) - dials
-        if in_doubt:  # a server whose connections all fall silent does not get any number of them
+        if in_doubt:  # limits the connections to a server that lets each log in and then sends nothing
             missing = min(missing, 2 * target.connections - len(ready) - dials)
         _dial_missing(target, missing, dials, limit, IN_DOUBT if in_doubt else ASKED_FOR, observed, draft)
         # Make before break: includes wrong ones. The first gets the remote listeners.

@@ -23,7 +23,7 @@ MAX_PASSES = 100  # a plan settles in three or four passes; a planner that needs
 
 @dataclass(frozen=True, slots=True)
 class SimulatedStep:
-    """An action and the live clients that it affects. `previous` is the owner of an assigned listener before."""
+    """An action and the live clients that it affects. `previous`: for Assign, the former owner of the listener."""
 
     action: Action
     clients: frozenset[Client]
@@ -33,8 +33,8 @@ class SimulatedStep:
 def simulate_edit(old: Desired, new: Desired, observed: Observed, now: Now) -> tuple[SimulatedStep, ...]:
     """Return the actions of an edit from `old` to `new`, in order, if each succeeds at once and no time passes.
 
-    What `old` still lacks is completed first, so a retry, or a connection in progress, is not an action of the edit.
-    Actions on links and clients that exist only in the simulator are left out. Draining clients remain until the end.
+    The simulator reaches `old` first, so a retry, or a connection in progress, is not an action of the edit. It leaves
+    out the end of links, listeners and clients that exist only in the simulator. Draining clients remain until the end.
     """
     up = {link.target for link in observed.links if link.phase is LinkPhase.READY}
     tries = {name: _never_due(tries) for name, tries in observed.link_tries.items() if name in up}
@@ -46,12 +46,15 @@ def simulate_edit(old: Desired, new: Desired, observed: Observed, now: Now) -> t
 
 
 def _never_due(tries: Tries) -> Tries:
-    """Return failed tries without a next one: what replaces a link in service is not tried as if it succeeded."""
+    """Return tries that are never due.
+
+    Every dial in the simulator succeeds, so one that failed in reality would replace a link in service.
+    """
     return replace(tries, at=math.inf, last=replace(tries.last, ends_at=None))
 
 
 def _is_real(action: Action, links: Container[int], sockets: Container[SocketKey]) -> bool:
-    """Return False for an action on a link, a listener or clients that are not there."""
+    """Return False for an action that ends or moves a link, a listener or clients that exist only in the simulator."""
     match action:
         case Retire(link=link):
             return link in links

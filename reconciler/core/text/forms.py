@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 
 def progress(up: int, missing: Sequence[str]) -> str:
-    """Return how far the start is: `17 of 20 up, waiting for prod/db, prod/web and 1 more`."""
+    """Return the progress of a start: `17 of 20 up, waiting for prod/db, prod/web and 1 more`."""
     return f"{up} of {up + len(missing)} up, waiting for {and_more(missing, 2)}"
 
 

@@ -1,8 +1,9 @@
-"""Restores keys, certificates and known_hosts whose text was changed on its way through a file, variable or secret.
+"""Restores keys, certificates and known_hosts from text with changed line ends, quotes or encodings.
 
-What is undone, in any combination: UTF-16 and byte order marks, base64 or percent-encoding of the whole text, quotes
-around it, line ends written with a backslash, line ends replaced by spaces or removed, indentation, and text before
-the key. None of these characters occurs in a key, so that only one key can be meant.
+Files, variables and secret stores make such changes. This module reverses, in any combination: UTF-16 and byte order
+marks, base64 or percent-encoding of the whole text, quotes around it, line ends written with a backslash, line ends
+replaced by spaces or removed, indentation, and text before the key. Keys contain no quotes, backslashes or percent
+signs, so only one key can be meant.
 """
 
 from __future__ import annotations
@@ -119,7 +120,7 @@ def is_key(text: str) -> bool:
 
 
 def _plain(content: bytes, is_it: Callable[[str], bool]) -> str | None:
-    """Return the text in which `is_it` finds what is wanted, without what was added around it; None if it finds none.
+    """Return the text for which `is_it` is True, without marks and quotes around it; None if there is none.
 
     Its line ends are line feeds.
     """
@@ -138,7 +139,7 @@ def _plain(content: bytes, is_it: Callable[[str], bool]) -> str | None:
 
 
 def _unwrapped(content: bytes) -> bytes | None:
-    """Return what is left when base64 of the whole is undone, None if it is not base64."""
+    """Return the binary content of a text in base64, encoded once or several times; None if it is not base64."""
     for _ in range(_NESTED_MAX):
         inner = _base64(_ESCAPED_END.sub("", text_of(content)).strip().strip(_QUOTES))
         if inner is None or inner.startswith((_DER, _OPENSSH_MAGIC)):
