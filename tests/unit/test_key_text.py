@@ -48,6 +48,7 @@ CHANGES: dict[str, Change] = {
     "base64 of UTF-16": lambda text: base64.b64encode(text.encode("utf-16")),
     "base64 in quotes": lambda text: f'"{base64.b64encode(text.encode()).decode()}"'.encode(),
     "percent-encoding": lambda text: quote(text).encode(),
+    "percent-encoding without the last line end": lambda text: quote(text.rstrip()).encode(),
     "text before": lambda text: f"Bag Attributes\n    localKeyID: 01\nKey Attributes: <No Attributes>\n{text}".encode(),
 }
 
@@ -100,7 +101,8 @@ def test_a_changed_public_key_is_restored(change: str) -> None:
 
 
 # ssh reads the first host, and the others as its comment.
-AMBIGUOUS = {"line ends as spaces", "no line ends", "CR", "YAML", "JSON", "text before", "percent-encoding"}
+AMBIGUOUS = {"line ends as spaces", "no line ends", "CR", "YAML", "JSON", "text before"}
+AMBIGUOUS |= {"percent-encoding", "percent-encoding without the last line end"}
 KNOWN = f"a.example {PUBLIC}# a comment\n@cert-authority *.b.example {PUBLIC}[c.example]:2222,10.0.0.1 {PUBLIC}"
 
 

@@ -3,7 +3,7 @@
 Files, variables and secret stores make such changes. This module reverses, in any combination: UTF-16 and byte order
 marks, base64 or percent-encoding of the whole text, quotes around it, line ends written with a backslash, line ends
 replaced by spaces or removed, indentation, and text before the key. Keys contain no quotes, backslashes or percent
-signs, so only one key can be meant.
+signs, so only one key can be meant. Of known_hosts, only changes after which its lines can be told apart are reversed.
 """
 
 from __future__ import annotations
@@ -126,7 +126,7 @@ def _plain(content: bytes, is_it: Callable[[str], bool]) -> str | None:
     """
     for _ in range(_NESTED_MAX):
         text = _INVISIBLE.sub("", text_of(content)).strip().strip(_QUOTES).strip()
-        if re.search(r"%0[aAdD]|BEGIN%20", text):
+        if re.search(r"%0[aAdD]|BEGIN%20|%20AAAA", text):
             text = unquote(text, errors="surrogateescape")
         text = _ESCAPED_END.sub("\n", text).replace("\r\n", "\n").replace("\r", "\n").replace("\u00a0", " ")
         if is_it(text):
