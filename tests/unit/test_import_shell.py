@@ -32,6 +32,8 @@ _SCRIPTS = {
     "appended": "A=a; A+=b; ssh $A; declare -a B=(1 2); ssh ${B[@]}; export C=c; ssh $C; readonly D='d e'; ssh \"$D\"",
     "trimmed": 'A=host:22:x; ssh "${A%:*}" "${A%%:*}" "${A#*:}" "${A##*:}" "${A/:/-}" "${A//:/}" ${A,,} "${A^^}"',
     "positional": 'f() { ssh "$1" $# "$@" x$*; }; f a "b c"; set -- p q; ssh $2 "${@}"; for i; do ssh $i; done',
+    "shifted": 'f() { ssh $1; shift; ssh "$@"; shift 2; ssh $1; shift 9; ssh $#; }; f a "b c" d e\n'
+    "for i in 1 2; do bash -c '[ \"$0\" = x ] && shift; ssh $1' x y z; done",
     "sums": "A=5; ssh $((A+1)) $((8000 + A)) $(( A * 2 )) $((7))",
     "substitutions": 'ssh $(echo a b) "$(echo c  d)" `echo e`; A=$(printf %s f); ssh $A',
     "cases": "A=start; case $A in stop) ssh no;; st*|x) ssh yes;; *) ssh no;; esac; case b in (a|b) ssh y;; esac",

@@ -87,6 +87,8 @@ def test_without_variables_of_the_caller_home_is_a_tilde() -> None:
         ("ssh -N -D 1 $(terraform output host)", "", "$(terraform)"),
         ("ssh -N -D 1 ${HOST^}", "", "${HOST...}"),
         ("case $1 in a) H=a;; b) H=b;; esac\nssh -N -D 1 $H", "", "$H"),
+        ("f() { [ -f x ] && shift; ssh -N -D 1 $1; }; f a b", "", "$1"),
+        ("[ -f x ] && set -- a; ssh -N -D 1 $1", "", "$1"),
     ],
 )
 def test_a_variable_without_a_value_is_named(text: str, name: str, missing: str) -> None:

@@ -41,11 +41,11 @@ from reconciler.cli.ssh_import.sources.values import (
     WorkLimitError,
 )
 
-_MAX_DEPTH = 12  # of functions that call each other, and of conditions inside each other
+_MAX_DEPTH = 12  # of functions that call each other, and of nested conditions
 _COMMAND = 40  # the cost of one command, in characters
 _DECLARATIONS = frozenset({"export", "declare", "typeset", "readonly", "local"})
 _KEYED = re.compile(r"\[([^\]]{1,100})\]=(.*)", re.DOTALL)
-_NOTHING = frozenset({"exit", "return", "break", "continue", "shift", "cd", "trap", "wait", "ulimit", "umask", "hash"})
+_NOTHING = frozenset({"exit", "return", "break", "continue", "cd", "trap", "wait", "ulimit", "umask", "hash"})
 
 
 class _Status(Enum):
@@ -301,6 +301,8 @@ class Runner:
                         self.scope.set(word.text, Argument(f"${word.text}", Unknown(reason, word.text)))
             case "set":
                 self._set(words[1:])
+            case "shift":
+                self.scope.shift(words[1].text if len(words) > 1 else "1")
             case "." | "source":
                 self.scope.sourced = words[1].text if len(words) > 1 else ""
             case "eval":

@@ -1,7 +1,8 @@
-"""The variables of shell text. What is assigned under a condition is not known afterwards."""
+"""The variables of shell text. A variable is unknown after a condition if its branches set it differently."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping
 
 from reconciler.cli.ssh_import.sources.values import Argument, Unknown, WorkBudget, no_value
@@ -13,7 +14,6 @@ class Scope:
     """Variables, exported names and positional parameters."""
 
     def __init__(self, environ: Mapping[str, Argument], budget: WorkBudget) -> None:
-        self.positional: tuple[Argument, ...] | None = None  # None: not known
         self.zero: Argument | None = None  # $0
         self.exported: dict[str, None] = {}
         self.exports_all = False
@@ -27,10 +27,31 @@ class Scope:
         """Return the value, None if the variable is not set in the text or its environment."""
         return self._variables.get(name, self._environ.get(name))
 
-    def set(self, name: str, value: Value) -> None:
+    @property
+    def positional(self) -> tuple[Argument, ...] | None:
+        """The positional parameters, None if they are not known. They are kept as the array `@`."""
+        value = self._variables.get("@")
+        return value if isinstance(value, tuple) else None
+
+    @positional.setter
+    def positional(self, value: tuple[Argument, ...] | None) -> None:
+        self._assign("@", Argument("$@") if value is None else value)
+
+    def shift(self, count: str) -> None:
+        """Remove the first positional parameters, or none if there are fewer, as bash does."""
+        before = self.positional
+        if before is None or not re.fullmatch(r"[0-9]{1,5}", count):
+            self.positional = None
+        elif int(count) <= len(before):
+            self.positional = before[int(count) :]
+
+    def _assign(self, name: str, value: Value) -> None:
         if self._journals:
             self._journals[-1].setdefault(name, self._variables.get(name))
         self._variables[name] = value
+
+    def set(self, name: str, value: Value) -> None:
+        self._assign(name, value)
         if self.exports_all:
             self.exported[name] = None
 
@@ -63,7 +84,7 @@ class Scope:
         return changes
 
     def join(self, branches: Iterable[dict[str, Value]]) -> None:
-        """Assign what the branches of a condition assign, of which one is taken."""
+        """Apply the assignments of the branches of a condition. A variable on which they differ becomes unknown."""
         changes = list(branches)
         for name in {name: None for one in changes for name in one}:
             base = self.get(name)

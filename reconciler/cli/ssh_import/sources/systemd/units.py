@@ -6,7 +6,7 @@ A text may have several units, as `systemctl cat` prints them, each after a comm
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
 
 from reconciler.cli.ssh_import.sources.collector import Collector
@@ -17,8 +17,7 @@ from reconciler.cli.ssh_import.sources.systemd.specifiers import specified, spec
 from reconciler.cli.ssh_import.sources.systemd.words import replaced, split, split_argument
 from reconciler.cli.ssh_import.sources.values import Argument, Launch, no_value
 
-_PATH_COMMENT = re.compile(r"#\s+(/\S*/([^/\s]+\.service))(?:\.d/\S+)?\s*")
-_DROP_IN = re.compile(r"#\s+/\S*/([^/\s]+\.service)\.d/\S+\.conf\s*")
+_PATH_COMMENT = re.compile(r"#\s+/\S*/([^/\s]+\.service)\s*")  # of a unit, not of its drop-in
 _SECTION = re.compile(r"\s*\[([^\]]*)\]\s*")
 _SETTING = re.compile(r"\s*([A-Za-z]+)\s*=\s*(.*)", re.DOTALL)
 _PREFIX = re.compile(r"[-@:+!|]*")
@@ -35,10 +34,6 @@ class _Unit:
     user: str = ""
     is_system: bool = False
 
-    def specifiers(self, collector: Collector) -> dict[str, str]:
-        user = collector.environ.get("USER", Argument("")).text
-        return specifiers(self.name, self.is_system, user)
-
 
 def read(collector: Collector, source: Source) -> None:
     units, others = _units(source)
@@ -54,19 +49,19 @@ def _units(source: Source) -> tuple[list[_Unit], dict[int, str]]:
     others: dict[int, str] = {}
     own_name = PurePosixPath(source.name).name
     units = [_Unit(own_name if own_name.endswith(".service") else "")]
-    section = "Service"
+    section, has_paths = "Service", False
     for number, line in source.joined(" ", comments="#;"):
         if line.lstrip()[:1] in ("#", ";"):
-            path, drop_in = _PATH_COMMENT.fullmatch(line), _DROP_IN.fullmatch(line)
-            if path is not None and drop_in is None:
-                units.append(_Unit(path[2]))
+            path = _PATH_COMMENT.fullmatch(line)
+            if path is not None:
+                units.append(_Unit(path[1]))
+                has_paths = True
             continue
         header = _SECTION.fullmatch(line)
         if header is not None:
             section = header[1]
-            if section == "Unit" and units[-1].commands:
-                # A second unit, unless it is a drop-in, whose [Service] resets ExecStart if it has one.
-                units.append(_Unit(""))
+            if section == "Unit" and units[-1].commands and not has_paths:
+                units.append(_Unit(""))  # with paths, it may be the [Unit] of a drop-in
             continue
         setting = _SETTING.fullmatch(line)
         if setting is not None:
@@ -96,7 +91,9 @@ def _set(unit: _Unit, section: str, name: str, value: str, line: int) -> None:
 
 def _read(collector: Collector, source: Source, unit: _Unit) -> None:
     environment: dict[str, Argument] = {}
-    known = unit.specifiers(collector)
+    known = specifiers(unit.name, unit.is_system, collector.environ.get("USER", Argument("")).text)
+    hint = f", it may be set in {unit.files[-1]}" if unit.files else ""
+    notes = user_note(unit.user)
     for value in unit.environment:
         collector.budget.spend(len(value))
         for word in split(value):
@@ -107,25 +104,22 @@ def _read(collector: Collector, source: Source, unit: _Unit) -> None:
         prefix = _PREFIX.match(value)
         signs = prefix[0] if prefix is not None else ""
         rest = value[len(signs) :].strip()
-        notes = user_note(unit.user)
         collector.budget.spend(len(value) + len(environment))
         launch = Launch(source.place(line), (), environment, notes)
         if "|" in signs:
             collector.shell(launch, rest)
             continue
-        for words in _commands(rest, unit, collector, environment, is_replaced=":" not in signs):
+        for words in _commands(rest, known, environment, hint, is_replaced=":" not in signs):
             program = words[:1] if "@" not in signs else words[:2]
             words = [*program[:1], *words[len(program) :]]  # noqa: PLW2901 - `@` gives argv[0] as a word of its own
             if setting == "ExecStart" or has_forward(words):
-                collector.take(Launch(launch.where, tuple(words), environment, notes))
+                collector.take(replace(launch, words=tuple(words)))
 
 
 def _commands(
-    text: str, unit: _Unit, collector: Collector, environment: dict[str, Argument], is_replaced: bool
+    text: str, known: dict[str, str], environment: dict[str, Argument], hint: str, is_replaced: bool
 ) -> list[list[Argument]]:
     """Split a setting into its commands: a semicolon between spaces separates them."""
-    known = unit.specifiers(collector)
-    hint = f", it may be set in {unit.files[-1]}" if unit.files else ""
     commands: list[list[Argument]] = [[]]
     for word in split(text):
         if word.text == ";" and not word.quoted:
