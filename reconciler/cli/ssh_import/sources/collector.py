@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import PurePosixPath
 
 from reconciler.cli.ssh_import.found import FoundCommand, PasswordSource
@@ -21,48 +22,44 @@ from reconciler.cli.ssh_import.sources.values import Argument, Launch, Unknown, 
 _MAX_DEPTH = 8  # of `bash -c` inside `su -c`
 _MAX_MESSAGES = 50
 _SHELL_COST = 50  # of one more shell, in characters
+
+
+def _names(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
 _SHELLS = frozenset({"sh", "bash", "dash", "ash", "zsh", "ksh", "mksh", "rbash"})
 _CONTAINERS = frozenset({"docker", "podman", "nerdctl"})
 _WRITERS = frozenset({"cat", "tee", "crontab"})
-# Their words contain ssh commands that are not started, or they have an ssh of their own.
-_SILENT = frozenset(
-    re.findall(
-        r"\S+",
-        """echo printf logger pkill pgrep grep egrep ps kill killall which type man apt apt-get apk yum dnf pacman brew
+# Their arguments may contain an ssh command, which they do not start.
+_SILENT = _names(
+    """echo printf logger pkill pgrep grep egrep ps kill killall which type man apt apt-get apk yum dnf pacman brew
     systemctl service test [ chmod chown ls cat rm cp mv mkdir install ssh-add ssh-keygen ssh-copy-id ssh-agent scp
-    sftp rsync git ufw sed awk find xargs""",
-    )
+    sftp rsync git ufw sed awk find xargs"""
 )
-_OWN_SSH = frozenset(
-    re.findall(
-        r"\S+",
-        "gcloud az vagrant minikube gh tsh tailscale multipass lxc limactl colima fly flyctl heroku eb aws",
-    )
-)
+# They have a subcommand `ssh` of their own.
+_OWN_SSH = _names("gcloud az vagrant minikube gh tsh tailscale multipass lxc limactl colima fly flyctl heroku eb aws")
 _KNOWN = (
     _SHELLS
     | _WRITERS
     | _CONTAINERS
     | _SILENT
     | WRAPPERS.keys()
-    | frozenset(
-        re.findall(
-            r"\S+",
-            """ssh autossh sshpass su runuser screen tmux script start-stop-daemon cd . source sleep if while until for
-    { ( [[ ! export pidof true""",
-        )
+    | _names(
+        """ssh autossh sshpass su runuser screen tmux script start-stop-daemon cd . source sleep if while until for
+    { ( [[ ! export pidof true"""
     )
 )
-_FILE = re.compile(
+_UNIT_OR_CRONTAB = re.compile(
     r"^[ \t]*(?:ExecStart[ \t]*=|@reboot[ \t]|(?:[0-9*][0-9*/,-]*[ \t]+){3}\S+[ \t]+\S+[ \t])", re.MULTILINE
 )
 _PLACEHOLDER = re.compile(r"<[A-Za-z][\w .-]{0,60}>|\{\{[^{}\n]{1,60}\}\}|%[A-Z_][A-Z0-9_]{2,40}%")
 _PROMPT = re.compile(r"[^\s=/]*[$#%>\u276f\u279c\u00bb]|[0-9]+", re.DOTALL)  # or a number of `history`
 
 
-def is_file(text: str) -> bool:
-    """Return True for the text of a unit or a crontab, which `echo` writes to a file."""
-    return _FILE.search(text) is not None
+def _is_unit_or_crontab(text: str) -> bool:
+    """Return True for a text that a script may write to a file with `echo`: a unit or a crontab."""
+    return _UNIT_OR_CRONTAB.search(text) is not None
 
 
 def program(word: str) -> str:
@@ -111,13 +108,13 @@ class Collector:
     def runner(
         self, environ: Mapping[str, Argument], place: Callable[[int], str], outer: Launch | None = None
     ) -> Runner:
-        """Return a runner that brings its programs here, with the variables and notes of `outer`."""
+        """Return a runner that hands each program to `take`, with the variables and notes of `outer`."""
 
         def visit(launch: Launch) -> None:
             if outer is not None:
                 self.budget.spend(len(outer.environment))
                 environment = {**outer.environment, **launch.environment}
-                launch = Launch(launch.where, launch.words, environment, outer.notes, launch.documents, launch.line)
+                launch = replace(launch, environment=environment, notes=outer.notes)
             self.take(launch)
 
         return Runner(visit, self.budget, environ, place)
@@ -141,7 +138,7 @@ class Collector:
         while words:
             self.budget.spend(len(words))
             name = program(words[0].text)
-            here = Launch(launch.where, tuple(words), environment, tuple(notes), launch.documents, launch.line)
+            here = replace(launch, words=tuple(words), environment=environment, notes=tuple(notes))
             unknown = words[0].unknown
             if unknown is not None:
                 if len(words) > 1 and is_program(words[1].text):
@@ -174,8 +171,7 @@ class Collector:
         if name in _SHELLS:
             self._shell_program(launch)
         elif (nested := nested_shell(name, rest)) is not None:
-            notes = (*launch.notes, *user_note(nested.user))
-            inner = Launch(launch.where, launch.words, launch.environment, notes, line=launch.line)
+            inner = replace(launch, notes=(*launch.notes, *user_note(nested.user)))
             for text in nested.texts:
                 self.shell(inner, text)
         elif (words := nested_words(name, rest)) is not None:
@@ -184,7 +180,7 @@ class Collector:
             self._container(launch)
         elif launch.documents:
             for document in launch.documents:
-                if name in _WRITERS or is_file(document.content.text):
+                if name in _WRITERS or _is_unit_or_crontab(document.content.text):
                     self.read_inside(self, document.content.text, document.line)
         else:
             return self._behind_prompt(launch, name)

@@ -57,7 +57,7 @@ def find_commands(
 
 
 def _line(command: FoundCommand) -> int:
-    """Return the line of a command, for the order of the text: lines of another kind are read afterwards."""
+    """Return the line of a command, to restore the order of the text: lines of another kind are read last."""
     found = _PLACE.search(command.where)
     return int(found[1]) if found is not None else 0
 

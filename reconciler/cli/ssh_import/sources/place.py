@@ -23,8 +23,8 @@ class Source:
     def lines(self) -> list[tuple[int, str]]:
         return list(enumerate(self.text.split("\n"), start=self.line))
 
-    def joined(self, between: str = " ", comments: str = "") -> list[tuple[int, str]]:
-        """Return the lines, those that end in a backslash joined with the next one.
+    def joined(self, between: str, comments: str = "") -> list[tuple[int, str]]:
+        """Return the lines. A line that ends in a backslash is joined with the next one.
 
         between   replaces the backslash and the end of the line
         comments  signs that start a comment; a comment does not end a joined line
@@ -34,7 +34,7 @@ class Source:
         first = self.line
         for number, line in self.lines():
             first = first if parts else number
-            is_comment = bool(comments) and line.lstrip()[:1] in tuple(comments)
+            is_comment = line.lstrip().startswith(tuple(comments))
             if is_comment and parts:
                 continue
             if line.endswith("\\") and not is_comment:

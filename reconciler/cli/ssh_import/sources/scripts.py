@@ -45,7 +45,7 @@ def _read(collector: Collector, source: Source) -> None:
 
 
 def _read_lines(collector: Collector, source: Source, runner: Runner) -> None:
-    """Read each line by itself: of a quote in a sentence only its own line is lost."""
+    """Read each line by itself: an apostrophe in a sentence makes only its own line unreadable."""
     for number, line in source.joined("\\\n"):
         try:
             runner.run(parse(line, collector.budget, number))
@@ -59,7 +59,7 @@ def _is_nothing(collector: Collector) -> bool:
 
 
 def _variables(collector: Collector, source: Source, runner: Runner) -> None:
-    """Find what other programs make of the variables: OpenRC starts `command`, the autossh image reads SSH_*."""
+    """Find the commands that OpenRC builds from `command`, and the autossh image from SSH_*."""
     program, arguments = runner.scope.get("command"), runner.scope.get("command_args")
     if isinstance(program, Argument) and isinstance(arguments, Argument):
         runner.run(parse("$command $command_args", collector.budget, source.line))

@@ -1,8 +1,8 @@
-"""Words of a command whose variables are replaced, and the commands that a text starts."""
+"""The values that the readers share: words of commands, the programs that a text starts, and the limit of work."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 
@@ -11,8 +11,8 @@ class Unknown:
     """Why the value of a word is not known.
 
     reason    for a message: what is missing and what to do
-    variable  the variable that has no value, "" if it is another cause
-    file      the file whose content is the value, "" if it is another cause
+    variable  the variable that has no value, "" for another cause
+    file      the file that contains the value, "" for another cause
     """
 
     reason: str
@@ -43,9 +43,9 @@ class Launch:
     where        the place, for messages
     words        the program and its arguments
     environment  variables that the text sets for it
-    notes        what is known beside the command
+    notes        remarks for the messages about the command
     documents    texts that it gets as input, or writes
-    line         of the text, for texts inside it
+    line         the line of the program; texts inside its arguments start at this line
     """
 
     where: str
@@ -72,6 +72,12 @@ class WorkBudget:
         self._left -= amount
         if self._left < 0:
             raise WorkLimitError
+
+
+def joined(words: Sequence[Argument], between: str = "") -> Argument:
+    """Join words to one word. If some of them are unknown, it is unknown for the reason of the first of these."""
+    unknown = next((word.unknown for word in words if word.unknown is not None), None)
+    return Argument(between.join(word.text for word in words), unknown)
 
 
 def placeholder(shown: str) -> Unknown:

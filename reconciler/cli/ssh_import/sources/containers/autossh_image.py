@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from reconciler.cli.ssh_import.sources.values import Argument, Launch, Unknown
+from reconciler.cli.ssh_import.sources.values import Argument, Launch, Unknown, joined
 
 _OLD_NAMES = {
     "SSH_REMOTE_USER": "SSH_HOSTUSER",
@@ -51,14 +51,14 @@ def from_environment(
     words = [Argument("autossh"), *_words("-M 0 -N -o ExitOnForwardFailure=yes -i"), _outside(key, mounts)]
     words += [Argument("-o"), Argument(f"StrictHostKeyChecking={'yes' if has_known_hosts else 'no'}")]
     if has_known_hosts:
-        words += [Argument("-o"), _joined("UserKnownHostsFile=", [_outside(known_hosts, mounts)])]
+        words += [Argument("-o"), joined([Argument("UserKnownHostsFile="), _outside(known_hosts, mounts)])]
     interval, count = settings.text("SSH_SERVER_ALIVE_INTERVAL", "10"), settings.text("SSH_SERVER_ALIVE_COUNT_MAX", "3")
-    words += [Argument("-o"), _joined("ServerAliveInterval=", [interval])]
-    words += [Argument("-o"), _joined("ServerAliveCountMax=", [count])]
-    words += [settings.text("SSH_MODE", "-R"), _joined("", spec, ":")]
+    words += [Argument("-o"), joined([Argument("ServerAliveInterval="), interval])]
+    words += [Argument("-o"), joined([Argument("ServerAliveCountMax="), count])]
+    words += [settings.text("SSH_MODE", "-R"), joined(spec, ":")]
     words += [Argument("-p"), settings.text("SSH_REMOTE_PORT", "22")]
     host = settings.required("SSH_REMOTE_HOST", "it names the server")
-    words.append(_joined("", [settings.text("SSH_REMOTE_USER", "root"), host], "@"))
+    words.append(joined([settings.text("SSH_REMOTE_USER", "root"), host], "@"))
     options = settings.text("SSH_OPTIONS", "")
     words += [options] if options.unknown is not None else _words(options.text)
     return Launch(where, tuple(words), environment, notes)
@@ -93,8 +93,3 @@ def _outside(path: Argument, mounts: Mapping[str, str]) -> Argument:
 
 def _words(text: str) -> list[Argument]:
     return [Argument(word) for word in text.split()]
-
-
-def _joined(before: str, values: list[Argument], between: str = "") -> Argument:
-    unknown = next((value.unknown for value in values if value.unknown is not None), None)
-    return Argument(before + between.join(value.text for value in values), unknown)

@@ -42,7 +42,7 @@ class Container:
     notes: tuple[str, ...] = ()
 
     def launch(self) -> Launch | None:
-        """Return what the container starts, None if only its image tells."""
+        """Return the program that the container starts, None if only the image defines it."""
         words = [*(self.entrypoint or ()), *self.command]
         if not words:
             if not is_autossh_image(self.image, self.environment):

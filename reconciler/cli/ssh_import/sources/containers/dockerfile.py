@@ -19,7 +19,7 @@ _QUOTES = re.compile(r"\"((?:[^\"\\]|\\.)*)\"|'([^']*)'|\\(.)", re.DOTALL)
 
 @dataclass(slots=True)
 class _Stage:
-    """What a stage starts. `entrypoint` and `command` are (line, instruction's value)."""
+    """The instructions of a stage. `entrypoint` and `command` are (line, value of the instruction)."""
 
     image: str = ""
     entrypoint: tuple[int, str] | None = None
@@ -65,7 +65,7 @@ def _set(collector: Collector, into: dict[str, Argument], text: str, known: dict
 
 
 def _start(collector: Collector, source: Source, stage: _Stage) -> None:
-    """Take what a stage starts. CMD gives arguments to an ENTRYPOINT that is a list."""
+    """Take the program that a stage starts. CMD gives arguments to an ENTRYPOINT that is a list."""
     main = stage.entrypoint or stage.command
     if main is None:
         return

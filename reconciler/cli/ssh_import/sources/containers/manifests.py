@@ -121,7 +121,7 @@ class _Walk:
 
     @staticmethod
     def _piece(word: str, whole: Argument) -> Argument:
-        """Return a word of a text, not known if the part without a value is in it."""
+        """Return a word of a text. It is unknown if it contains a variable without a value."""
         if whole.unknown is None:
             return exec_form([word])[0]
         found = _NAMED.search(word)

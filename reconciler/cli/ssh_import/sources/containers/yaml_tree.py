@@ -1,4 +1,4 @@
-"""Reads YAML, or JSON, to lists, mappings and texts. Every scalar is text: `22:22` and `no` are what they say."""
+"""Reads YAML, or JSON, to lists, mappings and texts. Every scalar stays text: `22:22` and `no` are not converted."""
 
 from __future__ import annotations
 

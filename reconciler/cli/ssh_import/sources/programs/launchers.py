@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from reconciler.cli.ssh_import.sources.programs.wrappers import option_at
+from reconciler.cli.ssh_import.sources.programs.wrappers import long_options, option_at
 from reconciler.cli.ssh_import.sources.values import Argument
 
-_SU_NAMES = frozenset({"--command", "--session-command", "--shell", "--user", "--group", "--supp-group"})
+_SU_NAMES = long_options("command session-command shell user group supp-group")
 _TMUX_NEW = frozenset(
     {"new", "new-session", "neww", "new-window", "splitw", "split-window", "respawn-pane", "respawnp"}
 )
 _TMUX_KEYS = frozenset({"send", "send-keys"})
-_DAEMON_NAMES = frozenset(
-    re.findall(
-        r"\S+",
-        """--exec --startas --pidfile --user --group --name --chuid --chroot --chdir --umask --nicelevel --procsched
-    --iosched --signal --retry --ppid --pid --env --stdout --stderr --output --wait --notify-timeout""",
-    )
+_DAEMON_NAMES = long_options(
+    """exec startas pidfile user group name chuid chroot chdir umask nicelevel procsched iosched signal retry ppid
+    pid env stdout stderr output wait notify-timeout"""
 )
 
 

@@ -1,4 +1,4 @@
-"""The options of sshpass(1). The password itself goes no further than this module."""
+"""The options of sshpass(1). The password itself is not returned."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Programs that start another program: how many of their words come before it."""
+"""Programs that take another program as their last arguments, and the options and operands before it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Wrapper:
     values       letters of options that take a value
     names        long options that take the next word as value
     operands     words before the program, such as the duration of `timeout`
-    user         options that name the user that the program runs as; `operand` if the first operand does
+    user         options that name the user that the program runs as; `operand` for the first operand
     assignments  NAME=VALUE words may come before the program
     """
 
@@ -29,7 +29,8 @@ class Wrapper:
     assignments: bool = False
 
 
-def _long(names: str) -> frozenset[str]:
+def long_options(names: str) -> frozenset[str]:
+    """Return `--NAME` for each name in a text."""
     return frozenset(f"--{name}" for name in names.split())
 
 
@@ -41,27 +42,29 @@ WRAPPERS: dict[str, Wrapper] = {
     "command": Wrapper(),
     "builtin": Wrapper(),
     "time": Wrapper("fo"),
-    "env": Wrapper("uC", _long("unset chdir"), assignments=True),
+    "env": Wrapper("uC", long_options("unset chdir"), assignments=True),
     "sudo": Wrapper(
         "ughpCrtTRDU",
-        _long("user group host prompt chdir role type command-timeout chroot close-from other-user"),
+        long_options("user group host prompt chdir role type command-timeout chroot close-from other-user"),
         user=frozenset({"-u", "--user"}),
         assignments=True,
     ),
     "doas": Wrapper("uC", user=frozenset({"-u"})),
-    "timeout": Wrapper("sk", _long("signal kill-after"), operands=1),
-    "nice": Wrapper("n", _long("adjustment")),
-    "ionice": Wrapper("cn", _long("class classdata")),
+    "timeout": Wrapper("sk", long_options("signal kill-after"), operands=1),
+    "nice": Wrapper("n", long_options("adjustment")),
+    "ionice": Wrapper("cn", long_options("class classdata")),
     "chrt": Wrapper("T", operands=1),
     "taskset": Wrapper(operands=1),
-    "stdbuf": Wrapper("ioe", _long("input output error")),
+    "stdbuf": Wrapper("ioe", long_options("input output error")),
     "unbuffer": Wrapper(),
     "chpst": Wrapper("uUbe/nlLmdopfct", user=frozenset({"-u"})),
     "setpriv": Wrapper(
-        names=_long("reuid ruid euid regid rgid egid groups inh-caps ambient-caps bounding-set securebits pdeathsig"),
+        names=long_options(
+            "reuid ruid euid regid rgid egid groups inh-caps ambient-caps bounding-set securebits pdeathsig"
+        ),
         user=frozenset({"--reuid", "--ruid", "--euid"}),
     ),
-    "runuser": Wrapper("ug", _long("user group"), user=frozenset({"-u", "--user"})),
+    "runuser": Wrapper("ug", long_options("user group"), user=frozenset({"-u", "--user"})),
     "setuidgid": Wrapper(operands=1, user=frozenset({"operand"})),
     "s6-setuidgid": Wrapper(operands=1, user=frozenset({"operand"})),
     "gosu": Wrapper(operands=1, user=frozenset({"operand"})),
@@ -69,30 +72,32 @@ WRAPPERS: dict[str, Wrapper] = {
     "softlimit": Wrapper("adfcmostlrpd"),
     "envdir": Wrapper(operands=1),
     "tini": Wrapper("pe"),
-    "dumb-init": Wrapper("r", _long("rewrite")),
+    "dumb-init": Wrapper("r", long_options("rewrite")),
     "catatonit": Wrapper(),
-    "daemon": Wrapper("nuXFPDULEOo", _long("name user pidfile chdir output stdout stderr errlog dbglog"), user=_USER),
+    "daemon": Wrapper(
+        "nuXFPDULEOo", long_options("name user pidfile chdir output stdout stderr errlog dbglog"), user=_USER
+    ),
     "daemonize": Wrapper("acEeolpu", user=frozenset({"-u"})),
-    "flock": Wrapper("wEo", _long("timeout wait conflict-exit-code"), operands=1),
+    "flock": Wrapper("wEo", long_options("timeout wait conflict-exit-code"), operands=1),
     "systemd-run": Wrapper(
         "pEuMtHdG",
-        _long("unit property setenv description slice uid gid working-directory nice machine host on-calendar"),
+        long_options("unit property setenv description slice uid gid working-directory nice machine host on-calendar"),
     ),
-    "systemd-inhibit": Wrapper(names=_long("what who why mode")),
-    "systemd-cat": Wrapper("tp", _long("identifier priority")),
+    "systemd-inhibit": Wrapper(names=long_options("what who why mode")),
+    "systemd-cat": Wrapper("tp", long_options("identifier priority")),
     "caffeinate": Wrapper("tw"),
     "proxychains": Wrapper("f"),
     "proxychains4": Wrapper("f"),
     "torsocks": Wrapper("uaP"),
     "torify": Wrapper(),
-    "chroot": Wrapper(names=_long("userspec groups"), operands=1),
-    "nsenter": Wrapper("tSG", _long("target setuid setgid")),
+    "chroot": Wrapper(names=long_options("userspec groups"), operands=1),
+    "nsenter": Wrapper("tSG", long_options("target setuid setgid")),
     "unshare": Wrapper("SGRw"),
     "cgexec": Wrapper("g"),
     "numactl": Wrapper("imNCpPl"),
     "trickle": Wrapper("udwtlLn"),
     "busybox": Wrapper(),
-    "watch": Wrapper("n", _long("interval")),
+    "watch": Wrapper("n", long_options("interval")),
     "firejail": Wrapper(),
     "xvfb-run": Wrapper("efnps"),
     "tsocks": Wrapper(),
@@ -127,7 +132,7 @@ def inside(wrapper: Wrapper, words: Sequence[Argument]) -> tuple[Sequence[Argume
 
 
 def option_at(values: str, names: frozenset[str], words: Sequence[Argument], at: int) -> tuple[str, str, int]:
-    """Return an option, its value, and the position behind both. For joined letters it is the one with a value."""
+    """Return an option, its value, and the position behind both. Of joined letters, the one with a value counts."""
     text = words[at].text
     following = words[at + 1].text if at + 1 < len(words) else ""
     if text.startswith("--"):

@@ -18,7 +18,7 @@ from reconciler.cli.ssh_import.sources.shell.tree import (
     Variable,
     Word,
 )
-from reconciler.cli.ssh_import.sources.values import Argument, Unknown, WorkBudget
+from reconciler.cli.ssh_import.sources.values import Argument, Unknown, WorkBudget, joined
 
 _SPACES = re.compile(r"([ \t\n]+)")
 _SUM = re.compile(r"\s*\$?(?:\{(\w+)\}|(\w+))\s*(?:([-+*])\s*\$?(?:\{(\w+)\}|(\w+))\s*)?")
@@ -42,18 +42,11 @@ class Expander:
 
     def text(self, word: Word) -> Argument:
         """Expand a word without splitting it."""
-        texts: list[str] = []
-        unknown: Unknown | None = None
-        for part in word:
-            if isinstance(part, Literal):
-                texts.append(part.text)
-                continue
-            values = self._values(part)
-            texts.append(" ".join(one.text for one in values))
-            unknown = unknown or next((one.unknown for one in values if one.unknown), None)
-        text = "".join(texts)
-        self._budget.spend(len(text) + 1)
-        return Argument(text, unknown)
+        whole = joined(
+            [Argument(part.text) if isinstance(part, Literal) else joined(self._values(part), " ") for part in word]
+        )
+        self._budget.spend(len(whole.text) + 1)
+        return whole
 
     def _split(self, word: Word) -> list[Argument]:
         if len(word) == 1 and isinstance(word[0], Literal) and not word[0].quoted:
@@ -69,7 +62,7 @@ class Expander:
             else:
                 values = self._values(part)
                 if part.quoted and isinstance(part, Variable) and "*" in (part.index, part.name):
-                    values = [_joined(values)]
+                    values = [joined(values, " ")]
                 several = isinstance(part, Variable) and (part.index == "@" or part.name == "@")
                 for position, value in enumerate(values):
                     if position and (several or not part.quoted):
@@ -125,27 +118,27 @@ class Expander:
         if not part.operator:
             return value if value is not None else [self._missing(part)]
         name, operand = part.name, part.operand
-        joined = _joined(value) if value is not None else None
+        whole = joined(value, " ") if value is not None else None
         match part.operator:
             case "-" | ":-" | "=" | ":=":
-                if joined is None or (part.operator[0] == ":" and joined == Argument("")):
+                if whole is None or (part.operator[0] == ":" and whole == Argument("")):
                     default = self.text(operand)
                     if part.operator.endswith("="):
                         self._scope.set(name, default)
                     return [default]
                 return value or []
             case "+" | ":+":
-                is_set = joined is not None and (part.operator == "+" or joined.text != "")
+                is_set = whole is not None and (part.operator == "+" or whole.text != "")
                 return [self.text(operand)] if is_set else []
             case "?" | ":?":
-                return value if value is not None and joined != Argument("") else [self._missing(part)]
+                return value if value is not None and whole != Argument("") else [self._missing(part)]
             case "#" | "##" | "%" | "%%":
-                return [self._trimmed(part, joined)]
+                return [self._trimmed(part, whole)]
             case "/" | "//":
-                return [self._replaced(part, joined)]
+                return [self._replaced(part, whole)]
             case "@" | "^^" | "^" | "," | ",,":
-                if joined is not None and joined.unknown is None and part.operator in ("^^", ",,") and not operand:
-                    return [Argument(joined.text.upper() if part.operator == "^^" else joined.text.lower())]
+                if whole is not None and whole.unknown is None and part.operator in ("^^", ",,") and not operand:
+                    return [Argument(whole.text.upper() if part.operator == "^^" else whole.text.lower())]
             case _:
                 pass
         return [self._unsupported(part)]
@@ -222,7 +215,7 @@ class Expander:
     # --- substitutions --------------------------------------------------------------------------------------------
 
     def _substituted(self, part: Substitution) -> Argument:
-        """Return the output of a command where the text tells it: `$(which ssh)`, `$(echo x)`."""
+        """Return the output of a command if the text determines it: `$(which ssh)`, `$(echo x)`."""
         self._run(part.script)
         only = part.script[0].command if len(part.script) == 1 else None
         if not isinstance(only, Simple) or not only.words:
@@ -235,7 +228,7 @@ class Expander:
                 return last
             case "echo" | "printf":
                 shown = [one for one in words[1:] if one.text not in ("-n", "-e", "%s", "%s\\n")]
-                return _joined(shown)
+                return joined(shown, " ")
             case "cat" if len(words) == 2:
                 reason = f"`$(cat)` is the content of {last.text}: write it in its place"
                 return Argument("$(cat)", last.unknown or Unknown(reason, file=last.text))
@@ -271,26 +264,16 @@ class _Fields:
 
     def __init__(self) -> None:
         self._done: list[Argument] = []
-        self._texts: list[str] | None = None
-        self._unknown: Unknown | None = None
+        self._parts: list[Argument] = []
 
     def add(self, *values: Argument) -> None:
-        for value in values:
-            self._texts = self._texts or []
-            self._texts.append(value.text)
-            self._unknown = self._unknown or value.unknown
+        self._parts += values
 
     def end(self) -> None:
-        if self._texts is not None:
-            self._done.append(Argument("".join(self._texts), self._unknown))
-        self._texts, self._unknown = None, None
+        if self._parts:
+            self._done.append(joined(self._parts))
+        self._parts = []
 
     def all(self) -> list[Argument]:
         self.end()
         return self._done
-
-
-def _joined(values: list[Argument]) -> Argument:
-    return Argument(
-        " ".join(one.text for one in values), next((one.unknown for one in values if one.unknown is not None), None)
-    )

@@ -56,7 +56,7 @@ def _inside(reader: WordReader, end: str) -> Script:
 
 
 class _Parser:
-    """`token` is the next token, which is not used yet."""
+    """Parses the commands that a reader gives as tokens. `token` is the next token."""
 
     def __init__(self, reader: WordReader) -> None:
         self.reader = reader
@@ -138,7 +138,7 @@ class _Parser:
                 return self._command() if self.token.word is not None else None
             case _:
                 return self._simple()
-        self._redirections(Simple(self.token.line, [], [], []))
+        self._redirections(Simple(self.token.line))
         return command
 
     def _body(self, start: str, end: str) -> Script:
@@ -233,7 +233,7 @@ class _Parser:
     # --- simple commands ------------------------------------------------------------------------------------------
 
     def _simple(self) -> Command | None:
-        command = Simple(self.token.line, [], [], [])
+        command = Simple(self.token.line)
         while True:
             self._redirections(command)
             if self.token.word is None:
@@ -288,7 +288,7 @@ def _keep(command: Command) -> None:
 
 
 def _assignment(word: Word) -> Assignment | None:
-    """Return the assignment that a word before the program is."""
+    """Return the assignment in a word before the program, None if the word is no assignment."""
     if word and isinstance(word[0], Array):
         return Assignment(word[0].name, word[0].append, word)
     if not word or not isinstance(word[0], Literal) or word[0].quoted:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +59,7 @@ class Assignment:
 
 @dataclass(frozen=True, slots=True)
 class HereDocument:
-    """A here-document; its variables are replaced unless its delimiter was quoted."""
+    """A here-document. `body` is one quoted literal if the delimiter is quoted: nothing in it is replaced."""
 
     body: Word
     line: int
@@ -74,9 +74,9 @@ class Simple:
     """
 
     line: int
-    assignments: list[Assignment]
-    words: list[Word]
-    documents: list[HereDocument]
+    assignments: list[Assignment] = field(default_factory=list)
+    words: list[Word] = field(default_factory=list)
+    documents: list[HereDocument] = field(default_factory=list)
     is_kept: bool = False
 
 

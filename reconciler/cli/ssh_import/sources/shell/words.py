@@ -22,7 +22,7 @@ from reconciler.cli.ssh_import.sources.values import WorkBudget
 MAX_DEPTH = 30  # of commands, substitutions and defaults inside each other
 _TOKEN, _PART = 25, 8  # the cost of reading a token and a part of a word, in characters
 
-_BLANK = re.compile(r"(?:[ \t\r\f\v]|\\[ \t\r]*\n)+")  # also where a space after the backslash spoils it
+_BLANK = re.compile(r"(?:[ \t\r\f\v]|\\[ \t\r]*\n)+")  # accepts spaces between a backslash and the end of the line
 _COMMENT = re.compile(r"#[^\n]*")
 _OPERATOR = re.compile(r"&&|\|\||;;&|;;|;&|;|\|&|\||&>>|&>|&|<<<|<<-|<<|<&|<>|>&|>>|>\||[<>()]")
 _PLAIN = re.compile(r"[^ \t\r\f\v\n|&;()<>'\"\\$`]+")
@@ -228,11 +228,9 @@ class WordReader:
             if sign == "\\":
                 following = self.text[self.at + 1 : self.at + 2]
                 self.at += 2
-                special = f"$`\\\n{end}"
-                text = (
-                    ("" if following == "\n" else following) if following and following in special else sign + following
-                )
-                parts.append(Literal(text, quoted=True))
+                if following != "\n":
+                    is_escaped = following != "" and following in f"$`\\{end}"
+                    parts.append(Literal(following if is_escaped else sign + following, quoted=True))
             else:
                 parts.append(self._dollar(quoted=True))
         if end:

@@ -12,15 +12,15 @@ _HEX = re.compile(r"\\x([0-9a-fA-F]{2})")
 _OF_NAME = frozenset("iInNpPjJ")
 _SYSTEM = {"h": "/root", "u": "root", "t": "/run", "E": "/etc", "S": "/var/lib", "C": "/var/cache", "L": "/var/log"}
 _USER = {"h": "~", "E": "~/.config", "S": "~/.local/state", "C": "~/.cache", "L": "~/.local/state/log"}
-_BOTH = {"%": "%", "T": "/tmp", "V": "/var/tmp"}  # noqa: S108 - what the specifiers stand for
+_BOTH = {"%": "%", "T": "/tmp", "V": "/var/tmp"}  # noqa: S108 - the values of the specifiers, not files
 
 
 def specifiers(unit: str, is_system: bool, user: str) -> dict[str, str]:
     """Return the specifiers that are known.
 
     unit       the name of the unit, "" if it is not known
-    is_system  the system's manager runs it, not the one of a user
-    user       the user of the manager, "" if it is not known
+    is_system  True if the system manager runs the unit, False for the manager of a user
+    user       the user of that manager, "" if it is not known
     """
     made = _BOTH | (_SYSTEM if is_system else _USER | ({"u": user} if user else {}))
     parts = _UNIT_NAME.fullmatch(unit)
