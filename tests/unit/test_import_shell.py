@@ -34,6 +34,9 @@ _SCRIPTS = {
     "positional": 'f() { ssh "$1" $# "$@" x$*; }; f a "b c"; set -- p q; ssh $2 "${@}"; for i; do ssh $i; done',
     "shifted": 'f() { ssh $1; shift; ssh "$@"; shift 2; ssh $1; shift 9; ssh $#; }; f a "b c" d e\n'
     "for i in 1 2; do bash -c '[ \"$0\" = x ] && shift; ssh $1' x y z; done",
+    "local": "H=a; f() { local H=b N=1; g; ssh $H; H=c; M=d; ssh $H$N; }; g() { ssh $H; local A=(x y); declare H=e; }\n"
+    'f; ssh $H ${N-unset} $M ${A-unset}; H=b; h() { local H; H=$1; [ -n "$H" ] && ssh $H; }; h i; ssh $H\n'
+    "k() { declare -g H=g; }; k; ssh $H",
     "sums": "A=5; ssh $((A+1)) $((8000 + A)) $(( A * 2 )) $((7))",
     "substitutions": 'ssh $(echo a b) "$(echo c  d)" `echo e`; A=$(printf %s f); ssh $A',
     "cases": "A=start; case $A in stop) ssh no;; st*|x) ssh yes;; *) ssh no;; esac; case b in (a|b) ssh y;; esac",

@@ -44,6 +44,7 @@ from reconciler.cli.ssh_import.sources.values import (
 _MAX_DEPTH = 12  # of functions that call each other, and of nested conditions
 _COMMAND = 40  # the cost of one command, in characters
 _DECLARATIONS = frozenset({"export", "declare", "typeset", "readonly", "local"})
+_LOCAL = frozenset({"declare", "typeset", "local"})  # in a function, without -g
 _KEYED = re.compile(r"\[([^\]]{1,100})\]=(.*)", re.DOTALL)
 _NOTHING = frozenset({"exit", "return", "break", "continue", "cd", "trap", "wait", "ulimit", "umask", "hash"})
 
@@ -241,13 +242,11 @@ class Runner:
         self._called.add(name)
         if self._depth >= _MAX_DEPTH:
             return _Status.DONE
-        before, self.scope.positional = self.scope.positional, arguments
         self._depth += 1
         try:
-            return self._command(body)
+            return self.scope.call(arguments, partial(self._command, body))
         finally:
             self._depth -= 1
-            self.scope.positional = before
 
     def _assign(self, assignment: Assignment) -> None:
         first = assignment.value[0] if assignment.value else None
@@ -314,11 +313,17 @@ class Runner:
         return _Status.DONE
 
     def _declare(self, name: str, words: list[Argument], command: Simple) -> None:
+        is_global = any(word.text.startswith("-") and "g" in word.text for word in words)
+        is_local = name in _LOCAL and not is_global
         for word in command.words[1:]:
             if word and isinstance(word[0], Array):
+                if is_local:
+                    self.scope.make_local(word[0].name)
                 self._assign_array(word[0])
         for argument in words:
             variable, equals, value = argument.text.partition("=")
+            if is_local:
+                self.scope.make_local(variable)
             if equals and variable.isidentifier() and not isinstance(self.scope.get(variable), tuple):
                 self.scope.set(variable, Argument(value, argument.unknown))
             if name == "export" and variable.isidentifier():

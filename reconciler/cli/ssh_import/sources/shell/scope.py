@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping
+from typing import TypeVar
 
 from reconciler.cli.ssh_import.sources.values import Argument, Unknown, WorkBudget, no_value
 
+_Result = TypeVar("_Result")
 Value = Argument | tuple[Argument, ...]  # a tuple is an array
 
 
@@ -22,6 +24,7 @@ class Scope:
         self._variables: dict[str, Value] = {}
         self._budget = budget
         self._journals: list[dict[str, Value | None]] = []
+        self._locals: list[dict[str, Value | None]] = []  # of each function that runs: the values before it
 
     def get(self, name: str) -> Value | None:
         """Return the value, None if the variable is not set in the text or its environment."""
@@ -55,6 +58,25 @@ class Scope:
         if self.exports_all:
             self.exported[name] = None
 
+    def make_local(self, name: str) -> None:
+        """Restore a variable when the function that runs ends."""
+        if self._locals:
+            self._locals[-1].setdefault(name, self._variables.get(name))
+
+    def call(self, arguments: tuple[Argument, ...], work: Callable[[], _Result]) -> _Result:
+        """Do the work of a function, with its own positional parameters and local variables."""
+        before, self.positional = self.positional, arguments
+        self._locals.append({})
+        try:
+            return work()
+        finally:
+            for name, value in self._locals.pop().items():
+                if value is not None:
+                    self._assign(name, value)
+                else:
+                    self._variables.pop(name, None)
+            self.positional = before
+
     def missing(self, name: str) -> Unknown:
         hint = f", it may be set in {self.sourced}" if self.sourced else ""
         return no_value(f"${{{name}}}" if name.isdecimal() and len(name) > 1 else f"${name}", hint)
@@ -74,11 +96,11 @@ class Scope:
             work()
         finally:
             before = self._journals.pop()
-            changes = {name: self._variables[name] for name in before}
+            changes = {name: self._variables[name] for name in before if name in self._variables}
             self._budget.spend(len(before))
             for name, value in before.items():
                 if value is None:
-                    del self._variables[name]
+                    self._variables.pop(name, None)
                 else:
                     self._variables[name] = value
         return changes
