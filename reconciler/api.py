@@ -29,9 +29,11 @@ from reconciler.system.terminal_line import TerminalLine, terminal_line
 
 __all__ = ["ConfigError", "Tunnels", "TunnelsNotUpError", "open_tunnels"]
 
+BLOCK_ENDED = "the `open_tunnels` block has ended: call this inside it"
+
 
 class TunnelsNotUpError(Exception):
-    """Not all tunnels came up in time, or a retry helps none of the missing ones.
+    """Not all tunnels came up in time, or each missing tunnel needs action, so that no retry helps.
 
     The message has a line for each tunnel, with its phase and message.
     """
@@ -64,8 +66,8 @@ class Tunnels:
     async def until_up(self, within: float) -> None:
         """Wait until all tunnels are up, except those in phase off or standby.
 
-        Raises TunnelsNotUpError, at once if a retry helps none of the missing tunnels. Shows the progress on stderr if
-        that is a terminal.
+        Raises TunnelsNotUpError, at once if no retry helps because each missing tunnel needs action, and RuntimeError
+        if the block ends meanwhile. Shows the progress on stderr if stderr is a terminal.
         """
         try:
             with terminal_line() as line:
@@ -73,7 +75,8 @@ class Tunnels:
                     while not self._engine.is_status_current or (missing := list(filter(_is_awaited, self.all()))):
                         if self._engine.is_status_current:
                             self._show_or_give_up(missing, line)
-                        await self._engine.passed()
+                        if not await self._engine.passed():
+                            raise RuntimeError(BLOCK_ENDED)
         except TimeoutError:
             raise self._not_up(f"not up after {within:g} s") from None
 

@@ -3,7 +3,7 @@
     with open_tunnels("tunnels.yaml") as tunnels:
         psycopg.connect(host="127.0.0.1", port=tunnels.port("prod/postgres"))
 
-Owns a thread with an event loop, which runs the tunnels while the program does anything else.
+Owns a thread with an event loop, which runs the tunnels beside the threads of the program.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class BlockingTunnels:
     """The tunnels of an `open_tunnels` block. Any thread may call it. `api.Tunnels` says what the calls return."""
 
     def __init__(self, tunnels: api.Tunnels, loop: asyncio.AbstractEventLoop) -> None:
-        self._tunnels = tunnels  # reads frozen values only, so its calls that do not wait are safe in any thread
+        self._tunnels = tunnels  # its calls that do not wait only read frozen values: any thread may call them
         self._loop = loop
 
     def __getitem__(self, tunnel: str) -> TunnelStatus:
@@ -41,7 +41,7 @@ class BlockingTunnels:
 
     def until_up(self, within: float) -> None:
         if self._loop.is_closed():
-            raise RuntimeError("the `open_tunnels` block has ended: call this inside it")
+            raise RuntimeError(api.BLOCK_ENDED)
         asyncio.run_coroutine_threadsafe(self._tunnels.until_up(within), self._loop).result()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import resource
 from pathlib import Path
 
@@ -73,6 +74,17 @@ async def test_a_failing_probe_restarts_the_target(asyncssh_server: AsyncsshServ
             asyncssh_server.answer_normally()
             await eventually(lambda: tunnels["server/sick"].verdict.phase is Phase.UP)
             assert await exchange("127.0.0.1", port) == b"ping"
+
+
+async def test_a_wait_ends_with_the_block(asyncssh_server: AsyncsshServer, tmp_path: Path) -> None:
+    file = tmp_path / "tunnels.yaml"
+    file.write_text("targets:\n" + target(asyncssh_server) + local("echo", free_port(), 1))
+    async with open_tunnels(file) as tunnels:
+        await asyncssh_server.stop()
+        await eventually(lambda: tunnels.all()[0].verdict.phase is not Phase.UP)
+        waiting = asyncio.create_task(tunnels.until_up(3600.0))
+    with pytest.raises(RuntimeError, match="block has ended"):
+        await waiting
 
 
 async def test_the_limit_of_open_files_does_not_change(sshd: Sshd, echo: EchoServer) -> None:
