@@ -55,9 +55,9 @@ ENV PATH=/opt/tunnels/bin:/usr/local/bin:/usr/bin:/bin \
 USER 65532:65532
 EXPOSE 9722
 STOPSIGNAL SIGTERM
-# Whether the process works, not whether the tunnels are up: Swarm replaces an unhealthy container, and that would not
-# repair an SSH server. Needs --listen with port 9722, the default; for another port, override it or use
-# --no-healthcheck. examples/compose waits for the tunnels. Kubernetes has its own probes: see examples/kubernetes.
+# The check tests the process, not the tunnels: Swarm replaces an unhealthy container, and that would not repair an SSH
+# server. It needs --listen with port 9722, the default; for another port, override it or use --no-healthcheck.
+# examples/compose waits for the tunnels. Kubernetes has its own probes: see examples/kubernetes.
 HEALTHCHECK --interval=30s --timeout=5s --start-period=30s \
     CMD ["python", "-c", "import http.client as http; c = http.HTTPConnection('127.0.0.1', 9722, timeout=4); c.request('GET', '/livez'); raise SystemExit(c.getresponse().status != 200)"]
 ENTRYPOINT ["tunnels"]

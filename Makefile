@@ -22,6 +22,7 @@ AUDIT := .venv-audit/.installed-$(VERSION)
 SBOM ?= sbom.json
 ENGINE ?= docker
 IMAGE ?= tunnel-reconciler
+RELEASE = $(shell sed -n 's/^__version__ = "\(.*\)"$$/\1/p' reconciler/__init__.py)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -79,17 +80,15 @@ audit: $(AUDIT) ## Check requirements/run.txt against the index of security advi
 sbom: $(PROJECT) ## Write sbom.json, a CycloneDX bill of materials of the locked dependencies (SBOM names the file)
 	@$(BIN)/python requirements/sbom.py >$(SBOM).part && mv $(SBOM).part $(SBOM)
 
-# The version is read from its one place. The time is that of the commit, so that two builds have the same labels.
+# The time is that of the commit, so that two builds have the same labels.
 image: ## Build the container image (ENGINE names docker, podman or buildah; IMAGE its name)
-	@version=$$(sed -n 's/^__version__ = "\(.*\)"$$/\1/p' reconciler/__init__.py) && \
-	$(ENGINE) build --build-arg VERSION="$$version" --build-arg REVISION="$$(git rev-parse HEAD)" \
-	    --build-arg CREATED="$$(git log -1 --format=%cI)" --tag "$(IMAGE):$$version" $(ARGS) .
+	@$(ENGINE) build --build-arg VERSION="$(RELEASE)" --build-arg REVISION="$$(git rev-parse HEAD)" \
+	    --build-arg CREATED="$$(git log -1 --format=%cI)" --tag "$(IMAGE):$(RELEASE)" $(ARGS) .
 
 # buildah builds without an engine, and with this isolation also inside a container.
 image-test: $(PROJECT) $(DEV) ## Build the image with buildah and run every command in its root, as root (ARGS for the build)
 	@BUILDAH_ISOLATION=chroot $(MAKE) --no-print-directory image ENGINE=buildah IMAGE=localhost/tunnel-reconciler-test
-	@version=$$(sed -n 's/^__version__ = "\(.*\)"$$/\1/p' reconciler/__init__.py) && \
-	container=$$(buildah from "localhost/tunnel-reconciler-test:$$version") && \
+	@container=$$(buildah from "localhost/tunnel-reconciler-test:$(RELEASE)") && \
 	trap 'buildah rm "$$container" >/dev/null' EXIT && root=$$(buildah mount "$$container") && \
 	TUNNELS_TEST_IMAGE_ROOT="$$root" $(BIN)/pytest tests/integration/test_container_conditions.py -k in_the_image
 

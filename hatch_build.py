@@ -1,8 +1,9 @@
 """Sets `readme` and `urls` in the metadata of the wheel and the source archive.
 
-In: README.md, whose links are relative to the repository, and the variable PROJECT_URL, the address of the repository.
-The release workflow sets it, so a release names the repository that made it. Out: a README that reads well outside the
-repository. Its links lead to the files of the release; without PROJECT_URL their texts stay and the links are removed.
+Input: README.md, which has links relative to the repository, and the environment variable PROJECT_URL, the address of
+the repository. The release workflow sets PROJECT_URL, so that a release names the repository that made it.
+Output: a README for readers outside the repository. Its links lead to the files of the release. Without PROJECT_URL,
+the text of each link stays and the link is removed.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Any
 
 from hatchling.metadata.plugin.interface import MetadataHookInterface
 
-# Code is matched first, and stays.
+# Code is matched first, so that links in code do not change.
 _LINK = re.compile(
     r"(?P<code>^```.*?^```$|`[^`\n]+`)|(?P<image>!?)\[(?P<text>[^\]]*)\]\((?P<path>(?!#|[a-z]+:)[^)\s]+)\)",
     re.MULTILINE | re.DOTALL,
@@ -25,8 +26,8 @@ class Metadata(MetadataHookInterface):
     """Called by hatchling for each build."""
 
     def update(self, metadata: dict[str, Any]) -> None:
-        """Set the fields that are not set. In a source archive they come from its PKG-INFO, without empty ones."""
-        # An archive that was made without an address stays without one.
+        """Set `readme` and `urls` unless they are set. In a source archive, PKG-INFO sets those with a value."""
+        # A source archive that was made without an address has a `readme`, and gets no address.
         url = "" if "readme" in metadata else os.environ.get("PROJECT_URL", "").rstrip("/")
         tag = f"v{metadata['version']}"
         text = Path(self.root, "README.md").read_text("utf-8")

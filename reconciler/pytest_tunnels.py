@@ -3,8 +3,8 @@
     def test_the_database_answers(tunnels):
         psycopg.connect(host="127.0.0.1", port=tunnels.port("prod/postgres"))
 
-The file is that of the option `--tunnels-config`, else that of `tunnels_config` in the ini file. A fixture
-`tunnels_config` that the tests define comes first; it returns a path, or the content of a file as a mapping.
+The option `--tunnels-config` names the file, else the setting `tunnels_config` in the ini file does. Tests may define a
+fixture `tunnels_config` instead, which returns a path, or the content of a file as a mapping.
 """
 
 from __future__ import annotations

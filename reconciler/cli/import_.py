@@ -72,8 +72,8 @@ def _import(translator: Translator, words: tuple[str, ...]) -> int:
         lost.append("no input: expected an ssh command or a Host with a forward")
     file = TunnelsFile(translator.environ, commands=translator.commands)
     for one in _distinct(translations):
-        lost += [f"{one.where}: {message}" for message in (*one.said.lost, *file.add(one))]
-        for message in dict.fromkeys((*one.said.notes, *file.notes)):
+        lost += [f"{one.where}: {message}" for message in (*one.messages.lost, *file.add(one))]
+        for message in dict.fromkeys((*one.messages.notes, *file.notes)):
             click.echo(f"note: {one.where}: {clean(message)}", err=True)
     if file:
         lost += file.errors()

@@ -54,7 +54,7 @@ def command(config: Config, known_hosts: bool, file: str | None) -> None:
     if known_hosts and file is not None:
         raise click.UsageError("--known-hosts and --write: expected one of them")
     paths, names = _split(config.paths)
-    loaded = Config(paths or [one for one in [file] if one], environ=dict(os.environ), options=config.options).reload()
+    loaded = Config(paths or ([file] if file else []), environ=config.environ, options=config.options).reload()
     for error in loaded.errors:
         print_message("error", error)
     if not loaded.usable:
@@ -76,9 +76,9 @@ def _append(places: Places, fetched: list[FetchedKey]) -> bool:
     """Append the new keys to known_hosts files. Return False if one cannot be added."""
     is_added = True
     for one in fetched:
-        name = places.name(one.server)
         if one.failure is not None or one.state == "known":
             continue
+        name = places.name(one.server)
         try:
             click.echo(clean(f"{name}: the key of {one.server.endpoint} is added to {append_to_known_hosts(one)}"))
         except CannotPinError as error:

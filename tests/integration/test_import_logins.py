@@ -14,8 +14,7 @@ from click.testing import CliRunner
 
 from reconciler.cli.import_ import command
 from reconciler.cli.ssh_import.found import FoundCommand, PasswordSource
-from reconciler.cli.ssh_import.login import Fields
-from reconciler.cli.ssh_import.openssh import openssh
+from reconciler.cli.ssh_import.openssh import Fields, openssh
 from reconciler.cli.ssh_import.translate import Translation, Translator
 from support.keys import Keys
 
@@ -134,13 +133,13 @@ def test_a_password_is_named_by_its_source(tmp_path: Path, kind: str) -> None:
     source = PasswordSource("env", "SSHPASS") if kind == "env" else PasswordSource("file", "/run/password")
     made = translated(tmp_path, password=source)
     assert made.fields["password"] == {source.kind: source.name}
-    assert made.said.lost == []
+    assert made.messages.lost == []
 
 
 def test_a_password_in_the_text_is_left_out_and_said(tmp_path: Path) -> None:
     made = translated(tmp_path, password=PasswordSource("literal"))
     assert "password" not in made.fields
-    assert "the password is in the text" in made.said.lost[0]
+    assert "the password is in the text" in made.messages.lost[0]
 
 
 def test_no_password_is_used_where_the_configuration_forbids_it(tmp_path: Path) -> None:

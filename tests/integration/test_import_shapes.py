@@ -103,7 +103,7 @@ def test_the_commands_of_a_text_are_imported_as_ssh_reads_them(name: str, tmp_pa
         file = TunnelsFile(os.environ, commands=True)
         assert file.add(made) == []
         if not made.fields:
-            assert any("nothing to forward" in message for message in made.said.lost), made.said.lost
+            assert any("nothing to forward" in message for message in made.messages.lost), made.messages.lost
             continue
         targets = effective(yaml.safe_load(file.text())["targets"])
         assert_agrees(targets[list(targets)[-1]], printed_by_ssh("-F", "/dev/null", *one.arguments))

@@ -1,4 +1,4 @@
-"""Appends a fetched key to the known_hosts file of its target, as `accept-new` does."""
+"""Appends a fetched key to the known_hosts file of its target, as `strictHostKeyChecking: accept-new` does."""
 
 from __future__ import annotations
 
@@ -29,5 +29,7 @@ def append_to_known_hosts(fetched: FetchedKey) -> str:
 async def _append(fetched: FetchedKey, trust: Trust) -> None:
     endpoint = fetched.server.endpoint
     check = await HostKeyCheck.prepare(trust, endpoint, str(endpoint))
-    if (not check.accepts(asyncssh.import_public_key(fetched.line)) or not await check.pinned()) and check.failure:
+    if check.accepts(asyncssh.import_public_key(fetched.line)):
+        await check.pinned()
+    if check.failure is not None:
         raise DialFailed(check.failure)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 
 from reconciler.cli.host_keys import FetchedKey, Server
 from reconciler.config.load import Loaded
@@ -13,6 +14,7 @@ from reconciler.config.syntax.nodes import Items, Node, Scalar, Table
 from reconciler.config.syntax.yaml_reader import read
 
 HOST_KEYS = "hostKeys"
+BY_HAND = "paste the lines of `tunnels trust` by hand"
 _HOSTS = ("host", "hosts")
 
 
@@ -25,7 +27,6 @@ class Places:
 
     def __init__(self, loaded: Loaded) -> None:
         self._loaded = loaded
-        self._texts: dict[str, tuple[Table, str]] | None = None
 
     def name(self, server: Server) -> str:
         """Return the target that the key is pinned in: the server's own, or the target used as a jump host."""
@@ -36,8 +37,7 @@ class Places:
         access = server.target.access
         if server.number == len(access.via):
             return server.target.name
-        roots = (root for root, _ in self._contents().values())
-        if any(_paths_of_jump_host(find(root, ("targets", server.target.name)), server) for root in roots):
+        if any(_paths_of_jump_host(find(root, ("targets", server.target.name)), server) for root, _ in self._contents):
             return ""
         for target in self._loaded.desired.targets.values():
             if target.access.hop == server.hop and target.access.via == access.via[: server.number]:
@@ -55,12 +55,12 @@ class Places:
             return "targets", owner
         found = _paths_of_jump_host(target, server)
         if len(found) != 1:
-            raise CannotPinError(f"its fields are not in `targets.{name}`: paste the lines of `tunnels trust` by hand")
+            raise CannotPinError(f"its fields are not in `targets.{name}`: {BY_HAND}")
         return ("targets", name, *found[0])
 
     def lines(self, server: Server, keys: Sequence[str]) -> str:
         """Return the lines to paste, in the style and at the indentation of the file that defines the server."""
-        for root, text in self._contents().values():
+        for root, text in self._contents:
             try:
                 table = find(root, self.path(root, server))
             except CannotPinError:
@@ -69,18 +69,18 @@ class Places:
                 return lines_of(table, text, HOST_KEYS, keys)
         return "\n".join(["    hostKeys:", *(f"      - {key}" for key in keys)])
 
-    def _contents(self) -> dict[str, tuple[Table, str]]:
-        """Return the content of the valid files that can be read once more."""
-        if self._texts is None:
-            self._texts = {}
-            for result in self._loaded.files:
-                if result.valid and not result.path.startswith(("-", "<", "/dev/")):
-                    found = find_file(result.path)
-                    try:
-                        self._texts[result.path] = read(found.data, found.name)[0], found.data.decode("utf-8-sig")
-                    except (ConfigError, UnicodeDecodeError):
-                        continue
-        return self._texts
+    @cached_property
+    def _contents(self) -> list[tuple[Table, str]]:
+        """The parsed content and the text of each valid file that can be read again."""
+        contents = []
+        for result in self._loaded.files:
+            if result.valid and not result.path.startswith(("-", "<", "/dev/")):
+                found = find_file(result.path)
+                try:
+                    contents.append((read(found.data, found.name)[0], found.data.decode("utf-8-sig")))
+                except (ConfigError, UnicodeDecodeError):  # the file has changed since it was loaded
+                    continue
+        return contents
 
     def to_pin(self, names: Sequence[str], fetched: Sequence[FetchedKey]) -> Iterator[tuple[str, list[FetchedKey]]]:
         """Yield each place of these targets once, with its name and the keys of all of its hosts."""
@@ -97,13 +97,13 @@ class Places:
 
 
 def _paths_of_jump_host(target: Node | None, server: Server) -> list[Path]:
-    """Return the paths in the target of jump hosts with the address of this server."""
+    """Return the paths of the jump hosts in the mapping of the target that have the address of this server."""
     hops = _inline_hops(target) if isinstance(target, Table) else ()
     return [path for path, hop in hops if server.endpoint.host in _hosts_of(hop)]
 
 
 def _inline_hops(target: Table) -> Iterator[tuple[Path, Table]]:
-    """Yield the jump hosts whose fields are in the target, each with its path."""
+    """Yield each jump host that is a mapping in the target, not the name of another target, and its path."""
     single, several = target.get("jumpHost"), target.get("jumpHosts")
     if isinstance(single, Table):
         yield ("jumpHost",), single

@@ -1,4 +1,7 @@
-"""Puts `hostKeys:` into a file. The file is replaced atomically; its mode, its owner and every other character stay."""
+"""Puts `hostKeys:` into a file. The file is replaced atomically; its mode and every other character stay.
+
+The owner stays too, if the process may set it.
+"""
 
 from __future__ import annotations
 
@@ -11,14 +14,12 @@ from pathlib import Path as FilePath
 
 from reconciler.cli.client import CommandError
 from reconciler.cli.host_keys import FetchedKey
-from reconciler.cli.pinning.places import HOST_KEYS, CannotPinError
+from reconciler.cli.pinning.places import BY_HAND, HOST_KEYS, CannotPinError
 from reconciler.config.problem import ConfigError
 from reconciler.config.syntax.list_edit import CannotEditError, Path, find, with_items
 from reconciler.config.syntax.nodes import Table
 from reconciler.config.syntax.yaml_reader import MAX_BYTES, read
 from reconciler.system.read_file import read_regular
-
-_BY_HAND = "paste the lines of `tunnels trust` by hand"
 
 
 class Rewrite:
@@ -48,13 +49,13 @@ class Rewrite:
         if trusted and isinstance(table, Table) and table.get(HOST_KEYS) is None:
             if all(_is_listed(one, trusted) for one in keys):
                 return 0
-            raise CannotPinError(f"its `{HOST_KEYS}` come from `defaults`: {_BY_HAND}")
+            raise CannotPinError(f"its `{HOST_KEYS}` come from `defaults`: {BY_HAND}")
         missing = list(dict.fromkeys(one.line for one in keys if not _is_listed(one, trusted)))
         if missing:
             try:
                 self.data = with_items(self.data, self.file, path, HOST_KEYS, missing)
             except CannotEditError as error:
-                raise CannotPinError(f"{error}: {_BY_HAND}") from error
+                raise CannotPinError(f"{error}: {BY_HAND}") from error
         return len(missing)
 
 

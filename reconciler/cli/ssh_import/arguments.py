@@ -1,4 +1,4 @@
-"""The arguments of an ssh command: what `ssh -G` is asked about, and what its answer leaves out."""
+"""Divides the arguments of an ssh command: those for `ssh -G`, and those that its output leaves out."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 # The options of ssh(1), those with a value before a colon. Their meaning is left to ssh.
 _OPTIONS = "1246ab:c:e:fgi:kl:m:no:p:qstvxyAB:CD:E:F:GI:J:KL:MNO:P:Q:R:S:TVw:W:XY"
 _NO_CONNECTION = {"-V": "prints the version", "-Q": "lists algorithms"}
-_DROPPED = frozenset({"-E", "-F", "-G", "-O", "-q", "-v", "-W", "-y"})  # logs, other output, or kept beside the rest
+_DROPPED = frozenset({"-E", "-F", "-G", "-O", "-q", "-v", "-W", "-y"})  # logs and output, and the fields of Arguments
 
 
 class ArgumentsError(Exception):
@@ -20,16 +20,16 @@ class ArgumentsError(Exception):
 class Arguments:
     """The arguments of one ssh command.
 
-    words    the arguments for `ssh -G`, in their order; the remote command is another one
-    config   the file of -F, "" for none
-    user     True if the arguments name the user
-    stdio    the destination of -W, "" for none
-    command  the first word of the remote command, "" for none
+    words       for `ssh -G`, in their order, with `true` in place of a remote command
+    config      the file of -F, "" for none
+    names_user  True if the arguments name the user
+    stdio       the destination of -W, "" for none
+    command     the first word of the remote command, "" for none
     """
 
     words: tuple[str, ...]
     config: str
-    user: bool
+    names_user: bool
     stdio: str
     command: str
 
@@ -44,14 +44,14 @@ def parse(given: Sequence[str]) -> Arguments:
         if name in _NO_CONNECTION:
             raise ArgumentsError(f"{name} {_NO_CONNECTION[name]} and makes no connection")
         if name == "-O" and value != "forward":
-            raise ArgumentsError(f"-O {value} controls an ssh that runs, and opens no tunnel")
+            raise ArgumentsError(f"-O {value} controls a running ssh and opens no tunnel")
     if not host:
         raise ArgumentsError("no host found")
     values = dict(options)
     return Arguments(
         words=(*_kept(before), host, *_kept(after), *(["true"] if command else [])),  # -f needs a command
         config=values.get("-F", ""),
-        user="-l" in values or "@" in host or any(name == "-o" and _is_user(value) for name, value in options),
+        names_user="-l" in values or "@" in host or any(name == "-o" and _is_user(value) for name, value in options),
         stdio=values.get("-W", ""),
         command=command[0] if command else "",
     )
@@ -68,7 +68,7 @@ def _kept(options: Sequence[tuple[str, str]]) -> list[str]:
     kept: list[str] = []
     for name, value in options:
         if name == "-i":
-            # ssh drops a -i whose file is not there, but not an IdentityFile.
+            # ssh ignores `-i FILE` if the file does not exist. It prints an IdentityFile in either case.
             escaped = value.replace("\\", "\\\\").replace('"', '\\"')
             kept += ("-o", f'IdentityFile="{escaped}"')
         elif name not in _DROPPED:

@@ -1,6 +1,6 @@
-"""ssh_config files with their Includes: copied for `ssh -G`, and searched for what `ssh -G` does not tell.
+"""Copies ssh_config files with their Includes for `ssh -G`, and finds parts that the output of `ssh -G` does not show.
 
-ssh gives the lines their meaning. This module only finds `Include`, the names in `Host` and `Match`, the forwards, and
+ssh interprets the lines. This module only finds `Include`, `User`, the names in `Host` and `Match`, the forwards, and
 `Match exec`, which would run a program: in the copy its block matches no host.
 """
 
@@ -21,7 +21,7 @@ from reconciler.config.syntax.config_files import find
 _SYSTEM = "/etc/ssh/ssh_config"
 _NO_FILE = ("none", "/dev/null")
 _DEPTH = 16  # of Includes, as in ssh
-_FILES = 1000
+_FILES = 1000  # with all Includes
 _KEYWORD = re.compile(r'["A-Za-z0-9]+')  # ssh takes Mat"ch" for Match
 _EXEC = re.compile(r"(?:^|[\s!=])exec(?:[\s=]|$)", re.IGNORECASE)
 _QUOTES = str.maketrans("", "", "\"'\\")

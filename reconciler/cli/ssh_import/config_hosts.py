@@ -1,4 +1,4 @@
-"""The hosts of an ssh_config that have forwards, and the forwards that none of them has."""
+"""Finds the hosts of an ssh_config that have forwards, and the forwards that no host has."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""What ssh would do beyond a tunnel: said, because tunnels.yaml has no counterpart or does it in another way."""
+"""Adds messages about settings of ssh that tunnels.yaml lacks or handles in another way."""
 
 from __future__ import annotations
 
-from reconciler.cli.ssh_import.login import Said
+from reconciler.cli.ssh_import.login import Messages
 from reconciler.cli.ssh_import.openssh import Settings
 
 # Only a session on the server could use these.
@@ -23,24 +23,25 @@ _LOST = {
 _OTHER_LOGINS = {"gssapiauthentication": "GSSAPIAuthentication", "hostbasedauthentication": "HostbasedAuthentication"}
 
 
-def say_differences(settings: Settings, said: Said, *, is_system_config_read: bool) -> None:
+def add_differences(settings: Settings, messages: Messages, *, is_system_config_read: bool) -> None:
     """Add messages about settings without a counterpart.
 
-    Debian's /etc/ssh/ssh_config turns GSSAPIAuthentication on for every connection, so that it means nothing there.
+    Debian's /etc/ssh/ssh_config turns GSSAPIAuthentication on for every connection. If ssh reads that file, a message
+    needs GSSAPIDelegateCredentials too.
     """
     for keyword, name in _OF_SESSIONS.items():
         if settings.is_on(keyword):
-            said.notes.append(f"{name} is left out: tunnels open no session")
+            messages.notes.append(f"{name} is left out: tunnels open no session")
     for keyword, name in _LOST.items():
         if settings.is_on(keyword):
-            said.lost.append(f"{name}: no counterpart")
+            messages.lost.append(f"{name}: no counterpart")
     if settings.is_on("permitlocalcommand") and settings.first("localcommand"):
-        said.lost.append("LocalCommand: no counterpart")
+        messages.lost.append("LocalCommand: no counterpart")
+    is_gssapi_chosen = not is_system_config_read or settings.is_on("gssapidelegatecredentials")
     for keyword, name in _OTHER_LOGINS.items():
-        is_meant = not is_system_config_read or settings.is_on("gssapidelegatecredentials")
-        if settings.is_on(keyword) and (is_meant or keyword != "gssapiauthentication"):
-            said.lost.append(f"{name}: no counterpart: log in with a key, an agent or a password")
+        if settings.is_on(keyword) and (is_gssapi_chosen or keyword != "gssapiauthentication"):
+            messages.lost.append(f"{name}: no counterpart: log in with a key, an agent or a password")
     if settings.is_on("verifyhostkeydns"):
-        said.lost.append("VerifyHostKeyDNS: no counterpart: host keys come from `knownHosts` or `hostKeys`")
+        messages.lost.append("VerifyHostKeyDNS: no counterpart: host keys come from `knownHosts` or `hostKeys`")
     if settings.is_on("exitonforwardfailure") and not settings.is_on("clearallforwardings"):
-        said.notes.append("ExitOnForwardFailure: a forward that fails is tried again, and the others stay open")
+        messages.notes.append("ExitOnForwardFailure: a forward that fails is tried again, and the others stay open")

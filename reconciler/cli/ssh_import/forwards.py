@@ -11,9 +11,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from reconciler.cli.ssh_import.openssh import Settings
-
-Fields = dict[str, object]
+from reconciler.cli.ssh_import.openssh import Fields, Settings
 
 _HOST_AND_PORT = re.compile(r"\[(?P<host>[^\]]*)\]:(?P<port>[0-9]+)")
 _LISTEN = re.compile(r"(?P<listen>[0-9]+|\[[^\]]*\]:[0-9]+) (?P<dial>.*)", re.DOTALL)

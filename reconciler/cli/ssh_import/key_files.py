@@ -1,4 +1,4 @@
-"""Looks into key files: whether ssh could use one without a question, and which certificate belongs to it."""
+"""Reads key files: whether ssh could use a key without a prompt, and which certificate belongs to it."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ class KeyFile:
 
     @property
     def trouble(self) -> str:
-        """Return why ssh could not use this private key without a question; "" if it could."""
+        """Return why ssh could not use this private key without a prompt; "" if it could."""
         if not self.is_there:
             return "does not exist here"
         if b"ENCRYPTED" in self.content or next(_strings(self._private()), b"none") != b"none":
             return ENCRYPTED
-        return "needs a security key" if self.public()[:1] and self.public()[0].startswith(b"sk-") else ""
+        return "needs a security key" if any(part.startswith(b"sk-") for part in self.public()[:1]) else ""
 
     def public(self) -> tuple[bytes, ...]:
-        """Return the parts of the public key, or of the certificate; empty if the file does not tell them."""
+        """Return the parts of the public key, or of the certificate; empty if the file does not contain them."""
         words = self.content.split()
         if len(words) > 1 and not self.content.startswith(b"-----"):
             return tuple(_strings(_decoded(words[1])))

@@ -11,16 +11,14 @@ from pathlib import Path
 from reconciler.cli.ssh_import.config_files import home_of_ssh
 from reconciler.cli.ssh_import.found import PasswordSource
 from reconciler.cli.ssh_import.key_files import ENCRYPTED, KeyFile, is_socket, key_file
-from reconciler.cli.ssh_import.openssh import Settings
+from reconciler.cli.ssh_import.openssh import Fields, Settings
 from reconciler.cli.ssh_import.tokens import expanded, replaced, with_variables
-
-Fields = dict[str, object]
 
 _AGENT_VARIABLE = "SSH_AUTH_SOCK"
 
 
 @dataclass(slots=True)
-class Said:
+class Messages:
     """Messages about a translation. `lost` makes the command fail, `notes` do not."""
 
     notes: list[str] = field(default_factory=list)
@@ -41,7 +39,7 @@ class SshLogin:
     defaults: Settings
     environ: Mapping[str, str]
     given: Mapping[str, str]
-    said: Said
+    messages: Messages
 
     def fields(self, password: PasswordSource | None) -> Fields:
         made: Fields = {}
@@ -50,7 +48,7 @@ class SshLogin:
         if password is not None and self._allows("password", "passwordauthentication", "kbdinteractiveauthentication"):
             made |= self._password(password)
         if not made:
-            self.said.notes.append("no way to log in: add `privateKey`, `agent` or `password`")
+            self.messages.notes.append("no way to log in: add `privateKey`, `agent` or `password`")
         return made
 
     def _allows(self, method: str, *switches: str) -> bool:
@@ -60,7 +58,7 @@ class SshLogin:
 
     def _password(self, source: PasswordSource) -> Fields:
         if source.kind == "literal":
-            self.said.lost.append("the password is in the text: move it to a file and add `password: {file: ...}`")
+            self.messages.lost.append("the password is in the text: move it to a file and add `password: {file: ...}`")
             return {}
         return {"password": {source.kind: with_variables(source.name)}}
 
@@ -74,7 +72,7 @@ class SshLogin:
         chosen = self._usable_defaults(files) if is_default else self._usable(files)
         made: Fields = {}
         certificate, certified = self._certificate([path for path in chosen if not _is_public(path)])
-        if certificate != f"{certified}-cert.pub":  # tunnels.yaml then takes it for that of the first key
+        if certificate != f"{certified}-cert.pub":  # tunnels.yaml uses it with the first key
             chosen.sort(key=lambda path: path != certified)
         if chosen:
             paths = [with_variables(path) for path in chosen]
@@ -106,7 +104,7 @@ class SshLogin:
         return is_socket(self.environ.get(_AGENT_VARIABLE, "") if socket == _AGENT_VARIABLE else self._path(socket))
 
     def _usable_defaults(self, files: Iterable[KeyFile]) -> list[str]:
-        """Return the keys that ssh would find by itself and use without a question."""
+        """Return the keys that ssh would find by itself and use without a prompt."""
         there = [one for one in files if one.is_there]
         usable = [one.path for one in there if not one.trouble]
         if not usable and there and not self._has_agent():
@@ -126,7 +124,7 @@ class SshLogin:
             else:
                 skipped.append((one.path, one.trouble))
         if usable or by_agent:
-            self.said.notes += [f"{path} {why} and is left out" for path, why in skipped]
+            self.messages.notes += [f"{path} {why} and is left out" for path, why in skipped]
             return usable
         return self._kept(skipped)
 
@@ -134,7 +132,7 @@ class SshLogin:
         """Return keys that cannot be used as they are, because there is no other way to log in."""
         for path, trouble in troubled:
             if trouble == ENCRYPTED:
-                self.said.notes.append(f"{path} {trouble}: add `passphrase: {{file: ...}}`")
+                self.messages.notes.append(f"{path} {trouble}: add `passphrase: {{file: ...}}`")
         return [path for path, _ in troubled]
 
     def _certificate(self, keys: list[str]) -> tuple[str, str]:
@@ -146,14 +144,14 @@ class SshLogin:
         for path in explicit:
             if not best[0]:
                 why = "no private key is here for this certificate: add `privateKey`, or add it to the agent (ssh-add)"
-                self.said.lost.append(f"{path}: {why}")
+                self.messages.lost.append(f"{path}: {why}")
             elif path != best[0]:
-                self.said.lost.append(f"{path}: only one certificate is supported")
+                self.messages.lost.append(f"{path}: only one certificate is supported")
         return best
 
     @staticmethod
     def _belongs(certificate: str, key: str, keys: int) -> bool:
-        """Return True if the certificate is for the key, or for all that is known may be."""
+        """Return True if the certificate is for the key, or may be if their content cannot be compared."""
         file = key_file(certificate)
         public = key_file(key).public() or key_file(f"{key}.pub").public()
         if file.is_there and public:

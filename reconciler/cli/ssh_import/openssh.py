@@ -9,7 +9,6 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 
 from reconciler.cli.ssh_import.config_files import ConfigCopy
 from reconciler.core.secret import may_hold_secret
@@ -19,13 +18,15 @@ _CHARACTERS = 240  # of a message of ssh
 _QUOTED = re.compile(r"\"[^\"]*\"|'[^']*'")
 _NOISE = re.compile(r"Pseudo-terminal will not|Cannot forward agent|usage:|\[-")
 
+Fields = dict[str, object]  # of a target, a jump host or a tunnel in tunnels.yaml
+
 
 class SshRefusedError(Exception):
     """ssh does not accept the input. The message is ssh's own."""
 
 
 class NoSshError(Exception):
-    """There is no ssh to ask."""
+    """ssh is not installed. The message says what to do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +41,11 @@ class Settings:
     def first(self, keyword: str, default: str = "") -> str:
         """Return the value of the keyword, or the default: ssh leaves out most keywords that are not set."""
         return next(iter(self.all(keyword)), default)
+
+    @property
+    def given_host(self) -> str:
+        """The host as the command or ssh_config names it. A `HostName` may replace it."""
+        return self.first("host", self.first("hostname"))
 
     def is_on(self, keyword: str) -> bool:
         return self.first(keyword, "no") not in ("no", "false", "none")
@@ -90,8 +96,8 @@ class OpenSsh:
             raise SshRefusedError(f"cannot run ssh ({getattr(error, 'strerror', None) or error})") from None
         settings = settings_in(ran.stdout.decode("utf-8", "replace"))
         if ran.returncode != 0 or not settings.all("hostname"):
-            said = ran.stderr.decode("utf-8", "replace")
-            raise SshRefusedError(_sentence(config.with_original_paths(said) if config else said))
+            text = ran.stderr.decode("utf-8", "replace")
+            raise SshRefusedError(_refusal(config.with_original_paths(text) if config else text))
         return settings
 
 
@@ -100,7 +106,7 @@ def openssh() -> OpenSsh:
     program = shutil.which("ssh")
     if program is None:
         raise NoSshError("ssh is not installed, and import needs it to read its own options: install OpenSSH's client")
-    return OpenSsh(str(Path(program)))
+    return OpenSsh(program)
 
 
 def shown(text: str) -> str:
@@ -108,10 +114,10 @@ def shown(text: str) -> str:
     return "..." if may_hold_secret(text) else text
 
 
-def _sentence(said: str) -> str:
-    """Return the first line of ssh's messages that says what is wrong, without words that may be secrets."""
-    lines = [line.strip() for line in said.splitlines() if line.strip()]
+def _refusal(text: str) -> str:
+    """Return the first line of ssh's messages that names a problem, without words that may be secrets."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
     line = next((line for line in lines if not _NOISE.match(line)), "invalid arguments")
-    # It quotes parts of what it was given, which may be a password in the wrong place.
-    words = ("..." if may_hold_secret(word) else word for word in _QUOTED.sub("...", line).split())
+    # ssh quotes parts of its input, and one may be a password in the wrong place.
+    words = map(shown, _QUOTED.sub("...", line).split())
     return f"ssh refuses it ({' '.join(words)[:_CHARACTERS]})"

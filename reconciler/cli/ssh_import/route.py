@@ -9,8 +9,7 @@ from pathlib import PurePath
 
 from reconciler.cli.ssh_import.arguments import ArgumentsError, parse
 from reconciler.cli.ssh_import.found import PasswordSource
-from reconciler.cli.ssh_import.login import Fields
-from reconciler.cli.ssh_import.openssh import Settings, SshRefusedError
+from reconciler.cli.ssh_import.openssh import Fields, Settings, SshRefusedError
 from reconciler.cli.ssh_import.server import source_address
 from reconciler.cli.ssh_import.sources.find import find_commands
 from reconciler.cli.ssh_import.tokens import expanded, literal
@@ -20,21 +19,24 @@ _SHELL = re.compile(r"[|;&<>()$`'\"\\*?\[\]#~\n]|^\s*\w+=")
 _TOKENS_OF_THE_FILE = "hpr%"
 _STDIO = ("%h:%p", "[%h]:%p")
 _OPERATORS = re.compile(r"[|;&<>`$()]")
-_REDIRECTION = re.compile(r"2> ?(?:/dev/null|&1)")  # of messages
+_REDIRECTION = re.compile(r"2> ?(?:/dev/null|&1)")  # of ssh's messages
 
 
 class NoRouteError(Exception):
-    """The route to the server cannot be translated: a direct connection could reach another server."""
+    """The route to the server cannot be translated.
+
+    Nothing of the target is kept, because a direct connection could reach another server.
+    """
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """A question for ssh about a server.
+class Query:
+    """The arguments with which `ssh -G` prints the settings of one server.
 
     arguments   for ssh
     config      the ssh_config that they name; "" for none
     names_user  the arguments name the user
-    password    where the password comes from
+    password    the source of the password
     """
 
     arguments: tuple[str, ...]
@@ -47,25 +49,22 @@ class Asked:
 class Router:
     """Makes the route fields of a target.
 
-    resolve   asks ssh for the settings of a jump host
+    resolve   gets the settings of a jump host from ssh
     server    makes the fields of a jump host
     commands  ProxyCommand is permitted
     """
 
-    resolve: Callable[[Asked], Settings]
-    server: Callable[[Settings, Asked], Fields]
+    resolve: Callable[[Query], Settings]
+    server: Callable[[Settings, Query], Fields]
     commands: bool
 
     def fields(self, settings: Settings, config: str) -> Fields:
-        """Return the route. A jump host with `proxyCommand` is the first. The first server has the source address."""
+        """Return the route. Only the first server on the way has a `proxyCommand` or a source address."""
         hops, command = self._route(settings, config, ())
-        if command and hops:
-            hops[0] |= {"proxyCommand": command}
-            command = []
-        if command:
-            return {"proxyCommand": command}
         if not hops:
-            return source_address(settings)
+            return {"proxyCommand": command} if command else source_address(settings)
+        if command:
+            hops[0] |= {"proxyCommand": command}
         return {"jumpHosts": hops} if len(hops) > 1 else {"jumpHost": hops[0]}
 
     def _route(self, settings: Settings, config: str, trail: tuple[str, ...]) -> tuple[list[Fields], list[str]]:
@@ -77,19 +76,19 @@ class Router:
             return self._through(_jump(expanded(jump, settings), config), trail)
         if command == "none":
             return [], []
-        asked = _jump_in(command, settings)
-        return self._through(asked, trail) if asked is not None else ([], self._argv(command, settings))
+        query = _jump_in(command, settings)
+        return self._through(query, trail) if query is not None else ([], self._argv(command, settings))
 
-    def _through(self, asked: Asked, trail: tuple[str, ...]) -> tuple[list[Fields], list[str]]:
-        name = " ".join(asked.arguments)
+    def _through(self, query: Query, trail: tuple[str, ...]) -> tuple[list[Fields], list[str]]:
+        name = " ".join(query.arguments)
         if name in trail or len(trail) == _HOPS:
-            raise NoRouteError(f"the jump host {asked.arguments[-1]} is reached through itself")
+            raise NoRouteError(f"the jump host {query.arguments[-1]} is reached through itself")
         try:
-            settings = self.resolve(asked)
+            settings = self.resolve(query)
         except SshRefusedError as error:
-            raise NoRouteError(f"the jump host {asked.arguments[-1]}: {error}") from None
-        before, command = self._route(settings, asked.config, (*trail, name))
-        own = self.server(settings, asked) | ({} if before or command else source_address(settings))
+            raise NoRouteError(f"the jump host {query.arguments[-1]}: {error}") from None
+        before, command = self._route(settings, query.config, (*trail, name))
+        own = self.server(settings, query) | ({} if before or command else source_address(settings))
         return [*before, own], command
 
     def _argv(self, command: str, settings: Settings) -> list[str]:
@@ -102,7 +101,7 @@ class Router:
         return [literal(word) for word in argv]
 
 
-def _jump(jumps: str, config: str) -> Asked:
+def _jump(jumps: str, config: str) -> Query:
     """Return what ssh itself would run for the last jump host of a list. That ssh jumps through the others."""
     before, _, last = jumps.rpartition(",")
     text = last.strip().removeprefix("ssh://").rstrip("/")
@@ -112,10 +111,10 @@ def _jump(jumps: str, config: str) -> Asked:
         raise NoRouteError(f"invalid jump host {text}" if ":" not in user else "invalid jump host")
     words = [*(("-l", user) if at else ()), *(("-p", matched["port"]) if matched["port"] else ())]
     words += ["-J", before] if before else []
-    return Asked((*words, matched["v6"] or matched["host"]), config, bool(at))
+    return Query((*words, matched["v6"] or matched["host"]), config, bool(at))
 
 
-def _jump_in(command: str, settings: Settings) -> Asked | None:
+def _jump_in(command: str, settings: Settings) -> Query | None:
     """Return the jump host of `ssh -W %h:%p ...`; None for any other command."""
     found, unread = find_commands(command, "ProxyCommand")
     if any(one.password is not None and one.password.kind == "literal" for one in found):
@@ -130,4 +129,4 @@ def _jump_in(command: str, settings: Settings) -> Asked | None:
     if parsed.stdio not in (*_STDIO, server) or parsed.command:
         return None
     arguments = tuple(expanded(word, settings) for word in parsed.words)
-    return Asked(arguments, expanded(parsed.config, settings), parsed.user, found[0].password)
+    return Query(arguments, expanded(parsed.config, settings), parsed.names_user, found[0].password)

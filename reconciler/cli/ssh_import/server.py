@@ -1,4 +1,4 @@
-"""Translates what a target and a jump host have in common: address, trust, timeouts, algorithms."""
+"""Translates the settings that targets and jump hosts share: address, trust, timeouts, algorithms."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import re
 from collections.abc import Sequence
 
 from reconciler.cli.ssh_import.key_files import key_file
-from reconciler.cli.ssh_import.login import Fields, absolute
-from reconciler.cli.ssh_import.openssh import Settings
+from reconciler.cli.ssh_import.login import absolute
+from reconciler.cli.ssh_import.openssh import Fields, Settings
 from reconciler.cli.ssh_import.tokens import literal, with_variables
 from reconciler.ssh.internals.keys.algorithm_names import supported
 
@@ -27,7 +27,7 @@ def address(settings: Settings, *, with_user: bool) -> Fields:
 
 
 def source_address(settings: Settings) -> Fields:
-    """Return the fields that choose the own address of a TCP connection. Only the first server on the way has them."""
+    """Return the fields for the source address of a TCP connection. Only the first server on the way has them."""
     made: Fields = {}
     if (family := settings.first("addressfamily", "any")) != "any":
         made["addressFamily"] = family
@@ -81,11 +81,14 @@ def file_to_create(trusted: Fields) -> str:
 
 
 def _known_hosts(settings: Settings, defaults: Settings, *, is_checked: bool) -> list[str]:
-    """Return the files to name. Default files that are not there, and the very default, need no name."""
+    """Return the files to name: none if they are the default ones of tunnels.yaml.
+
+    Further default files, and global files, are left out if they do not exist.
+    """
     own = settings.all("userknownhostsfile")
     users = [path for value in own for path in paths_in(value)]
-    ours = [path for value in settings.all("globalknownhostsfile") for path in paths_in(value)]
-    everywhere = [path for path in ours if path not in _EMPTY_FILES and key_file(path).is_there]
+    of_system = [path for value in settings.all("globalknownhostsfile") for path in paths_in(value)]
+    everywhere = [path for path in of_system if path not in _EMPTY_FILES and key_file(path).is_there]
     if own == defaults.all("userknownhostsfile"):
         more = [path for path in users[1:] if key_file(path).is_there]
         return [*users[:1], *more, *everywhere] if more or everywhere else []

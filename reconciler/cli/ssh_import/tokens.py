@@ -17,7 +17,7 @@ _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 
 
 def expanded(text: str, settings: Settings, *, keep: str = "") -> str:
-    """Replace the tokens except those in `keep`, which tunnels.yaml has too."""
+    """Replace the tokens except those in `keep`, which `proxyCommand` in tunnels.yaml also replaces."""
     values = _values(settings)
 
     def value(token: re.Match[str]) -> str:
@@ -31,7 +31,7 @@ def _values(settings: Settings) -> dict[str, Callable[[], str]]:
     host, port, user = settings.first("hostname"), settings.first("port"), settings.first("user")
     jump = settings.first("proxyjump").rpartition(",")[2]
     local = socket.gethostname()
-    alias = settings.first("host", host)
+    alias = settings.given_host
     return {
         "%": lambda: "%",
         "h": lambda: host,

@@ -1,4 +1,4 @@
-"""Translates an ssh command, by what `ssh -G` says about it, to a target and its tunnels."""
+"""Translates an ssh command, with the settings that `ssh -G` prints for it, to a target and its tunnels."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from pathlib import Path
 
 from reconciler.cli.ssh_import.arguments import ArgumentsError, parse
 from reconciler.cli.ssh_import.config_files import ConfigCopy, UnreadableConfigError, copy_of
-from reconciler.cli.ssh_import.differences import say_differences
+from reconciler.cli.ssh_import.differences import add_differences
 from reconciler.cli.ssh_import.forwards import SshForward, forwards_of
 from reconciler.cli.ssh_import.found import FoundCommand
-from reconciler.cli.ssh_import.login import Fields, Said, SshLogin
-from reconciler.cli.ssh_import.openssh import OpenSsh, Settings, SshRefusedError, shown
-from reconciler.cli.ssh_import.route import Asked, NoRouteError, Router
+from reconciler.cli.ssh_import.login import Messages, SshLogin
+from reconciler.cli.ssh_import.openssh import Fields, OpenSsh, Settings, SshRefusedError, shown
+from reconciler.cli.ssh_import.route import NoRouteError, Query, Router
 from reconciler.cli.ssh_import.server import address, algorithms, connecting, file_to_create, keepalive, trust
 from reconciler.config.options import process_user
 
@@ -24,22 +24,22 @@ class Translation:
 
     host      the server as the user named it
     fields    of the target; empty if it cannot be translated
-    forwards  what ssh would forward
-    said      messages
+    forwards  those that ssh would open
+    messages  about parts without a counterpart, and notes
     """
 
     where: str
     host: str = ""
     fields: Fields = field(default_factory=dict)
     forwards: list[SshForward] = field(default_factory=list)
-    said: Said = field(default_factory=Said)
+    messages: Messages = field(default_factory=Messages)
 
 
 @dataclass
 class Translator:
     """Translates ssh commands.
 
-    ssh        answers the questions
+    ssh        prints the settings of each server
     directory  for the copies of ssh_config files
     configs    the files to use where a command names none; empty: those that ssh uses
     environ    the environment
@@ -67,14 +67,14 @@ class Translator:
 
     def translate(self, found: FoundCommand) -> Translation:
         made = Translation(found.where)
-        made.said.notes += found.notes
+        made.messages.notes += found.notes
         try:
             _Command(self, found, made).translate()
         except (ArgumentsError, UnreadableConfigError, SshRefusedError) as error:
-            made.said.lost.append(str(error))
+            made.messages.lost.append(str(error))
         except NoRouteError as error:
             made.fields = {}
-            made.said.lost.append(f"{error}: the whole target is left out")
+            made.messages.lost.append(f"{error}: the whole target is left out")
         return made
 
 
@@ -87,59 +87,63 @@ class _Command:
     made: Translation
 
     def translate(self) -> None:
-        made, said = self.made, self.made.said
+        made, messages = self.made, self.made.messages
         parsed = parse(self.found.arguments)
-        asked = Asked(parsed.words, parsed.config, parsed.user, self.found.password)
-        settings = self._ask(asked)
-        made.host = settings.first("host", settings.first("hostname"))
+        query = Query(parsed.words, parsed.config, parsed.names_user, self.found.password)
+        settings = self._ask(query)
+        made.host = settings.given_host
         if parsed.stdio:
-            said.lost.append(f"-W {parsed.stdio} uses standard input and output: write -L PORT:{parsed.stdio} instead")
+            messages.lost.append(
+                f"-W {parsed.stdio} uses standard input and output: write -L PORT:{parsed.stdio} instead"
+            )
             return
         if parsed.command:
-            said.lost.append(f"{shown(parsed.command)}: tunnels run no commands on the server")
+            messages.lost.append(f"{shown(parsed.command)}: tunnels run no commands on the server")
         made.forwards = list(forwards_of(settings))
         if not made.forwards:
-            said.lost.append(_why_no_forward(settings))
+            messages.lost.append(_why_no_forward(settings))
             return
-        say_differences(settings, said, is_system_config_read=self._is_system_config_read(asked))
-        made.fields = self._server(settings, asked, said)
+        add_differences(settings, messages, is_system_config_read=self._is_system_config_read(query))
+        made.fields = self._server(settings, query, messages)
         if ":" in settings.first("user"):
-            said.notes.append("the user name contains `:`, and ssh takes no password from there")
+            messages.notes.append("the user name contains `:`, and ssh takes no password from there")
         made.fields |= keepalive(settings)
         made.fields |= Router(self._ask, self._hop, self.translator.commands).fields(settings, parsed.config)
 
-    def _ask(self, asked: Asked) -> Settings:
-        config = self.translator.config(asked.config)
-        return self.translator.ssh.resolve(asked.arguments, config, self.found.environment)
+    def _ask(self, query: Query) -> Settings:
+        config = self.translator.config(query.config)
+        return self.translator.ssh.resolve(query.arguments, config, self.found.environment)
 
-    def _hop(self, settings: Settings, asked: Asked) -> Fields:
-        said = Said()
-        say_differences(settings, said, is_system_config_read=self._is_system_config_read(asked))
-        said.notes.clear()  # no jump host has a session
-        fields = self._server(settings, asked, said)
-        where = f"jump host {settings.first('host', settings.first('hostname'))}"
-        self.made.said.notes += [f"{where}: {message}" for message in said.notes]
-        self.made.said.lost += [f"{where}: {message}" for message in said.lost]
+    def _hop(self, settings: Settings, query: Query) -> Fields:
+        messages = Messages()
+        add_differences(settings, messages, is_system_config_read=self._is_system_config_read(query))
+        messages.notes.clear()  # no jump host has a session
+        fields = self._server(settings, query, messages)
+        where = f"jump host {settings.given_host}"
+        self.made.messages.notes += [f"{where}: {message}" for message in messages.notes]
+        self.made.messages.lost += [f"{where}: {message}" for message in messages.lost]
         return fields
 
-    def _is_system_config_read(self, asked: Asked) -> bool:
-        return not asked.config and not self.translator.configs
+    def _is_system_config_read(self, query: Query) -> bool:
+        return not query.config and not self.translator.configs
 
-    def _server(self, settings: Settings, asked: Asked, said: Said) -> Fields:
+    def _server(self, settings: Settings, query: Query, messages: Messages) -> Fields:
         """Return the fields that targets and jump hosts share."""
         defaults = self.translator.ssh.defaults
         user = settings.first("user")
-        names_user = asked.names_user or user != process_user() or user in self.translator.config(asked.config).users
+        names_user = query.names_user or user != process_user() or user in self.translator.config(query.config).users
         given = self.found.environment
-        login = SshLogin(settings, defaults, {**self.translator.environ, **given}, given, said)
+        login = SshLogin(settings, defaults, {**self.translator.environ, **given}, given, messages)
         offered, lost = algorithms(settings, defaults)
-        said.lost += lost
+        messages.lost += lost
         trusted = trust(settings, defaults)
         if (missing := file_to_create(trusted)) != "":
-            said.notes.append(f"{missing} does not exist: create it (touch), as `accept-new` writes host keys to it")
+            messages.notes.append(
+                f"{missing} does not exist: create it (touch), as `accept-new` writes host keys to it"
+            )
         return (
             address(settings, with_user=names_user)
-            | login.fields(asked.password)
+            | login.fields(query.password)
             | trusted
             | connecting(settings)
             | offered

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from itertools import chain, count
 
 import yaml
 
-from reconciler.cli.ssh_import.login import Fields
-from reconciler.cli.ssh_import.openssh import shown
+from reconciler.cli.ssh_import.openssh import Fields, shown
 from reconciler.cli.ssh_import.translate import Translation
 from reconciler.config.load import Loaded, load_text
 from reconciler.config.options import Options
@@ -19,6 +19,7 @@ from reconciler.system.redaction import Redactor
 
 _NAME_MAX = 63
 _ROUTE = ("host", "port", "jumpHost", "jumpHosts", "proxyCommand")
+_VALID: Fields = {"host": "a", "user": "u", "agent": True}  # a target without errors, except that it has no tunnels
 _HEAD = "# Written by `tunnels import`. Next: `tunnels check --connect FILE`, then `tunnels run FILE`.\ntargets:\n"
 
 
@@ -77,8 +78,7 @@ class TunnelsFile:
         for name, value in list(fields.items()):
             # A certificate is valid only with a key.
             own_key = {"privateKey": fields["privateKey"]} if "privateKey" in fields else {}
-            minimal: Fields = {"host": "a", "user": "u", "agent": True, "tunnels": []} | own_key
-            errors = self._load({"targets": self._apart(minimal | {name: value})}).errors
+            errors = self._load({"targets": self._apart(_VALID | {"tunnels": []} | own_key | {name: value})}).errors
             if errors:
                 problems.append(f"{name} {shown(str(value))}: {errors[0].message}")
                 del fields[name]
@@ -110,10 +110,7 @@ class TunnelsFile:
     def _target(self, host: str, fields: Fields) -> str:
         """Return the name of the target with the same fields, or add one under a new name."""
         base = re.sub(r"[^a-z0-9._-]+", "-", host.lower()).strip("._-")[: _NAME_MAX - 3] or "target"
-        name, number = base, 1
-        while name in self._targets and self._targets[name][0] != fields:
-            number += 1
-            name = f"{base}-{number}"
+        name = _first_numbered(base, lambda name: self._targets.get(name, (fields, []))[0] == fields)
         self._targets.setdefault(name, (fields, []))
         return name
 
@@ -135,16 +132,18 @@ class TunnelsFile:
             return f"{label}: another tunnel already listens on {spec.listen}"
         self._taken.add(spec.listen)
         names = self._names.setdefault(target, set())
-        name, number = spec.name, 1
-        while name in names:
-            number += 1
-            name = f"{spec.name}-{number}"
+        name = _first_numbered(spec.name, lambda name: name not in names)
         names.add(name)
-        tunnels.append(entry if number == 1 else {"name": name} | entry)
+        tunnels.append(entry if name == spec.name else {"name": name} | entry)
         return ""
 
     def _alone(self, target: str, entry: Fields) -> Loaded:
-        return self._load({"targets": {target: {"host": "a", "user": "u", "agent": True, "tunnels": [entry]}}})
+        return self._load({"targets": {target: _VALID | {"tunnels": [entry]}}})
+
+
+def _first_numbered(base: str, fits: Callable[[str], bool]) -> str:
+    """Return the first of the names `base`, `base-2`, `base-3`, ... that fits."""
+    return next(filter(fits, chain((base,), (f"{base}-{number}" for number in count(2)))))
 
 
 def _first_hop(fields: Fields) -> tuple[Fields, list[object]]:
