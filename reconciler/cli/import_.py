@@ -23,6 +23,8 @@ from reconciler.cli.terminal.table import clean
 from reconciler.config.syntax.yaml_reader import MAX_BYTES, TOO_LARGE
 from reconciler.system.temporary_directory import NoTemporaryDirectoryError, temporary_directory
 
+COMMANDS_MAX = 500  # of one import: each runs `ssh -G`, which takes some milliseconds
+
 
 @click.command("import", context_settings={"allow_interspersed_args": False, "ignore_unknown_options": True})
 @click.option(
@@ -65,7 +67,9 @@ def command(configs: tuple[str, ...], allow_commands: bool, words: tuple[str, ..
 def _import(translator: Translator, words: tuple[str, ...]) -> int:
     """Translate and print. Returns the exit code."""
     commands, lost = _commands(translator, words)
-    translations = [translator.translate(one) for one in commands]
+    if len(commands) > COMMANDS_MAX:
+        lost.append(f"only the first {COMMANDS_MAX} of {len(commands)} commands are translated: give fewer at a time")
+    translations = [translator.translate(one) for one in commands[:COMMANDS_MAX]]
     if not words and translator.configs and not lost:
         lost += unused_forwards(translator, translations)
     if not translations and not lost:

@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from integration.commands import Ran, program, ran
+from reconciler.cli.import_ import COMMANDS_MAX
 from support.services import EchoServer, exchange
 from support.sshd import Sshd
 from support.wait import free_port
@@ -206,6 +207,15 @@ async def test_a_program_of_match_exec_runs_only_if_permitted(tmp_path: Path) ->
     part.write_text("")
     result, targets = await imported("--allow-commands", "--ssh-config", config, home=tmp_path)
     assert (result.code, targets["prod"]["port"], ran_by_ssh.exists()) == (0, 2222, True)
+
+
+async def test_a_text_with_thousands_of_commands_is_translated_in_part() -> None:
+    text = "for a in {1..99}; do for b in {1..6}; do ssh -N -D $((1000 + a)) h$a; done; done\n"
+    done = await ran("import", stdin=text)
+    assert done.code == 1
+    assert f"only the first {COMMANDS_MAX} of 594 commands are translated: give fewer at a time" in done.err
+    assert "h80:" in done.out
+    assert "h90:" not in done.out
 
 
 async def test_a_machine_without_ssh_is_named(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Literal
 
 @dataclass(frozen=True, slots=True)
 class PasswordSource:
-    """Where a command gets its password from. Never the password itself.
+    """The source of a command's password. It never contains the password.
 
     kind  `env`: a variable; `file`: a file; `literal`: the text itself contains the password
     name  of the variable or file; empty for `literal`
@@ -26,7 +26,7 @@ class FoundCommand:
     where        the place, for messages: `line 3`, `unit.service line 7`, `services.tunnel.command`
     arguments    the arguments after the program's name, with quotes removed and variables replaced
     environment  variables that the text sets for the command (`Environment=`, `env A=b`, `export`)
-    notes        what is known beside the command: an autossh monitor port, sshpass; never a secret
+    notes        remarks for the messages about the command, such as a monitor port of autossh; never a secret
     password     how the command gets its password
     """
 
