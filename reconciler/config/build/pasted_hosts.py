@@ -1,6 +1,6 @@
-"""Reads what people paste as a host: `user@host:22`, a URL, an ssh command line, a host in quotes or spaces.
+"""Parses text that is pasted in place of a host: `user@host:22`, a URL, an ssh command line, a quoted host.
 
-Input: text that is not a host. Output: its parts, for a message that shows the fields to write; they are not used.
+Input: text that is not a host. Output: its parts, for a message that shows the fields to write, and for nothing else.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ _WITH_VALUE = frozenset("BbcDEeFIiJLlMmOoPpQRSWw")  # options of ssh that take a
 _OPTION = re.compile(r"(Port|User|HostName)[= ]\s*(\S+)", re.IGNORECASE)
 _URL = re.compile(r"(?:(?P<scheme>[a-z][a-z0-9+.-]*):)?//", re.IGNORECASE)
 _SCHEMES_OF_SSH = frozenset({"ssh", "sftp", "scp", "ssh+git", "git+ssh", ""})
-_SHORT_URL = re.compile(r"(?:ssh|sftp|scp):/?(?=[^/0-9])", re.IGNORECASE)  # with a slash too few
+_SHORT_URL = re.compile(r"(?:ssh|sftp|scp):/?(?=[^/0-9])", re.IGNORECASE)  # `ssh:host`, `ssh:/host`
 _PLACE = re.compile(r"(?P<host>\[[^\[\]]*\]|[^:/\[\]]*)(?::(?P<port>[^:/]*))?(?:/.*|:~?/.*)?", re.DOTALL)
 _AROUND = " \t\r\n\v\f\xa0\u200b\u200c\u200d\u200e\u200f\u2060\ufeff\"'`<>,;"
 _PORT_DIGITS = 5
-_LONGEST = 1000  # characters of text that is read
+_LONGEST = 1000  # characters; longer text is not parsed
 
 
 class HoldsPasswordError(Exception):
@@ -43,10 +43,14 @@ class Pasted:
     user: str = ""
     port: str = ""
 
+    @property
+    def _host(self) -> str:
+        """The host as YAML, where an IPv6 address needs quotes."""
+        return f'"{self.host}"' if ":" in self.host else self.host
+
     def fields(self) -> list[str]:
         """Return the fields of a target, as YAML."""
-        name = f'"{self.host}"' if ":" in self.host else self.host
-        texts = (("user", self.user), ("host", name), ("port", self.port))
+        texts = (("user", self.user), ("host", self._host), ("port", self.port))
         return [f"`{field}: {value}`" for field, value in texts if value]
 
     def item(self) -> str:
@@ -57,13 +61,12 @@ class Pasted:
 
     def inline(self) -> str:
         """Return a jump host, as YAML."""
-        name = f'"{self.host}"' if ":" in self.host else self.host
-        fields = {"host": name, "port": self.port, "user": self.user}
+        fields = {"host": self._host, "port": self.port, "user": self.user}
         return "{" + ", ".join(f"{field}: {value}" for field, value in fields.items() if value) + "}"
 
 
 def is_plain(name: str) -> bool:
-    """Return True if the name has no character that no host has."""
+    """Return True if each character of the name can be part of a host name or an address."""
     return not _NOT_IN_HOSTS.search(name) and printable(name) == name
 
 

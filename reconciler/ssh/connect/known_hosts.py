@@ -26,7 +26,7 @@ _LOGIN_OPTION = re.compile(
     r"restrict|cert-authority|(no-)?(pty|user-rc|(agent|port|x11)-forwarding|(touch|verify)-required)"
 )
 _BARE_KEY = re.compile(r"(?:ssh|ecdsa|sk-ssh|sk-ecdsa)-[a-z0-9.@-]+[ \t]+AAAA")
-_ENTRY = re.compile(r"[ \t](?:ssh|ecdsa|sk-ssh|sk-ecdsa)-[a-z0-9.@-]+[ \t]+AAAA")
+_ENTRY = re.compile(rf"[ \t]{_BARE_KEY.pattern}")
 _ODD_MAX = 1 << 16  # bytes
 _FULL_LINE = re.compile(r"[^\n]+")
 # The key starts with the length of its type's name, hence AAAA. Without a type: a line of SSH version 1.
@@ -51,7 +51,7 @@ class KnownKey:
 class Knowledge:
     """The known keys of one host. `elsewhere` are keys for the host's name without its port.
 
-    odd   if no key was found: what the first line is that is not a known_hosts line (`line 1 of PATH ...`), else ""
+    odd   names the first line that is not a known_hosts line (`line 1 of PATH ...`); "" if none, or a key was found
     """
 
     keys: tuple[KnownKey, ...]

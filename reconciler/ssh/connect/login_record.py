@@ -1,4 +1,4 @@
-"""What was sent to a server during one login, and what the server accepted and asked for: why a login is refused."""
+"""Records what was sent during one login and how the server answered, and explains from that why the login failed."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from reconciler.ssh.connect.credentials import Credentials
 from reconciler.ssh.connect.keyboard import KeyboardDialogue, code_wanted
 from reconciler.ssh.connect.keys.attempts import KeyAttempts, labels
 from reconciler.ssh.connect.keys.offer import Offer
+from reconciler.ssh.errors.patterns import SAYS_TOO_MANY_TRIES
 
-_PW_LABEL = "a password"  # of the password among the credentials
+_PW_LABEL = "a password"  # the label of a password in messages
 
 
 class LoginRecord:
@@ -25,8 +26,8 @@ class LoginRecord:
         self._password_sent = False
         self._has = {"key": bool(credentials.keys), "password": bool(credentials.passwords)}
         self._unmet: dict[str, None] = {}  # methods the server accepts next for which no credential is left
-        self._pending = ""  # the credential whose answer is awaited
-        self._accepted: list[str] = []  # credentials that were right where another one was wanted too
+        self._pending = ""  # the label of the credential that the server has not answered yet
+        self._accepted: list[str] = []  # labels of credentials that were accepted as one of several
         self._change: str | None = None  # the text of a request to change the password
 
     def forget(self) -> None:
@@ -66,8 +67,9 @@ class LoginRecord:
 
     def is_last_try(self, exc: Exception) -> bool:
         """Return True if the server ends the connection for too many tries, and a number of keys is not the cause."""
-        text = exc.reason.lower() if isinstance(exc, asyncssh.DisconnectError) else ""
-        return "too many authentication failures" in text and len(self._keys.offered) <= 1
+        if not isinstance(exc, asyncssh.DisconnectError) or len(self._keys.offered) > 1:
+            return False
+        return SAYS_TOO_MANY_TRIES.search(exc.reason) is not None
 
     def refusal(self, where: str, user: str, sha1: Callable[[], str]) -> Failure:
         """The failure of a login, explained by the methods the server accepted and asked for.

@@ -48,21 +48,26 @@ def cipher(connection: asyncssh.SSHClientConnection) -> str:
 
 
 def kex(connection: asyncssh.SSHClientConnection) -> str:
-    """The key exchange method: the first of the client's that the server offers too (RFC 4253 section 7.1)."""
-    offered = offers(connection)
-    if offered is None:
-        return ""
-    (ours, *_), (theirs, *_) = offered
-    return next((name for name in ours if name in theirs and not name.startswith(_MARKERS)), "")
+    """The key exchange method, "" if it is unknown."""
+    return _first_common(connection, _FIELDS.index("kex"))
 
 
 def host_key(connection: asyncssh.SSHClientConnection) -> str:
     """The type of host key that the server presented, "" if it is unknown."""
+    return _first_common(connection, _FIELDS.index("hostKey"))
+
+
+def _first_common(connection: asyncssh.SSHClientConnection, field: int) -> str:
+    """The first name that the client offers and the server offers too (RFC 4253 section 7.1), "" if there is none."""
     offered = offers(connection)
     if offered is None:
         return ""
-    (_, ours, *_), (_, theirs, *_) = offered
-    return next((name for name in ours if name in theirs), "")
+    ours, theirs = (lists[field] for lists in offered)
+    return next(iter(_common(ours, theirs)), "")
+
+
+def _common(ours: Sequence[str], theirs: Sequence[str]) -> list[str]:
+    return [name for name in ours if name in theirs and not name.startswith(_MARKERS)]
 
 
 def nothing_common(connection: asyncssh.SSHClientConnection) -> list[Missing]:
@@ -76,7 +81,7 @@ def nothing_common(connection: asyncssh.SSHClientConnection) -> list[Missing]:
     found: dict[str, Missing] = {}
     cipher = ""
     for field, ours, theirs in zip(_FIELDS, *offered, strict=False):
-        common = [name for name in ours if name in theirs and not name.startswith(_MARKERS)]
+        common = _common(ours, theirs)
         missing = Missing(field, tuple(name for name in theirs if not name.startswith(_MARKERS)))
         if field == "cipher":
             cipher = common[0] if common else missing.best

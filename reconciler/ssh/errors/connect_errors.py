@@ -23,6 +23,7 @@ from reconciler.ssh.errors.patterns import (
     SAYS_CLOSED,
     SAYS_REFUSED,
     SAYS_TIMEOUT,
+    SAYS_TOO_MANY_TRIES,
     SAYS_UNKNOWN_NAME,
     exhausted,
     printable,
@@ -63,7 +64,7 @@ def from_dial(
             return _unexpected(exc, where, "dialling")
 
 
-# Its version fits into the smallest packet, and what follows does not.
+# The version of a server fits into a small packet. The packets of the key exchange may need a full-size one.
 _LARGE_PACKETS = (
     "the path may drop full-size packets: lower the MTU of the network interface here, or set a short list such as "
     "`algorithms: {kex: [curve25519-sha256]}`; or the server hangs: check its load"
@@ -109,7 +110,7 @@ def _closed(where: str, stage: Stage) -> Failure:
 
 def _disconnected(exc: asyncssh.DisconnectError, where: str, stage: Stage) -> Failure:
     text = printable(exc.reason)
-    if "too many authentication failures" in exc.reason.lower():
+    if SAYS_TOO_MANY_TRIES.search(exc.reason):
         fix = "configure only the key that it accepts (a .pub file selects it from the agent)"
         return Failure(Reason.AUTH, f"{where} gave up after too many refused keys", fix)
     if stage is Stage.LOGIN and re.search(r"auth|login|denied|permitted", exc.reason, re.IGNORECASE):

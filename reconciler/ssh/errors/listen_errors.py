@@ -17,11 +17,12 @@ from reconciler.core.descriptor_budget import NoRoomError
 from reconciler.core.observed import Failure, Reason
 from reconciler.core.spec import RemoteTcp, RemoteUnix
 from reconciler.ssh.errors.connect_errors import from_lost
-from reconciler.ssh.errors.forwarding import Kind, ServerFacts
+from reconciler.ssh.errors.forwarding import Kind, ServerFacts, forbidden
 from reconciler.ssh.errors.patterns import EXHAUSTED, FILTERED, exhausted, printable
 from reconciler.system.port_owner import owner_of_port
 
 _PRIVILEGED = 1024  # sshd lets only root listen on a lower port
+_HIGHER_PORT = f"choose a port from {_PRIVILEGED}"
 _UNIX_PATH_MAX = 107  # bytes; unix(7)
 
 # OpenSSH sends one of these before a refusal. The second one is about PermitListen and permitlisten=, or for a unix
@@ -50,7 +51,7 @@ def from_local_listen(exc: BaseException, address: str) -> Failure:
     if exc.errno in FILTERED:
         port = address.rpartition(":")[2]
         low = port.isdigit() and int(port) < _PRIVILEGED
-        fix = "choose a port from 1024, or grant CAP_NET_BIND_SERVICE" if low else "check the permissions there"
+        fix = f"{_HIGHER_PORT}, or grant CAP_NET_BIND_SERVICE" if low else "check the permissions there"
         return Failure(Reason.BIND, f"not allowed to listen on {address}", fix)
     return Failure(Reason.BIND, f"cannot listen on {address} ({printable(exc.strerror or str(exc))})")
 
@@ -104,27 +105,26 @@ def from_remote_listen(
 
 
 def _refused(listen: RemoteTcp | RemoteUnix, server: ServerFacts, said: str) -> Failure:
-    kind = Kind.LISTEN_UNIX if isinstance(listen, RemoteUnix) else Kind.LISTEN
-    forbidden = f"the SSH server does not allow listening on {listen}"
-    may_be_forbidden = not server.is_openssh or _SAYS_DISABLED.search(said) or _SAYS_NOT_PERMITTED.search(said)
-    if may_be_forbidden and (found := server.forbidding()) is not None:
-        cause, fix = found
-        return Failure(Reason.FORBIDDEN_BY_SERVER, f"{forbidden} ({cause})", fix)
     is_unix = isinstance(listen, RemoteUnix)
-    if _SAYS_NOT_PERMITTED.search(said):
+    kind = Kind.LISTEN_UNIX if is_unix else Kind.LISTEN
+    what = f"the SSH server does not allow listening on {listen}"
+    is_disabled, is_not_permitted = _SAYS_DISABLED.search(said), _SAYS_NOT_PERMITTED.search(said)
+    if (is_disabled or is_not_permitted or not server.is_openssh) and server.forbidding() is not None:
+        return forbidden(what, server, kind)
+    if is_not_permitted:
         setting = "AllowTcpForwarding" if is_unix else "PermitListen"
-        return Failure(Reason.FORBIDDEN_BY_SERVER, forbidden, f"see {server.settings(kind, setting)}")
-    if _SAYS_DISABLED.search(said):
+        return Failure(Reason.FORBIDDEN_BY_SERVER, what, f"see {server.settings(kind, setting)}")
+    if is_disabled:
         setting = "AllowStreamLocalForwarding" if is_unix else "AllowTcpForwarding"
         fix = f"see {server.settings(kind, setting, 'DisableForwarding')}"
-        if isinstance(listen, RemoteTcp) and 0 < listen.port < _PRIVILEGED and server.user != "root":
-            fix = f"choose a port from 1024, as lower ones need a login as root; else {fix}"
-        return Failure(Reason.FORBIDDEN_BY_SERVER, forbidden, fix)
+        if isinstance(listen, RemoteTcp) and _needs_root(listen, server):
+            fix = f"{_HIGHER_PORT}, as lower ones need a login as root; else {fix}"
+        return Failure(Reason.FORBIDDEN_BY_SERVER, what, fix)
     return _unexplained_unix(listen, server) if isinstance(listen, RemoteUnix) else _unexplained(listen, server)
 
 
 def _unexplained(listen: RemoteTcp, server: ServerFacts) -> Failure:
-    """The failure for a refusal without a word. OpenSSH says so if it forbids to listen: it could not bind."""
+    """The failure for a refusal without a reason. OpenSSH gives one if it forbids the listener: binding failed."""
     refused = f"the SSH server refuses to listen on {listen}"
     if not server.is_openssh:
         settings = server.settings(Kind.LISTEN)
@@ -146,10 +146,15 @@ def _unexplained(listen: RemoteTcp, server: ServerFacts) -> Failure:
     fix = "free the port on the server, or choose another"
     if _is_special(listen):
         fix = f"{fix}, or correct `remoteHost`"
-    if listen.port < _PRIVILEGED and server.user != "root":
+    if _needs_root(listen, server):
         causes.insert(0, f"ports below {_PRIVILEGED} need a login as root")
-        fix = f"choose a port from {_PRIVILEGED}"
+        fix = _HIGHER_PORT
     return Failure(Reason.REMOTE_PORT_IN_USE, f"{refused} ({_alternatives(causes)})", fix)
+
+
+def _needs_root(listen: RemoteTcp, server: ServerFacts) -> bool:
+    """Return True if sshd lets only root listen on the port, and the login is not as root."""
+    return 0 < listen.port < _PRIVILEGED and server.user != "root"
 
 
 def _is_special(listen: RemoteTcp) -> bool:

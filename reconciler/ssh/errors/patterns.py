@@ -29,6 +29,8 @@ SAYS_TIMEOUT = re.compile(r"timed? ?out", re.IGNORECASE)
 SAYS_NO_NETWORK = re.compile(r"network is unreachable|network unreachable", re.IGNORECASE)
 SAYS_NO_ROUTE = re.compile(r"no route|unreachable|host is down", re.IGNORECASE)
 SAYS_CLOSED = re.compile(r"^SSH connection closed", re.IGNORECASE)  # a message of asyncssh itself
+# What servers send as the reason that they end a connection during the login.
+SAYS_TOO_MANY_TRIES = re.compile(r"too many authentication failures", re.IGNORECASE)
 
 
 def printable(text: str) -> str:

@@ -27,7 +27,6 @@ from reconciler.system.file_calls import FILES
 class AgentKeys:
     """What an agent has for a login. `unusable`: the failure of a certificate that is not valid now."""
 
-    client: asyncssh.SSHAgentClient
     offers: list[Offer] = field(default_factory=list)
     unusable: Failure | None = None
 
@@ -50,7 +49,7 @@ async def ask(login: AgentLogin, environ: Mapping[str, str], opened: list[asyncs
         why = printable(getattr(error, "strerror", None) or str(error))
         what = f"the SSH agent at {path} does not answer ({why})"
         raise UnusableError(Reason.SECRET_UNREADABLE, what, "start it, or correct its path") from error
-    found = AgentKeys(client)
+    found = AgentKeys()
     for pair in pairs:
         _add(found, pair, only, path)
     if not found.offers and found.unusable is None:
@@ -87,7 +86,7 @@ async def _check_socket(path: str) -> None:
 
 
 def no_agent(login: AgentLogin) -> tuple[str, str]:
-    """What is wrong if there is no agent for the login, and what to do."""
+    """The problem of a login that needs an agent where there is none, and what to do."""
     none = "there is none ($SSH_AUTH_SOCK is not set)"
     if not login.only:
         return f"`agent: true` needs an agent, and {none}", "start `tunnels run` where ssh-agent is available"

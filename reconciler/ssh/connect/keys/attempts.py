@@ -27,7 +27,7 @@ class _Unsigned:
 
 
 class KeyAttempts:
-    """The keys that are left, and what became of the others.
+    """The keys that are still to be offered, and the outcome of the others.
 
     offered   the keys that were sent, in order
     allowed   the signatures that this program may make
@@ -46,12 +46,9 @@ class KeyAttempts:
     def next(self, announced: frozenset[str] | None) -> Offer | None:
         """Return the next key, ready to sign; None if none is left. `announced`: what the server says that it takes."""
         self._announced = announced
-        while True:
-            if self.offered and self.offered[-1] not in self._accepted:
-                for name in self._pending:
-                    return self._ready(self.offered[-1], name)
-            if not self._left:
-                return None
+        if self.offered and self.offered[-1] not in self._accepted and (name := next(self._pending, "")):
+            return self._ready(self.offered[-1], name)
+        while self._left:
             offer = self._left.pop(0)
             names = _signatures(offer, self._allowed, announced)
             if names:
@@ -59,6 +56,7 @@ class KeyAttempts:
                 self._pending = iter(names[1:])
                 return self._ready(offer, names[0])
             self._unsuitable.append(offer)
+        return None
 
     def _ready(self, offer: Offer, name: str) -> Offer:
         offer.signer.choose(name, lambda why: self._unsigned.append(_Unsigned(offer, why)))
@@ -77,8 +75,8 @@ class KeyAttempts:
 
     def failure(self, where: str, user: str, sha1: Callable[[], str]) -> Failure | None:
         """The failure, if a key explains it. `sha1` returns the YAML that allows SHA-1."""
-        for unsigned in self._unsigned:
-            return _not_signed(unsigned, where, user)
+        if self._unsigned:
+            return _not_signed(self._unsigned[0], where, user)
         if self._accepted:
             return self._second_refused(where, user)
         if self._unsuitable:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from reconciler.core.text.key_text import text_of
 
 _HEAD = 1 << 16  # bytes that are searched
-_ANOTHER = "check that it is the file as ssh-keygen wrote it, or name another"
+CHECK_FILE = "check that it is the file as ssh-keygen wrote it, or name another"
 _DECRYPT = "decrypt it first, and name the result"
 _PRIVATE = "name the private key"
 _BY_AGENT = "add it to an SSH agent, and select it with a .pub file in `privateKey`"
@@ -50,7 +50,7 @@ _KINDS = (
     _kind(r"-{4,5} ?BEGIN [A-Z0-9 ]*PUBLIC KEY", "a public key", _PRIVATE),
     _kind(r"-----BEGIN [A-Z0-9 ]*CERTIFICATE", "an X.509 certificate", _PRIVATE),
     _kind(r"\A\s*\{[\s\S]*\"kty\"", "a JSON web key", "convert it to PEM"),
-    _kind(r"\A\s*<", "a document in XML or HTML", _ANOTHER),
+    _kind(r"\A\s*<", "a document in XML or HTML", CHECK_FILE),
 )
 
 
@@ -65,4 +65,4 @@ def named(content: bytes) -> tuple[str, str]:
     if bool(begins := _BEGIN.search(text)) != bool(_END.search(text)):
         side = "end (-----END ...-----)" if begins else "beginning (-----BEGIN ...-----)"
         return f"a private key without its {side}", "copy the whole file"
-    return "not a valid private key", _ANOTHER
+    return "not a valid private key", CHECK_FILE

@@ -9,7 +9,7 @@ import asyncssh
 
 from reconciler.core.observed import Failure, Reason
 from reconciler.core.text import key_text
-from reconciler.ssh.connect.keys.foreign_keys import named
+from reconciler.ssh.connect.keys.foreign_keys import CHECK_FILE, named
 from reconciler.ssh.connect.keys.user_certificates import UnusableError
 from reconciler.ssh.errors.failure import DialFailed
 from reconciler.ssh.errors.patterns import printable
@@ -17,7 +17,6 @@ from reconciler.ssh.internals.keys.key_cost import CostlyKeyError, check_before_
 from reconciler.ssh.internals.keys.public_keys import needs_missing_hardware
 
 _UNKNOWN = "Unknown "  # asyncssh's text for a cipher that it does not have
-_AS_WRITTEN = "check that it is the file as ssh-keygen wrote it, or name another"
 
 
 def invalid(what: str, fix: str) -> DialFailed:
@@ -51,7 +50,7 @@ def decoded(content: bytes, passphrase: str | None, place: str) -> asyncssh.SSHK
         if _is_encrypted(restored):
             raise _not_decrypted(passphrase, place, error) from None
         why = text_of_error(error) if isinstance(error, ValueError) else "its numbers are inconsistent"
-        raise invalid(f"{place} is not a valid private key ({why})", _AS_WRITTEN) from None
+        raise invalid(f"{place} is not a valid private key ({why})", CHECK_FILE) from None
     if needs_missing_hardware(key):
         raise _hardware(key, place)
     return key

@@ -9,7 +9,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import asyncssh
-from asyncssh.public_key import SSHOpenSSHCertificate
 
 from reconciler.ssh.internals.packets import PacketDecodeError, SSHPacket
 from reconciler.ssh.internals.seam import Seam
@@ -99,11 +98,6 @@ def _value(data: bytes) -> str:
     return _text(data[4:])
 
 
-def contents(certificate: asyncssh.SSHCertificate) -> Certificate | None:
-    """Return the contents of an OpenSSH certificate, None for another kind (X.509)."""
-    return parsed(certificate.public_data) if isinstance(certificate, SSHOpenSSHCertificate) else None
-
-
 def encoded(certificate: asyncssh.SSHCertificate) -> bytes:
     """Return the certificate as it is sent."""
     return certificate.public_data
@@ -112,11 +106,6 @@ def encoded(certificate: asyncssh.SSHCertificate) -> bytes:
 def certified_key(certificate: asyncssh.SSHCertificate) -> asyncssh.SSHKey:
     """Return the key that the certificate is for."""
     return certificate.key
-
-
-def is_certified(pair: asyncssh.SSHKeyPair) -> bool:
-    """Return True if the pair has a certificate."""
-    return pair.has_cert
 
 
 def of_pair(pair: asyncssh.SSHKeyPair) -> Certificate | None:

@@ -20,7 +20,7 @@ def encoded(key: asyncssh.SSHKey | asyncssh.SSHKeyPair) -> bytes:
     return key.public_data
 
 
-def signature_names(key: asyncssh.SSHKey) -> tuple[str, ...]:
+def signature_names(key: asyncssh.SSHKey | asyncssh.SSHKeyPair) -> tuple[str, ...]:
     """Return the names of the signatures that the key can make, best first."""
     return tuple(name.decode("ascii") for name in key.sig_algorithms)
 

@@ -1,6 +1,6 @@
 """The signatures of the login: which one a key makes, which ones the server announced, and whether signing failed.
 
-asyncssh chooses by itself, skips a key without a word if nothing fits, and logs a failure to sign only.
+asyncssh chooses by itself, skips a key silently if nothing fits, and only logs a failure to sign.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import asyncssh
 from asyncssh.agent import SSHAgentKeyPair
 from asyncssh.public_key import SSHLocalKeyPair
 
+from reconciler.ssh.internals.keys.public_keys import signature_names
 from reconciler.ssh.internals.seam import Seam
 
 SEAMS = (
@@ -36,7 +37,7 @@ class Signer:
 
     def __init__(self, pair: asyncssh.SSHKeyPair) -> None:
         self.pair = pair
-        self.names = tuple(name.decode("ascii") for name in pair.sig_algorithms)
+        self.names = signature_names(pair)
         self._algorithm = pair.algorithm
 
     def choose(self, name: str, failed: Callable[[str], None]) -> None:
