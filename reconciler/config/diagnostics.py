@@ -76,7 +76,7 @@ class Report:
         self._break(target, place, f"{what}: set it in the environment of this process")
 
     def unknown_directory(self, place: Location, message: str, target: str, *beside: Table) -> None:
-        """Add a warning about a path whose `~` is unknown, and mark its target as broken."""
+        """Add a warning about a path that starts with an unknown `~` or `~user`, and mark its target as broken."""
         self.warn(place, message, WarningCode.UNSET_VARIABLE, *beside)
         self._break(target, place, message)
 

@@ -87,7 +87,7 @@ def home(environ: Mapping[str, str]) -> str:
         found = ""
     if not found.startswith("/"):
         variable = "HOME is not an absolute path" if from_environment else "HOME is not set"
-        why = f"`~` is unknown, {variable} and uid {os.getuid()} has no home directory in passwd"
+        why = f"`~` is unknown ({variable}, and uid {os.getuid()} has no home directory in passwd)"
         raise UnknownHomeError(f"{why}: write an absolute path, or set HOME in the environment of this process")
     return found
 
@@ -107,4 +107,4 @@ def _home_of(user: str) -> str:
     try:
         return pwd.getpwnam(user).pw_dir
     except (KeyError, ValueError):
-        raise UnknownHomeError(f"`~{user}` is unknown, there is no such user: write an absolute path") from None
+        raise UnknownHomeError(f"`~{user}` is unknown (there is no such user): write an absolute path") from None

@@ -1,4 +1,4 @@
-"""One line on a terminal that is rewritten as something goes on. It shows nothing if stderr is no terminal."""
+"""One line on a terminal that shows progress: each text replaces the one before. It needs a terminal as stderr."""
 
 from __future__ import annotations
 

@@ -60,7 +60,7 @@ async def test_an_unknown_tilde_names_the_field_and_what_to_write(sshd: Sshd, tm
     refused = await ran("check", "--connect", config, env={})
     assert refused.code == 2
     for field in fields:
-        assert f"targets.{field.lower()}.{field}: `~` is unknown, HOME is not set and uid " in refused.err
+        assert f"targets.{field.lower()}.{field}: `~` is unknown (HOME is not set, and uid " in refused.err
         assert f"error: target {field.lower()} (secret_unreadable): " in refused.err
     advice = "write an absolute path, or set HOME in the environment of this process"
     assert refused.err.count(advice) == 2 * len(fields), "as a warning, and as the reason of the target"

@@ -553,11 +553,11 @@ targets:
     assert loaded.broken.keys() == {"tilde", "other-user"}
     variable = "HOME is not an absolute path" if home.get("HOME") else "HOME is not set"
     assert loaded.broken["tilde"] == (
-        f"tunnels.yaml:3:32: targets.tilde.privateKey: `~` is unknown, {variable} and uid 12345 has no home directory "
-        "in passwd: write an absolute path, or set HOME in the environment of this process"
+        f"tunnels.yaml:3:32: targets.tilde.privateKey: `~` is unknown ({variable}, and uid 12345 has no home directory "
+        "in passwd): write an absolute path, or set HOME in the environment of this process"
     )
     assert loaded.broken["other-user"] == (
-        "tunnels.yaml:4:50: targets.other-user.privateKey: `~no-such-user` is unknown, there is no such user: "
+        "tunnels.yaml:4:50: targets.other-user.privateKey: `~no-such-user` is unknown (there is no such user): "
         "write an absolute path"
     )
     assert loaded.desired.targets["absolute"].access.hop.trust.known_hosts == (), "the default is below `~`"

@@ -25,7 +25,7 @@ def outbound(fields: Fields) -> Outbound:
 
 
 def check_hosts(fields: Fields, hosts: tuple[Endpoint, ...], start: Outbound) -> None:
-    """Report each address among `hosts` that is not of the family of `start`."""
+    """Report each address among `hosts` that `start` does not reach, because its family is excluded."""
     for host in hosts:
         if start.reason and _is_address(host.host) and AddressFamily.of(host.host) is not start.reachable:
             what = f"{host.host} is an {AddressFamily.of(host.host).protocol} address, which {start.reason} excludes"

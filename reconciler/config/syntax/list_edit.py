@@ -16,7 +16,7 @@ from reconciler.config.problem import ConfigError
 from reconciler.config.syntax.nodes import Entry, Items, Node, Scalar, Table, plain
 from reconciler.config.syntax.yaml_reader import read
 
-_LINE_ENDS = re.compile("\r\n|[\n\r\x85\u2028\u2029]")  # those that count for positions
+_LINE_ENDS = re.compile("\r\n|[\n\r\x85\u2028\u2029]")  # those that the line numbers of nodes count
 _BEFORE_ITEM = re.compile(r" *- +")
 
 Path = tuple[str | int, ...]
@@ -58,7 +58,7 @@ def lines_of(table: Table, text: str, key: str, items: Sequence[str]) -> str:
 def with_items(data: bytes, file: str, path: Path, key: str, items: Sequence[str]) -> bytes:
     """Return the content with the items at the end of the list `key` of the mapping at `path`.
 
-    The list is made if there is none. Raises CannotEditError, and ConfigError if the content cannot be read.
+    If there is no such list, it is created. Raises CannotEditError, and ConfigError if the content cannot be read.
     """
     root, problems = read(data, file)
     if problems:
@@ -84,7 +84,7 @@ def _is_as_expected(data: bytes, file: str, expected: object) -> bool:
 
 
 def _changed(content: object, path: Path, key: str, result: tuple[str, ...]) -> object:
-    """Return the content with this list at the path. It is a value of its own, made by `plain`."""
+    """Put this list at the path, and return the content. It is changed in place: `plain` has made it for this call."""
     inner = content
     for step in path:
         inner = inner[step]  # type: ignore[index]  # `find` has followed the same path

@@ -36,7 +36,7 @@ def options(
     if lacking := incompatibility():
         raise DialFailed(Failure(Reason.INTERNAL, lacking, f"install asyncssh {TESTED}, and report it"))
     if unknown := algorithms.unknown(hop.algorithms):
-        what = f"`algorithms` names what is not supported ({and_more(unknown, 4)})"
+        what = f"`algorithms` has unsupported names ({and_more(unknown, 4)})"
         raise DialFailed(Failure(Reason.PROTOCOL, what, "correct each name, or leave it out"))
     name_the_user_for_asyncssh()
     decompression.install()

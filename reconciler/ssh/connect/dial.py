@@ -336,7 +336,7 @@ async def _why(
     command: proxy_command.ProxyCommand | None,
     seconds: float,
 ) -> Failure | None:
-    """The failure for what an attempt raised; None for what is not a failure of a dial. `seconds`: its time limit."""
+    """The failure for what an attempt raised, None for a cancellation. `seconds`: the time limit of the attempt."""
     if not isinstance(exc, Exception):
         return None
     if isinstance(exc, DialFailed):

@@ -1,4 +1,4 @@
-"""The answers to keyboard-interactive authentication (RFC 4256): a server asks anything, in any number of rounds.
+"""Answers keyboard-interactive authentication (RFC 4256). A server may ask anything, in any number of rounds.
 
 What a prompt asks for is decided by its position and by whether its answer is shown, not by its words, which may be in
 any language. The password answers the first prompt that is hidden and alone in its round. A program has no other
@@ -18,18 +18,18 @@ _EXEMPT = "allow this user to log in without it"
 
 
 def code_wanted(asks: str) -> Failure:
-    """The failure for a hidden prompt that the password does not answer. `asks` says where it comes."""
+    """The failure for a hidden prompt that the password does not answer. `asks` names the server and the prompt."""
     return Failure(Reason.AUTH, f"{asks}, as for a one-time code or a new password, which no program can give", _EXEMPT)
 
 
 class _Cause(Enum):
     """Why a round was not answered."""
 
-    NO_PASSWORD = auto()  # it may be for a password, and there is none
+    NO_PASSWORD = auto()  # the prompt may be for a password, and none is configured
     SECOND = auto()  # the password was given before
     AGAIN = auto()  # the same prompt, after the password answered it
-    SEVERAL = auto()
-    VISIBLE = auto()
+    SEVERAL = auto()  # the round has several prompts
+    VISIBLE = auto()  # the answer would be shown
 
 
 class KeyboardDialogue:
@@ -48,7 +48,7 @@ class KeyboardDialogue:
         return self._answered
 
     def may_begin(self) -> bool:
-        """Return True if a request is worth a try: the first one, and another after each credential that was right."""
+        """Return True if a request is worth a try: the first one, and another after each accepted credential."""
         may, self._request_is_open = self._request_is_open, False
         return may
 
@@ -59,7 +59,10 @@ class KeyboardDialogue:
         self._passwords.clear()
 
     def answer(self, prompts: Sequence[tuple[str, bool]]) -> list[str] | None:
-        """Return the answers to the prompts, each with whether its answer is shown; None if there are none."""
+        """Return the answers to the prompts, None if this program has none.
+
+        A prompt is a text, and True if its answer is shown.
+        """
         if not prompts:
             return []
         texts = tuple(text for text, _ in prompts)

@@ -108,7 +108,7 @@ class ProxyCommand(asyncio.SubprocessProtocol):
         return Failure(Reason.UNREACHABLE, f"{what} ({last_line})" if last_line else what, _FIX)
 
     def logged_in(self) -> None:
-        """Drop the standard error of the connecting: it does not explain the end of the connection."""
+        """Drop the standard error from before the login: it does not explain a later end of the connection."""
         self._errors, self._is_cut = b"", False
 
     def explain(self, failure: Failure) -> Failure:

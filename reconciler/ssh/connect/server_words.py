@@ -1,7 +1,7 @@
 """What a server says during one login: banners (RFC 4252 section 5.4) and texts beside prompts (RFC 4256).
 
-Servers say so why a login fails ("account expired", "system is booting up"), or what to do (a link to visit). The texts
-are kept up to a limit, without the passwords of this login, and without control characters.
+The texts say why a login fails ("account expired", "system is booting up"), or what to do (a link to visit). They are
+kept up to a limit, without the passwords of this login, and without control characters.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ class ServerWords:
         self._credentials += 1
 
     def add(self, *texts: str, is_question: bool = False) -> None:
-        """Keep what the server has sent together, unless it repeats itself.
+        """Keep the texts of one message, unless they repeat the message before.
 
-        After a credential it tells the cause of a failure, unless it belongs to a question.
+        A text that follows a credential tells the cause of a failure, unless it belongs to a question.
         """
         self._read += 1
         if self._kept >= KEPT_MAX or self._read > _TEXTS_MAX:

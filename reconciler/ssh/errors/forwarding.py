@@ -1,4 +1,4 @@
-"""Why a server does not forward: what it said at login, and the settings that its answer allows as the cause.
+"""Explains why a server does not forward: by what it said at login, or by the settings that its answer may come from.
 
 OpenSSH gives the same answer for many settings. But when a key or certificate logs in, it sends debug messages with the
 options that apply to it. If those forbid forwarding, that is the cause. Otherwise the settings that remain are listed,
@@ -16,7 +16,7 @@ from reconciler.ssh.errors.patterns import printable
 
 _KEY_OPTIONS = re.compile(r"(?P<place>.{1,1000}): key options:(?P<names>( [a-z0-9=-]+)*)")
 _ALLOWED = "port-forwarding"
-_CERTIFICATE = "cert"  # the place of options that a certificate has
+_CERTIFICATE = "cert"  # the place that OpenSSH names for the options of a certificate
 _CERTIFY = "have a certificate issued with that extension"
 _PLACES_MAX = 8
 
@@ -49,9 +49,9 @@ class KeyOptions:
 
 @dataclass(slots=True)
 class ServerFacts:
-    """What is known about a server after the login. `note` adds what a debug message of it says.
+    """The facts about a server that its login has shown. `note` adds the content of a debug message.
 
-    uncertified  that the certificate of the login allows no forward, "" if it does
+    uncertified  why the certificate of the login allows no forward; "" if it does, or the login had none
     """
 
     version: str = ""
@@ -74,7 +74,7 @@ class ServerFacts:
         return "openssh" in self.version.lower()
 
     def forbidding(self) -> tuple[str, str] | None:
-        """Return what forbids all forwarding, and what to do; None if the key and the certificate allow it."""
+        """Return what forbids all forwarding, and what to do; None if neither the key nor the certificate does."""
         if self.uncertified:
             return self.uncertified, _CERTIFY
         for key in self.keys:
@@ -104,7 +104,7 @@ class ServerFacts:
         return f"{in_config}, and {_joined(options)} in authorized_keys"
 
 
-UNKNOWN_SERVER = ServerFacts()  # for a failure that a server has no part in
+UNKNOWN_SERVER = ServerFacts()  # for failures that no fact about a server explains
 
 
 def forbidden(what: str, server: ServerFacts, kind: Kind) -> Failure:

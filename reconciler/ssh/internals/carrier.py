@@ -1,8 +1,9 @@
 """What carries an SSH connection instead of a TCP socket: a channel of a jump host, or a proxy command.
 
-asyncssh calls it a tunnel. It documents only that another connection can be one, with a channel of the default window
-that a cancelled connect leaves behind, and that stays open when the connection ends. It ends the whole connection for a
-packet that arrives late for a channel; one that was closed because of another host must not end the dial.
+asyncssh calls it a tunnel, and documents only that another connection can be one. That has three defects, which
+`JumpChannel` avoids. The channel has the default window. It stays open after a cancelled connect, and after the end of
+the inner connection. And asyncssh ends the jump host's connection if a packet arrives for a channel that is closed,
+such as one to another host of the same dial.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """The requests of this side for the whole connection, and their answers (RFC 4254 section 4).
 
 Servers answer in the order of the requests, but not all of them do so with a reply. Some send SSH_MSG_UNIMPLEMENTED,
-which names the sequence number of a packet (RFC 4253 section 11.4). Some send no answer to what they do not know, or
-one too many. asyncssh waits for the first, and ends the connection because of the last. `GlobalRequests` takes its
-place: it also answers asyncssh's own requests, which are the keepalives.
+which names the sequence number of a packet (RFC 4253 section 11.4). Some send no answer to a request that they do not
+know, or one answer too many. asyncssh waits for a missing answer, and ends the connection because of an extra one. So
+`GlobalRequests` takes its place, also for asyncssh's own requests, which are the keepalives.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class GlobalRequests:
         self._connection._make_global_request = self._make  # noqa: SLF001 - asyncssh calls it by this name
 
     def send(self, name: bytes, *fields: bytes) -> asyncio.Future[Answer]:
-        """Send a request. The future gets a result in any case, at the latest when the connection ends."""
+        """Send a request. The future gets a result in any case, and may be cancelled."""
         future: asyncio.Future[Answer] = self._loop.create_future()
         if self._ended:
             future.set_result(Answer(Outcome.LOST))
@@ -97,7 +97,7 @@ class GlobalRequests:
         self._connection._keepalive_count = 0  # noqa: SLF001 - as above
 
     def give_up(self, request: asyncio.Future[Answer]) -> None:
-        """Expect no answer any more to this request and those before it, if the server sent something else since."""
+        """Stop waiting for this request and those before it, if the server has sent anything since it was sent."""
         if any(one.future is request and one.sent_at < self._heard_at for one in self._waiting):
             while not request.done():
                 self._end(self._waiting.popleft(), Outcome.UNSUPPORTED)
@@ -129,8 +129,8 @@ class GlobalRequests:
     def unimplemented(self, packet: SSHPacket) -> None:
         """End the request that the server does not know.
 
-        tinyssh names the number after that of the request. So a number that no request has stands for the first request
-        before it.
+        tinyssh names the number after that of the request. So a number that belongs to no request ends the oldest
+        request that was sent before it.
         """
         sent = [one for one in self._waiting if one.number is not None]
         try:

@@ -1,8 +1,8 @@
 """The texts that a server sends during a login: banners, prompts, and requests to change a password.
 
 RFC 4252 and RFC 4256 ask for UTF-8. Servers also send Latin-1, UTF-16 or a cut character, and ssh shows those as they
-are, while asyncssh ends the connection. So each such packet is written anew, with its texts in UTF-8 and without
-language tags, before asyncssh reads it.
+are, while asyncssh ends the connection. So each such packet is rewritten before asyncssh reads it: with
+its texts in UTF-8, and without language tags.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A key to offer to a server, with what is known about it here."""
+"""A key to offer to a server, with its name in messages, its certificate and its signer."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from reconciler.ssh.internals.keys.signatures import Signer
 class Offer:
     """One key to offer.
 
-    label        its name in messages: `key PATH`, `certificate PATH`, `agent PATH: COMMENT`
+    label        its name in messages, such as `key PATH`, `the certificate PATH` or `agent PATH: COMMENT`
     certificate  the contents of its certificate, None for a plain key
     agent        the socket of the agent that signs with it, "" for a key that this process has
     """

@@ -1,6 +1,6 @@
-"""User certificates: reading them, and what they themselves say about a refused login or forward.
+"""User certificates: reads them, and explains a refused login or forward by their contents.
 
-A certificate that cannot be used does not take its key away: as in ssh, the plain key is offered all the same.
+If a certificate cannot be used, its plain key is offered all the same, as in ssh.
 """
 
 from __future__ import annotations

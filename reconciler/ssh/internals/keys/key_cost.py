@@ -2,7 +2,7 @@
 
 An encrypted key states how often its passphrase is hashed: up to 2^32 rounds, which take months and cannot be
 interrupted; asyncssh has no limit. OpenSSL needs minutes to check the primes of a large RSA key, during which no other
-Python thread runs; `credentials` skips that check, and the size is limited to what ssh reads.
+Python thread runs; `private_keys` skips that check, and the size is limited to what ssh reads.
 """
 
 from __future__ import annotations
