@@ -141,7 +141,7 @@ async def test_a_number_of_another_packet_ends_no_later_request(server: Asyncssh
         assert await exchange("127.0.0.1", tunnels.bound_port("server/r")) == b"ping"
 
 
-async def test_a_cancel_that_the_server_does_not_know_leaves_the_port_to_the_next_tunnel(
+async def test_the_next_tunnel_gets_a_port_that_the_server_could_not_cancel(
     server: AsyncsshServer, tmp_path: Path
 ) -> None:
     server.answer = unimplemented(0, "cancel-tcpip-forward")

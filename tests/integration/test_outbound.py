@@ -85,9 +85,7 @@ async def test_only_addresses_of_the_family_are_connected_to(dual: Sshd, outboun
         assert sources(dual) == [source]
 
 
-async def test_a_jump_host_is_reached_from_the_bind_address_and_the_target_from_the_jump_host(
-    dual: Sshd, tmp_path: Path
-) -> None:
+async def test_the_bind_address_is_used_for_the_jump_host_and_not_for_the_target(dual: Sshd, tmp_path: Path) -> None:
     async with Sshd(tmp_path / "behind", client=dual.client) as behind:
         async with dialled(access(hop(behind), named(dual), outbound=FROM_ANOTHER)):
             assert (sources(dual), sources(behind)) == (["127.0.0.2"], ["127.0.0.1"])

@@ -68,7 +68,7 @@ async def test_the_last_line_explains_the_end_of_a_link(sshd: Sshd, tmp_path: Pa
     assert f"; the proxy command {sys.executable} says `Timeout, server \\x1b[2J not responding.`" in failure.what
 
 
-async def test_what_it_said_before_the_login_does_not_explain_the_end(sshd: Sshd, tmp_path: Path) -> None:
+async def test_a_line_from_before_the_login_does_not_explain_the_end(sshd: Sshd, tmp_path: Path) -> None:
     end = tmp_path / "end"
     assert "says" not in (await lost(sshd, relay(end), writing(end, ""))).what
 

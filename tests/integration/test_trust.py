@@ -72,7 +72,7 @@ async def test_a_known_hosts_file_changed_by_a_secret_store_is_read(sshd: Sshd, 
         await trusted(sshd, strict(file))
 
 
-async def test_what_is_no_known_hosts_line_is_named_where_the_key_is_unknown(sshd: Sshd, tmp_path: Path) -> None:
+async def test_an_invalid_known_hosts_line_is_named_if_the_key_is_unknown(sshd: Sshd, tmp_path: Path) -> None:
     file = tmp_path / "known"
     file.write_text(f"# a comment\n{sshd.host_public_key}\n")
     failure = await refused(sshd, strict(file))

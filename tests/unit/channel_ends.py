@@ -131,7 +131,7 @@ class End:
         return [Packet(packet[0]) for packet in self.packets()]
 
     def opened(self, window: int = WINDOW, packet_max: int = PACKET_MAX, *, slow: bool = False) -> Recorder:
-        """Return the handler of a channel that the peer, whose number of it is PEER, confirmed."""
+        """Return the handler of a channel that the peer confirmed. PEER is the peer's number of the channel."""
         handler = self.open(slow=slow)
         self.receive(messages.open_confirmation(handler.channel.number, PEER, window, packet_max))
         self.packets()

@@ -81,9 +81,7 @@ def test_a_peer_that_adjusts_after_a_part_of_its_window_never_stalls(window: int
     """It adjusts when it has taken at least that part since the last time."""
     part = max(1, int(window * share))
     side = opened(window)
-    taken = 0
     for _ in range(packets):
-        taken += sent(side)
+        taken = sent(side)
         assert taken >= part
         widened(side, taken)
-        taken = 0

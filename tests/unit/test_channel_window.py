@@ -136,7 +136,7 @@ def test_a_slow_client_gets_a_small_window() -> None:
     assert budget.reserved == budget.usual
 
 
-def test_a_window_is_large_while_its_channel_is_alone_and_small_again_beside_others() -> None:
+def test_a_window_is_large_only_while_its_channel_is_alone() -> None:
     budget = WindowBudget(channels=1)
     download = Download(budget, Path(1000 * MIB, 0.00005))
     download.run(0.2)
@@ -215,7 +215,7 @@ def test_many_clients_that_stop_after_a_download_stay_within_the_budget() -> Non
     st.floats(0.0, 0.2),
 )
 def test_reservations_cover_every_window(history: list[tuple[int, str, int]], delay: float) -> None:
-    """Whatever happens, what a peer may send and what is held is reserved, within the budget."""
+    """The budget has a reservation for all bytes that a peer may send and all that are held, after any history."""
     budget = WindowBudget(total=8 << 20, most=4 << 20, delay=delay)
     windows = [ReceiveWindow(budget)]
     now = 0.0

@@ -77,7 +77,7 @@ def test_a_changed_byte_is_noticed(name: str, data: st.DataObject) -> None:
 
 
 @each_cipher
-def test_another_sequence_number_fails_with_chacha_and_another_nonce_with_gcm(name: str) -> None:
+def test_a_wrong_sequence_number_or_nonce_is_noticed(name: str) -> None:
     mine, theirs = encryptions(name)
     codec = codec_of(mine)
     frame = sealed_by_asyncssh(theirs, 3, body := body_of(codec, 50))

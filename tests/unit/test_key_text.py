@@ -83,7 +83,7 @@ def test_a_key_without_its_first_and_last_line_is_restored() -> None:
         assert encoded(asyncssh.import_private_key(restored)) == public
 
 
-def test_what_is_no_private_key_is_not_made_one() -> None:
+def test_other_text_is_not_turned_into_a_private_key() -> None:
     text, _ = FORMS["openssh"]
     cut = text.replace("-----END", "")
     for content in (b"", b"x", b"word " * 99, cut.encode(), text.replace("END OPENSSH", "END RSA").encode()):

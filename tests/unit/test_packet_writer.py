@@ -110,7 +110,7 @@ def test_bytes_until_the_next_key_exchange_are_counted_as_asyncssh_counts(name: 
     assert side.bytes_sent == len(side.writes[0]) - LENGTH - TAG
 
 
-def test_a_writer_that_takes_the_shared_buffer_lets_the_one_before_write_first() -> None:
+def test_the_previous_user_of_the_shared_buffer_writes_first() -> None:
     buffer = SendBuffer()
     one, other = (Asyncssh("aes128-gcm@openssh.com", buffer) for _ in range(2))
     one.add(b"of one")

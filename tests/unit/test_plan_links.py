@@ -31,7 +31,7 @@ def test_a_failure_that_ends_by_itself_is_retried_at_that_moment(world: World) -
     assert told(world.wait(1)) == ["dial prod"]
 
 
-def test_a_failure_that_ends_in_days_is_retried_by_backoff_and_watches_the_clock(world: World) -> None:
+def test_a_failure_that_ends_in_days_is_retried_with_backoff(world: World) -> None:
     world.edit(target(), local())
     starts = world.now().wall + 1e6
     for _ in range(3):
@@ -560,7 +560,7 @@ def test_a_host_in_doubt_is_replaced_by_the_next_one_and_comes_back(world: World
     assert world.link() == old
 
 
-def test_a_remote_listener_stays_on_a_connection_in_doubt_and_another_goes_to_the_new_one(world: World) -> None:
+def test_a_connection_in_doubt_keeps_its_remote_listener_and_gets_no_other(world: World) -> None:
     world.settled(target(), remote("prod/one", 1))
     [old] = world.links()
     world.stalled.add(old.id)
