@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -44,8 +45,8 @@ async def test_a_firewall_that_drops_idle_connections_is_named(
                 assert "keepaliveInterval" not in message(tunnels)
             await cut_when_idle(tunnels, proxy)
             await tunnels.all_up()
-            assert "connections ended after about 0 s without data" in message(tunnels)
-            assert "`keepaliveInterval: 100ms`" in message(tunnels)
+            assert re.search(r"connections ended after about \d s without data", message(tunnels))
+            assert re.search(r"`keepaliveInterval: \d+ms`", message(tunnels))
             [tunnel] = tunnels.engine.desired.tunnels.values()
             steps = await diagnose(tunnel, tunnels.engine)
             assert any("keepaliveInterval" in step.detail for step in steps)

@@ -25,6 +25,8 @@ from reconciler.core.spec import (
     TrustMode,
 )
 from reconciler.ssh.connect.dial import DialFailed, Dialled, dial
+from support.keys import KeyPair, Keys
+from support.sshd import Sshd
 
 OURS = Algorithms(cipher=(), kex=(), mac=(), host_key=())
 
@@ -57,6 +59,18 @@ def hop(server: Server, **fields: Any) -> Hop:
 
 def key_login(path: Path) -> KeyLogin:
     return KeyLogin(FromFile(str(path)), None, None)
+
+
+def certified_login(key: KeyPair, certificate: Path) -> KeyLogin:
+    return KeyLogin(FromFile(str(key.private)), None, FromFile(str(certificate)))
+
+
+@contextlib.asynccontextmanager
+async def sshd_with_authority(directory: Path, authority: KeyPair, **options: str) -> AsyncIterator[Sshd]:
+    """Run a server that takes only certificates of this authority."""
+    options = {"TrustedUserCAKeys": str(authority.public), **options}
+    async with Sshd(directory / "sshd-ca", options=options, client=Keys(directory).make("stranger")) as sshd:
+        yield sshd
 
 
 def strict(*known_hosts: Path) -> Trust:

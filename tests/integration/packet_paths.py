@@ -1,4 +1,4 @@
-"""Logins, clients and counters for the tests of the packet path."""
+"""Logins and counters of calls for the tests below the channels."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ import pytest
 
 from support.asyncssh_server import AsyncsshServer
 from support.dropbear import Dropbear
-from support.services import connected, pattern, sha_of
 from support.sshd import Sshd
 
 CIPHERS = ("aes128-gcm@openssh.com", "aes256-gcm@openssh.com", "chacha20-poly1305@openssh.com")
@@ -67,24 +66,3 @@ def client_of(connection: asyncssh.SSHClientConnection) -> Client:
     client = connection.get_owner()
     assert isinstance(client, Client)
     return client
-
-
-async def upload(port: int, size: int) -> str:
-    async with connected("127.0.0.1", port) as (reader, writer):
-        writer.write(b"upload\n")
-        for block in pattern(size):
-            writer.write(block)
-            await writer.drain()
-        writer.write_eof()
-        return (await reader.read()).decode()
-
-
-async def download(port: int, size: int) -> str:
-    async with connected("127.0.0.1", port) as (reader, writer):
-        writer.write(f"download {size}\n".encode())
-        return await sha_of(reader)
-
-
-async def both(port: int, size: int) -> list[str]:
-    """Move the pattern both ways at once and return the checksums."""
-    return list(await asyncio.gather(upload(port, size), download(port, size)))

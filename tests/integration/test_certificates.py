@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import subprocess
 import time
-from collections.abc import AsyncIterator
 from pathlib import Path
 
-from integration.dialling import access, failure_of, hop
+from integration.dialling import access, certified_login, failure_of, hop, sshd_with_authority
 from reconciler.core.observed import Phase, Reason
-from reconciler.core.secret import FromFile
-from reconciler.core.spec import KeyLogin
-from support.keys import KeyPair, Keys
+from support.keys import Keys
 from support.services import EchoServer, exchange
 from support.sshd import Sshd
 from support.tunnels import file, local, remote, running
@@ -21,26 +17,10 @@ from support.wait import eventually, free_port
 NO_FORWARDING = ("-O", "clear", "-O", "permit-pty")
 
 
-@contextlib.asynccontextmanager
-async def sshd_with_authority(directory: Path, keys: Keys) -> AsyncIterator[tuple[Sshd, KeyPair]]:
-    """A server that takes certificates only, and its authority."""
-    authority = keys.make("ca")
-    options = {"TrustedUserCAKeys": str(authority.public)}
-    async with Sshd(directory / "sshd", options=options, client=keys.make("stranger")) as sshd:
-        yield sshd, authority
-
-
-def signed(key: KeyPair, authority: KeyPair, *arguments: str) -> Path:
-    """Sign the key with these arguments of ssh-keygen, and return the path of the certificate."""
-    command = ["ssh-keygen", "-q", "-s", str(authority.private), "-I", "us", *arguments, str(key.public)]
-    subprocess.run(command, check=True)
-    return key.private.with_name(f"{key.private.name}-cert.pub")
-
-
 async def test_a_certificate_without_forwarding_is_named(tmp_path: Path, keys: Keys, echo: EchoServer) -> None:
-    async with sshd_with_authority(tmp_path, keys) as (sshd, authority):
-        key, port = keys.make("id"), free_port()
-        certificate = signed(key, authority, "-n", sshd.user, *NO_FORWARDING)
+    authority, key, port = keys.make("ca"), keys.make("id"), free_port()
+    async with sshd_with_authority(tmp_path, authority) as sshd:
+        certificate = keys.sign(key, authority, "-n", sshd.user, *NO_FORWARDING)
         said = f"the certificate {certificate} lacks permit-port-forwarding"
         tunnels_of = (local("here", port, echo.port), remote("there", free_port(), echo.port))
         text = file(sshd, *tunnels_of, privateKey=key.private, certificate=certificate)
@@ -60,19 +40,19 @@ async def test_a_certificate_without_forwarding_is_named(tmp_path: Path, keys: K
 async def test_a_jump_host_that_a_certificate_does_not_let_forward_is_explained(
     tmp_path: Path, keys: Keys, sshd: Sshd
 ) -> None:
-    async with sshd_with_authority(tmp_path / "jump", keys) as (jump, authority):
-        key = keys.make("id")
-        certificate = signed(key, authority, "-n", jump.user, *NO_FORWARDING)
-        login = KeyLogin(FromFile(str(key.private)), None, FromFile(str(certificate)))
-        failure = await failure_of(access(hop(sshd), hop(jump, logins=(login,))))
+    authority, key = keys.make("ca"), keys.make("id")
+    async with sshd_with_authority(tmp_path, authority) as jump:
+        certificate = keys.sign(key, authority, "-n", jump.user, *NO_FORWARDING)
+        failure = await failure_of(access(hop(sshd), hop(jump, logins=(certified_login(key, certificate),))))
     assert failure.reason is Reason.FORBIDDEN_BY_SERVER
     assert "the jump host does not allow a connection to" in failure.message
     assert f"{certificate} lacks permit-port-forwarding" in failure.message
 
 
 async def test_a_target_is_up_when_its_certificate_becomes_valid(tmp_path: Path, keys: Keys, echo: EchoServer) -> None:
-    async with sshd_with_authority(tmp_path, keys) as (sshd, authority):
-        key, starts = keys.make("id"), int(time.time()) + 2
+    authority, key = keys.make("ca"), keys.make("id")
+    async with sshd_with_authority(tmp_path, authority) as sshd:
+        starts = int(time.time()) + 5  # after the first try
         certificate = keys.certify(key, authority, principals=[sshd.user], valid_after=starts)
         text = file(sshd, local("echo", free_port(), echo.port), privateKey=key.private, certificate=certificate)
         async with running(tmp_path, text) as tunnels:

@@ -5,23 +5,31 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import subprocess
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
-from functools import partial
 from pathlib import Path
 
 import asyncssh
 import pytest
 
-from integration.dialling import access, dialled, failure_of, hop, key_login, strict
+from integration.dialling import (
+    access,
+    certified_login,
+    dialled,
+    failure_of,
+    hop,
+    key_login,
+    sshd_with_authority,
+    strict,
+)
 from reconciler.core.observed import Failure, Reason
 from reconciler.core.secret import FromEnv, FromFile, Inline, Secret
 from reconciler.core.spec import AgentLogin, Endpoint, KeyLogin, Login, PasswordLogin
-from support.keys import KeyPair, Keys
+from support.agent import ssh_add, ssh_agent
+from support.keys import Keys
 from support.special_files import SPECIAL, put
 from support.sshd import Sshd
-from support.wait import eventually, fd_count, free_port, has_listener
+from support.wait import eventually, fd_count, free_port
 
 PASSPHRASE = "correct horse"
 
@@ -215,51 +223,32 @@ async def test_a_user_without_a_name_can_dial(sshd: Sshd, monkeypatch: pytest.Mo
 # --- certificates -----------------------------------------------------------------------------------------------
 
 
-@contextlib.asynccontextmanager
-async def sshd_with_authority(directory: Path, authority: KeyPair) -> AsyncIterator[Sshd]:
-    stranger = Keys(directory).make("stranger")
-    async with Sshd(
-        directory / "sshd-ca", options={"TrustedUserCAKeys": str(authority.public)}, client=stranger
-    ) as sshd:
-        yield sshd
-
-
-def with_certificate(key: KeyPair, certificate: Path) -> KeyLogin:
-    return KeyLogin(FromFile(str(key.private)), None, FromFile(str(certificate)))
-
-
 async def test_a_certificate_logs_in_and_its_end_is_known(tmp_path: Path, keys: Keys) -> None:
     authority, key = keys.make("ca"), keys.make("id")
     async with sshd_with_authority(tmp_path, authority) as sshd:
         certificate = keys.certify(key, authority, principals=[sshd.user])
-        async with dialled(access(hop(sshd, logins=(with_certificate(key, certificate),)))) as result:
+        async with dialled(access(hop(sshd, logins=(certified_login(key, certificate),)))) as result:
             assert result.certificate_expires == pytest.approx(time.time() + 3600, abs=60)
 
 
 async def test_a_certificate_made_by_ssh_keygen_logs_in(tmp_path: Path, keys: Keys) -> None:
     authority, key = keys.make("ca"), keys.make("id", kind="ssh-rsa")
     async with sshd_with_authority(tmp_path, authority) as sshd:
-        await with_login(sshd, with_certificate(key, sign(key, authority, sshd.user)))
-
-
-def sign(key: KeyPair, authority: KeyPair, user: str) -> Path:
-    command = ["ssh-keygen", "-q", "-s", str(authority.private), "-I", "us", "-n", user, "-V", "+1h"]
-    subprocess.run([*command, str(key.public)], check=True)
-    return key.private.with_name(key.private.name + "-cert.pub")
+        await with_login(sshd, certified_login(key, keys.sign(key, authority, "-n", sshd.user)))
 
 
 async def test_an_expired_certificate_says_when(tmp_path: Path, keys: Keys) -> None:
     authority, key = keys.make("ca"), keys.make("id")
     async with sshd_with_authority(tmp_path, authority) as sshd:
         certificate = keys.certify(key, authority, principals=[sshd.user], valid_before="20200102")
-        failure = await refused(sshd, with_certificate(key, certificate))
+        failure = await refused(sshd, certified_login(key, certificate))
         assert failure.reason is Reason.CERTIFICATE_EXPIRED
         assert "2020-01-0" in failure.message
 
 
 async def test_another_login_helps_where_a_certificate_has_expired(sshd: Sshd, keys: Keys) -> None:
     authority, key = keys.make("ca"), keys.make("id")
-    expired = with_certificate(key, keys.certify(key, authority, valid_before="20200102"))
+    expired = certified_login(key, keys.certify(key, authority, valid_before="20200102"))
     await with_login(sshd, expired, key_login(sshd.client_key))
     # and where the other one does not help, the certificate is what has to be renewed
     assert (await refused(sshd, expired, key_login(key.private))).reason is Reason.CERTIFICATE_EXPIRED
@@ -267,7 +256,7 @@ async def test_another_login_helps_where_a_certificate_has_expired(sshd: Sshd, k
 
 async def test_a_certificate_for_another_key_is_named(sshd: Sshd, keys: Keys) -> None:
     authority, key, other = keys.make("ca"), keys.make("id"), keys.make("other")
-    failure = await refused(sshd, with_certificate(key, keys.certify(other, authority)))
+    failure = await refused(sshd, certified_login(key, keys.certify(other, authority)))
     assert failure.reason is Reason.AUTH
     assert "another key" in failure.message
 
@@ -277,21 +266,12 @@ async def test_a_certificate_for_another_key_is_named(sshd: Sshd, keys: Keys) ->
 
 @pytest.fixture
 async def agent(tmp_path: Path) -> AsyncIterator[Path]:
-    path = tmp_path / "agent"
-    process = await asyncio.create_subprocess_exec("ssh-agent", "-D", "-a", str(path), stdout=subprocess.DEVNULL)
-    await eventually(partial(has_listener, path))
-    yield path
-    process.terminate()
-    await process.wait()
-
-
-def add(agent: Path, *keys: KeyPair) -> None:
-    private = [str(key.private) for key in keys]
-    subprocess.run(["ssh-add", "-q", *private], check=True, env={**os.environ, "SSH_AUTH_SOCK": str(agent)})
+    async with ssh_agent(tmp_path / "agent") as path:
+        yield path
 
 
 async def test_a_key_of_the_agent_logs_in(sshd: Sshd, keys: Keys, agent: Path) -> None:
-    add(agent, keys.make("other"), sshd.client)
+    ssh_add(agent, keys.make("other").private, sshd.client_key)
     before = fd_count()
     await with_login(sshd, AgentLogin(str(agent), ""))
     await with_login(sshd, AgentLogin("", ""), environ={"SSH_AUTH_SOCK": str(agent)})
@@ -301,7 +281,7 @@ async def test_a_key_of_the_agent_logs_in(sshd: Sshd, keys: Keys, agent: Path) -
 async def test_a_public_key_file_picks_the_one_key_of_the_agent(tmp_path: Path, keys: Keys, agent: Path) -> None:
     others = [keys.make(f"other{number}") for number in range(4)]
     async with Sshd(tmp_path / "sshd-one", options={"MaxAuthTries": "2"}) as sshd:
-        add(agent, *others, sshd.client)
+        ssh_add(agent, *(key.private for key in others), sshd.client_key)
         assert (await refused(sshd, AgentLogin(str(agent), ""))).reason is Reason.AUTH
         await with_login(sshd, AgentLogin(str(agent), str(sshd.client.public)))
 
@@ -324,7 +304,7 @@ async def test_a_public_key_file_without_an_agent_suggests_the_private_key(sshd:
 
 
 async def test_an_agent_without_the_key_is_reported(sshd: Sshd, keys: Keys, agent: Path) -> None:
-    add(agent, keys.make("other"))
+    ssh_add(agent, keys.make("other").private)
     failure = await refused(sshd, AgentLogin(str(agent), str(sshd.client.public)))
     assert failure.reason is Reason.SECRET_UNREADABLE
     assert "ssh-add" in failure.message
@@ -333,7 +313,7 @@ async def test_an_agent_without_the_key_is_reported(sshd: Sshd, keys: Keys, agen
 @pytest.mark.parametrize("answers", [0, 1])
 async def test_an_agent_that_hangs_is_not_waited_for(sshd: Sshd, tmp_path: Path, agent: Path, answers: int) -> None:
     """At the first question, which keys it has; or at the second, to sign."""
-    add(agent, sshd.client)
+    ssh_add(agent, sshd.client_key)
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         real_reader, real_writer = await asyncio.open_unix_connection(agent)

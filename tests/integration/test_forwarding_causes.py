@@ -15,10 +15,19 @@ from typing import Any
 import asyncssh
 import pytest
 
-from integration.dialling import Server, access, dialled, failure_of, hop, key_login, settings
+from integration.dialling import (
+    Server,
+    access,
+    certified_login,
+    dialled,
+    failure_of,
+    hop,
+    key_login,
+    settings,
+    sshd_with_authority,
+)
 from reconciler.core.observed import Failure, Phase, Reason
-from reconciler.core.secret import FromFile
-from reconciler.core.spec import FarTcp, FarUnix, KeyLogin, RemoteTcp, RemoteUnix
+from reconciler.core.spec import FarTcp, FarUnix, RemoteTcp, RemoteUnix
 from reconciler.ssh.errors.channel_errors import from_channel_open
 from reconciler.ssh.errors.listen_errors import from_remote_listen
 from reconciler.ssh.link.link import Link, LinkClient
@@ -49,7 +58,7 @@ async def linked(server: Server, **fields: Any) -> AsyncIterator[Link]:
 
 
 async def refused(server: Server, path: Path, **fields: Any) -> dict[str, Failure]:
-    """The failures of a destination, a unix socket, a port and a unix listener; what succeeds is not there."""
+    """Return the failures of a TCP destination, a unix destination, a port and a unix listener. Omit what succeeds."""
     found = {}
     async with linked(server, **fields) as link:
         for name, to in (("connect", FarTcp("prod", "127.0.0.1", server.port)), ("unix", FarUnix("prod", str(path)))):
@@ -127,14 +136,9 @@ async def test_a_key_that_forbids_forwarding_is_the_cause(sshd: Sshd, keys: Keys
 
 async def test_a_certificate_without_port_forwarding_is_the_cause(tmp_path: Path, keys: Keys, service: Path) -> None:
     authority, key = keys.make("authority"), keys.make("certified")
-    path = key.private.with_name("certified-cert.pub")
-    made = asyncssh.read_private_key(authority.private).generate_user_certificate(
-        asyncssh.read_public_key(key.public), "id", principals=[user_name()], permit_port_forwarding=False
-    )
-    made.write_certificate(path)
-    login = KeyLogin(FromFile(str(key.private)), None, FromFile(str(path)))
-    async with Sshd(tmp_path / "sshd", options={"TrustedUserCAKeys": str(authority.public)}) as sshd:
-        found = await refused(sshd, service, logins=(login,))
+    path = keys.sign(key, authority, "-n", user_name(), "-O", "no-port-forwarding")
+    async with sshd_with_authority(tmp_path, authority) as sshd:
+        found = await refused(sshd, service, logins=(certified_login(key, path),))
     assert found.keys() == {"connect", "unix", "listen", "listen unix"}
     for failure in found.values():
         assert failure.what.endswith(f" (the certificate {path} lacks permit-port-forwarding)")

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from integration.packet_paths import calls
 from reconciler.core.observed import Phase
 from support.go_server import GoMissingError, GoServer
 from support.services import (
@@ -58,9 +59,9 @@ async def test_the_bytes_are_the_same_with_each_cipher(
             assert link.connection.get_extra_info("send_cipher") == cipher
             assert link.channels._path.is_plain is (is_plain or cipher == "aes256-ctr")
             await asyncio.gather(
-                check_transfers(near, SIZE),
-                check_transfers(far, SIZE),
-                check_transfers(service.port, SIZE, by_socks(proxy)),
+                check_transfers(service, near, SIZE),
+                check_transfers(service, far, SIZE),
+                check_transfers(service, service.port, SIZE, by_socks(proxy)),
             )
             assert tunnels.links == [link]
             await tunnels.no_client_is_connected()
@@ -83,23 +84,10 @@ async def test_new_keys_every_megabyte_under_load_keep_the_bytes(
             connection: Any = link.connection
             if by == "us":
                 connection._rekey_bytes = MIB
-            exchanges = count_calls(connection, "_send_deferred_packets")
-            await asyncio.gather(check_transfers(near, SIZE), check_transfers(far, SIZE))
+            exchanges = calls(connection, "_send_deferred_packets")
+            await asyncio.gather(check_transfers(service, near, SIZE), check_transfers(service, far, SIZE))
             assert len(exchanges) > SIZE // MIB
             assert tunnels.links == [link]
-
-
-def count_calls(connection: Any, name: str) -> list[None]:
-    """Return a list that grows with each call of this method."""
-    counted = list[None]()
-    method = getattr(connection, name)
-
-    def counting() -> None:
-        counted.append(None)
-        method()
-
-    setattr(connection, name, counting)
-    return counted
 
 
 @pytest.mark.usefixtures("is_plain")

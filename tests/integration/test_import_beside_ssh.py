@@ -12,14 +12,14 @@ from pathlib import Path
 import asyncssh
 
 from integration.commands import program, ran
+from support.agent import ssh_add, ssh_agent
 from support.keys import Keys
 from support.processes import tied_to_parent
-from support.services import EchoServer, by_tcp, by_unix, exchange
+from support.services import EchoServer, Opening, by_tcp, by_unix, exchange
 from support.socks_client import by_socks
 from support.sshd import Sshd
 from support.wait import eventually, free_port
 
-Opening = object
 _WITHIN = 20.0
 
 
@@ -29,14 +29,14 @@ class Case:
 
     name: str
     config: str
-    clients: Mapping[str, tuple[str, int, object]]
+    clients: Mapping[str, tuple[str, int, Opening]]
 
 
-def tcp(*hosts: str, port: int) -> dict[str, tuple[str, int, object]]:
+def tcp(*hosts: str, port: int) -> dict[str, tuple[str, int, Opening]]:
     return {f"{host} port {port}": (host, port, by_tcp) for host in hosts}
 
 
-def unix(path: Path) -> dict[str, tuple[str, int, object]]:
+def unix(path: Path) -> dict[str, tuple[str, int, Opening]]:
     return {str(path): ("", 0, by_unix(path))}
 
 
@@ -45,7 +45,7 @@ async def answers(case: Case) -> dict[str, bool]:
     found: dict[str, bool] = {}
     for label, (host, port, opening) in case.clients.items():
         try:
-            found[label] = await exchange(host, port, opening=opening) == b"ping"  # type: ignore[arg-type]
+            found[label] = await exchange(host, port, opening=opening) == b"ping"
         except (OSError, EOFError):
             found[label] = False
     return found
@@ -121,10 +121,10 @@ async def test_hosts_of_an_ssh_config_serve_clients_as_ssh_does(tmp_path: Path, 
         Sshd(tmp_path / "sshd", options=options) as sshd,
         EchoServer() as echo,
         EchoServer(path=sockets),
-        started("ssh-agent", "-D", "-a", str(agent)),
+        ssh_agent(agent),
     ):
         prepare(tmp_path, keys, sshd)
-        await add_to_agent(tmp_path, keys, sshd, agent)
+        add_to_agent(tmp_path, keys, sshd, agent)
         found = cases(tmp_path, sshd, echo, sockets, config)
         agents = {"agent-key-beside-an-encrypted-one": str(agent)}
         blocks = [f"Host {one.name}\n{one.config}\nIdentityAgent {agents.get(one.name, 'none')}\n" for one in found]
@@ -149,14 +149,12 @@ def prepare(directory: Path, keys: Keys, sshd: Sshd) -> None:
     (directory / "known by alias").write_text(f"cluster {sshd.host_public_key}\n")
 
 
-async def add_to_agent(directory: Path, keys: Keys, sshd: Sshd, agent: Path) -> None:
+def add_to_agent(directory: Path, keys: Keys, sshd: Sshd, agent: Path) -> None:
     """Make a key that only the agent can use: its file is encrypted."""
     key = asyncssh.generate_private_key("ssh-ed25519")
     sshd.authorize(keys.write("open", key))
     Keys(directory).write("encrypted", key, passphrase="secret")
-    await eventually(agent.is_socket, message="the agent listens")
-    async with started("env", f"SSH_AUTH_SOCK={agent}", "ssh-add", str(keys.directory / "open")) as adding:
-        assert await adding.wait() == 0
+    ssh_add(agent, keys.directory / "open")
 
 
 def common(sshd: Sshd) -> str:

@@ -1,16 +1,14 @@
-"""Logins with keys that a server takes only in some way, and what is said if this program is the one that cannot."""
+"""Keys, agents and certificates that a server accepts only in some way, and the message of a login that fails."""
 
 from __future__ import annotations
 
 import asyncio
 import base64
 import contextlib
-import os
 import re
 import subprocess
 import time
 from collections.abc import AsyncIterator, Mapping
-from functools import partial
 from pathlib import Path
 
 import asyncssh
@@ -18,14 +16,23 @@ import pytest
 from asyncssh import auth, connection
 from asyncssh.packet import SSHPacket
 
-from integration.dialling import OURS, access, dialled, failure_of, hop, key_login
+from integration.dialling import (
+    OURS,
+    access,
+    certified_login,
+    dialled,
+    failure_of,
+    hop,
+    key_login,
+    sshd_with_authority,
+)
 from reconciler.core.observed import Failure, Reason
 from reconciler.core.secret import FromEnv, FromFile, Inline, Secret
 from reconciler.core.spec import AgentLogin, Algorithms, KeyLogin, Login
+from support.agent import ssh_add, ssh_agent
 from support.asyncssh_server import AsyncsshServer
 from support.keys import KeyPair, Keys
 from support.sshd import Sshd, sshd_takes
-from support.wait import eventually, has_listener
 
 WITH_SHA1 = Algorithms((), (), (), ("ssh-ed25519", "ssh-rsa"))
 
@@ -35,8 +42,8 @@ async def logs_in(server: Sshd | AsyncsshServer, *logins: Login, algorithms: Alg
         pass
 
 
-def command(arguments: list[str], environ: Mapping[str, str] | None = None) -> None:
-    subprocess.run(arguments, check=True, env=environ, stdout=subprocess.DEVNULL)
+def command(arguments: list[str]) -> None:
+    subprocess.run(arguments, check=True, stdout=subprocess.DEVNULL)
 
 
 async def refused(server: Sshd | AsyncsshServer, *logins: Login) -> Failure:
@@ -85,7 +92,7 @@ async def rsa_server(tmp_path: Path, keys: Keys) -> AsyncIterator[AsyncsshServer
 
 @pytest.mark.usefixtures("no_extensions")
 @pytest.mark.parametrize("takes", ["rsa-sha2-512", "ssh-rsa"])
-async def test_a_server_that_announces_no_signatures_takes_sha2_and_sha1_if_the_file_allows_it(
+async def test_a_server_that_announces_no_signatures_gets_sha1_only_if_allowed(
     tmp_path: Path, keys: Keys, monkeypatch: pytest.MonkeyPatch, takes: str
 ) -> None:
     take_only(monkeypatch, takes)
@@ -182,19 +189,9 @@ async def test_two_keys_log_in_where_the_server_requires_two(tmp_path: Path, key
 @contextlib.asynccontextmanager
 async def agent_with(directory: Path, *arguments: str, environ: Mapping[str, str] | None = None) -> AsyncIterator[Path]:
     """Run an agent, and add keys to it with these arguments of ssh-add."""
-    path = directory / "agent"
-    environ = {**os.environ, **(environ or {}), "SSH_AUTH_SOCK": str(path)}
-    process = await asyncio.create_subprocess_exec(
-        "ssh-agent", "-D", "-a", str(path), stdout=subprocess.DEVNULL, env=environ
-    )
-    await eventually(partial(has_listener, path))
-    try:
-        command(["ssh-add", "-q", *arguments], environ)
+    async with ssh_agent(directory / "agent", environ) as path:
+        ssh_add(path, *arguments, environ=environ)
         yield path
-    finally:
-        if process.returncode is None:
-            process.terminate()
-        await process.wait()
 
 
 REFUSES = {"SSH_ASKPASS": "/bin/false", "SSH_ASKPASS_REQUIRE": "force", "DISPLAY": ":0"}
@@ -216,8 +213,7 @@ async def test_a_locked_agent_may_be_the_reason_for_no_key(sshd: Sshd, tmp_path:
         ask = tmp_path / "ask"
         ask.write_text("#!/bin/sh\necho word\n")
         ask.chmod(0o700)
-        environ = {**os.environ, **REFUSES, "SSH_ASKPASS": str(ask), "SSH_AUTH_SOCK": str(agent)}
-        command(["ssh-add", "-x"], environ)
+        ssh_add(agent, "-x", environ={**REFUSES, "SSH_ASKPASS": str(ask)})
         failure = await refused(sshd, AgentLogin(str(agent), ""))
     assert failure.reason is Reason.SECRET_UNREADABLE
     assert failure.message.endswith("or is locked: add it with ssh-add, or unlock the agent (ssh-add -X)")
@@ -320,7 +316,7 @@ FOREIGN = {
 }
 
 
-async def test_what_is_given_in_place_of_a_private_key_is_named(sshd: Sshd, tmp_path: Path) -> None:
+async def test_a_file_that_is_not_a_private_key_is_named(sshd: Sshd, tmp_path: Path) -> None:
     file = tmp_path / "given"
     for content, said in FOREIGN.items():
         file.write_text(content)
@@ -366,18 +362,14 @@ async def test_a_key_of_a_security_key_needs_an_agent_and_another_login_helps(ss
 
 @contextlib.asynccontextmanager
 async def certified(tmp_path: Path, keys: Keys, **options: str) -> AsyncIterator[tuple[Sshd, KeyPair, KeyPair]]:
-    """A server that takes certificates only, the authority, and a key without a certificate yet."""
+    """Run a server that takes certificates only. Yields it, the authority, and a key without a certificate yet."""
     authority, key = keys.make("ca"), keys.make("id")
-    options = {"TrustedUserCAKeys": str(authority.public), **options}
-    async with Sshd(tmp_path / "sshd", options=options, client=keys.make("stranger")) as sshd:
+    async with sshd_with_authority(tmp_path, authority, **options) as sshd:
         yield sshd, authority, key
 
 
-def signed(key: KeyPair, authority: KeyPair, *arguments: str) -> KeyLogin:
-    """Sign the key with these arguments of ssh-keygen."""
-    command(["ssh-keygen", "-q", "-s", str(authority.private), "-I", "us", *arguments, str(key.public)])
-    certificate = key.private.with_name(f"{key.private.name}-cert.pub")
-    return KeyLogin(FromFile(str(key.private)), None, FromFile(str(certificate)))
+def signed(keys: Keys, key: KeyPair, authority: KeyPair, *arguments: str) -> KeyLogin:
+    return certified_login(key, keys.sign(key, authority, *arguments))
 
 
 async def test_a_certificate_says_why_the_server_refuses_it(tmp_path: Path, keys: Keys) -> None:
@@ -396,25 +388,25 @@ async def test_a_certificate_says_why_the_server_refuses_it(tmp_path: Path, keys
             ): "allows logins from 10.9.0.0/16 only (source-address)",
         }
         for arguments, said in cases.items():
-            failure = await refused(sshd, signed(key, authority, *arguments))
+            failure = await refused(sshd, signed(keys, key, authority, *arguments))
             assert failure.reason is Reason.AUTH
             assert said in failure.message
-        failure = await refused(sshd, signed(key, authority, "-h", "-n", sshd.user))
+        failure = await refused(sshd, signed(keys, key, authority, "-h", "-n", sshd.user))
         assert f"{key.private}-cert.pub is a host certificate, which servers use" in failure.message
-        failure = await refused(sshd, signed(key, authority, "-n", sshd.user, "-V", "20300101:20400101"))
+        failure = await refused(sshd, signed(keys, key, authority, "-n", sshd.user, "-V", "20300101:20400101"))
         assert failure.reason is Reason.CERTIFICATE_EXPIRED
         assert "-cert.pub is not valid before 20" in failure.message
-        failure = await refused(sshd, signed(key, authority, "-n", sshd.user, "-O", "critical:what@example.com"))
+        failure = await refused(sshd, signed(keys, key, authority, "-n", sshd.user, "-O", "critical:what@example.com"))
         assert "its critical options are `what@example.com`" in failure.message
-        await logs_in(sshd, signed(key, authority, "-n", sshd.user, "-O", "force-command=true"))
+        await logs_in(sshd, signed(keys, key, authority, "-n", sshd.user, "-O", "force-command=true"))
 
 
 async def test_a_principal_that_the_server_maps_to_the_user_logs_in(tmp_path: Path, keys: Keys) -> None:
     file = tmp_path / "principals"
     file.write_text("team\n")
     async with certified(tmp_path, keys, AuthorizedPrincipalsFile=str(file)) as (sshd, authority, key):
-        await logs_in(sshd, signed(key, authority, "-n", "team"))
-        failure = await refused(sshd, signed(key, authority, "-n", "others"))
+        await logs_in(sshd, signed(keys, key, authority, "-n", "team"))
+        failure = await refused(sshd, signed(keys, key, authority, "-n", "others"))
         assert "see AuthorizedPrincipalsFile on the server" in failure.advice
 
 
@@ -422,16 +414,16 @@ async def test_the_plain_key_logs_in_where_its_certificate_does_not(sshd: Sshd, 
     """As in ssh."""
     authority, key, other = keys.make("ca"), keys.make("id"), keys.make("other")
     sshd.authorize(key)
-    await logs_in(sshd, signed(key, authority, "-n", "alice", "-V", "20000101:20100101"))
-    await logs_in(sshd, signed(key, authority, "-h", "-n", "alice"))
-    of_another = signed(other, authority, "-n", "alice")
+    await logs_in(sshd, signed(keys, key, authority, "-n", "alice", "-V", "20000101:20100101"))
+    await logs_in(sshd, signed(keys, key, authority, "-h", "-n", "alice"))
+    of_another = signed(keys, other, authority, "-n", "alice")
     await logs_in(sshd, KeyLogin(FromFile(str(key.private)), None, of_another.certificate))
     await logs_in(sshd, KeyLogin(FromFile(str(key.private)), None, FromFile(str(key.public))))
 
 
 async def test_a_certificate_from_a_secret_is_restored(tmp_path: Path, keys: Keys) -> None:
     async with certified(tmp_path, keys) as (sshd, authority, key):
-        login = signed(key, authority, "-n", sshd.user)
+        login = signed(keys, key, authority, "-n", sshd.user)
         assert isinstance(login.certificate, FromFile)
         text = Path(login.certificate.path).read_text()
         changed = {
@@ -447,7 +439,7 @@ async def test_a_certificate_from_a_secret_is_restored(tmp_path: Path, keys: Key
 
 async def test_an_expired_certificate_of_an_agent_is_named(tmp_path: Path, keys: Keys) -> None:
     async with certified(tmp_path, keys) as (sshd, authority, key):
-        login = signed(key, authority, "-n", sshd.user, "-V", "20000101:20100101")
+        login = signed(keys, key, authority, "-n", sshd.user, "-V", "20000101:20100101")
         assert isinstance(login.certificate, FromFile)
         pairs = [(str(key.private), login.certificate.path)]
         # ssh-add does not add an expired certificate (since OpenSSH 10.1).
@@ -460,7 +452,7 @@ async def test_an_expired_certificate_of_an_agent_is_named(tmp_path: Path, keys:
 
 async def test_the_failure_of_a_certificate_that_becomes_valid_says_when(sshd: Sshd, keys: Keys) -> None:
     starts = int(time.time()) + 1000
-    login = signed(keys.make("id"), keys.make("ca"), "-n", sshd.user, "-V", f"+{1000}s:+2000s")
+    login = signed(keys, keys.make("id"), keys.make("ca"), "-n", sshd.user, "-V", "+1000s:+2000s")
     failure = await refused(sshd, login)
     assert failure.ends_at is not None
     assert starts - 100 < failure.ends_at < starts + 100

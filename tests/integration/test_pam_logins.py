@@ -1,4 +1,4 @@
-"""Logins to a real sshd whose PAM stack asks, says or refuses something."""
+"""Logins to a real sshd with a PAM stack that asks, says or refuses something."""
 
 from __future__ import annotations
 
@@ -43,11 +43,11 @@ async def check_ssh_logs_in(sshd: PamSshd) -> None:
     """Check that ssh logs in with the key, and no terminal to ask for anything."""
     options = (f"UserKnownHostsFile={sshd.known_hosts}", f"IdentityFile={sshd.client_key}", "IdentitiesOnly=yes")
     arguments = [argument for option in options for argument in ("-o", option)]
-    command = ["ssh", "-F", "none", *arguments, "-p", str(sshd.port), f"{sshd.user}@{sshd.host}", "true"]
+    command = ["ssh", "-v", "-F", "none", *arguments, "-p", str(sshd.port), f"{sshd.user}@{sshd.host}", "true"]
     pipe, quiet = asyncio.subprocess.PIPE, asyncio.subprocess.DEVNULL
     ssh = await asyncio.create_subprocess_exec(*command, stdin=quiet, stderr=pipe, start_new_session=True)
     _, errors = await ssh.communicate()
-    assert ssh.returncode == 0, f"{errors.decode()}\n{sshd.log_text()}"
+    assert ssh.returncode == 0, f"ssh exited with {ssh.returncode}\n{errors.decode()}\n{sshd.log_text()}"
 
 
 async def refused(sshd: PamSshd, *logins: Login) -> Failure:
@@ -62,7 +62,7 @@ async def test_a_key_logs_in_where_the_keyboard_dialogue_asks_nothing(tmp_path: 
             pass
 
 
-async def test_what_pam_says_beside_no_question_is_known(tmp_path: Path) -> None:
+async def test_a_message_of_pam_without_a_question_is_kept(tmp_path: Path) -> None:
     text = tmp_path / "text"
     text.write_text("your password expires in 3 days\n")
     stack = ("auth required pam_permit.so", f"auth optional pam_echo.so file={text}")

@@ -23,7 +23,7 @@ LINK = "https://login.example/a/1f2e3d"
 
 
 def hidden(prompt: Text, *right: str, **fields: Any) -> Round:
-    """One prompt, whose answer is not shown."""
+    """Return a round with one prompt. The user's terminal does not show its answer."""
     return Round([(prompt, False)], right, **fields)
 
 
@@ -98,7 +98,7 @@ async def test_each_method_gets_its_credential(server: LoginServer) -> None:
     await logged_in(server, "key", Script((KEYBOARD, "publickey"), [[Round()]]))
 
 
-async def test_what_the_server_says_after_the_last_credential_is_known(server: LoginServer) -> None:
+async def test_the_message_after_the_last_credential_is_kept(server: LoginServer) -> None:
     end = Round(instruction="Your password expires in 3 days.")
     script = by_keyboard(hidden("Password: ", "secret", instruction="Welcome"), end, banners=["Be warned"])
     assert await logged_in(server, "password", script) == "`Your password expires in 3 days.`"
@@ -243,7 +243,6 @@ async def test_a_login_that_waits_for_a_visit_shows_the_link(server: LoginServer
     assert failure.reason is Reason.TIMEOUT
     assert f"did not finish the login within 0.5 s; it says `# To authenticate, visit: {LINK}`" in failure.what
     assert "`connectTimeout`" in failure.advice
-    server.script = Script()
 
 
 async def test_thousands_of_texts_and_prompts_cost_little(server: LoginServer) -> None:

@@ -118,15 +118,18 @@ class AsyncsshServer:
             await asyncio.sleep(self.banner_delay)
             connection = await asyncssh.run_server(
                 sock,
-                server_factory=lambda: _Session(self),
+                server_factory=self.session,
                 server_host_keys=[asyncssh.read_private_key(self.host_key.private)],
-                authorized_client_keys=asyncssh.import_authorized_keys(self.client.public_line),
             )
             await connection.wait_closed()
         except (OSError, asyncssh.Error):
             pass  # the test checks the client's side
         finally:
             sock.close()
+
+    def session(self) -> asyncssh.SSHServer:
+        """Return asyncssh's callbacks for a new connection."""
+        return _Session(self)
 
     def decide(self, kind: str, address: str) -> Refusal | None:
         """Record a request and return its refusal, or None."""
@@ -177,6 +180,12 @@ class _Session(asyncssh.SSHServer):
 
     def auth_completed(self) -> None:
         self._server.logins += 1
+
+    def public_key_auth_supported(self) -> bool:
+        return True
+
+    def validate_public_key(self, username: str, key: asyncssh.SSHKey) -> bool:
+        return key.get_fingerprint() == self._server.client.fingerprint
 
     def password_auth_supported(self) -> bool:
         return self._server.password is not None

@@ -1,5 +1,6 @@
 """Key pairs and certificates as files in OpenSSH format, created for each test."""
 
+import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,6 +67,12 @@ class Keys:
         path = pair.private.with_name(pair.private.name + "-cert.pub")
         certificate.write_certificate(path)
         return path
+
+    def sign(self, pair: KeyPair, authority: KeyPair, *arguments: str) -> Path:
+        """Write `NAME-cert.pub` with these arguments of ssh-keygen, and return its path."""
+        command = ["ssh-keygen", "-q", "-s", str(authority.private), "-I", "us", *arguments, str(pair.public)]
+        subprocess.run(command, check=True)
+        return pair.private.with_name(pair.private.name + "-cert.pub")
 
     def certify_host(self, host_key: KeyPair, authority: KeyPair, *, principals: Sequence[str] = ()) -> Path:
         """Write `NAME-cert.pub`, a host certificate (sshd's `HostCertificate`), and return its path."""

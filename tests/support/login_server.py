@@ -1,4 +1,4 @@
-"""An asyncssh server whose login follows a script: several methods, rounds of prompts, banners in any encoding."""
+"""An asyncssh server with a scripted login: several methods, rounds of prompts, banners in any encoding."""
 
 from __future__ import annotations
 
@@ -6,15 +6,13 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import asyncssh
 
-from support.keys import Keys
-from support.wait import free_port
+from support.asyncssh_server import AsyncsshServer
 
 Text = str | bytes  # asyncssh sends bytes as they are
-USER = "tester"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,38 +52,15 @@ class Script:
     answers: list[str] = field(default_factory=list)
 
 
-class LoginServer:
+class LoginServer(AsyncsshServer):
     """Serves logins by `script`, which a test may replace."""
 
     def __init__(self, directory: Path) -> None:
-        directory.mkdir(parents=True, exist_ok=True)
-        keys = Keys(directory)
-        self.host, self.port, self.user = "127.0.0.1", free_port(), USER
-        self.client, self.host_key = keys.make("client"), keys.make("host")
-        self.known_hosts = directory / "known_hosts"
-        line = " ".join(self.host_key.public_line.split()[:2])
-        self.known_hosts.write_text(f"[{self.host}]:{self.port} {line}\n")
+        super().__init__(directory)
         self.script = Script()
-        self._listener: asyncssh.SSHAcceptor | None = None
-        self.connections: set[asyncssh.SSHServerConnection] = set()
 
-    @property
-    def client_key(self) -> Path:
-        return self.client.private
-
-    async def __aenter__(self) -> Self:
-        key = asyncssh.read_private_key(self.host_key.private)
-        self._listener = await asyncssh.listen(
-            self.host, self.port, server_factory=lambda: _Login(self), server_host_keys=[key], login_timeout=0
-        )
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        assert self._listener is not None
-        self._listener.close()
-        for connection in list(self.connections):
-            connection.abort()
-        await self._listener.wait_closed()
+    def session(self) -> asyncssh.SSHServer:
+        return _Login(self)
 
 
 class _Login(asyncssh.SSHServer):
@@ -101,14 +76,14 @@ class _Login(asyncssh.SSHServer):
         self._gone = asyncio.Event()
 
     def connection_made(self, conn: asyncssh.SSHServerConnection) -> None:
-        self._server.connections.add(conn)
+        self._server.opened(conn)
         self._connection = conn
         self._succeed = conn.send_userauth_success
         conn.send_userauth_success = self._step_succeeds  # type: ignore[method-assign]  # asyncssh calls it by name
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._gone.set()
-        self._server.connections.discard(self._connection)
+        self._server.closed(self._connection)
 
     async def _step_succeeds(self) -> None:
         """Ask for the next method, or end the login."""

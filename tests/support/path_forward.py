@@ -15,12 +15,13 @@ from typing import Any
 
 import asyncssh
 
+from reconciler.ssh.channels import messages
+from reconciler.ssh.channels.messages import DirectTcp, Packet
 from reconciler.ssh.internals.asyncssh_state import FIRST_CHANNEL
 from reconciler.ssh.internals.packet_path import PacketPath
 
 WINDOW = 2 << 20
-OPEN, CONFIRMATION, FAILURE, ADJUST, DATA, EOF, CLOSE = 90, 91, 92, 93, 94, 96, 97
-_FIELDS = struct.Struct(">BII")
+PACKET = 32 << 10
 _READ = 256 << 10
 _memory = memoryview(bytearray(_READ))
 
@@ -51,10 +52,8 @@ class PathForward:
         number = self._next
         self._next += 1
         self._channels[number] = client
-        here, there = _string(b"127.0.0.1"), _string(b"127.0.0.1")
-        address = there + self.to.to_bytes(4) + here + (0).to_bytes(4)
-        fields = struct.pack(">III", number, WINDOW, 32 << 10)
-        self.send(bytes([OPEN]) + _string(b"direct-tcpip") + fields + address)
+        destination = DirectTcp("127.0.0.1", self.to, "127.0.0.1", 0)
+        self.send(messages.open_channel(number, WINDOW, PACKET, destination))
         return number
 
     def send(self, *packets: bytes) -> None:
@@ -78,7 +77,7 @@ class PathForward:
         pass
 
     def received(self, kind: int, payload: memoryview) -> bool:
-        if kind == OPEN or (client := self._channels.get(int.from_bytes(payload[1:5]))) is None:
+        if kind == Packet.OPEN or (client := self._channels.get(int.from_bytes(payload[1:5]))) is None:
             return False
         client.process(kind, payload)
         self._touched[client] = None
@@ -122,7 +121,9 @@ class _Client(asyncio.BufferedProtocol):
         self._window -= nbytes
         starts = range(0, nbytes, self._size)
         pieces = [bytes(_memory[start : min(start + self._size, nbytes)]) for start in starts]
-        self._forward.send(*(_FIELDS.pack(DATA, self._peer, len(piece)) + piece for piece in pieces))
+        self._forward.send(
+            *(struct.pack(">BII", Packet.DATA, self._peer, len(piece)) + piece for piece in pieces),
+        )
         self._stop_or_go()
 
     def go_on(self) -> None:
@@ -137,7 +138,7 @@ class _Client(asyncio.BufferedProtocol):
 
     def eof_received(self) -> bool:
         self._eof_received = True
-        self._forward.send(bytes([EOF]) + self._peer.to_bytes(4))
+        self._forward.send(messages.short(Packet.EOF, self._peer))
         return True
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -149,25 +150,25 @@ class _Client(asyncio.BufferedProtocol):
     def _close(self) -> None:
         if not self._closed and self._peer >= 0:
             self._closed = True
-            self._forward.send(bytes([CLOSE]) + self._peer.to_bytes(4))
+            self._forward.send(messages.short(Packet.CLOSE, self._peer))
 
     def process(self, kind: int, payload: memoryview) -> None:
         match kind:
-            case 91:
+            case Packet.OPEN_CONFIRMATION:
                 _, self._peer, self._window, self._size = struct.unpack_from(">IIII", payload, 1)
                 self._stop_or_go()
-            case 92:
+            case Packet.OPEN_FAILURE:
                 self._forward.forget(self._number)
                 self._transport.abort()
-            case 93:
+            case Packet.WINDOW_ADJUST:
                 self._window += int.from_bytes(payload[5:9])
                 self._stop_or_go()
-            case 94:
+            case Packet.DATA:
                 self._undelivered.append(payload[9:])
-            case 96:
+            case Packet.EOF:
                 self.deliver()
                 self._transport.write_eof()
-            case 97:
+            case Packet.CLOSE:
                 self.deliver()
                 self._close()
                 self._forward.forget(self._number)
@@ -198,7 +199,7 @@ class _Client(asyncio.BufferedProtocol):
     def _adjust(self) -> None:
         if self._consumed >= WINDOW // 8 and not self._closed:
             consumed, self._consumed = self._consumed, 0
-            self._forward.send(_FIELDS.pack(ADJUST, self._peer, consumed))
+            self._forward.send(messages.window_adjust(self._peer, consumed))
 
     def pause_writing(self) -> None:
         self._full = True
@@ -206,7 +207,3 @@ class _Client(asyncio.BufferedProtocol):
     def resume_writing(self) -> None:
         self._full = False
         self._adjust()
-
-
-def _string(text: bytes) -> bytes:
-    return len(text).to_bytes(4) + text

@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Self
 
-from support.wait import free_port
+from support.wait import eventually, free_port
 
 MIB = 1 << 20
 _CHUNK = 256 << 10
@@ -313,13 +313,16 @@ async def half_close_server_first(host: str, port: int, size: int = MIB, opening
         return sent
 
 
-async def check_transfers(port: int, size: int, opening: Opening = by_tcp) -> None:
-    """Move `size` bytes up, down, and after a half-close of each side, at once, and compare the checksums."""
-    (up_sent, up_came), (down_sent, down_came), (late_sent, late_came), closed = await asyncio.gather(
+async def check_transfers(service: SinkSource, port: int, size: int, opening: Opening = by_tcp) -> None:
+    """Move `size` bytes up and down, and some after a half-close of each side, at once, and compare the checksums.
+
+    `port` and `opening` lead to the service.
+    """
+    (up_sent, up_came), (down_sent, down_came), (late_sent, late_came), last_sent = await asyncio.gather(
         upload("127.0.0.1", port, size, opening),
         download("127.0.0.1", port, size, opening),
         half_close_client_first("127.0.0.1", port, opening=opening),
-        half_close_server_first("127.0.0.1", port, opening=opening),
+        half_close_server_first("127.0.0.1", port, MIB + port, opening),  # no other data has this checksum
     )
     assert (up_sent, down_sent, late_sent) == (up_came, down_came, late_came)
-    assert closed
+    await eventually(lambda: last_sent in service.received, message="the data after the half-close of the service")

@@ -49,7 +49,6 @@ from support.wait import eventually
 ROOT = Path(__file__).parents[2]
 INTERNALS = ROOT / "reconciler/ssh/internals"
 HOST_KEY = asyncssh.generate_private_key("ssh-ed25519")
-MIB = 1 << 20
 
 MODULES = [
     importlib.import_module(f"reconciler.ssh.internals.{'.'.join(path.relative_to(INTERNALS).with_suffix('').parts)}")
@@ -62,27 +61,12 @@ ALL = [(module, one) for module in MODULES for one in module.SEAMS]
 SEAMS = [pytest.param(one, id=f"{module.__name__.rpartition('.')[2]}: {one}") for module, one in ALL]
 
 
-class FarEnd(asyncssh.SSHTCPSession[bytes]):
-    """The server's side of a channel."""
-
-    def __init__(self) -> None:
-        self.channel: Any = None
-        self.lost = asyncio.Event()
-
-    def connection_made(self, chan: asyncssh.SSHTCPChannel[bytes]) -> None:
-        self.channel = chan
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self.lost.set()
-
-
 class Server(asyncssh.SSHServer):
     """A server that needs no login, accepts channels, and records the packets of the connection."""
 
     def __init__(self) -> None:
         self.connection: Any = None
         self.received: list[int] = []
-        self.session = FarEnd()
 
     def connection_made(self, conn: asyncssh.SSHServerConnection) -> None:
         self.connection = conn
@@ -98,17 +82,7 @@ class Server(asyncssh.SSHServer):
         return False
 
     def connection_requested(self, *_: object) -> asyncssh.SSHTCPSession[bytes]:
-        return self.session
-
-
-class NearEnd(asyncssh.SSHTCPSession[bytes]):
-    """The client's side of a channel."""
-
-    def __init__(self) -> None:
-        self.received = b""
-
-    def data_received(self, data: bytes, datatype: asyncssh.DataType) -> None:
-        self.received += data
+        return asyncssh.SSHTCPSession()
 
 
 OPTIONS: dict[str, Any] = {
@@ -141,9 +115,9 @@ async def connection(server: Server) -> AsyncIterator[Any]:
         await end.wait_closed()
 
 
-async def open_channel(connection: Any, **options: int) -> tuple[Any, NearEnd]:
-    chan, session = await connection.create_connection(NearEnd, "host", 1, **options)
-    return chan, session
+async def open_channel(connection: Any) -> Any:
+    chan, _ = await connection.create_connection(asyncssh.SSHTCPSession, "host", 1)
+    return chan
 
 
 # --- the names --------------------------------------------------------------------------------------------------
@@ -155,7 +129,7 @@ def test_asyncssh_has_the_name(one: Seam) -> None:
 
 
 async def test_a_live_connection_and_channel_have_the_names(connection: Any) -> None:
-    chan, _ = await open_channel(connection)
+    chan = await open_channel(connection)
     live = {asyncssh.SSHClientConnection: connection, asyncssh.SSHTCPChannel: chan}
     lacking = [str(one) for _, one in ALL if one.owner in live and not hasattr(live[one.owner], one.name)]
     assert lacking == []
