@@ -300,7 +300,7 @@ async def odd_answers(conn: Any, rng: random.Random) -> None:
 async def late_packets(conn: Any, rng: random.Random) -> None:
     """Close channels, and go on as if they were open."""
     await until_channel(conn)
-    await asyncio.sleep(0.05)
+    await asyncio.sleep(0.05)  # more channels may open
     used = [chan._send_chan for chan in conn._channels.values() if chan._send_chan is not None]
     for chan in used:
         conn.send_packet(CLOSE, UInt32(chan))

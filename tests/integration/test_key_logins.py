@@ -66,9 +66,10 @@ def no_extensions(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connection.SSHServerConnection, "_can_send_ext_info", never, raising=False)
 
 
-def take_only(monkeypatch: pytest.MonkeyPatch, *signatures: str) -> None:
-    """A server that announces and takes these signatures only. asyncssh's takes what it did not announce, too."""
-    run, start = asyncssh.run_server, auth._ServerPublicKeyAuth._start
+def take_only(monkeypatch: pytest.MonkeyPatch, server: AsyncsshServer, *signatures: str) -> None:
+    """Announce and take these signatures only. asyncssh's server takes what it did not announce, too."""
+    start = auth._ServerPublicKeyAuth._start
+    server.options["signature_algs"] = list(signatures)
 
     async def checked(self: auth._ServerPublicKeyAuth, packet: SSHPacket) -> None:
         fields = SSHPacket(packet.get_remaining_payload())
@@ -79,9 +80,6 @@ def take_only(monkeypatch: pytest.MonkeyPatch, *signatures: str) -> None:
             self.send_failure()
 
     monkeypatch.setattr(auth._ServerPublicKeyAuth, "_start", checked)
-    monkeypatch.setattr(
-        asyncssh, "run_server", lambda sock, **options: run(sock, **options, signature_algs=list(signatures))
-    )
 
 
 @contextlib.asynccontextmanager
@@ -95,8 +93,8 @@ async def rsa_server(tmp_path: Path, keys: Keys) -> AsyncIterator[AsyncsshServer
 async def test_a_server_that_announces_no_signatures_gets_sha1_only_if_allowed(
     tmp_path: Path, keys: Keys, monkeypatch: pytest.MonkeyPatch, takes: str
 ) -> None:
-    take_only(monkeypatch, takes)
     async with rsa_server(tmp_path, keys) as server:
+        take_only(monkeypatch, server, takes)
         await logs_in(server, key_login(server.client_key), algorithms=WITH_SHA1)
         if takes == "rsa-sha2-512":
             await logs_in(server, key_login(server.client_key))
@@ -110,8 +108,8 @@ async def test_a_server_that_announces_no_signatures_gets_sha1_only_if_allowed(
 async def test_a_server_that_announces_sha1_only_is_said_to_take_sha1_only(
     tmp_path: Path, keys: Keys, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    take_only(monkeypatch, "ssh-rsa")
     async with rsa_server(tmp_path, keys) as server:
+        take_only(monkeypatch, server, "ssh-rsa")
         failure = await refused(server, key_login(server.client_key))
         assert failure.reason is Reason.AUTH
         assert "accepts RSA keys with SHA-1 signatures only, so key" in failure.message
@@ -123,9 +121,9 @@ async def test_a_server_that_announces_sha1_only_is_said_to_take_sha1_only(
 async def test_a_key_that_is_not_tried_is_named_beside_the_refused_ones(
     tmp_path: Path, keys: Keys, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    take_only(monkeypatch, "ssh-rsa", "ssh-ed25519")
     other = keys.make("other")
     async with rsa_server(tmp_path, keys) as server:
+        take_only(monkeypatch, server, "ssh-rsa", "ssh-ed25519")
         failure = await refused(server, key_login(server.client_key), key_login(other.private))
     assert f"refused the login of tester with key {other.private}, and accepts RSA keys with SHA-1" in failure.message
     assert f"so key {server.client_key} was not tried" in failure.message

@@ -15,7 +15,11 @@ from reconciler.core.spec import Login, PasswordLogin
 from support.pam import PamSshd, PamUnavailableError, has_module
 
 PASSWORD = PasswordLogin(Inline(Secret("correct horse")))
-BOTH = {"AuthenticationMethods": "publickey,keyboard-interactive", "KbdInteractiveAuthentication": "yes"}
+BOTH = {
+    "AuthenticationMethods": "publickey,keyboard-interactive",
+    "KbdInteractiveAuthentication": "yes",
+    "Subsystem": "sftp internal-sftp",
+}
 BY_KEYBOARD = {"AuthenticationMethods": "keyboard-interactive", "KbdInteractiveAuthentication": "yes"}
 
 
@@ -40,10 +44,13 @@ def asks_password(tmp_path: Path) -> str:
 
 
 async def check_ssh_logs_in(sshd: PamSshd) -> None:
-    """Check that ssh logs in with the key, and no terminal to ask for anything."""
+    """Check that ssh logs in with the key, and no terminal to ask for anything.
+
+    It asks for a subsystem that sshd has in itself. A command would run the user's shell with its start files.
+    """
     options = (f"UserKnownHostsFile={sshd.known_hosts}", f"IdentityFile={sshd.client_key}", "IdentitiesOnly=yes")
     arguments = [argument for option in options for argument in ("-o", option)]
-    command = ["ssh", "-v", "-F", "none", *arguments, "-p", str(sshd.port), f"{sshd.user}@{sshd.host}", "true"]
+    command = ["ssh", "-v", "-F", "none", *arguments, "-p", str(sshd.port), "-s", f"{sshd.user}@{sshd.host}", "sftp"]
     pipe, quiet = asyncio.subprocess.PIPE, asyncio.subprocess.DEVNULL
     ssh = await asyncio.create_subprocess_exec(*command, stdin=quiet, stderr=pipe, start_new_session=True)
     _, errors = await ssh.communicate()

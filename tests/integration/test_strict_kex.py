@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncssh
 import pytest
 from asyncssh import connection
 
@@ -31,16 +30,9 @@ def no_strict_kex(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connection.SSHServerConnection, "_strict_kex", never, raising=False)
 
 
-def offer_only(monkeypatch: pytest.MonkeyPatch, **algorithms: list[str]) -> None:
-    run = asyncssh.run_server
-    monkeypatch.setattr(asyncssh, "run_server", lambda sock, **options: run(sock, **options, **algorithms))
-
-
 @pytest.mark.usefixtures("no_strict_kex")
-async def test_chacha20_without_strict_key_exchange_is_refused(
-    asyncssh_server: AsyncsshServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    offer_only(monkeypatch, encryption_algs=["chacha20-poly1305@openssh.com"])
+async def test_chacha20_without_strict_key_exchange_is_refused(asyncssh_server: AsyncsshServer) -> None:
+    asyncssh_server.options["encryption_algs"] = ["chacha20-poly1305@openssh.com"]
     failure = await failure_of(access(hop(asyncssh_server)))
     assert failure.reason is Reason.PROTOCOL
     assert "algorithms: {cipher: [chacha20-poly1305@openssh.com]}" in failure.message
@@ -60,30 +52,26 @@ async def test_a_safe_cipher_is_used_if_the_server_has_one(
 
 @pytest.mark.usefixtures("no_strict_kex")
 async def test_chacha20_without_strict_key_exchange_is_refused_at_each_hop(
-    asyncssh_server: AsyncsshServer, sshd: Sshd, monkeypatch: pytest.MonkeyPatch
+    asyncssh_server: AsyncsshServer, sshd: Sshd
 ) -> None:
-    offer_only(monkeypatch, encryption_algs=["chacha20-poly1305@openssh.com"])
+    asyncssh_server.options["encryption_algs"] = ["chacha20-poly1305@openssh.com"]
     failure = await failure_of(access(hop(sshd), hop(asyncssh_server)))
     assert (failure.reason, "jump host 1" in failure.message) == (Reason.PROTOCOL, True)
 
 
 @pytest.mark.usefixtures("no_strict_kex")
-async def test_cbc_with_encrypt_then_mac_is_refused_unless_the_mac_is_named(
-    asyncssh_server: AsyncsshServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    offer_only(monkeypatch, encryption_algs=["aes128-cbc"])
+async def test_cbc_with_encrypt_then_mac_is_refused_unless_the_mac_is_named(asyncssh_server: AsyncsshServer) -> None:
+    asyncssh_server.options["encryption_algs"] = ["aes128-cbc"]
     async with dialled(access(hop(asyncssh_server, algorithms=CBC))) as ours:  # it has a plain MAC, too
         assert "-etm@" not in str(ours.connection.get_extra_info("send_mac"))
-    offer_only(monkeypatch, mac_algs=["hmac-sha2-256-etm@openssh.com"])
+    asyncssh_server.options["mac_algs"] = ["hmac-sha2-256-etm@openssh.com"]
     failure = await failure_of(access(hop(asyncssh_server, algorithms=CBC)))
     assert "algorithms: {mac: [hmac-sha2-256-etm@openssh.com]}" in failure.message
     async with dialled(access(hop(asyncssh_server, algorithms=CBC_ETM))):
         pass
 
 
-async def test_chacha20_with_strict_key_exchange_is_fine(
-    asyncssh_server: AsyncsshServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    offer_only(monkeypatch, encryption_algs=["chacha20-poly1305@openssh.com"])
+async def test_chacha20_with_strict_key_exchange_is_fine(asyncssh_server: AsyncsshServer) -> None:
+    asyncssh_server.options["encryption_algs"] = ["chacha20-poly1305@openssh.com"]
     async with dialled(access(hop(asyncssh_server))):
         pass

@@ -40,6 +40,7 @@ class AsyncsshServer:
         self.host, self.port, self.user = "127.0.0.1", free_port(), "tester"
         self.password = password
         self.banner_delay = banner_delay
+        self.options: dict[str, Any] = {}  # of asyncssh.run_server, for later connections
         self.refuse_listeners = False  # answer requests for remote forwards with failure
         # Answers a packet in place of asyncssh: called with the server's side, the packet's type, its sequence number
         # and its payload, after the type. Returns False to have asyncssh answer.
@@ -120,6 +121,7 @@ class AsyncsshServer:
                 sock,
                 server_factory=self.session,
                 server_host_keys=[asyncssh.read_private_key(self.host_key.private)],
+                **self.options,
             )
             await connection.wait_closed()
         except (OSError, asyncssh.Error):

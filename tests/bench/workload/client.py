@@ -20,7 +20,7 @@ from hashlib import sha256
 BLOCK = bytes(range(256)) * 4096  # as the service sends
 FOREVER = 1 << 60  # bytes
 BATCH = 100  # clients
-SMALL = 32 << 10  # bytes
+RECEIVE_BUFFER = 32 << 10  # bytes of each held client: thousands of full ones starve the kernel
 FLOWS = 16 << 20  # bytes of a flood until it is `ready`
 
 
@@ -162,7 +162,7 @@ def hold(clients: Clients, count: int, verb: str) -> dict[str, object]:
     while len(held) < count:  # in batches: a burst of thousands would measure timeouts
         new = [clients.connect() for _ in range(min(BATCH, count - len(held)))]
         for client in new:
-            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, SMALL)  # thousands of full ones starve the kernel
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
             client.sendall(f"{request}\n".encode())
         for client in new:
             exactly(client, 1)
