@@ -73,7 +73,7 @@ class PathForward:
 
     # --- the path's handler ------------------------------------------------------------------------------------
 
-    def heard(self) -> None:
+    def heard(self, now: float) -> None:
         pass
 
     def received(self, kind: int, payload: memoryview) -> bool:

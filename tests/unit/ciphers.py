@@ -26,7 +26,7 @@ def encryptions(name: str) -> tuple[Encryption, Encryption]:
 def codec_of(encryption: Encryption) -> Codec:
     codec = codec_for(encryption)
     assert codec is not None
-    codec.begin()
+    codec.begin(0)
     return codec
 
 
@@ -43,11 +43,10 @@ def sealed(codec: Codec, seq: int, body: bytes) -> bytes:
 
 def opened(codec: Codec, seq: int, frame: bytes) -> bytes | None:
     body = bytearray(codec.length(seq, memoryview(frame), 0))
-    codec.begin()
+    codec.begin(seq)
     if not codec.open(seq, memoryview(frame), 0, memoryview(body)):
         return None
-    codec.advance()
-    codec.end()
+    codec.end(seq + 1)
     return bytes(body)
 
 

@@ -29,9 +29,10 @@ class Asyncssh:
     def send_codec(self) -> Codec | None:
         return self._codec if self.steady else None
 
-    def count_sent(self, body: int) -> None:
+    def count_sent(self, body: int) -> int:
         self.send_seq += 1
         self.bytes_sent += body
+        return self.send_seq - 1
 
     def send_packet(self, payload: memoryview) -> None:
         self.by_asyncssh.append(bytes(payload))

@@ -18,9 +18,12 @@ if TYPE_CHECKING:
 
 
 class Outbox:
-    """`wake` is called when there is something to send and `write_packets` returned none since the last call."""
+    """`wake` is called when `pending` becomes True.
 
-    __slots__ = ("_adjustments", "_awake", "_schedule", "_wake", "control")
+    pending  there may be something to send
+    """
+
+    __slots__ = ("_adjustments", "_schedule", "_wake", "control", "pending")
 
     def __init__(self, wake: Callable[[], None]) -> None:
         self.control: deque[bytes] = deque()
@@ -28,7 +31,7 @@ class Outbox:
         self._adjustments: dict[Channel, int] = {}
         self._schedule: Schedule[Channel] = Schedule()
         self._wake = wake
-        self._awake = False
+        self.pending = False
 
     def send(self, packet: bytes) -> None:
         self.control.append(packet)
@@ -57,33 +60,32 @@ class Outbox:
             return window_adjust(channel.peer, self._adjustments.pop(channel))
         return None
 
-    def _next_to_send(self) -> Channel | None:
-        """Return the channel that sends data next, None if there is none."""
-        channel = self._schedule.next()
-        if channel is None:
-            self._awake = False
-        return channel
-
     def write_packets(self, rooms: Sequence[memoryview]) -> Sequence[int]:
         """Write the next packets, each into a room of its own. Return the lengths of those in the first rooms.
 
         There are none if there is nothing to send, and several if a client has more data than one packet holds.
         """
-        while True:
+        while self.pending:
             # Again after each `read`, which may have met the end of the client's data: EOF follows.
             packet = self._next_control()
             if packet is not None:
                 rooms[0][: len(packet)] = packet
                 return (len(packet),)
-            channel = self._next_to_send()
+            channel = self._schedule.next()
             if channel is None:
-                return ()
+                self.pending = False
+                break
             most = channel.sendable
             space = [room[HEAD : HEAD + most] for room in rooms[: channel.packets]]
             count = channel.handler.read(space)
-            if count:
-                return [HEAD + one for one in channel.put_heads(rooms, most, count)]
-            channel.wants = False
+            if not count:
+                channel.wants = False
+                continue
+            if not channel.wants:
+                self._schedule.skip()
+                self.pending = bool(self._schedule or self.control or self._adjustments)
+            return [HEAD + one for one in channel.put_heads(rooms, most, count)]
+        return ()
 
     def clear(self) -> None:
         self.control.clear()
@@ -91,6 +93,6 @@ class Outbox:
         self._schedule.clear()
 
     def _signal(self) -> None:
-        if not self._awake:
-            self._awake = True
+        if not self.pending:
+            self.pending = True
             self._wake()

@@ -32,6 +32,10 @@ class Schedule(Generic[S]):
         self._this: deque[S] = deque()  # the others of this round
         self._next: deque[S] = deque()  # have used up their turns
 
+    def __bool__(self) -> bool:
+        """Return False if no channel can send."""
+        return bool(self._this or self._first or self._next)
+
     def add(self, sender: S) -> None:
         """Add a channel that can send from now on."""
         if sender.listed:
@@ -66,6 +70,10 @@ class Schedule(Generic[S]):
                 self._this.append(queue.popleft())
             else:
                 return sender
+
+    def skip(self) -> None:
+        """Remove the channel that `next` returned last: it has no more to send."""
+        (self._first or self._this).popleft().listed = False
 
     def clear(self) -> None:
         for queue in (self._first, self._this, self._next):

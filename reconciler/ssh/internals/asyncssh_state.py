@@ -76,6 +76,7 @@ class AsyncsshState:
         self.on_plain_packet: Callable[[int, memoryview], bool] = lambda _kind, _payload: False
         self._send_encryption: Any = None
         self._send_codec: Codec | None = None
+        self._parsers = (self._connection._recv_pkthdr, self._connection._recv_packet) if not plain else ()
         self._recv_encryption: Any = None
         self._recv_codec: Codec | None = None
         self._connection._channels = _Channels(self._connection._channels, _OwnChannel(self))
@@ -94,11 +95,6 @@ class AsyncsshState:
     def transport(self) -> asyncio.Transport | None:
         """The transport, None when the connection has ended or is about to."""
         return self._connection._transport  # type: ignore[no-any-return]
-
-    @property
-    def exchanging(self) -> bool:
-        """True during a key exchange: asyncssh keeps what is sent until there are new keys."""
-        return not self._connection._kex_complete
 
     # --- the rule ----------------------------------------------------------------------------------------------
 
@@ -142,22 +138,20 @@ class AsyncsshState:
     def recv_seq(self) -> int:
         return self._connection._recv_seq  # type: ignore[no-any-return]
 
-    @property
-    def send_seq(self) -> int:
-        return self._connection._send_seq  # type: ignore[no-any-return]
-
     def set_recv_seq(self, seq: int) -> None:
         """Set the sequence number of the next received packet, after packets that were opened below asyncssh."""
         self._connection._recv_seq = seq
 
-    def count_sent(self, body: int) -> None:
-        """Count a packet that was sealed below asyncssh, with a body of this length."""
-        self._connection._send_seq = (self._connection._send_seq + 1) & SEQ_MASK
-        self._connection._rekey_bytes_sent += body
+    def count_sent(self, body: int) -> int:
+        """Count a packet that is sealed below asyncssh, with a body of this length. Return its sequence number."""
+        connection = self._connection
+        seq: int = connection._send_seq
+        connection._send_seq = seq + 1 & SEQ_MASK
+        connection._rekey_bytes_sent += body
+        return seq
 
-    def heard(self) -> None:
+    def heard(self, now: float) -> None:
         """Restart the keepalive timer, as asyncssh does for all received bytes, but not thousands of times a second."""
-        now = time.monotonic()
         if now - self._heard_at >= HEARD_PAUSE:
             self._heard_at = now
             self._connection._reset_keepalive_timer()
@@ -168,8 +162,7 @@ class AsyncsshState:
     def is_idle(self) -> bool:
         """True if asyncssh can take received bytes: no task of its own handles the packet before."""
         connection = self._connection
-        parsing = connection._recv_handler in (connection._recv_pkthdr, connection._recv_packet)
-        return connection._transport is not None and parsing
+        return connection._transport is not None and connection._recv_handler in self._parsers
 
     def reclaim(self) -> bytes:
         """Take back the start of a packet from asyncssh's parser, which keeps it as it was sent."""

@@ -2,7 +2,8 @@
 
 A codec opens or seals the packets of one direction under one key, into memory of the caller. The nonce of AES-GCM
 stands in asyncssh's cipher object, and that of ChaCha20 is the sequence number. So asyncssh and a codec may take turns:
-`begin` loads the nonce for a series of packets to open, and `end` stores it before asyncssh uses the cipher again.
+`begin` loads the nonce for a series of packets to open, and `end` stores it before asyncssh uses the cipher again. Both
+nonces count packets, so within a series they follow from the sequence number.
 
 asyncssh creates an AESGCM object for each packet, and joins and slices bytes; this costs more than AES itself.
 
@@ -54,11 +55,11 @@ class Codec(Protocol):
 
     block: int  # the body's length is a multiple of it
 
-    def begin(self) -> None:
-        """Begin to open packets: take the nonce over from asyncssh."""
+    def begin(self, seq: int) -> None:
+        """Begin to open packets: take the nonce for the packet of this number over from asyncssh."""
 
-    def end(self) -> None:
-        """End it: give the nonce back to asyncssh."""
+    def end(self, seq: int) -> None:
+        """End it: give the nonce for the packet of this number back to asyncssh."""
 
     def length(self, seq: int, data: memoryview, at: int) -> int:
         """Return the length of the body, not authenticated yet, of the frame that starts at `at`."""
@@ -66,12 +67,9 @@ class Codec(Protocol):
     def open(self, seq: int, data: memoryview, at: int, body: memoryview) -> bool:
         """Write the decrypted body of the frame at `at` to `body`, which has its exact size.
 
-        Return False for a wrong tag. It does not advance the nonce: the caller may leave this packet to asyncssh, which
-        decrypts it again.
+        `seq`: the packet's number. It counts on from that of `begin`, beyond 2^32. Return False for a wrong tag. The
+        caller may leave this packet to asyncssh, which decrypts it again.
         """
-
-    def advance(self) -> None:
-        """Advance the nonce after a packet that `open` has decrypted."""
 
     def seal(self, seq: int, body: memoryview, frame: memoryview) -> None:
         """Write the frame of a body to `frame`, which has its exact size, and advance the nonce."""
@@ -87,13 +85,14 @@ class GcmCodec:
         self._cipher = cipher
         aead = AESGCM(cipher._key)  # noqa: SLF001 - asyncssh gives no access to the key and the nonce
         self._decrypt, self._encrypt = aead.decrypt_into, aead.encrypt_into
-        self._fixed, self._count = b"", 0
+        self._fixed, self._offset = b"", 0  # the second part of the nonce is the sequence number plus the offset
 
-    def begin(self) -> None:
-        self._fixed, self._count = _NONCE.unpack(self._cipher._iv)  # noqa: SLF001 - as above
+    def begin(self, seq: int) -> None:
+        self._fixed, count = _NONCE.unpack(self._cipher._iv)  # noqa: SLF001 - as above
+        self._offset = count - seq
 
-    def end(self) -> None:
-        self._cipher._iv = _NONCE.pack(self._fixed, self._count)  # noqa: SLF001 - as above
+    def end(self, seq: int) -> None:
+        self._cipher._iv = _NONCE.pack(self._fixed, self._offset + seq & _COUNT_MASK)  # noqa: SLF001 - as above
 
     def length(self, seq: int, data: memoryview, at: int) -> int:
         length: int = _UINT32.unpack_from(data, at)[0]
@@ -101,16 +100,12 @@ class GcmCodec:
 
     def open(self, seq: int, data: memoryview, at: int, body: memoryview) -> bool:
         start = at + LENGTH
-        nonce = _NONCE.pack(self._fixed, self._count)
+        nonce = _NONCE.pack(self._fixed, self._offset + seq & _COUNT_MASK)  # modulo 2^64: RFC 5647 section 7.1
         try:
             self._decrypt(nonce, data[start : start + len(body) + TAG], data[at:start], body)
         except InvalidTag:
             return False
         return True
-
-    def advance(self) -> None:
-        """Add one to the second part of the nonce, modulo 2^64 (RFC 5647 section 7.1)."""
-        self._count = self._count + 1 & _COUNT_MASK
 
     def seal(self, seq: int, body: memoryview, frame: memoryview) -> None:
         _UINT32.pack_into(frame, 0, len(body))
@@ -145,13 +140,10 @@ class ChachaCodec:
         self._body.update_into(data[at + LENGTH : end], body)
         return True
 
-    def begin(self) -> None:
+    def begin(self, seq: int) -> None:
         """Do nothing: the nonce is the sequence number."""
 
-    def end(self) -> None:
-        """Do nothing: see `begin`."""
-
-    def advance(self) -> None:
+    def end(self, seq: int) -> None:
         """Do nothing: see `begin`."""
 
     def seal(self, seq: int, body: memoryview, frame: memoryview) -> None:
@@ -184,7 +176,7 @@ def padding(codec: Codec, payload: int) -> int:
 
 
 def _nonce(seq: int) -> bytes:
-    return _COUNTER_ZERO + _UINT64.pack(seq)
+    return _COUNTER_ZERO + _UINT64.pack(seq & SEQ_MASK)
 
 
 def _stream(key: bytes) -> Any:

@@ -12,7 +12,6 @@ every packet passes through asyncssh, and the handler is given the same packets.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import os
 from collections.abc import Callable, Sequence
@@ -54,8 +53,8 @@ _log = logging.getLogger(__name__)
 class PacketHandler(Protocol):
     """What a path calls."""
 
-    def heard(self) -> None:
-        """Bytes arrived from the server."""
+    def heard(self, now: float) -> None:
+        """Bytes arrived from the server, at `now` (loop time)."""
 
     def received(self, kind: int, payload: memoryview) -> bool:
         """Process a packet of a channel: message numbers 90 to 100. Return False if it is asyncssh's.
@@ -136,7 +135,7 @@ class PacketPath(asyncio.BufferedProtocol):
     @property
     def full(self) -> bool:
         """True if packets sent now would only be kept: the socket is full, or a key exchange is running."""
-        return self._socket_full or self._state.exchanging
+        return self._socket_full or not self._connection._kex_complete  # noqa: SLF001 - asyncssh keeps packets meanwhile
 
     def send(self, write: Callable[[Sequence[memoryview]], Sequence[int]]) -> bool:
         """Send the packets that `write` writes into the memory where they are sealed, each into a room of its own.
@@ -166,10 +165,12 @@ class PacketPath(asyncio.BufferedProtocol):
         transport = self._state.transport
         if transport is None:
             return
-        if not transport.get_write_buffer_size():
-            # The socket is full, or broken: then the transport has the same error, and ends the connection.
-            with contextlib.suppress(OSError):
-                data = data[os.write(self._socket.fileno(), data) :]
+        if not self._socket_full:
+            try:
+                taken = os.write(self._socket.fileno(), data)
+            except OSError:
+                taken = 0  # full or broken: then the transport meets the same error, and ends the connection
+            data = data[taken:]
         if data:
             transport.write(bytes(data))
 
@@ -197,14 +198,16 @@ class PacketPath(asyncio.BufferedProtocol):
         """Return the memory for the next read, after what is left of the one before."""
         self._rest = self._state.reclaim() + self._rest
         held = len(self._rest)
-        self._buffers.received[:held] = self._rest
+        if held:
+            self._buffers.received[:held] = self._rest
         return self._buffers.received[held : held + READ_MAX]
 
     def buffer_updated(self, nbytes: int) -> None:
         """Process what was read."""
-        self._handler.heard()
-        self._state.heard()
-        self._process(len(self._rest) + nbytes)
+        now = self._loop.time()
+        self._handler.heard(now)
+        self._state.heard(now)
+        self._process(len(self._rest) + nbytes, now)
 
     def _go_on_later(self) -> None:
         """Process the rest in the next turn of the loop."""
@@ -216,13 +219,13 @@ class PacketPath(asyncio.BufferedProtocol):
         self._going_on = False
         if self._state.transport is not None:
             self.get_buffer(0)
-            self._process(len(self._rest))
+            self._process(len(self._rest), self._loop.time())
 
-    def _process(self, length: int) -> None:
-        """Process the first `length` bytes of the shared buffer, and keep what is left."""
+    def _process(self, length: int, now: float) -> None:
+        """Process the first `length` bytes of the shared buffer, and keep what is left. `now`: loop time."""
         data = self._buffers.received[:length]
         self._rest = b""
-        self._until = self._buffers.turn.begin(self._loop.time())
+        self._until = self._buffers.turn.begin(now)
         self._in_batch = True
         try:
             done = self._reader.read(data, self._buffers.plain, self._may_go_on)
@@ -236,8 +239,9 @@ class PacketPath(asyncio.BufferedProtocol):
             self._buffers.turn.end(self._loop.time())
         if self._state.transport is None:
             return
-        self._rest = bytes(data[done:])
-        self._pause_or_resume()
+        if done < length or self._paused or self._socket_full:
+            self._rest = bytes(data[done:])
+            self._pause_or_resume()
 
     def charge(self, seconds: float) -> None:
         """Shorten the present work by the time that a packet costs later."""
@@ -279,7 +283,7 @@ class PacketPath(asyncio.BufferedProtocol):
 
     def _data_received(self, data: bytes, datatype: asyncssh.DataType = None) -> None:
         """Pass bytes on in the plain way."""
-        self._handler.heard()
+        self._handler.heard(self._loop.time())
         self._receive(data, datatype)
 
     # --- the end of the transport ------------------------------------------------------------------------------

@@ -61,6 +61,8 @@ class PacketReader:
             has_time = True
             if state.opens():
                 at, used, has_time = self._read_own(codec, data, at, plain, used, may_go_on)
+                if at == len(data):
+                    return at
             after = self._hand_over(codec, data, at) if has_time else at
             if after == at:
                 return at
@@ -104,7 +106,7 @@ class PacketReader:
         # Nearly all packets pass here. So this method avoids calls, and stores the counters once for all its packets.
         received, end, unchecked = self._received, len(data), 0
         seq = self._state.recv_seq
-        codec.begin()
+        codec.begin(seq)
         try:
             while end - at >= LENGTH:
                 length = codec.length(seq, data, at)
@@ -119,14 +121,13 @@ class PacketReader:
                     break
                 if not received(kind, body[1:stop]):
                     break
-                codec.advance()
-                seq = seq + 1 & SEQ_MASK
+                seq += 1
                 at, used, unchecked = after, used + length, unchecked + 1
                 if unchecked == CHECKED:
                     unchecked = 0
                     if not may_go_on():
                         return at, used, False
         finally:
-            codec.end()
-            self._state.set_recv_seq(seq)
+            codec.end(seq)
+            self._state.set_recv_seq(seq & SEQ_MASK)
         return at, used, True

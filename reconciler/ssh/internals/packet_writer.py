@@ -25,10 +25,8 @@ _BODY_MAX = _HEAD_ROOM + PAYLOAD_MAX + _PADDING_ROOM
 class WriterState(Protocol):
     """The part of `AsyncsshState` that a writer uses."""
 
-    @property
-    def send_seq(self) -> int: ...
     def send_codec(self) -> Codec | None: ...
-    def count_sent(self, body: int) -> None: ...
+    def count_sent(self, body: int) -> int: ...
     def send_packet(self, payload: memoryview) -> None: ...
 
 
@@ -43,11 +41,10 @@ class SendBuffer:
         self.writer: PacketWriter | None = None
 
     def claim(self, writer: PacketWriter) -> None:
-        """Give the buffer to a writer. The one before writes what it has sealed."""
-        if self.writer is not writer:
-            if self.writer is not None:
-                self.writer.flush()
-            self.writer = writer
+        """Give the buffer to another writer. The one before writes what it has sealed."""
+        if self.writer is not None:
+            self.writer.flush()
+        self.writer = writer
 
 
 class PacketWriter:
@@ -68,15 +65,15 @@ class PacketWriter:
             self._state.send_packet(self.rooms[room][:length])
             return
         buffer = self._buffer
-        buffer.claim(self)
+        if buffer.writer is not self:
+            buffer.claim(self)
         pad, end = padding(codec, length), _HEAD_ROOM + length
         body = buffer.bodies[room][: end + pad]
         body[0] = pad
         body[end:] = self._padding[:pad]
         frame_end = buffer.used + LENGTH + len(body) + TAG
-        codec.seal(self._state.send_seq, body, buffer.frames[buffer.used : frame_end])
+        codec.seal(self._state.count_sent(len(body)), body, buffer.frames[buffer.used : frame_end])
         buffer.used = frame_end
-        self._state.count_sent(len(body))
         if frame_end >= SEALED_MAX:
             self.flush()
 

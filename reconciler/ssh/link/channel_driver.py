@@ -36,11 +36,11 @@ class ChannelDriver:
     """The driver of one connection. Installs itself in it.
 
     offer  returns the handler of a channel that the server asks for, or a refusal
-    heard  called when bytes arrive
+    heard  called with the loop's time when bytes arrive
     """
 
     def __init__(
-        self, connection: asyncssh.SSHClientConnection, guard: Guard, offer: Offer, heard: Callable[[], None]
+        self, connection: asyncssh.SSHClientConnection, guard: Guard, offer: Offer, heard: Callable[[float], None]
     ) -> None:
         self._connection = connection
         self._guard = guard
@@ -81,9 +81,8 @@ class ChannelDriver:
 
     def send(self) -> None:
         """Send what the channels have to send, as far as the connection takes it."""
-        self._mux.now = self._loop.time()
         try:
-            if not self._path.full and self._path.send(self._mux.write_packets):
+            if self._path.send(self._mux.write_packets):
                 self._schedule()
         except Exception:
             # A bug. Without the end of the connection, all its channels would wait for each other without end.
@@ -112,9 +111,9 @@ class ChannelDriver:
 
     # --- calls of the packet path ------------------------------------------------------------------------------
 
-    def heard(self) -> None:
-        self._mux.now = self._loop.time()
-        self._heard()
+    def heard(self, now: float) -> None:
+        self._mux.now = now
+        self._heard(now)
 
     def received(self, kind: int, payload: memoryview) -> bool:
         if kind == _OPEN:
@@ -139,7 +138,8 @@ class ChannelDriver:
     def batch_ended(self) -> None:
         self._deliver()
         self._sends_soon = False
-        self.send()
+        if self._mux.outbox.pending:
+            self.send()
 
     def writable(self) -> None:
         self.send()

@@ -108,8 +108,7 @@ class Link:
 
     # --- the connection ----------------------------------------------------------------------------------------
 
-    def _packet_received(self) -> None:
-        now = self._loop.time()
+    def _packet_received(self, now: float) -> None:
         self._requests.heard(now)
         if self._silent:
             self._silent = False
