@@ -6,6 +6,7 @@ Input: text from a file, a client or a server. Output: `ipaddress` values, or No
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 
 Address = IPv4Address | IPv6Address
@@ -25,13 +26,18 @@ _ISATAP = (0x00005EFE, 0x02005EFE)  # RFC 5214 section 6.1: the first half of th
 _LOOPBACK4, _LOOPBACK6 = IPv4Address("127.0.0.1"), IPv6Address("::1")
 _ANY4, _ANY6 = IPv4Address(0), IPv6Address(0)
 _LONGEST_NAME = 255
+_LONGEST_ADDRESS = 45  # characters: eight groups of IPv6, the last two as an IPv4 address
+CACHED = 1024  # results of pure functions that are kept: the same clients and destinations come again and again
 _PART = re.compile(r"0x[0-9a-f]*|[0-9]+", re.ASCII | re.IGNORECASE)
 
 
 def read_address(text: str) -> Address | None:
     """Parse an address in full notation. Octal, hexadecimal and shortened IPv4 forms return None."""
-    if "%" in text:
-        return None
+    return None if "%" in text or len(text) > _LONGEST_ADDRESS else _parsed(text)
+
+
+@lru_cache(CACHED)
+def _parsed(text: str) -> Address | None:
     try:
         return ip_address(text)
     except ValueError:
@@ -64,6 +70,7 @@ def read_network(text: str) -> Network | None:
     return network
 
 
+@lru_cache(CACHED)
 def faces(address: Address) -> tuple[Address, ...]:
     """Return the address and the other addresses that a connection to it may reach.
 

@@ -11,9 +11,10 @@ tunnel that must keep its clients from such a service needs `allowDestinations`.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from ipaddress import IPv4Network, IPv6Network, ip_network
 
-from reconciler.core.rules.ip import Address, Network, faces, resolver_address
+from reconciler.core.rules.ip import CACHED, Address, Network, faces, resolver_address
 
 LINK_LOCAL: tuple[Network, ...] = (IPv4Network("169.254.0.0/16"), IPv6Network("fe80::/10"))
 METADATA: tuple[Network, ...] = tuple(
@@ -45,6 +46,7 @@ NAMES = frozenset(
 )
 
 
+@lru_cache(CACHED)
 def network_of(address: Address) -> Network | None:
     """Return the link-local or metadata network of this address or of one that it embeds, None if there is none."""
     for face in faces(address):

@@ -34,7 +34,7 @@ from reconciler.ssh.channels.window import ReceiveWindow, WindowBudget
 CONTROL_SPARE: Final = 4096  # unsent control packets beyond four for each channel that is allowed
 
 _DATA = Packet.DATA.value
-_KINDS = frozenset(kind.value for kind in Packet)
+_KINDS = {kind.value: kind for kind in Packet}
 _LEAST = 5  # bytes: the type and a number
 _OPEN, _EOF_SENT = ChannelState.OPEN, ChannelState.EOF_SENT
 _DATA_HEAD = Struct(">BII")
@@ -183,9 +183,9 @@ class Mux:
     def _receive(self, packet: memoryview) -> None:
         if self._ended:
             return
-        if len(packet) < _LEAST or packet[0] not in _KINDS:
+        kind = _KINDS.get(packet[0]) if len(packet) >= _LEAST else None
+        if kind is None:
             raise LinkViolationError(f"the peer sent {bytes(packet[:_LEAST])!r}, which is no packet of a channel")
-        kind = Packet(packet[0])
         if kind is Packet.OPEN:
             self._requested(packet)
         else:

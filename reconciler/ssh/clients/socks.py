@@ -99,7 +99,10 @@ class SocksHandshake:
                     self._end(ConnectionRejected(ClientResult.LEFT))
                 if count <= 0:
                     return
-                self._act(self._handshake.feed(bytes(buffer[:count])))
+                events = self._handshake.feed(bytes(buffer[:count]))
+                self._act(events)
+                if events:  # the client waits for the reply: there is rarely more to read
+                    return
         except Exception as error:  # noqa: BLE001 - a bug met by one client must not leave the client hanging
             self._end(error)
 

@@ -34,6 +34,7 @@ from reconciler.ssh.relay.relay import Relay
 
 _RTT, _MIN_RTT, _INFO_SIZE = 68, 148, 152  # in Linux's struct tcp_info
 DELAY_UNKNOWN = 0.03  # seconds, assumed for the first channel of a path that cannot be measured
+DELAY_VALID = 0.1  # seconds for which a measured delay is used: thousands of channels may open meanwhile
 SILENT_GRACE = 0.5  # seconds for the keepalive reply: an idle link is silent for a whole interval
 
 
@@ -99,6 +100,8 @@ class Link:
         self._server_check: asyncio.Future[Answer] | None = None  # a request that only shows whether the server answers
         self._closing = False
         self._answer_time: float | None = None  # the least, of requests for channels
+        self._least_delay = DELAY_UNKNOWN
+        self._delay_until = 0.0  # when it is to be measured again
         ignore_packets.omit(dialled.connection)
         self.channels = ChannelDriver(dialled.connection, dialled.guard, self.forwards.offer, self._packet_received)
         client.on_lost = self._connection_lost
@@ -180,8 +183,12 @@ class Link:
         The connection's socket leads to the first jump host or to a proxy command only. Then the fastest answer to a
         request for a channel says most: it includes the server's dial of a destination.
         """
-        direct = None if self.dialled.hops else self._tcp_info(_MIN_RTT)
-        return direct if direct is not None else self._answer_time or DELAY_UNKNOWN
+        now = self._loop.time()
+        if now >= self._delay_until:
+            direct = None if self.dialled.hops else self._tcp_info(_MIN_RTT)
+            self._delay_until = now + DELAY_VALID
+            self._least_delay = direct if direct is not None else self._answer_time or DELAY_UNKNOWN
+        return self._least_delay
 
     def _tcp_info(self, offset: int) -> float | None:
         """Return a time of TCP_INFO in seconds, None if it is not available."""

@@ -73,32 +73,32 @@ class _AcceptQueue:
 
     def __init__(self) -> None:
         self._waiting: dict[Acceptor, None] = {}  # an ordered set
-        self._scheduled = False
+        self._has_run = False  # in this turn of the loop
 
     def add(self, acceptor: Acceptor) -> None:
         """Queue an acceptor whose socket is ready. The selector calls this in each iteration while it is."""
         self._waiting[acceptor] = None
-        self._schedule()
+        if not self._has_run:  # so no other waits
+            self._run(1)
 
     def remove(self, acceptor: Acceptor) -> None:
         self._waiting.pop(acceptor, None)
 
-    def _schedule(self) -> None:
-        if not self._scheduled:
-            self._scheduled = True
-            asyncio.get_running_loop().call_soon(self._run)
-
-    def _run(self) -> None:
-        self._scheduled = False
-        for _ in range(AT_ONCE):
+    def _run(self, count: int) -> None:
+        self._has_run = True
+        asyncio.get_running_loop().call_soon(self._next_turn)
+        for _ in range(count):
             if not self._waiting:
                 return
             acceptor = next(iter(self._waiting))
             del self._waiting[acceptor]
             if acceptor.accept():
                 self._waiting[acceptor] = None
+
+    def _next_turn(self) -> None:
+        self._has_run = False
         if self._waiting:
-            self._schedule()
+            self._run(AT_ONCE)
 
 
 _queues: WeakKeyDictionary[asyncio.AbstractEventLoop, _AcceptQueue] = WeakKeyDictionary()
@@ -177,9 +177,9 @@ class Acceptor:
 
     def _origin_of(self, peer: object) -> Origin:
         """Return the origin from the address that accept() returned: getpeername() fails after the client's reset."""
-        if self._sock.family == socket.AF_UNIX:
-            return UNIX
-        return tcp_origin(*peer[:2]) if isinstance(peer, tuple) and len(peer) >= 2 else UnknownOrigin()
+        if isinstance(peer, tuple) and len(peer) >= 2:
+            return tcp_origin(*peer[:2])
+        return UNIX if self._sock.family == socket.AF_UNIX else UnknownOrigin()
 
     def _reset_next(self) -> bool:
         """Accept the next client on the reserve and reset it. Returns False if that was not possible."""
