@@ -55,6 +55,8 @@ class TunnelJson(TypedDict):
 
 
 class StatusJson(TypedDict):
+    version: str
+    instance: str
     config: ConfigJson
     ending: NotRequired[bool]
     fault: NotRequired[str]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
-import socket
 import sys
 
 import click
@@ -20,6 +19,7 @@ from reconciler.config.load import Config
 from reconciler.core.shard import InvalidShardError, Shard, parse_shard
 from reconciler.runtime.app import App
 from reconciler.runtime.endpoints import DEFAULT_LISTEN, EndpointError, Endpoints, serving
+from reconciler.runtime.instance import instance_name
 from reconciler.system.daemon_threads import DaemonThreads
 from reconciler.system.descriptors import raise_soft_limit
 
@@ -57,10 +57,8 @@ class _Shard(click.ParamType[Shard]):
     def convert(self, value: str | Shard, param: click.Parameter | None, ctx: click.Context | None) -> Shard:
         if isinstance(value, Shard):
             return value
-        # The host name of a StatefulSet's pod is the pod's name, except with hostNetwork.
-        pod = os.environ.get("POD_NAME") or socket.gethostname().partition(".")[0]
         try:
-            return parse_shard(value, pod)
+            return parse_shard(value, instance_name(os.environ))
         except InvalidShardError as error:
             self.fail(str(error), param, ctx)
 

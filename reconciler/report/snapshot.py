@@ -142,10 +142,16 @@ class Liveness:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """The targets, the tunnels, the configuration and the process at the time `at`. `shard`: None for all targets."""
+    """The targets, the tunnels, the configuration and the process at the time `at`.
+
+    version    of the program
+    instance   the name of the pod or machine
+    shard      None for all targets
+    """
 
     at: float
     version: str
+    instance: str
     config: ConfigSnapshot
     targets: tuple[TargetSnapshot, ...]
     tunnels: tuple[TunnelSnapshot, ...]
@@ -188,6 +194,8 @@ def to_json(snapshot: Snapshot) -> Json:
     """
     config = snapshot.config
     return {
+        "version": snapshot.version,
+        "instance": snapshot.instance,
         **({"ending": True} if snapshot.liveness.ending else {}),
         **({"fault": snapshot.liveness.fault} if snapshot.liveness.fault else {}),
         **({"shard": str(snapshot.shard)} if snapshot.shard is not None else {}),

@@ -26,6 +26,7 @@ from reconciler.report.snapshot import (
 )
 from reconciler.runtime.config_store import ConfigStore
 from reconciler.runtime.engine import Engine
+from reconciler.runtime.instance import instance_name
 from reconciler.ssh.connect.negotiated import cipher, kex
 
 
@@ -44,6 +45,7 @@ class SnapshotBuilder:
         return Snapshot(
             at=now.wall,
             version=__version__,
+            instance=instance_name(engine.environ),
             config=self._config(self.config_store.latest, settled=engine.settled, watching=watching),
             targets=tuple(self._target(target, now) for target in status.targets),
             tunnels=(

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from reconciler import __version__
 from reconciler.config.load import load_files
 from reconciler.core.observed import Phase
 from reconciler.runtime.endpoints import EndpointError, Endpoints, serving
@@ -51,7 +52,8 @@ async def test_status_has_the_fields_of_the_contract(sshd: Sshd, echo: EchoServe
         await it.tunnels.all_up()
         await exchange("127.0.0.1", port, b"four")
         status = await it.control.get("/api/v1/status")
-        assert status.keys() == {"config", "targets", "tunnels"}
+        assert status.keys() == {"version", "instance", "config", "targets", "tunnels"}
+        assert (status["version"], status["instance"]) == (__version__, socket.gethostname().partition(".")[0])
         assert status["config"]["revision"].startswith("sha256:")
         assert status["config"]["files"] == [{"path": str(it.tunnels.file), "valid": True, "error": None}]
         [server], [tunnel] = status["targets"], status["tunnels"]

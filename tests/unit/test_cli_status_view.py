@@ -48,6 +48,8 @@ def status(*tunnels: TunnelJson, next_try: float | None = None, error: str | Non
     targets = [{"name": name, "nextTryAt": due} | {field: one[field] for field in shared} for name, one in last.items()]
     file = {"path": "tunnels.yaml", "valid": error is None, "error": error}
     return {
+        "version": "1.2.3",
+        "instance": "tunnels-0",
         "config": cast("Any", {"files": [file], "revision": "r", "loadedAt": ago(7200), "converged": True}),
         "targets": cast("list[TargetJson]", targets),
         "tunnels": list(tunnels),

@@ -39,6 +39,7 @@ def snapshot() -> Snapshot:
     return Snapshot(
         at=1.8e9,
         version="0",
+        instance="bench-0",
         config=config,
         targets=tuple(
             TargetSnapshot(f"t{n}", up, ("a:22",), (), "a:22", "aes", "x", 0.01, True, None, connects, dials, dials)
