@@ -54,6 +54,7 @@ class Loaded:
     rejected      the revision of the content that was read, if `desired` was not made from it; otherwise ""
     broken        maps a target to the reason that it cannot be used although its file is valid (a variable is not set);
                   such targets are in `desired`, off
+    places        maps the id of each tunnel of `desired` to the place of its definition
     watched       the files that the specs name (keys, certificates, passwords, known hosts), to watch for changes
     hidden        the values of variables that the files use, which are never shown as long as this object exists
     """
@@ -65,6 +66,7 @@ class Loaded:
     revision: str
     rejected: str
     broken: Mapping[str, str]
+    places: Mapping[str, Location]
     watched: frozenset[str]
     hidden: Redactor = field(compare=False)
 
@@ -101,6 +103,7 @@ class Config:
         self._parsed: dict[str, Candidate] = {}
         self._desired = NOTHING
         self._broken: Mapping[str, str] = {}
+        self._places: Mapping[str, Location] = {}
 
     def reload(self) -> Loaded:
         """Read everything again. Blocks as long as the disk does. Raises nothing, whatever the content."""
@@ -190,6 +193,7 @@ class Config:
         if applied is not None:
             self._desired = applied.desired.sharing(self._desired)
             self._broken = applied.broken
+            self._places = applied.places
             self._good = {document.file: document for document in choice.documents()}
         self._forget_absent(candidates)
         return self._loaded(choice, errors, as_written.warnings)
@@ -207,7 +211,7 @@ class Config:
                 return assemble(documents, self.environ, self.options, already, incomplete=incomplete)
         except TooLongError as error:
             changed = [name for name in choice.candidates if choice.is_changed(name)] or choice.candidates
-            return Assembled(NOTHING, tuple(_too_long(name, error) for name in changed), (), {}, frozenset())
+            return Assembled(NOTHING, tuple(_too_long(name, error) for name in changed), (), {}, {}, frozenset())
 
     def _assemble_good(self, choice: LastGood) -> tuple[Assembled | None, list[Problem]]:
         """Assemble files that are valid together, bad ones with their last good content. Return the errors too."""
@@ -248,6 +252,7 @@ class Config:
             revision=applied,
             rejected=seen if listed and seen != applied else "",
             broken=self._broken,
+            places=self._places,
             watched=named_files(self._desired),
             hidden=self.hidden,
         )

@@ -16,7 +16,7 @@ from reconciler.config.build.targets import Targets
 from reconciler.config.build.tunnels import BuiltTunnel, tunnels_of
 from reconciler.config.diagnostics import Report
 from reconciler.config.options import Options
-from reconciler.config.problem import ErrorCode, Problem
+from reconciler.config.problem import ErrorCode, Location, Problem
 from reconciler.config.schema.unparsed_paths import UnparsedPaths, may_define, may_follow
 from reconciler.core.addresses import Addresses, is_remote
 from reconciler.core.off import UNSET_VARIABLE
@@ -27,13 +27,15 @@ from reconciler.core.spec import Desired, Listen, TargetSpec
 class Assembled:
     """The result of one build.
 
-    `broken` maps a target to the reason that it cannot be used although its file is valid (a variable is not set).
+    broken    maps a target to the reason that it cannot be used although its file is valid (a variable is not set)
+    places    maps a tunnel's id to the place of its definition
     """
 
     desired: Desired
     errors: tuple[Problem, ...]
     warnings: tuple[Problem, ...]
     broken: Mapping[str, str]
+    places: Mapping[str, Location]
     overrides_schema: frozenset[tuple[str, int, int]]  # places where an error here replaces the schema's
 
 
@@ -75,7 +77,8 @@ def assemble(
     errors, warnings = _without_consequences(report.errors, gaps), _without_consequences(report.warnings, gaps)
     if options.strict:
         errors, warnings = errors + warnings, ()
-    return Assembled(desired, errors, warnings, dict(report.broken), frozenset(report.overrides_schema))
+    places = {tunnel.spec.id: tunnel.at for tunnel in tunnels}
+    return Assembled(desired, errors, warnings, dict(report.broken), places, frozenset(report.overrides_schema))
 
 
 def _without_consequences(problems: Iterable[Problem], gaps: Mapping[str, UnparsedPaths]) -> tuple[Problem, ...]:
