@@ -23,6 +23,7 @@ from reconciler.report.event_stream import stream
 from reconciler.report.events import Events
 from reconciler.report.metrics import Metrics
 from reconciler.report.snapshot import Liveness, Snapshot, TunnelSnapshot, sentence, to_json
+from reconciler.report.tunnel_detail import TunnelDetail
 from reconciler.system.redaction import redact, redact_json
 
 PAGE = Path(__file__).parent / "page"
@@ -65,10 +66,14 @@ class Rules:
 
 
 def application(
-    snapshot: Callable[[], Snapshot], liveness: Callable[[], Liveness], events: Events, rules: Rules
+    snapshot: Callable[[], Snapshot],
+    liveness: Callable[[], Liveness],
+    detail: Callable[[str], TunnelDetail | None],
+    events: Events,
+    rules: Rules,
 ) -> web.Application:
-    """Return the HTTP application."""
-    http = _Http(snapshot, liveness, events, rules)
+    """Return the HTTP application. `detail` returns the detail of the tunnel with that id."""
+    http = _Http(snapshot, liveness, detail, events, rules)
     app = web.Application(middlewares=[http.guard])
     app.on_response_prepare.append(_add_headers)
     app.router.add_get("/metrics", http.metrics)
@@ -84,10 +89,16 @@ def application(
 
 class _Http:
     def __init__(
-        self, snapshot: Callable[[], Snapshot], liveness: Callable[[], Liveness], events: Events, rules: Rules
+        self,
+        snapshot: Callable[[], Snapshot],
+        liveness: Callable[[], Liveness],
+        detail: Callable[[str], TunnelDetail | None],
+        events: Events,
+        rules: Rules,
     ) -> None:
         self._snapshot = snapshot
         self._liveness = liveness
+        self._detail = detail
         self._events = events
         self._rules = rules
         self._metrics = Metrics(rules.metric_labels)
@@ -141,7 +152,11 @@ class _Http:
     # --- for people --------------------------------------------------------------------------------------------
 
     async def status(self, request: web.Request) -> web.Response:
-        return web.json_response(redact_json(to_json(self._snapshot())))
+        content = to_json(self._snapshot())
+        if (tunnel_id := request.query.get("tunnel")) is not None:
+            detail = self._detail(tunnel_id)
+            content["detail"] = detail.to_json() if detail is not None else None
+        return web.json_response(redact_json(content))
 
     async def events(self, request: web.Request) -> web.StreamResponse:
         return await stream(request, self._events)

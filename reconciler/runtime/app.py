@@ -23,7 +23,9 @@ from reconciler.core.status import Status
 from reconciler.report.change_log import ChangeLogger
 from reconciler.report.changes import Change, ChangeTracker
 from reconciler.report.events import Event, Events, client_events
+from reconciler.report.history import Histories
 from reconciler.report.snapshot import Liveness, Snapshot
+from reconciler.report.tunnel_detail import TunnelDetail
 from reconciler.runtime import audit_log
 from reconciler.runtime.background import forever
 from reconciler.runtime.config_store import ConfigStore
@@ -49,6 +51,7 @@ class App:
         self._on_change = on_change
         self._change_tracker = ChangeTracker()
         self._change_logger = ChangeLogger()
+        self._histories = Histories()
         self.events = Events()
         self.shutdown = Shutdown(self.reload)
         self._reloads: set[asyncio.Task[Loaded]] = set()
@@ -62,7 +65,7 @@ class App:
             on_event=self.events.add,
             audit=self._audit,
         )
-        self._snapshot_builder = SnapshotBuilder(self.engine, self.config_store, self._change_tracker)
+        self._snapshot_builder = SnapshotBuilder(self.engine, self.config_store, self._change_tracker, self._histories)
         self._watcher: Watcher | None = None
         self._lags = deque([0.0, 0.0], maxlen=LAGS_KEPT)
 
@@ -206,10 +209,15 @@ class App:
         """Return everything that can be reported about this moment."""
         return self._snapshot_builder.take(self.liveness(), watching=self._watcher is not None and self._watcher.active)
 
+    def detail(self, tunnel_id: str) -> TunnelDetail | None:
+        """Return the detail of a tunnel, None if there is no such tunnel."""
+        return self._snapshot_builder.detail(tunnel_id)
+
     def _report(self, planned_from: Observed, plan: Plan, now: Now) -> None:
         """Report what changed in a pass."""
         status = self.engine.status or Status((), ())
         changes = self._change_tracker.update(status, now.wall)
+        self._histories.update(changes, now.wall)
         self._change_logger.log_changes(changes, status, now.mono)
         for event in (*map(Event.of, changes), *client_events(plan.actions, planned_from, now.wall)):
             self.events.add(event)

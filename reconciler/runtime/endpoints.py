@@ -75,7 +75,7 @@ async def _http(app: App, endpoints: Endpoints, stack: contextlib.AsyncExitStack
 
     async def serve() -> str:
         bound = await bind(address)
-        application = http_routes.application(app.snapshot, app.liveness, app.events, rules)
+        application = http_routes.application(app.snapshot, app.liveness, app.detail, app.events, rules)
         await _serve(Serving(application, limit=app.budget.endpoint_connections), bound, stack)
         log.info("metrics, health and status page on http://%s/", bound.address)
         return bound.address

@@ -1,6 +1,7 @@
-"""Builds a snapshot from the engine, the change tracker and the configuration store.
+"""Builds a snapshot, or the detail of one tunnel, from the engine, the changes and the configuration store.
 
-Input: the parts of the running process. Output: `report.snapshot.Snapshot`, which shares no mutable state with them.
+Input: the parts of the running process. Output: `report.snapshot.Snapshot` and `report.tunnel_detail.TunnelDetail`,
+which share no mutable state with them.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from reconciler.core.spec import Endpoint, Listen, LocalTcp, LocalUnix, RemoteTc
 from reconciler.core.status import Status, TargetStatus, TunnelStatus, Verdict
 from reconciler.core.subject import Subject
 from reconciler.report.changes import ChangeTracker
+from reconciler.report.history import Histories
 from reconciler.report.snapshot import (
     Condition,
     ConfigSnapshot,
@@ -24,6 +26,7 @@ from reconciler.report.snapshot import (
     TargetSnapshot,
     TunnelSnapshot,
 )
+from reconciler.report.tunnel_detail import CLIENTS_MAX, ClientSnapshot, TunnelDetail
 from reconciler.runtime.config_store import ConfigStore
 from reconciler.runtime.engine import Engine
 from reconciler.runtime.instance import instance_name
@@ -37,6 +40,7 @@ class SnapshotBuilder:
     engine: Engine
     config_store: ConfigStore
     change_tracker: ChangeTracker
+    histories: Histories
 
     def take(self, liveness: Liveness, *, watching: bool) -> Snapshot:
         """Return a snapshot of now, with the status of the last pass."""
@@ -55,6 +59,25 @@ class SnapshotBuilder:
             reconciles=engine.loop.passes.frozen(),
             liveness=liveness,
             shard=engine.shard,
+        )
+
+    def detail(self, tunnel_id: str) -> TunnelDetail | None:
+        """Return the detail of a tunnel, None if there is no such tunnel."""
+        history = self.histories.get(tunnel_id, self.engine.loop.now().wall)
+        if history is None:
+            return None
+        loaded = self.config_store.latest
+        place = loaded.places.get(tunnel_id) if loaded is not None else None
+        own = [one for one in self.engine.actuator.connections() if one.tunnel.id == tunnel_id]
+        return TunnelDetail(
+            id=tunnel_id,
+            file=place.file if place is not None else "",
+            line=place.line if place is not None else 0,
+            history=history,
+            clients=tuple(
+                ClientSnapshot(one.origin, one.since, one.sent, one.received, held=one.link is None)
+                for one in own[: -CLIENTS_MAX - 1 : -1]
+            ),
         )
 
     def _config(self, loaded: Loaded | None, *, settled: bool, watching: bool) -> ConfigSnapshot:
