@@ -177,12 +177,18 @@ class Tab:
         self._session = ""
         await self.call("Target.disposeBrowserContext", browserContextId=context)
 
-    async def run(self, expression: str) -> Any:
-        """Return the value of a JavaScript expression; a promise is awaited."""
-        result = await self.call("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
+    async def run(self, expression: str, *, gesture: bool = False) -> Any:
+        """Return the value of a JavaScript expression; a promise is awaited. `gesture`: as if a person did it."""
+        result = await self.call(
+            "Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True, userGesture=gesture
+        )
         if "exceptionDetails" in result:
             raise AssertionError(f"{expression}: {result['exceptionDetails']}")
         return result["result"].get("value")
+
+    async def click(self, expression: str) -> None:
+        """Click the element of a JavaScript expression."""
+        await self.run(f"({expression}).click()", gesture=True)
 
     async def until(self, expression: str, within: float = 30.0) -> Any:
         """Wait until a JavaScript expression is truthy."""

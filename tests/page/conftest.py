@@ -6,7 +6,9 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
+from page import world as worlds
 from page.browser import Chromium, ChromiumMissingError, Tab, new_tab
+from page.fake import FakeServer
 from support.network_changes import no_changes
 
 
@@ -28,3 +30,15 @@ async def tab(chromium: Chromium) -> AsyncIterator[Tab]:
             await tab.size(1280, 3000)  # all rows in view: other rows have no innerText
             yield tab
             assert not tab.complaints
+
+
+@pytest.fixture
+async def failing() -> AsyncIterator[FakeServer]:
+    async with FakeServer(worlds.some_failing()) as server:
+        yield server
+
+
+@pytest.fixture
+async def well() -> AsyncIterator[FakeServer]:
+    async with FakeServer(worlds.all_up()) as server:
+        yield server

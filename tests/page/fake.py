@@ -18,7 +18,8 @@ from aiohttp import web
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from page import world as worlds
-from page.world import Json, World
+from page.details import Json
+from page.world import World
 from support.wait import free_port
 
 PAGE = Path(__file__).parents[2] / "reconciler" / "report" / "page"
@@ -85,9 +86,12 @@ class FakeServer:
         path = PAGE / Path(request.match_info["name"]).name
         return web.FileResponse(path, headers=HEADERS) if path.is_file() else web.Response(status=404)
 
-    async def _status(self, _request: web.Request) -> web.StreamResponse:
+    async def _status(self, request: web.Request) -> web.StreamResponse:
         self.asked += 1
-        return web.json_response(self.world.status(), status=self.status_code, headers=HEADERS)
+        content = self.world.status()
+        if (tunnel_id := request.query.get("tunnel")) is not None:
+            content["detail"] = self.world.detail(tunnel_id)
+        return web.json_response(content, status=self.status_code, headers=HEADERS)
 
     async def _events(self, request: web.Request) -> web.StreamResponse:
         response = web.StreamResponse(headers={**HEADERS, "Content-Type": "text/event-stream"})

@@ -4,58 +4,18 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import AsyncIterator
 from itertools import pairwise
 
 import pytest
 
 from page import world as worlds
 from page.browser import Tab
+from page.details import stamp
 from page.fake import CSP, FakeServer
-from page.world import ATTACK, PROBE, REFUSED, World, stamp, tunnel
+from page.seen import CONTRAST, check_that_nothing_is_too_wide, opened, row, shown, text
+from page.world import ATTACK, PROBE, REFUSED, World, tunnel
 from reconciler.core.observed import Phase
 from support.wait import eventually
-
-ROW = "[...document.querySelectorAll('.tunnel')].find(row => row.querySelector('.name').title === {})"
-
-
-@pytest.fixture
-async def failing() -> AsyncIterator[FakeServer]:
-    async with FakeServer(worlds.some_failing()) as server:
-        yield server
-
-
-@pytest.fixture
-async def well() -> AsyncIterator[FakeServer]:
-    async with FakeServer(worlds.all_up()) as server:
-        yield server
-
-
-def row(tunnel_id: str) -> str:
-    return ROW.format(json.dumps(tunnel_id))
-
-
-async def opened(tab: Tab, server: FakeServer, view: str = "") -> None:
-    await tab.open(server.url + view)
-    await tab.until("document.querySelectorAll('.tunnel').length > 0")
-    await painted(tab)
-
-
-async def painted(tab: Tab) -> None:
-    """Wait for a frame: until then, rows have no layout and no innerText."""
-    await tab.run("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(() => done(true))))")
-
-
-async def shown(tab: Tab) -> list[str]:
-    found: list[str] = await tab.run("[...document.querySelectorAll('.tunnel .name')].map(name => name.title)")
-    return found
-
-
-async def text(tab: Tab, expression: str) -> str:
-    await painted(tab)
-    found: str = await tab.run(f"({expression}).innerText.replace(/\\s+/g, ' ').trim()")
-    return found
-
 
 # --- what it shows ----------------------------------------------------------------------------------------------------
 
@@ -420,60 +380,7 @@ async def test_nothing_scrolls_sideways(tab: Tab, width: int, case: str) -> None
         await tab.size(width, 844, phone=width < 500)
         await opened(tab, server)
         await tab.until("document.querySelectorAll('#events li').length > 0")
-        too_wide = await tab.run(
-            """[...document.querySelectorAll('body *')].filter(node => node.checkVisibility()
-            && !node.closest('.unseen, .skip, pre') && node.getBoundingClientRect().right > innerWidth + 0.5)
-            .map(node => `${node.tagName}.${node.className}`)"""
-        )
-        assert too_wide == []
-        assert await tab.run("document.scrollingElement.scrollWidth <= innerWidth")
-
-
-CONTRAST = """(() => {
-  const context = document.createElement('canvas').getContext('2d', {willReadFrequently: true});
-  const parse = colour => {
-    context.clearRect(0, 0, 1, 1);
-    context.fillStyle = colour;
-    context.fillRect(0, 0, 1, 1);
-    return [...context.getImageData(0, 0, 1, 1).data];
-  };
-  const luminance = ([r, g, b]) => [r, g, b].map(value => value / 255)
-    .map(value => value <= 0.04045 ? value / 12.92 : ((value + 0.055) / 1.055) ** 2.4)
-    .reduce((sum, value, index) => sum + value * [0.2126, 0.7152, 0.0722][index], 0);
-  const ground = node => {
-    for (let at = node; at !== null; at = at.parentElement) {
-      const colour = parse(getComputedStyle(at).backgroundColor);
-      if (colour[3] === 255) return colour;
-    }
-    return parse('white');
-  };
-  const ratio = (one, other) => {
-    const [high, low] = [luminance(one), luminance(other)].sort((a, b) => b - a);
-    return (high + 0.05) / (low + 0.05);
-  };
-  const low = new Map();
-  let pairs = new Set();
-  const check = (node, colour, behind, least, what) => {
-    const found = ratio(parse(colour), behind);
-    pairs.add(`${colour} on ${behind}`);
-    if (found < least) low.set(`${what} ${node.tagName}.${node.className}: ${colour} on ${behind}`, found.toFixed(2));
-  };
-  for (const node of document.querySelectorAll('body *')) {
-    if (!node.checkVisibility() || node.closest('template')) continue;
-    const style = getComputedStyle(node);
-    const hasText = [...node.childNodes].some(child => child.nodeType === 3 && child.data.trim());
-    if (hasText) check(node, style.color, ground(node), 4.5, 'text');
-    if (node.matches('.shape, .beat')) {
-      const filled = style.backgroundColor !== 'rgba(0, 0, 0, 0)';
-      check(node, filled ? style.backgroundColor : style.borderLeftColor, ground(node.parentElement), 3, 'shape');
-    }
-    if (node.matches('button, input')) check(node, style.borderTopColor, ground(node.parentElement), 3, 'edge');
-    if (node.matches('path')) check(node, style.stroke, ground(node), 3, 'line');
-  }
-  const input = document.getElementById('filter');
-  check(input, getComputedStyle(input, '::placeholder').color, ground(input), 4.5, 'placeholder');
-  return {low: Object.fromEntries(low), pairs: pairs.size};
-})()"""
+        await check_that_nothing_is_too_wide(tab)
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -561,6 +468,12 @@ async def test_formats_of_numbers_and_times(tab: Tab, well: FakeServer) -> None:
         "roundTrip(0.0042)": "4.2 ms",
         "count(1, 'tunnel')": "1 tunnel",
         "clock(NaN)": "",
+        "duration(0.3)": "0.3 s",
+        "duration(9.96)": "10 s",
+        "duration(59.6)": "1 min",
+        "duration(70.2)": "1 min 10 s",
+        "moment(0, 60_000) === clock(0)": True,
+        "moment(0, 3 * 86_400_000) === `${new Date(0).toLocaleDateString()} ${clock(0)}`": True,
         "millis(1.5)": 1500,
         "millis('2027-01-31T00:00:00Z')": 1_801_353_600_000,
         "Number.isNaN(millis(null))": True,
@@ -568,7 +481,7 @@ async def test_formats_of_numbers_and_times(tab: Tab, well: FakeServer) -> None:
         "listening({type: 'local', listen: '[::1]:0', target: 'prod'})": "[::1]:(any port)",
         "listening({type: 'remote', listen: '127.0.0.1:5432', target: 'prod'})": "127.0.0.1:5432 on prod",
     }
-    names = "bytes, rate, span, roundTrip, count, clock, millis, listening"
+    names = "bytes, rate, span, roundTrip, count, clock, duration, moment, millis, listening"
     shown_text = await tab.run(f"import('./page/format.js').then(({{{names}}}) => [{', '.join(words)}])")
     assert dict(zip(words, shown_text, strict=True)) == words
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 import random
 import time
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from typing import Any
 
-Json = dict[str, Any]
+from page.details import Json, client, detail, failure, hour, stamp
 
 NEEDS_ACTION = {"auth", "host_key", "certificate_expired", "secret_unreadable", "bind", "forbidden_by_server"}
 REFUSED = (
@@ -20,6 +19,15 @@ AUTH = (
     "check `user` and the key here, and authorized_keys on the server"
 )
 IN_USE = "127.0.0.1:6379 is in use by redis-server (pid 4711): stop it, or choose another port"
+KEEPALIVE = (
+    "bastion.eu.example.com:22 stopped answering: nothing was received for 30 s: check the network between, or "
+    "raise `keepaliveCountMax`"
+)
+CLOSED = (
+    "bastion.eu.example.com:22 closed the connection: its last 3 connections ended after about 300 s without data: "
+    "a firewall, NAT or load balancer on the way drops idle connections, or the server does: set "
+    "`keepaliveInterval: 100s`"
+)
 PROBE = (
     "GET /health answered 503 Service Unavailable: see the destination's log; correct `health` if the probe "
     "asks for the wrong thing (probed every 30 s)"
@@ -29,11 +37,6 @@ UNREACHED: Json = {"host": "", "cipher": None, "kex": None, "rttSeconds": None, 
 INVALID = """\
 tunnels.d/search.yaml:14:9: targets.search.tunnels[2].localPrt: unknown key: did you mean `localPort`?
 tunnels.d/search.yaml:21:20: targets.search.port: port 70000 is out of range: expected 1 to 65535"""
-
-
-def stamp(at: float) -> str:
-    """Format Unix time as the program does."""
-    return datetime.fromtimestamp(at, UTC).isoformat().replace("+00:00", "Z")
 
 
 def target(name: str, server: str, **fields: Any) -> Json:
@@ -95,6 +98,8 @@ class World:
     retries: dict[str, float] = field(default_factory=dict)
     converged: bool = True
     ending: bool = False
+    instance: str = "gate-1"
+    details: dict[str, Json] = field(default_factory=dict)
     began: float = field(default_factory=time.time)
 
     def status(self) -> Json:
@@ -112,7 +117,14 @@ class World:
             "converged": self.converged,
         }
         ending = {"ending": True} if self.ending else {}
-        return {**ending, "config": config, "targets": self.targets, "tunnels": self.tunnels}
+        process = {"version": "1.4.0", "instance": self.instance, **ending}
+        return {**process, "config": config, "targets": self.targets, "tunnels": self.tunnels}
+
+    def detail(self, tunnel_id: str) -> Json | None:
+        """Return the detail of a tunnel: that in `details`, or one without losses. None if there is no such tunnel."""
+        if all(one["id"] != tunnel_id for one in self.tunnels):
+            return None
+        return {**detail(tunnel_id), **self.details.get(tunnel_id, {})}
 
     def find(self, name: str) -> Json:
         """Return a tunnel by its id, or a target by its name."""
@@ -259,6 +271,40 @@ def some_failing() -> World:
     world.find("edge").update(hostKeyVerified=False)
     world.files.append({"path": "/etc/tunnels/tunnels.d/search.yaml", "valid": False, "error": INVALID})
     world.converged = False
+    world.details["prod/postgres"] = detail(
+        "prod/postgres",
+        history=hour(
+            m47=(41.2, 18.8, 0, 1, 1),
+            m31=(48.0, 12.0, 0, 1, 0),
+            m30=(0, 60, 0, 0, 0),
+            m29=(22.5, 37.5, 0, 0, 1),
+            m3=(57.0, 3.0, 0, 1, 1),
+            m0=(0, time.time() % 60, 0, 1, 0),
+            **{f"m{ago}": (0.0, 0.0, 60.0, 0, 0) for ago in range(12, 17)},
+            **{f"m{ago}": (0.0, 0.0, 0.0, 0, 0) for ago in range(53, 60)},
+        ),
+        failures=[
+            failure(20, "refused", REFUSED, 2),
+            failure(1790, "keepalive", KEEPALIVE, 3),
+            failure(2850, "closed_by_server", CLOSED),
+        ],
+        clients=[
+            *(client(f"127.0.0.1:{50_000 + 7 * number}", 18 - number, state="held") for number in range(7)),
+        ],
+    )
+    world.details["staging/browse"] = detail(
+        "staging/browse",
+        line=31,
+        history=hour(m21=(53.0, 7.0, 0, 1, 1), m8=(59.2, 0.8, 0, 1, 1)),
+        failures=[failure(1250, "keepalive", KEEPALIVE, 2)],
+        clients=[
+            client("127.0.0.1:50214", 4, 3_100, 48_200),
+            client("10.20.4.17:61022", 95, 41_000, 2_310_000),
+            client("[2001:db8:85a3:8d3:1319:8a2e:370:7348]:40112", 610, 882_000, 91_400_000),
+            client("127.0.0.1:49822", 1720, 12_400, 96_000),
+            client("10.20.4.17:60990", 3010, 7_310_000, 1_210_000_000),
+        ],
+    )
     for ago, event in enumerate(reversed(world.events)):
         event["at"] = event["at"] if ago > 12 else stamp(time.time() - 7 * ago - 3)
     return world
@@ -286,7 +332,11 @@ def hostile() -> World:
         ),
         tunnel(ATTACK, "javascript", "javascript:window.broken='yes'", "127.0.0.1:1", phase=ATTACK, type=ATTACK),
     ]
-    world = World(targets, tunnels, [{"path": ATTACK, "valid": False, "error": ATTACK}])
+    world = World(targets, tunnels, [{"path": ATTACK, "valid": False, "error": ATTACK}], instance=ATTACK)
+    hostile_id = tunnels[0]["id"]
+    world.details[hostile_id] = detail(
+        hostile_id, file=ATTACK, failures=[failure(9, ATTACK, ATTACK)], clients=[client(ATTACK, 9, state=ATTACK)]
+    )
     world.events = [
         {
             "at": stamp(time.time()),

@@ -39,6 +39,11 @@ export function setTitle(node, value) {
   if (differs(node, 'title', value)) node.title = printable(value);
 }
 
+// A link within this page: `hash` begins with #.
+export function setLink(node, hash) {
+  if (differs(node, 'link', hash)) node.setAttribute('href', hash);
+}
+
 // A data attribute, for the style sheet. '' removes it.
 export function setData(node, key, value) {
   if (!differs(node, `data-${key}`, value)) return;

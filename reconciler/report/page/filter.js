@@ -1,6 +1,6 @@
-// The filter: the search field, "only problems" and the phases. It is kept in the URL, so that a view can be shared or
-// linked from an alert: #q=prod&problems=1.
+// The filter: the search field, "only problems" and the phases. It is kept in the address.
 
+import { inAddress, replaceAddress } from './address.js';
 import { arrange, byId, fromTemplate, setData, setHidden, setPhase, setPressed, setText } from './dom.js';
 import { countProblems, isProblem } from './rows.js';
 import { count, listening } from './format.js';
@@ -87,11 +87,12 @@ export class Filter {
     this.#words = text.toLowerCase().split(/\s+/).filter(Boolean);
     this.#problems = problems;
     this.#phase = phase;
-    this.#writeUrl(text.trim());
+    replaceAddress({ q: text.trim(), problems: problems ? '1' : '', phase });
     this.#changed();
   }
 
   #key(event) {
+    if (event.defaultPrevented || inAddress('tunnel') !== '') return; // the filter is hidden while a tunnel is shown
     const typing = event.target instanceof HTMLInputElement;
     if (event.key === '/' && !typing && !event.ctrlKey && !event.metaKey && !event.altKey) {
       event.preventDefault();
@@ -104,18 +105,8 @@ export class Filter {
   }
 
   #readUrl() {
-    const parameters = new URLSearchParams(location.hash.slice(1));
-    byId('filter').value = parameters.get('q') ?? '';
-    this.#set({ text: parameters.get('q') ?? '', problems: parameters.get('problems') === '1', phase: parameters.get('phase') ?? '' });
-  }
-
-  #writeUrl(text) {
-    const parameters = new URLSearchParams();
-    if (text) parameters.set('q', text);
-    if (this.#problems) parameters.set('problems', '1');
-    if (this.#phase) parameters.set('phase', this.#phase);
-    const hash = parameters.toString();
-    if (hash !== location.hash.slice(1)) history.replaceState(null, '', hash ? `#${hash}` : location.pathname + location.search);
+    byId('filter').value = inAddress('q');
+    this.#set({ text: inAddress('q'), problems: inAddress('problems') === '1', phase: inAddress('phase') });
   }
 }
 

@@ -35,8 +35,27 @@ export function span(ms) {
   return hours % 24 && days < 7 ? `${days} d ${hours % 24} h` : `${days} d`;
 }
 
+// "0.3 s", "12 s", "1 min 10 s": for times that are added up.
+export function duration(seconds) {
+  if (seconds < 9.95) return `${Number(seconds.toFixed(1))} s`;
+  const whole = Math.round(seconds);
+  if (whole < 60) return `${whole} s`;
+  return whole % 60 ? `${Math.floor(whole / 60)} min ${whole % 60} s` : `${whole / 60} min`;
+}
+
+// The hour and minute of a time.
+export function minuteOf(ms) {
+  return new Date(ms).toLocaleTimeString([], { hour: '2-digit', minute: '2-digit', hour12: false });
+}
+
 export function clock(ms) {
   return Number.isNaN(ms) ? '' : new Date(ms).toLocaleTimeString([], { hour12: false });
+}
+
+// A time of another day has its date.
+export function moment(ms, now) {
+  const day = new Date(ms);
+  return day.toDateString() === new Date(now).toDateString() ? clock(ms) : `${day.toLocaleDateString()} ${clock(ms)}`;
 }
 
 export function roundTrip(seconds) {

@@ -4,8 +4,10 @@
 import { announce, announceChanges } from './announce.js';
 import { isInvalid, showConfig } from './config.js';
 import { arrange, byId, setData, setHidden, setText } from './dom.js';
+import { Detail } from './detail.js';
 import { Events } from './events.js';
 import { Filter } from './filter.js';
+import { followKeys } from './list_keys.js';
 import { TargetRow, TunnelRow, countProblems } from './rows.js';
 import { showTraffic } from './traffic.js';
 import { clock, count, millis, span } from './format.js';
@@ -17,12 +19,14 @@ const TICK_MS = 1000;
 
 let status = null; // the last response
 let receivedAt = 0; // performance.now() of the last response
+let receivedWall = 0; // Date.now() of the last response
 let lostAt = null; // Date.now() of the first failed poll, null while connected
 let skew = 0; // the server's clock minus the browser's, in ms
 const targets = new Map();
 const tunnels = new Map();
 
 const events = new Events(() => pollIn(EVENT_DELAY_MS));
+const detail = new Detail(moved); // before the filter: both use the Escape key
 const filter = new Filter(() => status !== null && arrangeRows());
 
 // --- polling ----------------------------------------------------------------------------------------------------------
@@ -38,11 +42,14 @@ function pollIn(ms) {
 async function poll() {
   if (isPolling || document.hidden) return; // a hidden page polls again when it becomes visible
   isPolling = true;
+  const asked = detail.id;
+  const query = asked === '' ? '' : `?tunnel=${encodeURIComponent(asked)}`;
   try {
-    const response = await fetch('api/v1/status', { cache: 'no-store', signal: AbortSignal.timeout(TIMEOUT_MS) });
+    const response = await fetch(`api/v1/status${query}`, { cache: 'no-store', signal: AbortSignal.timeout(TIMEOUT_MS) });
     if (!response.ok) throw new Error(`the server answered ${response.status} ${response.statusText}`.trim());
     status = await response.json();
     receivedAt = performance.now();
+    receivedWall = Date.now();
     // The Date header has whole seconds: ignore a small difference.
     const difference = millis(status.now ?? response.headers.get('Date')) - Date.now();
     skew = Math.abs(difference) > 2000 ? difference : 0;
@@ -52,7 +59,7 @@ async function poll() {
     setDisconnected(error);
   } finally {
     isPolling = false;
-    pollIn(POLL_MS);
+    pollIn(detail.id === asked ? POLL_MS : 0);
   }
 }
 
@@ -87,6 +94,7 @@ function showConnection() {
   const age = performance.now() - receivedAt;
   if (lostAt !== null) setText(byId('contact-words'), `disconnected for ${span(Date.now() - lostAt)}`);
   else if (status !== null) setText(byId('contact-words'), age < POLL_MS + TIMEOUT_MS / 2 ? 'live' : `${span(age)} old`);
+  detail.showAge(receivedWall, lostAt !== null && status !== null ? age : null);
   setData(byId('contact'), 'state', lostAt !== null ? 'lost' : status === null ? 'waiting' : 'live');
 }
 
@@ -109,12 +117,50 @@ function show() {
   prune(targets, new Set(byName.keys()));
   prune(tunnels, new Set(status.tunnels.map((tunnel) => tunnel.id)));
   arrangeRows();
+  showDetail();
+  setText(byId('instance'), status.instance ?? '');
+  setText(byId('version'), status.version ?? '–');
   showConfig(status.config ?? {}, now, Boolean(status.ending));
   showTraffic(sent, received, receivedAt);
   showTitle();
   showConnection();
   announceChanges(status.targets, status.tunnels);
 }
+
+// --- one tunnel -------------------------------------------------------------------------------------------------------
+
+const STILL = { sent: 0, received: 0 };
+
+function showDetail() {
+  detail.show(status, tunnels.get(detail.id)?.meter ?? STILL, Date.now() + skew);
+}
+
+// The address names another tunnel, or none. Back in the list, the focus returns to the tunnel that was shown.
+function moved(before) {
+  showDetail();
+  showTitle();
+  showConnection();
+  pollIn(0);
+  if (detail.id !== '') return;
+  const row = tunnels.get(before)?.node;
+  (row?.isConnected ? row.querySelector('a.name') : byId('targets')).focus({ preventScroll: true });
+}
+
+// A link to a tunnel keeps the filter. With a modifier the browser opens it elsewhere, without the filter.
+function followLink(event) {
+  const link = event.target.closest('a.name');
+  if (link === null || event.ctrlKey || event.metaKey || event.shiftKey || event.altKey) return;
+  event.preventDefault();
+  detail.open(new URLSearchParams(link.hash.slice(1)).get('tunnel'));
+}
+
+// The skip link must not replace the view in the address.
+function skip(event) {
+  event.preventDefault();
+  byId(detail.id === '' ? 'targets' : 'detail-title').focus();
+}
+
+// --- rows -------------------------------------------------------------------------------------------------------------
 
 function rowOf(rows, key, Row) {
   if (!rows.has(key)) rows.set(key, new Row());
@@ -159,7 +205,7 @@ function showTitle() {
   const invalid = isInvalid(status?.config);
   const live = status?.ending ? 'ending' : bad > 0 ? count(bad, 'problem') : invalid ? 'invalid file' : 'no problems';
   const words = lostAt !== null ? 'disconnected' : live;
-  setText(document.querySelector('title'), `${words} · tunnels`);
+  setText(document.querySelector('title'), [words, detail.id, 'tunnels'].filter(Boolean).join(' · '));
   const state = lostAt !== null ? 'lost' : live === 'no problems' ? 'good' : 'bad';
   if (state === icon) return;
   icon = state;
@@ -176,6 +222,7 @@ function tick() {
   const now = Date.now() + skew;
   for (const row of targets.values()) row.why.tick(now);
   for (const row of tunnels.values()) row.why.tick(now);
+  detail.tick(now);
 }
 
 document.addEventListener('visibilitychange', () => {
@@ -186,7 +233,11 @@ document.addEventListener('visibilitychange', () => {
   }
 });
 
+byId('targets').addEventListener('click', followLink);
+document.querySelector('.skip').addEventListener('click', skip);
+addEventListener('keydown', followKeys);
 setText(byId('place'), location.host);
 setInterval(tick, TICK_MS);
+showDetail();
 events.connect();
 poll();

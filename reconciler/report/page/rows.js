@@ -1,6 +1,6 @@
 // One row for each target and tunnel. A row is created once and kept; an update writes only what differs.
 
-import { fromTemplate, setData, setHidden, setPhase, setText, setTitle } from './dom.js';
+import { fromTemplate, setData, setHidden, setLink, setPhase, setText, setTitle } from './dom.js';
 import { Route } from './route.js';
 import { bytes, count, millis, rate, roundTrip, span } from './format.js';
 
@@ -73,6 +73,7 @@ export class TunnelRow {
     setPhase(phase, tunnel.phase);
     setText(name, tunnel.name);
     setTitle(name, tunnel.id);
+    setLink(name, `#${new URLSearchParams({ tunnel: tunnel.id }).toString().replaceAll('%2F', '/')}`);
     setText(note, noteOf(tunnel, now));
     setData(this.node, 'tone', isProblem(tunnel) ? 'bad' : tunnel.phase === 'off' ? 'off' : '');
     this.route.draw(tunnel, target);
@@ -98,7 +99,7 @@ function isFailureOfTarget(tunnel, target) {
   return target !== undefined && Boolean(target.message) && tunnel.message === target.message && tunnel.reason === target.reason;
 }
 
-function noteOf(tunnel, now) {
+export function noteOf(tunnel, now) {
   const labels = Object.entries(tunnel.labels ?? {}).map(([name, value]) => `${name}=${value}`);
   const notes = [tunnel.type, tunnel.description, ...labels];
   if (tunnel.reconnects) notes.push(count(tunnel.reconnects, 'reconnect'));
@@ -114,7 +115,7 @@ function sinceOf(tunnel, now, isInherited) {
 }
 
 // The reason and message of a target or tunnel, and the time of the next try.
-class Why {
+export class Why {
   constructor(node) {
     this.node = node;
     this.parts = ['reason', 'message', 'next'].map((name) => node.querySelector(`.${name}`));
