@@ -11,7 +11,6 @@ from __future__ import annotations
 from array import array
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from enum import IntEnum
 
 from reconciler.core.observed import Phase, Reason
 from reconciler.core.status import Verdict
@@ -29,17 +28,10 @@ _COUNT_MAX = 65_535  # of an array of type "H"
 _CLOSING = NOT_EXPECTED_UP | {Phase.DRAINING}
 
 
-class _Field(IntEnum):
-    """The numbers of one minute: milliseconds in each state, and counts."""
-
-    UP = 0
-    DOWN = 1
-    OFF = 2
-    LOSSES = 3
-    RECONNECTS = 4
-
-
-_EMPTY = array("H", [0] * len(_Field))
+# The numbers of one minute: milliseconds in each state, and counts. Plain integers: a pass may record thousands.
+_UP, _DOWN, _OFF, _LOSSES, _RECONNECTS = range(5)
+_NUMBERS = 5
+_EMPTY = array("H", [0] * (_NUMBERS * MINUTES))
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,10 +101,10 @@ class _Record:
     __slots__ = ("_failures", "_minute", "_numbers", "_state", "_until", "_was_up")
 
     def __init__(self, wall: float) -> None:
-        self._numbers = array("H", _EMPTY * MINUTES)  # the ring: a minute is at its number modulo MINUTES
+        self._numbers = _EMPTY[:]  # the ring: a minute is at its number modulo MINUTES
         self._minute = _minute_of(wall)  # the latest minute in the ring
         self._until = wall  # the ring is complete up to this time
-        self._state = _Field.OFF
+        self._state = _OFF
         self._was_up = False
         self._failures: tuple[PastFailure, ...] = ()  # oldest first
 
@@ -120,10 +112,10 @@ class _Record:
         self.record(change.at)
         self._state = _state_of(verdict.phase)
         if verdict.phase is not change.before:
-            if change.before is Phase.UP and self._state is _Field.DOWN:
-                self._count(change.at, _Field.LOSSES)
+            if change.before is Phase.UP and self._state is _DOWN:
+                self._count(change.at, _LOSSES)
             if verdict.phase is Phase.UP and self._was_up:
-                self._count(change.at, _Field.RECONNECTS)
+                self._count(change.at, _RECONNECTS)
         self._was_up |= verdict.phase is Phase.UP
         if verdict.reason is not None:
             self._fail(change.at, verdict.reason, verdict.message)
@@ -142,7 +134,7 @@ class _Record:
         """Leave out the time from `known`. If `wall` is earlier, the clock was set back: nothing has a time then."""
         self.record(known)
         if wall < known:
-            self._numbers = array("H", _EMPTY * MINUTES)
+            self._numbers = _EMPTY[:]
             self._minute = _minute_of(wall)
         self._until = wall
 
@@ -151,35 +143,38 @@ class _Record:
         first = self._minute - MINUTES + 1
         minutes = range(first, self._minute + 1)
 
-        def numbers(field: _Field) -> tuple[int, ...]:
+        def numbers(field: int) -> tuple[int, ...]:
             return tuple(self._numbers[_position(minute) + field] for minute in minutes)
 
-        def seconds(field: _Field) -> tuple[float, ...]:
+        def seconds(field: int) -> tuple[float, ...]:
             return tuple(number / 1000 for number in numbers(field))
 
         return TunnelHistory(
             since=first * _MINUTE,
-            up=seconds(_Field.UP),
-            down=seconds(_Field.DOWN),
-            off=seconds(_Field.OFF),
-            losses=numbers(_Field.LOSSES),
-            reconnects=numbers(_Field.RECONNECTS),
+            up=seconds(_UP),
+            down=seconds(_DOWN),
+            off=seconds(_OFF),
+            losses=numbers(_LOSSES),
+            reconnects=numbers(_RECONNECTS),
             failures=self._failures[::-1],
         )
 
-    def _count(self, at: float, field: _Field) -> None:
+    def _count(self, at: float, field: int) -> None:
         self._add(_minute_of(at), field, 1)
 
-    def _add(self, minute: int, field: _Field, number: int) -> None:
+    def _add(self, minute: int, field: int, number: int) -> None:
         position = self._enter(minute) + field
         self._numbers[position] = min(self._numbers[position] + number, _COUNT_MAX)
 
     def _enter(self, minute: int) -> int:
         """Move on to a minute, and return the position of its numbers. The ring never moves back."""
-        for passed in range(max(self._minute, minute - MINUTES) + 1, minute + 1):
-            position = _position(passed)
-            self._numbers[position : position + len(_EMPTY)] = _EMPTY
-        self._minute = max(self._minute, minute)
+        if minute - self._minute >= MINUTES:
+            self._numbers = _EMPTY[:]
+            self._minute = minute
+        while self._minute < minute:
+            self._minute += 1
+            position = _position(self._minute)
+            self._numbers[position : position + _NUMBERS] = _EMPTY[:_NUMBERS]
         return _position(self._minute)
 
     def _fail(self, at: float, reason: Reason, message: str) -> None:
@@ -196,10 +191,10 @@ def _minute_of(wall: float) -> int:
 
 
 def _position(minute: int) -> int:
-    return minute % MINUTES * len(_EMPTY)
+    return minute % MINUTES * _NUMBERS
 
 
-def _state_of(phase: Phase) -> _Field:
+def _state_of(phase: Phase) -> int:
     if phase is Phase.UP:
-        return _Field.UP
-    return _Field.OFF if phase in _CLOSING else _Field.DOWN
+        return _UP
+    return _OFF if phase in _CLOSING else _DOWN
