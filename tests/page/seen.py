@@ -8,6 +8,9 @@ from page.browser import Tab
 from page.fake import FakeServer
 
 ROW = "[...document.querySelectorAll('#targets .tunnel')].find(row => row.querySelector('.name').title === {})"
+TITLE = "document.getElementById('detail-title').textContent"
+IS_OPEN = "document.getElementById('detail').checkVisibility()"
+FOCUSED = "document.activeElement.id || document.activeElement.title || document.activeElement.tagName"
 
 
 def row(tunnel_id: str) -> str:
@@ -34,6 +37,16 @@ async def text(tab: Tab, expression: str) -> str:
     await painted(tab)
     found: str = await tab.run(f"({expression}).innerText.replace(/\\s+/g, ' ').trim()")
     return found
+
+
+async def viewed(tab: Tab, server: FakeServer, view: str = "#tunnel=prod/postgres") -> None:
+    """Open the page at a tunnel, and wait until its history is shown."""
+    await tab.open(server.url + view)
+    await tab.until("document.getElementById('detail-past').checkVisibility()")
+
+
+async def part(tab: Tab, name: str) -> str:
+    return await text(tab, f"document.getElementById({json.dumps(name)})")
 
 
 async def check_that_nothing_is_too_wide(tab: Tab) -> None:

@@ -292,6 +292,12 @@ def some_failing() -> World:
             *(client(f"127.0.0.1:{50_000 + 7 * number}", 18 - number, state="held") for number in range(7)),
         ],
     )
+    world.find("staging/browse")["lastClientFailure"] = {
+        "at": stamp(time.time() - 140),
+        "from": "10.20.4.17:61019",
+        "result": "dial_failed",
+        "message": "wiki.internal:443 refuses connections: start the service there",
+    }
     world.details["staging/browse"] = detail(
         "staging/browse",
         line=31,
@@ -334,6 +340,7 @@ def hostile() -> World:
     ]
     world = World(targets, tunnels, [{"path": ATTACK, "valid": False, "error": ATTACK}], instance=ATTACK)
     hostile_id = tunnels[0]["id"]
+    tunnels[0]["lastClientFailure"] = {"at": ATTACK, "from": ATTACK, "result": ATTACK, "message": ATTACK}
     world.details[hostile_id] = detail(
         hostile_id, file=ATTACK, failures=[failure(9, ATTACK, ATTACK)], clients=[client(ATTACK, 9, state=ATTACK)]
     )

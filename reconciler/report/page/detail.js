@@ -90,6 +90,7 @@ export class Detail {
     if (tunnel === undefined) return;
     const target = status.targets.find((one) => one.name === tunnel.target);
     this.#showState(tunnel, target, meter, now);
+    this.#showClientFailure(tunnel.lastClientFailure ?? null, now);
     this.#showQueries(tunnel);
     if (this.#data === null) return;
     showHour(this.#data.history, now);
@@ -131,6 +132,14 @@ export class Detail {
   #placeWords() {
     if (this.#data === null) return '–';
     return this.#data.file ? `${this.#data.file}:${this.#data.line}` : 'no longer in the files';
+  }
+
+  #showClientFailure(failure, now) {
+    const node = byId('client-failure');
+    setHidden(node, failure === null);
+    if (failure === null) return;
+    const words = [failure.result, failure.message].filter(Boolean).join(': ');
+    setText(node, `Last client without a connection: ${failure.from ?? 'unix socket'} at ${moment(millis(failure.at), now)}: ${words}`);
   }
 
   #showClients(tunnel, now) {
