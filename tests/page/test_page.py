@@ -272,6 +272,16 @@ async def test_a_lost_connection_is_shown_until_it_is_restored(tab: Tab, well: F
     assert await tab.run("document.title") == "1 problem · tunnels"
 
 
+async def test_a_lost_connection_names_the_time_of_the_last_status(tab: Tab, well: FakeServer) -> None:
+    """The page was hidden for two days, as on a laptop that sleeps: the first poll after that fails."""
+    await opened(tab, well)
+    await well.vanish()
+    await tab.run("void (now = Date.now(), Date.now = () => now + 2 * 86_400_000)")
+    await tab.until("document.getElementById('lost').checkVisibility()")
+    date = await tab.run("new Date(now).toLocaleDateString()")
+    assert f"The page shows the status of {date} " in await text(tab, "document.getElementById('lost')")
+
+
 async def test_a_process_that_is_ending_says_so(tab: Tab, well: FakeServer) -> None:
     await opened(tab, well)
     well.world.ending, well.world.targets = True, []

@@ -10,7 +10,7 @@ import { Filter } from './filter.js';
 import { followKeys } from './list_keys.js';
 import { TargetRow, TunnelRow, countProblems } from './rows.js';
 import { showTraffic } from './traffic.js';
-import { clock, count, millis, span } from './format.js';
+import { count, millis, moment, span } from './format.js';
 
 const POLL_MS = 2000;
 const TIMEOUT_MS = 5000;
@@ -76,7 +76,7 @@ function setConnected() {
 function setDisconnected(error) {
   if (lostAt === null) {
     lostAt = Date.now();
-    const shown = status === null ? 'The page' : `The page shows the status of ${clock(lostAt)} and`;
+    const shown = status === null ? 'The page' : `The page shows the status of ${moment(receivedWall, lostAt)} and`;
     setText(byId('lost'), `No connection to ${location.host}: ${whyLost(error)}. ${shown} keeps trying.`);
     setHidden(byId('lost'), false);
     setData(document.body, 'lost', 'yes');
