@@ -211,7 +211,7 @@ class Config:
                 return assemble(documents, self.environ, self.options, already, incomplete=incomplete)
         except TooLongError as error:
             changed = [name for name in choice.candidates if choice.is_changed(name)] or choice.candidates
-            return Assembled(NOTHING, tuple(_too_long(name, error) for name in changed), (), {}, {}, frozenset())
+            return Assembled(NOTHING, tuple(_too_long(name, error) for name in changed), (), {}, frozenset())
 
     def _assemble_good(self, choice: LastGood) -> tuple[Assembled | None, list[Problem]]:
         """Assemble files that are valid together, bad ones with their last good content. Return the errors too."""

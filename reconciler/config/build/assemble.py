@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from reconciler.config.build.fields import Fields
 from reconciler.config.build.merge import Document, TargetEntry, definitions, entries_of
@@ -35,8 +35,8 @@ class Assembled:
     errors: tuple[Problem, ...]
     warnings: tuple[Problem, ...]
     broken: Mapping[str, str]
-    places: Mapping[str, Location]
     overrides_schema: frozenset[tuple[str, int, int]]  # places where an error here replaces the schema's
+    places: Mapping[str, Location] = field(default_factory=dict)
 
 
 def assemble(
@@ -78,7 +78,7 @@ def assemble(
     if options.strict:
         errors, warnings = errors + warnings, ()
     places = {tunnel.spec.id: tunnel.at for tunnel in tunnels}
-    return Assembled(desired, errors, warnings, dict(report.broken), places, frozenset(report.overrides_schema))
+    return Assembled(desired, errors, warnings, dict(report.broken), frozenset(report.overrides_schema), places)
 
 
 def _without_consequences(problems: Iterable[Problem], gaps: Mapping[str, UnparsedPaths]) -> tuple[Problem, ...]:
