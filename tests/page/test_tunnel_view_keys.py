@@ -96,6 +96,17 @@ async def test_the_back_button_of_the_browser_closes_the_view(tab: Tab, failing:
     assert await tab.run("history.length") == 3, "blank, list, tunnel"
 
 
+async def test_closing_twice_goes_back_once(tab: Tab, failing: FakeServer) -> None:
+    await opened(tab, failing)
+    for _ in range(2):
+        await tab.click(f"{row('prod/redis')}.querySelector('a.name')")
+        await tab.until(f"{TITLE} === 'prod/redis'")
+        escape = "dispatchEvent(new KeyboardEvent('keydown', {key: 'Escape', cancelable: true}))"
+        await tab.run(f"void ({escape}, {escape}, document.getElementById('detail-back').click())", gesture=True)
+        await tab.until(f"document.URL !== 'about:blank' && !{IS_OPEN}")
+        assert await tab.run("location.hash") == ""
+
+
 async def test_the_focus_goes_to_the_list_if_the_tunnel_is_not_in_it(tab: Tab, failing: FakeServer) -> None:
     await viewed(tab, failing, "#q=staging&tunnel=prod/postgres")
     await tab.press("Escape", code=27)

@@ -20,13 +20,14 @@ export class Detail {
   #failures = '';
   #queries = '';
   #listScroll = 0; // of the list, while a tunnel is shown
+  #isLeaving = false; // on the way back to the list, which the browser does later
   #onMove;
 
   // `onMove` is called with the id of the tunnel that was shown before, when the address names another one or none.
   constructor(onMove) {
     this.#onMove = onMove;
     byId('detail-back').addEventListener('click', () => this.close());
-    addEventListener('popstate', () => this.#follow());
+    for (const name of ['popstate', 'hashchange']) addEventListener(name, () => this.#follow());
     addEventListener('keydown', (event) => this.#key(event));
     this.#enter(inAddress('tunnel'));
   }
@@ -42,8 +43,11 @@ export class Detail {
 
   // Goes back to the list if that is the entry before this one, so that "back" does not open the tunnel again.
   close() {
-    if (history.state?.hasList) history.back();
-    else {
+    if (this.#isLeaving) return;
+    if (history.state?.hasList) {
+      this.#isLeaving = true;
+      history.back();
+    } else {
       replaceAddress({ tunnel: '' });
       this.#follow();
     }
@@ -57,6 +61,7 @@ export class Detail {
   }
 
   #follow() {
+    this.#isLeaving = false;
     const before = this.#id;
     const id = inAddress('tunnel');
     if (id === before) return;
