@@ -191,6 +191,14 @@ async def test_an_address_of_an_unknown_tunnel_says_so(tab: Tab, well: FakeServe
     assert len(await shown(tab)) == 8
 
 
+async def test_an_address_that_is_too_long_for_a_request_is_no_lost_connection(tab: Tab, well: FakeServer) -> None:
+    await opened(tab, well, f"#tunnel={'a' * 20_000}")
+    asked = well.asked
+    await eventually(lambda: well.asked >= asked + 2, message="two polls")
+    assert not await tab.run("document.getElementById('lost').checkVisibility()")
+    assert (await part(tab, "detail-missing")).startswith("There is no tunnel aaa")
+
+
 async def test_a_tunnel_that_is_removed_while_it_is_shown_is_reported(tab: Tab, well: FakeServer) -> None:
     await viewed(tab, well)
     well.world.tunnels = [one for one in well.world.tunnels if one["id"] != "prod/postgres"]

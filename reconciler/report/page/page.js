@@ -16,6 +16,7 @@ const POLL_MS = 2000;
 const TIMEOUT_MS = 5000;
 const EVENT_DELAY_MS = 150; // events come in bursts: one poll for all of them
 const TICK_MS = 1000;
+const ID_MAX = 4000; // encoded characters: no tunnel has a longer id, and the server refuses longer requests
 
 let status = null; // the last response
 let receivedAt = 0; // performance.now() of the last response
@@ -43,7 +44,8 @@ async function poll() {
   if (isPolling || document.hidden) return; // a hidden page polls again when it becomes visible
   isPolling = true;
   const asked = detail.id;
-  const query = asked === '' ? '' : `?tunnel=${encodeURIComponent(asked)}`;
+  const encoded = encodeURIComponent(asked);
+  const query = asked === '' || encoded.length > ID_MAX ? '' : `?tunnel=${encoded}`;
   try {
     const response = await fetch(`api/v1/status${query}`, { cache: 'no-store', signal: AbortSignal.timeout(TIMEOUT_MS) });
     if (!response.ok) throw new Error(`the server answered ${response.status} ${response.statusText}`.trim());
