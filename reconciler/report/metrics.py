@@ -148,7 +148,7 @@ def _targets(page: Page, targets: _Targets) -> None:
     )
     page.gauge(
         "ssh_target_rtt_seconds",
-        "Round trip time of the TCP connection that carries SSH.",
+        "Round trip time to the target, through its jump hosts; absent until it is known.",
         [(text, one.rtt) for text, one in targets if one.rtt is not None],
     )
     page.gauge(

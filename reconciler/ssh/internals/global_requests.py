@@ -70,6 +70,7 @@ class GlobalRequests:
         self._ended = False
         self._heard_at = 0.0
         self.answered = 0  # requests that the server has answered
+        self.round_trip: float | None = None  # seconds from the latest answered request to its answer
         self._connection._make_global_request = self._make  # noqa: SLF001 - asyncssh calls it by this name
 
     def send(self, name: bytes, *fields: bytes) -> asyncio.Future[Answer]:
@@ -122,8 +123,7 @@ class GlobalRequests:
         if not self._waiting or self._waiting[0].number is None:
             return False
         outcome = Outcome.ACCEPTED if kind == MSG_REQUEST_SUCCESS else Outcome.REFUSED
-        self._end(self._waiting.popleft(), outcome, data)
-        self.answered += 1
+        self._answered(self._waiting.popleft(), outcome, data)
         return True
 
     def unimplemented(self, packet: SSHPacket) -> None:
@@ -141,8 +141,12 @@ class GlobalRequests:
             found = [one for one in sent if one.number == number] or [one for one in sent if _precedes(one, number)]
         if found:
             self._waiting.remove(found[0])
-            self._end(found[0], Outcome.UNSUPPORTED)
-            self.answered += 1
+            self._answered(found[0], Outcome.UNSUPPORTED)
+
+    def _answered(self, waiting: _Waiting, outcome: Outcome, data: bytes = b"") -> None:
+        self.answered += 1
+        self.round_trip = self._loop.time() - waiting.sent_at
+        self._end(waiting, outcome, data)
 
     @staticmethod
     def _end(waiting: _Waiting, outcome: Outcome, data: bytes = b"") -> None:

@@ -174,8 +174,15 @@ class Link:
             debug_log.unwatch(self.connection)
 
     def rtt(self) -> float | None:
-        """Return the kernel's smoothed round trip time in seconds (TCP_INFO.tcpi_rtt), None if it is not available."""
-        return self._tcp_info(_RTT)
+        """Return the round trip time to the target in seconds, None until it is known.
+
+        For a direct connection it is the kernel's smoothed one (TCP_INFO.tcpi_rtt). Any other socket leads to the first
+        jump host or to a proxy command only. Then the time to the answer of the latest request counts, such as a
+        keepalive, or else the fastest answer to a request for a channel.
+        """
+        direct = None if self.dialled.hops else self._tcp_info(_RTT)
+        measured = (direct, self._requests.round_trip, self._answer_time)
+        return next((seconds for seconds in measured if seconds is not None), None)
 
     def _delay(self) -> float:
         """Return the least round trip of the path in seconds, or more.
