@@ -253,6 +253,22 @@ class ClientResult(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class ClientFailure:
+    """A client that got no connection to its destination.
+
+    at       when (Unix time)
+    origin   its origin as text, "" for a client of a unix socket
+    result   what it was counted as
+    why      what happened, and what to do about it if anything
+    """
+
+    at: float
+    origin: str
+    result: ClientResult
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
 class ClientInfo:
     """A client as the rules see it: its origin; for SOCKS the destination that it requested, and its user, if any."""
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from reconciler.core.histogram import Distribution
-from reconciler.core.observed import ClientResult, Phase, Reason
+from reconciler.core.observed import ClientFailure, ClientResult, Phase, Reason
 from reconciler.core.off import OffCause
 from reconciler.core.shard import Shard
 from reconciler.core.text.forms import phase_text
@@ -96,9 +96,13 @@ class TargetSnapshot:
 
 @dataclass(frozen=True, slots=True)
 class TunnelSnapshot:
-    """A tunnel. `listen`: the bound or configured address, as host:port or a path. `configured`: as in the file.
+    """A tunnel.
 
-    `probe`: the result of the last health probe, None before the first.
+    listen           the bound or configured address, as host:port or a path
+    configured       the address as in the file
+    probe            the result of the last health probe, None before the first
+    leaving          it was removed and still has clients
+    client_failure   the last client that got no connection, None for none
     """
 
     id: str
@@ -119,7 +123,8 @@ class TunnelSnapshot:
     critical: bool
     expires_at: float | None
     probe: bool | None
-    leaving: bool = False  # it was removed and still has clients
+    leaving: bool = False
+    client_failure: ClientFailure | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,6 +246,18 @@ def _tunnel(tunnel: TunnelSnapshot) -> Json:
         "expiresAt": iso(tunnel.expires_at),
         "description": tunnel.description,
         "labels": dict(tunnel.labels),
+        "lastClientFailure": _client_failure(tunnel.client_failure),
+    }
+
+
+def _client_failure(failure: ClientFailure | None) -> Json | None:
+    if failure is None:
+        return None
+    return {
+        "at": iso(failure.at),
+        "from": failure.origin or None,
+        "result": failure.result.value,
+        "message": failure.why,
     }
 
 

@@ -147,6 +147,7 @@ class SnapshotBuilder:
             critical=policy.critical,
             expires_at=policy.expires_at,
             probe=probed.failure is None if probed is not None else None,
+            client_failure=clients.last_failure,
         )
 
     def _condition(self, subject: Subject, verdict: Verdict, now: Now, failures: dict[Reason, int]) -> Condition:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 
 from reconciler.core.histogram import Histogram
 from reconciler.core.losses import REPEATED, Loss
-from reconciler.core.observed import ClientResult, Destination, Reason, Tries
+from reconciler.core.observed import ClientFailure, ClientResult, Destination, Reason, Tries
 from reconciler.core.rules.guess_limiter import GuessLimiter
 from reconciler.core.spec import Desired, TunnelSpec
 from reconciler.core.subject import Subject
@@ -70,6 +70,7 @@ class TunnelClients:
     active           how many clients have a link
     held             how many clients wait for one
     results          how many attempts to connect ended with each result
+    last_failure     the last client that was refused or not connected, None for none
     destination      the last dial of its destination, if that failed; or why its users' passwords cannot be read
     guesses          limits the password guesses
     """
@@ -79,6 +80,7 @@ class TunnelClients:
     active: int = 0
     held: int = 0
     results: Counter[ClientResult] = field(default_factory=Counter)
+    last_failure: ClientFailure | None = None
     destination: Destination | None = None
     guesses: GuessLimiter = field(default_factory=GuessLimiter)
     _buckets: tuple[Bucket, Bucket] | None = None

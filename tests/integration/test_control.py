@@ -33,6 +33,7 @@ TARGET_KEYS = {
 TUNNEL_KEYS = {
     *("id", "target", "name", "type", "phase", "up", "reason", "message", "needsAction", "nextTryAt", "listen", "dial"),
     *("connections", "held", "bytesSent", "bytesReceived", "reconnects", "since", "description", "labels"),
+    "lastClientFailure",
     "expiresAt",  # not in the contract: for the page
 }
 

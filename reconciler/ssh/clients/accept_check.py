@@ -1,14 +1,16 @@
 """Checks new clients at their accept: by the source rules, `maxConnections` and the descriptor budget.
 
-Input: a listener and the origin of a new client. Output: yes or no. Counts clients by result, and logs the refused.
+Input: a listener and the origin of a new client. Output: yes or no. Counts clients by result, notes the last that was
+refused, and logs the refused.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 
 from reconciler.core.descriptor_budget import AWAY, Budget, ClientPlace
-from reconciler.core.observed import ClientResult, Reason
+from reconciler.core.observed import ClientFailure, ClientResult, Reason
 from reconciler.core.rules.admission import source_allowed
 from reconciler.core.rules.origin import Origin
 from reconciler.core.spec import TunnelSpec
@@ -33,9 +35,11 @@ class AcceptCheck:
         self._records.tunnel(tunnel.id).clients.results[result] += 1
 
     def refuse(self, tunnel: TunnelSpec, result: ClientResult, origin: Origin, why: str) -> None:
-        """Count one refused client, and log it unless `why` is ""."""
+        """Count one refused client. Note and log it unless `why` is ""."""
         self.count(tunnel, result)
         if why:
+            failure = ClientFailure(time.time(), str(origin), result, why)
+            self._records.tunnel(tunnel.id).clients.last_failure = failure
             self._refusals.report(tunnel, result, origin.host, why)
 
     def refusal(self, listener: ListenerClients, origin: Origin) -> ClientResult | None:
