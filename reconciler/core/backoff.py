@@ -9,6 +9,8 @@ Pure: jitter is computed from the name, not from a random number. Three classes 
 from __future__ import annotations
 
 import zlib
+from dataclasses import dataclass
+from enum import StrEnum
 
 from reconciler.core.observed import Failure, Now, Reason, Tries
 from reconciler.core.spec import Access, Reconnect
@@ -29,6 +31,26 @@ STABLE_AFTER = 10.0  # seconds; after a link was up this long, its loss starts a
 # A lost link is dialled again at once if it was up for AT_ONCE_AFTER seconds, or if the outage has had fewer than
 # AT_ONCE_LOSSES failures: a restarting server drops a few sessions.
 AT_ONCE_AFTER, AT_ONCE_LOSSES = 1.0, 16
+
+
+class Wait(StrEnum):
+    """What sets the time of the next try (docs/contract.md, "Status")."""
+
+    AT_ONCE = "at_once"
+    QUICK = "quick"
+    GUARDED = "guarded"
+    RECONNECT = "reconnect"
+    CERTIFICATE = "certificate"
+    LISTENER = "listener"
+    INTERNAL = "internal"
+
+
+@dataclass(frozen=True, slots=True)
+class NextTry:
+    """When the next try is due (monotonic), and what sets that time."""
+
+    at: float
+    wait: Wait
 
 
 def failed(previous: Tries | None, failure: Failure, now: float, access: Access | None, fingerprint: str) -> Tries:
@@ -60,33 +82,38 @@ def is_over(tries: Tries, up_since: float, now: float) -> bool:
     return tries.at <= up_since and now - up_since >= STABLE_AFTER
 
 
-def next_link_try(tries: Tries, reconnect: Reconnect, name: str, held: bool, fingerprint: str) -> float:
-    """Return when to dial again (monotonic).
+def next_link_try(tries: Tries, reconnect: Reconnect, name: str, held: bool, fingerprint: str) -> NextTry:
+    """Return when to dial again.
 
     `held` is True if a client waits; `fingerprint` is the current state of the credential and trust files.
     """
     if tries.at_once:
-        return tries.at
+        return NextTry(tries.at, Wait.AT_ONCE)
     reason = tries.last.reason
     if fingerprint != tries.fingerprint and (reason in GUARDED or reason is Reason.SECRET_UNREADABLE):
-        return tries.at
-    delay = _grown(reconnect.initial, reconnect.factor, tries.failures, reconnect.max)
+        return NextTry(tries.at, Wait.AT_ONCE)
+    delay, wait = _grown(reconnect.initial, reconnect.factor, tries.failures, reconnect.max), Wait.RECONNECT
     if reason in GUARDED:
+        wait = Wait.GUARDED
         delay = _grown(GUARDED_INITIAL, 2.0, tries.failures, GUARDED_MAX)
     elif reason in QUICK:
+        wait = Wait.QUICK
         age = tries.at - tries.since
         # The tries of the first seconds count as failures too: without the bound by age, the configured delay after
         # them would be the longest one.
         delay = min(delay, QUICK_MAX if age < QUICK_FOR else age * QUICK_SHARE)
         if held:
             delay = min(delay, HELD_MAX)
-    return tries.at + delay * _jitter(name, tries.failures)
+    return NextTry(tries.at + delay * _jitter(name, tries.failures), wait)
 
 
-def next_dial(tries: Tries, reconnect: Reconnect, name: str, held: bool, fingerprint: str, now: Now) -> float:
-    """Return when to dial again (monotonic): by `next_link_try`, or sooner if the failure ends by itself."""
+def next_dial(tries: Tries, reconnect: Reconnect, name: str, held: bool, fingerprint: str, now: Now) -> NextTry:
+    """Return when to dial again: by `next_link_try`, or sooner if the failure ends by itself."""
     due, ends_at = next_link_try(tries, reconnect, name, held, fingerprint), tries.last.ends_at
-    return due if ends_at is None else min(due, now.mono + ends_at - now.wall)
+    if ends_at is None:
+        return due
+    valid = now.mono + ends_at - now.wall
+    return NextTry(valid, Wait.CERTIFICATE) if valid < due.at else due
 
 
 def next_socket_try(tries: Tries, name: str) -> float:

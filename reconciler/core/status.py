@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 from reconciler.core.addresses import is_any, is_loopback
-from reconciler.core.backoff import next_dial, next_fault_try, next_socket_try
+from reconciler.core.backoff import NextTry, Wait, next_dial, next_fault_try, next_socket_try
 from reconciler.core.observed import (
     Destination,
     Failure,
@@ -39,7 +39,7 @@ UNHEALTHY_AFTER = 3  # dial failures in a row, for a tunnel without a probe
 class Verdict:
     """A phase, with the reason and message for any problem.
 
-    next_try        monotonic seconds, None if none is due
+    next_try        None if none is due
     failures        how many in a row
     off             why it is off, or will be when its clients have drained
     ends_by_itself  the problem ends at `next_try` without an action of a person
@@ -48,7 +48,7 @@ class Verdict:
     phase: Phase
     reason: Reason | None = None
     message: str = ""
-    next_try: float | None = None
+    next_try: NextTry | None = None
     failures: int = 0
     off: Off | None = None
     ends_by_itself: bool = False
@@ -178,7 +178,7 @@ def _with_fault(verdict: Verdict, tries: Tries) -> Verdict:
         Phase.DOWN if is_coming_up else verdict.phase,
         tries.last.reason,
         f"{verdict.message}; {tries.last.message}" if verdict.message else tries.last.message,
-        next_fault_try(tries),
+        NextTry(next_fault_try(tries), Wait.INTERNAL),
         tries.failures,
     )
 
@@ -276,11 +276,12 @@ def _is_idle(target: TargetSpec, links: list[LinkState], observed: Observed, now
     return demand is None or (demand.held == 0 and demand.last_used + target.on_demand <= now.mono)
 
 
-def _next_try(target: TargetSpec, tries: Tries, observed: Observed, now: Now) -> float:
+def _next_try(target: TargetSpec, tries: Tries, observed: Observed, now: Now) -> NextTry:
     demand = observed.demand.get(target.name)
     held = demand is not None and demand.held > 0
     fingerprint = observed.fingerprints.get(target.name, "")
-    return max(now.mono, next_dial(tries, target.settings.reconnect, target.name, held, fingerprint, now))
+    due = next_dial(tries, target.settings.reconnect, target.name, held, fingerprint, now)
+    return NextTry(max(now.mono, due.at), due.wait)
 
 
 # --- tunnels ----------------------------------------------------------------------------------------------------
@@ -298,10 +299,10 @@ def _judge_tunnel(
     tunnel: TunnelSpec, socket: SocketState | None, tries: Tries | None, target: Verdict, observed: Observed
 ) -> Verdict:
     if tries is not None:
+        due = NextTry(next_socket_try(tries, tunnel.id), Wait.LISTENER)
         if stands_by(tunnel, tries.last):
             message = "another replica holds the port: this one takes over when the port is free"
-            return Verdict(Phase.STANDBY, message=message, next_try=next_socket_try(tries, tunnel.id))
-        due = next_socket_try(tries, tunnel.id)
+            return Verdict(Phase.STANDBY, message=message, next_try=due)
         return Verdict(Phase.DOWN, tries.last.reason, tries.last.message, due, tries.failures)
     bound = socket is not None and socket.phase is SocketPhase.BOUND
     if target.phase is not Phase.UP and (bound or target.phase is not Phase.STANDBY):

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+from reconciler.core.backoff import Wait
 from reconciler.core.histogram import Distribution
 from reconciler.core.observed import ClientFailure, ClientResult, Phase, Reason
 from reconciler.core.off import OffCause
@@ -59,13 +60,18 @@ class ConfigSnapshot:
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """The phase of a target or tunnel, and why. `off`: what keeps it off, None if nothing does."""
+    """The phase of a target or tunnel, and why.
+
+    next_try_at, next_try_wait   when the next try is due, and what sets that time; None if none is due
+    off                          what keeps it off, None if nothing does
+    """
 
     phase: Phase
     reason: Reason | None
     message: str
     needs_action: bool
     next_try_at: float | None
+    next_try_wait: Wait | None
     since: float
     reconnects: int
     failures: Mapping[Reason, int]
@@ -269,6 +275,7 @@ def _condition(condition: Condition) -> Json:
         **({"off": condition.off.value} if condition.off is not None else {}),
         "needsAction": condition.needs_action,
         "nextTryAt": iso(condition.next_try_at),
+        "nextTryWait": condition.next_try_wait.value if condition.next_try_wait is not None else None,
         "since": iso(condition.since),
         "reconnects": condition.reconnects,
     }

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 import asyncssh
 
 from reconciler.core.addresses import is_loopback, is_remote
+from reconciler.core.backoff import NextTry
 from reconciler.core.observed import Failure, Phase, Reason, SocketPhase
 from reconciler.core.off import OffCause
 from reconciler.core.spec import (
@@ -115,10 +116,10 @@ class _Path:
         sentences = [_sentence(failure.what), NEEDS_ACTION_TEXT if failure.needs_action else "", *more]
         self.steps.append(Step(step, ok=False, detail=" ".join(filter(None, sentences)), fix=failure.advice))
 
-    def _next(self, due: float | None) -> str:
+    def _next(self, due: NextTry | None) -> str:
         if due is None:
             return ""
-        seconds = math.ceil(due - self.now().mono)
+        seconds = math.ceil(due.at - self.now().mono)
         if seconds <= 0:
             return "Trying again now."
         return f"Next try in {seconds} s." if seconds < 100 else f"Next try in {math.ceil(seconds / 60)} min."

@@ -62,6 +62,6 @@ async def test_a_target_is_up_when_its_certificate_becomes_valid(tmp_path: Path,
             assert not verdict.needs_action
             now = tunnels.engine.loop.now()
             assert verdict.next_try is not None
-            assert abs(verdict.next_try - now.mono - (starts - now.wall)) < 0.1  # not a limit: the two are equal
+            assert abs(verdict.next_try.at - now.mono - (starts - now.wall)) < 0.1  # not a limit: the two are equal
             await tunnels.all_up(within=30)  # by backoff, it would be a minute
             await eventually(lambda: "Accepted publickey" in sshd.log_text())

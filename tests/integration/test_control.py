@@ -26,12 +26,13 @@ from support.tunnels import file, local, running, socks, target
 from support.wait import eventually, free_port
 
 TARGET_KEYS = {
-    *("name", "phase", "reason", "message", "needsAction", "nextTryAt", "host", "since", "reconnects"),
+    *("name", "phase", "reason", "message", "needsAction", "nextTryAt", "nextTryWait", "host", "since", "reconnects"),
     *("cipher", "kex", "rttSeconds", "hostKeyVerified"),
     *("hosts", "via"),  # not in the contract: for the page
 }
 TUNNEL_KEYS = {
-    *("id", "target", "name", "type", "phase", "up", "reason", "message", "needsAction", "nextTryAt", "listen", "dial"),
+    *("id", "target", "name", "type", "phase", "up", "reason", "message", "needsAction", "nextTryAt", "nextTryWait"),
+    *("listen", "dial"),
     *("connections", "held", "bytesSent", "bytesReceived", "reconnects", "since", "description", "labels"),
     "lastClientFailure",
     "expiresAt",  # not in the contract: for the page

@@ -1,11 +1,14 @@
 """Backoff: the delays of each class of failure (docs/architecture.md, "Failure model")."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from reconciler.core import backoff
-from reconciler.core.observed import Failure, Reason, Tries
+from reconciler.core.backoff import Wait
+from reconciler.core.observed import Failure, Now, Reason, Tries
 from reconciler.core.spec import Reconnect
 from unit.build import access
 
@@ -24,7 +27,7 @@ def failing(reason: Reason, times: int, every: float = 0.0, fingerprint: str = "
 
 
 def delay(tries: Tries, *, held: bool = False, fingerprint: str = "", name: str = "prod") -> float:
-    return backoff.next_link_try(tries, RECONNECT, name, held, fingerprint) - tries.at
+    return backoff.next_link_try(tries, RECONNECT, name, held, fingerprint).at - tries.at
 
 
 @pytest.mark.parametrize("reason", sorted(backoff.QUICK))
@@ -71,6 +74,20 @@ def test_the_reasons_of_each_class() -> None:
     assert {Reason.AUTH, Reason.HOST_KEY} <= backoff.GUARDED
     assert {Reason.DNS, Reason.TIMEOUT, Reason.SERVER_BUSY, Reason.PROTOCOL} <= SLOW
     assert not backoff.QUICK & backoff.GUARDED
+
+
+def test_each_next_try_has_what_sets_its_time() -> None:
+    def wait(tries: Tries, fingerprint: str = "", wall: float = 0.0) -> Wait:
+        return backoff.next_dial(tries, RECONNECT, "prod", False, fingerprint, Now(tries.at, wall)).wait
+
+    assert wait(failing(Reason.REFUSED, 1)) is Wait.QUICK
+    assert wait(failing(Reason.DNS, 1)) is Wait.RECONNECT
+    assert wait(failing(Reason.AUTH, 1)) is Wait.GUARDED
+    assert wait(failing(Reason.AUTH, 1), fingerprint="new") is Wait.AT_ONCE
+    assert wait(replace(failing(Reason.REFUSED, 1), at_once=True)) is Wait.AT_ONCE
+    early = replace(failing(Reason.AUTH, 5), last=Failure(Reason.CERTIFICATE_EXPIRED, "not valid yet", ends_at=100.0))
+    assert wait(early, wall=90.0) is Wait.CERTIFICATE
+    assert wait(early, wall=-10000.0) is Wait.GUARDED, "the clock may be wrong: it is tried before, too"
 
 
 def test_failures_are_counted_within_an_outage() -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from reconciler.config.load import Config
 from reconciler.core.actions import Dial, Open
-from reconciler.core.backoff import FAULT_INITIAL, FAULT_MAX, next_fault_try
+from reconciler.core.backoff import FAULT_INITIAL, FAULT_MAX, NextTry, Wait, next_fault_try
 from reconciler.core.faults import Faults, internal
 from reconciler.core.observed import EMPTY, Observed, Phase, Reason, SocketKey, Tries
 from reconciler.core.status import make_status
@@ -73,9 +73,8 @@ def test_an_internal_error_keeps_an_up_tunnel_up() -> None:
     assert verdicts() == (Phase.PENDING, None, Phase.PENDING, None)
     assert verdicts(a=tries) == (Phase.DOWN, Reason.INTERNAL, Phase.DOWN, Reason.INTERNAL)
     assert verdicts(a__one=tries) == (Phase.PENDING, None, Phase.DOWN, Reason.INTERNAL)
-    assert make_status(world, replace(EMPTY, faults={"a": tries}), START).targets[0].verdict.next_try == next_fault_try(
-        tries
-    )
+    status = make_status(world, replace(EMPTY, faults={"a": tries}), START)
+    assert status.targets[0].verdict.next_try == NextTry(next_fault_try(tries), Wait.INTERNAL)
 
 
 def raised(text: str) -> ValueError:

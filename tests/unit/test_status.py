@@ -46,7 +46,7 @@ def test_a_failed_dial_shows_reason_count_and_next_try() -> None:
     verdict = of(world)
     assert (verdict.phase, verdict.reason, verdict.failures) == (Phase.DOWN, Reason.REFUSED, 1)
     assert verdict.next_try is not None
-    assert verdict.next_try > world.now().mono
+    assert verdict.next_try.at > world.now().mono
     assert not verdict.needs_action
     assert is_settled(world.asked, world.observe()), "nothing is left but to try again"
 

@@ -130,7 +130,7 @@ def _dial_missing(
     fingerprint = observed.fingerprints.get(target.name, "")
     if tries.last.ends_at is not None:
         draft.wake(draft.now.mono + WALL_CHECK_EVERY)
-    if draft.due(next_dial(tries, target.settings.reconnect, target.name, held, fingerprint, draft.now)):
+    if draft.due(next_dial(tries, target.settings.reconnect, target.name, held, fingerprint, draft.now).at):
         count = 1 if tries.failures else missing
         draft.start.extend([Dial(target, limit, f"retry after failure: {tries.last.reason}")] * count)
 

@@ -31,7 +31,7 @@ FORMATS = {"text": "text/plain;version=0.0.4", "OpenMetrics": OPENMETRICS}
 
 def snapshot() -> Snapshot:
     failures = MappingProxyType(Counter({Reason.REFUSED: 3, Reason.TIMEOUT: 1}))
-    up = Condition(Phase.UP, None, "", False, None, 1.8e9, 2, failures, None)
+    up = Condition(Phase.UP, None, "", False, None, None, 1.8e9, 2, failures, None)
     config = ConfigSnapshot(
         (FileSnapshot("/etc/tunnels/tunnels.yaml", True, ""),), "sha256:0", "", (), 1.8e9, 1.8e9, 1, 0, True, True
     )
