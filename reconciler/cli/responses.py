@@ -28,7 +28,15 @@ class TargetJson(TypedDict):
     host: str | None
     since: str | None
     reconnects: int
+    off: NotRequired[str]
+    nextTryWait: NotRequired[str | None]
+    hosts: NotRequired[list[str]]
+    rttSeconds: NotRequired[float | None]
     hostKeyVerified: NotRequired[bool | None]
+
+
+# The last client of a tunnel that got no connection. This form because `from` is a Python keyword.
+ClientFailureJson = TypedDict("ClientFailureJson", {"at": str, "from": str | None, "result": str, "message": str})
 
 
 class TunnelJson(TypedDict):
@@ -52,6 +60,8 @@ class TunnelJson(TypedDict):
     off: NotRequired[str]
     description: NotRequired[str]
     nextTryAt: NotRequired[str | None]
+    nextTryWait: NotRequired[str | None]
+    lastClientFailure: NotRequired[ClientFailureJson | None]
 
 
 class StatusJson(TypedDict):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import shutil
 import sys
 import time
 from collections.abc import Callable
@@ -17,7 +16,7 @@ from reconciler.cli.client import CommandError, Control, NotRunningError
 from reconciler.cli.ids import chosen, matches
 from reconciler.cli.responses import StatusJson, TunnelJson
 from reconciler.cli.terminal import status_view
-from reconciler.cli.terminal.table import clean, width, wrapped
+from reconciler.cli.terminal.table import clean, height, width, wrapped
 
 _WATCH_INTERVAL = 1.0  # seconds
 _HOME, _TO_END_OF_LINE, _TO_END_OF_SCREEN = "\x1b[H", "\x1b[K", "\x1b[J"
@@ -85,7 +84,7 @@ def _json(status: StatusJson, watch: bool) -> None:
 def _text(status: StatusJson, watch: bool) -> None:
     now = datetime.now(UTC)
     if watch:
-        _screen(status_view.lines(status, now, width(), shutil.get_terminal_size().lines - 1))
+        _screen(status_view.lines(status, now, width(), height()))
     else:
         click.echo("\n".join(status_view.lines(status, now, width())))
 

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import hashlib
 import json
 import os
 import pty
 import re
 import socket
+import struct
 import subprocess
 import sys
+import termios
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
 from integration.commands import WITHIN, Program, process, program, ran
+from reconciler.cli.terminal.text_width import text_width
 from support.services import EchoServer, connected, exchange
 from support.sshd import Sshd
 from support.tunnels import local, target
@@ -177,6 +181,45 @@ async def test_watch_follows_changes_until_it_is_interrupted(sshd: Sshd, echo: E
             assert phases[0] == "up"
             watch.send_signal(2)
             assert await asyncio.wait_for(watch.wait(), WITHIN) == 0, "off counts as healthy"
+
+
+@pytest.mark.parametrize("columns", [60, 80])
+async def test_watch_fits_60_tunnels_on_a_terminal_of_24_lines(columns: int, tmp_path: Path) -> None:
+    text = "targets:\n" + "".join(
+        f"  t{host}:\n    host: 127.0.0.1\n    port: {free_port()}\n    user: nobody\n    password: x\n"
+        f"    hostKeys: [ssh-ed25519 {'A' * 43}=]\n    tunnels:\n"
+        + "".join(
+            f"      - {{name: '{'long-name-' * (number % 3)}{number}', local: '{free_port()}:db:5432', "
+            f"description: 顧客データベース}}\n"
+            for number in range(15)
+        )
+        for host in range(4)
+    )
+    async with program(tmp_path, text) as run:
+        ours, child_end = pty.openpty()
+        fcntl.ioctl(child_end, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+        command = [sys.executable, "-m", "reconciler", "status", "--watch", "--control", str(run.control)]
+        environment = {"PATH": os.environ["PATH"], "TERM": "xterm", "PYTHONPATH": ".", "PYTHONUTF8": "1"}
+        watch = await asyncio.create_subprocess_exec(
+            *command, stdin=child_end, stdout=child_end, stderr=child_end, env=environment
+        )
+        os.close(child_end)
+        try:
+            output = ""
+            async with asyncio.timeout(WITHIN):
+                while "0 of 60 tunnels up" not in output.rpartition("\x1b[H")[0]:
+                    output += (await asyncio.to_thread(os.read, ours, 65536)).decode(errors="replace")
+        finally:
+            watch.kill()
+            await watch.wait()
+            os.close(ours)
+    *_, screen, _ = output.split("\x1b[H")
+    shown = [re.sub("\x1b\\[[0-9;]*[mKJ]", "", line) for line in screen.rstrip("\x1b[J\r\n").split("\r\n")]
+    assert len(shown) <= 23
+    assert max(map(text_width, shown)) <= columns
+    assert [line.split()[0] for line in shown if line.startswith("T")] == ["TARGET", "TUNNEL"]
+    assert sum("more tunnels: " in line for line in shown) == 1
+    assert "0 of 60 tunnels up" in shown[-1] or "0 of 60 tunnels up" in shown[-2]
 
 
 async def test_wait_waits_for_a_process_that_starts(sshd: Sshd, echo: EchoServer, tmp_path: Path) -> None:

@@ -5,9 +5,12 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from typing import Any, cast
 
+import pytest
+
 from reconciler.cli.responses import StatusJson, TargetJson, TunnelJson
 from reconciler.cli.terminal.status_view import lines
-from reconciler.cli.terminal.table import Cell, Column, shortened, size, span, table
+from reconciler.cli.terminal.table import Cell, Column, height, shortened, size, span, table, width
+from reconciler.cli.terminal.text_width import text_width
 from reconciler.core.text.printable import printable
 
 NOW = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
@@ -44,8 +47,9 @@ def status(*tunnels: TunnelJson, next_try: float | None = None, error: str | Non
     """Return a status in which each target has the state of its last tunnel."""
     due = ago(-next_try) if next_try else None
     last = {one["target"]: cast("dict[str, Any]", one) for one in tunnels}
-    shared = ("phase", "reason", "message", "needsAction")
-    targets = [{"name": name, "nextTryAt": due} | {field: one[field] for field in shared} for name, one in last.items()]
+    shared = ("phase", "reason", "message", "needsAction", "since")
+    own = {"nextTryAt": due, "host": "a:22", "reconnects": 0}
+    targets = [{"name": name, **own} | {field: one[field] for field in shared} for name, one in last.items()]
     file = {"path": "tunnels.yaml", "valid": error is None, "error": error}
     return {
         "version": "1.2.3",
@@ -56,10 +60,16 @@ def status(*tunnels: TunnelJson, next_try: float | None = None, error: str | Non
     }
 
 
+def tunnel_lines(shown: StatusJson, width: int | None, height: int | None = None) -> list[str]:
+    """Return the lines from the table of tunnels on."""
+    shown_lines = lines(shown, NOW, width, height)
+    return shown_lines[next(n for n, line in enumerate(shown_lines) if line.startswith("TUNNEL")) :]
+
+
 def test_a_shared_problem_is_one_paragraph_with_its_next_try() -> None:
     message = "bastion:22 refuses connections: start the SSH server there"
     down = [tunnel(f"prod/{name}", "down", reason="refused", message=message, held=1) for name in "abcde"]
-    shown_lines = lines(status(*down, next_try=12), NOW, 80)
+    shown_lines = tunnel_lines(status(*down, next_try=12), 80)
     assert shown_lines[7:] == [
         "prod/a, prod/b, prod/c and 2 more of prod have been down for 1m (refused):",
         f"  {message}",
@@ -81,12 +91,13 @@ def test_the_next_try_of_another_problem_is_not_shown() -> None:
     down = tunnel("prod/a", "down", reason="local_port_in_use", message="taken by nginx")
     held = status(down, next_try=60)
     held["targets"][0]["reason"], held["targets"][0]["message"] = "auth", "refused the login"
-    assert "Next try" not in "\n".join(lines(held, NOW, 80))
+    shown_lines = lines(held, NOW, 80)
+    assert shown_lines[shown_lines.index("  taken by nginx") + 1] == "", "the next try is that of the target"
 
 
 def test_a_tunnel_that_is_off_says_why_and_does_not_count() -> None:
-    shown_lines = lines(
-        status(tunnel("a/x"), tunnel("a/y", "off", message="paused", off="paused"), tunnel("a/z", "standby")), NOW, 80
+    shown_lines = tunnel_lines(
+        status(tunnel("a/x"), tunnel("a/y", "off", message="paused", off="paused"), tunnel("a/z", "standby")), 80
     )
     assert shown_lines[2].split()[:2] == ["a/y", "paused"]
     assert shown_lines[4:] == ["", "1 tunnel up, 2 off or in standby; file read 2h ago."], "no text appears twice"
@@ -94,7 +105,7 @@ def test_a_tunnel_that_is_off_says_why_and_does_not_count() -> None:
 
 def test_a_timed_pause_shows_its_end() -> None:
     paused = tunnel("a/y", "off", message="paused until 2026-11-22T13:00:00Z", off="paused")
-    shown_lines = lines(status(tunnel("a/x"), paused), NOW, 80)
+    shown_lines = tunnel_lines(status(tunnel("a/x"), paused), 80)
     assert shown_lines[2].split()[:2] == ["a/y", "paused"], "the column stays narrow"
     assert shown_lines[4:6] == ["a/y is off:", "  paused until 2026-11-22T13:00:00Z"]
 
@@ -103,7 +114,7 @@ def test_the_message_of_a_target_that_is_up_is_shown() -> None:
     message = "still using the old connection, the new one failed: refused the login"
     shown = status(tunnel("a/x", message=message), tunnel("a/y", message=message), next_try=60)
     shown["targets"][0]["reason"], shown["targets"][0]["needsAction"] = "auth", True
-    assert lines(shown, NOW, 100)[4:] == [
+    assert tunnel_lines(shown, 100)[4:] == [
         "a/x, a/y are up (auth):",
         f"  {message}",
         "  Needs action: retrying fails until this is fixed.",
@@ -116,14 +127,14 @@ def test_the_message_of_a_target_that_is_up_is_shown() -> None:
 def test_a_target_message_that_no_tunnel_has_is_shown() -> None:
     shown = status(tunnel("a/x", "off", message="paused", off="paused"))
     shown["targets"][0] |= {"phase": "up", "reason": "auth", "message": "the old one goes on", "needsAction": True}
-    assert lines(shown, NOW, 100)[3:5] == ["a is up (auth):", "  the old one goes on"]
+    assert tunnel_lines(shown, 100)[3:5] == ["a is up (auth):", "  the old one goes on"]
     assert "  Needs action: retrying fails until this is fixed." in lines(shown, NOW, 100)
 
 
 def test_a_connection_to_a_later_host_is_shown() -> None:
     shown = status(tunnel("a/x"), tunnel("a/y"), tunnel("b/x"))
     shown["targets"][0]["message"] = "on b:22, host 2 of 2: retrying a:22 every 60 s"
-    assert lines(shown, NOW, 100)[5:] == [
+    assert tunnel_lines(shown, 100)[5:] == [
         "a is up:",
         "  on b:22, host 2 of 2: retrying a:22 every 60 s",
         "",
@@ -172,12 +183,12 @@ def test_status_fits_80_columns_and_keeps_ports_and_ends() -> None:
         dial="clickhouse-replica-2.analytics.eu-central-1.internal:9000",
         message="word " * 60,
     )
-    shown_lines = lines(status(long, tunnel("a/b")), NOW, 80)
+    shown_lines = tunnel_lines(status(long, tunnel("a/b")), 80)
     assert max(map(len, shown_lines)) <= 80
     assert ":9000 " in shown_lines[1]
     assert shown_lines[1].startswith("eu-")
     assert "name  unhealthy" in shown_lines[1]
-    whole = lines(status(long), NOW, None)
+    whole = tunnel_lines(status(long), None)
     assert long["dial"] in whole[1], "no cuts if the output is no terminal"
 
 
@@ -185,7 +196,7 @@ def test_a_remote_tunnel_shows_that_the_server_listens() -> None:
     remote = tunnel("prod/hook", type="remote", listen="127.0.0.1:8080", dial="localhost:3000")
     wide = tunnel("prod/all", type="remote", listen="0.0.0.0:8080")
     path = tunnel("prod/path", type="remote", listen="/run/there.sock")
-    shown_lines = lines(status(remote, wide, path), NOW, 80)
+    shown_lines = tunnel_lines(status(remote, wide, path), 80)
     assert "(server):8080 " in shown_lines[1]
     assert "(server)0.0.0.0:8080 " in shown_lines[2]
     assert "(server)/run/there.sock " in shown_lines[3]
@@ -199,7 +210,7 @@ def test_an_unbound_port_is_any_and_a_range_is_not_cut() -> None:
         tunnel("eu-central-analytics/back", "pending", type="remote", listen="0.0.0.0:0", dial=dial),
         tunnel("eu-central-analytics/ten", "pending", listen="127.0.0.1:10", dial=dial),
     )
-    shown_lines = lines(shown, NOW, 80)
+    shown_lines = tunnel_lines(shown, 80)
     assert max(map(len, shown_lines)) <= 80
     assert " 127.0.0.1:any " in shown_lines[1]
     assert " 127.0.0.1:23210-23219 " in shown_lines[2]
@@ -207,21 +218,166 @@ def test_an_unbound_port_is_any_and_a_range_is_not_cut() -> None:
     assert " 127.0.0.1:10 " in shown_lines[4]
 
 
-def test_a_small_screen_leaves_out_healthy_tunnels() -> None:
+def test_a_small_screen_shows_the_most_important_first() -> None:
     many = [tunnel(f"a/t{number}") for number in range(50)]
-    shown_lines = lines(status(*many, tunnel("a/bad", "down", message="gone")), NOW, 80, 20)
-    assert len(shown_lines) <= 20
-    assert shown_lines[1].startswith("a/bad")
-    assert shown_lines[2].endswith("and 50 healthy tunnels")
+    own = tunnel("a/own", "down", reason="local_port_in_use", message="taken by nginx")
+    shared = [tunnel(f"b/t{number}", "down", message="gone") for number in range(3)]
+    shown = status(*many, *shared, own, tunnel("a/y", "off", message="disabled", off="disabled"), tunnel("a/z"))
+    shown_lines = lines(shown, NOW, 80, 23)
+    assert len(shown_lines) == 23
+    assert [line.split()[0] for line in tunnel_lines(shown, 80, 23)[:6]] == [
+        *("TUNNEL", "a/own", "b/t0", "b/t1", "b/t2", "a/t0")
+    ]
+    [rest] = [line for line in shown_lines if "more tunnels" in line]
+    assert rest.removeprefix("…").removeprefix("...") == " and 47 more tunnels: 46 up, 1 disabled"
+    assert {"a/own has been down for 1m (local_port_in_use):", "b/t0, b/t1, b/t2 have been down for 1m:"} <= {
+        *shown_lines
+    }
+    assert shown_lines[-1] == "51 of 55 tunnels up, 1 off or in standby; file read 2h ago."
 
 
-def test_a_very_small_screen_shows_the_top() -> None:
-    bad = [tunnel(f"a/t{number}", "down", message=f"problem {number}") for number in range(5)]
-    whole = lines(status(*bad), NOW, 80)
-    shown_lines = lines(status(*bad), NOW, 80, 11)
-    assert shown_lines[:10] == whole[:10]
-    assert shown_lines[10].removeprefix("…").removeprefix("...") == f" and {len(whole) - 10} more lines"
-    assert lines(status(*bad), NOW, 80, len(whole)) == whole
+@pytest.mark.parametrize("columns", [60, 80, 132])
+@pytest.mark.parametrize("height", [3, 8, 12, 19, 23, 40])
+def test_no_screen_is_too_small(columns: int, height: int) -> None:
+    message = "十文字の名前のデータベース " * 8
+    bad = [tunnel(f"a/t{number}", "down", message=f"problem {number}: {message}") for number in range(30)]
+    off = [tunnel(f"t{number}/x", "off", message="paused", off="paused") for number in range(30)]
+    failed = {"at": ago(60), "from": "127.0.0.1:51234", "result": "denied", "message": message}
+    up = [tunnel(f"b/t{number}", listen=f"/run/{'数' * number}.sock", lastClientFailure=failed) for number in range(30)]
+    shown_lines = lines(status(*bad, *off, *up), NOW, columns, height)
+    assert len(shown_lines) <= height
+    assert max(map(text_width, shown_lines)) <= columns
+    assert "30 of 60 tunnels up" in "\n".join(shown_lines[-2:]), "the summary is always shown"
+
+
+def test_a_screen_is_used_up_to_its_last_line() -> None:
+    """Lines that the problems leave free go to the tunnels, and those that the tunnels leave free go to the targets."""
+    tunnels = [tunnel(f"a/t{number}") for number in range(60)]
+    targets = [tunnel(f"t{number}/x") for number in range(60)]
+    for shown in (status(*tunnels), status(*targets)):
+        assert len(lines(shown, NOW, 80, 23)) == 23
+    whole = lines(status(*tunnels), NOW, 80)
+    assert lines(status(*tunnels), NOW, 80, len(whole)) == whole
+
+
+def test_an_output_that_is_no_terminal_is_not_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("COLUMNS", raising=False)
+    monkeypatch.delenv("LINES", raising=False)
+    assert (width(), height()) == (None, None)
+    monkeypatch.setenv("COLUMNS", "60")
+    monkeypatch.setenv("LINES", "24")
+    assert (width(), height()) == (60, 23)
+
+
+def test_wide_characters_keep_the_columns_aligned() -> None:
+    shown = status(
+        tunnel("a/x", listen="/run/データベース.sock"),
+        tunnel("a/y", listen="/run/e\u0301.sock"),
+        tunnel("a/z", listen=f"/run/{'数' * 40}.sock"),
+    )
+    shown_lines = tunnel_lines(shown, 80)[:4]
+    assert len({text_width(line[: line.index("db:5432")]) for line in shown_lines[1:]}) == 1
+    assert max(map(text_width, shown_lines)) <= 80
+    assert shown_lines[3].endswith("1m"), "the path is cut"
+
+
+def test_columns_leave_a_narrow_table_in_their_order() -> None:
+    shown = status(tunnel("a/x", listen="127.0.0.1:15000-15999", dial="database.internal.example.com:5432"))
+    titles = {width: tunnel_lines(shown, width)[0] for width in (80, 60)}
+    assert "LEADS TO" in titles[80]
+    assert "LEADS TO" not in titles[60]
+    assert "LISTENS ON" in titles[60]
+    assert max(map(text_width, lines(shown, NOW, 40))) <= 40
+
+
+def target_row(**fields: Any) -> str:
+    shown = status(tunnel("a/x"))
+    shown["targets"][0] |= cast("TargetJson", fields)
+    return lines(shown, NOW, 120)[1]
+
+
+def test_a_target_shows_its_host_round_trip_and_next_try() -> None:
+    hosts = ["a:22", "b:22"]
+    assert target_row(host="b:22", hosts=hosts).split() == ["a", "up", "b:22", "(2", "of", "2)", "1m"]
+    down = {"phase": "down", "host": None, "since": ago(300)}
+    assert target_row(**down, hosts=["a:22"]).split() == ["a", "down", "a:22", "5m"], "the only one needs no search"
+    assert "none of 2" in target_row(**down, hosts=hosts)
+    for seconds, text in ((0.00023, "0.2ms"), (0.0123, "12ms"), (1.5, "1500ms"), (None, "")):
+        assert f" {text} " in target_row(rttSeconds=seconds), seconds
+    for fields, text in (
+        ({"nextTryAt": ago(-27), "nextTryWait": "reconnect"}, "in 28s (backoff)"),
+        ({"nextTryAt": ago(-3), "nextTryWait": "quick"}, "in 4s"),
+        ({"nextTryAt": ago(-7199), "nextTryWait": "certificate"}, "in 2h (certificate)"),
+        ({"nextTryAt": ago(-600), "nextTryWait": "guarded", "needsAction": True}, "in 10m (needs action)"),
+        ({"nextTryAt": ago(1), "nextTryWait": "quick"}, "now"),
+        ({"needsAction": True}, "after a fix"),
+        ({"phase": "standby"}, "with a client"),
+    ):
+        assert target_row(**{**down, **fields}).endswith(f"  {text}"), fields
+
+
+@pytest.mark.parametrize(
+    ("wait", "reason", "text"),
+    [
+        ("reconnect", "dns", "Next try in 1m: `reconnect` sets the delay, which grows with each failure."),
+        ("quick", "refused", "Next try in 1m: after at most a tenth of the outage."),
+        ("certificate", "certificate_expired", "Next try in 1m, when the certificate becomes valid; at once when"),
+        ("guarded", "auth", "Next try in 1m: servers block clients that repeat failed logins; at once when"),
+        (None, "dns", "Next try in 1m."),
+    ],
+)
+def test_a_next_try_that_is_far_off_says_why(wait: str | None, reason: str, text: str) -> None:
+    shown = status(tunnel("a/x", "down", reason=reason, message="it failed"), next_try=60)
+    shown["targets"][0]["nextTryWait"] = wait
+    assert text in " ".join(map(str.strip, lines(shown, NOW, 80)))
+    shown["targets"][0]["nextTryAt"] = ago(-2)
+    assert "`reconnect`" not in "\n".join(lines(shown, NOW, 80)), "not for one that is near"
+
+
+def failure(seconds: float, origin: str | None, message: str) -> dict[str, Any]:
+    return {"at": ago(seconds), "from": origin, "result": "dial_failed", "message": message}
+
+
+def test_the_last_client_failure_is_part_of_the_problem_of_its_tunnel() -> None:
+    message = "db:5432 refuses connections from the SSH server: start the service there"
+    shown = status(
+        tunnel(
+            "a/x",
+            "unhealthy",
+            reason="destination",
+            message=f"{message} (retried with the next client)",
+            lastClientFailure=failure(125, "127.0.0.1:51234", message),
+        ),
+        tunnel("b/x", "down", message="gone", lastClientFailure=failure(300, "127.0.0.1:1", "no SSH connection")),
+        tunnel("b/y", "down", message="gone", lastClientFailure=failure(30, None, "no SSH connection within 10 s")),
+    )
+    shown_lines = lines(shown, NOW, 100)
+    assert "  Last client failure 2m ago: 127.0.0.1:51234." in shown_lines
+    assert "  Last client failure 30s ago: a client: no SSH connection within 10 s" in shown_lines
+
+
+def test_the_last_client_failures_of_healthy_tunnels_are_shown_newest_first() -> None:
+    ages = {"a/x": 7200, "a/y": 60, "a/z": 600}
+    shown = status(
+        *(tunnel(name, lastClientFailure=failure(age, "127.0.0.1:9", "refused")) for name, age in ages.items())
+    )
+    shown_lines = lines(shown, NOW, 80)
+    assert shown_lines[shown_lines.index("Last client failures:") :] == [
+        "Last client failures:",
+        "  a/y 1m ago: 127.0.0.1:9: refused",
+        "  a/z 10m ago: 127.0.0.1:9: refused",
+        "  a/x 2h ago: 127.0.0.1:9: refused",
+        "",
+        "3 tunnels up; file read 2h ago.",
+    ]
+    many = [tunnel(f"a/{n}", lastClientFailure=failure(n, "127.0.0.1:9", "refused")) for n in range(9)]
+    assert "  and 4 more, of other tunnels" in lines(status(*many), NOW, 80)
+
+
+def test_a_target_that_is_down_is_shown_though_its_tunnels_have_other_problems() -> None:
+    shown = status(tunnel("a/x", "down", reason="local_port_in_use", message="taken by nginx"))
+    shown["targets"][0] |= {"reason": "refused", "message": "bastion refuses", "nextTryAt": ago(-3)}
+    assert {"a has been down for 1m (refused):", "  bastion refuses"} <= {*lines(shown, NOW, 80)}
 
 
 def test_control_characters_from_a_server_are_escaped() -> None:

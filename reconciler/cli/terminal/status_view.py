@@ -1,7 +1,7 @@
-"""The status as text: a table of tunnels, a paragraph for each problem, and one summary line.
+"""The status as text: tables of targets and tunnels, a paragraph for each problem, and one summary line.
 
-Pure. Input: status, time, width. Output: lines. A problem that several tunnels share (their target is down) is one
-paragraph.
+Pure. Input: status, time, width, height. Output: lines. If they do not fit the height, the tables and the problems get
+a share of it each, and each says how many of its rows are left out.
 """
 
 from __future__ import annotations
@@ -9,40 +9,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime
 
-from reconciler.cli.responses import ConfigJson, StatusJson, TargetJson, TunnelJson
-from reconciler.cli.terminal.table import (
-    Cell,
-    Column,
-    clean,
-    coloured,
-    count,
-    is_unicode,
-    seconds_since,
-    size,
-    span,
-    table,
-    wrapped,
-)
-from reconciler.core.status import NEEDS_ACTION_TEXT
-from reconciler.core.text.forms import and_more
+from reconciler.cli.responses import StatusJson, TunnelJson
+from reconciler.cli.terminal.status_problems import Paragraph, joined, problems
+from reconciler.cli.terminal.status_tables import NOT_EXPECTED_UP, StatusTable, and_more, target_table, tunnel_table
+from reconciler.cli.terminal.table import clean, coloured, count, seconds_since, span, wrapped
+from reconciler.cli.terminal.text_width import text_width
 
-NOT_EXPECTED_UP = frozenset({"off", "standby", "draining"})  # phases in which a tunnel is not up and need not be
-_FAILED = frozenset({"down", "unhealthy"})
-# Reasons after which a change of a file that the target names causes a try at once.
-_RETRIED_ON_FILE_CHANGE = frozenset({"auth", "host_key", "certificate_expired", "secret_unreadable"})
-_COLOURS = {"up": "green", "down": "red", "unhealthy": "red", "off": "bright_black", "draining": "bright_black"}
-_NAMED = 3  # the most names in one paragraph
-
-_COLUMNS = (
-    Column("TUNNEL", least=16),
-    Column("STATE"),
-    Column("LISTENS ON", least=21),  # fits a port range on 127.0.0.1, which must not be cut
-    Column("LEADS TO", least=11),
-    Column("CLIENTS", right=True),
-    Column("SINCE", right=True),
-    Column("SENT", right=True, extra=True),
-    Column("RECEIVED", right=True, extra=True),
-)
+_FRAME = 3  # lines around the rows of a table: the titles, the count of the rows left out, an empty line
 
 
 def is_healthy(tunnel: TunnelJson) -> bool:
@@ -51,163 +24,69 @@ def is_healthy(tunnel: TunnelJson) -> bool:
 
 
 def lines(status: StatusJson, now: datetime, width: int | None, height: int | None = None) -> list[str]:
-    """Return all lines. If `height` is too small, healthy tunnels are left out first, then the end."""
-    tunnels, targets = status["tunnels"], status["targets"]
-    end = [*_problems(status, now, width), *_of_targets(status, now, width), *_unverified(targets, width)]
-    end += [*_config(status["config"], width), *_fault(status, width), *_summary(status, now, width)]
-    shown: Sequence[TunnelJson] = tunnels
-    if height is not None and len(tunnels) + len(end) + 1 > height:
-        shown = [tunnel for tunnel in tunnels if not is_healthy(tunnel)]
-    rows = [_row(tunnel, now) for tunnel in shown]
-    head = table(_COLUMNS, rows, width) if rows else []
-    hidden = len(tunnels) - len(shown)
-    rest = [_and_more(f"{hidden} healthy {'tunnel' if hidden == 1 else 'tunnels'}")] if hidden else []
-    result = [*head, *rest, *([""] if head or rest else []), *end]
-    if height is None or len(result) <= height:
-        return result
-    return [*result[: height - 1], _and_more(f"{len(result) - height + 1} more lines")]
+    """Return all lines, or the most important ones that fit the height."""
+    targets, tunnels = target_table(status, now), tunnel_table(status, now)
+    found = problems(status, now, width)
+    end = [*_fault(status, width), *_summary(status, now, width)]
+    whole = [*_block(targets.lines(width)), *_block(tunnels.lines(width)), *joined(found), *end]
+    if height is None or _height(whole, width) <= height:
+        return whole
+    return _fitted(targets, tunnels, found, end, width, height)
 
 
-def _and_more(what: str) -> str:
-    return f"{'…' if is_unicode() else '...'} and {what}"
-
-
-def _is_are(number: int) -> str:
-    return "is" if number == 1 else "are"
-
-
-def _row(tunnel: TunnelJson, now: datetime) -> list[Cell]:
-    phase = tunnel["phase"]
-    return [
-        Cell(tunnel["id"]),
-        Cell(_state(tunnel), _COLOURS.get(phase, "yellow")),
-        Cell(_listen(tunnel)),
-        Cell("(SOCKS)" if tunnel["type"] == "socks" else tunnel["dial"]),
-        Cell(str(tunnel["connections"])),
-        Cell(span(seconds_since(tunnel["since"], now))),
-        Cell(size(tunnel["bytesSent"])),
-        Cell(size(tunnel["bytesReceived"])),
+def _fitted(
+    targets: StatusTable,
+    tunnels: StatusTable,
+    found: Sequence[Paragraph],
+    end: list[str],
+    width: int | None,
+    height: int,
+) -> list[str]:
+    """Return what fits. The targets that are down come first, then half of the height is for problems."""
+    room = height - _height(end, width)
+    of_targets, of_tunnels = (one.height + 1 if one.rows else 0 for one in (targets, tunnels))
+    for_targets = min(of_targets, max(room // 4, min(targets.troubled + _FRAME, room * 2 // 5)))
+    for_tunnels = min(of_tunnels, max(room // 5, _FRAME + 1))
+    for_problems = max(min(room // 2, room - for_targets - for_tunnels), room - for_targets - of_tunnels)
+    shown = _most_important(found, for_problems, width)
+    left = max(room - _height(shown, width), 0)
+    for_tunnels = min(of_tunnels, max(left - for_targets, 0))
+    for_targets = min(of_targets, left - for_tunnels)
+    made = [
+        *_block(targets.lines(width, for_targets - 1) if for_targets > 1 else []),
+        *_block(tunnels.lines(width, for_tunnels - 1) if for_tunnels > 1 else []),
+        *shown,
     ]
+    while made and _height([*made, *end], width) > height:
+        made.pop()
+    return [*made, *end[:height]]
 
 
-def _state(tunnel: TunnelJson) -> str:
-    """Return the phase or, for a tunnel that is off, why it is, such as "paused"."""
-    return tunnel.get("off", "off") if tunnel["phase"] == "off" else tunnel["phase"]
+def _most_important(found: Sequence[Paragraph], height: int, width: int | None) -> list[str]:
+    """Return the first paragraphs that fit, and a line that counts the others. The first one is cut if it must be."""
+    for number in range(len(found), 0, -1):
+        shown = [*joined(found[:number]), *_others(len(found) - number)]
+        if _height(shown, width) <= height:
+            return shown
+    rest = ["", *_others(len(found) - 1)]
+    return [*found[0].lines[: max(height - len(rest), 0)], *rest] if found else []
 
 
-def _listen(tunnel: TunnelJson) -> str:
-    """Return the listen address. For a remote tunnel it is on the server, whose name is already in the id."""
-    address = tunnel["listen"]
-    if address.endswith(":0"):
-        address = f"{address[:-1]}any"
-    if tunnel["type"] != "remote":
-        return address
-    return f"(server){address.removeprefix('127.0.0.1').removeprefix('localhost')}"
+def _others(number: int) -> list[str]:
+    return [and_more(count(number, "more problem")), ""] if number else []
 
 
-# --- problems ---------------------------------------------------------------------------------------------------
+def _block(block: list[str]) -> list[str]:
+    """Return the lines of a table, and an empty line after them."""
+    return [*block, ""] if block else []
 
 
-def _problems(status: StatusJson, now: datetime, width: int | None) -> list[str]:
-    targets = {target["name"]: target for target in status["targets"]}
-    groups: dict[tuple[str, ...], list[TunnelJson]] = {}
-    for tunnel in status["tunnels"]:
-        if tunnel["message"] not in (None, "", _state(tunnel)):
-            key = (tunnel["target"], tunnel["phase"], tunnel["reason"] or "", tunnel["message"])
-            groups.setdefault(key, []).append(tunnel)
-    made = []
-    for group in groups.values():
-        source = _source(group[0], targets.get(group[0]["target"]))
-        sentences = _sentences(group, source, now)
-        made += [*_head(group, source, now, width), *(line for text in sentences for line in wrapped(text, width)), ""]
-    return made
+def _height(block: Sequence[str], width: int | None) -> int:
+    """Return the lines that a block takes on the terminal: an address that is wider than it goes on in the next."""
+    return len(block) if not width else sum(max(1, -(-text_width(line) // width)) for line in block)
 
 
-def _source(tunnel: TunnelJson, target: TargetJson | None) -> TunnelJson | TargetJson:
-    """Return the target, which has the time of the next try, if its message is the same; else the tunnel."""
-    return target if target is not None and target["message"] == tunnel["message"] else tunnel
-
-
-def _head(tunnels: list[TunnelJson], source: TunnelJson | TargetJson, now: datetime, width: int | None) -> list[str]:
-    """Return `prod/a (PostgreSQL), prod/b have been down for 12s (refused):`."""
-    one, several = tunnels[0], len(tunnels) > 1
-    names = and_more([_name(tunnel) for tunnel in tunnels], _NAMED)
-    if len(tunnels) > _NAMED:
-        names += f" of {one['target']}"
-    duration = span(seconds_since(one["since"], now)) if one["phase"] in _FAILED else ""
-    if duration:
-        state = f"{'have' if several else 'has'} been {one['phase']} for {duration}"
-    else:
-        state = f"{_is_are(len(tunnels))} {one['phase']}"
-    return _headline(names, state, source, width)
-
-
-def _headline(names: str, state: str, source: TunnelJson | TargetJson, width: int | None) -> list[str]:
-    state += f" ({source['reason']})" if source["reason"] else ""
-    colour = _COLOURS.get(source["phase"], "yellow")
-    text = f"{clean(names)} {state}:"
-    return [line.replace(state, coloured(state, colour)) for line in wrapped(text, width, indent="")]
-
-
-def _name(tunnel: TunnelJson) -> str:
-    description = tunnel.get("description")
-    return f"{tunnel['id']} ({description})" if description else tunnel["id"]
-
-
-def _sentences(tunnels: list[TunnelJson], source: TunnelJson | TargetJson, now: datetime) -> list[str]:
-    """Return the message, the number of held clients, whether a person must act, and the time of the next try."""
-    sentences = [clean(source["message"] or "")]
-    if held := sum(tunnel["held"] for tunnel in tunnels):
-        sentences.append(f"{count(held, 'client')} {_is_are(held)} waiting for it.")
-    if source["needsAction"]:
-        sentences.append(NEEDS_ACTION_TEXT)
-    if next_try := _next_try(source, now):
-        sentences.append(next_try)
-    return sentences
-
-
-def _next_try(source: TunnelJson | TargetJson, now: datetime) -> str:
-    since = seconds_since(source.get("nextTryAt"), now)
-    if since is None:
-        return ""
-    if since >= 0:
-        return "Trying again now."
-    early = "; at once when a file that it names changes" if source["reason"] in _RETRIED_ON_FILE_CHANGE else ""
-    return f"Next try in {span(1 - since)}{early}."
-
-
-def _of_targets(status: StatusJson, now: datetime, width: int | None) -> list[str]:
-    """Return the messages of targets that are up, if none of their tunnels has the same message."""
-    shown = {(tunnel["target"], tunnel["message"]) for tunnel in status["tunnels"]}
-    made = []
-    for target in status["targets"]:
-        if target["phase"] == "up" and target["message"] and (target["name"], target["message"]) not in shown:
-            body = [line for text in _sentences([], target, now) for line in wrapped(text, width)]
-            made += [*_headline(target["name"], "is up", target, width), *body, ""]
-    return made
-
-
-def _unverified(targets: Sequence[TargetJson], width: int | None) -> list[str]:
-    names = [clean(target["name"]) for target in targets if target.get("hostKeyVerified") is False]
-    if not names:
-        return []
-    text = (
-        f"{and_more(names, _NAMED)}: host key NOT checked (strictHostKeyChecking: false), "
-        "so the server may be an impostor."
-    )
-    return [*(coloured(line, "yellow") for line in wrapped(text, width, indent="")), ""]
-
-
-# --- files and summary -------------------------------------------------------------------------------------------
-
-
-def _config(config: ConfigJson, width: int | None) -> list[str]:
-    made = []
-    for file in config["files"]:
-        if not file["valid"]:
-            made += [f"{clean(file['path'])} {coloured('is invalid', 'red')}: its last valid content stays in use."]
-            made += [*wrapped(clean(file["error"] or ""), width), ""]
-    return made
+# --- summary ------------------------------------------------------------------------------------------------------
 
 
 def _fault(status: StatusJson, width: int | None) -> list[str]:

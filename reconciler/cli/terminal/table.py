@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-import textwrap
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -16,6 +15,7 @@ from typing import IO, Any, NamedTuple
 
 import click
 
+from reconciler.cli.terminal.text_width import end_of, start_of, text_width, units
 from reconciler.core.text.printable import printable
 from reconciler.system.redaction import redact
 
@@ -28,14 +28,16 @@ _UNITS = ((86400, "d"), (3600, "h"), (60, "m"))
 class Column:
     """A table column.
 
-    least   the width that it may be cut down to; 0: never cut
-    extra   shown only if the table then still fits without cuts
+    least     the width that it may be cut down to; 0: never cut
+    extra     shown only if the table then still fits without cuts
+    leaves    its place in the order in which columns leave a table that does not fit with all its cuts; 0: it stays
     """
 
     title: str
     right: bool = False
     least: int = 0
     extra: bool = False
+    leaves: int = 0
 
 
 class Cell(NamedTuple):
@@ -48,9 +50,15 @@ def width() -> int | None:
     return shutil.get_terminal_size().columns if sys.stdout.isatty() or os.environ.get("COLUMNS") else None
 
 
-def is_coloured() -> bool:
-    """Return True if the output is a terminal and $NO_COLOR is not set (no-color.org)."""
-    return sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+def height() -> int | None:
+    """Return the lines of the terminal above the one of the cursor, None if the output is no terminal."""
+    return shutil.get_terminal_size().lines - 1 if sys.stdout.isatty() or os.environ.get("LINES") else None
+
+
+def is_coloured(stream: IO[str] | None = None) -> bool:
+    """Return True if the output (default: stdout) is a terminal and $NO_COLOR is not set (no-color.org)."""
+    is_terminal = (sys.stdout if stream is None else stream).isatty()
+    return is_terminal and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
 def is_unicode() -> bool:
@@ -68,17 +76,19 @@ def clean(text: str) -> str:
 
 def wrapped(text: str, limit: int | None, indent: str = "  ", first: str | None = None) -> list[str]:
     """Wrap between words only, so that addresses and commands can be copied. `first` is the first line's indent."""
-    first = indent if first is None else first
+    line = indent if first is None else first
     if limit is None:
-        return [first + text]
-    return textwrap.wrap(
-        text,
-        min(limit, _SENTENCE_MAX),
-        initial_indent=first,
-        subsequent_indent=indent,
-        break_long_words=False,
-        break_on_hyphens=False,
-    )
+        return [line + text]
+    limit, lines, is_empty = min(limit, _SENTENCE_MAX), [], True
+    for word in text.split():
+        for number, unit in enumerate(units(word)):
+            gap = "" if is_empty or number else " "
+            if not is_empty and text_width(line + gap + unit) > limit:
+                lines.append(line)
+                line, gap = indent, ""
+            line += gap + unit
+            is_empty = False
+    return lines if is_empty else [*lines, line]
 
 
 def print_message(kind: str, message: object, file: IO[Any] | None = None) -> None:
@@ -92,12 +102,14 @@ def table(columns: Sequence[Column], rows: Iterable[Sequence[Cell]], limit: int 
     """Return aligned lines, titles first; cells are cut in the middle to fit `limit`."""
     cells = [[Cell(clean(cell.text), cell.colour) for cell in row] for row in rows]
     widths = [
-        max([len(column.title), *(len(row[number].text) for row in cells)]) for number, column in enumerate(columns)
+        max([len(column.title), *(text_width(row[number].text) for row in cells)])
+        for number, column in enumerate(columns)
     ]
     shown = list(range(len(columns)))
     if limit is not None:
         if _total(widths, shown) > limit:
             shown = [number for number in shown if not columns[number].extra]
+            shown = _without_leaving(widths, shown, columns, limit)
         _shrink(widths, shown, columns, limit)
     titles = [Cell(column.title) for column in columns]
     return [_GAP.join(_fit(row[n], widths[n], columns[n].right) for n in shown).rstrip() for row in [titles, *cells]]
@@ -105,6 +117,16 @@ def table(columns: Sequence[Column], rows: Iterable[Sequence[Cell]], limit: int 
 
 def _total(widths: list[int], shown: list[int]) -> int:
     return sum(widths[number] for number in shown) + len(_GAP) * (len(shown) - 1)
+
+
+def _without_leaving(widths: list[int], shown: list[int], columns: Sequence[Column], limit: int) -> list[int]:
+    """Return the columns that fit when all are cut as far as they may be."""
+    least = [min(width, column.least or width) for width, column in zip(widths, columns, strict=True)]
+    for leaving in sorted((n for n in shown if columns[n].leaves), key=lambda n: columns[n].leaves):
+        if _total(least, shown) <= limit:
+            break
+        shown = [number for number in shown if number != leaving]
+    return shown
 
 
 def _shrink(widths: list[int], shown: list[int], columns: Sequence[Column], limit: int) -> None:
@@ -118,17 +140,18 @@ def _shrink(widths: list[int], shown: list[int], columns: Sequence[Column], limi
 
 def _fit(cell: Cell, size: int, right: bool) -> str:
     text = shortened(cell.text, size)
-    padded = text.rjust(size) if right else text.ljust(size)
+    space = " " * (size - text_width(text))
+    padded = space + text if right else text + space
     return padded.replace(text, coloured(text, cell.colour), 1) if cell.colour and text else padded
 
 
 def shortened(text: str, size: int) -> str:
     """Cut in the middle: the start of a name and the port at its end are the most useful parts."""
-    if len(text) <= size:
+    if text_width(text) <= size:
         return text
     mark = "…" if is_unicode() else "~"
     end = (size - 1) // 2
-    return text[: size - 1 - end] + mark + text[len(text) - end :]
+    return start_of(text, size - 1 - end) + mark + end_of(text, end)
 
 
 def count(number: int, noun: str) -> str:
