@@ -23,6 +23,7 @@ from reconciler.core.spec import NOTHING, Desired, TunnelSpec
 from reconciler.core.status import Status, is_settled, make_status
 from reconciler.core.subject import Subject
 from reconciler.probes import PROBES
+from reconciler.report.change_lines import alike_text
 from reconciler.report.events import Event
 from reconciler.runtime.background import forever
 from reconciler.runtime.loop import Loop, SystemClock
@@ -140,30 +141,37 @@ class Engine:
         """Replace the links of targets, make before break."""
         for target in targets:
             self._overlay.restart(target)
-            self._record(Subject("target", target), "restarted", why)
+            log.info("target %s is restarted: %s", target, why, extra={"target": target})
+            self._on_event(Event(time.time(), Subject("target", target), "restarted", message=why))
         self._apply()
 
     def pause(self, tunnels: Iterable[str], until: float | None, why: str) -> None:
         """Turn tunnels off until `until` (Unix time), or until they are resumed. `configure` does not resume them."""
-        for tunnel in tunnels:
-            self._overlay.pause([tunnel], until)
-            self._record(Subject("tunnel", tunnel), "paused", why)
+        tunnels = tuple(tunnels)
+        self._overlay.pause(tunnels, until)
+        self._record(tunnels, "paused", why)
         self._apply()
 
     def resume(self, tunnels: Iterable[str], why: str) -> None:
         """End the pauses of these tunnels."""
-        for tunnel in tunnels:
-            self._overlay.resume([tunnel])
-            self._record(Subject("tunnel", tunnel), "resumed", why)
+        tunnels = tuple(tunnels)
+        self._overlay.resume(tunnels)
+        self._record(tunnels, "resumed", why)
         self._apply()
 
     def _apply(self) -> None:
         self.loop.set_desired(self._overlay.over(self._configured))
 
-    def _record(self, subject: Subject, what: str, why: str) -> None:
-        fields = {"target": subject.target, "tunnel": subject.tunnel}
-        log.info("%s is %s: %s", subject, what, why, extra=fields)
-        self._on_event(Event(time.time(), subject, what, message=why))
+    def _record(self, tunnels: Iterable[str], what: str, why: str) -> None:
+        """Add an event for each tunnel, and a log line for the tunnels of each target."""
+        by_target: dict[str, list[str]] = {}
+        for tunnel in tunnels:
+            subject = Subject("tunnel", tunnel)
+            by_target.setdefault(subject.target, []).append(tunnel)
+            self._on_event(Event(time.time(), subject, what, message=why))
+        for target, ids in by_target.items():
+            fields = {"target": target, "tunnel": ids[0]} if len(ids) == 1 else {"target": target, "tunnels": ids}
+            log.info("%s", alike_text(ids, f"{what}: {why}"), extra=fields)
 
     # --- after each pass ---------------------------------------------------------------------------------------
 

@@ -106,7 +106,7 @@ async def test_run_serves_reloads_on_sighup_and_exits_on_sigterm(sshd: Sshd, ech
     file, port = tmp_path / "tunnels.yaml", free_port()
     file.write_text("targets:\n" + target(sshd) + local("echo", port, echo.port))
     async with tunnels("run", file) as run:
-        await line_with(run.stderr, "tunnel server/echo is up")
+        await line_with(run.stderr, "target server is up")
         assert await exchange("127.0.0.1", port) == b"ping"
         run.send_signal(signal.SIGHUP)
         assert await exchange("127.0.0.1", port) == b"ping"
@@ -118,7 +118,7 @@ async def test_sigterm_drains_clients_and_a_second_one_cuts_them(sshd: Sshd, ech
     file, port = tmp_path / "tunnels.yaml", free_port()
     file.write_text("targets:\n" + target(sshd) + local("echo", port, echo.port))
     async with tunnels("run", file) as run:
-        await line_with(run.stderr, "tunnel server/echo is up")
+        await line_with(run.stderr, "target server is up")
         async with connected("127.0.0.1", port) as (reader, writer):
             writer.write(b"a")
             assert await reader.readexactly(1) == b"a"

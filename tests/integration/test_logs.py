@@ -7,7 +7,9 @@ import io
 import json
 import logging
 import os
+import pty
 import re
+import socket
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -56,6 +58,31 @@ def test_a_traceback_is_written_in_full(written: io.StringIO) -> None:
     assert "\x1b" not in written.getvalue()
 
 
+@pytest.mark.parametrize(
+    ("form", "environ", "is_coloured"),
+    [("text", {}, True), ("text", {"NO_COLOR": "1"}, False), ("text", {"TERM": "dumb"}, False), ("json", {}, False)],
+)
+def test_levels_have_colours_on_a_terminal(
+    form: str, environ: dict[str, str], is_coloured: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("NO_COLOR", "TERM"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environ.items():
+        monkeypatch.setenv(name, value)
+    root = logging.getLogger()
+    monkeypatch.setattr(root, "handlers", [])
+    monkeypatch.setattr(root, "level", root.level)
+    ours, theirs = pty.openpty()
+    with os.fdopen(ours, "rb", buffering=0) as terminal, os.fdopen(theirs, "w") as stream:
+        monkeypatch.setattr("sys.stderr", stream)
+        logs.set_up("info", form)
+        logging.getLogger("reconciler").warning("it said \x1b[2J%s", "\x1b[31m")
+        root.handlers[0].flush()
+        line = terminal.read(1000).decode()
+    assert ("\x1b[33mWARNING\x1b[0m it said" in line) is is_coloured
+    assert line.count("\x1b") == (2 if is_coloured else 0), "text from outside has no colours"
+
+
 def test_dropped_log_lines_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     reads, writes = os.pipe()
     root = logging.getLogger()
@@ -82,10 +109,49 @@ async def test_each_change_is_a_line_with_fields(
         await tunnels.until("server/echo", Phase.UP)
         await tunnels.until("dead/never", Phase.DOWN)
     lines = [json.loads(logs._Json().format(record)) for record in caplog.records]
-    [up] = [line for line in lines if line["message"].startswith("tunnel server/echo is up")]
-    assert (up["target"], up["tunnel"], up["level"]) == ("server", "server/echo", "info")
-    down = next(line for line in lines if line["message"].startswith("tunnel dead/never is down"))
-    assert (down["tunnel"], down["reason"], down["level"]) == ("dead/never", "refused", "warning")
+    text = f"target server is up: {sshd.host}:{sshd.port} (1 tunnel: echo)"
+    [up] = [line for line in lines if line["message"] == text]
+    assert (up["target"], up["tunnels"], up["level"]) == ("server", ["server/echo"], "info")
+    [down] = [line for line in lines if line["message"].startswith("target dead is down")]
+    assert (down["tunnels"], down["reason"], down["level"]) == (["dead/never"], "refused", "warning")
+
+
+async def test_a_target_and_its_tunnels_are_one_line(
+    sshd: Sshd, echo: EchoServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    names = [f"t{number}" for number in range(19)]
+    ids = [f"server/{name}" for name in names]
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        text = file(
+            sshd,
+            *(local(name, free_port(), echo.port) for name in names),
+            local("taken", taken.getsockname()[1], echo.port),
+        )
+        async with running(tmp_path, text) as tunnels:
+            await eventually(lambda: list(tunnels.phases().values()) == [*["up"] * 19, "down"])
+            await sshd.kill_sessions()
+            await eventually(lambda: any("server is down" in record.getMessage() for record in caplog.records))
+            await tunnels.until("server/t0", Phase.UP)
+            tunnels.engine.pause([*ids, "server/taken"], None, "requested")
+            await tunnels.until("server/t0", Phase.OFF)
+            tunnels.edit("targets: {}\n")
+            await eventually(lambda: tunnels.phases() == {})
+    lines = [record for record in caplog.records if record.name.startswith("reconciler.r")]
+    messages = "\n".join(record.getMessage() for record in lines)
+    some = "t0, t1, t2, t3, t4"
+    assert [record.__dict__.get("tunnels") for record in lines if " is up: " in record.getMessage()] == [ids, ids]
+    for text in (
+        f"target server is up: {sshd.host}:{sshd.port} (19 tunnels: {some} and 14 more)",
+        f" (19 tunnels: {some} and 14 more)",
+        "tunnel server/taken is down (local_port_in_use): ",
+        f"20 tunnels of server are paused: requested ({some} and 15 more)",
+        f"20 tunnels of server are off: paused ({some} and 15 more)",
+        f"target server is gone (20 tunnels: {some} and 15 more)",
+    ):
+        assert text in messages
+    own = [line for line in messages.splitlines() if line.startswith("tunnel ")]
+    assert {line.split(" ")[1] for line in own} == {"server/taken"}, "only the one that differs has lines"
 
 
 def test_repeated_failures_are_logged_at_growing_intervals(caplog: pytest.LogCaptureFixture) -> None:
@@ -194,7 +260,9 @@ async def test_the_audit_log_has_origin_destination_and_end(
     caplog.set_level("INFO")
     port, unheard = free_port(), free_port()
     text = file(
-        sshd, local("echo", port, echo.port, audit="true", labels="{team: data}"), local("unheard", unheard, echo.port)
+        sshd,
+        local("echo", port, echo.port, audit="true", labels="{team: data}"),
+        local("unheard", unheard, echo.port, labels="{team: data, app: x}"),
     )
     async with running(tmp_path, text) as tunnels:
         await tunnels.all_up()
@@ -212,8 +280,8 @@ async def test_the_audit_log_has_origin_destination_and_end(
             assert line["connection"] == opened["connection"]
             assert line["labels"] == {"team": "data"}
         assert (ended["sent"], ended["received"], ended["why"]) == (4, 4, "both sides closed")
-        [text] = [logs._Text().format(record) for record in caplog.records if "echo is up" in record.getMessage()]
-        assert text.endswith(" {team=data}")
+        [text] = [logs._Text().format(record) for record in caplog.records if "server is up" in record.getMessage()]
+        assert text.endswith(" {team=data}"), "both tunnels have this label"
         assert f"client {ours} to 127.0.0.1:{echo.port}: ended after" in str(ended["message"])
 
 

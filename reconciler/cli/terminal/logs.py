@@ -1,4 +1,7 @@
-"""Log output on stderr: one line for each change, times in UTC, as text or as JSON."""
+"""Log output on stderr: one line for each record, times in UTC, as text or as JSON.
+
+The levels of text have colours if stderr is a terminal.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,9 @@ from datetime import UTC, datetime
 from queue import SimpleQueue
 from typing import cast
 
+import click
+
+from reconciler.cli.terminal.table import is_coloured
 from reconciler.core.text.printable import printable as escaped
 from reconciler.system.redaction import redact, redact_json
 
@@ -21,6 +27,8 @@ LEVELS = ("debug", "info", "warning", "error")
 
 _QUEUED_MAX = 1 << 20  # bytes of lines that are not yet written
 _FLUSH_TIMEOUT = 1.0  # seconds at exit
+
+_COLOURS = {"DEBUG": "bright_black", "INFO": "green", "WARNING": "yellow", "ERROR": "red", "CRITICAL": "red"}
 
 # The attributes that every log record has. The others are the fields that the caller gave as `extra`.
 _STANDARD = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
@@ -33,13 +41,18 @@ class _Text(logging.Formatter):
     default_time_format = "%Y-%m-%dT%H:%M:%S"
     default_msec_format = "%s.%03dZ"
 
-    def __init__(self) -> None:
+    def __init__(self, *, coloured: bool = False) -> None:
         super().__init__("%(asctime)s %(levelname)-7s %(message)s")
+        self._coloured = coloured
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
         labels = getattr(record, "labels", None) or {}
         suffix = "".join(f" {name}={value}" for name, value in labels.items())
-        return escaped(redact(f"{super().formatMessage(record)}{suffix and f' {{{suffix[1:]}}}'}"))
+        message = escaped(redact(f"{record.message}{suffix and f' {{{suffix[1:]}}}'}"))
+        level = f"{record.levelname:<7}"
+        if self._coloured and record.levelname in _COLOURS:
+            level = click.style(level, fg=_COLOURS[record.levelname])
+        return f"{record.asctime} {level} {message}"
 
     def formatException(self, ei: object) -> str:  # noqa: N802 - logging's name
         lines = super().formatException(ei).splitlines()  # type: ignore[arg-type]  # logging's own private type
@@ -130,7 +143,8 @@ def _handler() -> logging.Handler:
 def set_up(level: str, form: str = "text") -> None:
     """Log to stderr at this level. asyncssh and watchfiles log only warnings and errors."""
     handler = _handler()
-    handler.setFormatter(_Json() if form == "json" else _Text())
+    coloured = sys.stderr is not None and is_coloured(sys.stderr)  # None: it is closed
+    handler.setFormatter(_Json() if form == "json" else _Text(coloured=coloured))
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     logging.getLogger("asyncssh").setLevel(logging.WARNING)
     # watchfiles logs each change it sees. With a log file beside tunnels.yaml, each line would cause the next.
