@@ -122,10 +122,16 @@ def make_status(
     by_target: dict[str, list[LinkState]] = {}
     for link in observed.links:
         by_target.setdefault(link.target, []).append(link)
+    offs = {tunnel.id: why_off(tunnel, desired, now.wall) for tunnel in desired.tunnels.values()}
+    needed = {tunnel.target for tunnel in desired.tunnels.values() if offs[tunnel.id] is None}
     targets = {
         target.name: TargetStatus(target.name, _broken(broken[target.name]), "", ())
         if target.name in broken
-        else _faulty(_judge_target(target, by_target.get(target.name, []), observed, now), target.name, observed)
+        else _faulty(
+            _judge_target(target, by_target.get(target.name, []), observed, now, is_needed=target.name in needed),
+            target.name,
+            observed,
+        )
         for target in desired.targets.values()
     }
     # The address is part of the key: a tunnel's socket from before an edit says nothing about the new one.
@@ -137,7 +143,7 @@ def make_status(
         socket = sockets.get((tunnel.id, tunnel.listen))
         # A retry in progress is no success: the last failure is shown until the socket is bound.
         tries = failures.get(tunnel.listen) if socket is None or socket.phase is SocketPhase.OPENING else None
-        off = why_off(tunnel, desired, now.wall)
+        off = offs[tunnel.id]
         if tunnel.target in broken and tunnel.off is None:
             verdict = _broken(broken[tunnel.target])
         elif off is not None:
@@ -186,11 +192,15 @@ def _with_fault(verdict: Verdict, tries: Tries) -> Verdict:
 # --- targets ----------------------------------------------------------------------------------------------------
 
 
-def _judge_target(target: TargetSpec, links: list[LinkState], observed: Observed, now: Now) -> TargetStatus:
+def _judge_target(
+    target: TargetSpec, links: list[LinkState], observed: Observed, now: Now, *, is_needed: bool
+) -> TargetStatus:
     ready = [link for link in links if link.phase is LinkPhase.READY]
     live = [link for link in ready if link.id not in observed.stalled]
     host = str(ready[0].access.hop.hosts[ready[0].host]) if ready else ""
     verdict = _target_verdict(target, links, ready, live, observed, now)
+    if not is_needed and not ready and target.off is None:  # it is not dialled, whatever failed before
+        verdict = Verdict(Phase.OFF, message="none of its tunnels needs a connection")
     return TargetStatus(target.name, verdict, host, tuple(link.id for link in ready))
 
 

@@ -58,6 +58,19 @@ def test_a_failure_that_no_retry_resolves_needs_action() -> None:
     assert of(world).needs_action
 
 
+def test_a_target_that_no_tunnel_needs_is_off_and_has_no_next_try() -> None:
+    world = World()
+    world.edit(target(), local())
+    world.finish(world.link().id, REFUSED)
+    world.all_well()
+    assert of_target(world).phase is Phase.DOWN
+    world.edit(target(), local(off=DISABLED))
+    off = Verdict(Phase.OFF, message="none of its tunnels needs a connection")
+    assert of_target(world) == off, "it is not dialled again"
+    world.edit(target(), local())
+    assert of_target(world).phase is not Phase.OFF
+
+
 def test_while_a_lost_link_is_dialled_again_it_is_down_and_settled() -> None:
     world = World()
     world.settled(target(), local())

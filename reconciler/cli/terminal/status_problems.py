@@ -90,7 +90,8 @@ def _of_targets(status: StatusJson, now: datetime, width: int | None) -> Iterato
     """Yield the messages of targets that none of their tunnels has."""
     shown = {(tunnel["target"], tunnel["message"]) for tunnel in status["tunnels"]}
     for target in status["targets"]:
-        if _has_problem(target) and (target["name"], target["message"]) not in shown:
+        is_off = target["phase"] == "off"  # as its tunnels are, which say why
+        if not is_off and _has_problem(target) and (target["name"], target["message"]) not in shown:
             yield _paragraph(target["name"], 1, target, target, _sentences([], target, now), now, width)
 
 
