@@ -11,7 +11,7 @@ missing=
 while read -r package command; do
     case $package in '' | '#'*) continue ;; esac
     case $command in
-        *.so) set -- /usr/lib/*/"$command"; [ -e "$1" ] || missing="$missing $package" ;;
+        *.so | *.so.*) set -- /usr/lib/*/"$command"; [ -e "$1" ] || missing="$missing $package" ;;
         *) command -v "$command" >/dev/null || missing="$missing $package" ;;
     esac
 done <"$(dirname "$0")/system-packages.txt"
