@@ -9,9 +9,10 @@ import click
 
 from reconciler.cli import shared_options
 from reconciler.cli.client import Control
-from reconciler.cli.ids import chosen, matches
+from reconciler.cli.ids import chosen
 from reconciler.cli.responses import Client
 from reconciler.cli.terminal.table import Cell, Column, seconds_since, size, span, table, width
+from reconciler.core.text.progress import matches
 
 _COLUMNS = (
     Column("TUNNEL", least=16),

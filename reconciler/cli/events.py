@@ -11,10 +11,11 @@ import click
 
 from reconciler.cli import shared_options
 from reconciler.cli.client import Control
-from reconciler.cli.ids import chosen, matches
+from reconciler.cli.ids import chosen
 from reconciler.cli.responses import EventJson
 from reconciler.cli.terminal.table import clean, coloured
 from reconciler.core.subject import Subject
+from reconciler.core.text.progress import matches
 
 _COLOURS = {"up": "green", "down": "red", "unhealthy": "red"}
 

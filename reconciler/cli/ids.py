@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from fnmatch import fnmatchcase
 from http import HTTPStatus
 
 from reconciler.cli.client import CommandError, Control, RequestRefusedError
 from reconciler.cli.responses import FileJson, StatusJson, TunnelJson
 from reconciler.core.text.forms import and_more
+from reconciler.core.text.progress import matches
 
 _SHOWN = 5
-
-
-def matches(tunnel: str, patterns: Iterable[str]) -> bool:
-    """Return True if a pattern matches this tunnel id or its target."""
-    target = tunnel.partition("/")[0]
-    return any(fnmatchcase(tunnel, pattern) or fnmatchcase(target, pattern) for pattern in patterns)
 
 
 def chosen(status: StatusJson, patterns: Sequence[str]) -> list[TunnelJson]:

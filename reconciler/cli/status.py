@@ -13,10 +13,11 @@ import click
 
 from reconciler.cli import shared_options
 from reconciler.cli.client import CommandError, Control, NotRunningError
-from reconciler.cli.ids import chosen, matches
+from reconciler.cli.ids import chosen
 from reconciler.cli.responses import StatusJson, TunnelJson
 from reconciler.cli.terminal import status_view
 from reconciler.cli.terminal.table import clean, height, width, wrapped
+from reconciler.core.text.progress import matches
 
 _WATCH_INTERVAL = 1.0  # seconds
 _HOME, _TO_END_OF_LINE, _TO_END_OF_SCREEN = "\x1b[H", "\x1b[K", "\x1b[J"

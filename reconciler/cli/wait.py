@@ -11,10 +11,10 @@ import click
 
 from reconciler.cli import shared_options
 from reconciler.cli.client import CommandError, Control, RequestRefusedError
-from reconciler.cli.ids import explained, matches
+from reconciler.cli.ids import explained
 from reconciler.cli.param_types import DURATION
 from reconciler.cli.responses import TunnelJson
-from reconciler.core.text.forms import progress
+from reconciler.core.text.progress import Progress
 from reconciler.system.terminal_line import TerminalLine, terminal_line
 
 _RETRY = 0.1  # seconds between attempts while no process listens yet
@@ -74,18 +74,12 @@ def _progress_shown(ids: tuple[str, ...], control: Control) -> Iterator[None]:
 def _show_progress(ids: tuple[str, ...], control: Control, line: TerminalLine, ended: threading.Event) -> None:
     while not ended.wait(_INTERVAL):
         try:
-            tunnels = control.get("/api/v1/status")["tunnels"]
+            tunnels: list[TunnelJson] = control.get("/api/v1/status")["tunnels"]
         except CommandError:  # the process may be starting: `_wait` reports what lasts
             continue
-        chosen = [one for one in tunnels if not ids or matches(one["id"], ids)]
-        missing = [one["id"] for one in chosen if not one["up"] and _is_awaited(one, ids)]
-        if missing and not ended.is_set():
-            line.show(progress(sum(one["up"] for one in chosen), missing))
-
-
-def _is_awaited(tunnel: TunnelJson, ids: tuple[str, ...]) -> bool:
-    """Return True if the process waits for this tunnel: one that is off counts only if `ids` has its full id."""
-    return tunnel["id"] in ids if tunnel["phase"] == "off" else tunnel["phase"] != "standby"
+        progress = Progress.of(((one["id"], one["phase"], one["needsAction"]) for one in tunnels), ids)
+        if progress.missing and not ended.is_set():
+            line.show(str(progress))
 
 
 def _wait(ids: tuple[str, ...], revision: str | None, timeout: float, control: Control) -> None:

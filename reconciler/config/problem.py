@@ -10,6 +10,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 
+from reconciler.core.text.errors import TunnelsError
+
 
 class ErrorCode(StrEnum):
     """The kind of an error, for tools that read the JSON output."""
@@ -114,7 +116,7 @@ def by_place(problems: Iterable[Problem]) -> tuple[Problem, ...]:
     return tuple(sorted(dict.fromkeys(problems), key=lambda p: (p.file, p.line, p.column, p.path, p.message)))
 
 
-class ConfigError(Exception):
+class ConfigError(TunnelsError):
     """A file has no usable content; `problems` give the reasons."""
 
     def __init__(self, *problems: Problem) -> None:

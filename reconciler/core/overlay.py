@@ -6,20 +6,23 @@ that no longer exists has no effect.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from fnmatch import fnmatchcase
 
 from reconciler.core.off import Off, OffCause
 from reconciler.core.shard import Shard
 from reconciler.core.spec import Desired, TunnelSpec
+from reconciler.core.text.errors import TunnelsError
 from reconciler.core.text.forms import and_more
+from reconciler.core.text.progress import matches
 
 _SHOWN = 5
 
 
-class NoSuchTunnelError(Exception):
-    """Raised when a pattern matches no tunnel. The message lists the tunnels that exist."""
+class NoSuchTunnelError(TunnelsError, KeyError):
+    """An id or pattern matches no tunnel. The message lists the tunnels that exist."""
+
+    __str__ = Exception.__str__  # that of KeyError quotes the message
 
 
 @dataclass(slots=True)
@@ -68,19 +71,16 @@ class Overlay:
         return [tunnel for tunnel, off in self.pauses.items() if off.until is not None and off.until <= wall]
 
 
-def matches(tunnel: TunnelSpec, patterns: Iterable[str]) -> bool:
-    """Return True if one of the globs matches the tunnel's id or target."""
-    return any(fnmatchcase(tunnel.id, glob) or fnmatchcase(tunnel.target, glob) for glob in patterns)
-
-
 def matching(patterns: Iterable[str], desired: Desired) -> list[TunnelSpec]:
     """Return the tunnels that the globs match, in file order. Raises NoSuchTunnelError if a glob matches none."""
     patterns = list(patterns)
     for pattern in patterns:
-        if not any(matches(tunnel, [pattern]) for tunnel in desired.tunnels.values()):
-            raise NoSuchTunnelError(f'no tunnel matches "{pattern}": {_known(list(desired.tunnels))}')
-    return [tunnel for tunnel in desired.tunnels.values() if matches(tunnel, patterns)]
+        if not any(matches(tunnel, [pattern]) for tunnel in desired.tunnels):
+            raise NoSuchTunnelError(unknown(pattern, list(desired.tunnels)))
+    return [tunnel for tunnel in desired.tunnels.values() if matches(tunnel.id, patterns)]
 
 
-def _known(ids: list[str]) -> str:
-    return f"known tunnels are {and_more(ids, _SHOWN)}" if ids else "no tunnels are configured"
+def unknown(pattern: str, ids: Sequence[str]) -> str:
+    """Return the message for a pattern that matches none of these tunnels."""
+    known = f"known tunnels are {and_more(ids, _SHOWN)}" if ids else "no tunnels are configured"
+    return f'no tunnel matches "{pattern}": {known}'

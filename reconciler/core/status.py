@@ -92,17 +92,16 @@ class Status:
     leaving: tuple[TunnelStatus, ...] = ()
 
 
-def is_settled(desired: Desired, observed: Observed) -> bool:
-    """Return True if no first attempt is in progress. Retries, probes and draining clients do not count."""
-    if any(socket.phase is not SocketPhase.BOUND for socket in observed.sockets.values()):
-        return False
+def unsettled_targets(desired: Desired, observed: Observed) -> set[str]:
+    """Return the targets with a first attempt in progress. Retries, probes and draining clients do not count."""
+    unsettled = {one.owner.target for one in observed.sockets.values() if one.phase is not SocketPhase.BOUND}
     for link in observed.links:
         if link.phase is LinkPhase.DIALING:
             tries = observed.link_tries.get(link.target)
             target = desired.targets.get(link.target)
             if target is None or tries is None or tries.access != target.access:
-                return False
-    return True
+                unsettled.add(link.target)
+    return unsettled
 
 
 def make_status(

@@ -27,7 +27,7 @@ from aiohttp import web
 
 from reconciler.core.overlay import NoSuchTunnelError
 from reconciler.report.event_stream import stream
-from reconciler.report.events import Events
+from reconciler.report.events import Event, Events
 from reconciler.report.snapshot import Json, Snapshot, to_json
 from reconciler.system.peer_credentials import peer_uid
 from reconciler.system.redaction import redact, redact_json
@@ -52,7 +52,7 @@ class CommandHandler(Protocol):
     """The commands that the process carries out. `ids` are globs; one without a match raises NoSuchTunnelError."""
 
     @property
-    def events(self) -> Events: ...
+    def events(self) -> Events[Event]: ...
 
     def snapshot(self) -> Snapshot: ...
 

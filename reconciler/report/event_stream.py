@@ -32,7 +32,7 @@ class Subscribers:
 SUBSCRIBERS = web.AppKey("event subscribers", Subscribers)
 
 
-async def stream(request: web.Request, events: Events) -> web.StreamResponse:
+async def stream(request: web.Request, events: Events[Event]) -> web.StreamResponse:
     """Send the events that are kept (those after Last-Event-ID, if the client sends it), then each new one."""
     known = request.app[SUBSCRIBERS]
     subscribers, limit = known.connections, min(known.limit, SUBSCRIBERS_MAX)
@@ -46,7 +46,7 @@ async def stream(request: web.Request, events: Events) -> web.StreamResponse:
         subscribers.discard(request.protocol)
 
 
-async def _follow(request: web.Request, events: Events) -> web.StreamResponse:
+async def _follow(request: web.Request, events: Events[Event]) -> web.StreamResponse:
     response = web.StreamResponse(headers={"Content-Type": "text/event-stream", "Cache-Control": "no-store"})
     last = request.headers.get("Last-Event-ID", "")
     number = int(last) if last.isascii() and last.isdecimal() and len(last) < 16 else 0

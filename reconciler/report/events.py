@@ -10,12 +10,15 @@ import asyncio
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 from reconciler.core.actions import Action, Cut, Drain
 from reconciler.core.observed import Observed
 from reconciler.core.subject import Subject
 from reconciler.report.changes import Change
 from reconciler.report.snapshot import Json, iso
+
+E = TypeVar("E")
 
 KEPT = 1000  # events
 
@@ -54,16 +57,16 @@ class Event:
         }
 
 
-class Events:
+class Events(Generic[E]):
     """The ring buffer of events. Events are numbered from 1."""
 
     def __init__(self) -> None:
-        self._ring: deque[Event] = deque(maxlen=KEPT)
+        self._ring: deque[E] = deque(maxlen=KEPT)
         self._count = 0
         self._added = asyncio.Event()
         self._closed = False
 
-    def add(self, event: Event) -> None:
+    def add(self, event: E) -> None:
         self._ring.append(event)
         self._count += 1
         self._wake()
@@ -77,7 +80,7 @@ class Events:
         added, self._added = self._added, asyncio.Event()
         added.set()
 
-    def since(self, number: int) -> tuple[int, tuple[Event, ...]]:
+    def since(self, number: int) -> tuple[int, tuple[E, ...]]:
         """Return the number of the last event, and the events after `number` that are still kept."""
         dropped = self._count - len(self._ring)
         first = max(number - dropped, 0) if number <= self._count else 0

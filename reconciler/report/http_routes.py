@@ -20,7 +20,7 @@ from aiohttp import web
 
 from reconciler.core.addresses import is_loopback
 from reconciler.report.event_stream import stream
-from reconciler.report.events import Events
+from reconciler.report.events import Event, Events
 from reconciler.report.metrics import Metrics
 from reconciler.report.snapshot import Liveness, Snapshot, TunnelSnapshot, sentence, to_json
 from reconciler.report.tunnel_detail import TunnelDetail
@@ -69,7 +69,7 @@ def application(
     snapshot: Callable[[], Snapshot],
     liveness: Callable[[], Liveness],
     detail: Callable[[str], TunnelDetail | None],
-    events: Events,
+    events: Events[Event],
     rules: Rules,
 ) -> web.Application:
     """Return the HTTP application. `detail` returns the detail of the tunnel with that id."""
@@ -93,7 +93,7 @@ class _Http:
         snapshot: Callable[[], Snapshot],
         liveness: Callable[[], Liveness],
         detail: Callable[[str], TunnelDetail | None],
-        events: Events,
+        events: Events[Event],
         rules: Rules,
     ) -> None:
         self._snapshot = snapshot

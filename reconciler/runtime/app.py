@@ -52,7 +52,7 @@ class App:
         self._change_tracker = ChangeTracker()
         self._change_logger = ChangeLogger()
         self._histories = Histories()
-        self.events = Events()
+        self.events = Events[Event]()
         self.shutdown = Shutdown(self.reload)
         self._reloads: set[asyncio.Task[Loaded]] = set()
         self.config_store = ConfigStore(config, self.events.add)

@@ -6,26 +6,25 @@ Input: the requests of `report/control.py` as plain values. Output: what was don
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, replace
 
 from reconciler.config.load import Config
 from reconciler.config.syntax.config_files import Found
-from reconciler.core.observed import Phase
-from reconciler.core.overlay import NoSuchTunnelError, matches, matching
+from reconciler.core.overlay import NoSuchTunnelError, matching
 from reconciler.core.spec import TunnelSpec
 from reconciler.core.status import TunnelStatus
-from reconciler.core.subject import Subject
-from reconciler.core.text.forms import and_more, phase_text, progress
+from reconciler.core.text.forms import and_more, phase_text
+from reconciler.core.text.progress import Progress, matches
 from reconciler.report.control import WaitFailedError
 from reconciler.report.events import Event, Events
-from reconciler.report.snapshot import NOT_EXPECTED_UP, Json, Snapshot, iso
+from reconciler.report.snapshot import Json, Snapshot, iso
 from reconciler.runtime.app import App
 from reconciler.runtime.diagnose import Step, diagnose
+from reconciler.runtime.engine import EngineClosedError
+from reconciler.runtime.operations import Operations
 from reconciler.runtime.plan_report import report_plan
 
-_BY_OPERATOR = "requested by an operator"
 _SHOWN = 3
 _SET_IT = "set it in the environment of `tunnels run`, or give a default: ${NAME:-value}"
 
@@ -36,9 +35,10 @@ class Commands:
     def __init__(self, app: App) -> None:
         self._app = app
         self._engine = app.engine
+        self._operations = Operations(app.engine, "an operator")
 
     @property
-    def events(self) -> Events:
+    def events(self) -> Events[Event]:
         return self._app.events
 
     def snapshot(self) -> Snapshot:
@@ -64,37 +64,13 @@ class Commands:
     # --- restart, pause, resume --------------------------------------------------------------------------------
 
     def restart(self, ids: Sequence[str], *, now: bool) -> list[str]:
-        """Replace the links of the targets of these tunnels. With `now`, cut the clients of the named tunnels.
-
-        With `now`, a target also loses its old link immediately if all of its tunnels are named. Return the ids of
-        all tunnels of these targets.
-        """
-        named = self._matching(ids)
-        targets = list(dict.fromkeys(tunnel.target for tunnel in named))
-        affected = [tunnel for tunnel in self._engine.desired.tunnels.values() if tunnel.target in targets]
-        self._engine.restart(targets, f"{_BY_OPERATOR}{', immediately' if now else ''}")
-        if now:
-            for target in targets:
-                if all(tunnel in named for tunnel in affected if tunnel.target == target):
-                    self._engine.actuator.retire_now(target)
-            for tunnel in named:
-                self._engine.actuator.cut("the tunnel was restarted by an operator", tunnel=tunnel.id)
-                self.events.add(Event(time.time(), Subject("tunnel", tunnel.id), "cut", message=_BY_OPERATOR))
-        return [tunnel.id for tunnel in affected]
+        return _ids(self._operations.restart(ids, now=now))
 
     def pause(self, ids: Sequence[str], seconds: float | None) -> list[str]:
-        done = [tunnel.id for tunnel in self._matching(ids)]
-        until = time.time() + seconds if seconds is not None else None
-        self._engine.pause(done, until, f"{_BY_OPERATOR}, until {iso(until)}" if until is not None else _BY_OPERATOR)
-        return done
+        return _ids(self._operations.pause(ids, seconds))
 
     def resume(self, ids: Sequence[str]) -> list[str]:
-        done = [tunnel.id for tunnel in self._matching(ids)]
-        self._engine.resume(done, _BY_OPERATOR)
-        return done
-
-    def _matching(self, ids: Sequence[str]) -> list[TunnelSpec]:
-        return matching(ids, self._engine.desired)
+        return _ids(self._operations.resume(ids))
 
     # --- files -------------------------------------------------------------------------------------------------
 
@@ -125,13 +101,17 @@ class Commands:
         Gives up as soon as a retry helps none of the missing tunnels. `show` is called with the progress.
         """
         why = ""
+
+        def is_done() -> bool:
+            nonlocal why
+            why = self._not_yet(revision, ids, show)
+            return not why
+
         try:
-            async with asyncio.timeout(seconds):
-                while why := self._not_yet(revision, ids, show):
-                    if not await self._engine.passed():
-                        raise WaitFailedError(503, "the process has ended")
-        except TimeoutError:
-            raise WaitFailedError(408, f"timed out after {seconds:g} s: {why}") from None
+            if not await self._engine.until(is_done, seconds):
+                raise WaitFailedError(408, f"timed out after {seconds:g} s: {why}")
+        except EngineClosedError:
+            raise WaitFailedError(503, "the process has ended") from None
 
     def _not_yet(self, revision: str, ids: Sequence[str], show: Callable[[str], None]) -> str:
         if self._app.is_ending:
@@ -146,24 +126,23 @@ class Commands:
         if not self._engine.is_status_current or (revision and not self._engine.settled):
             return "the process is converging"
         for pattern in ids:
-            if not any(matches(tunnel.spec, [pattern]) for tunnel in status.tunnels):
+            if not any(matches(tunnel.id, [pattern]) for tunnel in status.tunnels):
                 matching([pattern], self._engine.desired)  # raises unless the next pass adds the tunnel to the status
                 return f"{pattern} does not exist yet"
-        awaited = [one for one in status.tunnels if _is_awaited(one, ids)]
-        waiting = [
-            f"{one.id} is {phase_text(one.verdict.phase, one.verdict.reason, one.verdict.message)}" for one in awaited
-        ]
-        if awaited:
-            up = sum(t.verdict.phase is Phase.UP for t in status.tunnels if not ids or matches(t.spec, ids))
-            show(progress(up, [one.id for one in awaited]))
-        if awaited and all(one.verdict.needs_action for one in awaited):
-            raise WaitFailedError(409, f"no retry helps until this is fixed: {and_more(waiting, _SHOWN, '; ')}")
-        return and_more(waiting, _SHOWN, "; ")
+        progress = Progress.of(((one.id, one.verdict.phase, one.verdict.needs_action) for one in status.tunnels), ids)
+        if not progress.missing:
+            return ""
+        show(str(progress))
+        by_id = {one.id: one for one in status.tunnels}
+        waiting = and_more([_condition(by_id[missing]) for missing in progress.missing], _SHOWN, "; ")
+        if progress.is_hopeless:
+            raise WaitFailedError(409, f"no retry helps until this is fixed: {waiting}")
+        return waiting
 
     # --- diagnosing --------------------------------------------------------------------------------------------
 
     async def diagnose(self, tunnel: str) -> Json:
-        [spec, *others] = self._matching([tunnel])
+        [spec, *others] = self._operations.matching([tunnel])
         if others:
             names = ", ".join(one.id for one in (spec, *others[: _SHOWN - 1]))
             raise NoSuchTunnelError(f"'{tunnel}' matches several tunnels ({names}): diagnose one at a time")
@@ -173,9 +152,10 @@ class Commands:
         return {"steps": [asdict(step) | {"fix": step.fix or None} for step in steps]}
 
 
-def _is_awaited(tunnel: TunnelStatus, ids: Sequence[str]) -> bool:
-    """Return True if `wait` waits for this tunnel. A tunnel that is off counts only if `ids` has its full id."""
-    phase = tunnel.verdict.phase
-    if phase is Phase.UP or (ids and not matches(tunnel.spec, ids)):
-        return False
-    return tunnel.id in ids if phase is Phase.OFF else phase not in NOT_EXPECTED_UP
+def _ids(tunnels: Iterable[TunnelSpec]) -> list[str]:
+    return [tunnel.id for tunnel in tunnels]
+
+
+def _condition(tunnel: TunnelStatus) -> str:
+    verdict = tunnel.verdict
+    return f"{tunnel.id} is {phase_text(verdict.phase, verdict.reason, verdict.message)}"

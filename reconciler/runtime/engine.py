@@ -9,18 +9,18 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import replace
 from types import MappingProxyType
 
-from reconciler.core.actions import Assign
+from reconciler.core.actions import Assign, subject_of
 from reconciler.core.descriptor_budget import Budget
 from reconciler.core.observed import EMPTY, Now, Observed, Reason
 from reconciler.core.overlay import Overlay
 from reconciler.core.plan import Plan
 from reconciler.core.shard import Shard
 from reconciler.core.spec import NOTHING, Desired, TunnelSpec
-from reconciler.core.status import Status, is_settled, make_status
+from reconciler.core.status import Status, make_status, unsettled_targets
 from reconciler.core.subject import Subject
 from reconciler.probes import PROBES
 from reconciler.report.change_lines import alike_text
@@ -35,6 +35,10 @@ from reconciler.system.fault_log import FaultLog
 log = logging.getLogger(__name__)
 
 _NONE_BROKEN: Mapping[str, str] = MappingProxyType({})
+
+
+class EngineClosedError(Exception):
+    """The engine was closed during a wait."""
 
 
 class Engine:
@@ -70,7 +74,7 @@ class Engine:
             changed=self.loop.wake,
             failing=self._probe_failed,
             audit=audit,
-            cut=self._clients_cut,
+            cut=self.record_cut,
             fault_log=self.fault_log,
         )
         self.status: Status | None = None
@@ -83,7 +87,7 @@ class Engine:
         self._why_removed = "removed"
         self._removed: Mapping[str, TunnelSpec] = {}  # removed tunnels that still have clients
         self._planned_for: Desired = NOTHING  # the desired state of the last pass
-        self._settled_for: Desired | None = None
+        self._unsettled: frozenset[str] = frozenset()  # the targets with something in progress after the last pass
         self._next_pass = asyncio.Event()
         self._is_closed = False
 
@@ -102,14 +106,28 @@ class Engine:
 
     async def close(self) -> None:
         """Close everything now, without draining. Call it when `run` has ended."""
-        await self.actuator.close()
         self._is_closed = True
         self._next_pass.set()
+        await self.actuator.close()
 
     async def passed(self) -> bool:
         """Return after the next pass: True, or False if there will be none."""
         await self._next_pass.wait()
         return not self._is_closed
+
+    async def until(self, is_done: Callable[[], bool], seconds: float) -> bool:
+        """Call `is_done` now and after each pass until it returns True. Return False if that takes `seconds`.
+
+        Raises EngineClosedError.
+        """
+        try:
+            async with asyncio.timeout(seconds):
+                while not is_done():
+                    if not await self.passed():
+                        raise EngineClosedError
+        except TimeoutError:
+            return False
+        return True
 
     # --- desired state -----------------------------------------------------------------------------------------
 
@@ -178,7 +196,11 @@ class Engine:
     @property
     def settled(self) -> bool:
         """True if the desired state needs no action now, except to wait or to retry."""
-        return self._settled_for is self.desired
+        return self.is_status_current and not self._unsettled
+
+    def are_settled(self, targets: Collection[str]) -> bool:
+        """Return True if these targets and their tunnels need no action now, except to wait or to retry."""
+        return self.is_status_current and self._unsettled.isdisjoint(targets)
 
     @property
     def is_status_current(self) -> bool:
@@ -205,7 +227,8 @@ class Engine:
         self._note_removed(desired, observed)
         self.status = make_status(desired, observed, now, self._broken, self._removed.values(), self._why_removed)
         self.observed = observed
-        self._settled_for = desired if not plan.actions and is_settled(desired, observed) else None
+        acted_on = (subject_of(action).target for action in plan.actions)
+        self._unsettled = frozenset(unsettled_targets(desired, observed).union(acted_on))
 
     def _note_removed(self, desired: Desired, observed: Observed) -> None:
         """Remember removed tunnels as long as they have clients."""
@@ -229,5 +252,6 @@ class Engine:
         if is_restart_due(tunnel, self.actuator.records, self.loop.now().mono):
             self.restart([tunnel.target], f"the health probe of tunnel {tunnel.id} fails")
 
-    def _clients_cut(self, tunnel: TunnelSpec, why: str) -> None:
+    def record_cut(self, tunnel: TunnelSpec, why: str) -> None:
+        """Add an event: clients of this tunnel were cut."""
         self._on_event(Event(time.time(), Subject("tunnel", tunnel.id), "cut", message=why))

@@ -28,7 +28,7 @@ class PlanStep:
 
     `clients`: how many live clients it drains, cuts (also by a changed rule) or moves to another link. `changes`: the
     changed fields of the target or tunnel, each as text (`holdTimeout 10s -> 30s`); `why` names them too, except where
-    a tunnel gets another listener.
+    a tunnel gets another listener. `previous`: the tunnel whose listener this tunnel takes over, "" if there is none.
     """
 
     action: str
@@ -36,6 +36,7 @@ class PlanStep:
     why: str
     clients: int
     changes: tuple[str, ...] = ()
+    previous: str = ""
 
     def to_json(self) -> Json:
         return {
@@ -72,8 +73,9 @@ def report_plan(old: Desired, new: Desired, observed: Observed, now: Now) -> Pla
         affected |= step.clients
         why, changes = _why(step, old, new, observed, now.wall)
         text = f"{why}: {', '.join(changes)}" if changes and not isinstance(step.action, Open) else why
-        name = type(step.action).__name__.lower()
-        steps.append(PlanStep(name, subject_of(step.action), text, len(step.clients), changes))
+        name, subject = type(step.action).__name__.lower(), subject_of(step.action)
+        previous = step.previous.id if step.previous is not None and step.previous.id != subject.name else ""
+        steps.append(PlanStep(name, subject, text, len(step.clients), changes, previous))
     steps += _without_action(old, new, simulated, now.wall)
     return PlanReport(tuple(steps), len(affected))
 

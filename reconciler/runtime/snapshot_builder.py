@@ -134,7 +134,7 @@ class SnapshotBuilder:
                 now,
                 self.engine.actuator.records.tunnel(tunnel.id).failures,
             ),
-            listen=_listen(tunnel),
+            listen=listen_address(tunnel),
             configured=str(spec.listen),
             dial=str(spec.route),
             connections=clients.active,
@@ -166,7 +166,7 @@ class SnapshotBuilder:
         )
 
 
-def _listen(tunnel: TunnelStatus) -> str:
+def listen_address(tunnel: TunnelStatus) -> str:
     """Return the listen address for machines: the same form whether it is bound or not."""
     configured = tunnel.spec.listen
     return tunnel.bound if tunnel.bound != str(configured) else _address(configured)

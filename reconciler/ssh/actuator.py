@@ -184,12 +184,12 @@ class SshActuator:
         """Return the client connections, held ones included, oldest first."""
         return self._registry.connections()
 
-    def retire_now(self, target: str) -> None:
+    def retire_now(self, target: str, why: str) -> None:
         """Retire the target's ready links and cut their clients. Each link closes once its listeners have moved."""
         for state in self._links.states():
             if state.target == target and state.phase is LinkPhase.READY:
                 self._links.retire(state.id)
-                self.cut("the target was restarted by an operator", link=state.id)
+                self.cut(why, link=state.id)
                 self._close_if_drained(state.id)
 
     def cut(self, why: str, *, link: int | None = None, tunnel: str | None = None) -> None:

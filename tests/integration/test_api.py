@@ -72,7 +72,7 @@ async def test_a_failing_probe_restarts_the_target(asyncssh_server: AsyncsshServ
             asyncssh_server.never_answer_channel(service.address)
             await eventually(lambda: asyncssh_server.logins > before)
             asyncssh_server.answer_normally()
-            await eventually(lambda: tunnels["server/sick"].verdict.phase is Phase.UP)
+            await eventually(lambda: tunnels["server/sick"].phase is Phase.UP)
             assert await exchange("127.0.0.1", port) == b"ping"
 
 
@@ -81,7 +81,7 @@ async def test_a_wait_ends_with_the_block(asyncssh_server: AsyncsshServer, tmp_p
     file.write_text("targets:\n" + target(asyncssh_server) + local("echo", free_port(), 1))
     async with open_tunnels(file) as tunnels:
         await asyncssh_server.stop()
-        await eventually(lambda: tunnels.all()[0].verdict.phase is not Phase.UP)
+        await eventually(lambda: tunnels.all()[0].phase is not Phase.UP)
         waiting = asyncio.create_task(tunnels.until_up(3600.0))
     with pytest.raises(RuntimeError, match="block has ended"):
         await waiting

@@ -47,7 +47,7 @@ async def test_a_program_without_a_loop_uses_tunnels_with_blocking_clients(sshd:
             port = tunnels.port("server/echo")
             assert [exchange(port) for _ in range(3)] == [b"ping"] * 3
             assert [one.id for one in tunnels.all()] == ["server/echo"]
-            assert tunnels["server/echo"].verdict.phase is Phase.UP
+            assert tunnels["server/echo"].phase is Phase.UP
             with pytest.raises(KeyError):
                 tunnels["server/other"]
             tunnels.until_up(_IN_TIME)

@@ -8,7 +8,7 @@ from types import MappingProxyType
 from reconciler.core.observed import Destination, Failure, Observed, Phase, Reason
 from reconciler.core.off import DISABLED
 from reconciler.core.spec import Health
-from reconciler.core.status import Verdict, is_settled, make_status
+from reconciler.core.status import Verdict, make_status, unsettled_targets
 from unit.build import AUTH, CLOSED, REFUSED, World, local, remote, target
 
 NO_ANSWER = Destination(3, Failure(Reason.DESTINATION, "db refuses"))
@@ -32,10 +32,10 @@ def test_phases_from_pending_to_connecting_to_up() -> None:
     assert (of(world).phase, of_target(world).phase) == (Phase.PENDING, Phase.PENDING)
     world.passes()
     assert of(world).phase is Phase.CONNECTING
-    assert not is_settled(world.asked, world.observe())
+    assert unsettled_targets(world.asked, world.observe())
     world.all_well()
     assert of(world) == Verdict(Phase.UP)
-    assert is_settled(world.asked, world.observe())
+    assert not unsettled_targets(world.asked, world.observe())
 
 
 def test_a_failed_dial_shows_reason_count_and_next_try() -> None:
@@ -48,7 +48,7 @@ def test_a_failed_dial_shows_reason_count_and_next_try() -> None:
     assert verdict.next_try is not None
     assert verdict.next_try.at > world.now().mono
     assert not verdict.needs_action
-    assert is_settled(world.asked, world.observe()), "nothing is left but to try again"
+    assert not unsettled_targets(world.asked, world.observe()), "nothing is left but to try again"
 
 
 def test_a_failure_that_no_retry_resolves_needs_action() -> None:
@@ -78,7 +78,7 @@ def test_while_a_lost_link_is_dialled_again_it_is_down_and_settled() -> None:
     world.passes()
     assert world.observe().links, "a dial is under way"
     assert of(world).phase is Phase.DOWN
-    assert is_settled(world.asked, world.observe())
+    assert not unsettled_targets(world.asked, world.observe())
 
 
 def test_a_restart_is_not_settled_before_the_new_link_is_ready() -> None:
@@ -86,9 +86,9 @@ def test_a_restart_is_not_settled_before_the_new_link_is_ready() -> None:
     world.settled(target(), local())
     world.edit(target(generation=1), local())
     assert of(world).phase is Phase.UP, "the old one goes on"
-    assert not is_settled(world.asked, world.observe())
+    assert unsettled_targets(world.asked, world.observe())
     world.all_well()
-    assert is_settled(world.asked, world.observe())
+    assert not unsettled_targets(world.asked, world.observe())
 
 
 def test_the_old_socket_of_a_changed_address_does_not_count_as_up() -> None:

@@ -5,11 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 
-def progress(up: int, missing: Sequence[str]) -> str:
-    """Return the progress of a start: `17 of 20 up, waiting for prod/db, prod/web and 1 more`."""
-    return f"{up} of {up + len(missing)} up, waiting for {and_more(missing, 2)}"
-
-
 def and_more(items: Sequence[str], limit: int, separator: str = ", ") -> str:
     """Join at most `limit` items and count the others: `a, b and 3 more`, or `a; b; and 3 more`."""
     shown, others = separator.join(items[:limit]), len(items) - limit
