@@ -13,6 +13,8 @@ from functools import partial
 from queue import SimpleQueue
 from typing import ParamSpec, TypeVar
 
+from reconciler.system.forks import reset_in_children
+
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -26,6 +28,11 @@ class DaemonThreads(ThreadPoolExecutor):
     def __init__(self, max_workers: int) -> None:
         super().__init__(max_workers)
         self._max = max_workers
+        self.reset()
+        reset_in_children(self)
+
+    def reset(self) -> None:
+        """Forget all threads and calls."""
         self._started = 0
         self._unfinished = 0
         self._lock = threading.Lock()

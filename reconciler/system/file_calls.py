@@ -23,6 +23,7 @@ from dataclasses import dataclass, field
 from queue import SimpleQueue
 from typing import Any, TypeVar
 
+from reconciler.system.forks import reset_in_children
 from reconciler.system.read_file import read_regular
 
 T = TypeVar("T")
@@ -50,6 +51,11 @@ class FileCalls:
 
     def __init__(self, most: int = _THREADS_MAX) -> None:
         self._most = most
+        self.reset()
+        reset_in_children(self)
+
+    def reset(self) -> None:
+        """Forget all threads and calls."""
         self._lock = threading.Lock()
         self._ready: SimpleQueue[_Call] = SimpleQueue()  # the first call of each path's queue that waits for a thread
         self._queues: dict[str, deque[_Call]] = {}
