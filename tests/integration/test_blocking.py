@@ -171,6 +171,41 @@ async def test_the_fixture_opens_the_tunnels_of_a_project(
     assert "2 passed" in done.stdout
 
 
+async def test_a_test_has_tunnels_of_its_own(sshd: Sshd, echo: EchoServer, project: Path) -> None:
+    (project / "tunnels.yaml").write_text(json.dumps(content(sshd, echo.port)))
+    (project / "test_service.py").write_text(
+        "def test_one(tunnels, function_tunnels):\n"
+        "    assert tunnels.port('server/echo') != function_tunnels.port('server/echo')\n"
+        "    function_tunnels.pause('server/echo')\n"
+        "def test_other(tunnels, function_tunnels):\n"
+        "    assert tunnels['server/echo'].is_up and function_tunnels['server/echo'].is_up\n"
+    )
+    done = await pytest_run(project, "--tunnels-config", "tunnels.yaml")
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+async def test_the_report_of_a_failed_test_has_the_state_of_the_tunnels(
+    sshd: Sshd, echo: EchoServer, project: Path
+) -> None:
+    (project / "tunnels.yaml").write_text(json.dumps(content(sshd, echo.port)))
+    (project / "test_service.py").write_text(
+        "def test_one(tunnels):\n    tunnels.restart('server/echo')\n"
+        "def test_two(tunnels):\n    tunnels.pause('server/echo')\n    assert tunnels.port('server/echo') == 1\n"
+        "def test_three(tunnels):\n    tunnels.resume('server/echo')\n    raise ArithmeticError\n"
+        "def test_four(tunnels):\n    raise ArithmeticError\n"
+    )
+    done = await pytest_run(project, "--tunnels-config", "tunnels.yaml")
+    assert done.returncode == 1, done.stdout + done.stderr
+    _, one, two, three = done.stdout.split("____ test_")
+    assert "tunnels: not up ---" in one
+    assert "server/echo: off: paused" in one
+    assert "tunnels: events of this test ---" in one
+    assert "server/echo: paused: requested by the program" in one
+    assert "restarted" not in one, "that was in the test before"
+    assert "server/echo: resumed: requested by the program" in two
+    assert "tunnels: " not in three, "nothing happened, and all are up"
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
