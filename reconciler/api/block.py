@@ -28,9 +28,12 @@ from reconciler.core.text.progress import Progress
 from reconciler.runtime.engine import Engine, EngineClosedError
 from reconciler.runtime.operations import Operations
 from reconciler.runtime.plan_report import report_plan
+from reconciler.system.daemon_threads import DaemonThreads
 from reconciler.system.terminal_line import terminal_line
 
 log = logging.getLogger(__name__)
+
+_threads = DaemonThreads(8)  # that read configurations: nothing waits for one that reads a pipe or an unreachable file
 
 
 class Block:
@@ -50,9 +53,8 @@ class Block:
     async def running(self, source: Source, within: float) -> AsyncIterator[None]:
         """Open the tunnels of `source`; close them at the end of the block. Raises ConfigError, TunnelsNotUpError."""
         deadline = self.deadline(within)
-        loaded = await asyncio.to_thread(self._reader.read, source)
-        if loaded.errors:
-            raise ConfigError(*loaded.errors)
+        async with _in_time(deadline, within):
+            loaded = await self._read(source)
         self._engine.configure(loaded.desired, loaded.broken)
         loop = asyncio.create_task(self._engine.run())
         loop.add_done_callback(_log_failure)
@@ -135,27 +137,27 @@ class Block:
     async def apply(self, source: Source, within: float) -> Applied:
         """Replace the configuration, and wait until the affected tunnels match it."""
         deadline = self.deadline(within)
-        try:
-            async with asyncio.timeout_at(deadline), self._applying:
-                applied = await self._replace(source)
-        except TimeoutError:
-            raise ReadTimeoutError(
-                f"the configuration was not read within {within:g} s, and nothing was changed: give it more time"
-            ) from None
+        async with _in_time(deadline, within), self._applying:
+            applied = await self._replace(source)
         if applied.rejected:
             return applied
         return replace(applied, converged=await self._are_settled(applied.affected, deadline))
 
     async def _replace(self, source: Source) -> Applied:
-        loaded = await asyncio.to_thread(self._reader.read, source)
-        applied = Applied(rejected=loaded.errors) if loaded.errors else await self._plan(loaded)
+        try:
+            loaded = await self._read(source)
+        except ConfigError as error:
+            log.error("the new configuration was rejected: %s", error.problems[0])  # noqa: TRY400 - no traceback
+            self.events.loaded("", error.problems)
+            return Applied(rejected=error.problems)
+        applied = await self._plan(loaded)
         self.check()  # the block may have ended meanwhile
-        self.events.loaded(loaded)
-        if loaded.errors:
-            log.error("the new configuration was rejected: %s", loaded.errors[0])
-        else:
-            self._engine.configure(loaded.desired, loaded.broken)
+        self.events.loaded(loaded.revision, ())
+        self._engine.configure(loaded.desired, loaded.broken)
         return applied
+
+    async def _read(self, source: Source) -> Loaded:
+        return await self._loop.run_in_executor(_threads, self._reader.read, source)
 
     async def _plan(self, loaded: Loaded) -> Applied:
         """Return what this configuration will do."""
@@ -167,6 +169,17 @@ class Block:
     def _passed(self, planned_from: Observed, plan: Plan, now: Now) -> None:
         if self._engine.status is not None:
             self.events.passed(self._engine.status, planned_from, plan, now)
+
+
+@contextlib.asynccontextmanager
+async def _in_time(deadline: float, within: float) -> AsyncIterator[None]:
+    try:
+        async with asyncio.timeout_at(deadline):
+            yield
+    except TimeoutError:
+        raise ReadTimeoutError(
+            f"the configuration was not read within {within:g} s, and nothing was changed: give it more time"
+        ) from None
 
 
 def seconds(value: float) -> float:

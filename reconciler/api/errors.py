@@ -41,4 +41,4 @@ class NoPortError(TunnelsError, ValueError):
 
 
 class ReadTimeoutError(TunnelsError, TimeoutError):
-    """The new configuration could not be read in time. Nothing was changed."""
+    """The configuration could not be read in time. Nothing was opened or changed."""

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Self, TypeAlias
 
-from reconciler.config.load import Loaded
 from reconciler.config.problem import Problem
 from reconciler.core.observed import Now, Observed, Phase, Reason
 from reconciler.core.plan import Plan
 from reconciler.core.status import Status
+from reconciler.core.text.forms import and_more, phase_text
 from reconciler.report.changes import Change, ChangeTracker
 from reconciler.report.events import Event, Events, client_events
 from reconciler.system.redaction import redact
@@ -50,6 +50,9 @@ class PhaseChanged:
     message: str
     """What happened and what to do about it, or its address."""
 
+    def __str__(self) -> str:
+        return f"{self.id}: {phase_text(self.phase, self.reason, self.message) if self.phase else 'removed'}"
+
     @classmethod
     def of(cls, change: Change) -> Self:
         """Return the event for a change of the status."""
@@ -77,6 +80,9 @@ class Notice:
     message: str
     """Why, and to how many clients."""
 
+    def __str__(self) -> str:
+        return f"{self.id}: {phase_text(self.kind, None, self.message)}"
+
 
 @dataclass(frozen=True, slots=True)
 class ConfigLoaded:
@@ -89,6 +95,10 @@ class ConfigLoaded:
     rejected: tuple[Problem, ...]
     """Its errors. If there are any, nothing was changed."""
 
+    def __str__(self) -> str:
+        errors = and_more([str(one) for one in self.rejected], 3, "; ")
+        return f"configuration: rejected: {errors}" if errors else f"configuration: {self.revision}"
+
 
 @dataclass(frozen=True, slots=True)
 class EventsLost:
@@ -96,6 +106,9 @@ class EventsLost:
 
     count: int
     """How many."""
+
+    def __str__(self) -> str:
+        return f"events: {self.count} lost"
 
 
 TunnelEvent: TypeAlias = PhaseChanged | Notice | ConfigLoaded | EventsLost
@@ -121,9 +134,9 @@ class EventLog:
         kind = NoticeKind(event.phase or "")
         self.ring.add(Notice(event.at, event.subject.name, kind, redact(event.message)))
 
-    def loaded(self, loaded: Loaded) -> None:
+    def loaded(self, revision: str, rejected: tuple[Problem, ...]) -> None:
         """Add the event for a configuration that was read."""
-        self.ring.add(ConfigLoaded(time.time(), "" if loaded.errors else loaded.revision, loaded.errors))
+        self.ring.add(ConfigLoaded(time.time(), revision, rejected))
 
 
 class EventStream:

@@ -33,9 +33,11 @@ class Reader:
         self._options = replace(options, hidden=options.hidden or Redactor(known_words()))
 
     def read(self, source: Source) -> Loaded:
-        """Return the desired state and the problems, with the values of variables hidden. Raises TypeError."""
+        """Return the desired state. Raises ConfigError, with the values of variables hidden, and TypeError."""
         loaded = self._load(source)
-        return replace(loaded, errors=tuple(replace(one, message=redact(one.message)) for one in loaded.errors))
+        if loaded.errors:
+            raise ConfigError(*(replace(one, message=redact(one.message)) for one in loaded.errors))
+        return loaded
 
     def _load(self, source: Source) -> Loaded:
         if isinstance(source, Mapping):

@@ -166,6 +166,7 @@ async def open_tunnels(
     :param options: restrictions on the configuration.
     :param within: seconds until all tunnels must be up.
     :raises ConfigError: if the source has an error.
+    :raises ReadTimeoutError: if the source cannot be read in time.
     :raises TunnelsNotUpError: if not all tunnels are up in time, or at once if each missing tunnel needs action.
     """
     block = Block(dict(os.environ) if environ is None else environ, options)
