@@ -7,9 +7,9 @@ The names are those of `reconciler.api`. `reconciler.blocking` is for programs w
 when a name is used: `import reconciler` alone imports nothing.
 """
 
-from typing import TYPE_CHECKING
-
 __version__ = "0.1.0"
+
+TYPE_CHECKING = False  # that of `typing` takes longer to import than all the rest of this module
 
 __all__ = [
     "Applied",

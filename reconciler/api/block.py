@@ -10,6 +10,7 @@ import contextlib
 import logging
 import math
 import os
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping
 from dataclasses import replace
 
@@ -29,6 +30,7 @@ from reconciler.runtime.engine import Engine, EngineClosedError
 from reconciler.runtime.operations import Operations
 from reconciler.runtime.plan_report import report_plan
 from reconciler.system.daemon_threads import DaemonThreads
+from reconciler.system.redaction import Redactor
 from reconciler.system.terminal_line import terminal_line
 
 log = logging.getLogger(__name__)
@@ -44,6 +46,8 @@ class Block:
         self._engine = Engine(environ, on_pass=self._passed, on_event=self.events.add)
         self.operations = Operations(self._engine, "the program")
         self._reader = Reader(environ, options)
+        # The values of variables to hide: of this configuration, and of the one before, for clients that drain.
+        self._hidden = deque[Redactor](maxlen=2)
         self._applying = asyncio.Lock()
         self._loop = asyncio.get_running_loop()
         self._process = os.getpid()
@@ -54,8 +58,7 @@ class Block:
         """Open the tunnels of `source`; close them at the end of the block. Raises ConfigError, TunnelsNotUpError."""
         deadline = self.deadline(within)
         async with _in_time(deadline, within):
-            loaded = await self._read(source)
-        self._engine.configure(loaded.desired, loaded.broken)
+            self._configure(await self._read(source))
         loop = asyncio.create_task(self._engine.run())
         loop.add_done_callback(_log_failure)
         try:
@@ -153,8 +156,12 @@ class Block:
         applied = await self._plan(loaded)
         self.check()  # the block may have ended meanwhile
         self.events.loaded(loaded.revision, ())
-        self._engine.configure(loaded.desired, loaded.broken)
+        self._configure(loaded)
         return applied
+
+    def _configure(self, loaded: Loaded) -> None:
+        self._hidden.append(loaded.hidden)
+        self._engine.configure(loaded.desired, loaded.broken)
 
     async def _read(self, source: Source) -> Loaded:
         return await self._loop.run_in_executor(_threads, self._reader.read, source)

@@ -28,8 +28,8 @@ class TunnelsNotUpError(TunnelsError):
 class BlockEndedError(TunnelsError, RuntimeError):
     """The `open_tunnels` block has ended, before the call or during it."""
 
-    def __init__(self) -> None:
-        super().__init__("the `open_tunnels` block has ended: call this inside it")
+    def __init__(self, message: str = "the `open_tunnels` block has ended: call this inside it") -> None:
+        super().__init__(message)
 
 
 class WrongContextError(TunnelsError, RuntimeError):

@@ -14,8 +14,7 @@ from typing import TypeAlias
 from reconciler.config.load import Loaded, load_files, load_text
 from reconciler.config.options import Options
 from reconciler.config.problem import ConfigError, ErrorCode, Location, Problem
-from reconciler.config.schema.document import known_words
-from reconciler.system.redaction import Redactor, redact
+from reconciler.system.redaction import redact
 
 Source: TypeAlias = str | os.PathLike[str] | Mapping[str, object]
 """A path of a file or directory; the text of a file, a `str` with a line end or a `}` at its end; or its content."""
@@ -25,12 +24,11 @@ _TEXT = "<text>"
 
 
 class Reader:
-    """Reads the configurations of one block. The values of variables are hidden as long as this object lives."""
+    """Reads the configurations of one block."""
 
     def __init__(self, environ: Mapping[str, str], options: Options | None) -> None:
-        options = options or Options()
         self._environ = environ
-        self._options = replace(options, hidden=options.hidden or Redactor(known_words()))
+        self._options = options
 
     def read(self, source: Source) -> Loaded:
         """Return the desired state. Raises ConfigError, with the values of variables hidden, and TypeError."""
@@ -50,7 +48,7 @@ class Reader:
             return self._of_text(source, _TEXT)
         if not isinstance(source, str | os.PathLike):
             raise TypeError(f"expected a path, the text of a file or a mapping, got {type(source).__name__}")
-        return load_files([os.fspath(source)], environ=self._environ, options=self._options)
+        return load_files([os.fsdecode(source)], environ=self._environ, options=self._options)
 
     def _of_text(self, text: str, name: str) -> Loaded:
         return load_text(text, name, environ=self._environ, options=self._options, directory=str(Path.cwd()))

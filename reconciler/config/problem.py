@@ -120,5 +120,8 @@ class ConfigError(TunnelsError):
     """A file has no usable content; `problems` give the reasons."""
 
     def __init__(self, *problems: Problem) -> None:
+        super().__init__(*problems)
         self.problems = problems
-        super().__init__("\n".join(map(str, problems)))
+
+    def __str__(self) -> str:
+        return "\n".join(map(str, self.problems))

@@ -339,6 +339,15 @@ async def _phase(events: reconciler.EventStream, tunnel: str, phase: Phase | Non
     raise AssertionError(f"{tunnel} did not become {phase}")
 
 
+async def test_a_wait_for_an_event_may_be_given_up(asyncssh_server: AsyncsshServer) -> None:
+    async with open_tunnels(file(asyncssh_server, local("echo", 0, 1))) as tunnels:
+        events = tunnels.events()
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(anext(events), 0.01)
+        await tunnels.pause("server/echo")
+        assert isinstance(await anext(events), Notice)
+
+
 async def test_events_end_with_the_block(asyncssh_server: AsyncsshServer) -> None:
     async def collect(events: reconciler.EventStream) -> list[TunnelEvent]:
         return [event async for event in events]

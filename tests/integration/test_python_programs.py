@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import inspect
 import os
 import subprocess
@@ -13,16 +14,19 @@ import pytest
 
 import reconciler
 from reconciler import TunnelsError, api, blocking
+from reconciler.config.problem import ErrorCode
 from support.services import EchoServer
 from support.sshd import Sshd
 from support.tunnels import file, local
 
 ROOT = Path(__file__).parents[2]
+# Sockets that are open at the end, and fork in a process with threads, of which newer versions of Python warn.
+_IGNORED = ("-W", "ignore::ResourceWarning", "-W", "ignore:This process:DeprecationWarning")
 
 
 async def run(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run a Python program to its end."""
-    command = [sys.executable, "-W", "error", "-W", "ignore::ResourceWarning", "-c", code, *arguments]
+    command = [sys.executable, "-W", "error", *_IGNORED, "-c", code, *arguments]
     environ = os.environ | {"PYTHONPATH": str(ROOT)}
     return await asyncio.to_thread(
         lambda: subprocess.run(command, env=environ, capture_output=True, text=True, check=False, timeout=100)
@@ -90,6 +94,49 @@ with open_tunnels({"targets": {}}) as tunnels:
     tunnels.apply({"targets": {}})
 assert "tunnels" not in [thread.name for thread in threading.enumerate()]
 """
+
+
+_INTERRUPTED_LOOP = """
+import asyncio, os, signal, socket, sys, threading
+from reconciler import BlockEndedError, open_tunnels
+async def main():
+    global tunnels
+    async with open_tunnels("targets: {}") as tunnels:
+        threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT)).start()
+        async for event in tunnels.events():
+            pass
+try:
+    asyncio.run(main())
+except KeyboardInterrupt:
+    try:
+        tunnels.all()
+    except BlockEndedError:
+        print("closed")
+"""
+
+
+async def test_ctrl_c_closes_the_tunnels_of_an_event_loop() -> None:
+    done = await run(_INTERRUPTED_LOOP)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "closed\n", "")
+
+
+def test_exceptions_and_results_cross_processes() -> None:
+    problem = reconciler.Problem("f", 1, 2, "a.b", "wrong", ErrorCode.VALUE)
+    state = reconciler.TunnelState(
+        *("a/b", "a", "b", "local", reconciler.Phase.DOWN, reconciler.Reason.REFUSED, "no", False),
+        *("127.0.0.1:1", 1, False, "db:1"),
+    )
+    for value in (
+        reconciler.ConfigError(problem, problem),
+        reconciler.TunnelsNotUpError("not up", (state,)),
+        reconciler.BlockEndedError(),
+        reconciler.NoSuchTunnelError("no tunnel"),
+    ):
+        other = copy.copy(value)  # as pickle does it
+        assert (type(other), str(other), vars(other)) == (type(value), str(value), vars(value))
+    applied = reconciler.Applied(rejected=(problem,))
+    assert copy.deepcopy(applied) == applied
+    assert len({applied, state, reconciler.ChangedFields("a", ())}) == 3, "they can be hashed"
 
 
 @pytest.mark.parametrize(
