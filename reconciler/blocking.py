@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import threading
 from collections.abc import Callable, Coroutine, Iterator, Mapping
@@ -51,6 +52,8 @@ __all__ = [
 ]
 
 T = TypeVar("T")
+
+log = logging.getLogger(__name__)
 _THREADS = 8  # that read files for the tunnels
 
 
@@ -152,15 +155,19 @@ def open_tunnels(
 
     def report(ended: asyncio.Task[None]) -> None:
         error = None if ended.cancelled() else ended.exception()
-        if error is not None and not opened.done():
+        if error is None:
+            return
+        if opened.done():
+            log.error("the tunnels ended with an error: please report this with the log", exc_info=error)
+        else:
             opened.set_exception(error)
 
     task = loop.create_task(serve())
     task.add_done_callback(report)
     # A daemon: a program that ends without leaving the block does not wait for it.
     thread = threading.Thread(target=_run, args=(loop, task, caller), name="tunnels", daemon=True)
-    thread.start()
     try:
+        thread.start()
         yield BlockingTunnels(opened.result(), caller)
     finally:  # also if Ctrl-C ends the wait for `opened`
         if os.getpid() == process:  # a child process shares the selector of the loop, and must not change it
