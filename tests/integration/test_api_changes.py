@@ -187,6 +187,47 @@ async def test_apply_works_during_an_outage(asyncssh_server: AsyncsshServer, ech
         assert await held == b"ping"
 
 
+async def test_apply_with_an_address_that_works_ends_an_outage(
+    asyncssh_server: AsyncsshServer, sshd: Sshd, echo: EchoServer
+) -> None:
+    line = local("echo", 0, echo.port)
+    async with open_tunnels(file(asyncssh_server, line)) as tunnels:
+        await asyncssh_server.stop()
+        await eventually(lambda: tunnels["server/echo"].phase is Phase.DOWN)
+        applied = await tunnels.apply(file(sshd, line))
+        assert [one.id for one in applied.changed] == ["server"]
+        assert tunnels["server/echo"].is_up
+        assert await exchange("127.0.0.1", tunnels.port("server/echo")) == b"ping"
+
+
+async def test_apply_with_an_address_that_is_dead_keeps_the_old_connection(
+    asyncssh_server: AsyncsshServer, echo: EchoServer
+) -> None:
+    line = local("echo", 0, echo.port)
+    async with open_tunnels(file(asyncssh_server, line)) as tunnels:
+        async with connected(tunnels.port("server/echo")) as client:
+            assert await client.is_served()
+            applied = await tunnels.apply(file(asyncssh_server, line, port=free_port()))
+            assert applied.converged
+            assert "still using the old connection" in tunnels["server/echo"].message
+            assert await client.is_served()
+
+
+async def test_a_bad_file_of_a_directory_rejects_the_whole(
+    asyncssh_server: AsyncsshServer, echo: EchoServer, tmp_path: Path
+) -> None:
+    directory = tmp_path / "files"
+    directory.mkdir()
+    (directory / "a.yaml").write_text(file(asyncssh_server, local("echo", 0, echo.port)))
+    async with open_tunnels(directory) as tunnels:
+        (directory / "a.yaml").write_text(file(asyncssh_server, local("other", 0, echo.port)))
+        (directory / "b.yaml").write_text("tagets: {}\n")
+        applied = await tunnels.apply(directory)
+        assert [Path(problem.file).name for problem in applied.rejected] == ["b.yaml"]
+        (directory / "b.yaml").unlink()
+        assert [one.renamed_from for one in (await tunnels.apply(directory)).changed] == ["server/echo"]
+
+
 async def test_apply_ends_in_time_though_a_new_server_is_silent(sshd: Sshd, echo: EchoServer) -> None:
     good = file(sshd, local("echo", 0, echo.port))
     async with await asyncio.start_server(_never_answer, "127.0.0.1", 0) as silent, open_tunnels(good) as tunnels:

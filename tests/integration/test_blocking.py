@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from reconciler import Options
 from reconciler.blocking import ConfigError, TunnelsNotUpError, open_tunnels
 from reconciler.core.observed import Phase
 from support.services import EchoServer
@@ -106,6 +107,17 @@ async def test_a_wait_after_the_block_is_an_error(sshd: Sshd, echo: EchoServer) 
             pass
         with pytest.raises(RuntimeError, match="block has ended"):
             tunnels.until_up(_IN_TIME)
+
+    await asyncio.to_thread(program)
+
+
+async def test_a_proxy_command_runs_for_tunnels_in_a_thread(sshd: Sshd, echo: EchoServer) -> None:
+    copy = "exec 3<>/dev/tcp/%h/%p; cat <&3 & exec cat >&3"
+
+    def program() -> None:
+        document = content(sshd, echo.port, proxyCommand=["bash", "-c", copy])
+        with open_tunnels(document, options=Options(allow_commands=True)) as tunnels:
+            assert exchange(tunnels.port("server/echo")) == b"ping"
 
     await asyncio.to_thread(program)
 
