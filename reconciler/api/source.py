@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import replace
@@ -21,6 +22,8 @@ Source: TypeAlias = str | os.PathLike[str] | Mapping[str, object]
 
 _MAPPING = "<mapping>"
 _TEXT = "<text>"
+# YAML folds or refuses some characters of JSON strings. Surrogates stay: the reader refuses them.
+_ESCAPED = re.compile(r"[^\x00-\x7e\ud800-\udfff]")
 
 
 class Reader:
@@ -41,9 +44,10 @@ class Reader:
         if isinstance(source, Mapping):
             try:
                 # JSON is YAML: the mapping goes through the same reader, schema and messages as a file.
-                return self._of_text(json.dumps(source, default=_plain), _MAPPING)
+                text = json.dumps(source, default=_plain, allow_nan=False, ensure_ascii=False)
             except (TypeError, ValueError, RecursionError) as error:
                 raise ConfigError(Problem.at(Location(_MAPPING), _why(error), ErrorCode.SYNTAX)) from None
+            return self._of_text(_ESCAPED.sub(_escape, text), _MAPPING)
         if isinstance(source, str) and (source.rstrip().endswith("}") or "\n" in source or "\r" in source):
             return self._of_text(source, _TEXT)
         if not isinstance(source, str | os.PathLike):
@@ -69,9 +73,13 @@ def _plain(value: object) -> object:
             raise TypeError(f"a value has the type {type(value).__name__}: expected a type that YAML has")
 
 
+def _escape(character: re.Match[str]) -> str:
+    return f"\\U{ord(character[0]):08x}"
+
+
 def _why(error: Exception) -> str:
     match error:
         case ValueError() | RecursionError():
-            return "a mapping or list contains itself, or too many levels: expected plain data"
+            return "a value contains itself, or is not a finite number: expected plain data"
         case _:
             return str(error)
