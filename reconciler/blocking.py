@@ -54,7 +54,7 @@ __all__ = [
 T = TypeVar("T")
 
 log = logging.getLogger(__name__)
-_THREADS = 8  # that read files for the tunnels
+_threads = DaemonThreads(8)  # that all blocks use for file calls; the end of a block does not wait for them
 
 
 class BlockingTunnels:
@@ -144,7 +144,7 @@ def open_tunnels(
     """
     process = os.getpid()
     loop = asyncio.new_event_loop()
-    loop.set_default_executor(DaemonThreads(_THREADS))  # the end of the block waits for no file
+    loop.set_default_executor(_threads)
     caller = _Caller(loop, process)
     opened: Future[api.Tunnels] = Future()
 

@@ -111,6 +111,18 @@ async def test_a_wait_after_the_block_is_an_error(sshd: Sshd, echo: EchoServer) 
     await asyncio.to_thread(program)
 
 
+async def test_blocks_leave_no_thread_behind(sshd: Sshd, echo: EchoServer) -> None:
+    def program(times: int) -> None:
+        for _ in range(times):
+            with open_tunnels(content(sshd, echo.port)) as tunnels:
+                tunnels.apply({"targets": {}})
+
+    await asyncio.to_thread(program, 5)  # threads that all blocks share
+    before = threading.active_count()
+    await asyncio.to_thread(program, 5)
+    assert threading.active_count() <= before + 2, "an executor may start another one of its threads"
+
+
 async def test_a_proxy_command_runs_for_tunnels_in_a_thread(sshd: Sshd, echo: EchoServer) -> None:
     copy = "exec 3<>/dev/tcp/%h/%p; cat <&3 & exec cat >&3"
 
