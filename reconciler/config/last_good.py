@@ -6,8 +6,8 @@ file is the one whose change caused the error. The error may be reported in anot
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 from reconciler.config.build.merge import Document
 from reconciler.config.problem import Problem
@@ -37,14 +37,33 @@ class LastGood:
     candidates: dict[str, Candidate]
     good: Mapping[str, Document]
     rejected: set[str]
-    problems: dict[Problem, None] = field(default_factory=dict)
 
     def documents(self) -> list[Document]:
+        """Return the chosen content of each file."""
         found = (self._document(candidate) for candidate in self.candidates.values())
         return [document for document in found if document is not None]
 
     def _document(self, candidate: Candidate) -> Document | None:
         return self.good.get(candidate.name) if candidate.name in self.rejected else candidate.document
+
+    def as_written(self, without: str = "") -> list[Document]:
+        """Return the content of each file as it is now. `without`: a file whose last good content is used instead.
+
+        A file that cannot be parsed has its last good content too.
+        """
+        found = (
+            self.good.get(candidate.name)
+            if candidate.name == without
+            else None
+            if candidate.absent
+            else candidate.document or self.good.get(candidate.name)
+            for candidate in self.candidates.values()
+        )
+        return [document for document in found if document is not None]
+
+    def changed(self) -> frozenset[str]:
+        """Return the files that differ from their last good content and are not rejected."""
+        return frozenset(filter(self.is_changed, self.candidates))
 
     def is_changed(self, name: str) -> bool:
         """Return True if rejecting the file would change the choice."""
@@ -53,19 +72,3 @@ class LastGood:
             return False
         good = self.good.get(name)
         return good is None or candidate.absent or good.digest != candidate.digest
-
-    def reject_named(self, errors: Sequence[Problem]) -> bool:
-        """Reject the changed files that these errors name. Return False if there is none."""
-        culprits = {p.file for p in errors if self.is_changed(p.file)}
-        culprits = culprits or {p.other for p in errors if self.is_changed(p.other)}
-        self.rejected |= culprits
-        return bool(culprits)
-
-    def reject_for(self, errors: Sequence[Problem]) -> bool:
-        """Reject the files whose change caused these errors. Return False if none is left to reject."""
-        if not errors or self.reject_named(errors):
-            return bool(errors)
-        # A file that others depend on was changed or removed. The errors are in those others, which did not change.
-        culprits = {name for name in self.candidates if self.is_changed(name)}
-        self.rejected |= culprits
-        return bool(culprits)

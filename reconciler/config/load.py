@@ -10,7 +10,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from reconciler.config.build.assemble import Assembled, assemble
 from reconciler.config.build.merge import Document
 from reconciler.config.deadline import TooLongError, within
 from reconciler.config.diagnostics import bounded
@@ -22,6 +21,7 @@ from reconciler.config.schema.document import known_words
 from reconciler.config.schema.unparsed_paths import may_follow, unparsed_paths_in
 from reconciler.config.schema.variables import Variables
 from reconciler.config.schema.violations import violations
+from reconciler.config.settle import settle
 from reconciler.config.syntax.config_files import Found, Listing, default_paths, digest, listing, read_all, revision
 from reconciler.config.syntax.yaml_reader import MAX_PROBLEMS, read
 from reconciler.core.spec import NOTHING, Desired
@@ -179,56 +179,14 @@ class Config:
         return Candidate(found.name, Document(found.name, found.directory, root, content, gaps), kept, content)
 
     def _settle(self, candidates: dict[str, Candidate], problems: Sequence[Problem]) -> Loaded:
-        choice = LastGood(candidates, self._good, {c.name for c in candidates.values() if c.problems})
-        errors = [*problems, *(p for c in candidates.values() for p in c.problems)]
-        as_written = self._assemble_as_written(choice, errors)
-        errors = [p for p in errors if p.code is not ErrorCode.VALUE or _position(p) not in as_written.overrides_schema]
-        errors += as_written.errors
-        # A file that conflicts with the content of a rejected file is not rejected for that. A conflict with the last
-        # good content of the rejected file is found when the good contents are assembled.
-        choice.reject_named([p for p in as_written.errors if not {p.file, p.other} & choice.rejected])
-        applied, consequences = (as_written, []) if not errors else self._assemble_good(choice)
-        reported = {problem.file for problem in errors}
-        errors += [problem for problem in consequences if problem.file not in reported]
-        if applied is not None:
+        settled = settle(candidates, self._good, problems, self.environ, self.options)
+        if (applied := settled.applied) is not None:
             self._desired = applied.desired.sharing(self._desired)
             self._broken = applied.broken
             self._places = applied.places
-            self._good = {document.file: document for document in choice.documents()}
+            self._good = {document.file: document for document in settled.choice.documents()}
         self._forget_absent(candidates)
-        return self._loaded(choice, errors, as_written.warnings)
-
-    def _assemble_as_written(self, choice: LastGood, already: Sequence[Problem]) -> Assembled:
-        """Find every problem with the files as they are. Files that cannot be parsed have their last good content."""
-        documents = [
-            document
-            for candidate in choice.candidates.values()
-            if not candidate.absent and (document := candidate.document or self._good.get(candidate.name)) is not None
-        ]
-        incomplete = len(documents) < sum(not c.absent for c in choice.candidates.values())
-        try:
-            with within(self.options.seconds):
-                return assemble(documents, self.environ, self.options, already, incomplete=incomplete)
-        except TooLongError as error:
-            changed = [name for name in choice.candidates if choice.is_changed(name)] or choice.candidates
-            return Assembled(NOTHING, tuple(_too_long(name, error) for name in changed), (), {}, frozenset())
-
-    def _assemble_good(self, choice: LastGood) -> tuple[Assembled | None, list[Problem]]:
-        """Assemble files that are valid together, bad ones with their last good content. Return the errors too."""
-        consequences: list[Problem] = []
-        while True:
-            documents = choice.documents()
-            incomplete = len(documents) < sum(not candidate.absent for candidate in choice.candidates.values())
-            try:
-                with within(self.options.seconds):
-                    assembled = assemble(documents, self.environ, self.options, incomplete=incomplete)
-            except TooLongError as error:
-                return None, [_too_long(name, error) for name in choice.candidates if choice.is_changed(name)]
-            if not assembled.errors:
-                return assembled, consequences
-            consequences += assembled.errors
-            if not choice.reject_for(assembled.errors):
-                return None, consequences  # even the last good content fails: keep the present state
+        return self._loaded(settled.choice, settled.errors, settled.warnings)
 
     def _forget_absent(self, candidates: Mapping[str, Candidate]) -> None:
         for name, candidate in candidates.items():
@@ -286,10 +244,6 @@ def _too_long(name: str, error: TooLongError) -> Problem:
 def _names(desired: Desired) -> set[str]:
     """Return the names and ids of targets and tunnels, which are shown unredacted."""
     return {*desired.targets, *desired.tunnels, *(tunnel.name for tunnel in desired.tunnels.values())}
-
-
-def _position(problem: Problem) -> tuple[str, int, int]:
-    return problem.file, problem.line, problem.column
 
 
 def _result(candidate: Candidate, errors: Iterable[Problem], *, valid: bool) -> FileResult:

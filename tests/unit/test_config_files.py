@@ -199,9 +199,10 @@ def test_of_two_conflicting_files_the_changed_one_is_rejected(folder: Path) -> N
     loaded = files.reload()
     assert tunnels(loaded) == ["a/local-1", "b/local-2"]
     assert [result.valid for result in loaded.files] == [False, True]
-    other = f"127.0.0.1:2 of a/local-2 at {folder}/a.yaml:1:47"
-    message = f"listens on 127.0.0.1:2, which conflicts with {other}: change one of them"
-    assert [problem.message for problem in loaded.errors] == [message]
+    [error] = loaded.errors
+    assert error.file == str(folder / "a.yaml")
+    other = f"127.0.0.1:2 of b/local-2 at {folder}/b.yml:1:47"
+    assert error.message == f"listens on 127.0.0.1:2, which conflicts with {other}: change one of them"
 
 
 def test_a_file_that_other_files_need_stays(folder: Path) -> None:
@@ -212,7 +213,9 @@ def test_a_file_that_other_files_need_stays(folder: Path) -> None:
     loaded = files.reload()
     assert loaded.desired == before.desired
     assert loaded.rejected not in ("", loaded.revision)
-    assert [problem.message for problem in loaded.errors] == ["no host: add `host`; no other file defines target a"]
+    [error] = loaded.errors
+    assert error.file == str(folder / "a.yaml")
+    assert error.message.endswith("targets.a: no host: add `host`; no other file defines target a")
     (folder / "c.yaml").unlink()
     assert tunnels(files.reload()) == ["b/local-2"]
 

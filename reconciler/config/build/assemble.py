@@ -7,7 +7,7 @@ could not be parsed is replaced by a placeholder, so use `desired` only if `erro
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from reconciler.config.build.fields import Fields
@@ -46,10 +46,12 @@ def assemble(
     already: Iterable[Problem] = (),
     *,
     incomplete: bool = False,
+    newer: Collection[str] = (),
 ) -> Assembled:
     """Build the specs.
 
-    `already` are the problems that the schema has reported. `incomplete` says that a file could not be read.
+    `already` are the problems that the schema has reported. `incomplete` says that a file could not be read. A clash of
+    a file in `newer` with one that is not is reported in the newer one.
     """
     report = Report(already)
     entries = [entry for document in documents for entry in entries_of(document, report)]
@@ -57,18 +59,19 @@ def assemble(
     def is_unsure(name: str) -> bool:
         return any(may_define(document.root, document.gaps, name) for document in documents)
 
-    defined = definitions(entries, report, incomplete=incomplete, is_unsure=is_unsure)
+    defined = definitions(entries, report, incomplete=incomplete, is_unsure=is_unsure, newer=newer)
     targets = list(Targets(defined, environ, options, report, is_unsure).build())
     tunnels = list(
         _with_unique_ids(
             tunnel for entry in _in_order(entries) for tunnel in tunnels_of(entry, environ, options, report)
         )
     )
-    _check_names(tunnels, report)
-    _check_on_demand(tunnels, targets, defined, report)
+    by_age = sorted(tunnels, key=lambda tunnel: tunnel.at.file in newer)
+    _check_names(by_age, report)
+    _check_on_demand(tunnels, targets, defined, report, newer)
     off = {target.name for target in targets if target.off is not None}
-    _check_addresses([one for one in tunnels if one.spec.off is None and one.spec.target not in off], report)
-    _check_port_files(tunnels, report)
+    _check_addresses([one for one in by_age if one.spec.off is None and one.spec.target not in off], report)
+    _check_port_files(by_age, report)
     desired = Desired.of(
         (replace(t, off=UNSET_VARIABLE) if t.name in report.broken else t for t in targets),
         (t.spec for t in tunnels),
@@ -121,7 +124,11 @@ def _check_names(tunnels: Iterable[BuiltTunnel], report: Report) -> None:
 
 
 def _check_on_demand(
-    tunnels: Iterable[BuiltTunnel], targets: Iterable[TargetSpec], defined: Mapping[str, TargetEntry], report: Report
+    tunnels: Iterable[BuiltTunnel],
+    targets: Iterable[TargetSpec],
+    defined: Mapping[str, TargetEntry],
+    report: Report,
+    newer: Collection[str],
 ) -> None:
     on_demand = {target.name for target in targets if target.on_demand is not None}
     for tunnel in tunnels:
@@ -132,7 +139,11 @@ def _check_on_demand(
             message = (
                 f"a remote tunnel needs `connect: always`, but `connect` is onDemand at {where}: change one of them"
             )
-            report.error(tunnel.at, message, ErrorCode.CONFLICT, where.file)
+            at, other = tunnel.at, where
+            if where.file in newer and at.file not in newer:
+                message = f"`connect` is onDemand, but the remote tunnel at {at} needs always: change one of them"
+                at, other = other, at
+            report.error(at, message, ErrorCode.CONFLICT, other.file)
 
 
 def _check_addresses(tunnels: Iterable[BuiltTunnel], report: Report) -> None:

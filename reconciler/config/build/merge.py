@@ -6,7 +6,7 @@ name both places.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from reconciler.config.build.fields import Field, fields_of, nearest
@@ -107,16 +107,22 @@ def exclusive(own: Mapping[str, Field], groups: Iterable[tuple[str, ...]], repor
 
 
 def definitions(
-    entries: Iterable[TargetEntry], report: Report, *, incomplete: bool, is_unsure: Callable[[str], bool]
+    entries: Sequence[TargetEntry],
+    report: Report,
+    *,
+    incomplete: bool,
+    is_unsure: Callable[[str], bool],
+    newer: Collection[str],
 ) -> dict[str, TargetEntry]:
     """Return the entry that defines each target.
 
     `incomplete` says that a file could not be read, so that a definition may be missing. `is_unsure` says whether a
-    target may be defined in a part of a file that could not be parsed.
+    target may be defined in a part of a file that could not be parsed. Of two definitions, the one in a file of `newer`
+    is the error.
     """
     found: dict[str, TargetEntry] = {}
     additions: list[TargetEntry] = []
-    for entry in entries:
+    for entry in sorted(entries, key=lambda entry: entry.document.file in newer):
         if not entry.defines:
             additions.append(entry)
         elif (first := found.setdefault(entry.name, entry)) is not entry:
@@ -126,7 +132,7 @@ def definitions(
         if addition.name not in found and is_unsure(addition.name):
             continue
         _check_addition(addition, found.get(addition.name), report, incomplete=incomplete)
-    return found
+    return {entry.name: found[entry.name] for entry in entries if entry.name in found}
 
 
 def _check_addition(entry: TargetEntry, defined: TargetEntry | None, report: Report, *, incomplete: bool) -> None:

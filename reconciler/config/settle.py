@@ -1,0 +1,135 @@
+"""Decides which content of each file is applied, and reports each error in the file that causes it.
+
+Input: the files as read now, and their last good content. Output: `Settled`. A bad file keeps its last good content.
+Where two files are each valid but not together, the one whose change caused the error is the bad one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from reconciler.config.blame import causes, in_rejected_file
+from reconciler.config.build.assemble import Assembled, assemble
+from reconciler.config.build.merge import Document
+from reconciler.config.deadline import TooLongError, within
+from reconciler.config.last_good import Candidate, LastGood
+from reconciler.config.options import Options
+from reconciler.config.problem import ErrorCode, Location, Problem
+from reconciler.core.spec import NOTHING
+
+_BLAME_SECONDS = 5.0  # of processor time; builds the specs once for each file that changed
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """The result. `applied` is None if not even the last good content is valid: the present state stays."""
+
+    choice: LastGood
+    applied: Assembled | None
+    errors: tuple[Problem, ...]
+    warnings: tuple[Problem, ...]
+
+
+def settle(
+    candidates: dict[str, Candidate],
+    good: Mapping[str, Document],
+    problems: Iterable[Problem],
+    environ: Mapping[str, str],
+    options: Options,
+) -> Settled:
+    """Choose the content of each file. `problems` are those that belong to no file."""
+    choice = LastGood(candidates, good, {c.name for c in candidates.values() if c.problems})
+    return _Settlement(choice, environ, options).settle(problems)
+
+
+class _Settlement:
+    def __init__(self, choice: LastGood, environ: Mapping[str, str], options: Options) -> None:
+        self._choice = choice
+        self._environ = environ
+        self._options = options
+        self._removed = frozenset(c.name for c in choice.candidates.values() if c.absent)
+
+    def settle(self, problems: Iterable[Problem]) -> Settled:
+        own = [*problems, *(p for c in self._choice.candidates.values() for p in c.problems)]
+        as_written = self._as_written(own, self._choice.changed())
+        own = [p for p in own if p.code is not ErrorCode.VALUE or _position(p) not in as_written.overrides_schema]
+        errors = [*own, *self._blamed(own, as_written)]
+        applied: Assembled | None = as_written
+        if errors:
+            applied, consequences = self._good()
+            reported = {problem.file for problem in errors}
+            errors += [problem for problem in consequences if problem.file not in reported]
+        return Settled(self._choice, applied, tuple(errors), as_written.warnings)
+
+    def _as_written(self, already: Sequence[Problem], newer: Collection[str], without: str = "") -> Assembled:
+        """Find every problem with the files as they are. `without`: a file that has its last good content."""
+        documents = self._choice.as_written(without)
+        try:
+            with within(self._options.seconds):
+                return self._assembled(documents, already, newer)
+        except TooLongError as error:
+            changed = newer or self._choice.candidates
+            return Assembled(NOTHING, tuple(_too_long(name, error) for name in changed), (), {}, frozenset())
+
+    def _assembled(
+        self, documents: Sequence[Document], already: Iterable[Problem], newer: Collection[str]
+    ) -> Assembled:
+        incomplete = len(documents) < sum(not c.absent for c in self._choice.candidates.values())
+        return assemble(documents, self._environ, self._options, already, incomplete=incomplete, newer=newer)
+
+    def _blamed(self, already: Sequence[Problem], as_written: Assembled) -> list[Problem]:
+        """Reject the files whose change caused the errors. Return the errors as they are reported."""
+        # A file that conflicts with the content of a rejected file is not rejected for that. A conflict with the last
+        # good content of the rejected file is found when the good contents are assembled.
+        rejected, changed = frozenset(self._choice.rejected), self._choice.changed()
+
+        def by_cause(errors: Iterable[Problem]) -> dict[Problem, frozenset[str]]:
+            return self._causes([p for p in errors if not {p.file, p.other} & rejected], changed)
+
+        found = by_cause(as_written.errors)
+        culprits = frozenset[str]().union(*found.values())
+        errors: Sequence[Problem] = as_written.errors
+        if culprits < changed and any(len({p.file, p.other} & changed) == 2 for p in found):
+            errors = self._as_written(already, culprits).errors  # each clash in the file that is rejected
+            found = by_cause(errors)
+        self._choice.rejected |= culprits
+        return [shown for p in errors for shown in in_rejected_file(p, found.get(p, ()), self._removed)]
+
+    def _causes(self, errors: Sequence[Problem], changed: Collection[str]) -> dict[Problem, frozenset[str]]:
+        def errors_without(file: str) -> Sequence[Problem]:
+            documents = self._choice.as_written(file)
+            return self._assembled(documents, (), changed).errors
+
+        try:
+            with within(_BLAME_SECONDS):
+                return causes(errors, changed, errors_without)
+        except TooLongError:
+            return causes(errors, changed, lambda _file: ())
+
+    def _good(self) -> tuple[Assembled | None, list[Problem]]:
+        """Assemble files that are valid together, bad ones with their last good content. Return the errors too."""
+        consequences: list[Problem] = []
+        while True:
+            newer = self._choice.changed()
+            try:
+                with within(self._options.seconds):
+                    assembled = self._assembled(self._choice.documents(), (), newer)
+            except TooLongError as error:
+                return None, [_too_long(name, error) for name in newer]
+            if not assembled.errors:
+                return assembled, consequences
+            found = self._causes(assembled.errors, newer)
+            consequences += [shown for p in found for shown in in_rejected_file(p, found[p], self._removed)]
+            culprits = frozenset[str]().union(*found.values())
+            if not culprits:
+                return None, consequences  # even the last good content fails: keep the present state
+            self._choice.rejected |= culprits
+
+
+def _too_long(name: str, error: TooLongError) -> Problem:
+    return Problem.at(Location(name), str(error), ErrorCode.VALUE)
+
+
+def _position(problem: Problem) -> tuple[str, int, int]:
+    return problem.file, problem.line, problem.column
