@@ -9,19 +9,19 @@ from dataclasses import replace
 import click
 
 from reconciler.cli import shared_options
-from reconciler.cli.files import files
+from reconciler.cli.files import judged_files
 from reconciler.cli.logins import KeyInspector, LoginResult, log_in_to_all
 from reconciler.cli.terminal.table import clean, count, is_unicode, print_message
 from reconciler.config.effective_json import to_json
 from reconciler.config.load import Config, Loaded, load_files
-from reconciler.config.syntax.config_files import default_paths, listing
+from reconciler.config.syntax.config_files import default_paths
 from reconciler.system.redaction import redact_json
 
 _SECONDS = 300.0  # of processor time: an encrypted key takes up to one second to open
 
 
 @click.command("check")
-@files
+@judged_files
 @click.option(
     "--each", is_flag=True, help="Check each file by itself, those of directories too, instead of merging them."
 )
@@ -40,11 +40,11 @@ def command(config: Config, each: bool, connect: bool, output: str) -> None:
     """
     load_options = replace(config.options, inspector=KeyInspector(config.environ), seconds=_SECONDS)
     all_paths = config.paths or default_paths(config.environ)
-    groups = [(name,) for path in all_paths for name in _each(path)] if each and all_paths else [all_paths]
+    groups = [(name,) for path in all_paths for name in _each(config, path)] if each and all_paths else [all_paths]
     is_ok = True
     documents = []
     for paths in groups:
-        result = load_files(paths, environ=config.environ, options=load_options)
+        result = load_files(paths, environ=config.environ, options=load_options, policy=config.policy)
         errors, warnings = list(map(str, result.errors)), list(map(str, result.warnings))
         logins = log_in_to_all(result, config.environ) if connect and not errors else []
         is_ok &= not errors and all(login.ok for login in logins)
@@ -58,9 +58,9 @@ def command(config: Config, each: bool, connect: bool, output: str) -> None:
     sys.exit(0 if is_ok else 2)
 
 
-def _each(path: str) -> tuple[str, ...]:
+def _each(config: Config, path: str) -> tuple[str, ...]:
     """Return the files of a path argument. Loading a path that has none reports why."""
-    return listing(path).names or (path,)
+    return config.listing(path).names or (path,)
 
 
 def _json_text(value: object) -> str:

@@ -1,4 +1,4 @@
-"""FILE... and the options that restrict files, shared by `run`, `check`, `plan` and `trust`."""
+"""FILE... and the options that restrict files, for `run`, `check`, `plan` and `trust`. Not `trust`: the policy."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import click
 
 from reconciler.config.load import Config
 from reconciler.config.options import Options
+from reconciler.config.policy_file import PolicyFile
 
 
 def files(command: Callable[..., None]) -> Callable[..., None]:
@@ -61,3 +62,25 @@ def files(command: Callable[..., None]) -> Callable[..., None]:
         command(config=Config(paths, environ=dict(os.environ), options=options), **others)
 
     return with_config
+
+
+def judged_files(command: Callable[..., None]) -> Callable[..., None]:
+    """Pass the FILE arguments, the options and the policy to the command as one `Config`."""
+
+    @files
+    @click.option(
+        "--policy",
+        metavar="FILE",
+        envvar="TUNNELS_POLICY",
+        show_envvar=True,
+        help="Refuse files that do more than this policy permits (see docs/how-to/teams.md).",
+    )
+    @wraps(command)
+    def with_policy(config: Config, policy: str | None, **others: Any) -> None:
+        if policy == "":
+            raise click.BadParameter("expected the path of a policy file, got an empty value", param_hint="--policy")
+        if policy is not None:
+            config.policy = PolicyFile(policy, config.environ)
+        command(config=config, **others)
+
+    return with_policy

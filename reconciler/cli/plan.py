@@ -15,11 +15,13 @@ import click
 
 from reconciler.cli import shared_options
 from reconciler.cli.client import CommandError, Control, NotRunningError
-from reconciler.cli.files import files
+from reconciler.cli.files import judged_files
 from reconciler.cli.responses import PlannedStepJson
 from reconciler.cli.terminal.table import clean, coloured, count, print_message, width
 from reconciler.config.load import Config, Loaded
-from reconciler.config.syntax.config_files import STDIN, Found, default_paths, listing, read_all
+from reconciler.config.policy_file import PolicyFile
+from reconciler.config.problem import PolicyCode, Problem
+from reconciler.config.syntax.config_files import STDIN, Found, default_paths, read_all
 from reconciler.core.actions import ASKED_FOR
 from reconciler.core.spec import NOTHING, Desired
 from reconciler.core.subject import Subject
@@ -50,7 +52,7 @@ class _PlanResult:
 
 
 @click.command("plan")
-@files
+@judged_files
 @click.option("--from", "old", metavar="OLD", multiple=True, help="Compare with OLD; - is stdin (may be repeated).")
 @click.option("--exit-code", is_flag=True, help="Exit 1 if there is something to do.")
 @shared_options.output("the steps: action, subject, why, changed fields, number of live clients affected.")
@@ -68,11 +70,9 @@ def command(config: Config, old: tuple[str, ...], exit_code: bool, output: str, 
 
     Exits 0, or 2 if a file is invalid; with --exit-code, 1 if there is something to do.
     """
-    new, before = _found(config.paths or default_paths(config.environ), old)
-    loaded = _load(config, new)
-    result = (
-        _from_old(config, loaded, before) if old else _from_running(control, new, loaded, strict=config.options.strict)
-    )
+    new, before = _found(config, config.paths or default_paths(config.environ), old)
+    loaded = _load(config, new, config.policy)
+    result = _from_old(config, loaded, before) if old else _from_running(config, control, new, loaded)
     steps = sorted(result.steps, key=lambda step: (step.subject.name, step.action, step.why))
     if output == "json":
         document = {"actions": [step.to_json() for step in steps], "errors": result.errors, "clients": result.clients}
@@ -89,17 +89,19 @@ def command(config: Config, old: tuple[str, ...], exit_code: bool, output: str, 
 
 
 def _from_old(config: Config, loaded: Loaded, before: Sequence[Found]) -> _PlanResult:
-    origin = _load(config, before)
+    origin = _load(config, before, None)  # the policy judges the new content only
     errors = [*_errors(loaded), *map(str, origin.errors)]
     return _PlanResult([], errors) if errors else _between(origin.desired, loaded.desired)
 
 
-def _from_running(control: Control, new: Sequence[Found], loaded: Loaded, *, strict: bool) -> _PlanResult:
+def _from_running(config: Config, control: Control, new: Sequence[Found], loaded: Loaded) -> _PlanResult:
     if problems := [str(file.problem) for file in new if file.problem is not None]:
         return _PlanResult([], problems)
+    if config.policy and (refused := [str(error) for error in loaded.errors if _is_of_policy(error, config.policy)]):
+        return _PlanResult([], refused)  # the running process may have another policy
     files = [{"name": file.name, "directory": file.directory, "text": _text(file)} for file in new]
     try:
-        answer = control.post("/api/v1/plan", {"files": files, "strict": strict}, within=60.0)
+        answer = control.post("/api/v1/plan", {"files": files, "strict": config.options.strict}, within=60.0)
     except NotRunningError:
         where = f" at {control.paths[0]}" if control.is_named else ""
         click.echo(f"no running process found{where}: showing what a fresh start would do", err=True)
@@ -125,6 +127,10 @@ def _from_running(control: Control, new: Sequence[Found], loaded: Loaded, *, str
     return _PlanResult(steps, answer["errors"], clients)
 
 
+def _is_of_policy(error: Problem, policy: PolicyFile) -> bool:
+    return isinstance(error.code, PolicyCode) or error.file == policy.path
+
+
 def _between(old: Desired, new: Desired) -> _PlanResult:
     plan = between(old, new)
     return _PlanResult(list(plan.steps), [], plan.clients)
@@ -147,7 +153,7 @@ def _errors(loaded: Loaded) -> list[str]:
 # --- the files --------------------------------------------------------------------------------------------------
 
 
-def _found(new: Sequence[str], old: Sequence[str]) -> tuple[list[Found], list[Found]]:
+def _found(config: Config, new: Sequence[str], old: Sequence[str]) -> tuple[list[Found], list[Found]]:
     """Return the contents of the new and the old files. A pipe gets the directory of a file that is compared with it.
 
     Otherwise the relative paths in `git show main:etc/tunnels.yaml` would appear to have changed.
@@ -156,7 +162,7 @@ def _found(new: Sequence[str], old: Sequence[str]) -> tuple[list[Found], list[Fo
         raise _InvalidFileError("no file given and no default file found: name a FILE")
     if [*new, *old].count(STDIN) > 1:
         raise click.UsageError("only one file can be stdin")
-    sides = [_read(new), _read(old)]
+    sides = [_read(config, new), _read(config, old)]
     directories = [[file.directory for file in side if not _is_piped(file.name)] for side in sides]
     directory = next((names[0] for names in directories if names), str(Path.cwd()))
     first, second = (
@@ -166,10 +172,10 @@ def _found(new: Sequence[str], old: Sequence[str]) -> tuple[list[Found], list[Fo
     return first, second
 
 
-def _read(paths: Iterable[str]) -> list[Found]:
+def _read(config: Config, paths: Iterable[str]) -> list[Found]:
     found = []
     for path in paths:
-        listed = listing(path)
+        listed = config.listing(path)
         if listed.problem is not None:
             raise _InvalidFileError(str(listed.problem))
         found += read_all(listed)
@@ -180,8 +186,8 @@ def _is_piped(name: str) -> bool:
     return name == "<stdin>" or (os.path.exists(name) and not os.path.isfile(name))  # noqa: PTH110, PTH113 - Path's raise where a name is too long
 
 
-def _load(config: Config, found: Sequence[Found]) -> Loaded:
-    return Config((), environ=config.environ, options=config.options).load(found)
+def _load(config: Config, found: Sequence[Found], policy: PolicyFile | None) -> Loaded:
+    return Config((), environ=config.environ, options=config.options, policy=policy).load(found)
 
 
 # --- text -------------------------------------------------------------------------------------------------------

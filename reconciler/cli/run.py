@@ -11,7 +11,7 @@ import click
 from click.core import ParameterSource
 
 from reconciler.cli.child_process import run_child
-from reconciler.cli.files import files
+from reconciler.cli.files import judged_files
 from reconciler.cli.param_types import DURATION
 from reconciler.cli.terminal import logs
 from reconciler.cli.terminal.table import print_message
@@ -68,7 +68,7 @@ def _names(_ctx: click.Context, _param: click.Parameter, value: str) -> tuple[st
 
 
 @click.command("run", cls=_Run)
-@files
+@judged_files
 @click.option(
     "--listen",
     metavar="ADDRESS",

@@ -1,4 +1,4 @@
-"""`tunnels schema`: print the JSON Schema of tunnels.yaml."""
+"""`tunnels schema`: print the JSON Schema of tunnels.yaml or of the policy file."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from reconciler.config.schema.document import schema_text
 
 
 @click.command("schema")
-def command() -> None:
+@click.option("--policy", is_flag=True, help="The schema of the policy file (--policy of `run`, `check` and `plan`).")
+def command(policy: bool) -> None:
     r"""Print the JSON Schema of tunnels.yaml.
 
     \b
@@ -16,4 +17,4 @@ def command() -> None:
     # and as the first line of tunnels.yaml:
     # yaml-language-server: $schema=./tunnels.schema.json
     """
-    click.echo(schema_text(), nl=False)
+    click.echo(schema_text("policy" if policy else "tunnels"), nl=False)

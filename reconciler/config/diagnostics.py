@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 
-from reconciler.config.problem import ErrorCode, Location, Problem, WarningCode, by_place
+from reconciler.config.problem import Code, ErrorCode, Location, PolicyCode, Problem, WarningCode, by_place
 from reconciler.config.syntax.nodes import Items, Scalar, Table
 from reconciler.config.syntax.yaml_reader import MAX_PROBLEMS
 from reconciler.core.text.forms import and_more
@@ -29,6 +29,7 @@ class Report:
         self.errors: dict[Problem, None] = {}  # an ordered set
         self.warnings: dict[Problem, None] = {}
         self.broken: dict[str, str] = {}
+        self.not_permitted: set[str] = set()  # files that the policy refuses, also where the limit drops the error
         self.overrides_schema: set[tuple[str, int, int]] = set()
         self._errors_of: Counter[str] = Counter()  # by file
         self._warnings_of: Counter[str] = Counter()
@@ -41,8 +42,10 @@ class Report:
         if overrides_schema or (place.file, place.line, place.column) not in self._reported:
             self.error(place, message, ErrorCode.VALUE)
 
-    def error(self, place: Location, message: str, code: ErrorCode | WarningCode, other: str = "") -> None:
+    def error(self, place: Location, message: str, code: Code, other: str = "") -> None:
         problem = Problem.at(place, message, code, other)
+        if isinstance(code, PolicyCode):
+            self.not_permitted.add(place.file)
         if problem not in self.errors and not self.is_full(place.file):
             self.errors[problem] = None
             self._errors_of[place.file] += 1

@@ -16,6 +16,7 @@ from reconciler.config.diagnostics import bounded
 from reconciler.config.last_good import Candidate, LastGood
 from reconciler.config.named_files import named_files
 from reconciler.config.options import Options
+from reconciler.config.policy_file import NO_POLICY, PolicyFile, PolicyState
 from reconciler.config.problem import ConfigError, ErrorCode, Location, Problem, by_place
 from reconciler.config.schema.document import known_words
 from reconciler.config.schema.unparsed_paths import may_follow, unparsed_paths_in
@@ -56,6 +57,7 @@ class Loaded:
                   such targets are in `desired`, off
     places        maps the id of each tunnel of `desired` to the place of its definition
     watched       the files that the specs name (keys, certificates, passwords, known hosts), to watch for changes
+    policy        the policy file, None without one
     hidden        the values of variables that the files use, which are never shown as long as this object exists
     """
 
@@ -69,6 +71,7 @@ class Loaded:
     places: Mapping[str, Location]
     watched: frozenset[str]
     hidden: Redactor = field(compare=False)
+    policy: FileResult | None = None
 
     @property
     def valid(self) -> bool:
@@ -90,10 +93,16 @@ class Config:
     """The configuration of one process, which can be reloaded. Without paths, it uses the first default path found."""
 
     def __init__(
-        self, paths: Sequence[str | Path] = (), *, environ: Mapping[str, str], options: Options | None = None
+        self,
+        paths: Sequence[str | Path] = (),
+        *,
+        environ: Mapping[str, str],
+        options: Options | None = None,
+        policy: PolicyFile | None = None,
     ) -> None:
         self.paths = tuple(map(str, paths))
         self.environ = environ
+        self.policy = policy
         options = options or Options()
         self.hidden = options.hidden or Redactor(known_words())
         self.options = replace(options, hidden=self.hidden)
@@ -115,8 +124,12 @@ class Config:
                 "no configuration found in $TUNNELS_CONFIG, ./tunnels.yaml or $XDG_CONFIG_HOME/tunnels/: name a file"
             )
             problems.append(Problem.at(Location(""), message, ErrorCode.UNREADABLE))
-        candidates = {c.name: c for path in self.paths for c in self._candidates(listing(path))}
+        candidates = {c.name: c for path in self.paths for c in self._candidates(self.listing(path))}
         return self._settle(candidates, problems)
+
+    def listing(self, path: str) -> Listing:
+        """Return the files of a path argument. The policy file is none of them, also if it is in the directory."""
+        return listing(path, but=self.policy.place if self.policy else "")
 
     def load(self, found: Iterable[Found]) -> Loaded:
         """Load these files as the whole configuration."""
@@ -179,14 +192,18 @@ class Config:
         return Candidate(found.name, Document(found.name, found.directory, root, content, gaps), kept, content)
 
     def _settle(self, candidates: dict[str, Candidate], problems: Sequence[Problem]) -> Loaded:
-        settled = settle(candidates, self._good, problems, self.environ, self.options)
+        state = self.policy.read() if self.policy else NO_POLICY
+        options = replace(self.options, policy=state.policy)
+        usable = self.policy is None or state.policy is not None
+        problems = [*problems, *state.problems]
+        settled = settle(candidates, self._good, problems, self.environ, options, usable=usable)
         if (applied := settled.applied) is not None:
             self._desired = applied.desired.sharing(self._desired)
             self._broken = applied.broken
             self._places = applied.places
             self._good = {document.file: document for document in settled.choice.documents()}
         self._forget_absent(candidates)
-        return self._loaded(settled.choice, settled.errors, settled.warnings)
+        return self._loaded(settled.choice, settled.errors, settled.warnings, state)
 
     def _forget_absent(self, candidates: Mapping[str, Candidate]) -> None:
         for name, candidate in candidates.items():
@@ -194,7 +211,9 @@ class Config:
                 self._arguments.pop(name, None)
                 self._parsed.pop(name, None)
 
-    def _loaded(self, choice: LastGood, errors: Iterable[Problem], warnings: Iterable[Problem]) -> Loaded:
+    def _loaded(
+        self, choice: LastGood, errors: Iterable[Problem], warnings: Iterable[Problem], policy: PolicyState
+    ) -> Loaded:
         self.hidden.keep(_names(self._desired))
         listed = bounded(errors)
         present = [c for c in choice.candidates.values() if not c.absent or c.name in choice.rejected]
@@ -213,14 +232,19 @@ class Config:
             places=self._places,
             watched=named_files(self._desired),
             hidden=self.hidden,
+            policy=_policy_result(self.policy, policy),
         )
 
 
 def load_files(
-    paths: Sequence[str | Path] = (), *, environ: Mapping[str, str], options: Options | None = None
+    paths: Sequence[str | Path] = (),
+    *,
+    environ: Mapping[str, str],
+    options: Options | None = None,
+    policy: PolicyFile | None = None,
 ) -> Loaded:
     """Load once. A bad file is left out, because it has no last good content."""
-    return Config(paths, environ=environ, options=options).reload()
+    return Config(paths, environ=environ, options=options, policy=policy).reload()
 
 
 def load_text(
@@ -246,10 +270,17 @@ def _names(desired: Desired) -> set[str]:
     return {*desired.targets, *desired.tunnels, *(tunnel.name for tunnel in desired.tunnels.values())}
 
 
+def _policy_result(file: PolicyFile | None, state: PolicyState) -> FileResult | None:
+    if file is None:
+        return None
+    error = and_more(list(map(str, state.problems)), _SHOWN_ERRORS, "; ")
+    return FileResult(file.path, valid=not error, error=error)
+
+
 def _result(candidate: Candidate, errors: Iterable[Problem], *, valid: bool) -> FileResult:
     name, known = candidate.name, frozenset(candidate.problems)  # files of one directory share its problem
     own = [str(problem) for problem in errors if problem.file == name or problem in known]
     if valid:
         return FileResult(name, valid=True, error="")
-    error = and_more(own, _SHOWN_ERRORS, "; ") or "conflicts with the last good content of another file"
+    error = and_more(own, _SHOWN_ERRORS, "; ") or "not applied: see the errors of the policy and of other files"
     return FileResult(name, valid=False, error=error)

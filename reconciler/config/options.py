@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Protocol
 
 from reconciler.config.deadline import SECONDS
+from reconciler.core.rules.file_policy import FilePolicy
 from reconciler.core.spec import Hop, Login
 from reconciler.system.redaction import Redactor
 
@@ -42,6 +43,7 @@ class Options:
     seconds           the limit of processor time to parse one file, or to build all of them
     hidden            collects the values of variables, which are never shown; None: each `Config` makes its own
     paths             the files and directories that are loaded, for messages; empty if they cannot be read again
+    policy            what each file may do; None: everything
     """
 
     strict: bool = False
@@ -55,6 +57,7 @@ class Options:
     seconds: float = SECONDS
     hidden: Redactor | None = None
     paths: tuple[str, ...] = ()
+    policy: FilePolicy | None = None
 
     def trust_command(self, target: str) -> str:
         """Return the command that fetches and pins the host keys of a target; "" if the files cannot be read again."""

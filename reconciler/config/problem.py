@@ -46,6 +46,36 @@ class WarningCode(StrEnum):
     METADATA_DESTINATION = "metadata-destination"
 
 
+class PolicyCode(StrEnum):
+    """Codes of errors about what `--policy` does not permit. Nothing in the judged file waives them."""
+
+    FILE = "policy-file"
+    TARGET = "policy-target"
+    SERVER = "policy-server"
+    TYPE = "policy-type"
+    LISTEN = "policy-listen"
+    DESTINATION = "policy-destination"
+    EXPIRY = "policy-expiry"
+    PATH = "policy-path"
+    VARIABLE = "policy-variable"
+    COMMAND = "policy-command"
+
+
+POLICY_CODES: dict[PolicyCode, str] = {
+    PolicyCode.FILE: "No rule of the policy matches the file.",
+    PolicyCode.TARGET: "The file may not define this target, add tunnels to it, or use it as a jump host.",
+    PolicyCode.SERVER: "The address of a target or jump host is not among `servers`.",
+    PolicyCode.TYPE: "The file may have no tunnel of this type.",
+    PolicyCode.LISTEN: "The address, port or socket to listen on is not among `listen`.",
+    PolicyCode.DESTINATION: "The destination is not among `destinations`, or a SOCKS tunnel permits more than they do.",
+    PolicyCode.EXPIRY: "The tunnel has no `expiresAt`, or one that is later than `expiresWithin` permits.",
+    PolicyCode.PATH: "A file or socket of this machine is not among `paths`.",
+    PolicyCode.VARIABLE: "An environment variable is not among `variables`.",
+    PolicyCode.COMMAND: "The file may have no `proxyCommand`: the rule has no `commands: true`.",
+}
+
+Code = ErrorCode | WarningCode | PolicyCode
+
 WAIVABLE_ERRORS = frozenset({WarningCode.OPEN_PROXY, WarningCode.METADATA_DESTINATION})
 
 WARNINGS: dict[WarningCode, str] = {
@@ -98,16 +128,16 @@ class Problem:
     column: int
     path: str
     message: str
-    code: ErrorCode | WarningCode
+    code: Code
     other: str = ""
 
     @classmethod
-    def at(cls, place: Location, message: str, code: ErrorCode | WarningCode, other: str = "") -> Problem:
+    def at(cls, place: Location, message: str, code: Code, other: str = "") -> Problem:
         return cls(place.file, place.line, place.column, place.path, message, code, other)
 
     def __str__(self) -> str:
         place = str(Location(self.file, self.line, self.column)) if self.file else ""
-        code = f" [{self.code}]" if isinstance(self.code, WarningCode) else ""
+        code = f" [{self.code}]" if isinstance(self.code, WarningCode | PolicyCode) else ""
         return ": ".join(part for part in (place, self.path, self.message) if part) + code
 
 

@@ -7,7 +7,7 @@ Where two files are each valid but not together, the one whose change caused the
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from reconciler.config.blame import causes, in_rejected_file
 from reconciler.config.build.assemble import Assembled, assemble
@@ -37,9 +37,16 @@ def settle(
     problems: Iterable[Problem],
     environ: Mapping[str, str],
     options: Options,
+    *,
+    usable: bool = True,
 ) -> Settled:
-    """Choose the content of each file. `problems` are those that belong to no file."""
-    choice = LastGood(candidates, good, {c.name for c in candidates.values() if c.problems})
+    """Choose the content of each file. `problems` are those that belong to no file.
+
+    The policy of the options judges the present content. The last good content was judged when it was new. With
+    `usable` False no file can be judged, so each keeps its last good content.
+    """
+    rejected = {c.name for c in candidates.values() if c.problems or not usable}
+    choice = LastGood(candidates, good, rejected)
     return _Settlement(choice, environ, options).settle(problems)
 
 
@@ -48,11 +55,13 @@ class _Settlement:
         self._choice = choice
         self._environ = environ
         self._options = options
+        self._unjudged = replace(options, policy=None)
         self._removed = frozenset(c.name for c in choice.candidates.values() if c.absent)
 
     def settle(self, problems: Iterable[Problem]) -> Settled:
         own = [*problems, *(p for c in self._choice.candidates.values() for p in c.problems)]
         as_written = self._as_written(own, self._choice.changed())
+        self._choice.rejected |= as_written.not_permitted
         own = [p for p in own if p.code is not ErrorCode.VALUE or _position(p) not in as_written.overrides_schema]
         errors = [*own, *self._blamed(own, as_written)]
         applied: Assembled | None = as_written
@@ -67,16 +76,16 @@ class _Settlement:
         documents = self._choice.as_written(without)
         try:
             with within(self._options.seconds):
-                return self._assembled(documents, already, newer)
+                return self._assembled(documents, already, newer, self._options)
         except TooLongError as error:
             changed = newer or self._choice.candidates
-            return Assembled(NOTHING, tuple(_too_long(name, error) for name in changed), (), {}, frozenset())
+            return Assembled(NOTHING, tuple(_too_long(name, error) for name in changed), (), {})
 
     def _assembled(
-        self, documents: Sequence[Document], already: Iterable[Problem], newer: Collection[str]
+        self, documents: Sequence[Document], already: Iterable[Problem], newer: Collection[str], options: Options
     ) -> Assembled:
         incomplete = len(documents) < sum(not c.absent for c in self._choice.candidates.values())
-        return assemble(documents, self._environ, self._options, already, incomplete=incomplete, newer=newer)
+        return assemble(documents, self._environ, options, already, incomplete=incomplete, newer=newer)
 
     def _blamed(self, already: Sequence[Problem], as_written: Assembled) -> list[Problem]:
         """Reject the files whose change caused the errors. Return the errors as they are reported."""
@@ -99,7 +108,7 @@ class _Settlement:
     def _causes(self, errors: Sequence[Problem], changed: Collection[str]) -> dict[Problem, frozenset[str]]:
         def errors_without(file: str) -> Sequence[Problem]:
             documents = self._choice.as_written(file)
-            return self._assembled(documents, (), changed).errors
+            return self._assembled(documents, (), changed, self._unjudged).errors
 
         try:
             with within(_BLAME_SECONDS):
@@ -114,7 +123,7 @@ class _Settlement:
             newer = self._choice.changed()
             try:
                 with within(self._options.seconds):
-                    assembled = self._assembled(self._choice.documents(), (), newer)
+                    assembled = self._assembled(self._choice.documents(), (), newer, self._unjudged)
             except TooLongError as error:
                 return None, [_too_long(name, error) for name in newer]
             if not assembled.errors:

@@ -167,7 +167,8 @@ class App:
         task.add_done_callback(self._reloads.discard)
 
     async def _watch(self) -> None:
-        async with Watcher(self.config.paths) as watcher:
+        policy = self.config.policy
+        async with Watcher((*self.config.paths, *([policy.path] if policy else []))) as watcher:
             self._watcher = watcher
             loaded = await self.load()  # a file may have changed between the first load and the start of the watch
             while True:

@@ -83,7 +83,8 @@ class Commands:
         found = [Found(name, directory, text.encode("utf-8", "surrogatepass")) for name, directory, text in files]
         ours = self._app.config
         options = replace(ours.options, strict=strict or ours.options.strict)
-        loaded = await asyncio.to_thread(Config(environ=ours.environ, options=options).load, found)
+        config = Config(environ=ours.environ, options=options, policy=ours.policy)
+        loaded = await asyncio.to_thread(config.load, found)
         problems: Json = {"errors": list(map(str, loaded.errors)), "warnings": list(map(str, loaded.warnings))}
         if not loaded.valid:
             return {**problems, "actions": [], "clients": 0}

@@ -82,8 +82,9 @@ class SnapshotBuilder:
 
     def _config(self, loaded: Loaded | None, *, settled: bool, watching: bool) -> ConfigSnapshot:
         store = self.config_store
+        files = (*loaded.files, *([loaded.policy] if loaded.policy else [])) if loaded else ()
         return ConfigSnapshot(
-            files=tuple(FileSnapshot(f.path, f.valid, f.error) for f in loaded.files) if loaded else (),
+            files=tuple(FileSnapshot(f.path, f.valid, f.error) for f in files),
             revision=loaded.revision if loaded else "",
             rejected=loaded.rejected if loaded else "",
             errors=tuple(map(str, loaded.errors)) if loaded else (),

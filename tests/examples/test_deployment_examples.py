@@ -47,7 +47,7 @@ def _embedded() -> Iterator[tuple[str, str]]:
             if document.get("kind") == "ConfigMap":
                 for key, text in document["data"].items():
                     yield f"{name}:{key}", text
-            elif "targets" in document:
+            elif "targets" in document and path.parent.parent.name != "teams":  # these are checked together
                 yield name, path.read_text()
 
 

@@ -98,7 +98,11 @@ def test_both_packages_have_the_version_of_the_program(packages: Packages) -> No
 def test_the_wheel_has_the_schema_the_page_and_the_types_and_nothing_else(packages: Packages) -> None:
     names = set(contents(packages.wheel))
     page = {path.relative_to(ROOT).as_posix() for path in (ROOT / "reconciler" / "report" / "page").iterdir()}
-    assert page | {"reconciler/schemas/tunnels.schema.json", "reconciler/py.typed"} <= names
+    assert (
+        page
+        | {"reconciler/schemas/tunnels.schema.json", "reconciler/schemas/policy.schema.json", "reconciler/py.typed"}
+        <= names
+    )
     assert {name.split("/")[0].partition("-")[0] for name in names} == {"reconciler", "tunnel_reconciler"}
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 
 from reconciler.config.build.fields import Fields
 from reconciler.config.build.merge import Document, TargetEntry, definitions, entries_of
+from reconciler.config.build.permissions import Permissions
 from reconciler.config.build.targets import Targets
 from reconciler.config.build.tunnels import BuiltTunnel, tunnels_of
 from reconciler.config.diagnostics import Report
@@ -35,7 +36,8 @@ class Assembled:
     errors: tuple[Problem, ...]
     warnings: tuple[Problem, ...]
     broken: Mapping[str, str]
-    overrides_schema: frozenset[tuple[str, int, int]]  # places where an error here replaces the schema's
+    overrides_schema: frozenset[tuple[str, int, int]] = frozenset()  # where an error here replaces the schema's
+    not_permitted: frozenset[str] = frozenset()  # files that the policy refuses
     places: Mapping[str, Location] = field(default_factory=dict)
 
 
@@ -55,6 +57,10 @@ def assemble(
     """
     report = Report(already)
     entries = [entry for document in documents for entry in entries_of(document, report)]
+    for document in documents:
+        Permissions.of(document, options, report).judge_file(document)
+    for entry in entries:
+        Permissions.of(entry.document, options, report).judge_target(entry)
 
     def is_unsure(name: str) -> bool:
         return any(may_define(document.root, document.gaps, name) for document in documents)
@@ -80,8 +86,15 @@ def assemble(
     errors, warnings = _without_consequences(report.errors, gaps), _without_consequences(report.warnings, gaps)
     if options.strict:
         errors, warnings = errors + warnings, ()
-    places = {tunnel.spec.id: tunnel.at for tunnel in tunnels}
-    return Assembled(desired, errors, warnings, dict(report.broken), frozenset(report.overrides_schema), places)
+    return Assembled(
+        desired,
+        errors,
+        warnings,
+        dict(report.broken),
+        frozenset(report.overrides_schema),
+        frozenset(report.not_permitted),
+        {tunnel.spec.id: tunnel.at for tunnel in tunnels},
+    )
 
 
 def _without_consequences(problems: Iterable[Problem], gaps: Mapping[str, UnparsedPaths]) -> tuple[Problem, ...]:

@@ -12,6 +12,7 @@ from typing import TypeVar
 from reconciler.config.build.credential_checks import warn_of_unusable_credentials
 from reconciler.config.build.fields import Fields
 from reconciler.config.build.pasted_hosts import correction, is_plain
+from reconciler.config.build.permissions import Permissions
 from reconciler.config.build.secret_sources import Sources, is_socket, unreadable
 from reconciler.config.options import Options, process_user
 from reconciler.config.problem import ErrorCode, WarningCode
@@ -64,6 +65,7 @@ def hop(fields: Fields, sources: Sources, options: Options) -> Hop:
         compress=fields.read("compress", switch),
         strict_key_permissions=fields.read("strictKeyPermissions", switch),
     )
+    Permissions(fields.at.file, sources.directory, options, fields.report).judge_hop(fields, made)
     if options.inspector is not None:
         warn_of_unusable_credentials(made, fields, options.inspector)
     return made

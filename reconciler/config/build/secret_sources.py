@@ -198,8 +198,16 @@ def _lies_in(path: str, directory: str) -> bool:
     """Return True if the path and its resolved path are both in the directory, so that no symlink leads out of it."""
     root = os.path.realpath(directory)
     lexical = Path(path).is_relative_to(Path(os.path.abspath(directory))) or Path(path).is_relative_to(root)  # noqa: PTH100
-    # A path that hangs counts as outside.
-    return lexical and not _inspect(path, lambda: "" if Path(os.path.realpath(path)).is_relative_to(root) else "out")
+    return lexical and resolves_into(path, root)
+
+
+def resolves_into(path: str, directory: str) -> bool:
+    """Return True if the resolved path is in the resolved directory. A path that hangs counts as outside."""
+
+    def inspection() -> str:
+        return "" if Path(os.path.realpath(path)).is_relative_to(os.path.realpath(directory)) else "out"
+
+    return not _inspect(path, inspection)
 
 
 def _at(fields: Fields, name: str, node: Node) -> Location:

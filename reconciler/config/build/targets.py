@@ -14,6 +14,7 @@ from reconciler.config.build.hops import connect_timeout, hop, warn_of_milliseco
 from reconciler.config.build.merge import TargetEntry, hop_fields
 from reconciler.config.build.outbound import check_hosts, outbound, refuse_outbound
 from reconciler.config.build.pasted_hosts import HoldsPasswordError, pasted
+from reconciler.config.build.permissions import Permissions
 from reconciler.config.build.secret_sources import Sources
 from reconciler.config.diagnostics import Report
 from reconciler.config.options import Options
@@ -128,6 +129,8 @@ class Targets:
         fields = self._fields(entry)
         via: dict[Hop, float] = {}
         proxy = self._proxy_command(fields)
+        if proxy:
+            Permissions.of(entry.document, self.options, self.report).judge_command(fields)
         first: Outbound | None = None
         for place, node in _jumps(fields, entry.name):
             before, last = self._jump(place, node, entry, trail, is_first=first is None)
@@ -168,6 +171,7 @@ class Targets:
             case Scalar() if node.unset:
                 self.report.unset(place, node, entry.name, entry.table)
             case Scalar(value=str(name)):
+                Permissions.of(entry.document, self.options, self.report).judge_use(place, name)
                 if (path := self._named_jump(place, name, trail)) is not None:
                     return tuple(zip(path.via, path.timeouts[:-1], strict=True)), path
             case Table():

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 
 from reconciler.config.build.fields import Field, Fields, fields_of, nearest
 from reconciler.config.build.merge import TargetEntry
+from reconciler.config.build.permissions import Permissions
 from reconciler.config.build.policy import policy
 from reconciler.config.build.secret_sources import Sources
 from reconciler.config.diagnostics import Report
@@ -95,6 +96,7 @@ def tunnels_of(
 ) -> Iterator[BuiltTunnel]:
     """Yield the tunnels of one target in one file."""
     sources = Sources(entry.document.directory, environ, options)
+    permissions = Permissions.of(entry.document, options, report)
     default_kind = _kind_of(entry.tunnel_defaults)
     inherited = _spelled_out(entry.tunnel_defaults, default_kind, report)
     for at, table in entry.tunnels:
@@ -111,7 +113,9 @@ def tunnels_of(
                 )
                 report.error(at, message, ErrorCode.MISSING)
             continue
-        yield _Builder(fields, kind, sources, options).build()
+        built = _Builder(fields, kind, sources, options).build()
+        permissions.judge_tunnel(fields, built.spec)
+        yield built
 
 
 def _kind_of(given: Mapping[str, Field]) -> str:

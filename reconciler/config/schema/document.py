@@ -1,7 +1,8 @@
-"""The JSON Schema of the file: the single source of its structure, defaults and field descriptions.
+"""The JSON Schemas: the single source of the structure, defaults and field descriptions of the file.
 
-Output: the text of the schema, a default as a node, and the wording for the values of a field. The schema is in
-`schemas/` at the top of a checkout, and inside the package in a wheel.
+Output: the text of a schema, a default as a node, and the wording for the values of a field. The schemas are in
+`schemas/` at the top of a checkout, and inside the package in a wheel. Without a name, the functions are about
+tunnels.yaml.
 """
 
 from __future__ import annotations
@@ -33,18 +34,20 @@ class Words(NamedTuple):
 
 
 @cache
-def schema_text() -> str:
+def schema_text(name: str = "tunnels") -> str:
+    """Return the text of the schema `tunnels` or `policy`."""
     package = Path(__file__).resolve().parents[2]
+    file = f"{name}.schema.json"
     places = (package / "schemas", package.parent / "schemas")
-    path = next((p / "tunnels.schema.json" for p in places if (p / "tunnels.schema.json").is_file()), None)
+    path = next((p / file for p in places if (p / file).is_file()), None)
     if path is None:
-        raise FileNotFoundError("tunnels.schema.json is missing from the installation: install again")
+        raise FileNotFoundError(f"{file} is missing from the installation: install again")
     return path.read_text("utf-8")
 
 
 @cache
-def schema() -> Schema:
-    parsed: Schema = json.loads(schema_text())
+def schema(name: str = "tunnels") -> Schema:
+    parsed: Schema = json.loads(schema_text(name))
     return parsed
 
 

@@ -1,4 +1,4 @@
-"""Generates docs/reference.md from the schema: `python -m reconciler.config.schema.reference > docs/reference.md`.
+"""Generates docs/reference.md from the schemas: `python -m reconciler.config.schema.reference > docs/reference.md`.
 
 The output is deterministic. A test compares it with the file.
 """
@@ -9,13 +9,13 @@ import json
 import sys
 from collections.abc import Iterable, Iterator
 
-from reconciler.config.problem import WAIVABLE_ERRORS, WARNINGS
+from reconciler.config.problem import POLICY_CODES, WAIVABLE_ERRORS, WARNINGS
 from reconciler.config.schema.document import Schema, definition, resolved, schema
 
 _INTRODUCTION = """\
 # Reference of tunnels.yaml
 
-Generated from `schemas/tunnels.schema.json`; do not edit. Unknown keys are errors. Keys that begin with `x-` are free
+Generated from the files in `schemas/`; do not edit. Unknown keys are errors. Keys that begin with `x-` are free
 for notes.
 
 A duration is a number with a unit: `500ms`, `10s`, `5m`, `1h`. `${VAR}` and `${VAR:-default}` in a value are replaced
@@ -28,6 +28,23 @@ _WARNINGS = """\
 
 `x-allow: [CODE]` beside the field waives a warning. With `--strict`, warnings that are not waived are errors. The codes
 marked as errors are always errors unless waived.
+"""
+
+_POLICY = """\
+## The policy file
+
+`--policy FILE` judges each tunnels.yaml by the first rule that matches it. What a rule does not list is refused, and so
+is a file that no rule matches. `tunnels schema --policy` prints the schema.
+
+HOST:PORTS is as in `allowDestinations`. `localhost` permits the name, 127.0.0.1 and ::1. The host in a tunnels.yaml is
+compared as the address that it stands for: `*` needs both 0.0.0.0 and ::, and `localhost` both 127.0.0.1 and ::1. In
+patterns, `*` and `?` do not match a slash, and `**` does. Variables are not expanded.
+"""
+
+_POLICY_CODES = """\
+### Codes of refusals
+
+`x-allow` does not waive them.
 """
 
 _SECTIONS = (
@@ -53,12 +70,24 @@ def reference() -> str:
     kinds = {code: "error" if code in WAIVABLE_ERRORS else "warning" for code in WARNINGS}
     rows = ((f"`{code}`", kinds[code], text) for code, text in WARNINGS.items())
     parts.append(_table(("code", "level", "meaning"), rows))
-    return "\n".join(parts)
+    return "\n".join([*parts, *_policy()])
 
 
-def _section(title: str, description: str, properties: Schema) -> str:
+def _policy() -> Iterator[str]:
+    yield _POLICY
+    rule = schema("policy")["properties"]["rules"]["items"]
+    yield _section("`rules[]`", rule["description"], rule["properties"], level=3)
+    for name in ("targets", "local", "remote", "socks"):
+        found = rule["properties"][name]
+        yield _section(f"`rules[].{name}`", found["description"], found["properties"], level=3)
+    yield _POLICY_CODES
+    yield _table(("code", "meaning"), ((f"`{code}`", text) for code, text in POLICY_CODES.items()))
+
+
+def _section(title: str, description: str, properties: Schema, level: int = 2) -> str:
     rows = (_row(name, resolved(subschema)) for name, subschema in properties.items())
-    return f"## {title}\n\n{description}\n\n{_table(('field', 'takes', 'default', 'what it does', 'example'), rows)}"
+    table = _table(("field", "takes", "default", "what it does", "example"), rows)
+    return f"{'#' * level} {title}\n\n{description}\n\n{table}"
 
 
 def _row(name: str, subschema: Schema) -> Iterator[str]:

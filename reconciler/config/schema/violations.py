@@ -34,16 +34,16 @@ _HIDDEN = "(value not shown)"
 _NUMBER = re.compile(r"a (?:whole )?number(?:,| from) ")
 
 
-def violations(root: Table, file: str) -> list[Problem]:
-    """Return every violation of the schema, each one once."""
+def violations(root: Table, file: str, of: str = "tunnels") -> list[Problem]:
+    """Return every violation of the schema `of`, each one once."""
     explainer = _Explainer(root, file)
-    found = [problem for error in _validator().iter_errors(plain(root)) for problem in explainer.explain(error)]
+    found = [problem for error in _validator(of).iter_errors(plain(root)) for problem in explainer.explain(error)]
     # A missing key beside an unknown one is most likely that key, misspelt.
     return [p for p in found if p.code is not ErrorCode.MISSING or p.path not in explainer.misspelt]
 
 
 @cache
-def _validator() -> Draft202012Validator:
+def _validator(of: str) -> Draft202012Validator:
     by_type = Draft202012Validator.VALIDATORS["type"]
 
     def checking(*arguments: Any) -> Iterator[ValidationError]:
@@ -51,7 +51,7 @@ def _validator() -> Draft202012Validator:
         yield from by_type(*arguments) or ()
 
     kind: type[Draft202012Validator] = validators.extend(Draft202012Validator, {"type": checking})  # type: ignore[no-untyped-call]  # it has no types
-    return kind(schema())
+    return kind(schema(of))
 
 
 def dotted(path: str, step: str | int) -> str:

@@ -67,8 +67,11 @@ def default_paths(environ: Mapping[str, str]) -> tuple[str, ...]:
     return (str(directory),) if os.path.isdir(directory) else ()  # noqa: PTH112 - Path.is_dir raises if the name is too long
 
 
-def listing(given: str) -> Listing:
-    """Return the files of a path argument: the path itself, or the sorted *.yaml and *.yml files of a directory."""
+def listing(given: str, but: str = "") -> Listing:
+    """Return the files of a path argument: the path itself, or the sorted *.yaml and *.yml files of a directory.
+
+    `but` is the absolute path of a file of the directory that does not count.
+    """
     if given == STDIN:
         return Listing(given, (given,))
     try:
@@ -78,6 +81,7 @@ def listing(given: str) -> Listing:
         return Listing(given, (), problem=problem)
     if names is None:
         return Listing(given, (given,))
+    names = [name for name in names if not but or os.path.abspath(Path(given) / name) != but]  # noqa: PTH100 - resolves `..`
     if not names:
         problem = Problem.at(Location(given), "no *.yaml or *.yml files in this directory", ErrorCode.UNREADABLE)
         return Listing(given, (), problem=problem)

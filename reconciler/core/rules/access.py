@@ -110,9 +110,9 @@ class DestinationRule:
         return any(first <= port <= last for first, last in self.ports)
 
     def matches(self, host: Address | str, port: int) -> bool:
-        return self._matches_host(host) and self.covers(port)
+        return self.matches_host(host) and self.covers(port)
 
-    def _matches_host(self, host: Address | str) -> bool:
+    def matches_host(self, host: Address | str) -> bool:
         if self.name == "*":
             return True
         if not isinstance(host, str):
@@ -206,6 +206,11 @@ def _faces(host: Address | str) -> tuple[Address | str, ...]:
 
 
 def _destination(text: str) -> DestinationRule:
+    return parse_rule(text, lowest_port=1)
+
+
+def parse_rule(text: str, *, lowest_port: int) -> DestinationRule:
+    """Parse `host:ports`. Raises ValueError with a message."""
     host, colon, ports = text.rpartition(":")
     if not colon or (host.count(":") and not host.startswith("[")) or ports.endswith("]"):
         raise ValueError(
@@ -215,8 +220,8 @@ def _destination(text: str) -> DestinationRule:
     bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
     network = read_network(bare)
     if network is not None and (":" in bare) == (bare is not host):
-        return DestinationRule(text, network, "", _ports(text, ports))
-    return DestinationRule(text, None, _name_pattern(text, host), _ports(text, ports))
+        return DestinationRule(text, network, "", _ports(text, ports, lowest_port))
+    return DestinationRule(text, None, _name_pattern(text, host), _ports(text, ports, lowest_port))
 
 
 def _name_pattern(text: str, host: str) -> str:
@@ -236,17 +241,17 @@ def _name_pattern(text: str, host: str) -> str:
     )
 
 
-def _ports(text: str, ports: str) -> tuple[tuple[int, int], ...]:
-    return ((1, 65535),) if ports == "*" else tuple(_port_range(text, part) for part in ports.split(","))
+def _ports(text: str, ports: str, lowest: int) -> tuple[tuple[int, int], ...]:
+    return ((lowest, 65535),) if ports == "*" else tuple(_port_range(text, part, lowest) for part in ports.split(","))
 
 
-def _port_range(text: str, part: str) -> tuple[int, int]:
+def _port_range(text: str, part: str, lowest: int) -> tuple[int, int]:
     first, dash, last = part.strip().partition("-")
     pair = (_port(first), _port(last if dash else first))
-    if not 1 <= pair[0] <= pair[1] <= 65535:
+    if not lowest <= pair[0] <= pair[1] <= 65535:
         raise ValueError(f"{text!r} has no valid ports: expected a form such as 443, 8000-8100, 80,443 or *")
     return pair
 
 
 def _port(text: str) -> int:
-    return int(text) if text.isascii() and text.isdigit() and len(text) <= 5 else 0
+    return int(text) if text.isascii() and text.isdigit() and len(text) <= 5 else -1
