@@ -2,7 +2,7 @@
 
 Input: functions that return a snapshot. Output: an aiohttp application. Access:
 
-    /metrics, /livez, /readyz         any client that can connect
+    /metrics, /livez, /readyz         any client that can connect; also with /readyz?revision=R
     /readyz/TARGET/TUNNEL             any client, if the Host header is an address, localhost or an allowed name:
                                       otherwise a web page could read it through a browser, with a name that resolves
                                       to 127.0.0.1 (DNS rebinding)
@@ -12,6 +12,8 @@ Input: functions that return a snapshot. Output: an aiohttp application. Access:
 from __future__ import annotations
 
 import ipaddress
+import json
+import re
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +31,9 @@ from reconciler.system.redaction import redact, redact_json
 PAGE = Path(__file__).parent / "page"
 PASS_AGE_MAX = 60.0  # seconds since the last pass of the reconcile loop, which runs one every few seconds
 LAG_MAX = 10.0  # seconds of event loop lag
+
+_REVISION = re.compile("sha256:[0-9a-f]{64}")
+_SHOWN = 40  # characters of a parameter's name
 
 _OPEN = ("/metrics", "/livez", "/readyz")
 _HEADERS = {
@@ -139,15 +144,24 @@ class _Http:
         return _text(503 if failure else 200, failure or "ok")
 
     async def readyz(self, request: web.Request) -> web.Response:
+        wrong, revision = _revision(request)
+        if wrong:
+            return _text(400, wrong)
         snapshot = self._snapshot()
-        return _ready(snapshot.liveness, snapshot.troubles(critical=True))
+        return _ready(snapshot, snapshot.troubles(critical=True), revision)
 
     async def ready_tunnel(self, request: web.Request) -> web.Response:
+        wrong, revision = _revision(request)
+        if wrong:
+            return _text(400, wrong)
         tunnel = f"{request.match_info['target']}/{request.match_info['tunnel']}"
         snapshot = self._snapshot()
-        if not any(one.id == tunnel for one in snapshot.tunnels):
-            return _text(404, "no such tunnel")
-        return _ready(snapshot.liveness, [one for one in snapshot.troubles(critical=False) if one.id == tunnel])
+        troubles = [one for one in snapshot.troubles(critical=False) if one.id == tunnel]
+        if any(one.id == tunnel for one in snapshot.tunnels):
+            return _ready(snapshot, troubles, revision)
+        if revision and snapshot.config.revision != revision:
+            return _ready(snapshot, [], revision)  # the revision may add the tunnel
+        return _text(404, "no such tunnel")
 
     # --- for people --------------------------------------------------------------------------------------------
 
@@ -197,14 +211,55 @@ def is_host_allowed(header: str, allowed: tuple[str, ...]) -> bool:
     return True
 
 
-def _ready(liveness: Liveness, troubles: list[TunnelSnapshot]) -> web.Response:
-    if liveness.ending:
-        return _text(503, "the process is ending")
-    if liveness.last_pass_age is None:
-        return _text(503, "the process is starting")
-    lines = [liveness.fault] if liveness.fault else []
-    lines += [sentence(one.id, one.condition) for one in troubles]
-    return _text(503 if lines else 200, "\n".join(lines) or "ok")
+def _revision(request: web.Request) -> tuple[str, str]:
+    """Return why the query is wrong, "" if it is right; and the revision in it, "" for none."""
+    for name in request.query:
+        if name != "revision":
+            return f"unknown parameter {json.dumps(name[:_SHOWN])}: expected revision", ""
+    given = request.query.getall("revision", [])
+    if not given:
+        return "", ""
+    if len(given) > 1 or not _REVISION.fullmatch(given[0]):
+        return "revision: expected one as printed by `check --output json`, sha256: and 64 hexadecimal digits", ""
+    return "", given[0]
+
+
+def _ready(snapshot: Snapshot, troubles: list[TunnelSnapshot], revision: str) -> web.Response:
+    """Return 200 if nothing is missing, else 503 with the reasons: as text, or as JSON if a revision is given."""
+    missing = _missing(snapshot, troubles, revision)
+    status = 503 if missing else 200
+    if not revision:
+        return _text(status, "\n".join(missing) or "ok")
+    content = {
+        "ready": not missing,
+        "revision": revision,
+        "loaded": snapshot.config.revision or None,
+        "rejected": _is_rejected(snapshot, revision),
+        "converged": snapshot.config.converged,
+        "missing": missing,
+    }
+    return web.json_response(redact_json(content), status=status)
+
+
+def _missing(snapshot: Snapshot, troubles: list[TunnelSnapshot], revision: str) -> list[str]:
+    if snapshot.liveness.ending:
+        return ["the process is ending"]
+    if snapshot.liveness.last_pass_age is None:
+        return ["the process is starting"]
+    missing = [snapshot.liveness.fault] if snapshot.liveness.fault else []
+    if _is_rejected(snapshot, revision):
+        # Any client may ask. The errors name files, so only `/api/v1/status` and commands show them.
+        missing.append(f"revision {revision} was rejected: `tunnels status` shows the errors")
+    elif revision and snapshot.config.revision != revision:
+        loaded = snapshot.config.revision or "none"
+        missing.append(f"revision {revision} is not loaded: the loaded revision is {loaded}")
+    elif revision and not snapshot.config.converged:
+        missing.append("the process is converging")
+    return [*missing, *(sentence(one.id, one.condition) for one in troubles)]
+
+
+def _is_rejected(snapshot: Snapshot, revision: str) -> bool:
+    return bool(revision) and snapshot.config.rejected == revision
 
 
 async def _add_headers(_: web.Request, response: web.StreamResponse) -> None:
