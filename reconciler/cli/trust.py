@@ -120,6 +120,8 @@ def _chosen(loaded: Loaded, patterns: list[str]) -> list[str]:
         if not any(fnmatchcase(name, pattern) for name in names):
             raise CommandError(f'no target matches "{pattern}": {_known(names)}')
     for name, why in loaded.broken.items():
+        if name not in loaded.desired.targets:
+            continue  # a tunnel
         print_message("warning", f"{name} is skipped: {why}")
     return [name for name in names if not patterns or any(fnmatchcase(name, pattern) for pattern in patterns)]
 

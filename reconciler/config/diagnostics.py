@@ -1,8 +1,8 @@
 """Collects the errors and warnings of one build of the specs, so that all are reported at once.
 
 An error about a value that the schema has already rejected is dropped. A warning that `x-allow` beside the field waives
-is dropped. A variable that is not set breaks its target and nothing else. For each file, one problem more than the
-limit is kept: `bounded` replaces it by a note that there are more.
+is dropped. A variable that is not set breaks its target or tunnel and nothing else. For each file, one problem more
+than the limit is kept: `bounded` replaces it by a note that there are more.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ _MAX_SHOWN = 8  # variables in one message
 class Report:
     """The errors and warnings found so far.
 
-    `broken` maps a target to the reason that it cannot be used although its file is valid. `already` are the problems
-    that the schema has reported.
+    `broken` maps a target, or the place of a tunnel, to the reason that it cannot be used although its file is valid.
+    `already` are the problems that the schema has reported.
     """
 
     def __init__(self, already: Iterable[Problem]) -> None:
@@ -68,23 +68,23 @@ class Report:
         if not any(code in _waived(table) for table in beside):
             self.error(place, message, code)
 
-    def unset(self, place: Location, node: Scalar, target: str, *beside: Table) -> None:
-        """Add a warning about the unset variables of a value, and mark its target as broken."""
+    def unset(self, place: Location, node: Scalar, owner: str, *beside: Table) -> None:
+        """Add a warning about the unset variables of a value, and mark its owner as broken."""
         refused = frozenset(node.refused)
         found = [f"${{{name}}}" for name in dict.fromkeys(node.unset) if name not in refused]
         if not found:
             return
         what = f"{and_more(found, _MAX_SHOWN)} is not set"
         self.warn(place, what, WarningCode.UNSET_VARIABLE, *beside)
-        self._break(target, place, f"{what}: set it in the environment of this process")
+        self._break(owner, place, f"{what}: set it in the environment of this process")
 
-    def unknown_directory(self, place: Location, message: str, target: str, *beside: Table) -> None:
-        """Add a warning about a path that starts with an unknown `~` or `~user`, and mark its target as broken."""
+    def unknown_directory(self, place: Location, message: str, owner: str, *beside: Table) -> None:
+        """Add a warning about a path that starts with an unknown `~` or `~user`, and mark its owner as broken."""
         self.warn(place, message, WarningCode.UNSET_VARIABLE, *beside)
-        self._break(target, place, message)
+        self._break(owner, place, message)
 
-    def _break(self, target: str, place: Location, message: str) -> None:
-        self.broken.setdefault(target, f"{place}: {place.path}: {message}")
+    def _break(self, owner: str, place: Location, message: str) -> None:
+        self.broken.setdefault(owner, f"{place}: {place.path}: {message}")
 
 
 def bounded(problems: Iterable[Problem]) -> tuple[Problem, ...]:

@@ -53,8 +53,8 @@ class Loaded:
     errors, warnings   sorted by place, with a limit for each file
     revision      the revision of the content that `desired` was made from; "" for none
     rejected      the revision of the content that was read, if `desired` was not made from it; otherwise ""
-    broken        maps a target to the reason that it cannot be used although its file is valid (a variable is not set);
-                  such targets are in `desired`, off
+    broken        maps a target, or the id of a tunnel, to the reason that it cannot be used although its file is valid
+                  (a variable is not set); it is in `desired`, off
     places        maps the id of each tunnel of `desired` to the place of its definition
     watched       the files that the specs name (keys, certificates, passwords, known hosts), to watch for changes
     policy        the policy file, None without one

@@ -87,7 +87,7 @@ WARNINGS: dict[WarningCode, str] = {
         "A remote tunnel asks the server to listen beyond loopback: without GatewayPorts, sshd listens on loopback "
         "and reports no error."
     ),
-    WarningCode.UNSET_VARIABLE: "A `${VAR}` is not set, or `~` is unknown: its target cannot be used.",
+    WarningCode.UNSET_VARIABLE: "A `${VAR}` is not set, or `~` is unknown: its target or tunnel cannot be used.",
     WarningCode.SECRET_UNREADABLE: "A secret, certificate or known hosts file cannot be read on this machine now.",
     WarningCode.NO_LOGIN: "A target has no way to log in.",
     WarningCode.UNUSABLE_LOGIN: (

@@ -24,7 +24,7 @@ from reconciler.core.observed import (
     SocketState,
     Tries,
 )
-from reconciler.core.off import Off
+from reconciler.core.off import Off, OffCause
 from reconciler.core.plan import why_off
 from reconciler.core.planner.links import FAIL_BACK_EVERY
 from reconciler.core.spec import Desired, Listen, RemoteTcp, TargetSpec, TunnelSpec
@@ -114,7 +114,7 @@ def make_status(
 ) -> Status:
     """Return the status of every target and tunnel.
 
-    broken    targets that an error in the file keeps off, each with its message
+    broken    targets and tunnels (by id) that an unset variable keeps off, each with its message
     removed   tunnels that are no longer in the configuration
     gone      why they are not in it, for their message
     """
@@ -143,8 +143,8 @@ def make_status(
         # A retry in progress is no success: the last failure is shown until the socket is bound.
         tries = failures.get(tunnel.listen) if socket is None or socket.phase is SocketPhase.OPENING else None
         off = offs[tunnel.id]
-        if tunnel.target in broken and tunnel.off is None:
-            verdict = _broken(broken[tunnel.target])
+        if (why := _why_broken(tunnel, broken)) is not None:
+            verdict = _broken(why)
         elif off is not None:
             verdict = _leaving(str(off), off) if tunnel.id in busy else _off(off)
         else:
@@ -159,6 +159,13 @@ def make_status(
         if tunnel.id in busy and tunnel.id not in desired.tunnels
     )
     return Status(tuple(targets.values()), tuple(tunnels), leaving)
+
+
+def _why_broken(tunnel: TunnelSpec, broken: Mapping[str, str]) -> str | None:
+    """Return why the tunnel or its target is broken; None if neither is, or if something else keeps the tunnel off."""
+    if tunnel.off is None:
+        return broken.get(tunnel.target)
+    return broken.get(tunnel.id) if tunnel.off.cause is OffCause.UNSET_VARIABLE else None
 
 
 def _broken(message: str) -> Verdict:

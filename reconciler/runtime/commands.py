@@ -147,7 +147,8 @@ class Commands:
         if others:
             names = ", ".join(one.id for one in (spec, *others[: _SHOWN - 1]))
             raise NoSuchTunnelError(f"'{tunnel}' matches several tunnels ({names}): diagnose one at a time")
-        if self._app.loaded is not None and (why := self._app.loaded.broken.get(spec.target)):
+        broken = self._app.loaded.broken if self._app.loaded is not None else {}
+        if why := broken.get(spec.target) or broken.get(spec.id):
             return {"steps": [asdict(Step("file", ok=False, detail=why, fix=_SET_IT))]}
         steps = await diagnose(spec, self._engine)
         return {"steps": [asdict(step) | {"fix": step.fix or None} for step in steps]}

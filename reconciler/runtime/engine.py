@@ -142,7 +142,7 @@ class Engine:
         return self.loop.desired
 
     def configure(self, desired: Desired, broken: Mapping[str, str] = _NONE_BROKEN) -> None:
-        """Reconcile towards this configuration. `broken`: targets that an error keeps off, each with its message."""
+        """Reconcile towards this configuration. `broken`: what an unset variable keeps off, with the message."""
         self._configured, self._broken = desired, broken
         self._apply()
 

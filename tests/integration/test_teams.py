@@ -25,6 +25,7 @@ rules:
   - files: [a.yaml, b.yaml]
     targets: {{use: [server]}}
     local: {{listen: {listen}, destinations: ["127.0.0.1:{echo}"]}}
+    variables: [T_*]
 """
 
 
@@ -113,6 +114,11 @@ async def test_of_two_teams_only_the_one_that_edits_is_refused(
 
         a.write_text(team(local("a", first, echo.port)))
         await rejected(control)
+
+        # A variable that is not set turns off its tunnel, and not the shared target.
+        b.write_text(team(local("b2", second, echo.port, description='"${T_UNSET}"')))
+        await up(control, "server/base", "server/a")
+        assert await is_open(first)
 
 
 async def test_the_policy_file_is_watched(

@@ -520,7 +520,7 @@ targets:
   c: {host: c, agent: true, tunnels: [{local: "3:h:2"}]}
 """
     loaded = load(text)
-    assert set(loaded.broken) == {"a", "b"}
+    assert set(loaded.broken) == {"a", "b", "a/x"}
     assert loaded.broken["a"].startswith("tunnels.yaml:3:13: targets.a.host: ${NO_A} is not set")
     assert {t.name: t.off for t in loaded.desired.targets.values()} == {
         "a": UNSET_VARIABLE,
@@ -535,6 +535,32 @@ targets:
     }
     assert [str(problem.code) for problem in loaded.warnings] == ["unset-variable", "unset-variable"]
     assert not load_text(text, environ={}, options=Options(strict=True)).usable
+
+
+def test_an_unset_variable_of_a_tunnel_keeps_off_this_tunnel_only() -> None:
+    """The other tunnels of the target may belong to other files."""
+    loaded = load("""
+targets:
+  a:
+    host: a
+    agent: true
+    tunnels:
+      - {local: "${NO_A}", name: x}
+      - {local: "1:h:2"}
+      - {type: socks, port: 3, auth: {username: "${NO_B}", password: p}}
+      - {local: "4:h:2", description: "${NO_C}", enabled: false}
+""")
+    assert loaded.errors == ()
+    assert loaded.desired.targets["a"].off is None
+    assert {t.id: t.off for t in loaded.desired.tunnels.values()} == {
+        "a/x": UNSET_VARIABLE,
+        "a/local-1": None,
+        "a/socks-3": UNSET_VARIABLE,
+        "a/local-4": DISABLED,
+    }
+    verdicts = {one.id: one.verdict for one in make_status(loaded.desired, EMPTY, Now(0.0, 0.0), loaded.broken).tunnels}
+    assert {id_ for id_, verdict in verdicts.items() if verdict.needs_action} == {"a/x", "a/socks-3"}
+    assert verdicts["a/x"].message.startswith("tunnels.yaml:7:17: targets.a.tunnels[0].local: ${NO_A} is not set")
 
 
 @pytest.mark.parametrize("home", [{}, {"HOME": ""}, {"HOME": "relative"}])

@@ -21,14 +21,15 @@ from reconciler.config.problem import ErrorCode, Location, Problem
 from reconciler.config.schema.unparsed_paths import UnparsedPaths, may_define, may_follow
 from reconciler.core.addresses import Addresses, is_remote
 from reconciler.core.off import UNSET_VARIABLE
-from reconciler.core.spec import Desired, Listen, TargetSpec
+from reconciler.core.spec import Desired, Listen, TargetSpec, TunnelSpec
 
 
 @dataclass(frozen=True, slots=True)
 class Assembled:
     """The result of one build.
 
-    broken    maps a target to the reason that it cannot be used although its file is valid (a variable is not set)
+    broken    maps a target, or the id of a tunnel, to the reason that it cannot be used although its file is valid (a
+              variable is not set)
     places    maps a tunnel's id to the place of its definition
     """
 
@@ -80,7 +81,7 @@ def assemble(
     _check_port_files(by_age, report)
     desired = Desired.of(
         (replace(t, off=UNSET_VARIABLE) if t.name in report.broken else t for t in targets),
-        (t.spec for t in tunnels),
+        (_without_unset(tunnel, report.broken) for tunnel in tunnels),
     )
     gaps = {document.file: document.gaps for document in documents}
     errors, warnings = _without_consequences(report.errors, gaps), _without_consequences(report.warnings, gaps)
@@ -119,6 +120,15 @@ def _with_unique_ids(tunnels: Iterable[BuiltTunnel]) -> Iterator[BuiltTunnel]:
             if (number := found[spec.id]) > 1:
                 spec = replace(spec, id=f"{spec.id}-{number}", name=f"{spec.name}-{number}")
         yield replace(tunnel, spec=spec)
+
+
+def _without_unset(tunnel: BuiltTunnel, broken: dict[str, str]) -> TunnelSpec:
+    """Return the tunnel, off if a variable in it is not set. Then `broken` gets its id in place of its place."""
+    spec = tunnel.spec
+    if (why := broken.pop(str(tunnel.at), "")) == "":
+        return spec
+    broken[spec.id] = why
+    return replace(spec, off=spec.off or UNSET_VARIABLE)
 
 
 def _check_names(tunnels: Iterable[BuiltTunnel], report: Report) -> None:

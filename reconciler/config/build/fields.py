@@ -76,16 +76,17 @@ def _joined(name: str, own: Node, inherited: Node) -> Node:
 class Fields:
     """The fields of one target, jump host, tunnel or nested mapping.
 
-    `kind` names its definition in the schema, `at` is its place, and `target` is the name of the target it belongs to.
+    `kind` names its definition in the schema, and `at` is its place. `owner` is what cannot be used if a variable in it
+    is not set: the name of a target, or the place of a tunnel.
     """
 
-    def __init__(self, kind: str, fields: Mapping[str, Field], at: Location, table: Table, report: Report, target: str):
+    def __init__(self, kind: str, fields: Mapping[str, Field], at: Location, table: Table, report: Report, owner: str):
         self.kind = kind
         self.fields = fields
         self.at = at
         self.table = table
         self.report = report
-        self.target = target
+        self.owner = owner
         self.invalid_fields: set[str] = set()  # fields with a placeholder value
         self.variant = ""  # the type of a tunnel, for defaults that depend on it
 
@@ -121,11 +122,11 @@ class Fields:
             self.wrong(name, wrong)
         except UnsetVariableError as unset:
             self.invalid_fields.add(name)
-            self.report.unset(self._where(name, unset.node), unset.node, self.target, *self.beside(name))
+            self.report.unset(self._where(name, unset.node), unset.node, self.owner, *self.beside(name))
         except UnknownDirectoryError as unknown:
             self.invalid_fields.add(name)
             where = self._where(name, unknown.node)
-            self.report.unknown_directory(where, str(unknown), self.target, *self.beside(name))
+            self.report.unknown_directory(where, str(unknown), self.owner, *self.beside(name))
         return absent
 
     def wrong(self, name: str, wrong: InvalidValueError) -> None:
@@ -163,4 +164,4 @@ class Fields:
         node = self.node(name)
         if not isinstance(node, Table):
             return None
-        return Fields(kind, fields_of(node, self.place(name)), self.place(name), node, self.report, self.target)
+        return Fields(kind, fields_of(node, self.place(name)), self.place(name), node, self.report, self.owner)

@@ -246,7 +246,7 @@ def _trust(fields: Fields, sources: Sources, options: Options) -> Trust:
     if "knownHosts" in fields and "knownHosts" not in fields.invalid_fields and mode is TrustMode.STRICT:
         _warn_of_unreadable(fields, known_hosts)
     alias = fields.find("hostKeyAlias", _alias, "")
-    return Trust(mode, host_keys, known_hosts, alias, options.trust_command(fields.target))
+    return Trust(mode, host_keys, known_hosts, alias, options.trust_command(fields.owner))
 
 
 def _known_hosts(fields: Fields, sources: Sources) -> tuple[str, ...]:

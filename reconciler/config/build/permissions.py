@@ -1,7 +1,8 @@
 """Reports what the policy (`--policy`) does not permit in a file.
 
 Effective values are judged, not their spelling: short forms, defaults, variables and inherited values make no
-difference. A value that depends on a variable that is not set is unknown, so it is not judged; its target is off.
+difference. A value that depends on a variable that is not set is unknown, so it is not judged; its target or tunnel
+is off.
 """
 
 from __future__ import annotations

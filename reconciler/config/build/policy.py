@@ -106,7 +106,7 @@ def _labels(fields: Fields) -> tuple[tuple[str, str], ...]:
     if not isinstance(node, Table):
         return ()
     place = fields.place("labels")
-    given = Fields("tunnel", fields_of(node, place), place, node, fields.report, fields.target)
+    given = Fields("tunnel", fields_of(node, place), place, node, fields.report, fields.owner)
     return tuple((name, given.find(name, label, "")) for name in given.fields)
 
 
@@ -158,7 +158,7 @@ def _users(fields: Fields, sources: Sources) -> Iterator[SocksUser]:
             fields.wrong("auth", InvalidValueError(node=one))
             continue
         at = Location(place.file, one.line, one.column, dotted(place.path, index)) if several else place
-        given = Fields("socksUser", fields_of(one, at), at, one, fields.report, fields.target)
+        given = Fields("socksUser", fields_of(one, at), at, one, fields.report, fields.owner)
         name = given.find("username", filled, "")
         password = sources.secret(given, "password")
         if len(name.encode()) > _RFC1929_BYTES:

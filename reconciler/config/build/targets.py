@@ -105,7 +105,7 @@ class Targets:
 
     def _reconnect(self, fields: Fields) -> Reconnect:
         nested = fields.nested("reconnect", "reconnect") or Fields(
-            "reconnect", {}, fields.at, fields.table, self.report, fields.target
+            "reconnect", {}, fields.at, fields.table, self.report, fields.owner
         )
         initial = nested.read("initial", some_time)
         longest = nested.read("max", some_time)

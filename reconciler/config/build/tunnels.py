@@ -103,7 +103,7 @@ def tunnels_of(
         given = fields_of(table, at)
         own = _spelled_out(given, _kind_of(given) or default_kind, report)
         kind_field = own.get("type") or inherited.get("type")
-        fields = Fields("tunnel", nearest(own, inherited, _GROUPS), at, table, report, entry.name)
+        fields = Fields("tunnel", nearest(own, inherited, _GROUPS), at, table, report, str(at))
         fields.invalid_fields |= {name for name, field in fields.fields.items() if field.node is _INVALID_PORT}
         kind = fields.find("type", word(*_SHORT), "")
         if not kind:
@@ -113,7 +113,7 @@ def tunnels_of(
                 )
                 report.error(at, message, ErrorCode.MISSING)
             continue
-        built = _Builder(fields, kind, sources, options).build()
+        built = _Builder(entry.name, fields, kind, sources, options).build()
         permissions.judge_tunnel(fields, built.spec)
         yield built
 
@@ -177,12 +177,12 @@ def _same(one: Node, other: Node) -> bool:
 
 
 class _Builder:
-    def __init__(self, fields: Fields, kind: str, sources: Sources, options: Options) -> None:
+    def __init__(self, target: str, fields: Fields, kind: str, sources: Sources, options: Options) -> None:
         self.fields = fields
         self.kind = kind
         self.sources = sources
         self.options = options
-        self.target = fields.target
+        self.target = target
         fields.variant = kind
 
     def build(self) -> BuiltTunnel:
