@@ -43,6 +43,7 @@ def command(config: Config, each: bool, connect: bool, output: str) -> None:
     groups = [(name,) for path in all_paths for name in _each(config, path)] if each and all_paths else [all_paths]
     is_ok = True
     documents = []
+    printed: set[str] = set()
     for paths in groups:
         result = load_files(paths, environ=config.environ, options=load_options, policy=config.policy)
         errors, warnings = list(map(str, result.errors)), list(map(str, result.warnings))
@@ -52,7 +53,9 @@ def command(config: Config, each: bool, connect: bool, output: str) -> None:
             # Redact now: the next load replaces the values that are known to be secret.
             documents.append(redact_json(_json(result, errors, warnings, logins if connect else None)))
         else:
-            _print_text(result, errors, warnings, logins)
+            # Each file has the errors of the policy file: print them once.
+            _print_text(result, [one for one in errors if one not in printed], warnings, logins)
+            printed.update(errors)
     if output == "json":
         click.echo(_json_text(documents if each else documents[0]))
     sys.exit(0 if is_ok else 2)
@@ -84,7 +87,7 @@ def _print_text(result: Loaded, errors: list[str], warnings: list[str], logins: 
         print_message("error", problem)
     for problem in warnings:
         print_message("warning", problem)
-    if not errors:
+    if result.valid:
         targets, tunnels = len(result.desired.targets), len(result.desired.tunnels)
         names = ", ".join(file.path for file in result.files)
         click.echo(f"{clean(names)}: valid, {count(targets, 'target')} and {count(tunnels, 'tunnel')}")

@@ -91,18 +91,12 @@ class _Settlement:
         """Reject the files whose change caused the errors. Return the errors as they are reported."""
         # A file that conflicts with the content of a rejected file is not rejected for that. A conflict with the last
         # good content of the rejected file is found when the good contents are assembled.
-        rejected, changed = frozenset(self._choice.rejected), self._choice.changed()
-
-        def by_cause(errors: Iterable[Problem]) -> dict[Problem, frozenset[str]]:
-            return self._causes([p for p in errors if not {p.file, p.other} & rejected], changed)
-
-        found = by_cause(as_written.errors)
-        culprits = frozenset[str]().union(*found.values())
-        errors: Sequence[Problem] = as_written.errors
-        if culprits < changed and any(len({p.file, p.other} & changed) == 2 for p in found):
-            errors = self._as_written(already, culprits).errors  # each clash in the file that is rejected
-            found = by_cause(errors)
-        self._choice.rejected |= culprits
+        rejected, errors = self._choice.rejected, as_written.errors
+        open_errors = [p for p in errors if not {p.file, p.other} & rejected]
+        found = self._causes(open_errors, self._choice.changed())
+        rejected |= frozenset[str]().union(*found.values())
+        if any(p.other in rejected and p.file not in rejected for p in errors):
+            errors = self._as_written(already, rejected).errors  # report each clash in the file that is rejected
         return [shown for p in errors for shown in in_rejected_file(p, found.get(p, ()), self._removed)]
 
     def _causes(self, errors: Sequence[Problem], changed: Collection[str]) -> dict[Problem, frozenset[str]]:

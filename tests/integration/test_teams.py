@@ -171,3 +171,19 @@ async def test_without_a_valid_policy_nothing_starts(tmp_path: Path) -> None:
         assert done.code == 2, command
         assert f"{tmp_path}/policy.yaml:1:22: rules[0].listn: unknown key" in done.err
         assert "Traceback" not in done.err
+
+
+async def test_the_policy_comes_from_the_environment_too(tmp_path: Path) -> None:
+    (tmp_path / "policy.yaml").write_text("rules: [{files: [a.yaml]}]")
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.yaml").write_text("targets: {}\n")
+    environ = {"TUNNELS_POLICY": str(tmp_path / "policy.yaml")}
+    done = await ran("check", "--each", tmp_path, env=environ)
+    assert (done.code, done.out.count(": valid"), done.err.count("error: ")) == (2, 1, 1)
+    assert "b.yaml: no rule of " in done.err
+    assert (await ran("check", tmp_path / "b.yaml", env={"TUNNELS_POLICY": ""})).code == 0
+    for wrong, message in (("", "expected the path of a policy file"), (str(tmp_path), "is a directory")):
+        done = await ran("check", "--each", "--policy", wrong, tmp_path / "a.yaml", tmp_path / "b.yaml")
+        assert done.code == 2
+        assert done.err.count(message) == 1
+        assert ": valid" not in done.out

@@ -195,6 +195,42 @@ def test_two_new_files_that_clash_are_not_both_rejected(names: tuple[Path, Path]
     assert len(loaded.desired.tunnels) == 2
 
 
+def test_a_change_that_makes_two_other_files_clash_is_rejected(names: tuple[Path, Path]) -> None:
+    a, b = names
+    a.write_text(target("a", fields="enabled: false, "))
+    b.write_text(adds("a", tunnel(2)))
+    (a.parent / "3.yaml").write_text(target("c", tunnel(2)))
+    files = loader(a.parent)
+    before = files.reload()
+    assert before.errors == ()
+    a.write_text(target("a"))
+    (a.parent / "4.yaml").write_text(target("d", tunnel(4)))
+    loaded = files.reload()
+    assert states(loaded) == {a.name: False, b.name: True, "3.yaml": True, "4.yaml": True}
+    assert set(loaded.desired.tunnels) == {*before.desired.tunnels, "d/local-4"}
+    [error] = loaded.errors
+    assert error.file == str(a)
+    assert "breaks another one" in error.message
+    assert str(a.parent / "3.yaml") in error.message
+    assert str(b) in error.message
+
+
+def test_a_clash_with_an_invalid_file_is_reported_there(names: tuple[Path, Path]) -> None:
+    """The invalid file is rejected in any case, and the other one is applied."""
+    a, b = names
+    a.write_text(target("a", tunnel(1)))
+    b.write_text(target("b", tunnel(2)))
+    files = loader(a.parent)
+    files.reload()
+    a.write_text(target("a", tunnel(3), tunnel(4), tunnel(70000)))
+    b.write_text(target("b", tunnel(3)))
+    loaded = files.reload()
+    assert states(loaded) == {a.name: False, b.name: True}
+    assert sorted(loaded.desired.tunnels) == ["a/local-1", "b/local-3"]
+    assert {error.file for error in loaded.errors} == {str(a)}
+    assert len(loaded.errors) == 2
+
+
 def test_the_order_of_targets_does_not_depend_on_what_changed(tmp_path: Path) -> None:
     (tmp_path / "1.yaml").write_text(target("a", tunnel(1)))
     (tmp_path / "2.yaml").write_text(target("b", tunnel(2)))
