@@ -1,8 +1,8 @@
-"""Finds the file whose change caused an error that lies between files.
+"""Finds the file whose change caused an error that lies between files, and rejects it.
 
 Input: the errors, and which files differ from their last good content. A file is the cause of an error if the error is
-gone with the last good content of that file alone. Output: for each error, the files to reject; and the error as it is
-reported: in the rejected file.
+gone with the last good content of that file alone. Output: for each error, the files that it rejects; and the error as
+it is reported: in the rejected file.
 """
 
 from __future__ import annotations
@@ -11,26 +11,42 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
 from functools import cache
 
+from reconciler.config.last_good import LastGood
 from reconciler.config.problem import ErrorCode, Problem
 
 _DEPENDS_ON_OTHERS = frozenset({ErrorCode.MISSING, ErrorCode.REFERENCE})
 
 
-def causes(
-    errors: Sequence[Problem], changed: Collection[str], errors_without: Callable[[str], Sequence[Problem]]
+def reject_causes(
+    errors: Sequence[Problem],
+    choice: LastGood,
+    refused: Collection[str],
+    errors_without: Callable[[str], Sequence[Problem]],
 ) -> dict[Problem, frozenset[str]]:
-    """Return the changed files that cause each error, empty if no file has changed.
+    """Reject the changed files that cause the errors, and return them by error.
 
-    `errors_without` returns the errors that are left with the last good content of a file. It is called only if several
-    files have changed.
+    Clashes come last: a file that clashes with the content of a rejected file is not rejected for that. `refused` are
+    files that were rejected before, and have the rejected content in these errors. `errors_without` returns the errors
+    that are left with the last good content of a file. It is called only if several files have changed.
     """
     left = cache(errors_without)
-    return {error: frozenset(_causes(error, changed, left)) for error in errors}
+    found: dict[Problem, frozenset[str]] = {}
+    refused = set(refused)
+    for error in sorted(errors, key=_is_clash):
+        if not {error.file, error.other} & refused:
+            found[error] = frozenset(_causes(error, choice.changed(), left))
+            choice.rejected |= found[error]
+            refused |= found[error]
+    return found
+
+
+def _is_clash(error: Problem) -> bool:
+    return error.other not in ("", error.file)
 
 
 def _causes(error: Problem, changed: Collection[str], left: Callable[[str], Sequence[Problem]]) -> Collection[str]:
     named = [file for file in dict.fromkeys((error.file, error.other)) if file in changed]
-    if not error.other and named and error.code not in _DEPENDS_ON_OTHERS:
+    if named and not _is_clash(error) and error.code not in _DEPENDS_ON_OTHERS:
         return named
     suspects = [*named, *sorted(set(changed) - set(named))]
     if len(suspects) < 2:

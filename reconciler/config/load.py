@@ -280,6 +280,7 @@ def _policy_result(file: PolicyFile | None, state: PolicyState) -> FileResult | 
 def _result(candidate: Candidate, errors: Iterable[Problem], *, valid: bool) -> FileResult:
     name, known = candidate.name, frozenset(candidate.problems)  # files of one directory share its problem
     own = [str(problem) for problem in errors if problem.file == name or problem in known]
+    own = own or [str(problem) for problem in errors if problem.other == name]
     if valid:
         return FileResult(name, valid=True, error="")
     error = and_more(own, _SHOWN_ERRORS, "; ") or "not applied: see the errors of the policy and of other files"

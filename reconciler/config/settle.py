@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from reconciler.config.blame import causes, in_rejected_file
+from reconciler.config.blame import in_rejected_file, reject_causes
 from reconciler.config.build.assemble import Assembled, assemble
 from reconciler.config.build.merge import Document
 from reconciler.config.deadline import TooLongError, within
@@ -89,26 +89,25 @@ class _Settlement:
 
     def _blamed(self, already: Sequence[Problem], as_written: Assembled) -> list[Problem]:
         """Reject the files whose change caused the errors. Return the errors as they are reported."""
-        # A file that conflicts with the content of a rejected file is not rejected for that. A conflict with the last
-        # good content of the rejected file is found when the good contents are assembled.
-        rejected, errors = self._choice.rejected, as_written.errors
-        open_errors = [p for p in errors if not {p.file, p.other} & rejected]
-        found = self._causes(open_errors, self._choice.changed())
-        rejected |= frozenset[str]().union(*found.values())
+        # A conflict with the last good content of a rejected file is found when the good contents are assembled.
+        errors = as_written.errors
+        found = self._reject_causes(errors, frozenset(self._choice.rejected))
+        rejected = self._choice.rejected
         if any(p.other in rejected and p.file not in rejected for p in errors):
             errors = self._as_written(already, rejected).errors  # report each clash in the file that is rejected
         return [shown for p in errors for shown in in_rejected_file(p, found.get(p, ()), self._removed)]
 
-    def _causes(self, errors: Sequence[Problem], changed: Collection[str]) -> dict[Problem, frozenset[str]]:
+    def _reject_causes(self, errors: Sequence[Problem], refused: Collection[str]) -> dict[Problem, frozenset[str]]:
+        newer = self._choice.changed()
+
         def errors_without(file: str) -> Sequence[Problem]:
-            documents = self._choice.as_written(file)
-            return self._assembled(documents, (), changed, self._unjudged).errors
+            return self._assembled(self._choice.as_written(file), (), newer, self._unjudged).errors
 
         try:
             with within(_BLAME_SECONDS):
-                return causes(errors, changed, errors_without)
+                return reject_causes(errors, self._choice, refused, errors_without)
         except TooLongError:
-            return causes(errors, changed, lambda _file: ())
+            return reject_causes(errors, self._choice, refused, lambda _file: ())
 
     def _good(self) -> tuple[Assembled | None, list[Problem]]:
         """Assemble files that are valid together, bad ones with their last good content. Return the errors too."""
@@ -122,12 +121,10 @@ class _Settlement:
                 return None, [_too_long(name, error) for name in newer]
             if not assembled.errors:
                 return assembled, consequences
-            found = self._causes(assembled.errors, newer)
+            found = self._reject_causes(assembled.errors, ())
             consequences += [shown for p in found for shown in in_rejected_file(p, found[p], self._removed)]
-            culprits = frozenset[str]().union(*found.values())
-            if not culprits:
+            if not any(found.values()):
                 return None, consequences  # even the last good content fails: keep the present state
-            self._choice.rejected |= culprits
 
 
 def _too_long(name: str, error: TooLongError) -> Problem:
