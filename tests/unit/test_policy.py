@@ -6,7 +6,10 @@ import json
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
+from jsonschema import Draft202012Validator
 
+from reconciler.cli.main import main
 from reconciler.config.load import Config, Loaded
 from reconciler.config.options import Options
 from reconciler.config.policy_file import PolicyFile
@@ -411,3 +414,21 @@ def test_each_code_has_a_meaning() -> None:
 )
 def test_the_directory_of_a_pattern_has_no_wildcard(pattern: str, directory: str) -> None:
     assert Glob(pattern, pattern).directory == directory
+
+
+def test_the_schema_is_printed_and_describes_each_field(tmp_path: Path) -> None:
+    printed = CliRunner().invoke(main, ["schema", "--policy"])
+    assert printed.exit_code == 0
+    assert printed.output == (Path(__file__).parents[2] / "schemas/policy.schema.json").read_text()
+    schema = json.loads(printed.output)
+    Draft202012Validator.check_schema(schema)
+    rule = schema["properties"]["rules"]["items"]
+    mappings = (rule["properties"][name] for name in ("targets", "local", "remote", "socks"))
+    nested = [field for mapping in mappings for field in mapping["properties"].items()]
+    for name, field in [*schema["properties"].items(), *rule["properties"].items(), *nested]:
+        assert field["description"].endswith("."), name
+        assert field["x-expected"], name
+    examples = {name: field["examples"][0] for name, field in rule["properties"].items() if "examples" in field}
+    policy = tmp_path / "policy.yaml"
+    policy.write_text(json.dumps({"rules": [examples, *schema["properties"]["rules"]["examples"][0]]}))
+    assert PolicyFile(str(policy), {}).read().problems == ()
