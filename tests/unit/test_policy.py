@@ -14,7 +14,7 @@ from reconciler.config.load import Config, Loaded
 from reconciler.config.options import Options
 from reconciler.config.policy_file import PolicyFile
 from reconciler.config.problem import POLICY_CODES, PolicyCode
-from reconciler.core.rules.file_policy import Glob
+from reconciler.core.rules.file_policy import Glob, PermittedPlaces, address_rule
 
 NOW = 1_780_000_000.0  # 2026-05-28T20:26:40Z
 OPTIONS = Options(user="me", now=NOW, allow_commands=True)
@@ -414,6 +414,41 @@ def test_each_code_has_a_meaning() -> None:
 )
 def test_the_directory_of_a_pattern_has_no_wildcard(pattern: str, directory: str) -> None:
     assert Glob(pattern, pattern).directory == directory
+
+
+@pytest.mark.parametrize(
+    ("rules", "host", "permitted"),
+    [
+        (["127.0.0.1:*"], "localhost", False),
+        (["127.0.0.1:*", "[::1]:*"], "LOCALHOST.", True),
+        (["localhost:*"], "127.0.0.1", True),
+        (["localhost:*"], "::1", True),
+        (["localhost:*"], "::ffff:127.0.0.1", True),
+        (["localhost:*"], "127.0.0.2", False),
+        (["0.0.0.0/0:*"], "db", False),
+        (["0.0.0.0/0:*"], "*", False),
+        (["0.0.0.0/0:*", "[::/0]:*"], "*", True),
+        (["[::/0]:*"], "::ffff:1.2.3.4", False),
+        (["[fe80::/10]:*"], "fe80::1%eth0", True),
+        (["10.0.0.0/8:*"], "10.1", False),
+        (["10.0.0.0/8:*"], "012.0.0.1", False),
+        (["10.0.0.0/8:*"], "10.0.0.1.", False),
+        (["10.0.0.0/8:*"], "0xa000001", False),
+        (["*:*"], "012.0.0.1", True),
+        (["10.0.0.0/8:*"], ".", False),
+        (["10.0.0.0/8:*"], "", False),
+        (["*.a:*"], "x.A.", True),
+        (["*.a:*"], "a", False),
+        (["*.a:*"], ".a", False),
+        (["*.a:*"], "x..a", False),
+        (["*.a:*"], "x\u3002a", False),
+        (["*:1-40,60-90", "*:41-59"], "x", True),
+        (["*:1-40,60-90", "*:42-59"], "x", False),
+    ],
+)
+def test_hosts_are_compared_as_what_they_stand_for(rules: list[str], host: str, permitted: bool) -> None:
+    places = PermittedPlaces(tuple(map(address_rule, rules)), ())
+    assert places.permits(host, 30, 80) == permitted
 
 
 def test_the_schema_is_printed_and_describes_each_field(tmp_path: Path) -> None:

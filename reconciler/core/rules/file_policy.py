@@ -4,9 +4,10 @@ Input: the texts of a policy file, then the values of a configuration. Output: w
 rule that matches a file judges it. What its rule does not list is refused.
 
 Addresses have the form of destination rules (`core/rules/access.py`), and port 0 is a port that is chosen at bind time.
-The host of a configuration is compared with a rule as the address that it stands for: `127.1` is 127.0.0.1, `*` is both
-0.0.0.0 and ::, `localhost` is both 127.0.0.1 and ::1. Each of these addresses must be permitted. A rule for `localhost`
-permits the name and both addresses. Another name is compared as text: nothing is looked up.
+The host of a configuration is compared with a rule as the address that it stands for: `*` is both 0.0.0.0 and ::,
+`localhost` is both 127.0.0.1 and ::1. Each of these addresses must be permitted. A rule for `localhost` permits the
+name and both addresses. Another name is compared as text: nothing is looked up. Resolvers differ on `127.1`, `0x7f.1`
+and `010.0.0.1`, so only `*` permits such a host.
 """
 
 from __future__ import annotations
@@ -17,9 +18,8 @@ from dataclasses import dataclass
 from functools import cache
 from ipaddress import IPv4Address, IPv6Address, IPv6Network
 
-from reconciler.core.addresses import is_any
 from reconciler.core.rules.access import DestinationRule, parse_rule, read_host
-from reconciler.core.rules.ip import Address, resolver_address
+from reconciler.core.rules.ip import Address, read_address, unmapped
 
 _LOCALHOST = "localhost"
 _LOOPBACK: tuple[Address, ...] = (IPv4Address("127.0.0.1"), IPv6Address("::1"))
@@ -149,10 +149,11 @@ def _faces_of(host: str) -> tuple[Address | str | None, ...]:
     """Return what a host stands for without a name lookup: addresses, a name, or None for neither."""
     if host.lower().removesuffix(".") == _LOCALHOST:
         return _LOOPBACK
-    address = resolver_address(host)
-    if address is None:
-        return _ANY if is_any(host) else (read_host(host),)
-    return (address,)
+    if host in ("*", ""):
+        return _ANY
+    scoped = host.partition("%")[0] if ":" in host else host
+    address = read_address(scoped)
+    return (read_host(host) if address is None else unmapped(address),)
 
 
 def _matches(rule: DestinationRule, face: Address | str | None) -> bool:
