@@ -16,8 +16,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from reconciler import __version__
 from reconciler.cli.main import COMMANDS
-from support import command_runner, container
+from support import command_runner, container, image
 from support.command_runner import Result
 from support.processes import tied_to_parent
 from support.services import EchoServer
@@ -64,7 +65,6 @@ _NEED_THE_PROCESS = frozenset(
     {"wait", "status", "connections", "events", "port", "diagnose", "reload", "restart", "pause", "resume"}
 )
 _NEED_FILES = frozenset({"import", "demo"})
-IMAGE_ROOT = os.environ.get("TUNNELS_TEST_IMAGE_ROOT", "")  # make image-test sets it
 
 
 @pytest.fixture(autouse=True)
@@ -143,9 +143,17 @@ async def test_without_a_writable_directory_commands_name_run_tunnels(
         assert f"make /run/tunnels writable for uid {container.UID}" in results[name].output
 
 
-@pytest.mark.skipif(not IMAGE_ROOT, reason="make image-test builds the image and runs it")
+@pytest.mark.timeout(WITHIN + 60)
 async def test_every_command_works_in_the_image_with_run_tunnels(sshd: Sshd, echo: EchoServer, files: Path) -> None:
-    results = await every_command(sshd, echo, files, has_run_tunnels=True, root=IMAGE_ROOT)
+    if problem := image.why_not():
+        pytest.skip(problem)
+    with image.built(__version__) as built:
+        assert built.config["User"] == "65532:65532"
+        assert built.config["Healthcheck"]["Test"][:2] == ["CMD", "python"]
+        assert built.config["Labels"]["org.opencontainers.image.version"] == __version__
+        bill = json.loads((built.root / "opt/tunnels/tunnel-reconciler.cdx.json").read_text())
+        assert "asyncssh" in {component["name"] for component in bill["components"]}
+        results = await every_command(sshd, echo, files, has_run_tunnels=True, root=str(built.root))
     assert {name for name, result in results.items() if result.code != 0} == _NEED_FILES, results
     assert "ssh is not installed" in results["import"].output
     assert "set TMPDIR" in results["demo"].output
