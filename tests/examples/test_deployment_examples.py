@@ -8,7 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
-import zipfile
+import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -151,167 +151,31 @@ def test_the_pipelines_plan_from_a_base_with_the_file_and_from_one_without(
     assert lost.returncode != 0, "a base that is not there is no base without the file"
 
 
-# --- Kubernetes -------------------------------------------------------------------------------------------------------
-
-
-KUBERNETES = EXAMPLES / "kubernetes"
-BASES = ("gateway", "sharded", "sidecar")
-
-
-def resources(base: str) -> list[Json]:
-    """Return all resources of a kustomize base, as they are in its files."""
-    [kustomization] = documents(KUBERNETES / base / "kustomization.yaml")
-    return [one for name in kustomization["resources"] for one in documents(KUBERNETES / base / name)]
-
-
-def kustomized(directory: Path) -> list[Json]:
-    """Return what kustomize makes of a directory."""
-    program = shutil.which("kubectl")
-    if program is None:
-        pytest.skip("kubectl is not installed")
-    command = [program, "kustomize", str(directory)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
-    if 'unknown field "replacements"' in done.stderr:
-        pytest.skip("kubectl is older than 1.22")
-    assert done.returncode == 0, done.stderr
-    return list(yaml.safe_load_all(done.stdout))
-
-
-def pods_of(document: Json) -> Json:
-    """Return the pod template of a Deployment or StatefulSet."""
-    template: Json = document["spec"]["template"]
-    return template
-
-
-def selected(document: Json) -> dict[str, str] | None:
-    """Return the labels by which a resource selects pods, None if it selects none."""
-    spec = document.get("spec", {})
-    selector = spec.get("selector") or spec.get("podSelector")
-    if selector is None:
-        return None
-    labels: dict[str, str] = selector.get("matchLabels", selector)
-    return labels
-
-
-def _named_ports(value: Any) -> Iterator[str]:
-    """Yield each port name that a Service, NetworkPolicy or PodMonitor refers to."""
-    if isinstance(value, dict):
-        for key, one in value.items():
-            if key in ("port", "targetPort") and isinstance(one, str):
-                yield one
-            yield from _named_ports(one)
-    elif isinstance(value, list):
-        for one in value:
-            yield from _named_ports(one)
-
-
-@pytest.mark.parametrize("base", BASES)
-def test_each_resource_of_a_base_selects_its_pods_and_names_their_ports(base: str) -> None:
-    found = resources(base)
-    [workload] = [one for one in found if one["kind"] in ("Deployment", "StatefulSet")]
-    pod = pods_of(workload)
-    containers = [*pod["spec"].get("initContainers", []), *pod["spec"]["containers"]]
-    ports = {port["name"] for one in containers for port in one.get("ports", [])}
-    for document in found:
-        labels = selected(document)
-        assert labels is None or labels == pod["metadata"]["labels"], document["kind"]
-        if document["kind"] != workload["kind"]:
-            assert set(_named_ports(document.get("spec"))) <= ports, document["kind"]
-    config = {one["metadata"]["name"] for one in found if one["kind"] == "ConfigMap"}
-    assert {one["configMap"]["name"] for one in pod["spec"]["volumes"] if "configMap" in one} == config
-
-
-@pytest.mark.parametrize("base", BASES)
-def test_the_files_of_a_base_are_all_in_use(base: str) -> None:
-    [kustomization] = documents(KUBERNETES / base / "kustomization.yaml")
-    files = {path.name for path in (KUBERNETES / base).iterdir()}
-    assert files == {"kustomization.yaml", *kustomization["resources"]}
-
-
-@pytest.mark.parametrize("base", BASES)
-def test_kustomize_builds_the_base(base: str) -> None:
-    def names(found: list[Json]) -> list[tuple[str, str]]:
-        return sorted((one["kind"], one["metadata"]["name"]) for one in found)
-
-    assert names(kustomized(KUBERNETES / base)) == names(resources(base))
-
-
-def shard_of(found: list[Json]) -> tuple[int, str]:
-    """Return the number of replicas of the StatefulSet, and its TUNNELS_SHARD."""
-    [workload] = [one for one in found if one["kind"] == "StatefulSet"]
-    [tunnels] = pods_of(workload)["spec"]["containers"]
-    environ = {one["name"]: one.get("value") for one in tunnels["env"]}
-    return workload["spec"]["replicas"], environ["TUNNELS_SHARD"]
-
-
-def test_the_number_of_shards_is_the_number_of_replicas() -> None:
-    [kustomization] = documents(KUBERNETES / "sharded" / "kustomization.yaml")
-    [replicas] = kustomization["replicas"]
-    count, shard = shard_of(resources("sharded"))
-    assert shard == f"$(POD_NAME)/{count}"
-    assert replicas["count"] == count
-
-
-def test_kustomize_sets_replicas_and_shards_from_one_number(tmp_path: Path) -> None:
-    base = tmp_path / "sharded"
-    shutil.copytree(KUBERNETES / "sharded", base)
-    kustomization = base / "kustomization.yaml"
-    kustomization.write_text(kustomization.read_text().replace("count: 3", "count: 12"))
-    assert shard_of(kustomized(base)) == (12, "$(POD_NAME)/12")
-
-
-def test_an_external_secret_replaces_the_secret_of_the_sidecar() -> None:
-    found = kustomized(KUBERNETES / "external-secrets")
-    [secret] = [one for one in resources("sidecar") if one["kind"] == "Secret"]
-    assert not [one for one in found if one["kind"] == "Secret"]
-    [external] = [one for one in found if one["kind"] == "ExternalSecret"]
-    assert external["spec"]["target"]["name"] == secret["metadata"]["name"]
-    assert {one["secretKey"] for one in external["spec"]["data"]} == set(secret["stringData"])
-
-
-def _pods() -> Iterator[tuple[str, Json, Json]]:
-    """Yield each pod that runs tunnels, and its container that does."""
-    for name in BASES:
-        for document in resources(name):
-            if document["kind"] in ("Deployment", "StatefulSet"):
-                pod = document["spec"]["template"]["spec"]
-                own = [*pod.get("initContainers", []), *pod["containers"]]
-                yield name, pod, next(one for one in own if one["name"] == "tunnels")
-
-
-PODS = list(_pods())
-
-
-@pytest.mark.parametrize(("name", "pod", "tunnels"), PODS, ids=[name for name, _, _ in PODS])
-def test_the_kubelet_can_ask_and_the_application_is_not_taken_out_with_the_bastion(
-    name: str, pod: Json, tunnels: Json
-) -> None:
-    assert tunnels["args"] == ["run", "--listen", "0.0.0.0:9722", "/etc/tunnels"]
-    # A shard has many targets: one that is down does not stop the update of all pods.
-    assert tunnels["startupProbe"]["httpGet"]["path"] == ("/livez" if name == "sharded" else "/readyz")
-    assert tunnels["livenessProbe"]["httpGet"]["path"] == "/livez"
-    assert "readinessProbe" not in tunnels
-    ports = {port["name"]: port["containerPort"] for port in tunnels["ports"]}
-    assert ports[tunnels["livenessProbe"]["httpGet"]["port"]] == 9722
-    assert (tunnels in pod.get("initContainers", [])) == (tunnels.get("restartPolicy") == "Always"), name
-
-
-@pytest.mark.parametrize(("name", "pod", "tunnels"), PODS, ids=[name for name, _, _ in PODS])
-def test_the_pods_are_hardened_and_their_configuration_is_a_folder(name: str, pod: Json, tunnels: Json) -> None:
-    context = {**pod["securityContext"], **tunnels["securityContext"]}
-    assert context["runAsNonRoot"], name
-    assert context["runAsUser"] == context["fsGroup"] == 65532
-    assert context["readOnlyRootFilesystem"]
-    assert not context["allowPrivilegeEscalation"]
-    assert context["capabilities"] == {"drop": ["ALL"]}
-    assert context["seccompProfile"] == {"type": "RuntimeDefault"}
-    assert pod["automountServiceAccountToken"] is False
-    assert not any("subPath" in mount for mount in tunnels["volumeMounts"])
-    assert {mount["name"] for mount in tunnels["volumeMounts"]} <= {volume["name"] for volume in pod["volumes"]}
-    assert pod["terminationGracePeriodSeconds"] > 30  # drainTimeout
-
-
 # --- compose ----------------------------------------------------------------------------------------------------------
+
+
+def composed(file: Path) -> subprocess.CompletedProcess[str]:
+    """Run `docker compose config`, which reads the file as `docker compose up` does and needs no engine."""
+    command = [f"{sysconfig.get_path('scripts')}/docker-compose", "-f", str(file), "config", "--format", "json"]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+
+
+def test_docker_compose_accepts_the_example() -> None:
+    done = composed(EXAMPLES / "compose/compose.yaml")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    services = json.loads(done.stdout)["services"]
+    assert services["app"]["depends_on"]["tunnels"]["condition"] == "service_healthy"
+    assert services["app"]["network_mode"] == "service:tunnels"
+    assert services["tunnels"]["healthcheck"]["test"][:2] == ["CMD", "tunnels"]
+
+
+def test_docker_compose_rejects_a_field_that_does_not_exist(tmp_path: Path) -> None:
+    file = tmp_path / "compose.yaml"
+    file.write_text((EXAMPLES / "compose/compose.yaml").read_text().replace("stop_grace_period", "stop_grace"))
+    done = composed(file)
+    assert done.returncode != 0
+    assert "stop_grace" in done.stderr
 
 
 def test_the_key_can_be_copied_as_compose_says(tmp_path: Path) -> None:
@@ -327,19 +191,31 @@ def test_the_key_can_be_copied_as_compose_says(tmp_path: Path) -> None:
 # --- systemd ----------------------------------------------------------------------------------------------------------
 
 
-def test_systemd_accepts_the_unit(tmp_path: Path) -> None:
+def systemd_analyze(command: str, *options: str, unit: Path) -> subprocess.CompletedProcess[str]:
     program = shutil.which("systemd-analyze")
     if program is None:
-        pytest.skip("systemd-analyze is not installed (Debian: systemd)")
+        pytest.skip("systemd-analyze is not installed: tests/system-packages.sh installs it (Debian: systemd)")
+    words = [program, command, "--no-pager", *options, str(unit)]
+    return subprocess.run(words, capture_output=True, text=True, check=False, timeout=60)
+
+
+def test_systemd_accepts_the_unit(tmp_path: Path) -> None:
     text = (EXAMPLES / "systemd" / "tunnels.service").read_text()
     unit = tmp_path / "tunnels.service"
     # systemd-analyze checks that the program exists, and tunnels is not installed here.
     unit.write_text(re.sub(r"^ExecStart=\S+", f"ExecStart={shutil.which('true')}", text, flags=re.MULTILINE))
-    command = [program, "verify", "--man=no", str(unit)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    done = systemd_analyze("verify", "--man=no", unit=unit)
     assert done.returncode == 0, done.stderr
     ours = [line for line in done.stderr.splitlines() if "tunnels.service" in line]
     assert not ours
+
+
+def test_the_exposure_of_the_unit_is_at_most_two_of_ten() -> None:
+    """The rest is what the program needs: the network, sockets, and the processes that hold its ports."""
+    options = ("--offline=true", "--threshold=20")
+    done = systemd_analyze("security", *options, unit=EXAMPLES / "systemd" / "tunnels.service")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "Overall exposure level for tunnels.service" in done.stdout
 
 
 def test_root_finds_the_program_where_the_unit_installs_it() -> None:
@@ -428,14 +304,3 @@ def test_the_health_check_of_the_image_asks_the_process(tmp_path: Path) -> None:
     assert beside.returncode == 0, beside.stderr
     alone = subprocess.run(check_health, env=environ, capture_output=True, check=False, timeout=60)
     assert alone.returncode != 0
-
-
-def test_the_wheel_that_the_image_installs_has_the_page_and_the_schema_in_it(tmp_path: Path) -> None:
-    options = ["--no-deps", "--no-index", "--no-build-isolation", "--wheel-dir", str(tmp_path)]
-    command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "wheel", "--quiet", *options, str(ROOT)]
-    subprocess.run(command, check=True, timeout=100, capture_output=True)
-    (wheel,) = tmp_path.glob("*.whl")
-    names = set(zipfile.ZipFile(wheel).namelist())
-    page = {str(path.relative_to(ROOT)) for path in (ROOT / "reconciler" / "report" / "page").iterdir()}
-    assert page <= names
-    assert "reconciler/schemas/tunnels.schema.json" in names
