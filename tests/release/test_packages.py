@@ -1,80 +1,24 @@
-"""The wheel and the source archive, built without an index, and the program that the wheel installs."""
+"""The wheel and the source archive, built without an index, and the README as an index shows it."""
 
 from __future__ import annotations
 
 import email.message
 import email.policy
 import importlib.util
-import json
-import os
-import re
 import subprocess
-import sys
-import sysconfig
-import tarfile
-import venv
 import zipfile
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
 import pytest
-import yaml
+import readme_renderer.markdown
 from markdown_it import MarkdownIt
 
 import reconciler
+from support.packages import ROOT, URL, Packages
 
-ROOT = Path(__file__).parents[2]
-URL = "https://git.example.com/team/tunnels"
 TAG = f"v{reconciler.__version__}"
-_PIP = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--isolated"]
-_OFFLINE = ["--no-index", "--no-deps"]
-
-
-def run(*command: str | Path, url: str = "", cwd: Path = ROOT) -> str:
-    """Run a command without the variables that lead Python to this checkout, and return its output."""
-    environ = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "TUNNELS_"))}
-    environ["PROJECT_URL"] = url
-    done = subprocess.run(command, env=environ, cwd=cwd, capture_output=True, text=True, check=False, timeout=100)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
-
-
-@dataclass(frozen=True, slots=True)
-class Packages:
-    """The wheel and source archive of this checkout, the unpacked archive, and the wheel that is built from it."""
-
-    wheel: Path
-    archive: Path
-    unpacked: Path
-    rebuilt: Path
-
-
-@pytest.fixture(scope="module")
-def packages(tmp_path_factory: pytest.TempPathFactory) -> Packages:
-    """Build as a release does: with the address of a repository, which the second wheel has from the archive."""
-    directory = tmp_path_factory.mktemp("packages")
-    run(sys.executable, "-m", "hatchling", "build", "--directory", directory, url=URL)
-    (wheel,), (archive,) = directory.glob("*.whl"), directory.glob("*.tar.gz")
-    with tarfile.open(archive) as opened:
-        opened.extractall(directory, filter="data")
-    run(*_PIP, "wheel", "--no-build-isolation", *_OFFLINE, "--wheel-dir", directory / "rebuilt", archive)
-    (rebuilt,) = (directory / "rebuilt").glob("*.whl")
-    return Packages(wheel, archive, directory / archive.name.removesuffix(".tar.gz"), rebuilt)
-
-
-@pytest.fixture(scope="module")
-def installed(packages: Packages, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the bin directory of a new environment with the wheel and, by a .pth file, the libraries of this one."""
-    directory = tmp_path_factory.mktemp("environment")
-    venv.create(directory, symlinks=True)
-    python = directory / "bin" / "python"
-    run(*_PIP, "--python", python, "install", *_OFFLINE, packages.wheel)
-    libraries = run(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))").strip()
-    # An editable install of this checkout stays out: .pth files of a directory that a .pth file names are not read.
-    Path(libraries, "libraries.pth").write_text(sysconfig.get_path("purelib") + "\n")
-    return directory / "bin"
 
 
 def contents(wheel: Path) -> dict[str, bytes]:
@@ -119,42 +63,6 @@ def test_a_wheel_built_from_the_source_archive_is_the_same(packages: Packages) -
     assert contents(packages.rebuilt) == contents(packages.wheel)
 
 
-# --- the installed program --------------------------------------------------------------------------------------------
-
-
-def test_the_installed_program_is_the_wheels(installed: Path, packages: Packages) -> None:
-    code = "import reconciler; print(reconciler.__file__)"
-    assert Path(run(installed / "python", "-c", code, cwd=packages.unpacked.parent).strip()).is_relative_to(
-        installed.parent
-    )
-    assert run(installed / "tunnels", "--version") == run(installed / "tunnel-reconciler", "--version")
-    assert reconciler.__version__ in run(installed / "tunnels", "--version")
-
-
-def test_the_installed_program_has_its_schema_and_page(installed: Path) -> None:
-    assert json.loads(run(installed / "tunnels", "schema")) == json.loads(
-        (ROOT / "schemas/tunnels.schema.json").read_text()
-    )
-    code = "from importlib.resources import files; print((files('reconciler.report') / 'page/index.html').read_text())"
-    served = run(installed / "python", "-c", code, cwd=installed)
-    assert served.strip() == (ROOT / "reconciler/report/page/index.html").read_text().strip()
-
-
-def test_the_installed_program_checks_the_examples_and_explains_the_demo(installed: Path, packages: Packages) -> None:
-    checked = run(installed / "tunnels", "check", "examples/tunnels.yaml", cwd=packages.unpacked)
-    assert "examples/tunnels.yaml: valid" in checked
-    assert "--exit-after" in run(installed / "tunnels", "demo", "--help")
-
-
-def test_pytest_finds_the_fixture_of_the_installed_program(installed: Path) -> None:
-    code = (
-        "from importlib.metadata import entry_points\n"
-        "(plugin,) = (one for one in entry_points(group='pytest11') if one.name == 'pytest_tunnels')\n"
-        "print(plugin.load().__file__)"
-    )
-    assert Path(run(installed / "python", "-c", code, cwd=installed).strip()).is_relative_to(installed.parent)
-
-
 # --- the README on an index -------------------------------------------------------------------------------------------
 
 
@@ -177,6 +85,14 @@ def test_every_link_of_the_packaged_readme_leads_to_a_file_of_the_release(packag
         path = link.removeprefix(f"{URL}/{kind}/{TAG}/")
         assert path != link, f"{link} leads nowhere from outside the repository"
         assert (ROOT / path).exists(), link
+
+
+def test_an_index_renders_the_packaged_readme(packages: Packages) -> None:
+    """The renderer of the Python index, which removes what it does not allow. None would be a refusal."""
+    rendered = readme_renderer.markdown.render(metadata(packages.wheel).get_content())
+    assert rendered is not None
+    for tag, least in (("<h2 ", 6), ("<table>", 2), ("<img ", 1), ("<pre", 4), (f'<a href="{URL}/', 10)):
+        assert rendered.count(tag) >= least, tag
 
 
 def test_the_packages_name_the_repository_that_released_them(packages: Packages) -> None:
@@ -220,36 +136,3 @@ def test_links_to_files_change_and_code_and_other_links_do_not(
     hook: ModuleType, text: str, becomes: str | None
 ) -> None:
     assert hook.for_index(text, URL, "v1") == (becomes or text)
-
-
-# --- the hook for pre-commit ------------------------------------------------------------------------------------------
-
-
-def test_the_pre_commit_hook_fails_for_an_invalid_file_among_valid_ones(installed: Path, tmp_path: Path) -> None:
-    """pre-commit appends the names of the files that match to the entry."""
-    (hook,) = yaml.safe_load((ROOT / ".pre-commit-hooks.yaml").read_text())
-    program, *arguments = hook["entry"].split()
-    valid = "targets: {prod: {host: a, tunnels: [{type: local, localPort: 5432, remotePort: 5432}]}}\n"
-    (tmp_path / "a.yaml").write_text(valid)
-    (tmp_path / "b.yaml").write_text(valid)
-    assert run(installed / program, *arguments, "a.yaml", "b.yaml", cwd=tmp_path).count(": valid") == 2
-    (tmp_path / "a.yaml").write_text("targets: []\n")
-    with pytest.raises(AssertionError, match=r"a\.yaml:1"):
-        run(installed / program, *arguments, "a.yaml", "b.yaml", cwd=tmp_path)
-
-
-@pytest.mark.parametrize(
-    ("path", "is_checked"),
-    [
-        ("tunnels.yaml", True),
-        ("deploy/tunnels.yml", True),
-        ("tunnels/prod.yaml", True),
-        ("teams/a/tunnels/prod.yml", True),
-        ("my-tunnels.yaml", False),
-        ("tunnels/README.md", False),
-        ("compose.yaml", False),
-    ],
-)
-def test_the_pre_commit_hook_selects_tunnels_files(path: str, is_checked: bool) -> None:
-    (hook,) = yaml.safe_load((ROOT / ".pre-commit-hooks.yaml").read_text())
-    assert bool(re.search(hook["files"], path)) == is_checked
