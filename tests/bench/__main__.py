@@ -31,6 +31,7 @@ MEASUREMENTS = (
     "held",
     "plan_noop",
     "scrape",
+    "shards",
     "status",
 )
 
