@@ -143,7 +143,7 @@ async def test_without_a_writable_directory_commands_name_run_tunnels(
         assert f"make /run/tunnels writable for uid {container.UID}" in results[name].output
 
 
-@pytest.mark.timeout(WITHIN + 60)
+@pytest.mark.timeout(900)
 async def test_every_command_works_in_the_image_with_run_tunnels(sshd: Sshd, echo: EchoServer, files: Path) -> None:
     if problem := image.why_not():
         pytest.skip(problem)

@@ -26,7 +26,7 @@ _PACKAGES = ("base-files", "base-passwd", "coreutils", "dash", "util-linux", "py
 _PROGRAMS = {"buildah": "buildah", "mmdebstrap": "mmdebstrap", "make": "make"}
 # The index may be another one, with a certificate that only this machine trusts.
 _HOST_FILES = ("/etc/pip.conf", "/etc/ssl/certs")
-_WITHIN = 280.0  # seconds
+_WITHIN = 600.0  # seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,13 +68,10 @@ def built(version: str) -> Iterator[Image]:
             assert done.returncode == 0, done.stdout + done.stderr
             return done.stdout.strip()
 
-        base = directory / "base.tar"
-        options = ("--variant=extract", '--aptopt=APT::Install-Recommends "false"', f"--include={','.join(_PACKAGES)}")
-        run("mmdebstrap", "--quiet", *options, "bookworm", base)
         container = run("buildah", "from", "scratch")
-        run("buildah", "add", "--quiet", container, base, "/")
+        options = ("--variant=extract", '--aptopt=APT::Install-Recommends "false"', f"--include={','.join(_PACKAGES)}")
+        run("mmdebstrap", "--quiet", *options, "bookworm", run("buildah", "mount", container))
         run("buildah", "commit", "--quiet", "--rm", container, _BASE)
-        base.unlink()
         volumes = [f"--volume {path}:{path}:ro" for path in _HOST_FILES if Path(path).exists()]
         arguments = f"--build-arg BASE={_BASE} {' '.join(volumes)}"
         run("make", "image", "ENGINE=buildah", f"IMAGE={_NAME}", f"ARGS={arguments}")
