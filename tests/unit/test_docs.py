@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "reconciler"
 PAGES = sorted(
-    [*ROOT.glob("docs/*.md"), ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md"],
+    [*ROOT.glob("docs/**/*.md"), ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md"],
 )
 NAMES = [page.relative_to(ROOT).as_posix() for page in PAGES]
 
@@ -50,6 +50,24 @@ def test_relative_links_lead_to_files(name: str) -> None:
     page = ROOT / name
     links = [link for link in _LINK.findall(page.read_text()) if "://" not in link]
     assert [link for link in links if not (page.parent / link).exists()] == []
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_links_to_sections_lead_to_headings(name: str) -> None:
+    page = ROOT / name
+    links = re.findall(r"\]\(([^)#\s]*)#([^)\s]+)\)", page.read_text())
+    missing = [
+        f"{path}#{anchor}"
+        for path, anchor in links
+        if "://" not in path and anchor not in _anchors(page.parent / path if path else page)
+    ]
+    assert missing == []
+
+
+def _anchors(page: Path) -> set[str]:
+    """Return the anchors of the headings, as forges make them."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 @pytest.mark.parametrize("name", NAMES)
