@@ -10,7 +10,8 @@ The info string of a block is a language and, for a block of commands, how it is
     console step=NAME   something happens before, outside the terminal of the reader: a step of `lab.sh`
     console not-run     the page or the block has its reason in `kinds.py`
 
-A line `...` stands for any lines. Commands without lines below them may print anything.
+A line `...` stands for any lines, and `...` at the end of a line for the rest of it. Commands without lines below them
+may print anything.
 """
 
 from __future__ import annotations

@@ -69,7 +69,7 @@ def kind_of(block: Block) -> Kind | None:
             return Kind.JSON
         case "promql":
             return Kind.PROMQL
-        case "ini" | "sshconfig":
+        case "ini":
             return Kind.FILE if block.file_name else None
         case "text" | "":
             # Commands must be in a block that is run.

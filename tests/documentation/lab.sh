@@ -63,6 +63,7 @@ lab_stop() {
         parents=$(echo $next)
     done
     kill -KILL $all
+    for pid in $all; do while [ -e /proc/"$pid" ]; do sleep 0.02; done; done # only then are their sockets closed
 }
 
 lab_await() { # ADDRESS PORT: until something listens
