@@ -22,8 +22,11 @@ NOT_RUN_PAGES = {
     "docs/shards.md": "is about several processes; tests/integration/test_shards.py runs them",
     "docs/contract.md": "names forms; the tests of each command check them",
     "docs/reference*": "generated from the help of the commands, whose tests run them",
-    "docs/how-to/teams.md": "needs a forge with pull requests",
+    "docs/how-to/teams.md": "tests/examples/test_teams_example.py runs it",
+    "docs/how-to/python.md": "tests/integration/test_python_page.py runs it",
 }
+# Pages with tests of their own, which know what each block is for.
+OWN_TESTS = {"docs/how-to/teams.md", "docs/how-to/python.md"}
 # Blocks with `not-run`: what they need that no test has.
 NOT_RUN_BLOCKS = {
     "docs/tutorial.md": "pip would fetch a release",
@@ -93,7 +96,9 @@ def _kind_of_yaml(text: str) -> Kind | None:
         names = content.keys()
         if names <= {"targets", "defaults", "version", "$schema"}:
             return Kind.TUNNELS
-        if names & {"services", "jobs"} or any("script" in _mapping(one) for one in content.values()):
+        if names & {"services", "jobs", "groups", "rules"} or any(
+            "script" in _mapping(one) for one in content.values()
+        ):
             return Kind.OTHER_YAML
         if names <= fields("target") or names <= fields("tunnel"):
             return Kind.FRAGMENT
