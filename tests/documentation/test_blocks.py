@@ -6,10 +6,7 @@
 
 from __future__ import annotations
 
-import ast
-import json
 import re
-import shutil
 import subprocess
 import sys
 from collections import Counter
@@ -209,43 +206,3 @@ def _command(name: str) -> click.Command:
     command = main.get_command(click.Context(main), name)
     assert command is not None
     return command
-
-
-# --- other blocks -----------------------------------------------------------------------------------------------------
-
-
-def test_python_blocks_parse() -> None:
-    for block in BLOCKS:
-        if kind_of(block) is Kind.PYTHON:
-            ast.parse(block.text, filename=str(block))
-
-
-def test_json_blocks_parse() -> None:
-    for block in BLOCKS:
-        if kind_of(block) is Kind.JSON:
-            json.loads(block.text)
-
-
-@pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed (Debian: prometheus)")
-def test_queries_parse(tmp_path: Path) -> None:
-    queries = [block.text for block in BLOCKS if kind_of(block) is Kind.PROMQL]
-    rules = [{"record": f"query:{number}", "expr": text} for number, text in enumerate(queries)]
-    (tmp_path / "rules.yml").write_text(yaml.safe_dump({"groups": [{"name": "documentation", "rules": rules}]}))
-    done = subprocess.run(
-        ["promtool", "check", "rules", str(tmp_path / "rules.yml")], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-
-
-def test_units_are_valid(tmp_path: Path) -> None:
-    if shutil.which("systemd-analyze") is None:
-        pytest.skip("systemd-analyze is not installed (Debian: systemd)")
-    for block in BLOCKS:
-        name = Path(block.file_name or "").name if kind_of(block) is Kind.FILE else ""
-        if not name.endswith(".service"):
-            continue
-        unit, program = tmp_path / name, shutil.which("true")
-        # The program of a unit must exist.
-        unit.write_text(re.sub(r"^(Exec\w+=)\S*/(\w+)", rf"\1{program} \2", block.text, flags=re.MULTILINE))
-        done = subprocess.run(["systemd-analyze", "verify", str(unit)], capture_output=True, text=True, check=False)
-        assert name not in done.stderr, f"{block}: {done.stderr}"
