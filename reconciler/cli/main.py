@@ -50,7 +50,7 @@ COMMANDS = {
     "events": "Show what changed, when, and why",
     "trust": "Fetch host keys to compare and pin",
     "import": "Translate ssh command lines or ssh_config to a tunnels.yaml",
-    "explain": "Explain a field of tunnels.yaml",
+    "explain": "Explain a field, a reason or the code of a message",
     "schema": "Print the JSON Schema of tunnels.yaml",
     "demo": "Try tunnels against an embedded SSH server",
     "completion": "Print a shell completion script",

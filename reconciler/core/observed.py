@@ -73,7 +73,7 @@ NEEDS_ACTION = frozenset(
 )
 
 
-_DEFAULT_FIX = {
+DEFAULT_FIX = {
     Reason.DNS: "correct the name, or check the resolver",
     Reason.REFUSED: "start the SSH server, or correct `host` and `port`",
     Reason.UNREACHABLE: "check the route, the VPN and the firewalls on the way",
@@ -114,7 +114,7 @@ class Failure:
 
     @property
     def advice(self) -> str:
-        return self.fix or _DEFAULT_FIX[self.reason]
+        return self.fix or DEFAULT_FIX[self.reason]
 
     @property
     def message(self) -> str:

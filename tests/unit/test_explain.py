@@ -6,9 +6,13 @@ import pytest
 from click.testing import CliRunner, Result
 
 from reconciler.cli.main import main
+from reconciler.config.code_guides import CODE_GUIDES
+from reconciler.config.problem import ErrorCode, WarningCode
 from reconciler.config.schema.explain import _all_fields, explain
 from reconciler.config.syntax.nodes import plain
 from reconciler.config.syntax.yaml_reader import read
+from reconciler.core.observed import Reason
+from reconciler.core.text.reason_guides import REASON_GUIDES, Guide
 
 EVERY = [path for path, _ in _all_fields()]
 
@@ -92,3 +96,31 @@ def test_an_unknown_field_gets_a_hint(field: str, hint: str) -> None:
     assert shown.exit_code == 1
     assert hint in shown.output.replace("\n", " ")
     assert "\x1b" not in shown.output
+
+
+# --- reasons and codes ------------------------------------------------------------------------------------------------
+
+
+def test_every_reason_and_every_code_has_a_guide() -> None:
+    assert list(REASON_GUIDES) == list(Reason)
+    assert list(CODE_GUIDES) == [*ErrorCode, *WarningCode]
+
+
+@pytest.mark.parametrize(("word", "guide"), [*REASON_GUIDES.items(), *CODE_GUIDES.items()])
+def test_a_reason_or_code_shows_its_meaning_and_each_cause_with_its_fix(word: str, guide: Guide) -> None:
+    shown = ran(word)
+    assert shown.exit_code == 0
+    assert guide.causes
+    for text in (guide.meaning, *(part for cause in guide.causes for part in (cause.what, cause.fix))):
+        assert text in shown.output
+
+
+def test_a_reason_says_when_it_is_tried_again() -> None:
+    assert "retry    Every 1 s." in ran("bind").output
+    assert "retry" not in ran("open-proxy").output
+
+
+def test_a_word_that_is_a_field_and_a_reason_is_explained_as_both() -> None:
+    shown = ran("auth").output
+    assert "targets.NAME.tunnels[].auth" in shown
+    assert "auth (reason)" in shown
