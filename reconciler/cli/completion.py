@@ -20,6 +20,8 @@ def command(context: click.Context, shell: str) -> None:
     echo 'eval "$(tunnels completion bash)"' >> ~/.bashrc
     echo 'eval "$(tunnels completion zsh)"' >> ~/.zshrc
     tunnels completion fish > ~/.config/fish/completions/tunnels.fish
+
+    Exits 0, or 2 for another SHELL.
     """
     kind = get_completion_class(shell)
     if kind is None:

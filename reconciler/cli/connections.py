@@ -38,6 +38,8 @@ def command(ids: tuple[str, ...], output: str, control: Control) -> None:
     \b
     tunnels connections
     tunnels connections prod/postgres
+
+    Exits 1 if an ID matches no tunnel, or if no process runs.
     """
     if ids:
         chosen(control.get("/api/v1/status"), ids)  # raises CommandError for an ID that matches no tunnel

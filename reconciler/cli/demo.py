@@ -26,6 +26,8 @@ def command(exit_after: float | None) -> None:
     \b
     tunnels demo
     tunnels demo --exit-after 30s
+
+    Exits 0 after Ctrl-C or the given time.
     """
     raise_soft_limit()
     logs.set_up("error")  # the demo prints changes itself; mistakes in the file are errors

@@ -31,6 +31,8 @@ def command(ids: tuple[str, ...], follow: bool, output: str, control: Control) -
     \b
     tunnels events
     tunnels events 'prod/*' --follow
+
+    Exits 1 if an ID matches no tunnel, or if no process runs.
     """
     with contextlib.suppress(KeyboardInterrupt) if follow else contextlib.nullcontext():
         for event in _events(ids, follow, control):

@@ -1,6 +1,5 @@
 """The `tunnels` command group. Each command is a module of its name, imported only when it is used.
 
-Exit codes (docs/contract.md): 0 success, 1 failure, 2 wrong usage or invalid file, 3 no running process, 130 Ctrl-C.
 This module handles what can end any command: Ctrl-C, and an output that cannot be written.
 """
 
@@ -10,6 +9,15 @@ import sys
 
 _INTERRUPTED = 130  # 128 + SIGINT, as in shells
 _TERMINATED = 143
+# What the exit codes of all commands mean. The help of a command says when it exits with which (docs/contract.md).
+EXIT_CODES = {
+    0: "success",
+    1: "failure",
+    2: "wrong usage, or an invalid file",
+    3: "no running process (`status` only)",
+    _INTERRUPTED: "ended by Ctrl-C",
+    _TERMINATED: "ended by SIGTERM before it could be handled",
+}
 
 try:
     import os

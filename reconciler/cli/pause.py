@@ -26,6 +26,8 @@ def command(ids: tuple[str, ...], everything: bool, seconds: float | None, contr
     \b
     tunnels pause prod/postgres --for 1h
     tunnels pause --all
+
+    Exits 1 if an ID matches no tunnel, or if no process runs.
     """
     patterns = shared_options.all_or_ids(ids, everything)
     until = f" for {shown_duration(seconds)}" if seconds else ""

@@ -25,6 +25,8 @@ def command(pattern: str, control: Control) -> None:
 
     \b
     psql -h localhost -p "$(tunnels port prod/postgres)"
+
+    Exits 1 if the ID matches no tunnel or several, if the tunnel has no port, or if no process runs.
     """
     found = chosen(control.get("/api/v1/status"), [pattern])
     if len(found) > 1:

@@ -29,8 +29,10 @@ class TargetJson(TypedDict):
     since: str | None
     reconnects: int
     off: NotRequired[str]
-    nextTryWait: NotRequired[str | None]
     hosts: NotRequired[list[str]]
+    via: NotRequired[list[str]]
+    cipher: NotRequired[str | None]
+    kex: NotRequired[str | None]
     rttSeconds: NotRequired[float | None]
     hostKeyVerified: NotRequired[bool | None]
 
@@ -59,6 +61,8 @@ class TunnelJson(TypedDict):
     since: str | None
     off: NotRequired[str]
     description: NotRequired[str]
+    expiresAt: NotRequired[str | None]
+    labels: NotRequired[dict[str, str]]
     nextTryAt: NotRequired[str | None]
     nextTryWait: NotRequired[str | None]
     lastClientFailure: NotRequired[ClientFailureJson | None]
@@ -120,3 +124,16 @@ class PlannedStepJson(TypedDict):
     why: str
     clients: int
     changes: NotRequired[list[str]]
+
+
+class PlanJson(TypedDict):
+    actions: list[PlannedStepJson]
+    clients: int
+    errors: list[str]
+    warnings: list[str]
+
+
+class ReloadJson(TypedDict):
+    valid: bool
+    revision: str
+    errors: list[str]

@@ -24,6 +24,8 @@ def command(ids: tuple[str, ...], everything: bool, now: bool, control: Control)
     \b
     tunnels restart prod
     tunnels restart 'staging/*' --now
+
+    Exits 1 if an ID matches no tunnel, or if no process runs.
     """
     patterns = shared_options.all_or_ids(ids, everything)
     off = shared_options.off_reasons(control, paused=True)

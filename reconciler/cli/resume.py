@@ -22,6 +22,8 @@ def command(ids: tuple[str, ...], everything: bool, control: Control) -> None:
     \b
     tunnels resume prod/postgres
     tunnels resume --all
+
+    Exits 1 if an ID matches no tunnel, or if no process runs.
     """
     patterns = shared_options.all_or_ids(ids, everything)
     off = shared_options.off_reasons(control, paused=False)

@@ -150,10 +150,10 @@ def command(
     SIGHUP reads the files again. SIGTERM stops accepting, lets clients drain and exits 0; a second SIGTERM exits at
     once. Exits 2 if no file is valid at the start.
 
-    With -- CMD, runs CMD once all tunnels are up, and exits when CMD does, with its exit code; exits 1 if the tunnels
-    are not up within --timeout, or at once if each tunnel that is missing needs action. For tunnel prod/pg-main, CMD
-    gets TUNNEL_PROD_PG_MAIN_HOST and TUNNEL_PROD_PG_MAIN_PORT in its environment (upper case, with _ for characters
-    other than letters and digits).
+    With -- CMD, runs CMD once all tunnels are up, and ends when CMD does. For tunnel prod/pg-main, CMD gets
+    TUNNEL_PROD_PG_MAIN_HOST and TUNNEL_PROD_PG_MAIN_PORT in its environment (upper case, with _ for characters other
+    than letters and digits). Exits with the exit code of CMD, or 1 if the tunnels are not up within --timeout, or 1 at
+    once if each tunnel that is missing needs action.
 
     \b
     tunnels run tunnels.yaml

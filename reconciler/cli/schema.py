@@ -16,5 +16,7 @@ def command(policy: bool) -> None:
     tunnels schema > tunnels.schema.json
     # and as the first line of tunnels.yaml:
     # yaml-language-server: $schema=./tunnels.schema.json
+
+    Exits 0.
     """
     click.echo(schema_text("policy" if policy else "tunnels"), nl=False)

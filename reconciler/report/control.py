@@ -1,19 +1,8 @@
 """The control socket: HTTP and JSON for the commands that query or change the running process.
 
 Owns the format of each request and response. A `CommandHandler` carries the commands out. Input: a bound unix socket.
-A peer must have the uid of this process, or be root. Errors are `{"error": "a sentence"}`.
-
-    GET  /api/v1/status                                    see docs/contract.md
-    GET  /api/v1/events[?follow=1]                         {"events": [...]}, or server-sent events
-    GET  /api/v1/connections                               {"connections": [...]}
-    GET  /api/v1/wait?revision=R&ids=a,b&timeout=30        {"ok": true}; 404, 408, 409: no retry helps, 503: ended
-    GET  /api/v1/diagnose?id=X                             {"steps": [...]}
-    POST /api/v1/restart {"ids": [...], "now": false}      {"done": [...]}; 404
-    POST /api/v1/pause   {"ids": [...], "seconds": null}
-    POST /api/v1/resume  {"ids": [...]}
-    POST /api/v1/reload                                    {"valid", "revision", "errors"}
-    POST /api/v1/plan    {"files": [{"name", "directory", "text"}], "strict"}    {"actions", "clients", "errors",
-                                                                                  "warnings"}
+A peer must have the uid of this process, or be root. Errors are `{"error": "a sentence"}`. The docstring of each
+handler describes its request and response; docs/reference/endpoints.md is generated from them.
 """
 
 from __future__ import annotations
@@ -123,9 +112,11 @@ class _Control:
     # --- queries -----------------------------------------------------------------------------------------------
 
     async def status(self, request: web.Request) -> web.Response:
+        """The status of everything, as JSON."""
         return _respond(to_json(self._handler.snapshot()))
 
     async def events(self, request: web.Request) -> web.StreamResponse:
+        """The events that are kept: `{"events": [...]}`. With `?follow=1`, server-sent events."""
         match request.query.get("follow", ""):
             case "" | "0":
                 _, events = self._handler.events.since(0)
@@ -136,15 +127,21 @@ class _Control:
                 raise _BadRequestError("follow: expected 0 or 1")
 
     async def connections(self, request: web.Request) -> web.Response:
+        """The live client connections: `{"connections": [...]}`."""
         return _respond({"connections": self._handler.connections()})
 
     async def wait(self, request: web.Request) -> web.Response:
+        """`{"ok": true}` once the tunnels `?ids=a,b` are up, and `?revision=R` is loaded and converged.
+
+        408 after `?timeout=30` seconds. 404 for an unknown tunnel, 409 if no retry helps, 503 if the process has ended.
+        """
         ids = [one for one in request.query.get("ids", "").split(",") if one]
         seconds = _seconds(request.query.get("timeout", str(WAIT)))
         await self._handler.wait(request.query.get("revision", ""), ids, seconds)
         return _respond({"ok": True})
 
     async def diagnose(self, request: web.Request) -> web.Response:
+        """The tests of the tunnel `?id=X`, up to the first that fails: `{"steps": [...]}`."""
         tunnel = request.query.get("id", "")
         if not tunnel:
             raise _BadRequestError("id: expected a tunnel")
@@ -153,21 +150,32 @@ class _Control:
     # --- changes -----------------------------------------------------------------------------------------------
 
     async def restart(self, request: web.Request) -> web.Response:
+        """`{"ids": [...], "now": false}`: replace the SSH connections of these tunnels; `now` cuts their clients.
+
+        The answer to a change of tunnels is `{"done": [...]}` with their ids, or 404 for an unknown tunnel.
+        """
         body = await _body(request)
         return _respond({"done": self._handler.restart(_ids(body), now=body.get("now") is True)})
 
     async def pause(self, request: web.Request) -> web.Response:
+        """`{"ids": [...], "seconds": null}`: turn these tunnels off, for a time or until `resume`."""
         body = await _body(request)
         seconds = body.get("seconds")
         return _respond({"done": self._handler.pause(_ids(body), _seconds(seconds) if seconds is not None else None)})
 
     async def resume(self, request: web.Request) -> web.Response:
+        """`{"ids": [...]}`: turn these tunnels on."""
         return _respond({"done": self._handler.resume(_ids(await _body(request)))})
 
     async def reload(self, request: web.Request) -> web.Response:
+        """Read the files again: `{"valid", "revision", "errors"}`."""
         return _respond(await self._handler.reload())
 
     async def plan(self, request: web.Request) -> web.Response:
+        """`{"files": [{"name", "directory", "text"}], "strict": false}`: what these files would change.
+
+        The answer is `{"actions", "clients", "errors", "warnings"}`.
+        """
         body = await _body(request)
         files = body.get("files")
         if not isinstance(files, list) or not files:

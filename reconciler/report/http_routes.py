@@ -32,10 +32,7 @@ PAGE = Path(__file__).parent / "page"
 PASS_AGE_MAX = 60.0  # seconds since the last pass of the reconcile loop, which runs one every few seconds
 LAG_MAX = 10.0  # seconds of event loop lag
 
-_REVISION = re.compile("sha256:[0-9a-f]{64}")
-_SHOWN = 40  # characters of a parameter's name
-
-_OPEN = ("/metrics", "/livez", "/readyz")
+OPEN_PATHS = ("/metrics", "/livez", "/readyz")
 _HEADERS = {
     "Content-Security-Policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
@@ -123,7 +120,7 @@ class _Http:
             refusal = _text(405, "read only: use the control socket for changes")
             refusal.headers["Allow"] = "GET, HEAD"
             return refusal
-        if request.path in _OPEN:
+        if request.path in OPEN_PATHS:
             return None
         is_probe = request.path.startswith("/readyz/")
         if not is_probe and not self._rules.expose_status and not _is_local(request):
@@ -135,25 +132,26 @@ class _Http:
     # --- for machines ------------------------------------------------------------------------------------------
 
     async def metrics(self, request: web.Request) -> web.Response:
+        """The metrics, as Prometheus text or OpenMetrics by the Accept header."""
         accept = ",".join(request.headers.getall("Accept", []))
         body, content_type = await self._metrics.render(self._snapshot(), accept)
         return web.Response(body=body, headers={"Content-Type": content_type})
 
     async def livez(self, request: web.Request) -> web.Response:
+        """200 while the event loop and the reconcile loop run, else 503 with the cause: restart the process."""
         failure = liveness_failure(self._liveness())
         return _text(503 if failure else 200, failure or "ok")
 
     async def readyz(self, request: web.Request) -> web.Response:
-        wrong, revision = _revision(request)
-        if wrong:
-            return _text(400, wrong)
+        """200 when every critical tunnel is up (`off` and `standby` are not counted), else 503.
+
+        Each line of the 503 is one cause.
+        """
         snapshot = self._snapshot()
         return _ready(snapshot, snapshot.troubles(critical=True), revision)
 
     async def ready_tunnel(self, request: web.Request) -> web.Response:
-        wrong, revision = _revision(request)
-        if wrong:
-            return _text(400, wrong)
+        """As `/readyz`, for one tunnel, critical or not. 404 if there is no such tunnel."""
         tunnel = f"{request.match_info['target']}/{request.match_info['tunnel']}"
         snapshot = self._snapshot()
         troubles = [one for one in snapshot.troubles(critical=False) if one.id == tunnel]
@@ -166,16 +164,18 @@ class _Http:
     # --- for people --------------------------------------------------------------------------------------------
 
     async def status(self, request: web.Request) -> web.Response:
-        content = to_json(self._snapshot())
-        if (tunnel_id := request.query.get("tunnel")) is not None:
-            detail = self._detail(tunnel_id)
-            content["detail"] = detail.to_json() if detail is not None else None
-        return web.json_response(redact_json(content))
+        """The status of everything, as JSON."""
+        return web.json_response(redact_json(to_json(self._snapshot())))
 
     async def events(self, request: web.Request) -> web.StreamResponse:
+        """Server-sent events: first those that are kept, then each new one.
+
+        With the header Last-Event-ID, the first are those after it. 503 beyond 32 readers.
+        """
         return await stream(request, self._events)
 
     async def page(self, request: web.Request) -> web.StreamResponse:
+        """The status page and its files."""
         name = request.match_info.get("file", "index.html")
         if name not in self._files:
             return _text(404, "no such page")

@@ -1,4 +1,4 @@
-"""The schema is the only source of defaults, expectations and the reference page."""
+"""The schema is the only source of defaults and expectations."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from jsonschema import Draft202012Validator
 from reconciler.config.load import load_text
 from reconciler.config.problem import WARNINGS, WarningCode
 from reconciler.config.schema.document import definition, property_of, schema
-from reconciler.config.schema.reference import reference
 from reconciler.core import spec
 
 ROOT = Path(__file__).parent.parent.parent
@@ -42,11 +41,6 @@ def test_the_spec_has_no_defaults_of_its_own() -> None:
         if isinstance(node, ast.AnnAssign) and node.value is not None and isinstance(node.target, ast.Name)
     }
     assert given <= {"generation", "command"}, "neither is a setting of the file"
-
-
-def test_the_reference_page_is_up_to_date() -> None:
-    """Regenerate it with python -m reconciler.config.schema.reference > docs/reference.md."""
-    assert (ROOT / "docs" / "reference.md").read_text("utf-8") == reference()
 
 
 def test_x_allow_accepts_exactly_the_warning_codes() -> None:

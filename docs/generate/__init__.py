@@ -1,0 +1,1 @@
+"""Generates the reference pages and the man pages from the source."""
