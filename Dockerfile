@@ -21,6 +21,7 @@ RUN /opt/build/bin/python -m pip --python /opt/tunnels/bin/python install --requ
 
 COPY LICENSE README.md hatch_build.py pyproject.toml ./
 COPY schemas/ schemas/
+COPY docs/man/ docs/man/
 COPY reconciler/ reconciler/
 RUN /opt/build/bin/python -m pip wheel --no-deps --no-index --no-build-isolation --wheel-dir dist .
 RUN /opt/build/bin/python -m pip --python /opt/tunnels/bin/python install --no-deps --no-index --compile --find-links dist tunnel-reconciler
