@@ -27,7 +27,7 @@ RELEASE = $(shell sed -n 's/^__version__ = "\(.*\)"$$/\1/p' reconciler/__init__.
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help demo test pytest lint reference coverage bench bench-compare fuzz container-test soak audit sbom image image-test lock clean system-packages
+.PHONY: help demo test pytest lint docs reference coverage bench bench-compare fuzz container-test soak audit sbom image image-test lock clean system-packages
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -50,6 +50,12 @@ lint: $(PROJECT) $(DEV) ## Run the linters alone
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
+
+docs: $(PROJECT) $(DEV) ## Build the documentation site into build/html and the man pages into build/man
+	$(BIN)/python -m sphinx -E -W --keep-going -q -b html docs build/html
+	@mkdir -p build/man/man1 build/man/man5
+	cp docs/man/*.1 build/man/man1
+	cp docs/man/*.5 build/man/man5
 
 reference: $(PROJECT) $(DEV) ## Generate the pages of docs/reference and docs/man from the source
 	PYTHONPATH=docs $(BIN)/python -m generate
