@@ -43,7 +43,7 @@ shows the status.
 """
 _TIMES = "Times are RFC 3339 in UTC. Each key is present unless its meaning says when it is absent.\n"
 
-_SECTIONS = (
+SECTIONS = (
     ("Status", StatusJson, "The response of `/api/v1/status`, and of `tunnels status --output json`."),
     ("Status: `config`", ConfigJson, ""),
     ("Status: `config.files[]`", FileJson, ""),
@@ -79,11 +79,14 @@ def routes(app: web.Application) -> Iterator[tuple[str, str, str]]:
 
 
 def http_application() -> web.Application:
-    never = cast("Any", None)
-    return http_routes.application(never, never, never, http_routes.Rules())
+    """Return the application with its rules alone: none of its handlers is called."""
+    parts = inspect.signature(http_routes.application).parameters
+    given: dict[str, Any] = dict.fromkeys(parts) | {"rules": http_routes.Rules()}
+    return http_routes.application(**given)
 
 
 def control_application() -> web.Application:
+    """Return the application: none of its handlers is called."""
     return control.application(cast("Any", None), 0)
 
 
@@ -100,7 +103,7 @@ def endpoints() -> str:
         f"## HTTP\n\n{_ACCESS}\n{table(('path', 'open to', 'answer'), http)}",
         f"## Control socket\n\n{_CONTROL}\n{table(('request', 'what it does'), requests)}",
         f"## JSON\n\n{_TIMES}",
-        *(_keys(title, kind, text, examples.get(kind, "")) for title, kind, text in _SECTIONS),
+        *(_keys(title, kind, text, examples.get(kind, "")) for title, kind, text in SECTIONS),
     )
 
 
@@ -130,13 +133,12 @@ def json_type(kind: Any) -> str:
     """Return the JSON type of an annotation, in words."""
     origin, arguments = get_origin(kind), get_args(kind)
     if origin is UnionType:
-        (one,) = (json_type(other) for other in arguments if other is not NoneType)
-        return f"{one} or null"
+        return " or ".join(map(json_type, arguments))
     if origin is list:
         return f"list of {_plural(arguments[0])}"
     if origin is dict or is_typeddict(kind):
         return "object"
-    return {str: "text", int: "number", float: "number", bool: "true or false"}[kind]
+    return {NoneType: "null", str: "text", int: "number", float: "number", bool: "true or false"}[kind]
 
 
 def _plural(kind: Any) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from generate.markdown import marked, page, table
 from reconciler.config.code_guides import CODE_GUIDES, Code
-from reconciler.config.problem import WAIVABLE_ERRORS, ErrorCode
+from reconciler.config.problem import WAIVABLE_ERRORS, WarningCode
 from reconciler.core.observed import DEFAULT_FIX, NEEDS_ACTION, Reason
 from reconciler.core.text.reason_guides import REASON_GUIDES, Guide, retry_of
 
@@ -62,9 +62,9 @@ def _code(code: Code) -> str:
 
 
 def _level(code: Code) -> str:
-    if isinstance(code, ErrorCode):
-        return "error"
-    return "error, waivable" if code in WAIVABLE_ERRORS else "warning"
+    if code in WAIVABLE_ERRORS:
+        return "error, waivable"
+    return "warning" if isinstance(code, WarningCode) else "error"
 
 
 def _section(name: str, guide: Guide, more: Iterable[str]) -> str:

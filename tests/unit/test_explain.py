@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from enum import EnumType, StrEnum
+
 import pytest
 from click.testing import CliRunner, Result
 
 from reconciler.cli.main import main
+from reconciler.config import problem
 from reconciler.config.code_guides import CODE_GUIDES
 from reconciler.config.problem import ErrorCode, WarningCode
 from reconciler.config.schema.explain import _all_fields, explain
@@ -103,7 +106,10 @@ def test_an_unknown_field_gets_a_hint(field: str, hint: str) -> None:
 
 def test_every_reason_and_every_code_has_a_guide() -> None:
     assert list(REASON_GUIDES) == list(Reason)
-    assert list(CODE_GUIDES) == [*ErrorCode, *WarningCode]
+    kinds = [kind for kind in vars(problem).values() if isinstance(kind, EnumType) and kind is not StrEnum]
+    codes = set[object]().union(*(kind.__members__.values() for kind in kinds))
+    assert {ErrorCode.VALUE, WarningCode.EXPIRED} < codes
+    assert set(CODE_GUIDES) == codes
 
 
 @pytest.mark.parametrize(("word", "guide"), [*REASON_GUIDES.items(), *CODE_GUIDES.items()])

@@ -5,16 +5,17 @@ from __future__ import annotations
 import ast
 import dataclasses
 from collections.abc import Iterator
-from typing import cast, get_type_hints
+from typing import cast, get_type_hints, is_typeddict
 
 import pytest
 
 from generate.commands import Command, every_command
-from generate.endpoints import control_application, http_application, routes
+from generate.endpoints import SECTIONS, control_application, http_application, routes
 from generate.environment import option_variables
 from generate.metrics import families
 from generate.pages import DOCS, pages
 from generate.sample import sample
+from reconciler.cli import responses
 from reconciler.cli.environment import READ
 from reconciler.cli.response_keys import KEYS
 from reconciler.cli.responses import (
@@ -66,6 +67,11 @@ def test_every_metric_is_in_the_sample_with_its_labels() -> None:
 
 
 # --- keys of JSON -----------------------------------------------------------------------------------------------------
+
+
+def test_every_response_has_a_section() -> None:
+    declared = {one for one in vars(responses).values() if is_typeddict(one)}
+    assert declared == set(KEYS) == {kind for _, kind, _ in SECTIONS}
 
 
 @pytest.mark.parametrize("kind", KEYS, ids=lambda kind: kind.__name__)
