@@ -8,7 +8,7 @@ from __future__ import annotations
 READ: dict[str, str] = {
     "TUNNELS_CONFIG": "The file or directory of a command without FILE. It comes before `./tunnels.yaml` and "
     "`$XDG_CONFIG_HOME/tunnels/`.",
-    "XDG_CONFIG_HOME": "Directory of the default configuration directory `tunnels/`. Default: `~/.config`.",
+    "XDG_CONFIG_HOME": "Its directory `tunnels` is the last default of a command without FILE. Default: `~/.config`.",
     "XDG_RUNTIME_DIR": "Directory of the control socket `tunnels.sock`. Without it: `/run/tunnels`, then "
     "`tunnels-UID` in a directory for temporary files.",
     "TMPDIR": "Directory for temporary files, before `TEMP`, `TMP`, `/tmp` and `/var/tmp`.",
