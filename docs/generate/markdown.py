@@ -11,7 +11,7 @@ _CODE_OR_WORD = re.compile(
     (?P<code> `[^`]*` ) |
     (?P<word>
         (?<![\w-]) --[a-z][a-z-]* |    # an option
-        \$[A-Z_]+[\w./]*\w |          # a variable, also as the beginning of a path
+        \$[A-Z_]+ (?:[\w./]*[\w/])? |  # a variable, also as the beginning of a path
         \$\{\.\.\.\} | \{env:\ \.\.\.\} |
         \b[A-Z]+ (?:_[A-Z]+)+ \b      # the name of a variable
     )

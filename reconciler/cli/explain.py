@@ -33,7 +33,7 @@ def command(field: str) -> None:
     """
     parts = list(_guides(field))
     try:
-        parts = [*map(_lines, explain(field)), *parts]
+        parts = [*map(_lines, explain(field, [*REASON_GUIDES, *CODE_GUIDES])), *parts]
     except UnknownFieldError as error:
         if not parts:
             raise CommandError(clean(str(error))) from None
@@ -42,11 +42,16 @@ def command(field: str) -> None:
 
 def _guides(word: str) -> Iterator[list[str]]:
     for reason, guide in REASON_GUIDES.items():
-        if reason == word:
-            yield [*_guide_lines(f"{word} (reason)", guide), *_row("retry", retry_of(reason))]
+        if _is_same(word, reason):
+            yield [*_guide_lines(f"{reason} (reason)", guide), *_row("retry", retry_of(reason))]
     for code, guide in CODE_GUIDES.items():
-        if code == word:
-            yield _guide_lines(f"{word} (code)", guide)
+        if _is_same(word, code):
+            yield _guide_lines(f"{code} (code)", guide)
+
+
+def _is_same(word: str, other: str) -> bool:
+    """Return True if the words are the same but for case and for - in place of _."""
+    return word.strip().lower().replace("-", "_") == other.replace("-", "_")
 
 
 def _guide_lines(title: str, guide: Guide) -> list[str]:

@@ -147,8 +147,9 @@ def command(
 
     FILE may be a directory. The default is $TUNNELS_CONFIG, ./tunnels.yaml, or $XDG_CONFIG_HOME/tunnels/.
 
-    SIGHUP reads the files again. SIGTERM stops accepting, lets clients drain and exits 0; a second SIGTERM exits at
-    once. Exits 2 if no file is valid at the start.
+    SIGHUP reads the files again. SIGTERM stops accepting and ends the process when the clients have drained; a second
+    SIGTERM ends it at once. Exits 0 after SIGTERM, and 2 if no file is valid at the start or if an address that was
+    given cannot be opened.
 
     With -- CMD, runs CMD once all tunnels are up, and ends when CMD does. For tunnel prod/pg-main, CMD gets
     TUNNEL_PROD_PG_MAIN_HOST and TUNNEL_PROD_PG_MAIN_PORT in its environment (upper case, with _ for characters other

@@ -126,6 +126,31 @@ def test_a_reason_says_when_it_is_tried_again() -> None:
     assert "retry" not in ran("open-proxy").output
 
 
+@pytest.mark.parametrize(
+    ("word", "titles"),
+    [
+        ("DNS", ["dns (reason)"]),
+        ("host-key", ["host_key (reason)"]),
+        ("open_proxy", ["open-proxy (code)"]),
+        ("secret_unreadable", ["secret_unreadable (reason)", "secret-unreadable (code)"]),
+    ],
+)
+def test_a_reason_or_code_is_found_with_another_case_or_hyphen(word: str, titles: list[str]) -> None:
+    shown = ran(word)
+    assert shown.exit_code == 0
+    assert [part.splitlines()[0] for part in shown.output.split("\n\n")] == titles
+
+
+@pytest.mark.parametrize(
+    ("word", "hint"),
+    [("openproxy", "open-proxy"), ("local_port_inuse", "local_port_in_use"), ("targets.prod.openproxy", "")],
+)
+def test_a_misspelt_reason_or_code_gets_a_hint(word: str, hint: str) -> None:
+    shown = ran(word)
+    assert shown.exit_code == 1
+    assert (f"did you mean `{hint}`?" in shown.output) == bool(hint)
+
+
 def test_a_word_that_is_a_field_and_a_reason_is_explained_as_both() -> None:
     shown = ran("auth").output
     assert "targets.NAME.tunnels[].auth" in shown

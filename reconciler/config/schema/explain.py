@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
 from reconciler.config.schema.document import Schema, resolved, schema
@@ -39,8 +39,11 @@ class Explanation:
     fields: tuple[str, ...]
 
 
-def explain(field: str) -> list[Explanation]:
-    """Return the explanations of a field, one for each meaning. Raises UnknownFieldError."""
+def explain(field: str, others: Iterable[str] = ()) -> list[Explanation]:
+    """Return the explanations of a field, one for each meaning. Raises UnknownFieldError.
+
+    `others` are words that are no fields, and that the error may suggest in place of a name.
+    """
     steps = [step for step in _INDEX.sub(".*", field.strip()).split(".") if step]
     if not steps or len(steps) > _STEPS_MAX:
         raise UnknownFieldError(f'"{field}" is not a field: expected a path such as `targets.prod.port`, or a name')
@@ -51,7 +54,7 @@ def explain(field: str) -> list[Explanation]:
         named = _merged(_explanation(path, one) for path, one in _all_fields() if _last(path) == steps[0])
         if named:
             return named
-    raise UnknownFieldError(_unknown(field, steps))
+    raise UnknownFieldError(_unknown(field, steps, others))
 
 
 def _walk(subschema: Schema, steps: list[str], path: str) -> Iterator[tuple[str, Schema]]:
@@ -128,14 +131,14 @@ def _yaml(value: object) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
-def _unknown(field: str, steps: list[str]) -> str:
+def _unknown(field: str, steps: list[str], others: Iterable[str]) -> str:
     above = next(_walk(schema(), steps[:-1], ""), None) if len(steps) > 1 else None
     if above is not None:
         known = {name: one for other in _alternatives(above[1]) for name, one in other.get("properties", {}).items()}
     else:
         known = {_last(path): one for path, one in _all_fields()}
     what = f'"{field}" is not a field'
-    if similar := did_you_mean(steps[-1], known):
+    if similar := did_you_mean(steps[-1], [*known, *(others if len(steps) == 1 else ())]):
         return f"{what}: did you mean `{similar}`?"
     word = steps[-1].lower()
     about = [f"`{name}`" for name, one in known.items() if word in resolved(one).get("description", "").lower()]
