@@ -82,7 +82,8 @@ def _resolve_links_to_the_repository(app: Sphinx, document: nodes.document) -> N
             logging.getLogger(__name__).warning("no such file: %s", link["reftarget"], location=link)
         if PROJECT_URL:
             kind = "tree" if path.is_dir() else "blob"
-            address = f"{PROJECT_URL}/{kind}/v{release}/{path.relative_to(ROOT).as_posix()}"
+            anchor = f"#{link['reftargetid']}" if link.get("reftargetid") else ""
+            address = f"{PROJECT_URL}/{kind}/v{release}/{path.relative_to(ROOT).as_posix()}{anchor}"
             link.replace_self(nodes.reference("", "", *link.children, refuri=address))
         else:
             link.replace_self(link.children)

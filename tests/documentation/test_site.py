@@ -95,7 +95,8 @@ def test_every_internal_link_leads_to_a_page_and_an_anchor(site: dict[Path, Page
 def test_every_link_into_the_repository_leads_to_a_file(site: dict[Path, Page]) -> None:
     links = {link for page in site.values() for link in page.links if link.startswith(URL)}
     assert f"{URL}/blob/{TAG}/CHANGELOG.md" in links
-    found = [re.fullmatch(rf"{re.escape(f'{URL}/')}(blob|tree)/{re.escape(TAG)}/([^#?]+)", link) for link in links]
+    form = re.compile(rf"{re.escape(URL)}/(blob|tree)/{re.escape(TAG)}/([^#?]+)(#\S+)?")
+    found = [form.fullmatch(link) for link in links]
     assert all(found)
     assert [one[2] for one in found if one is not None and not (ROOT / one[2]).exists()] == []
 
