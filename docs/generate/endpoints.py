@@ -15,6 +15,7 @@ from generate.sample import sample
 from reconciler.cli.response_keys import KEYS
 from reconciler.cli.responses import (
     Client,
+    ClientFailureJson,
     ConfigJson,
     EventJson,
     FileJson,
@@ -49,6 +50,7 @@ SECTIONS = (
     ("Status: `config.files[]`", FileJson, ""),
     ("Status: `targets[]`", TargetJson, ""),
     ("Status: `tunnels[]`", TunnelJson, ""),
+    ("Status: `tunnels[].lastClientFailure`", ClientFailureJson, ""),
     ("Events", EventJson, "One event of `/api/v1/events`, and one line of `tunnels events --output json`."),
     ("Connections: `connections[]`", Client, "One client of `/api/v1/connections`."),
     ("Diagnose: `steps[]`", StepJson, "One test of `/api/v1/diagnose`."),
@@ -61,6 +63,8 @@ _EXAMPLE: dict[str, object] = {
     "reason": None,
     "message": "",
     "next_try_at": None,
+    "next_try_wait": None,
+    "client_failure": None,
     "off": None,
     "needs_action": False,
     "ending": False,

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from generate.markdown import marked, page, table
-from reconciler.config.code_guides import CODE_GUIDES, Code
-from reconciler.config.problem import WAIVABLE_ERRORS, WarningCode
+from reconciler.config.code_guides import CODE_GUIDES
+from reconciler.config.problem import WAIVABLE_ERRORS, Code, WarningCode
 from reconciler.core.observed import DEFAULT_FIX, NEEDS_ACTION, Reason
 from reconciler.core.text.reason_guides import REASON_GUIDES, Guide, retry_of
 

@@ -40,6 +40,7 @@ _VALUES: dict[str, object] = {
     "description": "PostgreSQL",
     "labels": (("team", "data"),),
     "version": "1.0",
+    "instance": "tunnels-0",
     "at": _NOW,
     "subject": Subject("tunnel", "prod/postgres"),
 }

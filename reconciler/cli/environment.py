@@ -21,6 +21,7 @@ READ: dict[str, str] = {
     "NO_COLOR": "If not empty: no colour, as with an output that is not a terminal.",
     "TERM": "`dumb`: no colour, and no line that is rewritten.",
     "COLUMNS": "Width of tables. Without it, tables fit the terminal, and are not cut in other outputs.",
+    "LINES": "Height of the screen for `tunnels status --watch`. Without it, that of the terminal.",
 }
 
 SET_FOR_PROGRAM: dict[str, str] = {

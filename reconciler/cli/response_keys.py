@@ -9,6 +9,7 @@ from collections.abc import Iterable
 
 from reconciler.cli.responses import (
     Client,
+    ClientFailureJson,
     ConfigJson,
     EventJson,
     FileJson,
@@ -20,7 +21,8 @@ from reconciler.cli.responses import (
     TargetJson,
     TunnelJson,
 )
-from reconciler.core.observed import Phase
+from reconciler.core.backoff import Wait
+from reconciler.core.observed import ClientResult, Phase
 from reconciler.core.off import OffCause
 
 
@@ -36,12 +38,15 @@ _CONDITION = {
     "off": f"What keeps it off: {_words(OffCause)}. Absent if nothing does.",
     "needsAction": "No retry helps until a person changes something.",
     "nextTryAt": "When the next try is due.",
+    "nextTryWait": f"What sets that time: {_words(Wait)} ([contract](../contract.md#status)). Null if no try is due.",
     "since": "When it entered its phase.",
     "reconnects": "How many times it came up again.",
 }
 
 KEYS: dict[type, dict[str, str]] = {
     StatusJson: {
+        "version": "The version of the program.",
+        "instance": "The name of this process: `$POD_NAME`, or else the host name up to its first dot.",
         "config": "The configuration in use.",
         "targets": "The targets in the order of the files.",
         "tunnels": "The tunnels in the order of the files, then removed ones that still have clients.",
@@ -69,7 +74,7 @@ KEYS: dict[type, dict[str, str]] = {
         "via": "The jump hosts, the outermost first.",
         "cipher": "The cipher of the connection.",
         "kex": "The key exchange of the connection.",
-        "rttSeconds": "The round trip time of the TCP connection that carries SSH.",
+        "rttSeconds": "The round trip time to the target, jump hosts included. Null until it is known.",
         "hostKeyVerified": "The host keys of all hops were verified.",
     },
     TunnelJson: {
@@ -88,6 +93,13 @@ KEYS: dict[type, dict[str, str]] = {
         "expiresAt": "When `expiresAt` turns it off.",
         "description": "The `description` of the file.",
         "labels": "The `labels` of the file.",
+        "lastClientFailure": "The last client that was refused or not connected. Null if there was none.",
+    },
+    ClientFailureJson: {
+        "at": "When.",
+        "from": "The address of the client. Null for a client of a unix socket.",
+        "result": f"How it ended, as in `ssh_tunnel_connections_total`: {_words(ClientResult)}.",
+        "message": "What happened, and what to do about it if anything.",
     },
     EventJson: {
         "at": "When.",

@@ -29,6 +29,7 @@ class TargetJson(TypedDict):
     since: str | None
     reconnects: int
     off: NotRequired[str]
+    nextTryWait: NotRequired[str | None]
     hosts: NotRequired[list[str]]
     via: NotRequired[list[str]]
     cipher: NotRequired[str | None]

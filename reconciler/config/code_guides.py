@@ -6,10 +6,8 @@
 
 from __future__ import annotations
 
-from reconciler.config.problem import WARNINGS, ErrorCode, WarningCode
+from reconciler.config.problem import POLICY_CODES, WARNINGS, Code, ErrorCode, PolicyCode, WarningCode
 from reconciler.core.text.reason_guides import Guide
-
-Code = ErrorCode | WarningCode
 
 
 def _warning(code: WarningCode, *causes: tuple[str, str]) -> Guide:
@@ -155,4 +153,56 @@ _WARNINGS: dict[Code, Guide] = {
     ),
 }
 
-CODE_GUIDES: dict[Code, Guide] = {**_ERRORS, **_WARNINGS}
+
+def _refusal(code: PolicyCode, *causes: tuple[str, str]) -> Guide:
+    return Guide.of(POLICY_CODES[code], *causes)
+
+
+_REFUSALS: dict[Code, Guide] = {
+    PolicyCode.FILE: _refusal(
+        PolicyCode.FILE,
+        ("a new file, or a file that was renamed", "ask the owner of the policy for a rule, or correct its name"),
+        ("the patterns of `files` are relative to the directory of the policy file", "correct the pattern"),
+    ),
+    PolicyCode.TARGET: _refusal(
+        PolicyCode.TARGET,
+        ("the target belongs to another team", "ask for its name in `targets.use`"),
+        ("a new target", "choose a name that `targets.define` permits"),
+    ),
+    PolicyCode.SERVER: _refusal(
+        PolicyCode.SERVER,
+        ("the target has another address or port than the rule lists", "correct it, or ask for it in `servers`"),
+    ),
+    PolicyCode.TYPE: _refusal(
+        PolicyCode.TYPE,
+        ("the rule has no `local`, `remote` or `socks`", "use a type that it has, or ask for this one"),
+    ),
+    PolicyCode.LISTEN: _refusal(
+        PolicyCode.LISTEN,
+        ("the port is outside the range of this file", "choose a port of the range"),
+        ("the tunnel listens beyond loopback", "remove `localHost`, or ask for the address in `listen`"),
+    ),
+    PolicyCode.DESTINATION: _refusal(
+        PolicyCode.DESTINATION,
+        ("the destination is a name where the rule lists addresses, or the other way", "write it as the rule does"),
+        ("a SOCKS tunnel without `allowDestinations` permits everything", "list its destinations"),
+    ),
+    PolicyCode.EXPIRY: _refusal(
+        PolicyCode.EXPIRY,
+        ("access that the rule permits for a limited time", "set an `expiresAt` within `expiresWithin`"),
+    ),
+    PolicyCode.PATH: _refusal(
+        PolicyCode.PATH,
+        ("a key or socket outside the directory of the team", "move it there, or ask for it in `paths`"),
+    ),
+    PolicyCode.VARIABLE: _refusal(
+        PolicyCode.VARIABLE,
+        ("a variable of another team, or one that is misspelt", "correct it, or ask for it in `variables`"),
+    ),
+    PolicyCode.COMMAND: _refusal(
+        PolicyCode.COMMAND,
+        ("a `proxyCommand` runs programs on this machine", "use `jumpHosts`, or ask for `commands: true`"),
+    ),
+}
+
+CODE_GUIDES: dict[Code, Guide] = {**_ERRORS, **_WARNINGS, **_REFUSALS}

@@ -32,6 +32,9 @@ PAGE = Path(__file__).parent / "page"
 PASS_AGE_MAX = 60.0  # seconds since the last pass of the reconcile loop, which runs one every few seconds
 LAG_MAX = 10.0  # seconds of event loop lag
 
+_REVISION = re.compile("sha256:[0-9a-f]{64}")
+_SHOWN = 40  # characters of a parameter's name
+
 OPEN_PATHS = ("/metrics", "/livez", "/readyz")
 _HEADERS = {
     "Content-Security-Policy": (
@@ -145,13 +148,20 @@ class _Http:
     async def readyz(self, request: web.Request) -> web.Response:
         """200 when every critical tunnel is up (`off` and `standby` are not counted), else 503.
 
-        Each line of the 503 is one cause.
+        Each line of the 503 is one cause. With `?revision=R`, 200 only if R is also loaded and converged, and the
+        answer is JSON: `{"ready", "revision", "loaded", "rejected", "converged", "missing"}`.
         """
+        wrong, revision = _revision(request)
+        if wrong:
+            return _text(400, wrong)
         snapshot = self._snapshot()
         return _ready(snapshot, snapshot.troubles(critical=True), revision)
 
     async def ready_tunnel(self, request: web.Request) -> web.Response:
         """As `/readyz`, for one tunnel, critical or not. 404 if there is no such tunnel."""
+        wrong, revision = _revision(request)
+        if wrong:
+            return _text(400, wrong)
         tunnel = f"{request.match_info['target']}/{request.match_info['tunnel']}"
         snapshot = self._snapshot()
         troubles = [one for one in snapshot.troubles(critical=False) if one.id == tunnel]
@@ -164,8 +174,12 @@ class _Http:
     # --- for people --------------------------------------------------------------------------------------------
 
     async def status(self, request: web.Request) -> web.Response:
-        """The status of everything, as JSON."""
-        return web.json_response(redact_json(to_json(self._snapshot())))
+        """The status of everything, as JSON. With `?tunnel=ID`, also `detail`."""
+        content = to_json(self._snapshot())
+        if (tunnel_id := request.query.get("tunnel")) is not None:
+            detail = self._detail(tunnel_id)
+            content["detail"] = detail.to_json() if detail is not None else None
+        return web.json_response(redact_json(content))
 
     async def events(self, request: web.Request) -> web.StreamResponse:
         """Server-sent events: first those that are kept, then each new one.

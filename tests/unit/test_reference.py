@@ -19,6 +19,7 @@ from reconciler.cli import responses
 from reconciler.cli.environment import READ
 from reconciler.cli.response_keys import KEYS
 from reconciler.cli.responses import (
+    ClientFailureJson,
     ConfigJson,
     EventJson,
     FileJson,
@@ -83,6 +84,7 @@ def _sent() -> Iterator[tuple[type, Json]]:
     status = to_json(sample(Snapshot))
     config = cast("dict[str, list[Json]]", status["config"])
     yield StatusJson, status
+    yield ClientFailureJson, cast("list[dict[str, Json]]", status["tunnels"])[0]["lastClientFailure"]
     yield ConfigJson, cast("Json", status["config"])
     yield FileJson, config["files"][0]
     yield TargetJson, cast("list[Json]", status["targets"])[0]
