@@ -642,7 +642,10 @@ async def by_tcp_from(source: str, host: str, port: int) -> Streams:
 
 async def is_reset(port: int, source: str = "127.0.0.1") -> bool:
     """Return True if a client is closed without a byte (RST; EOF is possible for clients of a remote forward)."""
-    reader, writer = await by_tcp_from(source, "127.0.0.1", port)
+    try:
+        reader, writer = await by_tcp_from(source, "127.0.0.1", port)
+    except ConnectionResetError:  # the program, in the same event loop, was faster than this side of the connection
+        return True
     try:
         return await reader.read() == b""
     except ConnectionResetError:
