@@ -85,8 +85,9 @@ def command(file: str) -> None:
         raise CommandError(f"cannot write {clean(file)}: {why.lower()}") from None
     shown = clean(shlex.quote(file))
     click.echo(f"{clean(file)} is written. Edit `host`, the login and the tunnel in it, then:")
-    for name in ("check", "trust", "run"):
-        click.echo(f"  tunnels {name} {shown}")
+    click.echo(f"  tunnels trust {shown} --known-hosts")
+    click.echo(f"  tunnels check --connect {shown}")
+    click.echo(f"  tunnels run {shown}")
 
 
 def first_file(file: str, environ: Mapping[str, str]) -> str:

@@ -34,7 +34,7 @@ def test_the_first_file_passes_check_without_a_warning(home: Path) -> None:
     with_key(home)
     written = ran("init")
     assert written.exit_code == 0
-    assert "tunnels check tunnels.yaml" in written.output
+    assert "tunnels check --connect tunnels.yaml" in written.output
     assert "privateKey: ~/.ssh/id_ed25519" in (home / "tunnels.yaml").read_text()
     assert ran("check", "--strict", "tunnels.yaml").exit_code == 0
 
