@@ -52,24 +52,28 @@ class Block:
         self._loop = asyncio.get_running_loop()
         self._process = os.getpid()
         self._has_ended = False
+        self._reconciling: asyncio.Task[None] | None = None
 
-    @contextlib.asynccontextmanager
-    async def running(self, source: Source, within: float) -> AsyncIterator[None]:
-        """Open the tunnels of `source`; close them at the end of the block. Raises ConfigError, TunnelsNotUpError."""
+    # Two methods, not a context manager made of a generator: the end of the event loop closes all generators at once,
+    # and one that runs in another fails then.
+
+    async def start(self, source: Source, within: float) -> None:
+        """Open the tunnels of `source`. Raises ConfigError, TunnelsNotUpError. `end` is called in any case."""
         deadline = self.deadline(within)
         async with _in_time(deadline, within):
             self._configure(await self._read(source))
-        loop = asyncio.create_task(self._engine.run())
-        loop.add_done_callback(_log_failure)
-        try:
-            await self.until_up(deadline, within)
-            yield
-        finally:
-            self._has_ended = True
-            loop.cancel()
-            await asyncio.gather(loop, return_exceptions=True)
-            self.events.ring.close()
-            await self._engine.close()
+        self._reconciling = asyncio.create_task(self._engine.run())
+        self._reconciling.add_done_callback(_log_failure)
+        await self.until_up(deadline, within)
+
+    async def end(self) -> None:
+        """Close the tunnels, and end every wait."""
+        self._has_ended = True
+        if self._reconciling is not None:
+            self._reconciling.cancel()
+            await asyncio.gather(self._reconciling, return_exceptions=True)
+        self.events.ring.close()
+        await self._engine.close()
 
     def statuses(self) -> tuple[TunnelStatus, ...]:
         """Return the status of every tunnel, in the order of the configuration. Raises BlockEndedError."""

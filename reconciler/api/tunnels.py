@@ -170,5 +170,8 @@ async def open_tunnels(
     :raises TunnelsNotUpError: if not all tunnels are up in time, or at once if each missing tunnel needs action.
     """
     block = Block(dict(os.environ) if environ is None else environ, options)
-    async with block.running(source, within):
+    try:
+        await block.start(source, within)
         yield Tunnels(block)
+    finally:
+        await block.end()

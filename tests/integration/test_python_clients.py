@@ -147,6 +147,7 @@ async def test_the_end_of_the_block_ends_the_calls_of_other_threads(text: str) -
             with blocking.open_tunnels(text) as tunnels:
                 events = tunnels.events()
                 following = threads.submit(list, events)
+                tunnels.pause("server/db")
                 calls = [threads.submit(until_the_end, tunnels.until_up) for _ in range(8)]
                 calls.append(threads.submit(until_the_end, lambda: tunnels.pause("server/db")))
             for call in calls:

@@ -7,6 +7,7 @@ import re
 import shutil
 import sysconfig
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 import yaml
@@ -57,9 +58,10 @@ def test_the_suite_passes_on_the_installed_program(installed: Path, packages: Pa
     """The tests come from the source archive, without the program's source beside them."""
     checkout = tmp_path / "checkout"
     shutil.copytree(packages.unpacked, checkout, ignore=shutil.ignore_patterns("reconciler"))
-    options = ("-p", "no:cacheprovider", f"--basetemp={tmp_path / 'temporary'}")
     libraries = sysconfig.get_path("purelib")
-    said = run(installed / "python", "-P", "-c", _PYTEST, libraries, *options, *SUITE, cwd=checkout)
+    with TemporaryDirectory() as short:  # the path of a socket has at most 107 bytes
+        options = ("-p", "no:cacheprovider", f"--basetemp={short}/t")
+        said = run(installed / "python", "-P", "-c", _PYTEST, libraries, *options, *SUITE, cwd=checkout)
     (program,) = re.findall(r"^program: (.*)$", said, re.MULTILINE)
     assert Path(program).is_relative_to(installed.parent)
     assert "site-packages" in Path(program).parts
@@ -73,6 +75,12 @@ def test_the_installed_program_has_its_schema_and_page(installed: Path) -> None:
     code = "from importlib.resources import files; print((files('reconciler.report') / 'page/index.html').read_text())"
     served = run(installed / "python", "-c", code, cwd=installed)
     assert served.strip() == (ROOT / "reconciler/report/page/index.html").read_text().strip()
+
+
+def test_the_wheel_installs_the_man_pages(installed: Path) -> None:
+    pages = installed.parent / "share" / "man"
+    assert (pages / "man1" / "tunnels.1").read_text() == (ROOT / "docs/man/tunnels.1").read_text()
+    assert (pages / "man5" / "tunnels.yaml.5").read_text() == (ROOT / "docs/man/tunnels.yaml.5").read_text()
 
 
 def test_the_installed_program_checks_the_examples(installed: Path, packages: Packages) -> None:

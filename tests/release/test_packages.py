@@ -50,12 +50,6 @@ def test_the_wheel_has_the_schema_the_page_and_the_types_and_nothing_else(packag
     assert {name.split("/")[0].partition("-")[0] for name in names} == {"reconciler", "tunnel_reconciler"}
 
 
-def test_the_wheel_installs_the_man_pages(installed: Path) -> None:
-    pages = installed.parent / "share" / "man"
-    assert (pages / "man1" / "tunnels.1").read_text() == (ROOT / "docs/man/tunnels.1").read_text()
-    assert (pages / "man5" / "tunnels.yaml.5").read_text() == (ROOT / "docs/man/tunnels.yaml.5").read_text()
-
-
 def test_the_source_archive_has_every_file_of_the_repository(packages: Packages) -> None:
     tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False).stdout.split()
     if not tracked:
