@@ -55,7 +55,7 @@ PHASES = [
         ["init", "-"],
         ["schema"],
         ["completion", "bash"],
-        ["demo", "--exit-after", "1s"],
+        ["demo", "--exit-after", "5s"],
     ],
     [["reload"], ["restart", "--all"]],
     [["pause", "--all"]],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import subprocess
 import sysconfig
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -13,7 +14,7 @@ import pytest
 import yaml
 
 import reconciler
-from support.packages import ROOT, Packages, install_with_pip, install_with_pipx, once, run
+from support.packages import ROOT, Packages, install_with_pip, install_with_pipx, once, own_environ, run
 
 # The commands, the page and the Python interface.
 SUITE = ("tests/integration/test_http.py", "tests/integration/test_api.py", "tests/unit/test_cli_light.py")
@@ -50,8 +51,15 @@ def test_the_installed_program_runs_the_demo(way: str, request: pytest.FixtureRe
     commands: Path = request.getfixturevalue(way)
     for name in ("tunnels", "tunnel-reconciler"):
         assert run(commands / name, "--version") == f"tunnel-reconciler {reconciler.__version__}\n"
-    said = run(commands / "tunnels", "demo", "--exit-after", "1s", cwd=tmp_path)
-    assert "curl" in said
+    demo = subprocess.Popen(
+        [commands / "tunnels", "demo"], env=own_environ(), cwd=tmp_path, stdout=subprocess.PIPE, text=True
+    )
+    with demo:
+        assert demo.stdout is not None
+        assert any("curl" in line for line in demo.stdout)
+        demo.terminate()
+        demo.communicate()
+    assert demo.returncode == 0
 
 
 def test_the_suite_passes_on_the_installed_program(installed: Path, packages: Packages, tmp_path: Path) -> None:

@@ -24,13 +24,16 @@ _WITHIN = 200  # seconds
 
 def run(*command: str | Path, cwd: Path = ROOT, extra: Mapping[str, str] | None = None) -> str:
     """Run a command without variables of this run's Python and pytest, and return its output."""
-    environ = {
-        name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "PYTEST", "TUNNELS_"))
-    }
-    environ |= {"PROJECT_URL": ""} | dict(extra or {})
+    environ = own_environ() | {"PROJECT_URL": ""} | dict(extra or {})
     done = subprocess.run(command, env=environ, cwd=cwd, capture_output=True, text=True, check=False, timeout=_WITHIN)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
+
+
+def own_environ() -> dict[str, str]:
+    """Return the environment variables without those of this run's Python and pytest."""
+    ours = ("PYTHON", "PYTEST", "TUNNELS_")
+    return {name: value for name, value in os.environ.items() if not name.startswith(ours)}
 
 
 def once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
