@@ -31,7 +31,7 @@ class Option:
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """A part of a help text: a paragraph, or an example whose lines are kept."""
+    """A part of a help text: a paragraph, or an example. The lines of an example stay as they are."""
 
     text: str
     is_example: bool

@@ -107,7 +107,7 @@ class Tunnels:
     async def restart(self, tunnel: str, *, now: bool = False, within: float = WITHIN) -> tuple[TunnelState, ...]:
         """Replace the connections of a target, make before break, and wait until that is done.
 
-        :param tunnel: a tunnel, whose target is restarted, or a target; globs are allowed.
+        :param tunnel: a target, or a tunnel to restart its target; globs are allowed.
         :param now: cut the clients instead of leaving them on the old connection until they end.
         :param within: the longest time to wait, in seconds.
         :returns: the tunnels of the restarted targets, as they are then. If no new connection can be made, they stay on

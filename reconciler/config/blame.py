@@ -1,4 +1,4 @@
-"""Finds the file whose change caused an error that lies between files, and rejects it.
+"""Finds the changed file that causes an error between files, and rejects that file.
 
 Input: the errors, and which files differ from their last good content. A file is the cause of an error if the error is
 gone with the last good content of that file alone. Output: for each error, the files that it rejects; and the error as

@@ -1,7 +1,7 @@
 """Chooses the content of each file that is used: the present one, or the last good one.
 
 Input: the files as read now, and the last good content of each. Output: documents that are valid together. The rejected
-file is the one whose change caused the error. The error may be reported in another file.
+file is the changed one that causes the error. The error may be reported in another file.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class LastGood:
         return self.good.get(candidate.name) if candidate.name in self.rejected else candidate.document
 
     def as_written(self, without: str = "") -> list[Document]:
-        """Return the content of each file as it is now. `without`: a file whose last good content is used instead.
+        """Return the content of each file as it is now. `without`: a file that gets its last good content.
 
         A file that cannot be parsed has its last good content too.
         """

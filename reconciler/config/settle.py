@@ -1,7 +1,7 @@
 """Decides which content of each file is applied, and reports each error in the file that causes it.
 
 Input: the files as read now, and their last good content. Output: `Settled`. A bad file keeps its last good content.
-Where two files are each valid but not together, the one whose change caused the error is the bad one.
+If two files are each valid but clash with each other, the file that changed is the bad one.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ class _Settlement:
         return assemble(documents, self._environ, options, already, incomplete=incomplete, newer=newer)
 
     def _blamed(self, already: Sequence[Problem], as_written: Assembled) -> list[Problem]:
-        """Reject the files whose change caused the errors. Return the errors as they are reported."""
+        """Reject the changed files that cause the errors. Return the errors as they are reported."""
         # A conflict with the last good content of a rejected file is found when the good contents are assembled.
         errors = as_written.errors
         found = self._reject_causes(errors, frozenset(self._choice.rejected))

@@ -28,7 +28,7 @@ class PlanStep:
 
     `clients`: how many live clients it drains, cuts (also by a changed rule) or moves to another link. `changes`: the
     changed fields of the target or tunnel, each as text (`holdTimeout 10s -> 30s`); `why` names them too, except where
-    a tunnel gets another listener. `previous`: the tunnel whose listener this tunnel takes over, "" if there is none.
+    a tunnel gets another listener. `previous`: the tunnel that had the listener before, "" if there is none.
     """
 
     action: str

@@ -15,13 +15,13 @@ SCHEMA = json.loads((ROOT / "schemas/tunnels.schema.json").read_text())
 BLOCKS = [block for path in pages() for block in blocks_of(path)]
 Json = dict[str, Any]
 
-# Pages whose commands are only checked, not run: the pattern, and why.
+# Pages with commands that are only checked, not run: the pattern, and why.
 NOT_RUN_PAGES = {
     "README.md": "shows the first steps in short; docs/tutorial.md runs them",
     "docs/runbook.md": "each section is about a failure that the page does not make",
     "docs/shards.md": "is about several processes; tests/integration/test_shards.py runs them",
     "docs/contract.md": "names forms; the tests of each command check them",
-    "docs/reference*": "generated from the help of the commands, whose tests run them",
+    "docs/reference*": "generated from the help of the commands; the tests of the commands run them",
     "docs/how-to/teams.md": "tests/examples/test_teams_example.py runs it",
     "docs/how-to/python.md": "tests/integration/test_python_page.py runs it",
 }

@@ -34,7 +34,7 @@ _VARIES = [
     (re.compile(r"\b\d+(\.\d+)?[kMG]?i?B\b"), "SIZE"),
     (re.compile(r"\b(pid|process|port of client) \d+|\(\d+\)"), "NUMBER"),
     (re.compile(r"127\.0\.0\.1:[3-6]\d{4}\b"), "CLIENT"),
-    (re.compile(r"/mnt/you"), "~"),
+    (re.compile(r"(/mnt/you/work|/(mnt|home)/you)\b"), "~"),  # the pages show an ordinary home directory
     (re.compile(r"[-─═]{4,}"), "----"),
     (re.compile(r"\s+"), " "),
 ]

@@ -1,4 +1,4 @@
-"""A clash between two files rejects the file whose change caused it, and the error names both."""
+"""If a change makes two files clash, the changed file is rejected, and the error names both."""
 
 from __future__ import annotations
 

@@ -171,7 +171,7 @@ def _rank(one: TargetJson | TunnelJson) -> int:
 
 
 def _listen(tunnel: TunnelJson) -> str:
-    """Return the listen address. For a remote tunnel it is on the server, whose name is already in the id."""
+    """Return the listen address. For a remote tunnel it is on the server, and the id has the name of that."""
     address = tunnel["listen"]
     if address.endswith(":0"):
         address = f"{address[:-1]}any"

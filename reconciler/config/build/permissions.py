@@ -255,7 +255,7 @@ def _is_unknown(fields: Fields, side: str) -> bool:
 
 
 def _field_at_fault(fields: Fields, side: str, places: PermittedPlaces, value: object) -> str:
-    """Return the field whose place the message gets: the host if no port of it is permitted, otherwise the port."""
+    """Return the field that the message points at: the host if none of its ports is permitted, else the port."""
     if f"{side}Socket" in fields:
         return f"{side}Socket"
     host = getattr(value, "host", "")
