@@ -89,6 +89,22 @@ class ClientPlace(Place):
                 del self._groups[self.group]
 
 
+class _Owner:
+    """A listener, as long as it is open or has clients.
+
+    clients   how many it has
+    tunnel    its tunnel when the last client came
+    is_open   it has a share
+    """
+
+    __slots__ = ("clients", "is_open", "tunnel")
+
+    def __init__(self) -> None:
+        self.clients = 0
+        self.is_open = False
+        self.tunnel = ""
+
+
 class Budget:
     """Hands out the descriptors of the process and counts them. `open_before` is the number already open."""
 
@@ -101,10 +117,9 @@ class Budget:
         self.links_max = self.usable // 2
         self.listeners = self.links = self.clients = 0
         self._headroom = self.usable // 8  # for listeners, and the same for connections
-        self._owners: set[Hashable] = set()
-        self._clients: dict[Hashable, int] = {}
-        self._names: dict[Hashable, str] = {}  # of the owners that have clients
+        self._owners: dict[Hashable, _Owner] = {}
         self._groups: dict[str, int] = {}  # clients, by group
+        self._open = 0  # owners that have a share
         self._share = 0
         self._within_shares = 0  # clients of registered owners that count towards their shares
 
@@ -121,7 +136,7 @@ class Budget:
     @property
     def free(self) -> int:
         """Descriptors neither taken nor kept for a share. May be negative after the number of owners changed."""
-        unused_shares = self._share * len(self._owners) - self._within_shares
+        unused_shares = self._share * self._open - self._within_shares
         return self.usable - self.listeners - self.links - self.clients - unused_shares
 
     # --- listeners and connections -----------------------------------------------------------------------------
@@ -152,47 +167,54 @@ class Budget:
 
     def add_owner(self, owner: Hashable) -> None:
         """Give the clients of a new listener a share."""
-        self._owners.add(owner)
+        self._owner(owner).is_open = True
         self._divide()
 
     def remove_owner(self, owner: Hashable) -> None:
         """Take away the share of a closed listener. Its remaining clients still count."""
-        self._owners.discard(owner)
+        self._owner(owner).is_open = False
         self._divide()
 
+    def _owner(self, owner: Hashable) -> _Owner:
+        record = self._owners.get(owner)
+        if record is None:
+            record = self._owners[owner] = _Owner()
+        return record
+
     def _divide(self) -> None:
-        self._share = self.usable // 4 // len(self._owners) if self._owners else 0
-        counted = (count for owner, count in self._clients.items() if owner in self._owners)
+        self._owners = {owner: record for owner, record in self._owners.items() if record.is_open or record.clients}
+        counted = [record.clients for record in self._owners.values() if record.is_open]
+        self._open = len(counted)
+        self._share = self.usable // 4 // self._open if counted else 0
         self._within_shares = sum(min(count, self._share) for count in counted)
 
     def take_client(self, owner: Hashable, tunnel: str, group: str) -> ClientPlace | None:
         """Take a descriptor for a client of `tunnel`, the present tunnel of `owner`. Return None if none is left."""
-        count = self._clients.get(owner, 0)
-        is_within = owner in self._owners and count < self._share
+        record = self._owner(owner)
+        count = record.clients
+        is_within = record.is_open and count < self._share
         if self.listeners + self.links + self.clients >= self.usable:
             return None
         free = self.free - self._kept_for_growth()
         if not is_within and not (count < BORROWED * free and self._groups.get(group, 0) < BORROWED_BY_GROUP * free):
             return None
         self.clients += 1
-        self._clients[owner] = count + 1
-        self._names[owner] = tunnel
+        record.clients = count + 1
+        record.tunnel = tunnel
         self._within_shares += is_within
-        return ClientPlace(lambda: self._left(owner), self._groups, group)
+        return ClientPlace(lambda: self._left(record), self._groups, group)
 
     def _kept_for_growth(self) -> int:
         return max(0, self._headroom - self.listeners) + max(0, self._headroom - self.links)
 
-    def _left(self, owner: Hashable) -> None:
+    def _left(self, record: _Owner) -> None:
         self.clients -= 1
-        count = self._clients[owner] = self._clients[owner] - 1
-        if owner in self._owners and count < self._share:
+        record.clients -= 1
+        if record.is_open and record.clients < self._share:
             self._within_shares -= 1
-        if not count:
-            del self._clients[owner], self._names[owner]
 
     def clients_of(self, owner: Hashable) -> int:
-        return self._clients.get(owner, 0)
+        return self._owners[owner].clients if owner in self._owners else 0
 
     # --- messages ----------------------------------------------------------------------------------------------
 
@@ -212,7 +234,7 @@ class Budget:
 
     def no_client(self) -> Failure:
         """Return the failure of a client that gets no descriptor."""
-        remedy = f"{REMEDY} or set `maxConnections`" if self._clients else REMEDY
+        remedy = f"{REMEDY} or set `maxConnections`" if self.clients else REMEDY
         return _no_descriptor("client", self._largest(), remedy)
 
     def _largest(self) -> str:
@@ -220,8 +242,8 @@ class Budget:
         group = max(self._groups, key=self._groups.__getitem__, default=None)
         if group is None or self._groups[group] < self.listeners + self.links:
             return f"listeners and SSH connections use {self.listeners + self.links} of {self.limit} descriptors"
-        owner = max(self._clients, key=self._clients.__getitem__)
-        count, name = self._clients[owner], self._names[owner]
+        owner = max(self._owners.values(), key=lambda record: record.clients)
+        count, name = owner.clients, owner.tunnel
         if 2 * count < self._groups[group]:
             count, name = self._groups[group], f"target {group}" if group != AWAY else "targets that are not connected"
         return f"{count} of {self.limit} descriptors are in use by clients of {name}"

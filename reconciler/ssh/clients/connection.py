@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from dataclasses import dataclass, field
-from enum import Enum, auto
+from enum import IntEnum, auto
 from typing import Protocol
 
 from reconciler.core.observed import ClientInfo, ClientResult, FlowKey, SocketState
@@ -23,8 +23,8 @@ from reconciler.ssh.relay.relay import Relay, Throttle
 DEAD_READER_TIMEOUT = 300.0
 
 
-class ClientState(Enum):
-    """The states of a client connection.
+class ClientState(IntEnum):
+    """The states of a client connection. An IntEnum, because members of other enums are hashed in Python code.
 
     HANDSHAKE   a SOCKS client has not named its destination yet
     HELD        it waits for a usable link, perhaps not at all
@@ -120,7 +120,7 @@ class ClientConnection:
 
     def enter(self, state: ClientState) -> None:
         """Change the state. Raises AssertionError for a change that is not in the table."""
-        assert state in _NEXT[self.state], f"a client connection cannot go from {self.state} to {state}"
+        assert state in _NEXT[self.state], f"a client connection cannot go from {self.state.name} to {state.name}"
         self.state = state
 
     @property

@@ -21,6 +21,7 @@ from reconciler.ssh.records import Records
 class _Flow:
     """One flow. `clients`: of its connections; None: to be made, when a pass asks, not at each arrival."""
 
+    key: FlowKey
     drain_timeout: float
     connections: dict[ClientConnection, None] = field(default_factory=dict)  # an ordered set
     draining: Draining | None = None
@@ -34,30 +35,34 @@ class Flows:
         self._records = records
         self._emptied = emptied
         self._flows: dict[FlowKey, _Flow] = {}
+        self._of: dict[ClientConnection, _Flow] = {}
         self._on_link: Counter[int] = Counter()
 
     def add(self, connection: ClientConnection) -> None:
         """Add a connection to the flow that it names."""
         key, drain_timeout = connection.flow, connection.tunnel.policy.drain_timeout
         assert key is not None
-        flow = self._flows.setdefault(key, _Flow(drain_timeout))
+        flow = self._flows.get(key)
+        if flow is None:
+            flow = self._flows[key] = _Flow(key, drain_timeout)
         flow.drain_timeout = drain_timeout
         flow.connections[connection] = None
+        self._of[connection] = flow
         flow.clients = None
         self._on_link[key.link] += 1
         self._records.tunnel(key.tunnel).clients.active += 1
 
     def remove(self, connection: ClientConnection) -> None:
         """Remove a connection that has ended, or was cut. A second call does nothing."""
-        if (key := self._discard(connection)) is not None and key not in self._flows:
-            self._emptied(key)
+        if (flow := self._discard(connection)) is not None and not flow.connections:
+            self._emptied(flow.key)
 
-    def _discard(self, connection: ClientConnection) -> FlowKey | None:
-        """Remove a connection without a call of `emptied`. Return the key of its flow, None if it was not in it."""
-        key = connection.flow
-        flow = self._flows.get(key) if key is not None else None
-        if key is None or flow is None or connection not in flow.connections:
+    def _discard(self, connection: ClientConnection) -> _Flow | None:
+        """Remove a connection without a call of `emptied`. Return its flow, None if it was in none."""
+        flow = self._of.pop(connection, None)
+        if flow is None:
             return None
+        key = flow.key
         del flow.connections[connection]
         flow.clients = None
         if not flow.connections:
@@ -66,7 +71,7 @@ class Flows:
         if not self._on_link[key.link]:
             del self._on_link[key.link]
         self._records.tunnel(key.tunnel).clients.active -= 1
-        return key
+        return flow
 
     def on_link(self, link: int) -> int:
         """Return how many clients a link carries."""
@@ -116,12 +121,14 @@ class Flows:
                     connection.tunnel = new
 
     def _rename(self, connection: ClientConnection, tunnel: TunnelSpec, draining: Draining | None) -> None:
-        key = self._discard(connection)  # without `emptied`, which would close a retiring link
-        assert key is not None
+        flow = self._discard(connection)  # without `emptied`, which would close a retiring link
+        assert flow is not None
         assert connection.relay is not None
-        connection.tunnel, connection.flow = tunnel, replace(key, tunnel=tunnel.id)
+        connection.tunnel, connection.flow = tunnel, replace(flow.key, tunnel=tunnel.id)
         connection.relay.totals = self._records.tunnel(tunnel.id).clients
-        self._flows.setdefault(connection.flow, _Flow(tunnel.policy.drain_timeout, draining=draining))
+        if connection.flow not in self._flows:
+            timeout = tunnel.policy.drain_timeout
+            self._flows[connection.flow] = _Flow(connection.flow, timeout, draining=draining)
         self.add(connection)
 
     def states(self) -> tuple[FlowState, ...]:
