@@ -36,6 +36,7 @@ from reconciler.api import (
 )
 from reconciler.api.tunnels import WITHIN
 from reconciler.system.daemon_threads import DaemonThreads
+from reconciler.system.event_loop.readiness import new_event_loop
 
 __all__ = [
     "BlockEndedError",
@@ -143,7 +144,7 @@ def open_tunnels(
     Parameters and errors are those of `reconciler.open_tunnels`.
     """
     process = os.getpid()
-    loop = asyncio.new_event_loop()
+    loop = new_event_loop()
     loop.set_default_executor(_threads)
     caller = _Caller(loop, process)
     opened: Future[api.Tunnels] = Future()

@@ -5,12 +5,13 @@ import inspect
 import os
 import signal
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
 
 from reconciler.ssh.internals.packet_path import PLAIN_VARIABLE
+from reconciler.system.event_loop.readiness import new_event_loop
 from support import container, processes
 from support.asyncssh_server import AsyncsshServer
 from support.dropbear import Dropbear, DropbearUnavailableError
@@ -31,6 +32,12 @@ def pytest_configure(config: pytest.Config) -> None:
     # end them with SIGINT. A handler, unlike SIG_IGN, is reset by exec.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_asyncio_loop_factories(item: pytest.Item) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """Run tests in the program's own event loop, and those marked `each_loop` in asyncio's, too."""
+    own = {"own-loop": new_event_loop}
+    return own if item.get_closest_marker("each_loop") is None else own | {"asyncio-loop": asyncio.new_event_loop}
 
 
 @pytest.fixture

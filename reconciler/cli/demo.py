@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import sys
 
 import click
@@ -12,6 +11,7 @@ from reconciler.cli.param_types import DURATION
 from reconciler.cli.terminal import logs
 from reconciler.demo.show import show
 from reconciler.system.descriptors import raise_soft_limit
+from reconciler.system.event_loop import readiness
 from reconciler.system.temporary_directory import NoTemporaryDirectoryError
 
 
@@ -32,6 +32,6 @@ def command(exit_after: float | None) -> None:
     raise_soft_limit()
     logs.set_up("error")  # the demo prints changes itself; mistakes in the file are errors
     try:
-        sys.exit(asyncio.run(show(click.echo, exit_after)))
+        sys.exit(readiness.run(show(click.echo, exit_after)))
     except NoTemporaryDirectoryError as error:
         raise CommandError(str(error)) from None

@@ -22,6 +22,7 @@ from reconciler.runtime.endpoints import DEFAULT_LISTEN, EndpointError, Endpoint
 from reconciler.runtime.instance import instance_name
 from reconciler.system.daemon_threads import DaemonThreads
 from reconciler.system.descriptors import raise_soft_limit
+from reconciler.system.event_loop import readiness
 
 _INVALID = 2
 _THREADS = 32  # for blocking calls, mostly file access
@@ -166,7 +167,7 @@ def command(
     gc.freeze()
     endpoints = Endpoints(listen, control, metric_labels, expose_status, allowed_hosts)
     try:
-        code = asyncio.run(_run(config, endpoints, shard, program or (), timeout))
+        code = readiness.run(_run(config, endpoints, shard, program or (), timeout))
     except EndpointError as error:
         print_message("error", error)
         code = _INVALID

@@ -26,6 +26,7 @@ from weakref import WeakKeyDictionary
 from reconciler.core.descriptor_budget import ClientPlace
 from reconciler.core.rules.origin import UNIX, Origin, UnknownOrigin, tcp_origin
 from reconciler.ssh.relay.client_socket import RESET, ClientSocket
+from reconciler.system.event_loop.readiness import watcher
 
 AT_ONCE = 4  # clients accepted in one iteration of the loop, by all acceptors together
 RETRY_AFTER = 0.2  # seconds, if the reserve cannot be opened either, or the listening socket fails
@@ -127,20 +128,24 @@ class Acceptor:
         self._accepted = accepted
         self._exhausted = exhausted
         self._loop = asyncio.get_running_loop()
+        self._watcher = watcher()
         self._queue = _queues.setdefault(self._loop, _AcceptQueue())
         self._retry: asyncio.TimerHandle | None = None
         self._listen()
 
     def _listen(self) -> None:
         self._retry = None
-        self._loop.add_reader(self._sock, self._queue.add, self)
+        self._watcher.add_reader(self._sock.fileno(), self._ready)
+
+    def _ready(self) -> None:
+        self._queue.add(self)
 
     def close(self) -> None:
         """Accept no more clients."""
         if self._retry is not None:
             self._retry.cancel()
         self._queue.remove(self)
-        self._loop.remove_reader(self._sock)
+        self._watcher.remove_reader(self._sock.fileno())
 
     def accept(self) -> bool:
         """Accept one client. Returns False if there was none, or if accepting has to wait."""
@@ -172,7 +177,7 @@ class Acceptor:
 
     def _try_later(self) -> None:
         self._queue.remove(self)
-        self._loop.remove_reader(self._sock)  # it would be reported as ready in each iteration
+        self._watcher.remove_reader(self._sock.fileno())  # it would be reported as ready in each iteration
         self._retry = self._loop.call_later(RETRY_AFTER, self._listen)
 
     def _origin_of(self, peer: object) -> Origin:

@@ -18,6 +18,7 @@ from reconciler.ssh.listeners.acceptor import Acceptor, ReserveDescriptor
 from reconciler.ssh.listeners.address_records import Listener
 from reconciler.ssh.records import Records
 from reconciler.system.bind import bind, descriptors_of
+from reconciler.system.event_loop.readiness import watcher
 from reconciler.system.fault_log import FaultLog
 
 EXHAUSTED_LOG_INTERVAL = 60.0  # seconds between two warnings about missing descriptors
@@ -71,7 +72,7 @@ class LocalOpener:
         listener.acceptors.clear()
         if listener.bound is not None:
             for sock in listener.bound.sockets:
-                self._loop.remove_reader(sock)  # does nothing unless the acceptor failed to
+                watcher().remove_reader(sock.fileno())  # does nothing unless the acceptor failed to
             listener.bound.close()
             listener.bound = None
         for place in listener.places:

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from reconciler.core.descriptor_budget import ClientPlace
+from reconciler.system.event_loop.readiness import DescriptorWatcher, watcher
 
 RESET = struct.pack("ii", 1, 0)  # SO_LINGER on, 0 s: close sends RST, which a client cannot mistake for EOF
 EOF = -1  # what `read_into` returns at the end of the client's bytes
@@ -39,6 +40,7 @@ class ClientSocket:
     place  its place in the descriptor budget, given back when it is closed
     relay  receives its events, None before there is one
     lost   it is closed
+    watched  its relay is told when there are bytes to read
     """
 
     __slots__ = (
@@ -47,12 +49,13 @@ class ClientSocket:
         "_fd",
         "_loop",
         "_unsent",
-        "_watched",
+        "_watcher",
         "_writing",
         "lost",
         "place",
         "relay",
         "sock",
+        "watched",
     )
 
     def __init__(self, sock: socket.socket | None = None, place: ClientPlace | None = None) -> None:
@@ -61,36 +64,33 @@ class ClientSocket:
         self.relay: SocketOwner | None = None
         self.lost = False
         self._unsent = bytearray()
-        self._watched = False  # for bytes to read
+        self.watched = False
         self._writing = False  # watched for room
         self._eof = False  # EOF follows the unsent bytes
         self._closing = False  # the end follows the unsent bytes
         self.sock: socket.socket | None = None
-        self._loop: asyncio.AbstractEventLoop
+        self._watcher: DescriptorWatcher
         if sock is not None:
             self.attach(sock)
 
     def attach(self, sock: socket.socket) -> None:
-        """Use a socket that is connected and non-blocking."""
+        """Use a socket that is connected and non-blocking, and for TCP has TCP_NODELAY."""
         self.sock = sock
         self._fd = sock.fileno()  # for the loop: it formats the repr of an unknown socket
-        self._loop = asyncio.get_running_loop()
-        if sock.family != socket.AF_UNIX:
-            with contextlib.suppress(OSError):  # macOS: fails if the client has reset the connection
-                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._watcher = watcher()
 
     # --- reading -----------------------------------------------------------------------------------------------
 
     def watch(self) -> None:
         """Tell the relay when there are bytes to read, again and again until `unwatch`."""
-        if not self._watched and self.sock is not None and self.relay is not None and not self._closing:
-            self._watched = True
-            self._loop.add_reader(self._fd, self.relay.client_readable)
+        if not self.watched and self.sock is not None and self.relay is not None and not self._closing:
+            self.watched = True
+            self._watcher.add_reader(self._fd, self.relay.client_readable)
 
     def unwatch(self) -> None:
-        if self._watched:
-            self._watched = False
-            self._loop.remove_reader(self._fd)
+        if self.watched:
+            self.watched = False
+            self._watcher.remove_reader(self._fd)
 
     def read_into(self, space: Sequence[memoryview]) -> int:
         """Return how many bytes were read, 0 if there are none for now or the socket is lost, EOF at their end."""
@@ -115,8 +115,8 @@ class ClientSocket:
     async def _readable(self) -> None:
         """Return when there are bytes to read, EOF or an error."""
         readable = asyncio.Event()
-        self._watched = True
-        self._loop.add_reader(self._fd, readable.set)
+        self.watched = True
+        self._watcher.add_reader(self._fd, readable.set)
         try:
             await readable.wait()
         finally:
@@ -146,15 +146,19 @@ class ClientSocket:
         except OSError:
             self._close()
             return 0
-        left = taken
+        if len(pieces) != 1 or taken != len(pieces[0]):
+            self._keep(pieces, taken)
+        return taken
+
+    def _keep(self, pieces: Sequence[bytes | memoryview], taken: int) -> None:
+        """Keep a copy of what the client did not take."""
         for piece in pieces:
-            if left < len(piece):
-                self._unsent += piece[left:]
-            left = max(0, left - len(piece))
+            if taken < len(piece):
+                self._unsent += piece[taken:]
+            taken = max(0, taken - len(piece))
         if self._unsent:
             self._writing = True
-            self._loop.add_writer(self._fd, self._write_more)
-        return taken
+            self._watcher.add_writer(self._fd, self._write_more)
 
     def _write_more(self) -> None:
         assert self.sock is not None
@@ -169,7 +173,7 @@ class ClientSocket:
         if not self._unsent:
             self._unsent = bytearray()  # the emptied one keeps its memory
             self._writing = False
-            self._loop.remove_writer(self._fd)
+            self._watcher.remove_writer(self._fd)
             self._after_unsent()
         if self.relay is not None and taken:
             self.relay.client_took(taken)
@@ -226,7 +230,7 @@ class ClientSocket:
         self.lost = True
         if self.sock is not None:
             if self._writing:
-                self._loop.remove_writer(self._fd)
+                self._watcher.remove_writer(self._fd)
             self.sock.close()
         self._unsent = bytearray()
         if self.place is not None:
