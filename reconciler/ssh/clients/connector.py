@@ -34,13 +34,14 @@ from reconciler.ssh.clients.hold_queue import HoldQueue
 from reconciler.ssh.clients.refusal_log import cut_summary
 from reconciler.ssh.clients.relays import Relays
 from reconciler.ssh.clients.remote_clients import RemoteClients
-from reconciler.ssh.clients.socks import SocksHandshake
+from reconciler.ssh.clients.socks import HANDSHAKE_TIME, SocksHandshake
 from reconciler.ssh.errors.channel_errors import from_channel_open, socks_reply
 from reconciler.ssh.errors.failure import ServerSilent
 from reconciler.ssh.link.link import Link
 from reconciler.ssh.records import Records
 from reconciler.ssh.relay.client_socket import ClientSocket
 from reconciler.ssh.relay.relay import Relay
+from reconciler.system.event_loop.deadlines import Deadlines
 
 log = logging.getLogger(__name__)
 
@@ -81,6 +82,7 @@ class ClientConnector:
         self._relays = Relays(flows, records, self.hold_queue, self.accept_check, registry)
         self.remote_clients = RemoteClients(self._relays, self.accept_check, self.destinations, registry, records)
         self._loop = asyncio.get_running_loop()
+        self._handshakes = Deadlines(HANDSHAKE_TIME, SocksHandshake.time_over)
         self._tasks: set[asyncio.Task[object]] = set()
 
     def reject_waiting(self, listener: ListenerClients) -> None:
@@ -163,6 +165,7 @@ class ClientConnector:
             connection,
             self._environ,
             guesses,
+            self._handshakes,
             partial(self._run, connection),
             partial(self._handshake_ended, connection),
         )
@@ -276,10 +279,9 @@ class ClientConnector:
         connection.enter(ClientState.OPENING)
         relay = self._relays.start(connection, tunnel, link)
         relay.send_on_open = connection.reply(Reply.SUCCEEDED)
-        started = self._loop.time()
 
-        def answered(error: Exception | None) -> None:
-            self._records.target(tunnel.target).dials.observe(self._loop.time() - started)
+        def answered(error: Exception | None, seconds: float) -> None:
+            self._records.target(tunnel.target).dials.observe(seconds)
             if error is None:
                 self._opened(connection, tunnel)
             elif link.gone:

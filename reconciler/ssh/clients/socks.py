@@ -18,6 +18,7 @@ from reconciler.ssh.clients.connection import ClientConnection, ConnectionReject
 from reconciler.ssh.connect.secret_source import read_text
 from reconciler.ssh.errors.failure import DialFailed
 from reconciler.ssh.relay.client_socket import EOF
+from reconciler.system.event_loop.deadlines import Deadlines
 
 HANDSHAKE_TIME = 10.0  # seconds for the whole handshake
 TOO_MANY = "too many wrong passwords from its address: retry in a few seconds"
@@ -46,12 +47,12 @@ class SocksHandshake:
 
     __slots__ = (
         "_connection",
-        "_deadline",
+        "_began_at",
+        "_deadlines",
         "_ended",
         "_environ",
         "_guesses",
         "_handshake",
-        "_loop",
         "_run",
         "_socket",
         "_timer",
@@ -65,9 +66,10 @@ class SocksHandshake:
         environ: Mapping[str, str],
         guesses: GuessLimiter,
         run: Callable[[Coroutine[None, None, None]], None],
+        deadlines: Deadlines[SocksHandshake],
         ended: Callable[[ClientInfo | Exception | None], None],
     ) -> None:
-        """`run`: runs a coroutine as the task of the connection."""
+        """`deadlines`: calls `time_over` after HANDSHAKE_TIME. `run`: runs a coroutine as the connection's task."""
         self._connection = connection
         self._socket = connection.socket
         self._tunnel = connection.tunnel
@@ -77,9 +79,10 @@ class SocksHandshake:
         self._ended: Callable[[ClientInfo | Exception | None], None] | None = ended
         self._user: SocksUser | None = None
         self._handshake = Handshake(needs_auth=bool(self._tunnel.policy.users))
-        self._loop = asyncio.get_running_loop()
-        self._deadline = self._loop.time() + HANDSHAKE_TIME
-        self._timer = self._loop.call_at(self._deadline, self._end, ConnectionRejected(ClientResult.DENIED))
+        self._deadlines = deadlines
+        self._began_at = asyncio.get_running_loop().time()
+        self._timer: asyncio.TimerHandle | None = None  # after a login
+        deadlines.add(self, self._began_at)
         self._socket.relay = self
         self._socket.watch()
 
@@ -88,6 +91,10 @@ class SocksHandshake:
         self._end(None)
 
     # --- events of the socket ----------------------------------------------------------------------------------
+    def time_over(self) -> None:
+        """End the handshake: it took too long."""
+        self._end(ConnectionRejected(ClientResult.DENIED))
+
 
     def client_readable(self) -> None:
         """Read no more than the handshake: the bytes after it stay in the kernel."""
@@ -121,7 +128,7 @@ class SocksHandshake:
                     self._socket.write((event.data,))
                 case Login():
                     self._socket.unwatch()
-                    self._timer.cancel()
+                    self._deadlines.remove(self)
                     self._run(self._log_in(event))
                 case Connect():
                     assert not event.rest, "bytes after the handshake were read"
@@ -135,14 +142,17 @@ class SocksHandshake:
         if self._ended is None:
             return
         ended, self._ended = self._ended, None
-        self._timer.cancel()
+        self._deadlines.remove(self)
+        if self._timer is not None:
+            self._timer.cancel()
+        loop, deadline = asyncio.get_running_loop(), self._began_at + HANDSHAKE_TIME
         self._socket.unwatch()
         self._socket.relay = None
         ended(outcome)
 
     async def _log_in(self, login: Login) -> None:
         try:
-            async with asyncio.timeout_at(self._deadline):
+            async with asyncio.timeout_at(deadline):
                 events = await self._checked(login)
             self._act(events)
         except TimeoutError:
@@ -151,21 +161,22 @@ class SocksHandshake:
             self._end(error)
         else:
             if self._ended is not None:
-                self._timer = self._loop.call_at(self._deadline, self._end, ConnectionRejected(ClientResult.DENIED))
+                self._timer = loop.call_at(deadline, self.time_over)
                 self._socket.watch()
 
     async def _checked(self, login: Login) -> list[Event]:
         # Read the files first: between `admit` and `settle` the correct logins of others would count as guesses.
         candidates = await self._candidates(login)
         key = hash((login.username, login.password))
-        guess = self._guesses.admit(self._connection.client.origin, key, self._loop.time())
+        loop = asyncio.get_running_loop()
+        guess = self._guesses.admit(self._connection.client.origin, key, loop.time())
         if guess is None:
             return self._handshake.accept_login(ok=False, why=TOO_MANY)
         if guess.wait:
             await asyncio.sleep(guess.wait)
         matching = [user for user, password in candidates if login.password.same_text(password)]
         self._user = next((user for user in matching if user.name == login.username), None)
-        self._guesses.settle(guess, right=self._user is not None, now=self._loop.time())
+        self._guesses.settle(guess, right=self._user is not None, now=loop.time())
         return self._handshake.accept_login(self._user is not None)
 
     async def _candidates(self, login: Login) -> list[tuple[SocksUser, str]]:

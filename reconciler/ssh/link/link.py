@@ -7,7 +7,6 @@ Owns an asyncssh connection from login to its end. Input: the result of `dial`. 
 from __future__ import annotations
 
 import asyncio
-import math
 import socket
 import struct
 from collections.abc import Callable
@@ -28,7 +27,7 @@ from reconciler.ssh.internals import ignore_packets
 from reconciler.ssh.internals.global_requests import Answer
 from reconciler.ssh.link.channel_driver import ChannelDriver
 from reconciler.ssh.link.channel_stream import ChannelStream
-from reconciler.ssh.link.opening import Done, Opening
+from reconciler.ssh.link.opening import Done, Opening, PendingOpenings
 from reconciler.ssh.link.remote_listeners import RemoteListeners
 from reconciler.ssh.relay.relay import Relay
 
@@ -96,7 +95,7 @@ class Link:
         self._last_received = self._loop.time()
         self._silent = False
         self._grace = SILENT_GRACE
-        self._openings = set[Opening]()
+        self._openings = PendingOpenings(settings.dial_timeout, self._check_server, lambda: self._last_received)
         self._server_check: asyncio.Future[Answer] | None = None  # a request that only shows whether the server answers
         self._closing = False
         self._answer_time: float | None = None  # the least, of requests for channels
@@ -127,7 +126,7 @@ class Link:
         if not self._silent:
             self._silent = True
             self._doubted()
-        for opening in tuple(self._openings):
+        for opening in self._openings:
             opening.fail(ServerSilent("the SSH server sent nothing"))
 
     async def is_trusted(self) -> bool:
@@ -165,6 +164,7 @@ class Link:
         return self._silent or (interval > 0 and self.idle > interval + self._grace)
 
     def apply_settings(self, settings: TargetSettings) -> None:
+        self._openings.set_limit(settings.dial_timeout)
         """Apply the settings that change in place."""
         self._settings = settings
         self.connection.set_keepalive(settings.keepalive_interval or None, settings.keepalive_count_max)
@@ -232,17 +232,16 @@ class Link:
         It is a ChannelOpenError; TimeoutError after the dial timeout; ServerSilent instead if the server, too, sends
         nothing: the link is then in doubt.
         """
-        started = self._loop.time()
 
-        def answered(error: Exception | None) -> None:
+        def answered(error: Exception | None, seconds: float) -> None:
             if error is None:
-                self._answer_time = min(self._answer_time or math.inf, self._loop.time() - started)
+                if self._answer_time is None or seconds < self._answer_time:
+                    self._answer_time = seconds
             elif isinstance(error, ServerSilent):
                 self.doubt()
-            done(error)
+            done(error, seconds)
 
-        limit, pending = self._settings.dial_timeout, self._openings
-        opening = Opening(relay, limit, self._check_server, lambda: self._last_received, pending, answered)
+        opening = Opening(relay, self._openings, answered)
         try:
             opening.begin(self.channels.open(_request(to, origin), opening, self._delay()))
         except LimitError as error:

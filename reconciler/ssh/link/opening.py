@@ -7,7 +7,7 @@ one call of `done`.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import asyncssh
 
@@ -15,48 +15,70 @@ from reconciler.ssh.channels.channel import Channel
 from reconciler.ssh.channels.handler import WaitingHandler
 from reconciler.ssh.errors.failure import ServerSilent
 from reconciler.ssh.relay.relay import Relay
+from reconciler.system.event_loop.deadlines import Deadlines
 
-Done = Callable[[Exception | None], None]
+Done = Callable[[Exception | None, float], None]  # called with the seconds that it took, too
 
 ASK_AFTER = 2.0  # seconds without an answer after which the server is asked whether it answers at all
 ANSWER_WITHIN = 3.0  # seconds in which it then sends something, whatever it is
 
 
+class PendingOpenings:
+    """The requests of one link that are not answered.
+
+    ask            sends a request that shows whether the server answers at all, or only the destination does not
+    last_received  returns when the server last sent something (loop time)
+    """
+
+    def __init__(self, limit: float, ask: Callable[[], None], last_received: Callable[[], float]) -> None:
+        self.ask = ask
+        self.last_received = last_received
+        self._waiting: dict[Opening, None] = {}  # an ordered set
+        self.set_limit(limit)
+
+    def set_limit(self, limit: float) -> None:
+        """Set the seconds for the answer to later requests."""
+        self.limit = limit
+        self._asks = Deadlines(min(ASK_AFTER, limit / 2), self._ask)
+
+    def add(self, opening: Opening, now: float) -> None:
+        self._waiting[opening] = None
+        self._asks.add(opening, now)
+
+    def discard(self, opening: Opening) -> None:
+        self._waiting.pop(opening, None)
+        self._asks.remove(opening)
+
+    def __iter__(self) -> Iterator[Opening]:
+        """Iterate over those that wait now."""
+        return iter(tuple(self._waiting))
+
+    def _ask(self, opening: Opening) -> None:
+        if opening in self._waiting:  # not if the limit was changed, and it has ended since
+            opening.ask_server()
+
+
 class Opening(WaitingHandler):
     """One request. A channel that opens after the end of the time is closed at once: see `State.ABANDONED`.
 
-    limit          seconds for the answer
-    ask            sends a request that shows whether the server answers at all, or only the destination does not
-    last_received  returns when the server last sent something (loop time)
-    pending        the requests of the link that are not answered; this one is among them from `begin` on
-    done           called with an exception, or None when the relay has started; not called after `cancel`
+    pending  this one is among them from `begin` on
+    done     called with an exception, or None when the relay has started; not called after `cancel`
     """
 
-    def __init__(
-        self,
-        relay: Relay,
-        limit: float,
-        ask: Callable[[], None],
-        last_received: Callable[[], float],
-        pending: set[Opening],
-        done: Done,
-    ) -> None:
+    def __init__(self, relay: Relay, pending: PendingOpenings, done: Done) -> None:
         self._relay = relay
-        self._limit = limit
-        self._ask = ask
-        self._last_received = last_received
         self._pending = pending
         self._done = done
         self._channel: Channel | None = None
+        self._limit = pending.limit
         self._loop = asyncio.get_running_loop()
-        self._ends_at = self._loop.time() + limit
-        self._asked_at = min(self._loop.time() + ASK_AFTER, self._ends_at - limit / 2)
-        self._timer = self._loop.call_at(self._asked_at, self._ask_server)
+        self._began_at = self._asked_at = self._loop.time()
+        self._timer: asyncio.TimerHandle | None = None
 
     def begin(self, channel: Channel) -> None:
         self._channel = channel
         self._relay.request = self
-        self._pending.add(self)
+        self._pending.add(self, self._began_at)
 
     def cancel(self) -> None:
         """Give the request up."""
@@ -67,7 +89,8 @@ class Opening(WaitingHandler):
 
     def _end(self) -> Done:
         """Return what to call with the result. Break the reference cycles: they would last until a full collection."""
-        self._timer.cancel()
+        if self._timer is not None:
+            self._timer.cancel()
         self._pending.discard(self)
         done, self._done, self._channel = self._done, _ignored, None
         return done
@@ -76,17 +99,24 @@ class Opening(WaitingHandler):
         """Give the request up, and say why."""
         done = self._done
         self.cancel()
-        done(error)
+        done(error, self._seconds())
 
-    def _ask_server(self) -> None:
-        self._ask()
-        self._timer = self._loop.call_at(min(self._asked_at + ANSWER_WITHIN, self._ends_at), self._check_server)
+    def _seconds(self) -> float:
+        return self._loop.time() - self._began_at
 
-    def _check_server(self) -> None:
-        if self._last_received() < self._asked_at:
+    # --- no answer ---------------------------------------------------------------------------------------------
+
+    def ask_server(self) -> None:
+        """Find out whether the server answers at all."""
+        self._pending.ask()
+        self._asked_at, ends_at = self._loop.time(), self._began_at + self._limit
+        self._timer = self._loop.call_at(min(self._asked_at + ANSWER_WITHIN, ends_at), self._check_server, ends_at)
+
+    def _check_server(self, ends_at: float) -> None:
+        if self._pending.last_received() < self._asked_at:
             self.fail(ServerSilent(f"the SSH server sent nothing within {self._limit:g} s"))
         else:
-            self._timer = self._loop.call_at(self._ends_at, self._over)
+            self._timer = self._loop.call_at(ends_at, self._over)
 
     def _over(self) -> None:
         self.fail(TimeoutError(f"no answer within {self._limit:g} s"))
@@ -97,11 +127,11 @@ class Opening(WaitingHandler):
         channel, done = self._channel, self._end()
         assert channel is not None
         self._relay.start(channel)
-        done(None)
+        done(None, self._seconds())
 
     def open_failed(self, code: int, reason: str) -> None:
-        self._end()(asyncssh.ChannelOpenError(code, reason))
+        self._end()(asyncssh.ChannelOpenError(code, reason), self._seconds())
 
 
-def _ignored(_error: Exception | None) -> None:
+def _ignored(_error: Exception | None, _seconds: float) -> None:
     pass
