@@ -125,7 +125,7 @@ class Handshake:
         self._state = _State.GREETING
         self._buffer = bytearray()
 
-    def feed(self, data: bytes) -> list[Event]:
+    def feed(self, data: bytes | bytearray) -> list[Event]:
         """Process bytes from the client and return the resulting events.
 
         Bytes after `Refused` are dropped. Bytes after `Connect` belong to the destination: feeding them here raises
@@ -139,32 +139,6 @@ class Handshake:
             return [self._refuse(b"", "received more than 64 KiB before the login was answered")]
         self._buffer += data
         return self._advance()
-
-    @property
-    def wanted(self) -> int:
-        """The number of bytes that the current message is known to need; 0 while none is expected.
-
-        A caller that never reads more than this never reads bytes that belong to the destination.
-        """
-        if self._state in (_State.CHECKING, _State.CONNECTED, _State.REFUSED):
-            return 0
-        return self._message_length() - len(self._buffer)
-
-    def _message_length(self) -> int:
-        """Return the length of the current message, or the known minimum while its length fields are incomplete."""
-        head = self._buffer
-        match self._state:
-            case _State.GREETING if head and head[0] != _VERSION:
-                return _LONGEST_HTTP_METHOD + 1
-            case _State.GREETING:
-                return 2 if len(head) < 2 else 2 + head[1]
-            case _State.LOGIN:
-                if len(head) < 2:
-                    return 2
-                name_end = 2 + head[1]
-                return name_end + 1 + (head[name_end] if len(head) > name_end else 0)
-            case _:
-                return 5 if len(head) < 5 else 4 + (_address_length(head) or 0) + 2
 
     def accept_login(self, ok: bool, why: str = "wrong user name or password") -> list[Event]:
         """Answer a `Login` and return the resulting events: the client may have sent its request already.

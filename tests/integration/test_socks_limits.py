@@ -13,6 +13,7 @@ import pytest
 from reconciler.core.observed import Phase
 from reconciler.core.rules import guess_limiter
 from reconciler.ssh.clients import connector
+from reconciler.ssh.clients.socks import READ
 from reconciler.ssh.relay.client_socket import ClientSocket
 from support.services import EchoServer, connected
 from support.sshd import Sshd
@@ -39,7 +40,7 @@ def user(directory: Path) -> str:
 
 
 @pytest.mark.parametrize("kind", ["socks", "socks with a login", "socks by name", "local"])
-async def test_only_the_handshake_of_a_held_client_is_read(
+async def test_little_of_a_held_client_is_read(
     sshd: Sshd, echo: EchoServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
     """No byte that the client sent is lost."""
@@ -67,7 +68,8 @@ async def test_only_the_handshake_of_a_held_client_is_read(
         await tunnels.until("server/one", Phase.DOWN)
         clients = [asyncio.create_task(echoed(port, handshake + data, answer + len(data))) for _ in range(CLIENTS)]
         await eventually(lambda: tunnels.meter("server/one").held == CLIENTS)
-        assert sorted(read.values()) == ([len(handshake)] * CLIENTS if handshake else [])
+        assert len(read) == (CLIENTS if handshake else 0)
+        assert all(count < len(handshake) + READ for count in read.values())
         await sshd.start()
         for got in await asyncio.gather(*clients):
             assert got[answer:] == data

@@ -1,7 +1,7 @@
 """The SOCKS handshake on a client's socket: drives core/socks5.py, checks the login, limits the time.
 
 Input: a client's socket from which nothing was read yet. Output: what the client requested, and its user. Bytes
-after the handshake are not read: they stay in the kernel until there is a channel, however many clients are held.
+after the handshake go back to the socket: at most `READ` of them, however many clients are held.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from reconciler.ssh.relay.client_socket import EOF
 from reconciler.system.event_loop.deadlines import Deadlines
 
 HANDSHAKE_TIME = 10.0  # seconds for the whole handshake
+READ = 512  # bytes read at once: most messages of a handshake are shorter
 TOO_MANY = "too many wrong passwords from its address: retry in a few seconds"
 
 
@@ -46,8 +47,8 @@ class SocksHandshake:
     """
 
     __slots__ = (
-        "_connection",
         "_began_at",
+        "_connection",
         "_deadlines",
         "_ended",
         "_environ",
@@ -65,8 +66,8 @@ class SocksHandshake:
         connection: ClientConnection,
         environ: Mapping[str, str],
         guesses: GuessLimiter,
-        run: Callable[[Coroutine[None, None, None]], None],
         deadlines: Deadlines[SocksHandshake],
+        run: Callable[[Coroutine[None, None, None]], None],
         ended: Callable[[ClientInfo | Exception | None], None],
     ) -> None:
         """`deadlines`: calls `time_over` after HANDSHAKE_TIME. `run`: runs a coroutine as the connection's task."""
@@ -90,26 +91,20 @@ class SocksHandshake:
         """End the handshake. The receiver of `ended` resets the client."""
         self._end(None)
 
-    # --- events of the socket ----------------------------------------------------------------------------------
     def time_over(self) -> None:
         """End the handshake: it took too long."""
         self._end(ConnectionRejected(ClientResult.DENIED))
 
+    # --- events of the socket ----------------------------------------------------------------------------------
 
     def client_readable(self) -> None:
-        """Read no more than the handshake: the bytes after it stay in the kernel."""
         try:
-            while self._ended is not None and (wanted := self._handshake.wanted):
-                buffer = bytearray(wanted)
-                count = self._socket.read_into([memoryview(buffer)])
-                if count == EOF:
-                    self._end(ConnectionRejected(ClientResult.LEFT))
-                if count <= 0:
-                    return
-                events = self._handshake.feed(bytes(buffer[:count]))
-                self._act(events)
-                if events:  # the client waits for the reply: there is rarely more to read
-                    return
+            buffer = bytearray(READ)
+            count = self._socket.read_into([memoryview(buffer)])
+            if count == EOF:
+                self._end(ConnectionRejected(ClientResult.LEFT))
+            elif count:
+                self._act(self._handshake.feed(buffer[:count]))
         except Exception as error:  # noqa: BLE001 - a bug met by one client must not leave the client hanging
             self._end(error)
 
@@ -131,7 +126,7 @@ class SocksHandshake:
                     self._deadlines.remove(self)
                     self._run(self._log_in(event))
                 case Connect():
-                    assert not event.rest, "bytes after the handshake were read"
+                    self._socket.put_back(event.rest)
                     requested = FarTcp(self._tunnel.target, event.host, event.port)
                     self._end(ClientInfo(self._connection.client.origin, requested, self._user))
                 case Refused():
@@ -145,12 +140,12 @@ class SocksHandshake:
         self._deadlines.remove(self)
         if self._timer is not None:
             self._timer.cancel()
-        loop, deadline = asyncio.get_running_loop(), self._began_at + HANDSHAKE_TIME
         self._socket.unwatch()
         self._socket.relay = None
         ended(outcome)
 
     async def _log_in(self, login: Login) -> None:
+        loop, deadline = asyncio.get_running_loop(), self._began_at + HANDSHAKE_TIME
         try:
             async with asyncio.timeout_at(deadline):
                 events = await self._checked(login)

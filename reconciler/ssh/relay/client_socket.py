@@ -2,7 +2,7 @@
 
 Owns the descriptor, its place in the budget, and the bytes that the client has not taken. Input: calls of its relay, or
 of the SOCKS handshake. Output: readiness and the end of the socket, to its relay. Nothing is read unless something asks
-for it: the data of a held client stays in the kernel, which limits it.
+for it: the data of a held client stays in the kernel, which limits it, but for what a handshake puts back.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class ClientSocket:
         "_closing",
         "_eof",
         "_fd",
-        "_loop",
+        "_put_back",
         "_unsent",
         "_watcher",
         "_writing",
@@ -63,6 +63,7 @@ class ClientSocket:
         self.place = place
         self.relay: SocketOwner | None = None
         self.lost = False
+        self._put_back = b""  # read, and to be read again
         self._unsent = bytearray()
         self.watched = False
         self._writing = False  # watched for room
@@ -97,6 +98,8 @@ class ClientSocket:
         assert self.sock is not None
         if self.lost:
             return 0
+        if self._put_back:
+            return self._read_again(space[0])
         try:
             return (self.sock.recv_into(space[0]) if len(space) == 1 else self.sock.recvmsg_into(space)[0]) or EOF
         except (BlockingIOError, InterruptedError):
@@ -104,6 +107,16 @@ class ClientSocket:
         except OSError:
             self._close()
             return 0
+
+    def put_back(self, data: bytes) -> None:
+        """Let `read_into` return these bytes first. Once for each socket, before its relay starts."""
+        self._put_back = data
+
+    def _read_again(self, space: memoryview) -> int:
+        count = min(len(space), len(self._put_back))
+        space[:count] = self._put_back[:count]
+        self._put_back = self._put_back[count:]
+        return count
 
     async def _discard_all(self) -> None:
         """Read until the client closes its side or leaves, and drop the bytes."""
