@@ -77,7 +77,7 @@ def opened(mux: Mux) -> Taker:
     taker.channel = mux.open(DirectTcp("web", 80, "127.0.0.1", 1), taker)
     number = taker.channel.number
     mux.receive(memoryview(messages.open_confirmation(number, number, WORD_MAX, PACKET_MAX)))
-    mux.write_packets(_ROOMS)
+    mux.outbox.write_packets(_ROOMS)
     return taker
 
 
@@ -93,8 +93,8 @@ def receive(channels: int, size: int) -> float:
     for _ in range(PACKETS // channels):
         mux.now += 0.0001
         for payload in payloads:
-            mux.receive(payload)
-        while mux.write_packets(_ROOMS):
+            assert mux.receive_data(payload)
+        while mux.outbox.write_packets(_ROOMS):
             pass
     return time.process_time() - began
 
@@ -107,7 +107,7 @@ def send(channels: int) -> float:
     began = time.process_time()
     written = 0
     while written < PACKETS:
-        written += len(mux.write_packets(_ROOMS))
+        written += len(mux.outbox.write_packets(_ROOMS))
     return time.process_time() - began
 
 
@@ -118,7 +118,7 @@ def open_and_close(count: int) -> float:
         taker = opened(mux)
         taker.channel.close()
         mux.receive(memoryview(messages.short(Packet.CLOSE, taker.channel.number)))
-        while mux.write_packets(_ROOMS):
+        while mux.outbox.write_packets(_ROOMS):
             pass
     return time.process_time() - began
 

@@ -47,7 +47,7 @@ async def test_the_start_of_a_packet_can_be_taken_back_from_the_parser(sshd: Ssh
         for size in (1, 8, 15, 16, 17, 25):  # less, as much and more than the part that asyncssh decrypts first
             encryption: Any = connection._recv_encryption
             start = b"".join(encryption.encrypt_packet(state.recv_seq, (64).to_bytes(4), bytes(64)))[:size]
-            connection.data_received(start)
+            state.hand_over(memoryview(start))
             assert state.is_idle
             assert state.reclaim() == start
             assert state.reclaim() == b""

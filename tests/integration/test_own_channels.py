@@ -29,6 +29,7 @@ SLOW = 200  # clients that read nothing
 pytestmark = pytest.mark.usefixtures("is_plain")
 
 
+@pytest.mark.each_loop
 @pytest.mark.parametrize("cipher", CIPHERS)
 async def test_the_bytes_are_the_same_with_each_cipher(sshd: Sshd, tmp_path: Path, is_plain: bool, cipher: str) -> None:
     near, far = free_port(), free_port()

@@ -33,6 +33,8 @@ from support.services import (
 from support.sshd import Sshd
 from support.wait import eventually
 
+pytestmark = pytest.mark.each_loop
+
 # Frequent requests, and no end of the connection when a busy machine answers late.
 KEEPALIVE = {"keepalive_interval": 0.02, "keepalive_count_max": 10_000}
 
@@ -164,27 +166,36 @@ async def test_many_clients_at_once(sshd: Sshd) -> None:
         await eventually(lambda: not connection._channels)
 
 
+class _Ignored:
+    """Packets that the server ignores."""
+
+    def __init__(self, count: int) -> None:
+        self.left = count
+        self._payload = b"\x02" + (1000).to_bytes(4) + bytes(1000)  # SSH_MSG_IGNORE
+
+    @property
+    def pending(self) -> bool:
+        return self.left > 0
+
+    def write_packets(self, rooms: Sequence[memoryview]) -> Sequence[int]:
+        written = min(self.left, len(rooms))
+        self.left -= written
+        for room in rooms[:written]:
+            room[: len(self._payload)] = self._payload
+        return [len(self._payload)] * written
+
+
 @each_way
 async def test_packets_are_written_where_they_are_sealed_a_limited_number_at_once(sshd: Sshd, plain: bool) -> None:
     async with login(sshd) as connection:
         path = PathForward(connection, 1, plain=plain).path
-        payload = b"\x02" + (1000).to_bytes(4) + bytes(1000)  # SSH_MSG_IGNORE
-        left = 600
-
-        def write(rooms: Sequence[memoryview]) -> Sequence[int]:
-            nonlocal left
-            written = min(left, len(rooms))
-            left -= written
-            for room in rooms[:written]:
-                room[: len(payload)] = payload
-            return [len(payload)] * written
-
-        assert path.send(write)
-        assert 300 < left < 400
-        while left:
-            path.send(write)
+        source = _Ignored(600)
+        assert path.send(source)
+        assert 300 < source.left < 400
+        while source.pending:
+            path.send(source)
             await asyncio.sleep(0)
-        assert not path.send(write)
+        assert not path.send(source)
         connection_below: Any = connection
         await connection_below._make_global_request(b"keepalive@openssh.com")  # the server accepted all
 
@@ -196,11 +207,11 @@ async def test_packets_of_one_read_may_be_spread_over_turns(sshd: Sshd, monkeypa
         forward = PathForward(connection, service.port)
         batch: list[int] = []
         largest = 0
-        received, ended = forward.received, forward.batch_ended
+        receive_data, ended = forward.receive_data, forward.batch_ended
 
-        def counting(kind: int, payload: memoryview) -> bool:
-            batch.append(kind)
-            return received(kind, payload)
+        def counting(payload: memoryview) -> bool:
+            batch.append(len(payload))
+            return receive_data(payload)
 
         def measuring() -> None:
             nonlocal largest
@@ -208,7 +219,7 @@ async def test_packets_of_one_read_may_be_spread_over_turns(sshd: Sshd, monkeypa
             batch.clear()
             ended()
 
-        monkeypatch.setattr(forward.path._reader, "_received", counting)
+        monkeypatch.setattr(forward.path._packets, "_receive_data", counting)
         monkeypatch.setattr(forward, "batch_ended", measuring)
         async with forward.listening() as port:
             sent, came = await download("127.0.0.1", port, 3 * MIB)
@@ -221,13 +232,13 @@ async def test_nothing_is_read_while_too_much_is_unsent(sshd: Sshd, monkeypatch:
         forward = PathForward(connection, echo.port)
         async with forward.listening() as port, connected("127.0.0.1", port) as (reader, writer):
             monkeypatch.setattr(packet_path, "UNSENT_MAX", -1)
-            writer.write(b"ping")
-            transport: Any = connection._transport
-            await eventually(lambda: not transport.is_reading())
+            sent = bytes(MIB)  # a read ends within a packet sooner or later
+            writer.write(sent)
+            await eventually(lambda: not forward.path.reader.is_reading)
             monkeypatch.undo()
             forward.path.resume_writing()
-            assert await reader.readexactly(4) == b"ping"
-            assert transport.is_reading()
+            assert await reader.readexactly(len(sent)) == sent
+            await eventually(lambda: forward.path.reader.is_reading)
 
 
 async def test_through_a_jump_host_packets_take_the_plain_way(sshd: Sshd) -> None:
@@ -278,7 +289,7 @@ async def test_a_wrong_tag_ends_the_connection_as_asyncssh_does(sshd: Sshd, ciph
             writer.write(b"ping")
             assert await reader.readexactly(4) == b"ping"
             # As if the packet had been changed on its way: neither the codec nor asyncssh accepts it.
-            forward.path._reader = _Flipping(forward.path._reader)  # type: ignore[assignment]
+            forward.path._packets = _Flipping(forward.path._packets)  # type: ignore[assignment]
             writer.write(b"ping")
             assert isinstance(await client_of(connection).ended, asyncssh.MACError)
 
@@ -302,8 +313,8 @@ class _Flipping:
 async def test_an_error_of_the_handler_ends_the_connection_with_its_reason(
     sshd: Sshd, plain: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with EchoServer() as echo, login(sshd) as connection:
-        forward = PathForward(connection, echo.port, plain=plain)
+    async with login(sshd) as connection:
+        forward = PathForward(connection, 1, plain=plain)
 
         def received(_kind: int, _payload: memoryview) -> bool:
             raise asyncssh.ProtocolError("the reason")

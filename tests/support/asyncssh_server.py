@@ -10,7 +10,7 @@ from typing import Any, Self, cast
 import asyncssh
 
 from support.keys import KeyPair, Keys
-from support.wait import free_port
+from support.wait import eventually, free_port
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +55,7 @@ class AsyncsshServer:
         self._refused: dict[str, Refusal] = {}
         self._listening: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
+        self._accepted: list[socket.socket] = []  # a transport closes its socket after the connection has ended
         self._connections: set[asyncssh.SSHServerConnection] = set()
 
     @property
@@ -105,11 +106,14 @@ class AsyncsshServer:
             task.cancel()
         if tasks:
             await asyncio.wait(tasks)
+        await eventually(lambda: all(sock.fileno() < 0 for sock in self._accepted))
+        self._accepted.clear()
 
     async def _accept(self, listener: socket.socket) -> None:
         with listener:
             while True:
                 sock, _ = await asyncio.get_running_loop().sock_accept(listener)
+                self._accepted.append(sock)
                 task = asyncio.create_task(self._serve(sock))
                 self._tasks.add(task)
                 task.add_done_callback(self._tasks.discard)
@@ -123,11 +127,13 @@ class AsyncsshServer:
                 server_host_keys=[asyncssh.read_private_key(self.host_key.private)],
                 **self.options,
             )
-            await connection.wait_closed()
-        except (OSError, asyncssh.Error):
-            pass  # the test checks the client's side
-        finally:
+        except BaseException as error:
             sock.close()
+            if isinstance(error, OSError | asyncssh.Error):
+                return  # the test checks the client's side
+            raise
+        await connection.wait_closed()
+        await eventually(lambda: sock.fileno() < 0)  # the transport closes it some turns of the loop later
 
     def session(self) -> asyncssh.SSHServer:
         """Return asyncssh's callbacks for a new connection."""

@@ -58,12 +58,14 @@ class PathForward:
 
     def send(self, *packets: bytes) -> None:
         self._unsent.extend(packets)
-        if self.path.send(self._write):
+        if self.path.send(self):
             asyncio.get_running_loop().call_soon(self.send)
 
-    def _write(self, rooms: Sequence[memoryview]) -> Sequence[int]:
-        if not self._unsent:
-            return ()
+    @property
+    def pending(self) -> bool:
+        return bool(self._unsent)
+
+    def write_packets(self, rooms: Sequence[memoryview]) -> Sequence[int]:
         packet = self._unsent.popleft()
         rooms[0][: len(packet)] = packet
         return (len(packet),)
@@ -75,6 +77,9 @@ class PathForward:
 
     def heard(self, now: float) -> None:
         pass
+
+    def receive_data(self, payload: memoryview) -> bool:
+        return self.received(Packet.DATA, payload)
 
     def received(self, kind: int, payload: memoryview) -> bool:
         if kind == Packet.OPEN or (client := self._channels.get(int.from_bytes(payload[1:5]))) is None:

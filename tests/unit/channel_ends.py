@@ -118,12 +118,14 @@ class End:
         return handler
 
     def receive(self, packet: bytes) -> None:
-        self.mux.receive(memoryview(packet))
+        payload = memoryview(packet)
+        if packet[:1] != bytes([Packet.DATA]) or not self.mux.receive_data(payload):
+            self.mux.receive(payload)
 
     def packets(self, limit: int = 1 << 30) -> list[bytes]:
         """Return the packets that the mux has to send."""
         found: list[bytes] = []
-        while len(found) < limit and (lengths := self.mux.write_packets(self._rooms)):
+        while len(found) < limit and (lengths := self.mux.outbox.write_packets(self._rooms)):
             found += [bytes(room[:length]) for room, length in zip(self._rooms, lengths, strict=False)]
         return found
 

@@ -93,7 +93,7 @@ def test_a_client_with_much_data_is_read_for_several_packets_at_once() -> None:
     handler.write(content)
     rooms = [memoryview(bytearray(HEAD + PACKET_MAX)) for _ in range(3)]
     counts, sent = list[int](), b""
-    while lengths := end.mux.write_packets(rooms):
+    while lengths := end.mux.outbox.write_packets(rooms):
         counts.append(len(lengths))
         sent += b"".join(bytes(room[HEAD:length]) for room, length in zip(rooms, lengths, strict=False))
     assert counts == [1, 3, 2]
@@ -239,7 +239,7 @@ def test_only_kinds_of_channels_that_are_accepted_are_offered() -> None:
     assert offered == [ForwardedUnix("/a")]
     unknown = "unknown channel type"
     room = memoryview(bytearray(256))
-    assert [bytes(room[: sum(client.write_packets([room]))]) for _ in range(4)] == [
+    assert [bytes(room[: sum(client.outbox.write_packets([room]))]) for _ in range(4)] == [
         messages.open_failure(0, OpenError.UNKNOWN_TYPE, unknown),
         messages.open_failure(1, OpenError.PROHIBITED, "no"),
         messages.open_failure(8, OpenError.UNKNOWN_TYPE, unknown),

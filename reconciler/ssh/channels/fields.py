@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from struct import Struct
+import struct
 
-_WORD = Struct(">I")
+_WORD = struct.Struct(">I")
 
 
 class MalformedError(ValueError):
@@ -21,7 +21,12 @@ class PacketFields:
         self._at = at
 
     def word(self) -> int:
-        return int(_WORD.unpack(self._take(4))[0])
+        try:
+            (value,) = _WORD.unpack_from(self._packet, self._at)
+        except struct.error:
+            raise self._too_short(self._at + _WORD.size) from None
+        self._at += _WORD.size
+        return int(value)
 
     def boolean(self) -> bool:
         return self._take(1)[0] != 0
@@ -43,6 +48,9 @@ class PacketFields:
     def _take(self, count: int) -> memoryview:
         end = self._at + count
         if end > len(self._packet):
-            raise MalformedError(f"a field ends at byte {end} of a packet of {len(self._packet)} bytes")
+            raise self._too_short(end)
         taken, self._at = self._packet[self._at : end], end
         return taken
+
+    def _too_short(self, end: int) -> MalformedError:
+        return MalformedError(f"a field ends at byte {end} of a packet of {len(self._packet)} bytes")

@@ -12,7 +12,7 @@ from enum import IntEnum
 from struct import Struct
 from typing import Final, assert_never
 
-from reconciler.ssh.channels.fields import PacketFields
+from reconciler.ssh.channels.fields import MalformedError, PacketFields
 
 HEAD: Final = 9  # bytes of a data packet before its data: type, number of the channel, count
 WORD_MAX: Final = 0xFFFFFFFF
@@ -22,6 +22,8 @@ _HEAD = Struct(">BII")
 _NUMBER = Struct(">BI")
 _WORD = Struct(">I")
 _THREE = Struct(">III")
+_WORDS = tuple(Struct(f">{count}I") for count in range(4))
+_NUMBERED = 5  # bytes before the fields of a packet for a channel: its type and the number of the channel
 
 
 class Packet(IntEnum):
@@ -193,7 +195,7 @@ def parse_open_number(packet: memoryview) -> int:
 
 def parse_open_failure(packet: memoryview) -> tuple[int, str]:
     """Return the code and the reason, cut to REASON_MAX bytes. Some old servers omit the language tag."""
-    fields = PacketFields(packet, 5)
+    fields = PacketFields(packet, _NUMBERED)
     code, reason = fields.word(), fields.string()
     if not fields.is_empty:
         fields.string()
@@ -202,16 +204,16 @@ def parse_open_failure(packet: memoryview) -> tuple[int, str]:
 
 
 def parse_words(packet: memoryview, count: int) -> tuple[int, ...]:
-    """Return the `count` words after the number of the channel, which must be the rest of the packet."""
-    fields = PacketFields(packet, 5)
-    words = tuple(fields.word() for _ in range(count))
-    fields.end()
-    return words
+    """Return the `count` words, at most three, after the number of the channel. They must be the rest of the packet."""
+    words = _WORDS[count]
+    if len(packet) != _NUMBERED + words.size:
+        raise MalformedError(f"the packet has {len(packet)} bytes, expected {_NUMBERED + words.size}")
+    return words.unpack_from(packet, _NUMBERED)
 
 
 def parse_extended_data(packet: memoryview) -> memoryview:
     """Return the data, whatever its type code."""
-    fields = PacketFields(packet, 5)
+    fields = PacketFields(packet, _NUMBERED)
     fields.word()
     data = fields.string()
     fields.end()
@@ -220,6 +222,6 @@ def parse_extended_data(packet: memoryview) -> memoryview:
 
 def parse_wants_reply(packet: memoryview) -> bool:
     """Return whether a request of a channel wants a reply. The fields of its type are not parsed."""
-    fields = PacketFields(packet, 5)
+    fields = PacketFields(packet, _NUMBERED)
     fields.string()
     return fields.boolean()

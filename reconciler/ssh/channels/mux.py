@@ -1,8 +1,10 @@
 """The channels of one link: numbers, limits, and the dispatch of packets. No IO and no clock.
 
 The link calls
-  receive(packet)        with each payload of types 90 to 100 whose channel, or whose request, is the mux's
-  write_packets(rooms)   for the next payloads to seal, until there are none
+  receive_data(packet)   with each payload of type DATA
+  receive(packet)        with each other payload of types 90 to 100 whose channel, or whose request, is the mux's,
+                         and with those for which receive_data returned False
+  outbox.write_packets(rooms)   for the next payloads to seal, while `outbox.pending`
   end(reason)            when the connection is lost
 and sets `now` (seconds) once in each turn of its loop, and `budget.delay` when it knows the path. The mux calls `wake`
 when there is something to send: within any call, so `wake` only schedules the sending. `receive` raises
@@ -33,11 +35,10 @@ from reconciler.ssh.channels.window import ReceiveWindow, WindowBudget
 
 CONTROL_SPARE: Final = 4096  # unsent control packets beyond four for each channel that is allowed
 
-_DATA = Packet.DATA.value
 _KINDS = {kind.value: kind for kind in Packet}
 _LEAST = 5  # bytes: the type and a number
 _OPEN, _EOF_SENT = ChannelState.OPEN, ChannelState.EOF_SENT
-_DATA_HEAD = Struct(">BII")
+_DATA_WORDS = Struct(">II")
 _WORD = Struct(">I")
 
 
@@ -97,7 +98,6 @@ class Mux:
     ) -> None:
         self.now = 0.0
         self.outbox = Outbox(wake)
-        self.write_packets = self.outbox.write_packets
         self.budget = budget
         self.send_max = send_max
         self._offer = offer
@@ -134,20 +134,45 @@ class Mux:
         self.outbox.send(request)
         return channel
 
+    def receive_data(self, packet: memoryview) -> bool:
+        """Handle a packet of type DATA. Return False, and do nothing, if it is for `receive` or not for the mux.
+
+        Nearly all packets come here, so this makes no call but the handler's.
+        """
+        if len(packet) < HEAD:
+            return False
+        number, count = _DATA_WORDS.unpack_from(packet, 1)
+        channel = self._channels.get(number)
+        if channel is None or ((state := channel.state) is not _OPEN and state is not _EOF_SENT):
+            return False
+        window = channel.window
+        if not 0 < count <= window.left or count > PACKET_MAX or count != len(packet) - HEAD:
+            return False
+        window.left -= count
+        window.held += count
+        channel.handler.data(packet[HEAD:])
+        return True
+
     def receive(self, packet: memoryview) -> None:
         """Handle a packet: its payload, valid during the call. Raises LinkViolationError."""
-        # The path of data, which is nearly all packets: no call but the handler's.
-        if len(packet) >= HEAD:
-            kind, number, count = _DATA_HEAD.unpack_from(packet)
-            channel = self._channels.get(number) if kind == _DATA else None
-            if channel is not None and ((state := channel.state) is _OPEN or state is _EOF_SENT):
-                window = channel.window
-                if 0 < count <= window.left and count <= PACKET_MAX and count == len(packet) - HEAD:
-                    window.left -= count
-                    window.held += count
-                    channel.handler.data(packet[HEAD:])
-                    return
-        self._receive(packet)
+        if self._ended:
+            return
+        kind = _KINDS.get(packet[0]) if len(packet) >= _LEAST else None
+        if kind is None:
+            raise LinkViolationError(f"the peer sent {bytes(packet[:_LEAST])!r}, which is no packet of a channel")
+        if kind is Packet.OPEN:
+            self._requested(packet)
+        else:
+            (number,) = _WORD.unpack_from(packet, 1)
+            channel = self._channels.get(number)
+            if channel is not None:
+                channel.receive(kind, packet)
+            else:
+                try:
+                    self._numbers.count_late(number)
+                except NumberError as error:
+                    raise LinkViolationError(f"the peer sent {kind.name} {error}") from None
+        self._check_unsent()
 
     def end(self, reason: str) -> None:
         """End all channels: the link has ended.
@@ -179,26 +204,6 @@ class Mux:
         self._numbers.free(channel.number)
 
     # -----------------------------------------------------------------------------------------------------------
-
-    def _receive(self, packet: memoryview) -> None:
-        if self._ended:
-            return
-        kind = _KINDS.get(packet[0]) if len(packet) >= _LEAST else None
-        if kind is None:
-            raise LinkViolationError(f"the peer sent {bytes(packet[:_LEAST])!r}, which is no packet of a channel")
-        if kind is Packet.OPEN:
-            self._requested(packet)
-        else:
-            (number,) = _WORD.unpack_from(packet, 1)
-            channel = self._channels.get(number)
-            if channel is not None:
-                channel.receive(kind, packet)
-            else:
-                try:
-                    self._numbers.count_late(number)
-                except NumberError as error:
-                    raise LinkViolationError(f"the peer sent {kind.name} {error}") from None
-        self._check_unsent()
 
     def _check_unsent(self) -> None:
         """Raise LinkViolationError if the peer causes answers and does not read them.

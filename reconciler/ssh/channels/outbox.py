@@ -35,11 +35,13 @@ class Outbox:
 
     def send(self, packet: bytes) -> None:
         self.control.append(packet)
-        self._signal()
+        if not self.pending:
+            self._signal()
 
     def adjust(self, channel: Channel, count: int) -> None:
         self._adjustments[channel] = self._adjustments.get(channel, 0) + count
-        self._signal()
+        if not self.pending:
+            self._signal()
 
     def forget(self, channel: Channel) -> None:
         """Drop the adjustment of a channel that is being closed: no packet may follow its CLOSE."""
@@ -49,16 +51,18 @@ class Outbox:
         """Give a turn to a channel that has bytes to send."""
         if channel.sendable:
             self._schedule.add(channel)
-            self._signal()
+            if not self.pending:
+                self._signal()
 
-    def _next_control(self) -> bytes | None:
-        """Remove and return the next packet that is not data, None if there is none."""
+    def _next_control(self) -> bytes:
+        """Remove and return the next packet that is not data. There is one."""
         if self.control:
-            return self.control.popleft()
-        if self._adjustments:
+            packet = self.control.popleft()
+        else:
             channel = next(iter(self._adjustments))
-            return window_adjust(channel.peer, self._adjustments.pop(channel))
-        return None
+            packet = window_adjust(channel.peer, self._adjustments.pop(channel))
+        self.pending = bool(self.control or self._adjustments or self._schedule)
+        return packet
 
     def write_packets(self, rooms: Sequence[memoryview]) -> Sequence[int]:
         """Write the next packets, each into a room of its own. Return the lengths of those in the first rooms.
@@ -67,8 +71,8 @@ class Outbox:
         """
         while self.pending:
             # Again after each `read`, which may have met the end of the client's data: EOF follows.
-            packet = self._next_control()
-            if packet is not None:
+            if self.control or self._adjustments:
+                packet = self._next_control()
                 rooms[0][: len(packet)] = packet
                 return (len(packet),)
             channel = self._schedule.next()
@@ -76,15 +80,16 @@ class Outbox:
                 self.pending = False
                 break
             most = channel.sendable
-            space = [room[HEAD : HEAD + most] for room in rooms[: channel.packets]]
+            space = [rooms[0][HEAD : HEAD + most]]
+            if channel.is_filled:
+                space += [room[HEAD : HEAD + most] for room in rooms[1 : channel.packets]]
             count = channel.handler.read(space)
             if not count:
                 channel.wants = False
                 continue
             if not channel.wants:
-                self._schedule.skip()
-                self.pending = bool(self._schedule or self.control or self._adjustments)
-            return [HEAD + one for one in channel.put_heads(rooms, most, count)]
+                self.pending = self._schedule.skip() or bool(self.control or self._adjustments)
+            return channel.put_heads(rooms, most, count)
         return ()
 
     def clear(self) -> None:
@@ -93,6 +98,5 @@ class Outbox:
         self._schedule.clear()
 
     def _signal(self) -> None:
-        if not self.pending:
-            self.pending = True
-            self._wake()
+        self.pending = True
+        self._wake()

@@ -71,9 +71,10 @@ class Schedule(Generic[S]):
             else:
                 return sender
 
-    def skip(self) -> None:
-        """Remove the channel that `next` returned last: it has no more to send."""
+    def skip(self) -> bool:
+        """Remove the channel that `next` returned last: it has no more to send. Return False if no other can."""
         (self._first or self._this).popleft().listed = False
+        return bool(self._first or self._this or self._next)
 
     def clear(self) -> None:
         for queue in (self._first, self._this, self._next):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from reconciler.ssh.channels.messages import WORD_MAX, put_head
+from reconciler.ssh.channels.messages import HEAD, WORD_MAX, put_head
 
 PACKET_MAX: Final = 32 << 10  # bytes of data in one packet, both ways: as OpenSSH's CHAN_TCP_PACKET_DEFAULT
 # A peer that takes less in one packet would make us send a packet for each few bytes.
@@ -26,16 +26,17 @@ class SendSide:
     turn      what is left of its turn
     round     the round of its turn; -1 before the first
     listed    it is in a list of the schedule
+    is_filled the client filled all packets of the last read
     """
 
     __slots__ = (
-        "_is_filled",
         "_is_full",
         "_least",
         "_most",
         "_packet_max",
         "_spare",
         "_window",
+        "is_filled",
         "listed",
         "peer",
         "round",
@@ -56,7 +57,7 @@ class SendSide:
         self._least = WORD_MAX  # the least adjustment
         self._spare = 0  # part of the window that is not used
         self._is_full = True  # more is on its way than should be
-        self._is_filled = False  # the client filled all packets of the last read
+        self.is_filled = False
         self._packet_max = 0
 
     def set_limits(self, peer: int, window: int, packet_max: int) -> None:
@@ -86,21 +87,19 @@ class SendSide:
     @property
     def packets(self) -> int:
         """How many packets the client may fill with the next read. Several, if it filled those of the last read."""
-        if not self._is_filled:
-            return 1
-        return max(1, (self._window - self._spare) // self._packet_max)
+        return max(1, (self._window - self._spare) // self._packet_max) if self.is_filled else 1
 
     def put_heads(self, rooms: Sequence[memoryview], most: int, count: int) -> list[int]:
-        """Write the heads of data packets, and count their bytes as sent. Return the bytes of each packet.
+        """Write the heads of data packets, and count their bytes as sent. Return the lengths of the packets.
 
-        `count`: the bytes of all. Each packet has `most` of them, and the last one has the rest.
+        `count`: the bytes of data in all. Each packet has `most` of them, and the last one has the rest.
         """
-        lengths = [most] * (count // most)
-        self._is_filled = count % most == 0
-        if not self._is_filled:
-            lengths.append(count % most)
+        self.is_filled = count % most == 0
+        lengths = [HEAD + most] * (count // most)
+        if not self.is_filled:
+            lengths.append(HEAD + count % most)
         for room, length in zip(rooms, lengths, strict=False):
-            put_head(room, 0, self.peer, length)
+            put_head(room, 0, self.peer, length - HEAD)
         self.turn -= count
         self._window -= count
         left = self._window - self._spare

@@ -31,6 +31,7 @@ SEAMS = (
     Seam(_CONNECTION, "_compressor"),
     Seam(_CONNECTION, "_decompressor"),
     Seam(_CONNECTION, "_inpbuf"),
+    Seam(_CONNECTION, "_keepalive_count"),
     Seam(_CONNECTION, "_max_recv_pktlen"),
     Seam(_CONNECTION, "_packet"),
     Seam(_CONNECTION, "_recv_encryption"),
@@ -63,13 +64,17 @@ class AsyncsshState:
     on_new_keys       after a key exchange, when asyncssh sends again
     on_plain_packet   with the payload of a packet for channels that asyncssh has decrypted; it returns False if the
                       packet is asyncssh's
+
+    may_hold        asyncssh's parser may have the start of a packet, for `reclaim`
+    hears_again_at  when `heard` is to be called again, if bytes arrive
     """
 
     def __init__(self, connection: asyncssh.SSHClientConnection, *, plain: bool = False) -> None:
         """`plain`: no packet passes below asyncssh."""
         self._connection = cast("Any", connection)
         self._plain = plain
-        self._heard_at = 0.0
+        self.hears_again_at = 0.0
+        self.may_hold = True
         self.before_write: Callable[[], None] = _nothing
         self.on_idle: Callable[[], None] = _nothing
         self.on_new_keys: Callable[[], None] = _nothing
@@ -101,7 +106,9 @@ class AsyncsshState:
     def send_codec(self) -> Codec | None:
         """Return the codec for the next packet that is sent, None if it must go through asyncssh."""
         connection = self._connection
-        if not self._is_steady or connection._compressor is not None:
+        if self._plain or not (connection._kex_complete and connection._auth_complete and connection._auth_final):
+            return None
+        if connection._compressor is not None:
             return None
         if connection._rekey_bytes_sent >= connection._rekey_bytes:
             return None
@@ -112,18 +119,19 @@ class AsyncsshState:
             self._send_codec = codec_for(self._send_encryption)
         return self._send_codec
 
-    def opens(self) -> bool:
-        """Return True if the next received packet may pass below asyncssh."""
-        return self._is_steady and self._connection._decompressor is None
-
-    @property
-    def _is_steady(self) -> bool:
-        """True outside of key exchanges and after the login."""
-        # asyncssh sets _auth_final at the first packet after the login.
+    def opening_codec(self) -> Codec | None:
+        """Return the codec for the next received packet, None if it must go through asyncssh, or has to wait."""
         connection = self._connection
-        if self._plain or not connection._kex_complete:
-            return False
-        return bool(connection._auth_complete and connection._auth_final)
+        # asyncssh sets _auth_final at the first packet after the login.
+        if self._plain or not (connection._kex_complete and connection._auth_complete and connection._auth_final):
+            return None
+        if connection._decompressor is not None or connection._transport is None:
+            return None
+        if connection._recv_handler not in self._parsers:
+            return None
+        if connection._recv_encryption is self._recv_encryption:
+            return self._recv_codec
+        return self.recv_codec()
 
     def recv_codec(self) -> Codec | None:
         """Return the codec that splits received bytes into packets, None if only asyncssh can."""
@@ -151,10 +159,14 @@ class AsyncsshState:
         return seq
 
     def heard(self, now: float) -> None:
-        """Restart the keepalive timer, as asyncssh does for all received bytes, but not thousands of times a second."""
-        if now - self._heard_at >= HEARD_PAUSE:
-            self._heard_at = now
-            self._connection._reset_keepalive_timer()
+        """Restart the keepalive timer, as asyncssh does for all received bytes, but not thousands of times a second.
+
+        asyncssh counts the answers to its keepalives only, although any bytes show that the server is alive.
+        `now`: loop time, not before `hears_again_at`.
+        """
+        self.hears_again_at = now + HEARD_PAUSE
+        self._connection._keepalive_count = 0
+        self._connection._reset_keepalive_timer()
 
     # --- asyncssh's parser -------------------------------------------------------------------------------------
 
@@ -167,8 +179,9 @@ class AsyncsshState:
     def reclaim(self) -> bytes:
         """Take back the start of a packet from asyncssh's parser, which keeps it as it was sent."""
         connection = self._connection
-        if not (connection._inpbuf or connection._packet) or not self.is_idle or self.recv_codec() is None:
+        if not self.may_hold or not self.is_idle or self.recv_codec() is None:
             return b""
+        self.may_hold = False
         held: bytes = connection._packet + connection._inpbuf
         connection._packet = connection._inpbuf = b""
         connection._recv_handler = connection._recv_pkthdr
@@ -176,10 +189,12 @@ class AsyncsshState:
 
     def hand_over(self, data: memoryview) -> None:
         """Give asyncssh bytes as they were received."""
+        self.may_hold = True
         self._connection.data_received(bytes(data))
 
     def refuse_length(self, start: memoryview) -> None:
         """Let asyncssh end the connection because of a packet that is too long."""
+        self.may_hold = True
         self._connection._max_recv_pktlen = min(self._connection._max_recv_pktlen, BODY_MAX)
         self._connection.data_received(bytes(start))
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Any, cast
@@ -23,7 +24,6 @@ from reconciler.ssh.internals.seam import Seam
 
 SEAMS = (
     Seam(asyncssh.SSHClientConnection, "_make_global_request", "self request args"),
-    Seam(asyncssh.SSHClientConnection, "_keepalive_count"),
     Seam(asyncssh.SSHClientConnection, "_send_seq"),
     Seam(asyncssh.SSHClientConnection, "send_packet", "self pkttype args handler"),
 )
@@ -68,7 +68,8 @@ class GlobalRequests:
         self._loop = asyncio.get_running_loop()
         self._waiting: deque[_Waiting] = deque()
         self._ended = False
-        self._heard_at = 0.0
+        # When the server last sent anything (loop time); set by the owner of the connection.
+        self.last_heard: Callable[[], float] = lambda: 0.0
         self.answered = 0  # requests that the server has answered
         self.round_trip: float | None = None  # seconds from the latest answered request to its answer
         self._connection._make_global_request = self._make  # noqa: SLF001 - asyncssh calls it by this name
@@ -92,14 +93,9 @@ class GlobalRequests:
         kind = MSG_REQUEST_SUCCESS if reply.outcome is Outcome.ACCEPTED else MSG_REQUEST_FAILURE
         return kind, SSHPacket(reply.data)
 
-    def heard(self, now: float) -> None:
-        """Note that bytes arrived, so the server is alive, although asyncssh counts answers to keepalives only."""
-        self._heard_at = now
-        self._connection._keepalive_count = 0  # noqa: SLF001 - as above
-
     def give_up(self, request: asyncio.Future[Answer]) -> None:
         """Stop waiting for this request and those before it, if the server has sent anything since it was sent."""
-        if any(one.future is request and one.sent_at < self._heard_at for one in self._waiting):
+        if any(one.future is request and one.sent_at < self.last_heard() for one in self._waiting):
             while not request.done():
                 self._end(self._waiting.popleft(), Outcome.UNSUPPORTED)
 

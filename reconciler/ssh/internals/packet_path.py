@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cache
 from typing import Any, Protocol, cast
 from weakref import WeakKeyDictionary
@@ -27,7 +27,9 @@ from reconciler.ssh.internals.codec_aead import BODY_MAX, LENGTH, TAG, codec_for
 from reconciler.ssh.internals.packet_reader import PacketReader
 from reconciler.ssh.internals.packet_writer import SEALED_MAX, PacketWriter, SendBuffer
 from reconciler.ssh.internals.seam import Seam
-from reconciler.ssh.internals.turn_budget import TurnBudget
+from reconciler.ssh.internals.turn_budget import QUANTUM, SHORT, TurnBudget
+from reconciler.system.event_loop.prompt_acks import PromptAcks
+from reconciler.system.event_loop.socket_reader import SocketReader
 
 READ_MAX = 512 << 10  # bytes of one read
 UNSENT_MAX = 16 << 20  # unsent bytes beyond which nothing is read, because it could cause another answer
@@ -56,6 +58,9 @@ class PacketHandler(Protocol):
     def heard(self, now: float) -> None:
         """Bytes arrived from the server, at `now` (loop time)."""
 
+    def receive_data(self, payload: memoryview) -> bool:
+        """Process a packet of data, outside of key exchanges. Return False if it is for `received`."""
+
     def received(self, kind: int, payload: memoryview) -> bool:
         """Process a packet of a channel: message numbers 90 to 100. Return False if it is asyncssh's.
 
@@ -72,12 +77,29 @@ class PacketHandler(Protocol):
         """`full` has become False."""
 
 
+class PacketSource(Protocol):
+    """What has packets to send.
+
+    pending  there may be one
+    """
+
+    @property
+    def pending(self) -> bool: ...
+
+    def write_packets(self, rooms: Sequence[memoryview]) -> Sequence[int]:
+        """Write the next packets, each into a room of its own, and return the lengths of those in the first rooms.
+
+        A payload starts with the message number. There is none only if `pending` becomes False.
+        """
+
+
 class Buffers:
     """The memory that all paths of an event loop share: each uses it within one callback."""
 
     def __init__(self) -> None:
         size = READ_MAX + LENGTH + BODY_MAX + TAG
         self.received = memoryview(bytearray(size))
+        self.first_read = self.received[:READ_MAX]
         self.plain = memoryview(bytearray(size))
         self.send = SendBuffer()
         self.turn = TurnBudget()
@@ -92,7 +114,12 @@ class Buffers:
 
 
 class PacketPath(asyncio.BufferedProtocol):
-    """The packet path of one connection. Installs itself."""
+    """The packet path of one connection. Installs itself.
+
+    is_plain  it takes the plain way
+    reader    reads the socket, unless it takes the plain way
+    in_batch  the packets of a read are being handled; `batch_ended` follows
+    """
 
     def __init__(
         self, connection: asyncssh.SSHClientConnection, handler: PacketHandler, *, plain: bool = False
@@ -108,15 +135,15 @@ class PacketPath(asyncio.BufferedProtocol):
         self._state.on_idle = self._go_on_later
         self._state.on_new_keys = self._keys_changed
         self._state.on_plain_packet = self._received
-        self._reader = PacketReader(self._state, handler.received)
+        self._packets = PacketReader(self._state, handler.receive_data, handler.received)
         self._writer = PacketWriter(self._state, self._write, self._buffers.send)
         self._state.before_write = self._writer.flush
         self._rest = b""  # received and not processed: an incomplete packet, or what the time did not suffice for
         self._until = 0.0
-        self._in_batch = False
+        self.in_batch = False
         self._batch_end: asyncio.Handle | None = None
         self._socket_full = False
-        self._paused = False
+        self._paused = False  # what was read has to be processed first
         self._going_on = False
         if self.is_plain:
             self._receive = connection.data_received
@@ -126,9 +153,12 @@ class PacketPath(asyncio.BufferedProtocol):
             self._connection.resume_writing = self.resume_writing
             return
         self._transport: asyncio.Transport = self._connection._transport  # noqa: SLF001 - as above
-        self._socket = self._transport.get_extra_info("socket")
+        sock = self._transport.get_extra_info("socket")
+        self._fd: int = sock.fileno()
+        self._acks = PromptAcks(sock)
         self._transport.set_protocol(self)
         self._transport.set_write_buffer_limits(high=0)  # it may call pause_writing
+        self.reader = SocketReader(self._transport, self)
 
     # --- sending -----------------------------------------------------------------------------------------------
 
@@ -137,37 +167,33 @@ class PacketPath(asyncio.BufferedProtocol):
         """True if packets sent now would only be kept: the socket is full, or a key exchange is running."""
         return self._socket_full or not self._connection._kex_complete  # noqa: SLF001 - asyncssh keeps packets meanwhile
 
-    def send(self, write: Callable[[Sequence[memoryview]], Sequence[int]]) -> bool:
-        """Send the packets that `write` writes into the memory where they are sealed, each into a room of its own.
+    def send(self, source: PacketSource) -> bool:
+        """Send the packets of a source, which writes them into the memory where they are sealed.
 
-        `write` returns the lengths of the payloads in the first rooms, none if there is no packet. A payload starts
-        with the message number. Return True if there may be more in the next turn of the loop: a call sends a limited
-        number of bytes. Within `received` and `batch_ended`, packets are sealed, and written after `batch_ended`.
+        Return True if there may be more in the next turn of the loop: a call sends a limited number of bytes. Within
+        `received` and `batch_ended`, packets are sealed, and written after `batch_ended`.
         """
-        sent = 0
-        while sent < SEALED_MAX and not self.full:
-            lengths = write(self._writer.rooms)
-            if not lengths:
-                self._flush()
-                return False
-            for room, length in enumerate(lengths):
-                self._writer.add(room, length)
+        writer, sent = self._writer, 0
+        connection = self._connection
+        while source.pending and sent < SEALED_MAX:
+            if self._socket_full or not connection._kex_complete:  # noqa: SLF001 - as in `full`
+                break
+            for room, length in enumerate(source.write_packets(writer.rooms)):
+                writer.add(room, length)
                 sent += length
-        self._flush()
-        return not self.full
-
-    def _flush(self) -> None:
-        if not self._in_batch:
-            self._writer.flush()
+        if not self.in_batch:
+            writer.flush()
+        return source.pending and not self.full
 
     def _write(self, data: memoryview) -> None:
         """Write to the socket. The transport gets a copy of what the socket does not take."""
-        transport = self._state.transport
+        transport = self._connection._transport  # noqa: SLF001 - asyncssh has no public access to it
         if transport is None:
             return
+        self._acks.is_due = False
         if not self._socket_full:
             try:
-                taken = os.write(self._socket.fileno(), data)
+                taken = os.write(self._fd, data)
             except OSError:
                 taken = 0  # full or broken: then the transport meets the same error, and ends the connection
             data = data[taken:]
@@ -196,18 +222,25 @@ class PacketPath(asyncio.BufferedProtocol):
 
     def get_buffer(self, sizehint: int) -> memoryview:
         """Return the memory for the next read, after what is left of the one before."""
-        self._rest = self._state.reclaim() + self._rest
+        if self._state.may_hold:
+            self._rest = self._state.reclaim() + self._rest
+        if not self._rest:
+            return self._buffers.first_read
         held = len(self._rest)
-        if held:
-            self._buffers.received[:held] = self._rest
+        self._buffers.received[:held] = self._rest
         return self._buffers.received[held : held + READ_MAX]
 
     def buffer_updated(self, nbytes: int) -> None:
         """Process what was read."""
         now = self._loop.time()
         self._handler.heard(now)
-        self._state.heard(now)
+        if now >= self._state.hears_again_at:
+            self._state.heard(now)
+        acks = self._acks
+        acks.arrived(now)
         self._process(len(self._rest) + nbytes, now)
+        if acks.eager and acks.is_due:
+            acks.acknowledge()
 
     def _go_on_later(self) -> None:
         """Process the rest in the next turn of the loop."""
@@ -225,21 +258,22 @@ class PacketPath(asyncio.BufferedProtocol):
         """Process the first `length` bytes of the shared buffer, and keep what is left. `now`: loop time."""
         data = self._buffers.received[:length]
         self._rest = b""
-        self._until = self._buffers.turn.begin(now)
-        self._in_batch = True
+        is_short = length < SHORT
+        self._until = now + QUANTUM if is_short else self._buffers.turn.begin(now)
+        self.in_batch = True
         try:
-            done = self._reader.read(data, self._buffers.plain, self._may_go_on)
+            done = self._packets.read(data, self._buffers.plain, self._may_go_on)
             self._handler.batch_ended()
         except Exception as error:  # noqa: BLE001 - any error of the handler ends the connection, as in asyncssh
             self._state.fail(error)
             return
         finally:
-            self._in_batch = False
-            self._writer.flush()
-            self._buffers.turn.end(self._loop.time())
-        if self._state.transport is None:
-            return
-        if done < length or self._paused or self._socket_full:
+            self.in_batch = False
+            if self._buffers.send.used:
+                self._writer.flush()
+            if not is_short:
+                self._buffers.turn.end(self._loop.time())
+        if (done < length or self._paused or self._socket_full) and self._state.transport is not None:
             self._rest = bytes(data[done:])
             self._pause_or_resume()
 
@@ -256,20 +290,20 @@ class PacketPath(asyncio.BufferedProtocol):
         """Stop reading the socket while the rest has packets that can be processed without another byte."""
         waits = not self._state.is_idle
         unsent = self._transport.get_write_buffer_size() > UNSENT_MAX
-        if waits or unsent or self._reader.has_packet(memoryview(self._rest)):
+        if waits or unsent or self._packets.has_packet(memoryview(self._rest)):
             if not self._paused:
                 self._paused = True
-                self._transport.pause_reading()
+                self.reader.stop()
             if not waits and not unsent:
                 self._go_on_later()
         elif self._paused:
             self._paused = False
-            self._transport.resume_reading()
+            self.reader.start()
 
     def _received(self, kind: int, payload: memoryview) -> bool:
         """Give a packet to the handler, from either way."""
         taken = self._handler.received(kind, payload)
-        if taken and not self._in_batch and self._batch_end is None:
+        if taken and not self.in_batch and self._batch_end is None:
             self._batch_end = self._loop.call_soon(self._end_plain_batch)
         return taken
 
@@ -283,7 +317,10 @@ class PacketPath(asyncio.BufferedProtocol):
 
     def _data_received(self, data: bytes, datatype: asyncssh.DataType = None) -> None:
         """Pass bytes on in the plain way."""
-        self._handler.heard(self._loop.time())
+        now = self._loop.time()
+        self._handler.heard(now)
+        if now >= self._state.hears_again_at:
+            self._state.heard(now)
         self._receive(data, datatype)
 
     # --- the end of the transport ------------------------------------------------------------------------------
@@ -294,7 +331,8 @@ class PacketPath(asyncio.BufferedProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Pass it on to asyncssh."""
-        self._connection.connection_lost(exc)
+        self.reader.close()
+        self._connection.connection_lost(exc or self.reader.error)
 
 
 def _is_suitable(connection: Any) -> bool:

@@ -1,9 +1,9 @@
 """Splits received bytes into packets and opens them: those of own channels for the handler, the others for asyncssh.
 
-No IO: bytes in, calls out. One rule for each packet (`AsyncsshState.opens`) decides whether it may be opened here. The
-handler decides whether it is the handler's. All other packets go to asyncssh as they were received, encrypted: it
-verifies them itself, its state stays the one that it would have without this reader, and a packet with a wrong tag ends
-the connection in asyncssh's own way.
+No IO: bytes in, calls out. One rule for each packet (`AsyncsshState.opening_codec`) decides whether it may be opened
+here. The handler decides whether it is the handler's. All other packets go to asyncssh as they were received,
+encrypted: it verifies them itself, its state stays the one that it would have without this reader, and a packet with a
+wrong tag ends the connection in asyncssh's own way.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Protocol
 from reconciler.ssh.internals.codec_aead import BODY_MAX, LENGTH, SEQ_MASK, TAG, Codec
 
 CHANNEL_FIRST, CHANNEL_LAST = 90, 100  # the messages of RFC 4254 section 5
+DATA = 94
 CHECKED = 4  # packets after which `may_go_on` is asked again
 BODY_MIN = 2  # bytes: the length of the padding, and a message number
 HEADER = 16  # bytes with which asyncssh reads the length of any packet
@@ -26,22 +27,27 @@ class ReaderState(Protocol):
     def is_idle(self) -> bool: ...
     @property
     def recv_seq(self) -> int: ...
-    def opens(self) -> bool: ...
+    def opening_codec(self) -> Codec | None: ...
     def recv_codec(self) -> Codec | None: ...
     def set_recv_seq(self, seq: int) -> None: ...
     def hand_over(self, data: memoryview) -> None: ...
     def refuse_length(self, start: memoryview) -> None: ...
 
 
+ReceiveData = Callable[[memoryview], bool]
 Received = Callable[[int, memoryview], bool]
 
 
 class PacketReader:
     """Reads the packets of one connection."""
 
-    def __init__(self, state: ReaderState, received: Received) -> None:
-        """`received`: is given the message number and the payload; returns False if the packet is asyncssh's."""
+    def __init__(self, state: ReaderState, receive_data: ReceiveData, received: Received) -> None:
+        """`receive_data`: is given the payloads of data; returns False if a packet is for `received`.
+
+        `received`: is given the message number and the payload; returns False if the packet is asyncssh's.
+        """
         self._state = state
+        self._receive_data = receive_data
         self._received = received
 
     def read(self, data: memoryview, plain: memoryview, may_go_on: Callable[[], bool]) -> int:
@@ -52,24 +58,26 @@ class PacketReader:
         """
         state = self._state
         at = used = 0
-        while state.is_idle:
-            codec = state.recv_codec()
+        while True:
+            codec = state.opening_codec()
+            if codec is not None:
+                at, used, has_time = self._read_own(codec, data, at, plain, used, may_go_on)
+                if at == len(data) or not has_time:
+                    return at
+            elif not state.is_idle:
+                return at
+            else:
+                codec = state.recv_codec()
             if codec is None:
                 if at < len(data):
                     state.hand_over(data[at:])
                 return len(data)
-            has_time = True
-            if state.opens():
-                at, used, has_time = self._read_own(codec, data, at, plain, used, may_go_on)
-                if at == len(data):
-                    return at
-            after = self._hand_over(codec, data, at) if has_time else at
+            after = self._hand_over(codec, data, at)
             if after == at:
                 return at
             at = after
             if not may_go_on():
                 return at
-        return at
 
     def has_packet(self, data: memoryview) -> bool:
         """Return True if `read` could process a packet at the start of these bytes."""
@@ -104,7 +112,7 @@ class PacketReader:
         `used`: bytes of `plain` that hold payloads. Return both, and False when `may_go_on` returned False.
         """
         # Nearly all packets pass here. So this method avoids calls, and stores the counters once for all its packets.
-        received, end, unchecked = self._received, len(data), 0
+        receive_data, end, unchecked = self._receive_data, len(data), 0
         seq = self._state.recv_seq
         codec.begin(seq)
         try:
@@ -119,7 +127,8 @@ class PacketReader:
                 stop = length - body[0]
                 if stop < BODY_MIN or not CHANNEL_FIRST <= (kind := body[1]) <= CHANNEL_LAST:
                     break
-                if not received(kind, body[1:stop]):
+                payload = body[1:stop]
+                if not (kind == DATA and receive_data(payload)) and not self._received(kind, payload):
                     break
                 seq += 1
                 at, used, unchecked = after, used + length, unchecked + 1

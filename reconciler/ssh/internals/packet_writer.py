@@ -67,7 +67,8 @@ class PacketWriter:
         buffer = self._buffer
         if buffer.writer is not self:
             buffer.claim(self)
-        pad, end = padding(codec, length), _HEAD_ROOM + length
+        end = _HEAD_ROOM + length
+        pad = padding(codec, length)
         body = buffer.bodies[room][: end + pad]
         body[0] = pad
         body[end:] = self._padding[:pad]

@@ -14,7 +14,7 @@ the outer one waits too, so that nothing accumulates in that channel.
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from typing import Any, Protocol
 from weakref import WeakKeyDictionary
 
 import asyncssh
@@ -37,6 +37,13 @@ SEAMS = (
 )
 
 
+class Reading(Protocol):
+    """What reads the socket of a connection."""
+
+    def pause_reading(self) -> None: ...
+    def resume_reading(self) -> None: ...
+
+
 class ParseBudget:
     """The parse budget of one connection, between its transport and asyncssh. It installs itself in the connection."""
 
@@ -56,6 +63,7 @@ class ParseBudget:
         self._held = False  # paused by the connection that this one carries
         self._working = False
         self._lifted = False
+        self._reading: Reading | None = None
         # asyncssh and the transport call these two by name. data_received is a method of asyncio's Protocol.
         connection._recv_pkthdr = self._next_packet  # type: ignore[method-assign]  # noqa: SLF001 - as above
         connection.data_received = self.data_received  # type: ignore[method-assign]
@@ -67,9 +75,15 @@ class ParseBudget:
         else:
             self._turns.serve(self, data)
 
-    def lift(self) -> None:
-        """Limit nothing from now on: a packet path gives asyncssh one packet at a time, within its own limit."""
+    def lift(self, reading: Reading) -> None:
+        """Limit nothing from now on: a packet path gives asyncssh one packet at a time, within its own limit.
+
+        `reading`: reads the socket from now on.
+        """
         self._lifted = True
+        self._reading = reading
+        if self._paused:
+            reading.pause_reading()
 
     def charge(self, seconds: float) -> None:
         """Charge the present turn for work that a packet causes later, in tasks."""
@@ -124,7 +138,7 @@ class ParseBudget:
         if self._below is not None:
             self._below.hold()
         elif self._transport is not None:
-            self._transport.pause_reading()
+            (self._reading or self._transport).pause_reading()
 
     def _resume(self) -> None:
         if not self._paused or self._held:
@@ -133,7 +147,7 @@ class ParseBudget:
         if self._below is not None:
             self._below.release()
         elif self._transport is not None:
-            self._transport.resume_reading()
+            (self._reading or self._transport).resume_reading()
 
     def hold(self) -> None:
         """Stop parsing: the connection that this one carries has enough."""

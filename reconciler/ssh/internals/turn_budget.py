@@ -10,6 +10,7 @@ import asyncio
 
 TURN = 0.004  # seconds
 QUANTUM = 0.0001  # seconds for one link when nothing is left
+SHORT = 512  # bytes: a read of less is not counted. It holds about as many packets as QUANTUM suffices for
 
 
 class TurnBudget:
@@ -25,9 +26,11 @@ class TurnBudget:
         """Begin to work at `now` (loop time), and return when to stop."""
         # A callback in each turn would mark its start exactly, and cost throughput. While there is time left, the time
         # between two calls counts as time for others.
-        self._spent = max(0.0, self._spent - (now - self._idle_since))
+        spent = self._spent - (now - self._idle_since)
+        self._spent = spent = spent if spent > 0 else 0.0
         self._began = now
-        return now + max(QUANTUM, TURN - self._spent)
+        left = TURN - spent
+        return now + (max(QUANTUM, left))
 
     def end(self, now: float) -> None:
         """End the work that began last."""

@@ -24,7 +24,7 @@ from reconciler.ssh.internals.packet_path import PacketPath
 from reconciler.ssh.relay.relay import LINK_LOST, Relay
 
 _FIRST_BYTE = FIRST_CHANNEL >> 24  # the least first byte of the number of an own channel
-_OPEN = Packet.OPEN.value
+_OPEN, _DATA = Packet.OPEN.value, Packet.DATA.value
 _LEAST = 5  # bytes: the message number and the channel's
 OPEN_COST = 0.0005  # seconds of later work for a channel that the server opens: a connection from here
 _FORWARDED = b"forwarded-"  # types of channels that a server opens for its listeners: these are ours
@@ -35,26 +35,27 @@ log = logging.getLogger(__name__)
 class ChannelDriver:
     """The driver of one connection. Installs itself in it.
 
-    offer  returns the handler of a channel that the server asks for, or a refusal
-    heard  called with the loop's time when bytes arrive
+    heard_at    when bytes arrived last (loop time)
+    when_heard  called once when bytes arrive, before `heard_at` changes, with the time
+    undelivered relays that have received data in the present read
     """
 
-    def __init__(
-        self, connection: asyncssh.SSHClientConnection, guard: Guard, offer: Offer, heard: Callable[[float], None]
-    ) -> None:
+    def __init__(self, connection: asyncssh.SSHClientConnection, guard: Guard, offer: Offer) -> None:
+        """`offer`: returns the handler of a channel that the server asks for, or a refusal."""
         self._connection = connection
         self._guard = guard
-        self._heard = heard
         self._loop = asyncio.get_running_loop()
-        self._sends_soon = False  # `send` is called anyway: at the end of this read, or of `ready`
+        self.heard_at = self._loop.time()
+        self.when_heard: Callable[[float], None] | None = None
+        self.undelivered: list[Relay] = []
         self._is_scheduled = False
-        self._undelivered: list[Relay] = []
         self._budget = WindowBudget()
         self._mux = Mux(self._wake, offer, self._budget, first=FIRST_CHANNEL, send_max=_send_max(connection))
+        self.receive_data = self._mux.receive_data
         self._path = PacketPath(connection, self)
         self._charge = guard.inbound.charge if self._path.is_plain else self._path.charge
         if not self._path.is_plain:
-            guard.inbound.lift()
+            guard.inbound.lift(self._path.reader)
 
     def __len__(self) -> int:
         """Return the number of channels, also of those that only the server has not closed."""
@@ -82,7 +83,7 @@ class ChannelDriver:
     def send(self) -> None:
         """Send what the channels have to send, as far as the connection takes it."""
         try:
-            if self._path.send(self._mux.write_packets):
+            if self._path.send(self._mux.outbox):
                 self._schedule()
         except Exception:
             # A bug. Without the end of the connection, all its channels would wait for each other without end.
@@ -91,13 +92,12 @@ class ChannelDriver:
 
     def ready(self, channel: Channel) -> None:
         """Send what this channel, and perhaps others, have to send, without another turn of the loop."""
-        self._sends_soon = True
+        self._mux.outbox.pending = True  # so that it does not call `_wake`
         channel.ready()
-        self._sends_soon = False
         self.send()
 
     def _wake(self) -> None:
-        if not self._sends_soon:
+        if not self._path.in_batch:  # `batch_ended` sends
             self._schedule()
 
     def _schedule(self) -> None:
@@ -112,8 +112,10 @@ class ChannelDriver:
     # --- calls of the packet path ------------------------------------------------------------------------------
 
     def heard(self, now: float) -> None:
-        self._mux.now = now
-        self._heard(now)
+        if self.when_heard is not None:
+            call, self.when_heard = self.when_heard, None
+            call(now)
+        self.heard_at = self._mux.now = now
 
     def received(self, kind: int, payload: memoryview) -> bool:
         if kind == _OPEN:
@@ -124,9 +126,9 @@ class ChannelDriver:
             return False
         if self._guard.server_exchanges_keys:
             raise asyncssh.ProtocolError("a packet of a channel within a key exchange")
-        self._sends_soon = True
         try:
-            self._mux.receive(payload)
+            if kind != _DATA or not self.receive_data(payload):
+                self._mux.receive(payload)
         except LinkViolationError as error:
             self._deliver()
             raise asyncssh.ProtocolError(str(error)) from None
@@ -136,20 +138,16 @@ class ChannelDriver:
         return True
 
     def batch_ended(self) -> None:
-        self._deliver()
-        self._sends_soon = False
+        if self.undelivered:
+            self._deliver()
         if self._mux.outbox.pending:
             self.send()
 
     def writable(self) -> None:
         self.send()
 
-    def deliver_later(self, relay: Relay) -> None:
-        """Call the relay's `deliver` after the packets of this read."""
-        self._undelivered.append(relay)
-
     def _deliver(self) -> None:
-        relays, self._undelivered = self._undelivered, []
+        relays, self.undelivered = self.undelivered, []
         for relay in relays:
             relay.deliver()
 

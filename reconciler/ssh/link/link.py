@@ -92,17 +92,17 @@ class Link:
         self._recovered = recovered
         self._doubted = doubted
         self._loop = asyncio.get_running_loop()
-        self._last_received = self._loop.time()
         self._silent = False
         self._grace = SILENT_GRACE
-        self._openings = PendingOpenings(settings.dial_timeout, self._check_server, lambda: self._last_received)
+        self._openings = PendingOpenings(settings.dial_timeout, self._check_server, lambda: self.channels.heard_at)
         self._server_check: asyncio.Future[Answer] | None = None  # a request that only shows whether the server answers
         self._closing = False
         self._answer_time: float | None = None  # the least, of requests for channels
         self._least_delay = DELAY_UNKNOWN
         self._delay_until = 0.0  # when it is to be measured again
         ignore_packets.omit(dialled.connection)
-        self.channels = ChannelDriver(dialled.connection, dialled.guard, self.forwards.offer, self._packet_received)
+        self.channels = ChannelDriver(dialled.connection, dialled.guard, self.forwards.offer)
+        self._requests.last_heard = lambda: self.channels.heard_at
         client.on_lost = self._connection_lost
         client.on_debug = self.forwards.debug_message
         if client.ended:
@@ -110,21 +110,19 @@ class Link:
 
     # --- the connection ----------------------------------------------------------------------------------------
 
-    def _packet_received(self, now: float) -> None:
-        self._requests.heard(now)
-        if self._silent:
-            self._silent = False
-            # It answers late, but it answers: do not doubt it again for the same delay.
-            interval = self._settings.keepalive_interval
-            late = now - self._last_received - interval
-            self._grace = max(self._grace, min(2 * late, interval))
-            self._recovered()
-        self._last_received = now
+    def _heard_again(self, now: float) -> None:
+        self._silent = False
+        # It answers late, but it answers: do not doubt it again for the same delay.
+        interval = self._settings.keepalive_interval
+        late = now - self.channels.heard_at - interval
+        self._grace = max(self._grace, min(2 * late, interval))
+        self._recovered()
 
     def doubt(self) -> None:
         """Give the link no clients until the server sends something. Those that wait for a channel wait for a link."""
         if not self._silent:
             self._silent = True
+            self.channels.when_heard = self._heard_again
             self._doubted()
         for opening in self._openings:
             opening.fail(ServerSilent("the SSH server sent nothing"))
@@ -141,7 +139,7 @@ class Link:
     @property
     def idle(self) -> float:
         """Seconds since the last bytes from the server."""
-        return self._loop.time() - self._last_received
+        return self._loop.time() - self.channels.heard_at
 
     @property
     def closes_dead_channels(self) -> bool:
@@ -164,9 +162,9 @@ class Link:
         return self._silent or (interval > 0 and self.idle > interval + self._grace)
 
     def apply_settings(self, settings: TargetSettings) -> None:
-        self._openings.set_limit(settings.dial_timeout)
         """Apply the settings that change in place."""
         self._settings = settings
+        self._openings.set_limit(settings.dial_timeout)
         self.connection.set_keepalive(settings.keepalive_interval or None, settings.keepalive_count_max)
         if settings.log_level == "debug":
             debug_log.watch(self.connection, self.target)

@@ -38,8 +38,7 @@ class Throttle(Protocol):
 class Driver(Protocol):
     """The link's driver of its channels, as a relay sees it."""
 
-    def deliver_later(self, relay: Relay) -> None:
-        """Call `deliver` after the packets of the present read."""
+    undelivered: list[Relay]  # `deliver` is called for each after the packets of the present read
 
     def ready(self, channel: Channel) -> None:
         """Send what this channel, and perhaps others, have to send."""
@@ -166,7 +165,8 @@ class Relay:
                 asyncio.get_running_loop().call_later(pause, self._go_on_up)
             elif count < len(space) * len(space[0]):
                 self.channel.wants = False
-                self.client.watch()
+                if not self.client.watched:
+                    self.client.watch()
             return count
         if count == EOF:
             self._client_ended()
@@ -197,32 +197,37 @@ class Relay:
 
     def data(self, data: memoryview) -> None:
         if not self._pieces:
-            self._driver.deliver_later(self)
+            self._driver.undelivered.append(self)
         self._pieces.append(data)
 
     def deliver(self) -> None:
         """Write the data of one read with one call: a packet is 32 KiB, and a read may hold eight."""
         if self._pieces:
             pieces, self._pieces = self._pieces, []
-            count = sum(map(len, pieces))
+            count = len(pieces[0]) if len(pieces) == 1 else sum(map(len, pieces))
             self.received += count
             self.totals.received += count
-            if taken := self.client.write(pieces):
-                self._took(taken)
+            taken = self.client.write(pieces)
+            if self._rate_down is not None or self._waits_down:
+                self.client_took(taken)
+            else:
+                self._untaken += taken
+                self._let_send()
 
     def client_took(self, count: int) -> None:
-        self._took(count)
-
-    def _took(self, count: int) -> None:
         self._untaken += count
         if self._rate_down is not None and (pause := self._rate_down.take(count)) and not self._waits_down:
             self._waits_down = True
             asyncio.get_running_loop().call_later(pause, self._go_on_down)
         if not self._waits_down:
-            self._go_on_down()
+            self._let_send()
 
     def _go_on_down(self) -> None:
         self._waits_down = False
+        self._let_send()
+
+    def _let_send(self) -> None:
+        """Let the server send as much as was taken."""
         if self.channel is not None and not self._channel_closed:
             count, self._untaken = min(self._untaken, self.channel.window.held), 0
             if count:
