@@ -5,6 +5,7 @@ Returns a plain socket, so that the TCP connection and the SSH handshake have se
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import os
 import socket
@@ -14,9 +15,13 @@ from aiohappyeyeballs import AddrInfoType, start_connection
 from reconciler.core.outbound import ANY_ADDRESS, Outbound
 from reconciler.core.rules import metadata
 from reconciler.core.spec import Endpoint
+from reconciler.system.event_loop.readiness import watcher
 from reconciler.system.resolver import addresses
 
 _NEXT_ADDRESS_AFTER = 0.25
+_CONNECTED = (0, errno.EISCONN)  # results of connect: Linux returns the first, macOS the other
+
+SocketAddress = tuple[str, int] | tuple[str, int, int, int]
 
 # Limit of parallel attempts beyond the first of each connection, in the whole process. A name may have any number of
 # addresses, and each attempt without an answer keeps a descriptor until the connection is made or given up.
@@ -56,9 +61,12 @@ async def connect(endpoint: Endpoint, outbound: Outbound = ANY_ADDRESS, *, is_cl
         infos = _permitted(infos)
     attempts = _Attempts(outbound.bind_address)
     try:
-        sock = await start_connection(
-            infos, happy_eyeballs_delay=_NEXT_ADDRESS_AFTER, interleave=1, socket_factory=attempts.make
-        )
+        if len(infos) == 1:
+            sock = await _connect(attempts.make(infos[0]), infos[0][4])
+        else:
+            sock = await start_connection(
+                infos, happy_eyeballs_delay=_NEXT_ADDRESS_AFTER, interleave=1, socket_factory=attempts.make
+            )
     except OSError:
         if attempts.bind_error is not None:
             raise LocalAddressError(attempts.bind_error, outbound.bind_address) from attempts.bind_error
@@ -67,6 +75,39 @@ async def connect(endpoint: Endpoint, outbound: Outbound = ANY_ADDRESS, *, is_cl
         _racers.difference_update(attempts.sockets)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return sock
+
+
+async def _connect(sock: socket.socket, address: SocketAddress) -> socket.socket:
+    """Connect to an address, and return the socket. It is closed if that fails."""
+    try:
+        error = await _error_of_connect(sock, address)
+    except BaseException:
+        sock.close()
+        raise
+    if error in _CONNECTED:
+        return sock
+    sock.close()
+    raise OSError(error, f"{os.strerror(error)}: {address}")
+
+
+async def _error_of_connect(sock: socket.socket, address: SocketAddress) -> int:
+    sock.setblocking(False)
+    error = sock.connect_ex(address)
+    if error == errno.EINPROGRESS:
+        error = sock.connect_ex(address)  # over loopback it is connected by now, which the first call does not see
+    if error == errno.EALREADY:
+        await _writable(sock.fileno())
+        error = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+    return error
+
+
+async def _writable(fd: int) -> None:
+    writable, descriptors = asyncio.Event(), watcher()
+    descriptors.add_writer(fd, writable.set)
+    try:
+        await writable.wait()
+    finally:
+        descriptors.remove_writer(fd)
 
 
 class _Attempts:
