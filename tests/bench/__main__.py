@@ -15,7 +15,7 @@ import tempfile
 import traceback
 from pathlib import Path
 
-from bench import report
+from bench import own_network, report
 from bench.figures import Figures, facts
 from bench.lab import Lab
 
@@ -41,12 +41,20 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="one round with few bytes")
     parser.add_argument("--rounds", type=int, default=5, help="rounds of each measurement (default 5)")
     parser.add_argument("--only", nargs="+", choices=MEASUREMENTS, default=MEASUREMENTS, metavar="NAME")
+    parser.add_argument(
+        "--congestion",
+        default=own_network.USUAL,
+        metavar="NAME",
+        help=f"TCP congestion control, in an own network namespace if this user may create one (default "
+        f"{own_network.USUAL}); {own_network.MACHINES}: the machine's network as it is",
+    )
     parser.add_argument("--output", type=Path, default=Path("bench-figures"), help="directory to write to")
     return parser.parse_args()
 
 
 def main() -> int:
     arguments = parsed()
+    own_network.enter(arguments.congestion)
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # thousands of clients
     figures = Figures(facts(" ".join(["make bench", f"ARGS='{' '.join(sys.argv[1:])}'"][: len(sys.argv)])))

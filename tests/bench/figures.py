@@ -13,6 +13,8 @@ from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
 
+from bench.own_network import congestion_control
+
 OURS, REFERENCE = "tunnels", "ssh"
 
 
@@ -74,6 +76,7 @@ def facts(command: str) -> dict[str, str]:
         "command": command,
         "processor": f"{os.cpu_count()} x {_processor()}",
         "kernel": f"{platform.system()} {platform.release()} {platform.machine()}",
+        "congestion control": congestion_control(),
         "python": platform.python_version(),
         "ssh": ssh,
         "autossh": "installed" if shutil.which("autossh") else "not installed: left out",
