@@ -1,7 +1,7 @@
 """Runs a benchmark in a network namespace of its own, with Linux's default TCP congestion control.
 
-Over loopback, BBR measures its own pacing: it costs every program a third of its rate, and a receiver that reads much
-at once the most. A namespace has its own setting, and no other traffic.
+Over loopback, BBR measures its own pacing: it costs all programs a fifth to a third of their rate, and those with few
+large reads the most. A namespace has its own setting, and no other traffic.
 """
 
 from __future__ import annotations

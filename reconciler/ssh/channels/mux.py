@@ -1,11 +1,11 @@
 """The channels of one link: numbers, limits, and the dispatch of packets. No IO and no clock.
 
 The link calls
-  receive_data(packet)   with each payload of type DATA
-  receive(packet)        with each other payload of types 90 to 100 whose channel, or whose request, is the mux's,
-                         and with those for which receive_data returned False
-  outbox.write_packets(rooms)   for the next payloads to seal, while `outbox.pending`
-  end(reason)            when the connection is lost
+  receive_data(packet)  with each payload of data
+  receive(packet)       with the payloads that receive_data did not take, and the others of types 90 to 100, if they are
+                        for a channel that the mux owns, or ask for one that the mux accepts
+  outbox.write_packets(rooms)  for the next payloads to seal, while `outbox.pending`
+  end(reason)           when the connection is lost
 and sets `now` (seconds) once in each turn of its loop, and `budget.delay` when it knows the path. The mux calls `wake`
 when there is something to send: within any call, so `wake` only schedules the sending. `receive` raises
 `LinkViolationError` for what no channel can be ended for: the link then disconnects, and calls `end`.

@@ -26,7 +26,7 @@ class SendSide:
     turn      what is left of its turn
     round     the round of its turn; -1 before the first
     listed    it is in a list of the schedule
-    is_filled the client filled all packets of the last read
+    is_filled  the client filled all packets of the last read
     """
 
     __slots__ = (
@@ -86,8 +86,8 @@ class SendSide:
 
     @property
     def packets(self) -> int:
-        """How many packets the client may fill with the next read. Several, if it filled those of the last read."""
-        return max(1, (self._window - self._spare) // self._packet_max) if self.is_filled else 1
+        """How many packets the client may fill with the next read, if it filled those of the last one."""
+        return max(1, (self._window - self._spare) // self._packet_max)
 
     def put_heads(self, rooms: Sequence[memoryview], most: int, count: int) -> list[int]:
         """Write the heads of data packets, and count their bytes as sent. Return the lengths of the packets.

@@ -121,6 +121,7 @@ class AsyncsshState:
 
     def opening_codec(self) -> Codec | None:
         """Return the codec for the next received packet, None if it must go through asyncssh, or has to wait."""
+        # `is_idle` and `recv_codec` are written out: each read asks this, and calls are most of its cost.
         connection = self._connection
         # asyncssh sets _auth_final at the first packet after the login.
         if self._plain or not (connection._kex_complete and connection._auth_complete and connection._auth_final):

@@ -67,8 +67,7 @@ class PacketWriter:
         buffer = self._buffer
         if buffer.writer is not self:
             buffer.claim(self)
-        end = _HEAD_ROOM + length
-        pad = padding(codec, length)
+        pad, end = padding(codec, length), _HEAD_ROOM + length
         body = buffer.bodies[room][: end + pad]
         body[0] = pad
         body[end:] = self._padding[:pad]

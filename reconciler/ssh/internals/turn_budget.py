@@ -26,11 +26,9 @@ class TurnBudget:
         """Begin to work at `now` (loop time), and return when to stop."""
         # A callback in each turn would mark its start exactly, and cost throughput. While there is time left, the time
         # between two calls counts as time for others.
-        spent = self._spent - (now - self._idle_since)
-        self._spent = spent = spent if spent > 0 else 0.0
+        self._spent = max(0.0, self._spent - (now - self._idle_since))
         self._began = now
-        left = TURN - spent
-        return now + (max(QUANTUM, left))
+        return now + max(QUANTUM, TURN - self._spent)
 
     def end(self, now: float) -> None:
         """End the work that began last."""

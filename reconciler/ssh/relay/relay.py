@@ -204,13 +204,13 @@ class Relay:
         """Write the data of one read with one call: a packet is 32 KiB, and a read may hold eight."""
         if self._pieces:
             pieces, self._pieces = self._pieces, []
-            count = len(pieces[0]) if len(pieces) == 1 else sum(map(len, pieces))
+            count = sum(map(len, pieces))
             self.received += count
             self.totals.received += count
             taken = self.client.write(pieces)
-            if self._rate_down is not None or self._waits_down:
+            if self._rate_down is not None:
                 self.client_took(taken)
-            else:
+            else:  # as `client_took`, without a call: a small packet waits for what is done here
                 self._untaken += taken
                 self._let_send()
 

@@ -1,7 +1,7 @@
 """Calls functions when descriptors are readable or writable, at less cost than an event loop's `add_reader`.
 
 For each `add_reader` asyncio makes a handle and a selector key, and it runs each callback through a queue and a
-context. For a client that connects, sends a request and leaves, this was a fifth of the work. A `DirectSelector` is a
+context. For a client that connects, sends a request and leaves, this was a tenth of the work. A `DirectSelector` is a
 selector for asyncio's own loop. Beside what the loop registers, it watches descriptors itself, and calls their
 functions while the loop waits for events.
 
@@ -20,7 +20,7 @@ from time import monotonic
 from typing import Any, Protocol, TypeVar
 from weakref import WeakKeyDictionary
 
-AT_ONCE = 256  # descriptors whose functions are called in one turn of the loop
+AT_ONCE = 256  # most descriptors that one call of epoll reports
 
 _HAS_EPOLL = hasattr(select, "epoll")  # Linux
 _T = TypeVar("_T")
@@ -80,7 +80,7 @@ class DirectSelector(selectors.DefaultSelector):
         end = None if timeout is None else monotonic() + timeout
         while True:
             ready = self._epoll.poll(timeout, AT_ONCE)
-            keys = self._call(ready) if ready else []
+            keys = self._call(ready)
             if keys or self.loop_has_work or not ready:
                 return keys
             if end is not None and (timeout := end - monotonic()) <= 0:
