@@ -87,8 +87,8 @@ async def test_an_expired_tunnel_is_off_and_no_failure(sshd: Sshd, echo: EchoSer
         await it.control.post("/api/v1/reload")
         page = await scrape(it.http)
         assert page.value("ssh_tunnel_expiry_timestamp_seconds", tunnel="breakglass") == pytest.approx(end.timestamp())
-        await it.tunnels.until("server/breakglass", Phase.OFF)
         await eventually(partial(refuses, port))
+        await it.tunnels.until("server/breakglass", Phase.OFF)  # it drains first if `refuses` was the last client
         assert await it.http.text("/readyz") == (200, "ok\n")
         page = await scrape(it.http)
         assert page.values("ssh_tunnel_up", tunnel="breakglass") == []
