@@ -24,7 +24,7 @@ import asyncssh
 from reconciler.ssh.internals import asyncssh_state, codec_aead, seam
 from reconciler.ssh.internals.asyncssh_state import AsyncsshState
 from reconciler.ssh.internals.codec_aead import BODY_MAX, LENGTH, TAG, codec_for
-from reconciler.ssh.internals.packet_reader import PacketReader
+from reconciler.ssh.internals.packet_reader import OPENED_MAX, PacketReader
 from reconciler.ssh.internals.packet_writer import SEALED_MAX, PacketWriter, SendBuffer
 from reconciler.ssh.internals.seam import Seam
 from reconciler.ssh.internals.turn_budget import QUANTUM, SHORT, TurnBudget
@@ -97,10 +97,10 @@ class Buffers:
     """The memory that all paths of an event loop share: each uses it within one callback."""
 
     def __init__(self) -> None:
-        size = READ_MAX + LENGTH + BODY_MAX + TAG
-        self.received = memoryview(bytearray(size))
+        # Packets are opened into the memory of those before them, which is in the processor's cache: less CPU time.
+        self.plain = memoryview(bytearray(OPENED_MAX + READ_MAX + LENGTH + BODY_MAX + TAG))
+        self.received = self.plain[OPENED_MAX:]
         self.first_read = self.received[:READ_MAX]
-        self.plain = memoryview(bytearray(size))
         self.send = SendBuffer()
         self.turn = TurnBudget()
 

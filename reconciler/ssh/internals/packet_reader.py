@@ -17,6 +17,7 @@ CHANNEL_FIRST, CHANNEL_LAST = 90, 100  # the messages of RFC 4254 section 5
 DATA = 94
 CHECKED = 4  # packets after which `may_go_on` is asked again
 BODY_MIN = 2  # bytes: the length of the padding, and a message number
+OPENED_MAX = 36 << 10  # bytes of a body that is opened here. A packet of data has 32 KiB and a little more
 HEADER = 16  # bytes with which asyncssh reads the length of any packet
 
 
@@ -54,7 +55,9 @@ class PacketReader:
         """Process the packets at the start of `data` and return how many bytes they have.
 
         It stops at an incomplete packet, when `may_go_on` returns False, and when asyncssh handles a packet in a task.
-        `plain` is at least as long as `data`. Payloads are views of it: the next call overwrites them.
+        `plain` is at least as long as `data`. Payloads are views of it: the next call overwrites them. Both may be the
+        same memory if `plain` begins at least OPENED_MAX bytes before `data`: a payload then overwrites only packets
+        that were processed before it.
         """
         state = self._state
         at = used = 0
@@ -107,7 +110,7 @@ class PacketReader:
     def _read_own(
         self, codec: Codec, data: memoryview, at: int, plain: memoryview, used: int, may_go_on: Callable[[], bool]
     ) -> tuple[int, int, bool]:
-        """Give the packets from `at` on to the handler, up to one that is asyncssh's, not valid, or incomplete.
+        """Give the packets from `at` on to the handler, until one is asyncssh's, too long, not valid or incomplete.
 
         `used`: bytes of `plain` that hold payloads. Return both, and False when `may_go_on` returned False.
         """
@@ -119,7 +122,7 @@ class PacketReader:
             while end - at >= LENGTH:
                 length = codec.length(seq, data, at)
                 after = at + LENGTH + length + TAG
-                if after > end or not BODY_MIN <= length <= BODY_MAX:
+                if after > end or not BODY_MIN <= length <= OPENED_MAX:
                     break
                 body = plain[used : used + length]
                 if not codec.open(seq, data, at, body):
