@@ -15,8 +15,9 @@ from asyncssh.packet import String, UInt32
 from integration.packet_paths import calls
 from reconciler.core.observed import Phase
 from reconciler.ssh.channels.window import WindowBudget
+from reconciler.ssh.link import channel_driver
 from support.asyncssh_server import AsyncsshServer
-from support.services import MIB, EchoServer, SinkSource, check_transfers, connected
+from support.services import MIB, EchoServer, SinkSource, check_transfers, connected, exchange
 from support.sshd import Sshd
 from support.tunnels import Running, file, local, remote, running
 from support.wait import eventually, free_port
@@ -42,6 +43,21 @@ async def test_the_bytes_are_the_same_with_each_cipher(sshd: Sshd, tmp_path: Pat
             assert link.channels._path.is_plain is (is_plain or cipher == "aes256-ctr")
             await asyncio.gather(check_transfers(service, near, SIZE), check_transfers(service, far, SIZE))
             await tunnels.no_client_is_connected()
+
+
+async def test_channels_that_wait_for_their_peer_are_looked_for(
+    sshd: Sshd, tmp_path: Path, echo: EchoServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`unit/test_channel_mux.py` tests what is done for them."""
+    monkeypatch.setattr(channel_driver, "GO_ON_PAUSE", 0.0)
+    port = free_port()
+    async with running(tmp_path, file(sshd, local("one", port, echo.port))) as tunnels:
+        await tunnels.all_up()
+        [link] = tunnels.links
+        mux: Any = link.channels._mux
+        looked = calls(mux, "go_on")
+        assert await exchange("127.0.0.1", port) == b"ping"
+        assert looked
 
 
 @pytest.mark.parametrize("by", ["the server", "us"])

@@ -56,6 +56,56 @@ def test_data_passes_both_ways_and_half_close_works() -> None:
     assert (len(pair.left.mux), len(pair.right.mux)) == (0, 0)
 
 
+class Uploads:
+    """A peer that takes all data at once, beside a small packet each time, and adjusts after each 96 KiB."""
+
+    def __init__(self) -> None:
+        self.end = End()
+        self.end.mux.now = 10.0
+        self.bulk, self.small = self.end.opened(window=2 << 20), self.end.opened()
+        self._taken = 0
+
+    def exchange(self) -> int:
+        """Return how many bytes of bulk data the peer got."""
+        self.bulk.unsent = bytearray(4 << 20)
+        self.bulk.channel.ready()
+        sent = sum(len(packet) - HEAD for packet in self.end.packets())
+        self._taken += sent
+        self.small.write(b"x")
+        self.end.packets()
+        while self._taken >= (part := 96 << 10):
+            self.end.receive(pack(">BII", P.WINDOW_ADJUST, self.bulk.channel.number, part))
+            self._taken -= part
+        return sent
+
+    def shrink(self) -> None:
+        """Make the window smaller, by not adjusting it for as many bytes."""
+        self._taken -= (2 << 20) - (256 << 10)
+
+
+def test_a_channel_goes_on_after_its_peer_has_made_its_window_smaller() -> None:
+    peer = Uploads()
+    assert all(peer.exchange() for _ in range(100))
+    peer.shrink()
+    while peer.exchange():
+        pass
+    peer.end.mux.go_on()
+    assert not peer.exchange(), "the peer may be slow"
+    peer.end.mux.now += 1.5
+    peer.end.mux.go_on()
+    assert all(peer.exchange() for _ in range(100))
+
+
+def test_a_channel_does_not_go_on_after_its_eof() -> None:
+    peer = Uploads()
+    assert all(peer.exchange() for _ in range(100))
+    peer.bulk.channel.send_eof()
+    peer.end.packets()
+    peer.end.mux.now += 1.5
+    peer.end.mux.go_on()
+    assert peer.end.packets() == []
+
+
 def test_more_than_the_window_waits_for_adjustments() -> None:
     pair = Pair()
     client = pair.left.open()

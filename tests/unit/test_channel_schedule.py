@@ -90,7 +90,7 @@ def test_a_sender_without_a_window_waits_and_returns() -> None:
     blocked, other = sender(schedule, window=PACKET_MAX), sender(schedule)
     sent(schedule, 1)
     assert sent(schedule, 10) == [other] * 10
-    blocked.widen(PACKET_MAX, 0.0)
+    blocked.widen(PACKET_MAX, 0.0, PACKET_MAX)
     blocked.allow()
     schedule.add(blocked)
     assert sent(schedule, 1) == [blocked]

@@ -1,4 +1,4 @@
-"""How much of the peer's window is used: all of it at first, less beside other channels when the peer adjusts often."""
+"""How much of the peer's window is used: all of it at first, and then as much as may be on its way."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reconciler.ssh.channels.messages import HEAD
-from reconciler.ssh.channels.send_side import AHEAD, AHEAD_RATE, PACKET_MAX, SendSide
+from reconciler.ssh.channels.send_side import AHEAD_RATE, PACKET_MAX, SendSide
 
 MIB = 1 << 20
+AHEAD = 256 << 10
 BUFFER = memoryview(bytearray(HEAD))
 
 
@@ -28,8 +29,8 @@ def sent(side: SendSide) -> int:
     return total
 
 
-def widened(side: SendSide, count: int, delay: float = 0.0) -> SendSide:
-    assert side.widen(count, delay)
+def widened(side: SendSide, count: int, delay: float = 0.0, ahead: int = AHEAD) -> SendSide:
+    assert side.widen(count, delay, ahead)
     side.allow()
     return side
 
@@ -48,13 +49,30 @@ def test_little_is_on_its_way_to_a_peer_that_adjusts_often() -> None:
     assert on_its_way == AHEAD
 
 
-def test_a_channel_without_neighbours_uses_the_whole_window() -> None:
+def test_the_whole_window_is_used_while_it_may_be_on_its_way() -> None:
     side, part = opened(2 * MIB), 96 << 10
     sent(side)
     for _ in range(100):
-        assert side.widen(part, 0.0, alone=True)
-        side.allow()
-        assert sent(side) == part
+        assert sent(widened(side, part, ahead=2 * MIB)) == part
+
+
+def test_what_is_on_its_way_follows_what_may_be() -> None:
+    side, part = opened(2 * MIB), 96 << 10
+    on_its_way = sent(side)
+    for ahead in (2 * MIB, AHEAD, MIB, AHEAD, 2 * MIB):
+        for _ in range(100):
+            on_its_way += sent(widened(side, part, ahead=ahead)) - part
+        assert on_its_way == ahead
+
+
+def test_a_peer_that_has_made_its_window_smaller_can_go_on_after_a_reduction() -> None:
+    side, window = opened(2 * MIB), 16 << 10
+    sent(side)
+    sent(widened(side, window, ahead=2 * MIB))
+    for _ in range(100):
+        used = sent(widened(side, window))
+        assert used >= 4 << 10
+        window = used
 
 
 def test_a_long_path_is_used_whole() -> None:

@@ -120,8 +120,8 @@ def test_packets_in_any_pieces_reach_their_receiver_in_order(
     assert read_in_pieces(reader_of(asyncssh), stream, cuts) == b""
     own = bytes([DATA, OWN_CHANNEL])
     # Payloads of the sizes above are far from the greatest one.
-    opened = [one.startswith(own) and len(one) < OPENED_MAX for one in payloads]
-    assert asyncssh.got == [("own" if is_own else "asyncssh", one) for one, is_own in zip(payloads, opened, strict=True)]
+    ways = ["own" if one.startswith(own) and len(one) < OPENED_MAX else "asyncssh" for one in payloads]
+    assert asyncssh.got == list(zip(ways, payloads, strict=True))
 
 
 @each_cipher

@@ -147,10 +147,12 @@ class Channel(SendSide):
 
     def _adjusted(self, packet: memoryview, after: ChannelState) -> None:
         (count,) = messages.parse_words(packet, 1)
-        budget = self._owner.budget
-        if not self.widen(count, budget.delay, alone=budget.is_for_one):
+        owner = self._owner
+        may_send = after is ChannelState.OPEN or after is ChannelState.EOF_RECEIVED
+        ahead = owner.outbox.budget.share(self, owner.now) if may_send else 0
+        if not self.widen(count, owner.budget.delay, ahead):
             self.violate(f"the peer adjusted a window by {count}, beyond 2^32 - 1 bytes")
-        elif after is ChannelState.OPEN or after is ChannelState.EOF_RECEIVED:
+        elif may_send:
             self._update_sendable()
 
     def _other_data(self, packet: memoryview, after: ChannelState) -> None:

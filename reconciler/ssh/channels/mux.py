@@ -5,6 +5,7 @@ The link calls
   receive(packet)       with the payloads that receive_data did not take, and the others of types 90 to 100, if they are
                         for a channel that the mux owns, or ask for one that the mux accepts
   outbox.write_packets(rooms)  for the next payloads to seal, while `outbox.pending`
+  go_on()               about once a second while packets arrive
   end(reason)           when the connection is lost
 and sets `now` (seconds) once in each turn of its loop, and `budget.delay` when it knows the path. The mux calls `wake`
 when there is something to send: within any call, so `wake` only schedules the sending. `receive` raises
@@ -37,6 +38,7 @@ CONTROL_SPARE: Final = 4096  # unsent control packets beyond four for each chann
 
 _KINDS = {kind.value: kind for kind in Packet}
 _LEAST = 5  # bytes: the type and a number
+_SENDING = (ChannelState.OPEN, ChannelState.EOF_RECEIVED)
 _OPEN, _EOF_SENT = ChannelState.OPEN, ChannelState.EOF_SENT
 _DATA_WORDS = Struct(">II")
 _WORD = Struct(">I")
@@ -173,6 +175,14 @@ class Mux:
                 except NumberError as error:
                     raise LinkViolationError(f"the peer sent {kind.name} {error}") from None
         self._check_unsent()
+
+    def go_on(self) -> None:
+        """Let a channel send more if its peer waits for that before it adjusts the window."""
+        for channel in self.outbox.budget.stalled(self.now):
+            if channel.is_held_back and channel.state in _SENDING:
+                channel.release()
+                channel.allow()
+                self.outbox.schedule(channel)
 
     def end(self, reason: str) -> None:
         """End all channels: the link has ended.

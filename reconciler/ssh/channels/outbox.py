@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from reconciler.ssh.channels.messages import HEAD, window_adjust
 from reconciler.ssh.channels.schedule import Schedule
+from reconciler.ssh.channels.send_budget import SendBudget
 
 if TYPE_CHECKING:
     from reconciler.ssh.channels.channel import Channel
@@ -21,15 +22,17 @@ class Outbox:
     """`wake` is called when `pending` becomes True.
 
     pending  there may be something to send
+    budget   how much the channels may have on its way
     """
 
-    __slots__ = ("_adjustments", "_schedule", "_wake", "control", "pending")
+    __slots__ = ("_adjustments", "_schedule", "_wake", "budget", "control", "pending")
 
     def __init__(self, wake: Callable[[], None]) -> None:
         self.control: deque[bytes] = deque()
         # One entry for each channel, however often its window is adjusted before the link can send.
         self._adjustments: dict[Channel, int] = {}
         self._schedule: Schedule[Channel] = Schedule()
+        self.budget: SendBudget[Channel] = SendBudget()
         self._wake = wake
         self.pending = False
 
@@ -48,6 +51,7 @@ class Outbox:
     def forget(self, channel: Channel) -> None:
         """Drop the adjustment of a channel that is being closed: no packet may follow its CLOSE."""
         self._adjustments.pop(channel, None)
+        self.budget.forget(channel)
 
     def schedule(self, channel: Channel) -> None:
         """Give a turn to a channel that has bytes to send."""
@@ -89,6 +93,8 @@ class Outbox:
             if not count:
                 channel.wants = False
                 continue
+            if channel is not self.budget.last:
+                self.budget.sent(channel)
             if not channel.wants:
                 self.pending = self._schedule.skip() or bool(self.control or self._adjustments)
             return channel.put_heads(rooms, most, count)

@@ -10,11 +10,8 @@ from reconciler.ssh.channels.messages import HEAD, WORD_MAX, put_head
 PACKET_MAX: Final = 32 << 10  # bytes of data in one packet, both ways: as OpenSSH's CHAN_TCP_PACKET_DEFAULT
 # A peer that takes less in one packet would make us send a packet for each few bytes.
 PACKET_MIN: Final = 1 << 10
-# What may be on its way to a peer, on each of several channels. The peer reads its packets in order, so a small packet
-# of one channel waits behind all bytes of the others. The only channel of a link uses its whole window: no other waits
-# behind it, and the peer has data to read while this side is busy.
-AHEAD: Final = 256 << 10  # bytes, on a path without delay
-AHEAD_RATE: Final = 1 << 30  # bytes a second: what a path with a delay may hold beside
+AHEAD_RATE: Final = 1 << 30  # bytes a second: what a path with a delay may hold of a channel, beside its share
+STEP: Final = 4 << 10  # bytes that an adjustment lets be sent while what is on its way is reduced
 
 
 class SendSide:
@@ -30,6 +27,7 @@ class SendSide:
     """
 
     __slots__ = (
+        "_ahead",
         "_is_full",
         "_least",
         "_most",
@@ -56,7 +54,8 @@ class SendSide:
         self._most = 0  # the largest window
         self._least = WORD_MAX  # the least adjustment
         self._spare = 0  # part of the window that is not used
-        self._is_full = True  # more is on its way than should be
+        self._ahead = WORD_MAX  # bytes that may be on their way
+        self._is_full = False  # more is on its way than should be
         self.is_filled = False
         self._packet_max = 0
 
@@ -64,25 +63,42 @@ class SendSide:
         """Set what the peer said when the channel was opened. `packet_max`: at most PACKET_MAX."""
         self.peer, self._window, self._most, self._packet_max = peer, window, window, packet_max
 
-    def widen(self, count: int, delay: float, *, alone: bool = False) -> bool:
+    def widen(self, count: int, delay: float, ahead: int) -> bool:
         """Add to the window. Return False if it would exceed 2^32 - 1, which RFC 4254 forbids.
 
-        `delay`: the round trip of the path, in seconds. `alone`: the link has no other channel. Else, from the first
-        adjustment on, less than the window is used if the peer adjusts often: a peer that adjusts after each n bytes
-        does so again before 2n are on their way.
+        `delay`: the round trip of the path, in seconds. `ahead`: bytes that may be on their way if it has none. Less
+        than the window is used if the peer adjusts often: a peer that adjusts after each n bytes does so again before
+        2n are on their way.
         """
         if self._window + count > WORD_MAX:
             return False
         self._window += count
         self._most = max(self._most, self._window)
         self._least = min(self._least, count)
-        unused = 0 if alone else max(0, self._most - max(AHEAD + int(delay * AHEAD_RATE), 2 * self._least))
-        if self._is_full:  # the first window was used whole: half of what is adjusted becomes unused
-            self._spare = min(unused, self._spare + count // 2)
+        unused = max(0, self._most - max(ahead + int(delay * AHEAD_RATE), 2 * self._least))
+        if ahead < self._ahead:
+            self._is_full = True
+        self._ahead = ahead
+        if self._is_full:  # half of what is adjusted becomes unused
+            spare = min(self._spare + count // 2, self._window - STEP)
+            self._spare = min(unused, max(spare, self._spare))
             self._is_full = self._spare < unused
         else:  # an adjustment lets as much be sent, also if the peer makes its windows smaller
             self._spare = min(unused, self._window - count)
         return True
+
+    @property
+    def is_held_back(self) -> bool:
+        """True if the handler has bytes to send, and the window would permit it."""
+        return self.wants and not self.sendable and self._window > 0
+
+    def release(self) -> None:
+        """Use all of the window, because the peer adjusts it no more.
+
+        It may have taken all, and wait for more before it adjusts: then it has made its window smaller. How large it is
+        is not known until the peer has been seen to give so much at once.
+        """
+        self._spare = self._most = 0
 
     @property
     def packets(self) -> int:

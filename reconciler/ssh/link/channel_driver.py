@@ -26,6 +26,7 @@ from reconciler.ssh.relay.relay import LINK_LOST, Relay
 _FIRST_BYTE = FIRST_CHANNEL >> 24  # the least first byte of the number of an own channel
 _OPEN, _DATA = Packet.OPEN.value, Packet.DATA.value
 _LEAST = 5  # bytes: the message number and the channel's
+GO_ON_PAUSE = 1.0  # seconds between two calls of `Mux.go_on`
 OPEN_COST = 0.0005  # seconds of later work for a channel that the server opens: a connection from here
 _FORWARDED = b"forwarded-"  # types of channels that a server opens for its listeners: these are ours
 
@@ -48,6 +49,7 @@ class ChannelDriver:
         self.heard_at = self._loop.time()
         self.when_heard: Callable[[float], None] | None = None
         self.undelivered: list[Relay] = []
+        self._goes_on_at = 0.0
         self._is_scheduled = False
         self._budget = WindowBudget()
         self._mux = Mux(self._wake, offer, self._budget, first=FIRST_CHANNEL, send_max=_send_max(connection))
@@ -116,6 +118,9 @@ class ChannelDriver:
             call, self.when_heard = self.when_heard, None
             call(now)
         self.heard_at = self._mux.now = now
+        if now >= self._goes_on_at:
+            self._goes_on_at = now + GO_ON_PAUSE
+            self._mux.go_on()
 
     def received(self, kind: int, payload: memoryview) -> bool:
         if kind == _OPEN:
