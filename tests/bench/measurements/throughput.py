@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 from bench import traffic
 from bench.figures import Key
 from bench.forwarders import AES128_GCM, Forward, Kind, Login, Running
@@ -10,6 +12,7 @@ from bench.lab import Lab
 NAME = "throughput"
 WAYS = ("down", "up", "both")
 STREAMS = (1, 8)
+IDLE = 8  # clients beside one stream
 
 
 async def measure(lab: Lab) -> None:
@@ -22,6 +25,17 @@ async def measure(lab: Lab) -> None:
                         for streams in STREAMS if kind is Kind.LOCAL else STREAMS[:1]:
                             case = f"{kind}, {way}, {streams} stream{'s' * (streams > 1)}, {cipher or 'default cipher'}"
                             await _one_case(lab, case, [(one, one.forwards[number]) for one in running], way, streams)
+                if cipher:
+                    await _beside_idle_clients(lab, running, cipher)
+
+
+async def _beside_idle_clients(lab: Lab, running: list[Running], cipher: str) -> None:
+    async with contextlib.AsyncExitStack() as clients:
+        for one in running:
+            await clients.enter_async_context(traffic.held(one.forwards[0], IDLE, reading=False))
+        for way in WAYS[:2]:
+            case = f"{Kind.LOCAL}, {way}, 1 stream beside {IDLE} idle clients, {cipher}"
+            await _one_case(lab, case, [(one, one.forwards[0]) for one in running], way, 1)
 
 
 async def _one_case(lab: Lab, case: str, running: list[tuple[Running, Forward]], way: str, streams: int) -> None:
