@@ -35,6 +35,7 @@ from support.wait import eventually
 
 pytestmark = pytest.mark.each_loop
 
+KEXINIT = 20
 # Frequent requests, and no end of the connection when a busy machine answers late.
 KEEPALIVE = {"keepalive_interval": 0.02, "keepalive_count_max": 10_000}
 
@@ -101,11 +102,19 @@ async def test_it_may_be_installed_while_asyncssh_handles_a_packet_in_a_task(ssh
         send_kexinit = asyncssh_connection._send_kexinit
 
         def install() -> None:
-            """Called in the task that handles the server's KEXINIT, while more data arrives."""
+            """Called in the task that handles the server's KEXINIT."""
             if not forwards:
                 forwards.append(PathForward(connection, service.port))
             send_kexinit()
 
+        async def process(*packet: Any) -> None:
+            await handlers[KEXINIT](*packet)
+            # Until more has arrived, which has to wait for this task.
+            await eventually(lambda: bool(forwards[0].path._rest))
+            asyncssh_connection._packet_handlers = handlers
+
+        handlers = asyncssh_connection._packet_handlers
+        asyncssh_connection._packet_handlers = {**handlers, KEXINIT: process}
         asyncssh_connection._send_kexinit = install
         size = 6 * MIB
         reader, writer = await connection.open_connection("127.0.0.1", service.port)

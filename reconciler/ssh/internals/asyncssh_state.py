@@ -21,6 +21,7 @@ from reconciler.ssh.internals.codec_aead import BODY_MAX, SEQ_MASK, Codec, codec
 from reconciler.ssh.internals.seam import Seam
 
 FIRST_CHANNEL = 1 << 30  # the least number of an own channel. asyncssh numbers its channels from 0
+LOOK_AGAIN = 0.001  # seconds: such a task lasts for some milliseconds
 HEARD_PAUSE = 0.05  # seconds between two restarts of the keepalive timer
 
 _CONNECTION = asyncssh.SSHClientConnection
@@ -95,6 +96,8 @@ class AsyncsshState:
             self._finish = self._connection._finish_recv_packet
             self._connection._send = self._write_after_ours
             self._connection._finish_recv_packet = self._finish_packet
+            if not self.is_idle:
+                self._look_for_end_of_task()
 
     @property
     def transport(self) -> asyncio.Transport | None:
@@ -230,6 +233,13 @@ class AsyncsshState:
         self._finish(kind, seq, task, is_async=is_async)
         if is_async:
             self.on_idle()
+
+    def _look_for_end_of_task(self) -> None:
+        """Call `on_idle` after a task that asyncssh began before its methods were replaced: it calls the old ones."""
+        if self.is_idle:
+            self.on_idle()
+        elif self._connection._transport is not None:
+            asyncio.get_running_loop().call_later(LOOK_AGAIN, self._look_for_end_of_task)
 
     def _begin_new_keys(self) -> None:
         self._send_deferred()
