@@ -50,6 +50,8 @@ class PacketReader:
         self._state = state
         self._receive_data = receive_data
         self._received = received
+        self._codec: Codec | None = None  # the codec that has the nonce; None while asyncssh's own is up to date
+        self._seq = 0  # of the next packet, if there is a codec
 
     def read(self, data: memoryview, plain: memoryview, may_go_on: Callable[[], bool]) -> int:
         """Process the packets at the start of `data` and return how many bytes they have.
@@ -64,6 +66,10 @@ class PacketReader:
         while True:
             codec = state.opening_codec()
             if codec is not None:
+                if codec is not self._codec:
+                    self._give_back()
+                    self._codec, self._seq = codec, state.recv_seq
+                    codec.begin(self._seq)
                 at, used, has_time = self._read_own(codec, data, at, plain, used, may_go_on)
                 if at == len(data) or not has_time:
                     return at
@@ -73,6 +79,7 @@ class PacketReader:
                 codec = state.recv_codec()
             if codec is None:
                 if at < len(data):
+                    self._give_back()
                     state.hand_over(data[at:])
                 return len(data)
             after = self._hand_over(codec, data, at)
@@ -89,23 +96,36 @@ class PacketReader:
             return len(data) > 0
         if len(data) < LENGTH:
             return False
-        length = codec.length(self._state.recv_seq, data, 0)
+        length = codec.length(self._next_seq, data, 0)
         return length <= BODY_MAX and LENGTH + length + TAG <= len(data)
 
     def _hand_over(self, codec: Codec, data: memoryview, at: int) -> int:
         """Give the frame at `at` to asyncssh. Return where it ends, `at` if it is incomplete or too long."""
         if len(data) - at < LENGTH:
             return at
-        length = codec.length(self._state.recv_seq, data, at)
+        length = codec.length(self._next_seq, data, at)
         after = at + LENGTH + length + TAG
         if length > BODY_MAX:
             if len(data) - at >= HEADER:
+                self._give_back()
                 self._state.refuse_length(data[at : at + HEADER])
             return at
         if after > len(data):
             return at
+        self._give_back()
         self._state.hand_over(data[at:after])
         return after
+
+    @property
+    def _next_seq(self) -> int:
+        return self._seq if self._codec is not None else self._state.recv_seq
+
+    def _give_back(self) -> None:
+        """Bring asyncssh's counters up to date: it is about to use them."""
+        if self._codec is not None:
+            self._codec.end(self._seq)
+            self._state.set_recv_seq(self._seq & SEQ_MASK)
+            self._codec = None
 
     def _read_own(
         self, codec: Codec, data: memoryview, at: int, plain: memoryview, used: int, may_go_on: Callable[[], bool]
@@ -114,10 +134,9 @@ class PacketReader:
 
         `used`: bytes of `plain` that hold payloads. Return both, and False when `may_go_on` returned False.
         """
-        # Nearly all packets pass here. So this method avoids calls, and stores the counters once for all its packets.
+        # Nearly all packets pass here. So this method avoids calls.
         receive_data, end, unchecked = self._receive_data, len(data), 0
-        seq = self._state.recv_seq
-        codec.begin(seq)
+        seq = self._seq
         try:
             while end - at >= LENGTH:
                 length = codec.length(seq, data, at)
@@ -140,6 +159,5 @@ class PacketReader:
                     if not may_go_on():
                         return at, used, False
         finally:
-            codec.end(seq)
-            self._state.set_recv_seq(seq & SEQ_MASK)
+            self._seq = seq
         return at, used, True

@@ -141,6 +141,8 @@ class DirectSelector(selectors.DefaultSelector):
 class _Loop(asyncio.SelectorEventLoop):
     """asyncio's loop. It tells its selector when it has something to do."""
 
+    time = staticmethod(monotonic)  # asyncio's method returns the same
+
     def __init__(self, selector: DirectSelector) -> None:
         self._direct = selector
         super().__init__(selector)
