@@ -20,6 +20,7 @@ from reconciler.ssh.channels.channel import Channel
 from reconciler.ssh.relay.client_socket import EOF, ClientSocket
 
 LINK_LOST = "the SSH connection was lost"
+TAKEN_MIN = 512  # bytes that a client took before the server may send as many more: an eighth of the smallest window
 
 
 class Totals(Protocol):
@@ -210,9 +211,10 @@ class Relay:
             taken = self.client.write(pieces)
             if self._rate_down is not None:
                 self.client_took(taken)
-            else:  # as `client_took`, without a call: a small packet waits for what is done here
+            else:  # as `client_took`, without calls: the next small packet waits for what is done here
                 self._untaken += taken
-                self._let_send()
+                if self._untaken >= TAKEN_MIN:
+                    self._let_send()
 
     def client_took(self, count: int) -> None:
         self._untaken += count
