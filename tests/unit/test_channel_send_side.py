@@ -65,6 +65,14 @@ def test_what_is_on_its_way_follows_what_may_be() -> None:
         assert on_its_way == ahead
 
 
+def test_enough_is_on_its_way_for_the_next_adjustment() -> None:
+    side, part = opened(2 * MIB), 96 << 10
+    on_its_way = sent(side)
+    for _ in range(100):
+        on_its_way += sent(widened(side, part, ahead=0)) - part
+    assert on_its_way == part * 5 // 4
+
+
 def test_a_peer_that_has_made_its_window_smaller_can_go_on_after_a_reduction() -> None:
     side, window = opened(2 * MIB), 16 << 10
     sent(side)

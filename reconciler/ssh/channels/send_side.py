@@ -11,7 +11,7 @@ PACKET_MAX: Final = 32 << 10  # bytes of data in one packet, both ways: as OpenS
 # A peer that takes less in one packet would make us send a packet for each few bytes.
 PACKET_MIN: Final = 1 << 10
 AHEAD_RATE: Final = 1 << 30  # bytes a second: what a path with a delay may hold of a channel, beside its share
-STEP: Final = 4 << 10  # bytes that an adjustment lets be sent while what is on its way is reduced
+STEP: Final = 4 << 10  # bytes that each adjustment lets be sent, at least, while what is on its way is reduced
 
 
 class SendSide:
@@ -67,21 +67,20 @@ class SendSide:
         """Add to the window. Return False if it would exceed 2^32 - 1, which RFC 4254 forbids.
 
         `delay`: the round trip of the path, in seconds. `ahead`: bytes that may be on their way if it has none. Less
-        than the window is used if the peer adjusts often: a peer that adjusts after each n bytes does so again before
-        2n are on their way.
+        than the window is used if the peer adjusts often: a peer that adjusts after each n bytes does so again if a
+        little more than n are on their way.
         """
         if self._window + count > WORD_MAX:
             return False
         self._window += count
         self._most = max(self._most, self._window)
         self._least = min(self._least, count)
-        unused = max(0, self._most - max(ahead + int(delay * AHEAD_RATE), 2 * self._least))
+        unused = max(0, self._most - max(ahead + int(delay * AHEAD_RATE), self._least + self._least // 4))
         if ahead < self._ahead:
             self._is_full = True
         self._ahead = ahead
         if self._is_full:  # half of what is adjusted becomes unused
-            spare = min(self._spare + count // 2, self._window - STEP)
-            self._spare = min(unused, max(spare, self._spare))
+            self._spare = min(unused, self._spare + count // 2, max(0, self._window - STEP))
             self._is_full = self._spare < unused
         else:  # an adjustment lets as much be sent, also if the peer makes its windows smaller
             self._spare = min(unused, self._window - count)
